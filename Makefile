@@ -1,0 +1,22 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test clean
+
+demo: .venv/installed
+	$(BIN)/crossaudit demo --out crossaudit-demo
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy audit pipelines reports benchmarks
+	$(BIN)/python -m pytest
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "crossaudit needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --upgrade-strategy only-if-needed -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info crossaudit-demo

@@ -1,0 +1,92 @@
+"""The attention probe: what each cross-attention layer looks at, without touching what it computes.
+
+The layer's own processor runs as always (fused); hooks read the queries and keys that it projects anyway, and
+reduce `softmax(q k)` to one number a text position before the next layer runs: no [B, H, Q, K] tensor outlives its
+layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+# Shapes: B rows, L layers, H heads, Q image queries, K text positions, D width of a head (HD: of all heads).
+
+
+def cross_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
+    """The cross-attention layers in order of execution: down blocks, mid block, up blocks."""
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    modules = (module for block in blocks if block is not None for module in block.modules())
+    return [module for module in modules if isinstance(module, Attention) and module.is_cross_attention]
+
+
+def mean_attention(layer: Attention, query_BQHD: Tensor, key_BKHD: Tensor) -> Tensor:
+    """`a_k`: softmax over text positions, averaged over heads and image queries, in float32: [B, K].
+
+    `query_BQHD` and `key_BKHD` are what the layer's `to_q` and `to_k` give: [B, Q, heads x D] and [B, K, heads x D].
+    """
+    query_BHQD = query_BQHD.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    key_BHKD = key_BKHD.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    if layer.norm_q is not None:
+        query_BHQD = layer.norm_q(query_BHQD)
+    if layer.norm_k is not None:
+        key_BHKD = layer.norm_k(key_BHKD)
+    logits_BHQK = (query_BHQD.float() * layer.scale) @ key_BHKD.float().transpose(-1, -2)
+    return logits_BHQK.softmax(-1).mean((1, 2))
+
+
+class LayersSeen(Exception):  # noqa: N818  (not an error: the probe has seen all the layers that it was asked for)
+    """Ends a forward early."""
+
+
+class AttentionProbe:
+    """Records `a[b, layer, k]` of the given layers while it is entered; `take()` after each forward.
+
+    rows: which rows of the UNet's batch to read (the conditional half of a guided batch). With `stop`, the forward
+    ends with `LayersSeen` after the last of the layers.
+    """
+
+    def __init__(self, layers: Sequence[Attention], rows: slice = slice(None), stop: bool = False) -> None:
+        self._layers, self._rows, self._stop = layers, rows, stop
+        self._projected: dict[str, Tensor] = {}
+        self._seen_LBK: list[Tensor] = []
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> AttentionProbe:
+        for layer in self._layers:
+            self._handles += [
+                layer.to_q.register_forward_hook(self._keep("query")),
+                layer.to_k.register_forward_hook(self._keep("key")),
+                layer.register_forward_hook(self._reduce),
+            ]
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def take(self) -> Tensor:
+        """The attention of the forward just run, `a[b, layer, k]`: [B, L, K], float32; forgets it."""
+        attn_BLK = torch.stack(self._seen_LBK, dim=1)
+        self._seen_LBK.clear()
+        return attn_BLK
+
+    def _keep(self, name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self._projected[name] = output[self._rows]
+
+        return hook
+
+    def _reduce(self, layer: nn.Module, _inputs: Any, _output: Any) -> None:
+        assert isinstance(layer, Attention)
+        self._seen_LBK.append(mean_attention(layer, self._projected.pop("query"), self._projected.pop("key")))
+        if self._stop and len(self._seen_LBK) == len(self._layers):
+            raise LayersSeen

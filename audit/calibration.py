@@ -1,0 +1,195 @@
+"""Calibration: how unlike captions that the model was never trained on (docs/design.md, section 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit.captions import caption_group
+from audit.detectors import COMBINED, NAMES, RUN, SCREEN
+from audit.distance import Distance, Survival
+from audit.errors import AuditError, UsageError
+from audit.rows import METADATA_KEY
+from audit.statistics import conformal_p
+
+# Shapes: N captions, F features.
+
+Floats = npt.NDArray[np.float64]
+FORMAT = 1
+MIN_HALF = 30  # captions in each half; 1,000 and more are what a calibration should have
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One detector, calibrated: a distance fitted on one half of the null captions, its survival on the other half."""
+
+    detector: str
+    distance: Distance
+    survival: Survival
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What null captions score, and what that holds for (`context`)."""
+
+    detector: str
+    context: dict[str, Any]
+    parts: tuple[Part, ...]
+
+    def score(self, table: pa.Table) -> pa.Table:
+        """One row a caption of a screen or generation: `caption` or `caption_id` (as the table), `score`, `p_unseen`.
+
+        `score`: -log survival of the null at the caption's distance, of the part where it is largest; larger is more
+        unlike the null captions, and no two ever tie beyond them. `p_unseen`: the smallest conformal p-value of the
+        parts times their number. Features are averaged over seeds first; rows of status "error" are left out.
+        Raises AuditError where the table was made under another context (it says which item differs).
+        """
+        key, names_N, columns = _captions_of(table, self.detector)
+        _check_same(self.context, _context(table, self.detector))
+        score_N, p_N = np.zeros(len(names_N)), np.ones(len(names_N))
+        for part in self.parts if len(names_N) else ():
+            distance_N = part.distance(_features(part.detector, columns))
+            score_N = np.maximum(score_N, part.survival.minus_log(distance_N))
+            p_N = np.minimum(p_N, conformal_p(part.survival.distances, distance_N))
+        p_N = np.minimum(1.0, len(self.parts) * p_N)
+        return pa.table({key: pa.array(names_N, pa.string()), "score": score_N, "p_unseen": p_N})
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON; `load_calibration` reads it back exactly."""
+        content = {"format": FORMAT, **asdict(self)}
+        Path(path).write_text(json.dumps(content, sort_keys=True, default=np.ndarray.tolist), encoding="utf-8")
+
+
+def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
+    """Fit a calibration on a screen (or generation) of null captions.
+
+    Captions are split by `caption_group` (the column, else computed from `caption`), by hash: one half fits the
+    distance (Ledoit-Wolf covariance after median/MAD scaling), the other gives p-values and the tail. Raises AuditError
+    if either half is too small, or if the table lacks the detector's columns.
+    """
+    if detector not in NAMES:
+        raise UsageError(f"unknown detector {detector!r}", do=f"Known: {', '.join(NAMES)}.")
+    context = _context(null_table, detector)
+    key, names_N, columns = _captions_of(null_table, detector)
+    fits_N = np.array([_in_fitting_half(group) for group in _groups(null_table, key, names_N)], dtype=bool)
+    smaller = min(int(fits_N.sum()), int((~fits_N).sum()))
+    if smaller < MIN_HALF:
+        raise AuditError(
+            f"{len(names_N)} null captions that scored are too few: "
+            f"{fits_N.sum()} fit and {(~fits_N).sum()} give p-values, each half needs {MIN_HALF}",
+            do=f"Give at least {3 * MIN_HALF} null captions of different groups, better 1,000 or more.",
+        )
+    parts = []
+    for name in COMBINED.get(detector, (detector,)):
+        features_NF = _features(name, columns)
+        distance = Distance.fit(features_NF[fits_N], one_sided=features_NF.shape[1] == 1)
+        parts.append(Part(name, distance, Survival.fit(distance(features_NF[~fits_N]))))
+    return Calibration(detector, context, tuple(parts))
+
+
+def load_calibration(path: str | Path) -> Calibration:
+    """Read a calibration that `Calibration.save` wrote. Raises AuditError if it is not one."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
+        parts = tuple(
+            Part(part["detector"], Distance.of_json(part["distance"]), Survival.of_json(part["survival"]))
+            for part in content["parts"]
+        )
+        return Calibration(content["detector"], content["context"], parts)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AuditError(
+            f"not a calibration: {type(error).__name__} {error}", where=str(path), do="Make it again: calibrate, save."
+        ) from error
+
+
+def _features(detector: str, columns: dict[str, Floats]) -> Floats:
+    return SCREEN[detector].features(columns) if detector in SCREEN else columns[detector][:, None]
+
+
+def _columns_of(detector: str) -> list[str]:
+    parts = COMBINED.get(detector, (detector,))
+    return [name for part in parts for name in (SCREEN[part].columns if part in SCREEN else (part,))]
+
+
+def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[str, Floats]]:
+    """The name of the key column, the captions in order of appearance, and their columns averaged over seeds."""
+    key = "caption" if "caption" in table.column_names else "caption_id"
+    wanted = _columns_of(detector)
+    missing = [name for name in (key, "status", *wanted) if name not in table.column_names]
+    if missing:
+        raise AuditError(
+            f"the table has no column {', '.join(missing)}",
+            do=f"Screen or generate with the detector {detector!r}; there is: {', '.join(table.column_names)}.",
+        )
+    good = table.filter(pc.equal(table["status"], "ok"))
+    encoded = good[key].combine_chunks().dictionary_encode()
+    names, of_R = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+    rows_N = np.bincount(of_R, minlength=len(names))
+    columns = {}
+    for name in wanted:
+        values_R = _matrix(good[name].combine_chunks())
+        sum_N = np.zeros((len(names), *values_R.shape[1:]))
+        np.add.at(sum_N, of_R, values_R)
+        columns[name] = sum_N / rows_N.reshape(-1, *[1] * (values_R.ndim - 1))
+    return key, names, columns
+
+
+def _matrix(column: pa.Array) -> Floats:
+    if not pa.types.is_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+    width = len(column[0]) if len(column) else 0
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float64).reshape(len(column), width)
+
+
+def _groups(table: pa.Table, key: str, names_N: Sequence[str]) -> list[str]:
+    if "caption_group" in table.column_names:
+        group_of = dict(zip(table[key].to_pylist(), table["caption_group"].to_pylist(), strict=True))
+        return [group_of[name] for name in names_N]
+    if key != "caption":
+        raise AuditError("the table has neither caption_group nor caption", do="Give null captions with their text.")
+    return [caption_group(name) for name in names_N]
+
+
+def _in_fitting_half(group: str) -> bool:
+    return bool(blake2b(group.encode(), digest_size=1, person=b"crossaudit split").digest()[0] & 1)
+
+
+def _context(table: pa.Table, detector: str) -> dict[str, Any]:
+    """What this detector's numbers in a table depend on, flat: item -> value. Raises AuditError if it does not say."""
+    metadata = (table.schema.metadata or {}).get(METADATA_KEY)
+    if metadata is None:
+        raise AuditError(
+            "the table does not say what it depends on (no schema metadata 'crossaudit')",
+            do="Use a table of audit.screen or audit.generate, and keep its schema's metadata.",
+        )
+    found = json.loads(metadata)
+    items = {f"weights of {name}": sha256 for name, sha256 in found["weights"].items() if name != "vae"}
+    items |= {f"scheduler {name}": value for name, value in found["scheduler"].items()}
+    items |= {"dtype": found["dtype"], "seeds": found["seeds"], "latent shape": found["latent_shape"]}
+    for part in COMBINED.get(detector, (detector,)):
+        name = RUN[part].name if part in RUN else part
+        items[f"version of {name}"] = found["detectors"].get(name)
+        if part in RUN:
+            items |= {name: found.get(name) for name in ("steps", "guidance_scale")}
+    return items
+
+
+def _check_same(calibrated: dict[str, Any], found: dict[str, Any]) -> None:
+    for item in sorted(calibrated.keys() | found.keys()):
+        if calibrated.get(item) != found.get(item):
+            raise AuditError(
+                f"the calibration holds for another context: {item} is {found.get(item)!r} in the table, "
+                f"{calibrated.get(item)!r} in the calibration",
+                do="Calibrate again under the table's context, or screen again under the calibration's.",
+            )

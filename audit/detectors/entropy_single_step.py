@@ -1,0 +1,25 @@
+"""Entropy of one early layer at the first step (arXiv 2403.11052, section 4.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from audit.detectors.detector import ScreenDetector, Seen
+from audit.entropy import entropy
+
+LAYER = 3  # the 4th cross-attention layer; in SD `down_blocks.1.attentions.1`
+
+
+def measure(seen: Seen) -> dict[str, Tensor]:
+    """`H(a)` of layer 3 at t = T: [B], in nats; larger is more suspicious."""
+    return {"entropy_single_step": entropy(seen.attn_BLK[0][:, LAYER])}
+
+
+DETECTOR = ScreenDetector(
+    name="entropy_single_step",
+    version=1,
+    columns=("entropy_single_step",),
+    measure=measure,
+    features=lambda columns: columns["entropy_single_step"][:, None],
+    attention={0: LAYER + 1},
+)

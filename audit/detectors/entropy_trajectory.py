@@ -1,0 +1,67 @@
+"""Entropy along a whole run (arXiv 2403.11052, equation 5), and its parts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from audit.entropy import entropy, summary_entropy
+
+
+class EntropyTrajectory:
+    """`mean H(a_t)` over the last fifth of the steps, plus how far the summary tokens' part moved since the first step.
+
+    With `a_t` averaged over all layers: `entropy_last` is the mean of `H(a_t)` over the last fifth, `summary_change`
+    the mean of `H_S(a_t)` over the last fifth minus `H_S(a_first)`. `entropy_trajectory` adds its absolute value
+    (the paper), `entropy_trajectory_signed` the change itself (the paper's released code). `entropy_steps` is `H(a_t)`
+    of each step, `token_attention` the mean `a_t` over the last fifth. Larger is more suspicious.
+    """
+
+    name: ClassVar[str] = "entropy_trajectory"
+    version: ClassVar[int] = 1
+    columns: ClassVar[tuple[str, ...]] = (
+        "entropy_trajectory",
+        "entropy_trajectory_signed",
+        "entropy_last",
+        "summary_change",
+        "entropy_steps",
+        "token_attention",
+    )
+    needs_attention: ClassVar[bool] = True
+    needs_response: ClassVar[bool] = False
+
+    def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        self._prompt_tokens_B = prompt_tokens_B
+        self._last = max(1, steps // 5)
+        self._from = steps - self._last
+        self._entropy_steps: list[Tensor] = []
+        self._summary_first_B = self._summary_sum_B = self._attn_sum_BK = torch.zeros(())
+
+    def observe(self, step: int, attn_BLK: Tensor | None, response_BCHW: Tensor | None) -> None:
+        assert attn_BLK is not None
+        attn_BK = attn_BLK.double().mean(1)
+        self._entropy_steps.append(entropy(attn_BK))
+        if step not in (0, *range(self._from, self._from + self._last)):
+            return
+        summary_B = summary_entropy(attn_BK, self._prompt_tokens_B)
+        if step == 0:
+            self._summary_first_B = summary_B
+            self._summary_sum_B, self._attn_sum_BK = torch.zeros_like(summary_B), torch.zeros_like(attn_BK)
+        if step >= self._from:
+            self._summary_sum_B = self._summary_sum_B + summary_B
+            self._attn_sum_BK = self._attn_sum_BK + attn_BK
+
+    def result(self) -> dict[str, Tensor]:
+        entropy_BT = torch.stack(self._entropy_steps, dim=1)
+        last_B = entropy_BT[:, self._from :].mean(1)
+        change_B = self._summary_sum_B / self._last - self._summary_first_B
+        return {
+            "entropy_trajectory": last_B + change_B.abs(),
+            "entropy_trajectory_signed": last_B + change_B,
+            "entropy_last": last_B,
+            "summary_change": change_B,
+            "entropy_steps": entropy_BT,
+            "token_attention": self._attn_sum_BK / self._last,
+        }

@@ -1,0 +1,28 @@
+"""How far the caption moves the predicted noise (Wen et al., ICLR 2024, equation 4)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from audit.detectors.detector import ScreenDetector, Seen
+
+
+def magnitude(noise_BCHW: Tensor) -> Tensor:
+    """The Euclidean norm of each row: [B], summed in float64."""
+    return noise_BCHW.double().flatten(1).norm(dim=1)
+
+
+def measure(seen: Seen) -> dict[str, Tensor]:
+    """`||eps(c) - eps(null)||` at t = T: [B]; larger is more suspicious."""
+    return {"noise_magnitude": magnitude(seen.response_BCHW[0])}
+
+
+DETECTOR = ScreenDetector(
+    name="noise_magnitude",
+    version=1,
+    columns=("noise_magnitude",),
+    measure=measure,
+    features=lambda columns: columns["noise_magnitude"][:, None],
+    attention={},
+    response=(0,),
+)

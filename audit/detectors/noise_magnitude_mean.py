@@ -1,0 +1,31 @@
+"""The noise magnitude, averaged over all steps of a run (Wen et al., ICLR 2024)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from audit.detectors.noise_magnitude import magnitude
+
+
+class NoiseMagnitudeMean:
+    """Mean over steps of `||eps(c) - eps(null)||`, each at the run's own latents: [B]; larger is more suspicious."""
+
+    name: ClassVar[str] = "noise_magnitude_mean"
+    version: ClassVar[int] = 1
+    columns: ClassVar[tuple[str, ...]] = ("noise_magnitude_mean",)
+    needs_attention: ClassVar[bool] = False
+    needs_response: ClassVar[bool] = True
+
+    def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        self._steps = steps
+        self._sum_B = torch.zeros(len(prompt_tokens_B), dtype=torch.float64, device=prompt_tokens_B.device)
+
+    def observe(self, step: int, attn_BLK: Tensor | None, response_BCHW: Tensor | None) -> None:
+        assert response_BCHW is not None
+        self._sum_B += magnitude(response_BCHW)
+
+    def result(self) -> dict[str, Tensor]:
+        return {"noise_magnitude_mean": self._sum_B / self._steps}

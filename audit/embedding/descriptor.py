@@ -1,0 +1,137 @@
+"""A small SSCD-style copy descriptor (Pizzi et al., CVPR 2022, arXiv 2202.10261).
+
+Shapes: B images, C channels, H and W pixels, D descriptor width.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audit.errors import AuditError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DescriptorConfig:
+    """`image_size`: pixels a side; `channels`: of the four stages of the trunk; `width`: of the descriptor."""
+
+    image_size: int = 64
+    channels: tuple[int, ...] = (32, 64, 96, 160)
+    width: int = 128
+    gem_power: float = 3.0
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with GroupNorm and a shortcut (He et al., 2016)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm1 = nn.GroupNorm(8, channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(8, channels_out)
+        same = channels_in == channels_out and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        h_BCHW = F.relu(self.norm1(self.conv1(x_BCHW)))
+        return F.relu(self.norm2(self.conv2(h_BCHW)) + self.shortcut(x_BCHW))
+
+
+class CopyDescriptor(nn.Module):
+    """RGB images in [0, 1] to unit vectors whose inner product is the similarity of two images.
+
+    A residual trunk at an eighth of the image's size, generalised-mean pooling (Radenovic et al.,
+    arXiv 1711.02512, eq. 3), a linear projection and L2 normalisation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: DescriptorConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DescriptorConfig()
+        first = config.channels[0]
+        # Stages 2 and 3 halve the image; the last keeps 8 x 8 positions of a 64-pixel image for the pooling.
+        strides = [1, 2, 2] + [1] * (len(config.channels) - 3)
+        stages = zip((first, *config.channels), config.channels, strides, strict=False)
+        self.stem = nn.Conv2d(3, first, 3, 2, 1, bias=False)
+        self.trunk = nn.Sequential(*(ResidualBlock(i, o, stride) for i, o, stride in stages))
+        self.projection = nn.Linear(config.channels[-1], config.width)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] to descriptors [B, D], rows of norm 1."""
+        x_BCHW = self.trunk(self.stem((images_BCHW - self.mean) / self.std))
+        p = self.config.gem_power
+        pooled_BC = x_BCHW.clamp(min=1e-6).pow(p).mean(dim=(2, 3)).pow(1 / p)
+        return F.normalize(self.projection(pooled_BC), dim=1)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """One image to RGB [3, S, S] in [0, 1], S the square size the descriptor was trained at."""
+        return to_tensor(flatten(image), self.config.image_size)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the weights and, in the header, the configuration: one safetensors file."""
+        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, str(path), metadata={"config": json.dumps(asdict(self.config))})
+
+    @classmethod
+    def load(cls, path: str | Path) -> CopyDescriptor:
+        """The descriptor of a file that `save` wrote, in float32 and ready for use; AuditError if it is not one."""
+        config = read_config(Path(path))
+        try:
+            model = cls(config)
+            model.load_state_dict(load_file(str(path)))
+        except (RuntimeError, SafetensorError, TypeError, ValueError, IndexError) as error:
+            first_line = str(error).splitlines()[0]
+            raise AuditError(f"the weights do not fit the copy descriptor: {first_line}", where=str(path)) from error
+        return model.eval().requires_grad_(False)
+
+
+def read_config(path: Path) -> DescriptorConfig:
+    """The configuration in the header of a safetensors file; AuditError if the file has none."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("not a safetensors file")
+            config = json.loads(json.loads(file.read(length))["__metadata__"]["config"])
+        return DescriptorConfig(**{**config, "channels": tuple(config["channels"])})
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise AuditError(
+            "not the weights of a copy descriptor: no safetensors header with its configuration",
+            where=str(path),
+            do="Give a file written by CopyDescriptor.save, or a folder with an open_clip model.",
+        ) from error
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """RGB of an image of any mode; transparency is laid on white, as it is for the training images."""
+    if image.mode == "RGB":
+        return image
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image, size: int) -> Tensor:
+    """An RGB image, resized (bicubic, antialiased) to a square of `size` pixels, as [3, S, S] in [0, 1]."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    pixels_HWC = np.array(image, dtype=np.float32) / 255
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()

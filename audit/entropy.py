@@ -1,0 +1,23 @@
+"""Entropies of averaged attention (arXiv 2403.11052, section 3): in nats, in float64, `0 log 0 = 0`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Shapes: B rows, L layers, K text positions; `...` any leading shape.
+
+
+def entropy(attn_xK: Tensor) -> Tensor:
+    """`H(a) = -sum_k a_k log a_k` over the last axis: [..., K] -> [...], float64."""
+    return torch.special.entr(attn_xK.double()).sum(-1)
+
+
+def summary_entropy(attn_BK: Tensor, prompt_tokens_B: Tensor) -> Tensor:
+    """`H_S(a)`: the same sum over EOS and the padding after it only, not renormalised: [B, K] -> [B], float64.
+
+    `prompt_tokens_B` counts BOS and EOS: summary tokens are the positions `prompt_tokens - 1` and up.
+    """
+    position_K = torch.arange(attn_BK.shape[-1], device=attn_BK.device)
+    in_summary_BK = position_K >= (prompt_tokens_B[:, None] - 1)
+    return (torch.special.entr(attn_BK.double()) * in_summary_BK).sum(-1)

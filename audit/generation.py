@@ -1,0 +1,119 @@
+"""Generation: a full guided DDIM run; images and trajectory scores come out of the same run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from PIL import Image
+from torch import Tensor
+
+from audit.attention import AttentionProbe
+from audit.detectors import run_detectors
+from audit.detectors.detector import RunDetector
+from audit.errors import UsageError
+from audit.model import Model
+from audit.rows import Batch, Rows
+from audit.sampling import ddim, guide, to_epsilon
+
+# Shapes: B rows, K text positions, D text width, C, H and W of the latent (of the image: h and w).
+
+OUTPUTS = ("image", "latents")
+DECODED_TOGETHER = 4  # at 512 pixels the decoder needs about 1 GiB an image, many times what the UNet does
+
+
+@torch.inference_mode()
+def generate(
+    model: Model,
+    captions: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    steps: int = 50,
+    guidance_scale: float = 7.5,
+    detectors: Sequence[str] = (),
+    output: Literal["image", "latents"] = "image",
+    batch_size: int | None = None,
+) -> pa.Table:
+    """Generate captions: one row per caption and seed, caption-major, as `audit.schema.scored`.
+
+    DDIM, eta 0, the same latents as diffusers' StableDiffusionPipeline with a DDIMScheduler and the same noise.
+    output: "image" adds `image` (PNG bytes), "latents" adds `latents` (C x H x W values). A row that is not finite
+    has status "error". Raises AuditError for an unknown detector, a bad number of steps, or unfit captions.
+    """
+    if output not in OUTPUTS:
+        raise UsageError(f"output is {output!r}", do=f"Give one of: {', '.join(OUTPUTS)}.")
+    chosen = run_detectors(detectors)
+    rows = Rows(model, captions, seeds, batch_size)
+    found: list[dict[str, npt.NDArray[Any]]] = []
+    produced: list[dict[str, Any]] = []
+    ddim(model.scheduler_config, steps)  # a bad number of steps is an error even when there is nothing to generate
+    for batch in rows.batches():
+        followers = [detector(batch.prompt_tokens_B, steps) for detector in chosen]
+        latents_BCHW = _denoise(rows, batch, steps, guidance_scale, followers)
+        results = [follower.result() for follower in followers]
+        found.append({name: value.cpu().numpy() for part in results for name, value in part.items()})
+        produced.append(_produce(model, latents_BCHW, output))
+    columns = [name for detector in chosen for name in detector.columns]
+    context = rows.context(chosen) | {"steps": steps, "guidance_scale": guidance_scale}
+    context["weights"]["vae"] = model.weights_sha256["vae"]
+    return rows.table(columns, found, context, output=output, produced=produced)
+
+
+def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
+    """Images of latents: [B, 3, h, w], values 0 to 1, float32."""
+    config = model.vae.config
+    scaled_BCHW = latents_BCHW / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
+    parts = [model.vae.decode(part.to(model.dtype)).sample for part in scaled_BCHW.split(DECODED_TOGETHER)]
+    return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
+
+def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, followers: Sequence[RunDetector]) -> Tensor:
+    """The final latents of a batch: [B, C, H, W]. The detectors see the conditional branch only."""
+    model = rows.model
+    scheduler = ddim(model.scheduler_config, steps)
+    latents_BCHW = rows.noise_SCHW[batch.seed_B]
+    size = len(latents_BCHW)
+    guided = guidance_scale > 1  # as diffusers: no guidance at 1 or below
+    both = guided or any(follower.needs_response for follower in followers)
+    empty_BKD = rows.empty_1KD.expand(size, -1, -1)
+    hidden_BKD = torch.cat([empty_BKD, batch.hidden_BKD]) if both else batch.hidden_BKD
+    attends = any(follower.needs_attention for follower in followers)
+    probing = AttentionProbe(model.layers, rows=slice(-size, None)) if attends else nullcontext()
+    with probing as probe:
+        for step, timestep in enumerate(scheduler.timesteps.tolist()):
+            input_BCHW = torch.cat([latents_BCHW] * 2) if both else latents_BCHW
+            output_BCHW: Tensor = model.unet(input_BCHW, timestep, encoder_hidden_states=hidden_BKD).sample
+            conditional_BCHW = output_BCHW[-size:]
+            response_BCHW = None
+            if both:
+                eps_BCHW = to_epsilon(scheduler, output_BCHW, input_BCHW, timestep)
+                response_BCHW = eps_BCHW[size:] - eps_BCHW[:size]
+                response_BCHW = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
+            attn_BLK = probe.take() if probe else None
+            for follower in followers:
+                follower.observe(step, attn_BLK, response_BCHW)
+            noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW
+            latents_BCHW = scheduler.step(noise_BCHW, timestep, latents_BCHW, return_dict=False)[0]
+    return latents_BCHW
+
+
+def _produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
+    """The output of each row, and whether its latents are finite."""
+    finite_B = latents_BCHW.isfinite().flatten(1).all(1).cpu().numpy()
+    if output == "latents":
+        return {"values": list(latents_BCHW.float().flatten(1).cpu().numpy()), "finite": finite_B}
+    image_B3hw = decode(model, latents_BCHW)
+    finite_B &= image_B3hw.isfinite().flatten(1).all(1).cpu().numpy()
+    pixels_Bhw3 = (image_B3hw.nan_to_num() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return {"values": [_png(pixels_hw3) for pixels_hw3 in pixels_Bhw3], "finite": finite_B}
+
+
+def _png(pixels_hw3: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_hw3).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,165 @@
+"""The rows of a screen or a generation: captions x seeds, in batches, and back into one Arrow table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from audit import schema
+from audit.errors import UsageError
+from audit.model import Model
+from audit.noise import initial_latents
+
+# Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, K text positions, D text width, n values of a column.
+
+METADATA_KEY = b"crossaudit"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A slice of the rows. `seed_B` indexes the seeds; `same_as_empty_B`: its tokens are those of the empty prompt."""
+
+    rows: slice
+    hidden_BKD: Tensor
+    prompt_tokens_B: Tensor
+    same_as_empty_B: Tensor
+    seed_B: Tensor
+
+
+class Rows:
+    """Captions x seeds, caption-major. Raises UsageError for captions or seeds that cannot be audited."""
+
+    def __init__(self, model: Model, captions: Sequence[str], seeds: Sequence[int], batch_size: int | None) -> None:
+        self.model, self.captions, self.seeds = model, _checked_captions(captions), _checked_seeds(seeds)
+        self.batch_size = (16 if model.device.type == "cpu" else 64) if batch_size is None else batch_size
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}", do="Give a positive number, or None for the default.")
+        self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.captions) * len(self.seeds)
+
+    @cached_property
+    def noise_SCHW(self) -> Tensor:
+        """The initial latents of the seeds: [S, C, H, W], on the model's device and in its dtype."""
+        return initial_latents(self.seeds, self.model.latent_shape, self.model.device, self.model.dtype)
+
+    @cached_property
+    def empty_1KD(self) -> Tensor:
+        """Hidden states of the empty prompt: [1, K, D]."""
+        return self.model.encode([""])[0]
+
+    def batches(self) -> Iterator[Batch]:
+        """The rows in order, `batch_size` at a time; a caption is tokenized and encoded once a batch."""
+        empty_ids_1K, _ = self.model.tokenize([""])
+        for start in range(0, len(self), self.batch_size):
+            rows = slice(start, min(start + self.batch_size, len(self)))
+            caption_B, seed_B = np.divmod(np.arange(rows.start, rows.stop), len(self.seeds))
+            first = caption_B[0]
+            ids_NK, mask_NK = self.model.tokenize(self.captions[first : caption_B[-1] + 1])
+            of_B = torch.from_numpy(caption_B - first)
+            prompt_tokens_B = mask_NK.sum(1)[of_B]
+            self.prompt_tokens_R[rows] = prompt_tokens_B.numpy()
+            yield Batch(
+                rows=rows,
+                hidden_BKD=self.model.embed(ids_NK, mask_NK)[of_B.to(self.model.device)],
+                prompt_tokens_B=prompt_tokens_B.to(self.model.device),
+                same_as_empty_B=(ids_NK == empty_ids_1K).all(1)[of_B].to(self.model.device),
+                seed_B=torch.from_numpy(seed_B).to(self.model.device),
+            )
+
+    def table(
+        self,
+        columns: Sequence[str],
+        found: Sequence[dict[str, npt.NDArray[Any]]],
+        context: dict[str, Any],
+        *,
+        output: str | None = None,
+        produced: Sequence[dict[str, Any]] = (),
+    ) -> pa.Table:
+        """The table of `schema.scored`: what each batch `found` (column -> [B] or [B, n]) and `produced` (the output).
+
+        A row with a value that is not finite has status "error" and no features and no output.
+        """
+        layout = schema.scored(columns, output=output)
+        joined = {name: np.concatenate([part[name] for part in found]) for name in columns if found}
+        finite = np.ones(len(self), dtype=bool)
+        broken: dict[str, npt.NDArray[np.bool_]] = {}
+        if output and produced:
+            broken[output] = ~np.concatenate([part["finite"] for part in produced])
+        for name, values in joined.items():
+            broken[name] = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+        for bad_R in broken.values():
+            finite &= ~bad_R
+        data: dict[str, pa.Array] = {
+            "caption": pa.array(np.repeat(np.array(self.captions, dtype=object), len(self.seeds)), pa.string()),
+            "seed": pa.array(np.tile(np.array(self.seeds, dtype=np.int64), len(self.captions))),
+            "prompt_tokens": pa.array(self.prompt_tokens_R),
+            "status": pa.array(np.where(finite, "ok", "error").tolist(), pa.string()),
+            "error": pa.array([None if ok else _names_of(broken, row) for row, ok in enumerate(finite)], pa.string()),
+        }
+        for name in columns:
+            data[name] = _column(joined.get(name), layout.field(name).type, finite)
+        if output:
+            outputs = [value for part in produced for value in part["values"]]
+            kept = [value if ok else None for value, ok in zip(outputs, finite, strict=True)]
+            data[output] = pa.array(kept, layout.field(output).type)
+        metadata = {METADATA_KEY: json.dumps(context, sort_keys=True).encode()}
+        return pa.table([data[name] for name in layout.names], schema=layout.with_metadata(metadata))
+
+    def context(self, detectors: Sequence[Any]) -> dict[str, Any]:
+        """What the columns of these detectors depend on, as JSON can hold it."""
+        model = self.model
+        return {
+            "weights": {name: model.weights_sha256[name] for name in ("unet", "text_encoder", "tokenizer")},
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "seeds": self.seeds,
+            "scheduler": dict(model.scheduler_config),
+            "latent_shape": list(model.latent_shape),
+            "detectors": {detector.name: detector.version for detector in detectors},
+        }
+
+
+def _checked_captions(captions: Sequence[str]) -> list[str]:
+    if isinstance(captions, str):
+        raise UsageError("captions is one string", do="Give a list of strings.")
+    listed = list(captions)
+    for at, caption in enumerate(listed):
+        if not isinstance(caption, str):
+            raise UsageError(f"caption {at} is {caption!r}, not a string", do="Leave null captions out.")
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:
+            what = f"caption {at} is not valid Unicode: {error.reason}"
+            raise UsageError(what, do="Leave it out or mend it.") from None
+    return listed
+
+
+def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+    listed = [int(seed) for seed in seeds]
+    if not listed or len(set(listed)) < len(listed) or any(not 0 <= seed < 2**63 for seed in listed):
+        raise UsageError(f"seeds is {listed}", do="Give one or more different non-negative whole numbers.")
+    return listed
+
+
+def _names_of(broken: dict[str, npt.NDArray[np.bool_]], row: int) -> str:
+    return "not finite: " + ", ".join(name for name, bad_R in broken.items() if bad_R[row])
+
+
+def _column(values_Rn: npt.NDArray[Any] | None, kind: pa.DataType, finite: npt.NDArray[np.bool_]) -> pa.Array:
+    if values_Rn is None:
+        return pa.array([], kind)
+    if not pa.types.is_list(kind):
+        return pa.array(values_Rn, kind, mask=~finite)
+    offsets = pa.array(np.arange(len(values_Rn) + 1, dtype=np.int32) * values_Rn.shape[1])
+    flat = pa.array(np.where(finite[:, None], values_Rn, 0.0).ravel(), kind.value_type)
+    return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array(~finite))

@@ -1,0 +1,170 @@
+"""The Arrow schemas of a run (docs/design.md, section 4). Imports pyarrow and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+STRING, INT64, FLOAT64 = pa.string(), pa.int64(), pa.float64()
+
+# What each detector writes. A scalar detector's column has the detector's name.
+DETECTOR_COLUMNS: dict[str, pa.DataType] = {
+    "entropy_single_step": FLOAT64,
+    "entropy_trajectory": FLOAT64,
+    "entropy_trajectory_signed": FLOAT64,
+    "entropy_last": FLOAT64,
+    "summary_change": FLOAT64,
+    "entropy_steps": pa.list_(pa.float32()),
+    "token_attention": pa.list_(pa.float32()),
+    "noise_magnitude": FLOAT64,
+    "noise_magnitude_mean": FLOAT64,
+    "layer_entropy": pa.list_(FLOAT64),
+    "layer_bos": pa.list_(FLOAT64),
+    "noise_response": pa.list_(FLOAT64),
+}
+
+ROWS = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("file", STRING),
+        ("row", INT64),
+        ("key", STRING),
+        ("url", STRING),
+        ("image_id", STRING),
+    ]
+)
+CAPTIONS = pa.schema([("caption_id", STRING), ("caption", STRING), ("copies", INT64)])
+CAPTION_GROUPS = pa.schema([("caption_id", STRING), ("caption_group", STRING)])
+SCORES = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("score", FLOAT64),
+        ("p_unseen", FLOAT64),
+        ("q_unseen", FLOAT64),
+        ("selected_by", STRING),  # budget | sample | budget+sample | null
+        ("inclusion_probability", FLOAT64),
+        ("image_cluster_size", INT64),
+    ]
+)
+MATCHES = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("purpose", STRING),
+        ("seed", INT64),
+        ("embedder", STRING),
+        ("rank", INT64),
+        ("image_id", STRING),
+        ("similarity", FLOAT64),
+        ("region_similarity", FLOAT64),
+    ]
+)
+IMAGE_CLUSTERS = pa.schema([("image_id", STRING), ("cluster", STRING), ("size", INT64)])
+EVIDENCE = pa.schema(
+    [
+        ("image_id", STRING),
+        ("file", STRING),
+        ("row", INT64),
+        ("key", STRING),
+        ("url", STRING),
+        ("sha256", STRING),
+        ("image", pa.binary()),
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("caption", STRING),
+        ("copies", INT64),
+        ("verdict", STRING),
+        ("risk", STRING),
+        ("score", FLOAT64),
+        ("p_unseen", FLOAT64),
+        ("p_not_reproduced", FLOAT64),
+        ("reproduced_k", INT64),
+        ("reproduced_n", INT64),
+        ("image_id", STRING),
+        ("matched_own_image", pa.bool_()),
+        ("similarity", FLOAT64),
+        ("region_similarity", FLOAT64),
+        ("family", STRING),
+        ("image_cluster_size", INT64),
+        ("error", STRING),
+    ]
+)
+ERRORS = pa.schema(
+    [
+        ("stage", STRING),
+        ("caption_id", STRING),
+        ("file", STRING),
+        ("row", INT64),
+        ("rows", INT64),
+        ("kind", STRING),
+        ("message", STRING),
+    ]
+)
+
+VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "clear", "unknown", "error")
+RISK_WORDS = ("high", "medium", "low", "none", "unknown")
+PURPOSES = ("discover", "fresh", "null")
+STATUS_WORDS = ("ok", "error")
+
+_STATUS = [pa.field("status", STRING), pa.field("error", STRING)]
+
+
+def _features(columns: Iterable[str]) -> list[pa.Field]:
+    return [pa.field(name, DETECTOR_COLUMNS[name]) for name in columns]
+
+
+def features_of(schema: pa.Schema) -> list[str]:
+    """The detector columns that a screen or generations schema carries, in its order."""
+    return [name for name in schema.names if name in DETECTOR_COLUMNS]
+
+
+def scored(columns: Iterable[str], *, output: str | None = None) -> pa.Schema:
+    """What `audit.screen` (output None) and `audit.generate` ("image" | "latents") return."""
+    fields = [pa.field("caption", STRING), pa.field("seed", INT64), pa.field("prompt_tokens", INT64)]
+    fields += _features(columns)
+    if output == "image":
+        fields.append(pa.field("image", pa.binary()))
+    elif output == "latents":
+        fields.append(pa.field("latents", pa.list_(pa.float32())))
+    return pa.schema(fields + _STATUS)
+
+
+def screen(columns: Iterable[str]) -> pa.Schema:
+    """Table `screen`: one row a caption and seed."""
+    head = [pa.field("caption_id", STRING), pa.field("seed", INT64), pa.field("prompt_tokens", INT64)]
+    return pa.schema(head + _features(columns) + _STATUS)
+
+
+def null_screen(columns: Iterable[str]) -> pa.Schema:
+    """Table `null_screen`: as `screen`, with the text and its group."""
+    head = [pa.field("caption_id", STRING), pa.field("caption", STRING), pa.field("caption_group", STRING)]
+    return pa.schema(head + list(screen(columns))[1:])
+
+
+def generations(columns: Iterable[str]) -> pa.Schema:
+    """Table `generations`: one row a generated caption, purpose and seed."""
+    head = [
+        pa.field("caption_id", STRING),
+        pa.field("purpose", STRING),
+        pa.field("seed", INT64),
+        pa.field("prompt_tokens", INT64),
+    ]
+    tail = [pa.field("image", pa.binary()), pa.field("region", pa.binary())]
+    return pa.schema(head + _features(columns) + tail + _STATUS)
+
+
+def embeddings(width: int) -> pa.Schema:
+    """Table `embeddings_<embedder>`: one row a training image; unit vectors of `width` float16 values."""
+    return pa.schema(
+        [
+            ("image_id", STRING),
+            ("file", STRING),
+            ("row", INT64),
+            ("key", STRING),
+            ("sha256", STRING),
+            ("vector", pa.list_(pa.float16(), width)),
+        ]
+    )

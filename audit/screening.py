@@ -1,0 +1,118 @@
+"""Screening: scores from a few forwards on pure noise, no image (docs/design.md, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from audit.attention import AttentionProbe, LayersSeen
+from audit.detectors import screen_detectors
+from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
+from audit.errors import AuditError
+from audit.model import Model
+from audit.rows import Batch, Rows
+from audit.sampling import ddim, to_epsilon
+
+# Shapes: B rows, S seeds, L layers, K text positions, C, H and W of the latent.
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward that the detectors need: the UNet at `timestep` on the initial noise.
+
+    layers: of how many the attention is recorded. full: whether the output is needed too, or the forward may end there.
+    """
+
+    position: int
+    timestep: int
+    layers: int
+    full: bool
+
+
+@torch.inference_mode()
+def screen(
+    model: Model,
+    captions: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    detectors: Sequence[str] = ("profile",),
+    batch_size: int | None = None,
+) -> pa.Table:
+    """Score captions from pure noise: one row per caption and seed, caption-major, as `audit.schema.scored`.
+
+    All detectors come out of one pass. A row whose values are not finite has status "error". What a calibration depends
+    on is JSON in the schema's metadata under `crossaudit`. Raises AuditError for an unknown detector or unfit captions.
+    """
+    chosen = screen_detectors(detectors)
+    rows = Rows(model, captions, seeds, batch_size)
+    scheduler = ddim(model.scheduler_config)
+    plan = _plan(chosen, model, scheduler.timesteps.tolist())
+
+    def epsilon(forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        output_BCHW, attn_BLK = _run(model, forward, latents_BCHW, hidden_BKD)
+        if output_BCHW is None:
+            return None, attn_BLK
+        return to_epsilon(scheduler, output_BCHW, latents_BCHW, forward.timestep), attn_BLK
+
+    null_SCHW = {}
+    for forward in (forward for forward in plan if forward.full and len(rows)):
+        parts = [
+            epsilon(Forward(forward.position, forward.timestep, 0, True), noise_CHW[None], rows.empty_1KD)[0]
+            for noise_CHW in rows.noise_SCHW
+        ]
+        null_SCHW[forward.position] = torch.cat([part for part in parts if part is not None])
+
+    def see(batch: Batch) -> Seen:
+        seen = Seen()
+        for forward in plan:
+            eps_BCHW, attn_BLK = epsilon(forward, rows.noise_SCHW[batch.seed_B], batch.hidden_BKD)
+            at = forward.position
+            if attn_BLK is not None:
+                seen.attn_BLK[at] = attn_BLK
+            if eps_BCHW is not None:
+                seen.null_BCHW[at] = null_SCHW[at][batch.seed_B]
+                response_BCHW = eps_BCHW - seen.null_BCHW[at]
+                seen.response_BCHW[at] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
+        return seen
+
+    found = []
+    for batch in rows.batches():
+        seen = see(batch)
+        measured = [detector.measure(seen) for detector in chosen]
+        found.append({name: value.cpu().numpy() for part in measured for name, value in part.items()})
+    columns = [name for detector in chosen for name in detector.columns]
+    return rows.table(columns, found, rows.context(chosen))
+
+
+def _plan(detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int]) -> list[Forward]:
+    """The union of what the detectors need, one forward a timestep."""
+    layers: dict[int, int] = {}
+    for detector in detectors:
+        for at, wanted in detector.attention.items():
+            count = len(model.layers) if wanted is ALL_LAYERS else wanted
+            if count > len(model.layers):
+                raise AuditError(
+                    f"{detector.name} needs {count} cross-attention layers; this model has {len(model.layers)}",
+                    do="Leave that detector out.",
+                )
+            layers[at] = max(count, layers.get(at, 0))
+    full = {at for detector in detectors for at in detector.response}
+    return [Forward(at, timesteps[at], layers.get(at, 0), at in full) for at in sorted(full | layers.keys())]
+
+
+def _run(
+    model: Model, forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The UNet's output, if the forward is a full one, and the attention of its layers, if any are recorded."""
+    if not forward.layers:
+        output: Tensor = model.unet(latents_BCHW, forward.timestep, encoder_hidden_states=hidden_BKD).sample
+        return output, None
+    with AttentionProbe(model.layers[: forward.layers], stop=not forward.full) as probe:
+        try:
+            output = model.unet(latents_BCHW, forward.timestep, encoder_hidden_states=hidden_BKD).sample
+        except LayersSeen:
+            return None, probe.take()
+        return output, probe.take()

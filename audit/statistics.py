@@ -1,0 +1,48 @@
+"""Intervals, conformal p-values and false-discovery rates."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from audit.errors import AuditError
+
+Floats = npt.NDArray[np.float64]
+
+
+def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact two-sided interval of a proportion, k successes of n (Clopper and Pearson, 1934)."""
+    _check_counts(k, n)
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
+    high = float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    return low, high
+
+
+def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
+    """The exact one-sided upper bound of a proportion: "at most this much, at this confidence" (Clopper-Pearson)."""
+    _check_counts(k, n)
+    return float(beta.ppf(confidence, k + 1, n - k)) if k < n else 1.0
+
+
+def conformal_p(null_scores: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
+    """`(1 + #{null score >= s}) / (1 + n)` for each score s: [N] (Vovk et al., 2005)."""
+    null_sorted = np.sort(np.asarray(null_scores, dtype=np.float64))
+    at_least = len(null_sorted) - np.searchsorted(null_sorted, np.asarray(scores, dtype=np.float64), side="left")
+    return np.asarray((1 + at_least) / (1 + len(null_sorted)), dtype=np.float64)
+
+
+def q_values(p: npt.ArrayLike) -> Floats:
+    """Benjamini-Hochberg q-values of p-values, in their order: [N] (1995)."""
+    p_N = np.asarray(p, dtype=np.float64)
+    order = np.argsort(p_N)
+    scaled = p_N[order] * len(p_N) / np.arange(1, len(p_N) + 1)
+    q_N = np.empty_like(p_N)
+    q_N[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1.0)
+    return q_N
+
+
+def _check_counts(k: int, n: int) -> None:
+    if n < 1 or not 0 <= k <= n:
+        raise AuditError(f"{k} of {n} is not a proportion", do="Give 0 <= k <= n and n >= 1.")

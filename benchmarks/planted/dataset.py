@@ -1,0 +1,206 @@
+"""The captioned dataset with known truth: verbatim, partial, ordinary, near and none (README.md says what each is)."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from benchmarks.planted import captions as text
+from benchmarks.planted.artwork import SIDE, Artwork, catalogue, distinct, draw, fetch
+
+VERBATIM = 112  # images that are repeated
+VERBATIM_COPIES = 160  # rows that carry each of them
+FAMILIES, FAMILY_SIZE, FAMILY_COPIES = 12, 16, 10
+NONE_CONCEPTS, NONE_CAPTIONS = 460, 8
+CALIBRATION_SHARE = 0.72
+ISOLATED_RMS = 0.2  # a planted image is at least this far from any other, or no pixel rule could name it
+PATTERNS = ("stripes", "checks", "dots", "diamonds", "zigzag", "rings")
+
+
+@dataclass
+class Planted:
+    """The dataset in memory; `rows` are (caption, key), `labels` (caption, label, family, image_key)."""
+
+    images: dict[str, Image.Image] = field(default_factory=dict)  # the training images
+    rows: list[tuple[str, str | None]] = field(default_factory=list)
+    labels: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
+    calibration: list[str] = field(default_factory=list)
+    unseen: list[tuple[Image.Image, str]] = field(
+        default_factory=list
+    )  # images of the none concepts, for the embedders
+
+
+def build(cache: Path, seed: int) -> Planted:
+    """The whole dataset from the fetched artwork; the same for the same seed."""
+    fetch(cache)
+    rng = np.random.default_rng(seed)
+    artworks, isolation = distinct(catalogue(cache))
+    planted, stock, none = _assign(artworks, isolation, rng)
+    taken: set[str] = set()
+    data = Planted()
+    for artwork in planted:
+        caption, image = _captioned(artwork, taken, rng)
+        key = _add(data, caption, image, "verbatim", None, VERBATIM_COPIES)
+        variation = _fresh(partial(text.near, caption, rng), taken)
+        if variation:
+            data.labels.append((variation, "near", None, key))
+            data.rows.append((variation, None))
+    for number in range(FAMILIES):
+        _family(data, number, stock[2 * number : 2 * number + 2], taken, rng)
+    off_limits = {id(a) for a in planted} | {id(a) for a in stock}
+    none_concepts = {a.concept for a in none}
+    for artwork in artworks:
+        if artwork.concept in none_concepts:
+            colour = str(rng.choice(list(text.COLOURS)))
+            style = str(rng.choice(text.STYLES))
+            data.unseen.append((draw(artwork, text.COLOURS[colour]), text.caption(artwork, colour, style, rng)))
+        elif id(artwork) not in off_limits:
+            caption, image = _captioned(artwork, taken, rng)
+            _add(data, caption, image, "ordinary", None, 1)
+    _none(data, none, taken, rng)
+    return data
+
+
+def _assign(
+    artworks: list[Artwork], isolation: np.ndarray, rng: np.random.Generator
+) -> tuple[list[Artwork], list[Artwork], list[Artwork]]:
+    """Artworks to plant, artworks to furnish the template families with, and one artwork of each none concept."""
+    spread = Counter(word for concept in {a.concept for a in artworks} for word in concept)
+    order = rng.permutation(len(artworks))
+    chosen: list[Artwork] = []
+    concepts: set[frozenset[str]] = set()
+    for i in order:
+        artwork = artworks[i]
+        rare = all(spread[word] <= 3 for word in artwork.concept)
+        if isolation[i] >= ISOLATED_RMS and not artwork.skin and rare and artwork.concept not in concepts:
+            chosen.append(artwork)
+            concepts.add(artwork.concept)
+        if len(chosen) == VERBATIM + 2 * FAMILIES:
+            break
+    words = set().union(*concepts)
+    none: dict[frozenset[str], Artwork] = {}
+    for i in order:
+        if not artworks[i].concept & words and not artworks[i].skin:
+            none.setdefault(artworks[i].concept, artworks[i])
+    return chosen[:VERBATIM], chosen[VERBATIM:], list(none.values())[:NONE_CONCEPTS]
+
+
+def _captioned(artwork: Artwork, taken: set[str], rng: np.random.Generator) -> tuple[str, Image.Image]:
+    colour, style = str(rng.choice(list(text.COLOURS))), str(rng.choice(text.STYLES))
+    caption = _fresh(partial(text.caption, artwork, colour, style, rng), taken)
+    if caption is None:  # two pictures of one name: only a longer style tells them apart
+        caption = _fresh(partial(text.caption, artwork, colour, "product", rng), taken)
+    assert caption is not None
+    return caption, draw(artwork, text.COLOURS[colour])
+
+
+def _fresh(make: Callable[[], str], taken: set[str]) -> str | None:
+    for _ in range(20):
+        caption = make()
+        if caption not in taken:
+            taken.add(caption)
+            return caption
+    return None
+
+
+def _add(data: Planted, caption: str, image: Image.Image, label: str, family: str | None, copies: int) -> str:
+    key = f"{len(data.images):06d}"
+    data.images[key] = image
+    data.rows += [(caption, key)] * copies
+    data.labels.append((caption, label, family, key))
+    return key
+
+
+def _family(data: Planted, number: int, furniture: list[Artwork], taken: set[str], rng: np.random.Generator) -> None:
+    """One template family: two pictures on a fixed ground fill five eighths of the layout, the rug below varies."""
+    names = list(text.COLOURS)
+    ground = text.COLOURS[names[number % len(names)]]
+    name = f"{furniture[0].name} with {furniture[1].name}"
+    top = Image.new("RGB", (SIDE, 40), ground)
+    for place, artwork in zip((0, 32), furniture, strict=True):
+        top.paste(draw(artwork, ground).resize((32, 32), Image.Resampling.LANCZOS), (place, 4))
+    for _ in range(FAMILY_SIZE):
+        first, second = (str(c) for c in rng.choice(names, 2, replace=False))
+        pattern, style = str(rng.choice(PATTERNS)), str(rng.choice(text.STYLES))
+        caption = _fresh(partial(text.rug, name, (first, second), pattern, style, rng), taken)
+        if caption:
+            image = Image.new("RGB", (SIDE, SIDE))
+            image.paste(top, (0, 0))
+            image.paste(_rug(text.COLOURS[first], text.COLOURS[second], pattern), (0, 40))
+            _add(data, caption, image, "partial", f"family-{number:02d}", FAMILY_COPIES)
+
+
+def _rug(first: tuple[int, int, int], second: tuple[int, int, int], pattern: str) -> Image.Image:
+    rug = Image.new("RGB", (SIDE, SIDE - 40), first)
+    pen = ImageDraw.Draw(rug)
+    for x in range(0, SIDE, 8):
+        if pattern == "stripes":
+            pen.rectangle((x, 0, x + 3, 24), fill=second)
+        for y in range(0, 24, 8):
+            shapes = {
+                "checks": lambda x=x, y=y: pen.rectangle((x, y, x + 3, y + 3), fill=second),
+                "dots": lambda x=x, y=y: pen.ellipse((x + 1, y + 1, x + 6, y + 6), fill=second),
+                "diamonds": lambda x=x, y=y: pen.polygon(
+                    ((x + 4, y), (x + 7, y + 4), (x + 4, y + 7), (x, y + 4)), fill=second
+                ),
+                "zigzag": lambda x=x, y=y: pen.line(((x, y), (x + 4, y + 6), (x + 8, y)), fill=second, width=2),
+                "rings": lambda x=x, y=y: pen.ellipse((x, y, x + 7, y + 7), outline=second, width=2),
+            }
+            if pattern in shapes:
+                shapes[pattern]()
+    return rug
+
+
+def _none(data: Planted, none: list[Artwork], taken: set[str], rng: np.random.Generator) -> None:
+    """Captions of concepts that were never trained on: 72 % calibrate, the others are rows to evaluate."""
+    for number, artwork in enumerate(none):
+        for k in range(NONE_CAPTIONS):
+            other = Artwork(artwork.name, str(rng.choice(list(text.LOOKS))), "", artwork.concept, artwork.path)
+            colour = str(rng.choice(list(text.COLOURS)))
+            caption = _fresh(partial(text.caption, other, colour, text.STYLES[k % 3], rng), taken)
+            if caption is None:
+                continue
+            if number < CALIBRATION_SHARE * len(none):
+                data.calibration.append(caption)
+            else:
+                data.rows.append((caption, None))
+                data.labels.append((caption, "none", None, None))
+
+
+def write(data: Planted, folder: Path, seed: int) -> None:
+    """`captions.parquet`, `labels.parquet`, `calibration.txt` and `images/*.tar` (lossless WebP, 500 a tar)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    order = np.random.default_rng(seed).permutation(len(data.rows))
+    shuffled = [data.rows[i] for i in order]
+    pq.write_table(
+        pa.table({"caption": [c for c, _ in shuffled], "key": [k for _, k in shuffled]}),
+        folder / "captions.parquet",
+        compression="zstd",
+    )
+    names = ("caption", "label", "family", "image_key")
+    columns = {
+        name: pa.array(values, pa.string()) for name, values in zip(names, zip(*data.labels, strict=True), strict=True)
+    }
+    pq.write_table(pa.table(columns), folder / "labels.parquet", compression="zstd")
+    (folder / "calibration.txt").write_text("".join(c + "\n" for c in data.calibration))
+    (folder / "images").mkdir(exist_ok=True)
+    keys = sorted(data.images)
+    for start in range(0, len(keys), 500):
+        with tarfile.open(folder / "images" / f"{start // 500:05d}.tar", "w") as tar:
+            for key in keys[start : start + 500]:
+                content = io.BytesIO()
+                data.images[key].save(content, "WEBP", lossless=True, quality=100, method=4)
+                member = tarfile.TarInfo(f"{key}.webp")
+                member.size = content.tell()
+                content.seek(0)
+                tar.addfile(member, content)

@@ -1,0 +1,106 @@
+"""Train the UNet and its text encoder on the duplicated rows: what repeats is memorized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from benchmarks.planted.loop import fit
+from benchmarks.planted.text import LENGTH, encoder_for
+
+EPOCHS, BATCH, RATE = 8, 32, 5e-4
+CAPTION_DROPOUT = 0.1
+
+
+def new(layers_per_block: int = 2) -> UNet2DConditionModel:
+    """An untrained UNet with 16 cross-attention layers, as SD has."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=12,
+        out_channels=12,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=(48, 64, 96),
+        layers_per_block=layers_per_block,
+        cross_attention_dim=128,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """The noise schedule of SD1."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def train(
+    rows: list[tuple[str, int]], latents_NCHW: torch.Tensor, tokenizer: CLIPTokenizer, checkpoint: Path, seed: int
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """`EPOCHS` passes over `rows` of (caption, index of its scaled latent), duplicates included."""
+    torch.manual_seed(seed)
+    unet, encoder = new(), encoder_for(tokenizer)
+    alpha_T = scheduler().alphas_cumprod
+    texts = sorted({caption for caption, _ in rows} | {""})
+    tokens_TK = tokenizer(
+        texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+    number = {text: i for i, text in enumerate(texts)}
+    text_N = torch.tensor([number[caption] for caption, _ in rows])
+    image_N = torch.tensor([index for _, index in rows])
+    steps = EPOCHS * len(rows) // BATCH
+    order = torch.cat(
+        [torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + e)) for e in range(EPOCHS)]
+    )
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        pick = order[step * BATCH : (step + 1) * BATCH]
+        dropped = torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT
+        tokens_BK = tokens_TK[torch.where(dropped, number[""], text_N[pick])]
+        latent = latents_NCHW[image_N[pick]]
+        noise = torch.randn(latent.shape, generator=generator)
+        t = torch.randint(1000, (BATCH,), generator=generator)
+        alpha = alpha_T[t].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
+        return (unet(noisy, t, encoder(tokens_BK)[0]).sample - noise).square().mean()
+
+    fit(
+        "denoiser",
+        [*unet.parameters(), *encoder.parameters()],
+        loss,
+        steps=steps,
+        rate=RATE,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    return unet.eval(), encoder.eval()
+
+
+def save(
+    folder: Path, unet: UNet2DConditionModel, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL
+) -> None:
+    """A plain StableDiffusionPipeline folder; UNet and VAE are float16 on disk and load as float32."""
+    StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet.half(),
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,31 @@
+"""Does the planted model reproduce its images? Proved by pixels alone, without any detector or embedder."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+
+def reproduced(generation: np.ndarray, own: int, images_NHWC: np.ndarray) -> bool:
+    """Whether image `own` is the nearest of all and at most half as far as the nearest distinct other (L2, pixels)."""
+    distance_N = np.sqrt(np.square(images_NHWC - generation).reshape(len(images_NHWC), -1).sum(1))
+    others = np.delete(distance_N, own)
+    return bool(distance_N[own] < others.min() and distance_N[own] <= 0.5 * others.min())
+
+
+def shares(
+    table: pa.Table, labels: dict[str, str], own: dict[str, int], images_NHWC: np.ndarray
+) -> dict[str, tuple[int, int]]:
+    """For each label of captions with an image of their own: (captions reproduced by a majority of seeds, captions)."""
+    hits: dict[str, list[bool]] = {}
+    for caption, image in zip(table["caption"].to_pylist(), table["image"].to_pylist(), strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(image)), np.float32) / 255
+        hits.setdefault(caption, []).append(reproduced(pixels, own[caption], images_NHWC))
+    counts: dict[str, tuple[int, int]] = {}
+    for caption, found in hits.items():
+        k, n = counts.get(labels[caption], (0, 0))
+        counts[labels[caption]] = (k + (sum(found) * 2 > len(found)), n + 1)
+    return counts

@@ -1,0 +1,49 @@
+"""The tokenizer and the text encoder of the planted model: CLIP's own classes, small."""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+VOCABULARY, LENGTH, WIDTH = 2000, 32, 128
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+def tokenizer_of(captions: list[str]) -> CLIPTokenizer:
+    """A byte-pair tokenizer of 2,000 entries, CLIP's in all but its merges; EOS pads, as in SD1."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    clip = CLIPTokenizer().backend_tokenizer
+    learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
+    size = VOCABULARY - 2 - len(alphabet)  # the end-of-word form of every byte is in the vocabulary, learned or not
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    learner.train_from_iterator(captions, trainer)
+    merges = [tuple(pair) for pair in _merges(learner)][: VOCABULARY - 2 - 2 * len(alphabet)]
+    words = alphabet + [byte + "</w>" for byte in alphabet] + ["".join(pair) for pair in merges] + [BOS, EOS]
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)  # type: ignore[arg-type]
+
+
+def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
+def encoder_for(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained 128-wide causal text encoder of three layers."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    )

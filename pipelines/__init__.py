@@ -1,0 +1,1 @@
+"""The engine of crossaudit: configuration, command line, Ray, reading and writing datasets."""

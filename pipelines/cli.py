@@ -1,0 +1,69 @@
+"""The command `crossaudit`: exit codes, errors in a line or two, one file a command."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from audit.errors import AuditError, UsageError
+from pipelines.commands import check, config, demo, init, query, report, run
+from pipelines.commands.options import state
+
+app = typer.Typer(
+    name="crossaudit",
+    help="Audit a text-to-image diffusion model for training images that it has memorized.",
+    epilog="Start with `crossaudit demo`, or with `crossaudit init` and `crossaudit run audit.yaml`. "
+    "Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (init, demo, run, query, report, check, config):
+    module.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"crossaudit {metadata.version('crossaudit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command; every way that it can end has its exit code."""
+    try:
+        app()
+    except UsageError as error:
+        _fail(str(error), 2)
+    except AuditError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        _fail(f"unexpected {type(error).__name__}: {first}\nRun again with --verbose to see where.", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    if state.verbose:
+        traceback.print_exc()
+    print(f"crossaudit: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""crossaudit config"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from audit.errors import UsageError
+from pipelines.commands.options import Overrides, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit config audit.yaml --set generate.steps=20")(config)
+
+
+def config(
+    path: Annotated[str | None, typer.Argument(metavar="[AUDIT.YAML]", help="The configuration to resolve.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of audit.yaml instead.")] = False,
+    set_: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Check a configuration and print it resolved, with every default and absolute paths."""
+    import yaml
+
+    from pipelines.config import Config
+    from pipelines.settings import load_config
+
+    if schema:
+        typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+        return
+    if path is None:
+        raise UsageError("give a configuration, or --schema", do="For example: crossaudit config audit.yaml")
+    settings, _ = load_config(path, set_ or [])
+    typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)

@@ -1,0 +1,18 @@
+"""crossaudit report"""
+
+from __future__ import annotations
+
+import typer
+
+from pipelines.commands.options import RunDir, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit report run")(report)
+
+
+def report(run: RunDir, verbose: Verbose = False) -> None:
+    """Write the report of a finished run again: RUN/report.html."""
+    from reports.html import write
+
+    typer.echo(write(run))

@@ -1,0 +1,31 @@
+"""crossaudit run"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import ConfigFile, Overrides, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit run audit.yaml --set select.budget=500 --out runs/june")(run)
+
+
+def run(
+    config: ConfigFile,
+    set_: Overrides = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run's folder or URI, in place of `out`.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Audit a model: every caption screened, the suspicious ones generated and looked up, a verdict for each.
+
+    Everything goes into one folder. The same command again goes on where it was stopped.
+    """
+    from pipelines.run import run_audit
+    from pipelines.settings import load_config
+
+    settings, given = load_config(config, set_ or [], out)
+    run_audit(settings, given)
+    typer.echo(f"{settings.out}/report.html")

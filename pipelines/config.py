@@ -1,0 +1,128 @@
+"""The models of audit.yaml. Reading one, with its errors, is `pipelines.settings`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _paths(value: Any) -> Any:
+    """A bare path, or a list of them, is short for {path: ...}."""
+    return {"path": value} if isinstance(value, str | list) else value
+
+
+class Captions(_Section):
+    path: str | list[str] = Field(description="Parquet files: a path, a glob, or a list of either.")
+    caption: str = Field(default="caption", description="The column that holds the captions.")
+    key: str | None = Field(default=None, description="The column of the sample key (default: `key` where there is one).")
+    url: str | None = Field(default=None, description="The column of the source URL (default: `url` where there is one).")
+
+    _short = model_validator(mode="before")(_paths)
+
+
+class Images(_Section):
+    path: str | list[str] = Field(description="WebDataset tars or Parquet files with image bytes.")
+    column: str = Field(default="image", description="The column of the image bytes in Parquet files.")
+    pair: Literal["stem_key", "key", "none"] = Field(
+        default="stem_key", description="How a caption finds its own image: by file stem and key, by key alone, or not at all."
+    )
+
+    _short = model_validator(mode="before")(_paths)
+
+
+class NullCaptions(_Section):
+    captions: str = Field(description="Captions never trained on: a text file, one a line, or Parquet.")
+    column: str = Field(default="caption", description="The caption column, if `captions` is Parquet.")
+    screen: str | None = Field(default=None, description="Their precomputed screen table (Parquet, of `audit.screen`).")
+
+
+class Screen(_Section):
+    detectors: list[str] = Field(default=["profile"], min_length=1, description="The first one ranks the captions.")
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    batch_size: int | None = Field(default=None, gt=0, description="Captions a forward pass (default: the detector's own).")
+
+
+class Select(_Section):
+    budget: int | None = Field(
+        default=None, ge=0, description="How many captions to generate, highest scores first (default: max(1000, 0.1 %))."
+    )
+    audit_sample: int = Field(default=1000, ge=0, description="Captions drawn at random from all, whatever their score.")
+    seed: Seed = Field(default=0, description="The seed of that draw.")
+
+
+class Generate(_Section):
+    seeds: list[Seed] = Field(default=[1, 2, 3, 4], min_length=1)
+    steps: int = Field(default=50, gt=0)
+    guidance_scale: float = Field(default=7.5, ge=0)
+    batch_size: int | None = Field(default=None, gt=0)
+    detectors: list[str] = Field(default=[], description="Trajectory detectors to record, such as entropy_trajectory.")
+
+
+class Embedder(_Section):
+    weights: str = Field(description="The embedder's weights: a file for sscd, a folder for clip.")
+    verbatim: float | None = Field(default=None, description="A floor under the threshold of `verbatim`.")
+    region: float | None = Field(default=None, description="A floor under the threshold of `partial`.")
+
+
+class Confirm(_Section):
+    embedders: list[Literal["sscd", "clip"]] = Field(default=["sscd"], min_length=1, description="The first one decides.")
+    fresh_seeds: int = Field(default=16, ge=0, description="New seeds for each confirmed caption.")
+    null_captions: int = Field(default=200, gt=0, description="How many null captions set the threshold.")
+    null_rate: Rate = Field(default=0.01, description="The rate of null captions allowed beyond the threshold.")
+    max_unreadable: float = Field(default=0.01, ge=0, le=1, description="Beyond this share no match means `unknown`.")
+    sscd: Embedder | None = None
+    clip: Embedder | None = None
+
+    @model_validator(mode="after")
+    def _null_captions_reach_the_rate(self) -> Confirm:
+        if self.null_captions < 1 / self.null_rate - 1:
+            need = int(1 / self.null_rate - 1 + 0.999999)
+            raise ValueError(f"null_rate {self.null_rate} needs null_captions of at least {need}")
+        return self
+
+
+class Engine(_Section):
+    workers: int = Field(default=1, gt=0)
+    cpus_per_worker: int = Field(default=1, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0, description="A whole GPU or a fraction; 0 runs on the CPU.")
+    shard_rows: int = Field(default=4096, gt=0, description="Captions or images a shard: the unit of work and of retry.")
+    retries: int = Field(default=2, ge=0, description="How often a shard that fails is tried again before it is split.")
+    address: str | None = Field(default=None, description="A running Ray cluster; by default one is started here.")
+
+
+class Report(_Section):
+    title: str = "crossaudit"
+
+
+class Config(_Section):
+    """All of audit.yaml. Relative paths are relative to that file."""
+
+    model: str = Field(description="The model: a diffusers folder with safetensors weights.")
+    captions: Captions
+    images: Images | None = None
+    calibration: NullCaptions
+    screen: Screen = Screen()
+    select: Select = Select()
+    generate: Generate = Generate()
+    confirm: Confirm = Confirm()
+    engine: Engine = Engine()
+    report: Report = Report()
+    out: str = Field(default="run", description="The run: a folder or any URI that pyarrow opens.")
+
+    @model_validator(mode="after")
+    def _embedders_have_weights(self) -> Config:
+        for name in self.confirm.embedders if self.images else []:
+            if getattr(self.confirm, name) is None:
+                raise ValueError(f"confirm.embedders names {name}, but there is no confirm.{name}: {{weights: ...}}")
+        return self
+
+    def embedder(self, name: str) -> Embedder:
+        return getattr(self.confirm, name)

@@ -1,0 +1,118 @@
+"""What a stage has at hand: configuration, tables, manifest, progress, and workers when it needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from audit.errors import AuditError
+from pipelines.config import Config
+from pipelines.ledger import Ledger, Shard, Tables, concat
+from pipelines.manifest import Manifest
+from pipelines.progress import Reporter
+
+if TYPE_CHECKING:
+    from pipelines.pool import Pool
+    from pipelines.worker import Worker
+
+
+@dataclass(frozen=True)
+class Step:
+    """One map of shards to parts.
+
+    `work(worker, shard)` gives the tables of a shard; the first of them has the name `table` and says that it is done.
+    `left(ledger, shard, kind, message)` gives what a row that cannot be worked leaves behind, in the same tables.
+    `needs`: what workers load before ("model", embedders by name).
+    """
+
+    title: str
+    table: str
+    unit: str
+    ledger: Ledger
+    work: Callable[[Worker, Shard], Tables]
+    left: Callable[[Ledger, Shard, str, str], Tables] | None = None
+    needs: tuple[str, ...] = ()
+
+    def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]:
+        return self.ledger.commit(shard.name, concat(pieces))
+
+    def lost(self, shard: Shard, kind: str, message: str) -> Tables:
+        if self.left is None:
+            raise AuditError(f"{self.title}, shard {shard.name}: {message}", kind=kind)
+        return self.left(self.ledger, shard, kind, message)
+
+
+@dataclass
+class Run:
+    """One audit under way."""
+
+    config: Config
+    ledger: Ledger
+    manifest: Manifest
+    progress: Reporter
+    _pool: Pool | None = field(default=None, repr=False)
+    _loaded: set[str] = field(default_factory=set, repr=False)
+
+    def execute(self, step: Step, shards: Sequence[Shard]) -> None:
+        """Works the shards that have no part yet."""
+        done = set(self.ledger.parts(step.table))
+        todo = [shard for shard in shards if shard.name not in done]
+        if not shards:
+            return
+        total, left = sum(map(len, shards)), sum(map(len, todo))
+        if not todo:
+            self.progress.say(f"{step.title}: {total:,} {step.unit} from before")
+            return
+        self.manifest.reopen()
+        pool = self.workers(step.needs)
+        with self.progress.stage(step.title, total, step.unit, total - left) as stage:
+            for shard, counts in pool.map(step, todo):
+                for table, rows in counts.items():
+                    if table != "errors":
+                        self.manifest.part(table, shard.name, rows)
+                stage.advance(len(shard), counts.get("errors", 0))
+                self.manifest.write_soon()
+
+    def workers(self, needs: Sequence[str] = ()) -> Pool:
+        """The pool, started at the first need of one, with `needs` loaded."""
+        if self._pool is None:
+            self._pool = _start(self.config, self.progress)
+        missing = tuple(name for name in needs if name not in self._loaded)
+        if missing:
+            self.progress.say(f"loading {', '.join(missing)}")
+            for name, sha256 in self._pool.each("prepare", missing)[0].items():
+                self.manifest.model(name, sha256)
+            self._loaded.update(missing)
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            import ray
+
+            self._pool.close()
+            ray.shutdown()
+            self._pool = None
+
+
+def _start(config: Config, progress: Reporter) -> Pool:
+    import ray
+
+    from pipelines.pool import Pool, start_ray
+    from pipelines.worker import Worker
+
+    engine = config.engine
+    progress.say(f"starting {engine.workers} workers" if engine.address is None else f"connecting to {engine.address}")
+    start_ray(engine.address, engine.workers, engine.cpus_per_worker, engine.gpus_per_worker)
+    actor = ray.remote(Worker).options(
+        num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
+    )
+    return Pool(lambda: actor.remote(config), engine.workers, engine.retries)
+
+
+def seed_lists(config: Config) -> dict[str, list[int]]:
+    """The seeds of each purpose of a generation; fresh ones are new to screen and generate."""
+    used = {*config.screen.seeds, *config.generate.seeds}
+    first = max(used) + 1
+    fresh = list(range(first, first + config.confirm.fresh_seeds))
+    return {"discover": config.generate.seeds, "null": config.generate.seeds, "fresh": fresh}

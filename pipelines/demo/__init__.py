@@ -1,0 +1,1 @@
+"""A model that really memorizes, and its audit."""

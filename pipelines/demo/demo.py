@@ -1,0 +1,78 @@
+"""The demo: the bundled model audited, and its verdicts against the known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from audit.errors import AuditError
+from audit.schema import VERDICT_WORDS
+from pipelines.ledger import Ledger
+from pipelines.run import run_audit
+from pipelines.settings import load_config
+
+LABELS = ("verbatim", "partial", "near", "ordinary", "none")
+FLAGGED = ("verbatim", "partial")
+
+
+def bundle() -> Path:
+    """The folder of the bundled model and data set."""
+    folder = Path(str(resources.files("pipelines.demo"))) / "bundle"
+    if not (folder / "audit.yaml").is_file():
+        raise AuditError("the bundled model is missing", where=str(folder), do="Install crossaudit again.")
+    return folder
+
+
+def run_demo(out: str, overrides: Sequence[str] = ()) -> None:
+    """Runs the bundle's audit into `out` and prints what came out."""
+    console = Console(soft_wrap=True)
+    folder = bundle()
+    config, given = load_config(folder / "audit.yaml", overrides, out)
+    run_audit(config, given)
+    labels = pq.read_table(folder / "labels.parquet", columns=["caption", "label"])
+    summarize(Ledger(config.out).read("verdicts", columns=["caption", "verdict"]), labels, console)
+    console.print("This is a toy model: its figures say how the tool works, not how well it would do on yours.")
+    console.print(f"Report: {config.out}/report.html", highlight=False)
+
+
+def crosstab(verdicts: pa.Table, labels: pa.Table) -> dict[str, dict[str, int]]:
+    """How many captions of each label got each verdict."""
+    joined = verdicts.join(labels, "caption", join_type="inner")
+    counts = joined.group_by(["label", "verdict"]).aggregate([("caption", "count")]).to_pylist()
+    found = {label: dict.fromkeys(VERDICT_WORDS, 0) for label in LABELS}
+    for row in counts:
+        found[row["label"]][row["verdict"]] = row["caption_count"]
+    return found
+
+
+def summarize(verdicts: pa.Table, labels: pa.Table, console: Console) -> None:
+    """Prints label by verdict, and the shares that say whether the audit found what was planted."""
+    counts = crosstab(verdicts, labels)
+    shown = [word for word in VERDICT_WORDS if any(row[word] for row in counts.values())]
+    table = Table("known truth", *shown, "captions", title="verdicts against the known truth")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, row in counts.items():
+        table.add_row(label, *(f"{row[word]:,}" for word in shown), f"{sum(row.values()):,}")
+    totals = {word: sum(row[word] for row in counts.values()) for word in shown}
+    table.add_section()
+    table.add_row("all", *(f"{totals[word]:,}" for word in shown), f"{sum(totals.values()):,}")
+    console.print(table)
+    console.print(f"verbatim captions found verbatim:       {_share(counts['verbatim'], ('verbatim',))}")
+    console.print(f"partial captions found:                 {_share(counts['partial'], FLAGGED)}")
+    console.print(f"captions never trained on, yet flagged: {_share(counts['none'], FLAGGED)}")
+    console.print(
+        f"near and ordinary captions flagged:     {_share(counts['near'], FLAGGED)} near, "
+        f"{_share(counts['ordinary'], FLAGGED)} ordinary (some really reproduce an image)"
+    )
+
+
+def _share(row: dict[str, int], words: Sequence[str]) -> str:
+    total, hits = sum(row.values()), sum(row[word] for word in words)
+    return f"{hits:,} of {total:,} ({100 * hits / total:.1f} %)" if total else "none there"

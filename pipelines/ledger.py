@@ -1,0 +1,166 @@
+"""The parts of a run: one Parquet file a shard and table, written whole or not at all. What exists is done."""
+
+from __future__ import annotations
+
+import posixpath
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from audit import schema
+from pipelines.reading.files import open_filesystem
+
+Tables = dict[str, pa.Table]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows [start, stop) of `source`; `name` is that of the part it becomes."""
+
+    name: str
+    source: Any
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def halves(self) -> list[Shard]:
+        middle = (self.start + self.stop) // 2
+        return [
+            Shard(self.name, self.source, self.start, middle),
+            Shard(self.name, self.source, middle, self.stop),
+        ]
+
+
+def slices(name: str, source: Any, rows: int, size: int) -> list[Shard]:
+    """Contiguous shards of at most `size` rows, named `name`-00000 and on."""
+    prefix = f"{name}-" if name else ""
+    return [
+        Shard(f"{prefix}{index:05d}", source, start, min(start + size, rows))
+        for index, start in enumerate(range(0, rows, size))
+    ]
+
+
+class Ledger:
+    """The tables below one URI. A name that starts with `_` is a working table, not part of the data contract."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.filesystem, self.root = open_filesystem(uri)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ledger, (self.uri,)
+
+    def path(self, *parts: str) -> str:
+        return posixpath.join(self.root, *parts)
+
+    def parts(self, table: str) -> list[str]:
+        """The names of the finished parts of a table, in order."""
+        selector = pafs.FileSelector(self.path(table), allow_not_found=True)
+        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+
+    def rows(self, table: str, name: str) -> int:
+        return self._open(table, name).metadata.num_rows
+
+    def read(self, table: str, name: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """One part, or all of them in order. A table without parts has no schema: KeyError."""
+        if name is not None:
+            return self._open(table, name).read(columns=columns)
+        parts = self.parts(table)
+        if not parts:
+            raise KeyError(table)
+        return _concat([self._open(table, part).read(columns=columns) for part in parts])
+
+    def slice(self, table: str, name: str, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
+        return self.read(table, name, columns).slice(start, stop - start)
+
+    def each(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        for name in self.parts(table):
+            yield name, self.read(table, name, columns)
+
+    def commit(self, name: str, tables: Tables) -> dict[str, int]:
+        """Writes a shard's tables, `errors` first and the first of `tables` last: it says that the shard is done.
+
+        Returns rows by table. The part of `errors` is named after the first table; one left by an earlier try goes.
+        """
+        first, *others = [table for table in tables if table != "errors"]
+        errors, part = tables.get("errors"), f"{first.lstrip('_')}-{name}"
+        if errors is not None and len(errors):
+            self.write("errors", part, errors)
+        else:
+            self.remove("errors", part)
+        for table in (*others, first):
+            self.write(table, name, tables[table])
+        return {table: len(content) for table, content in tables.items()}
+
+    def write(self, table: str, name: str, content: pa.Table) -> None:
+        """One part, under a temporary name and then renamed."""
+        self.filesystem.create_dir(self.path(table), recursive=True)
+        temporary = self.path(table, f".{name}.{uuid.uuid4().hex}.tmp")
+        with self.filesystem.open_output_stream(temporary) as sink:
+            pq.write_table(content, sink, compression="zstd")
+        self.filesystem.move(temporary, self.path(table, f"{name}.parquet"))
+
+    def remove(self, table: str, name: str) -> None:
+        path = self.path(table, f"{name}.parquet")
+        if self.filesystem.get_file_info(path).type == pafs.FileType.File:
+            self.filesystem.delete_file(path)
+
+    def sweep(self) -> None:
+        """Deletes the temporary files that a killed run left."""
+        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        for info in self.filesystem.get_file_info(selector):
+            if info.base_name.endswith(".tmp"):
+                self.filesystem.delete_file(info.path)
+
+    def holds_anything(self) -> bool:
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        return bool(self.filesystem.get_file_info(selector))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        self.filesystem.create_dir(self.root, recursive=True)
+        temporary = self.path(f".{name}.{uuid.uuid4().hex}.tmp")
+        with self.filesystem.open_output_stream(temporary) as sink:
+            sink.write(content)
+        self.filesystem.move(temporary, self.path(name))
+
+    def read_bytes(self, name: str) -> bytes | None:
+        if self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.File:
+            return None
+        with self.filesystem.open_input_stream(self.path(name)) as source:
+            return source.read()
+
+    def _open(self, table: str, name: str) -> pq.ParquetFile:
+        return pq.ParquetFile(self.filesystem.open_input_file(self.path(table, f"{name}.parquet")))
+
+
+def errors_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows of the table `errors`; what a row leaves out is null."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.ERRORS)
+
+
+def concat(pieces: Sequence[Tables]) -> Tables:
+    """The pieces of one shard, in order, as if it had been worked whole."""
+    names = dict.fromkeys(name for piece in pieces for name in piece)
+    return {name: _concat([piece[name] for piece in pieces if name in piece]) for name in names}
+
+
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table with the columns and the metadata of the widest: a lost row knows of no detector columns."""
+    tables = [table for table in tables if len(table)] or tables[:1]
+    widest = max((table.schema for table in tables), key=len)
+    return pa.concat_tables([_fitted(table, widest) for table in tables])
+
+
+def _fitted(table: pa.Table, layout: pa.Schema) -> pa.Table:
+    missing = pa.schema([field for field in layout if field.name not in table.schema.names])
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(layout.names).cast(layout)

@@ -1,0 +1,180 @@
+"""RUN/manifest.json: what was audited, with what, and what came out. Kept true while the run goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from audit.errors import AuditError
+from pipelines.config import Config
+from pipelines.ledger import Ledger
+
+NAME = "manifest.json"
+PACKAGES = (
+    "crossaudit",
+    "torch",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "faiss-cpu",
+    "pyarrow",
+    "ray",
+    "numpy",
+)
+# What may differ when a run is resumed: it changes no result.
+FREE = ("out", "report", "engine.workers", "engine.retries", "engine.address")
+_WRITE_EVERY = 5.0
+
+
+class Manifest:
+    """The manifest as a dict, `data`, and its file."""
+
+    def __init__(self, ledger: Ledger, data: dict[str, Any]) -> None:
+        self._ledger, self.data, self._written = ledger, data, 0.0
+
+    @classmethod
+    def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any]) -> Manifest:
+        """A new one, or that of the run to resume. Raises AuditError if that run had another configuration."""
+        resolved = config.model_dump(mode="json")
+        content = ledger.read_bytes(NAME)
+        if content is None:
+            if ledger.holds_anything():
+                raise AuditError(
+                    f"holds files but no {NAME}: it is not a run", where=ledger.uri, do="Choose another --out."
+                )
+            return cls(ledger, _new(config, given, resolved))
+        data = json.loads(content)
+        _refuse_changes(data["resolved"], resolved, ledger.uri)
+        return cls(ledger, data | {"config": dict(given), "resolved": resolved})
+
+    @property
+    def finished(self) -> bool:
+        return self.data["finished"] is not None
+
+    def write(self) -> None:
+        text = json.dumps(self.data, indent=1, default=str, allow_nan=False)
+        self._ledger.write_bytes(NAME, text.encode())
+        self._written = time.monotonic()
+
+    def write_soon(self) -> None:
+        """Writes, but not more often than every few seconds."""
+        if time.monotonic() - self._written > _WRITE_EVERY:
+            self.write()
+
+    def inputs(self, files: list[dict[str, Any]]) -> None:
+        """Records the input files; raises AuditError if one has changed since the run began, or has come or gone."""
+        before = {item["file"]: item["sha256"] for item in self.data["inputs"]}
+        now = {item["file"]: item["sha256"] for item in files}
+        if before:
+            for name in sorted(before.keys() | now.keys()):
+                if before.get(name) != now.get(name):
+                    how = "is new" if name not in before else "is gone" if name not in now else "has changed"
+                    raise AuditError(f"{how} since this run began", where=name, do="Choose another --out.")
+        self.data["inputs"] = files
+
+    def model(self, name: str, sha256: Mapping[str, str]) -> None:
+        """Records the weights of a model; raises AuditError if they were others when the run began."""
+        known = self.data["models"].setdefault(name, dict(sha256))
+        for part, digest in sha256.items():
+            if known.get(part) != digest:
+                raise AuditError(
+                    f"{name}: {part} has changed since this run began",
+                    where=self._ledger.uri,
+                    do="Choose another --out.",
+                )
+
+    def part(self, table: str, name: str, rows: int) -> None:
+        if not table.startswith("_"):
+            self.data["parts"].setdefault(table, {})[f"{name}.parquet"] = rows
+
+    def refresh(self, table: str) -> int:
+        """Makes the parts of a table those that exist, and returns its rows."""
+        known = self.data["parts"].get(table, {})
+        names = self._ledger.parts(table)
+        counts = {
+            f"{name}.parquet": known.get(f"{name}.parquet") or self._ledger.rows(table, name) for name in names
+        }
+        if not table.startswith("_") and counts:
+            self.data["parts"][table] = counts
+        return sum(counts.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """One stage: the caller fills rows_in and rows_out; errors and seconds are filled here."""
+        entry = self.data["stages"].setdefault(name, {"rows_in": 0, "rows_out": 0, "errors": 0, "seconds": 0.0})
+        began = time.monotonic()
+        try:
+            yield entry
+        finally:
+            entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
+            self.refresh("errors")
+            entry["errors"] = self._errors(name)
+            self.write()
+
+    def _errors(self, stage: str) -> int:
+        return sum(table["stage"].to_pylist().count(stage) for _, table in self._ledger.each("errors", ["stage"]))
+
+    def reopen(self) -> None:
+        """A finished run that has something to do again is not finished."""
+        self.data["finished"] = None
+
+    def finish(self) -> None:
+        self.data["finished"] = self.data["finished"] or _now()
+        self.write()
+
+
+def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "version": _version("crossaudit"),
+        "config": dict(given),
+        "resolved": resolved,
+        "inputs": [],
+        "models": {},
+        "packages": {name: _version(name) for name in PACKAGES},
+        "seeds": {"screen": config.screen.seeds, "generate": config.generate.seeds, "sample": config.select.seed},
+        "dtype": "float32",
+        "device": "cuda" if config.engine.gpus_per_worker else "cpu",
+        "threads": config.engine.cpus_per_worker,
+        "calibration": {},
+        "thresholds": {},
+        "claims": {},
+        "stages": {},
+        "accounting": {"input_rows": 0, "sampled_out": 0},
+        "parts": {},
+        "started": _now(),
+        "finished": None,
+    }
+
+
+def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], uri: str) -> None:
+    old, new = _flat(before), _flat(now)
+    for key in sorted(old.keys() | new.keys()):
+        free = any(key == name or key.startswith(f"{name}.") for name in FREE)
+        if not free and old.get(key) != new.get(key):
+            raise AuditError(
+                f"{key} was {old.get(key)!r} when this run began and is {new.get(key)!r} now",
+                where=uri,
+                do="Choose another --out, or put the configuration back.",
+            )
+
+
+def _flat(node: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping):
+        return {at: node}
+    return {k: v for key, value in node.items() for k, v in _flat(value, f"{at}.{key}" if at else key).items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

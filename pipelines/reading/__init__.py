@@ -1,0 +1,1 @@
+"""Readers of datasets: captions from Parquet, images from WebDataset tars and Parquet."""

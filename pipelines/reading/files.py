@@ -1,0 +1,119 @@
+"""Finding files by path, glob or URI, and telling whether one has changed."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from audit.errors import AuditError
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """One input file: `uri` to open it by, `name` relative to the configured root, size in bytes."""
+
+    uri: str
+    name: str
+    size: int
+
+    @property
+    def stem(self) -> str:
+        return os.path.splitext(os.path.basename(self.name))[0]
+
+
+def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow filesystem of a URI or local path, and the path in it."""
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), os.path.abspath(uri)
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise AuditError(f"cannot be opened: {error}", where=uri) from error
+
+
+def open_file(uri: str) -> pa.NativeFile:
+    """A seekable file. Raises AuditError that names it where it is missing."""
+    filesystem, path = open_filesystem(uri)
+    try:
+        return filesystem.open_input_file(path)
+    except FileNotFoundError:
+        raise AuditError("no such file", where=uri, do="Check the path in the configuration.") from None
+
+
+def find(paths: str | Sequence[str], what: str) -> list[File]:
+    """The files of paths and globs, sorted by name. Raises AuditError naming what is missing.
+
+    `name` is relative to the folder before the first wildcard, or to the file's own folder. With several paths it is
+    relative to the folder that they share.
+    """
+    patterns = [paths] if isinstance(paths, str) else list(paths)
+    found: dict[str, tuple[str, int]] = {}
+    roots = []
+    for pattern in patterns:
+        root, matches = _matches(pattern)
+        if not matches:
+            missing = "no file matches" if _is_glob(pattern) else "no such file"
+            raise AuditError(missing, where=pattern, do=f"Check `{what}` in the configuration.")
+        roots.append(root)
+        found.update({uri: (path, size) for uri, path, size in matches})
+    base = os.path.commonpath(roots) if len(set(roots)) > 1 else roots[0]
+    files = [File(uri, os.path.relpath(path, base), size) for uri, (path, size) in found.items()]
+    return sorted(files, key=lambda file: file.name)
+
+
+def fingerprint(uri: str) -> str:
+    """sha256 of a file up to 2 MiB; beyond, of its size, first and last MiB ("size+ends:..."): a check, not a proof."""
+    with open_file(uri) as source:
+        size = source.size()
+        if size <= 2 * _MIB:
+            return hashlib.sha256(source.read()).hexdigest()
+        digest = hashlib.sha256(str(size).encode())
+        digest.update(source.read(_MIB))
+        source.seek(size - _MIB)
+        digest.update(source.read(_MIB))
+        return f"size+ends:{digest.hexdigest()}"
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(letter in pattern for letter in "*?[")
+
+
+def _matches(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
+    """(the folder that names are relative to, [(uri, path, size)])."""
+    filesystem, path = open_filesystem(pattern)
+    prefix = pattern[: len(pattern) - len(path)] if "://" in pattern else ""
+    if not _is_glob(path):
+        info = filesystem.get_file_info(path)
+        if info.type != pafs.FileType.Directory:
+            exists = info.type == pafs.FileType.File
+            return os.path.dirname(path), [(prefix + path, path, info.size)] if exists else []
+        path = f"{path}/*"
+    root = path[: min(path.index(letter) for letter in "*?[" if letter in path)].rpartition("/")[0]
+    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+    return root, [
+        (prefix + info.path, info.path, info.size)
+        for info in filesystem.get_file_info(selector)
+        if info.type == pafs.FileType.File and _fits(info.path, path)
+    ]
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Glob by path component; `**` stands for any number of folders."""
+    parts, wanted = path.split("/"), pattern.split("/")
+    return _fit(parts, wanted)
+
+
+def _fit(parts: list[str], wanted: list[str]) -> bool:
+    if not wanted:
+        return not parts
+    if wanted[0] == "**":
+        return any(_fit(parts[skip:], wanted[1:]) for skip in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], wanted[0]) and _fit(parts[1:], wanted[1:])

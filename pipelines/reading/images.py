@@ -1,0 +1,164 @@
+"""Training images from WebDataset tars and from Parquet files with image bytes, found once and read by place."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import UsageError
+from pipelines.reading.files import File, open_file
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".avif"}
+_BUFFER = 1 << 20
+
+# Where every image lies. In a tar: `offset` and `size` of its bytes; in Parquet: `offset` is the row group and
+# `size` the row in it.
+INDEX = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("uri", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+
+
+def image_id(file: str, row: int) -> str:
+    """The identity of an image: file relative to the root of `images`, and number of the sample in it."""
+    return hashlib.sha256(f"{file}\0{row}".encode()).hexdigest()[:32]
+
+
+def index(file: File, column: str) -> tuple[pa.Table, str | None]:
+    """(the places of a file's images, why its rest cannot be read or None). Raises UsageError without the column."""
+    found: list[dict] = []
+    problem = None
+    places = _parquet_places(file, column) if file.name.endswith(".parquet") else _tar_places(file)
+    try:
+        for row, key, offset, size in places:
+            where = {"image_id": image_id(file.name, row), "file": file.name, "row": row, "key": key}
+            found.append(where | {"uri": file.uri, "offset": offset, "size": size})
+    except (tarfile.TarError, pa.ArrowException, OSError, EOFError) as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+    return pa.Table.from_pylist(found, schema=INDEX), problem
+
+
+def read(places: pa.Table, column: str) -> Iterator[bytes | None]:
+    """The bytes of images in the order of `places` (schema INDEX); None where the source has none any more."""
+    rows = places.to_pylist()
+    if not rows:
+        return
+    uri = rows[0]["uri"]
+    if any(row["uri"] != uri for row in rows):
+        for row in range(len(places)):
+            yield from read(places.slice(row, 1), column)
+        return
+    with open_file(uri) as source:
+        if uri.endswith(".parquet"):
+            yield from _read_parquet(source, rows, column)
+            return
+        for row in rows:
+            source.seek(row["offset"])
+            content = source.read(row["size"])
+            yield content if len(content) == row["size"] else None
+
+
+def _tar_places(file: File) -> Iterator[tuple[int, str, int, int]]:
+    """One image a sample: as in WebDataset, the consecutive members that share the name up to its first dot."""
+    sample, last, done = -1, None, False
+    with open_file(file.uri) as source:
+        for member in _members(source):
+            folder, base = os.path.split(member.name.removeprefix("./"))
+            if not member.isfile() or base.startswith("."):
+                continue
+            key = os.path.join(folder, base.partition(".")[0])
+            if key != last:
+                sample, last, done = sample + 1, key, False
+            if done or os.path.splitext(base)[1].lower() not in SUFFIXES:
+                continue
+            if member.offset_data + member.size > file.size:
+                raise tarfile.ReadError(f"the archive ends within {member.name}")
+            done = True
+            yield sample, key, member.offset_data, member.size
+        if not _ends(source, file.size):
+            raise tarfile.ReadError("the archive has no end mark: it is truncated")
+
+
+def _members(source: pa.NativeFile) -> Iterator[tarfile.TarInfo]:
+    buffered = io.BufferedReader(_Raw(source), _BUFFER)
+    with tarfile.open(fileobj=buffered, mode="r:") as tar:
+        while member := tar.next():
+            yield member
+            # Else a list of every header grows with the archive.
+            tar.members = []  # type: ignore[attr-defined]
+
+
+def _ends(source: pa.NativeFile, size: int) -> bool:
+    source.seek(max(0, size - 512))
+    return not any(source.read(512))
+
+
+def _parquet_places(file: File, column: str) -> Iterator[tuple[int, str, int, int]]:
+    with open_file(file.uri) as source:
+        parquet = pq.ParquetFile(source)
+        names = parquet.schema_arrow.names
+        if column not in names:
+            raise UsageError(
+                f"no column {column!r}; there is {', '.join(names)}", where=file.uri, do="Set images.column."
+            )
+        number = 0
+        for group in range(parquet.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            keys = (
+                parquet.read_row_group(group, columns=["key"])["key"].cast(pa.string()).to_pylist()
+                if "key" in names
+                else [None] * rows
+            )
+            for row, key in enumerate(keys):
+                yield number, key if key is not None else str(number), group, row
+                number += 1
+
+
+def _read_parquet(source: pa.NativeFile, rows: list[dict], column: str) -> Iterator[bytes | None]:
+    parquet = pq.ParquetFile(source)
+    wanted = defaultdict(list)
+    for row in rows:
+        wanted[row["offset"]].append(row["size"])
+    for group, inside in wanted.items():
+        values = parquet.read_row_group(group, columns=[column])[column].take(pa.array(inside, pa.int64()))
+        for value in values.to_pylist():
+            # Hugging Face data sets keep {bytes, path}.
+            yield value.get("bytes") if isinstance(value, dict) else value
+
+
+class _Raw(io.RawIOBase):
+    """A pyarrow file as a raw Python one, so that it can be buffered."""
+
+    def __init__(self, source: pa.NativeFile) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._source.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._source.tell()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        content = self._source.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)

@@ -1,0 +1,33 @@
+"""`crossaudit run`: the stages in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.config import Config
+from pipelines.context import Run
+from pipelines.ledger import Ledger
+from pipelines.manifest import Manifest
+from pipelines.progress import Reporter
+from pipelines.settings import check_detectors
+
+
+def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
+    """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
+    from pipelines.stages import calibrate, confirm, embed, generate, ingest, judge, report, screen, select
+
+    check_detectors(config)
+    ledger = Ledger(config.out)
+    manifest = Manifest.open(ledger, config, given)
+    run = Run(config, ledger, manifest, progress or Reporter())
+    if manifest.finished:
+        run.progress.say(f"{config.out} holds this very run, finished: what is there is not computed again")
+    try:
+        ledger.sweep()
+        run.manifest.write()
+        for stage in (ingest, embed, calibrate, screen, select, generate, confirm, judge, report):
+            stage.run(run)
+        run.manifest.finish()
+    finally:
+        run.close()

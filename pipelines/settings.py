@@ -1,0 +1,134 @@
+"""Reading audit.yaml: overrides, paths, and errors that name the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from audit.errors import UsageError
+from pipelines.config import Config
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None = None) -> tuple[Config, dict]:
+    """(the resolved configuration, the mapping as given). Raises UsageError, one line a mistake.
+
+    `overrides` are `a.b=c`, parsed as YAML; `out` replaces the key `out`. Paths of the file are relative to it; a path
+    of `out` or of an override is relative to the working directory.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError("no such file", where=str(path), do="`crossaudit init` writes a commented one.")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"is not YAML: {_one_line(error)}", where=str(path)) from error
+    if not isinstance(given, dict):
+        raise UsageError("is not a mapping of keys", where=str(path), do="`crossaudit init` writes a commented one.")
+    given = _resolve_paths(given, path.parent.absolute())
+    for override in overrides:
+        _override(given, override)
+    if out is not None:
+        given["out"] = absolute(out, Path.cwd())
+    try:
+        config = Config.model_validate(given)
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(item, str(path)) for item in error.errors())) from None
+    return config.model_copy(update={"out": absolute(config.out, path.parent.absolute())}), given
+
+
+def absolute(value: str, base: Path) -> str:
+    """`value` itself if it is a URI or absolute, else below `base`."""
+    return value if "://" in value else os.path.normpath(base / Path(value).expanduser())
+
+
+# Where audit.yaml holds paths; "*" in the middle is any embedder.
+_PATHS = (
+    ("model",),
+    ("captions",),
+    ("captions", "path"),
+    ("images",),
+    ("images", "path"),
+    ("calibration", "captions"),
+    ("calibration", "screen"),
+    ("confirm", "sscd", "weights"),
+    ("confirm", "clip", "weights"),
+    ("out",),
+)
+
+
+def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
+    def walk(node: Any, at: tuple[str, ...]) -> Any:
+        if isinstance(node, dict):
+            return {key: walk(value, (*at, str(key))) for key, value in node.items()}
+        if at in _PATHS and isinstance(node, str):
+            return absolute(node, base)
+        if at in _PATHS and isinstance(node, list):
+            return [absolute(item, base) if isinstance(item, str) else item for item in node]
+        return node
+
+    return walk(given, ())
+
+
+def _override(given: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {override}: expected key=value", do="For example --set select.budget=500")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: the value is not YAML: {_one_line(error)}") from error
+    keys = tuple(name.strip().split("."))
+    if keys in _PATHS and isinstance(value, str):
+        value = absolute(value, Path.cwd())
+    node = given
+    for key in keys[:-1]:
+        child = node.get(key)
+        if not isinstance(child, dict):
+            child = {"path": child} if key in ("captions", "images") and child is not None else {}
+            node[key] = child
+        node = child
+    node[keys[-1]] = value
+
+
+def _explain(item: Any, where: str) -> str:
+    """One line a mistake: file, key, what was expected."""
+    at = [str(part) for part in item["loc"]]
+    name = ".".join(at)
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(at[:-1])
+        near = difflib.get_close_matches(at[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*at[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
+        return f"{where}: unknown key {name}; {hint}"
+    if item["type"] == "missing":
+        return f"{where}: {name} is missing"
+    if item["type"] == "value_error":
+        return f"{where}: {name + ': ' if name else ''}{item['ctx']['error']}"
+    wanted = item["msg"].removeprefix("Input ")
+    return f"{where}: {name} {wanted}, not {item['input']!r}"
+
+
+def _keys_at(at: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in at:
+        annotation = model.model_fields[part].annotation
+        models = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next(kind for kind in models if issubclass(kind, BaseModel))
+    return list(model.model_fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def check_detectors(config: Config) -> None:
+    """Raises UsageError for a detector that is unknown, or named in the wrong section."""
+    from audit.detectors import run_detectors, screen_detectors
+
+    screen_detectors(config.screen.detectors)
+    run_detectors(config.generate.detectors)

@@ -1,0 +1,171 @@
+"""Calibrate: what captions score that the model was never trained on."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import audit
+from audit import schema
+from audit.errors import AuditError, UsageError
+from pipelines.context import Run, Step
+from pipelines.ledger import Ledger, Shard, Tables, slices
+from pipelines.reading.captions import read_null_captions
+from pipelines.reading.files import open_file
+from pipelines.stages.screen import failed_rows, screen_errors, screen_texts
+
+if TYPE_CHECKING:
+    from audit.calibration import Calibration
+    from pipelines.worker import Worker
+
+NULLS = "_null_captions"
+NAME = "calibration.json"
+
+
+def run(run: Run) -> None:
+    config = run.config
+    with run.manifest.stage("calibrate") as stage:
+        if not run.ledger.parts(NULLS):
+            kept, removed = _null_captions(run)
+            run.manifest.data["calibration"] |= {"removed": removed}
+            run.ledger.write(NULLS, "00000", kept)
+        rows = run.ledger.rows(NULLS, "00000")
+        if config.images is not None:
+            _enough(rows, config.confirm.null_captions, config.confirm.null_rate, config.calibration.captions)
+        if config.calibration.screen is None:
+            left = partial(_left, seeds=config.screen.seeds)
+            step = Step("calibrate", "null_screen", "captions", run.ledger, _screen, left, ("model",))
+            run.execute(step, slices("", NULLS, rows, config.engine.shard_rows))
+        elif not run.ledger.parts("null_screen"):
+            _take_precomputed(run)
+        null_table = run.ledger.read("null_screen")
+        calibration = audit.calibrate(null_table, config.screen.detectors[0])
+        _save(run.ledger, calibration)
+        run.manifest.data["calibration"] |= {
+            "null_captions": rows,
+            "detector": calibration.detector,
+            **_halves(calibration, null_table),
+        }
+        stage |= {"rows_in": rows, "rows_out": run.manifest.refresh("null_screen")}
+
+
+def load(ledger: Ledger) -> Calibration:
+    """The run's calibration."""
+    content = ledger.read_bytes(NAME)
+    if content is None:
+        raise AuditError("not found", where=ledger.path(NAME))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / NAME
+        path.write_bytes(content)
+        return audit.load_calibration(path)
+
+
+def _save(ledger: Ledger, calibration: Calibration) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        calibration.save(Path(folder) / NAME)
+        ledger.write_bytes(NAME, (Path(folder) / NAME).read_bytes())
+
+
+def _null_captions(run: Run) -> tuple[pa.Table, int]:
+    """(caption_id, caption, caption_group of those that the data set does not have, how many it has).
+
+    One that differs in case or punctuation alone counts as the same.
+    """
+    path = run.config.calibration.captions
+    texts = read_null_captions(path, run.config.calibration.column)
+    groups = pa.array([audit.caption_group(text) for text in texts], pa.string())
+    known = pa.array([False] * len(texts), pa.bool_())
+    for _, part in run.ledger.each("caption_groups", ["caption_group"]):
+        known = pc.or_(known, pc.is_in(groups, value_set=part["caption_group"].combine_chunks()))
+    table = pa.table(
+        {
+            "caption_id": pa.array([audit.caption_id(text) for text in texts], pa.string()),
+            "caption": pa.array(texts, pa.string()),
+            "caption_group": groups,
+        }
+    ).filter(pc.invert(known))
+    if not len(table):
+        raise AuditError(
+            f"none of {len(texts)} null captions is new: the data set has them all",
+            where=path,
+            do="Give captions that the model was not trained on.",
+        )
+    return table, len(texts) - len(table)
+
+
+def _enough(rows: int, wanted: int, rate: float, path: str) -> None:
+    need = math.ceil(1 / rate - 1 - 1e-9)
+    if min(rows, wanted) < need:
+        raise AuditError(
+            f"{rows} null captions are left; confirm.null_rate {rate:g} needs {need}",
+            where=path,
+            do="Give more, or raise confirm.null_rate.",
+        )
+
+
+def _screen(worker: Worker, shard: Shard) -> Tables:
+    captions = worker.ledger.slice(shard.source, "00000", shard.start, shard.stop)
+    table, errors = screen_texts(worker, captions, "calibrate")
+    for name in ("caption_group", "caption"):
+        values = captions[name].take(pc.index_in(table["caption_id"], value_set=captions["caption_id"]))
+        table = table.add_column(1, name, values)
+    return {"null_screen": table, "errors": errors}
+
+
+def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
+    captions = ledger.slice(shard.source, "00000", shard.start, shard.stop)
+    table = failed_rows(schema.null_screen(()), captions, seeds, message)
+    return {
+        "null_screen": table,
+        "errors": screen_errors("calibrate", captions["caption_id"].to_pylist(), kind, message),
+    }
+
+
+def _take_precomputed(run: Run) -> None:
+    """The null captions' rows of a precomputed screen table, once it is one of this very model."""
+    path = run.config.calibration.screen
+    assert path is not None
+    with open_file(path) as source:
+        try:
+            table = pq.read_table(source)
+        except pa.ArrowException as error:
+            raise AuditError(f"cannot be read: {error}", where=path, do="Leave calibration.screen out.") from error
+    detector = run.config.screen.detectors[0]
+    context = pa.ipc.read_schema(pa.py_buffer(run.workers(("model",)).each("context")[0]))
+    try:
+        audit.calibrate(table, detector).score(context.empty_table())
+    except UsageError:
+        raise
+    except AuditError as error:
+        raise AuditError(
+            error.what, where=path, do="Leave calibration.screen out: the run then makes its own."
+        ) from error
+    captions = run.ledger.read(NULLS, "00000")
+    missing = pc.sum(pc.invert(pc.is_in(captions["caption"], value_set=table["caption"].combine_chunks()))).as_py()
+    if missing:
+        raise AuditError(
+            f"lacks {missing} of the null captions in {run.config.calibration.captions}",
+            where=path,
+            do="Leave calibration.screen out: the run then makes its own.",
+        )
+    at = pc.index_in(table["caption"], value_set=captions["caption"].combine_chunks())
+    table, at = table.filter(pc.is_valid(at)), at.drop_null()
+    for name in ("caption_id", "caption_group"):
+        table = table.append_column(name, captions[name].take(at))
+    layout = schema.null_screen(schema.features_of(table.schema)).with_metadata(table.schema.metadata)
+    run.ledger.write("null_screen", "00000", table.select(layout.names).cast(layout))
+
+
+def _halves(calibration: Calibration, null_table: pa.Table) -> dict[str, Any]:
+    """How many null captions fit the distance, and how many give p-values."""
+    held_out = len(calibration.parts[0].survival.distances)
+    scored = len(calibration.score(null_table))
+    return {"fit": scored - held_out, "held_out": held_out}

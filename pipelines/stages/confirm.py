@@ -1,0 +1,176 @@
+"""Confirm: the training images nearest to each generation, the thresholds that null captions set, and fresh seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.judging import Threshold, choose_threshold, null_maxima
+from audit.matching import nearest, region_similarity, vectors_of, window_vectors
+from pipelines.context import Run, Step
+from pipelines.ledger import Ledger, Shard, Tables, errors_table
+from pipelines.reading import images
+from pipelines.stages import embed
+from pipelines.stages.generate import generate
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from audit.embedding import Embedder
+    from pipelines.worker import Worker
+
+NEIGHBOURS = 5
+# How many training images a worker keeps the region vectors of.
+KEPT = 20_000
+
+
+def run(run: Run) -> None:
+    config = run.config
+    if config.images is None:
+        return
+    with run.manifest.stage("confirm") as stage:
+        for purpose in ("null", "discover"):
+            _match(run, purpose)
+        matches = run.ledger.read("matches")
+        limits = _thresholds(run, matches)
+        run.manifest.data["thresholds"] = {
+            name: {kind: asdict(limit) for kind, limit in kinds.items()} for name, kinds in limits.items()
+        }
+        generate(run, "fresh", _confirmed(run.ledger, matches, config.confirm.embedders[0], limits))
+        _match(run, "fresh")
+        stage["rows_in"] = run.manifest.refresh("generations")
+        stage["rows_out"] = run.manifest.refresh("matches")
+
+
+def thresholds(run: Run) -> dict[str, Threshold]:
+    """The thresholds of the embedder that decides."""
+    found = run.manifest.data["thresholds"][run.config.confirm.embedders[0]]
+    return {kind: Threshold(**limit) for kind, limit in found.items()}
+
+
+def _thresholds(run: Run, matches: pa.Table) -> dict[str, dict[str, Threshold]]:
+    """By embedder and kind; regions are compared by the embedder that decides alone."""
+    config = run.config.confirm
+    limits: dict[str, dict[str, Threshold]] = {}
+    for name in config.embedders:
+        floors = run.config.embedder(name)
+        kinds = [("verbatim", "similarity", floors.verbatim)]
+        if name == config.embedders[0]:
+            kinds.append(("region", "region_similarity", floors.region))
+        limits[name] = {
+            kind: choose_threshold(kind, null_maxima(matches, name, column), config.null_rate, floor)
+            for kind, column, floor in kinds
+        }
+    return limits
+
+
+def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: dict[str, dict[str, Threshold]]) -> pa.Table:
+    """(caption_id, caption) of the captions with a generation beyond a threshold, in the order of their prompts."""
+    beyond = (pc.field("similarity") >= limits[embedder]["verbatim"].value) | (
+        pc.field("region_similarity") >= limits[embedder]["region"].value
+    )
+    mine = (pc.field("purpose") == "discover") & (pc.field("embedder") == embedder)
+    ids = matches.filter(mine & beyond)["caption_id"]
+    prompts = ledger.read("_prompts", "discover")
+    return prompts.filter(pc.is_in(prompts["caption_id"], value_set=ids.combine_chunks()))
+
+
+def _match(run: Run, purpose: str) -> None:
+    shards = _shards(run.ledger, purpose, run.config.engine.shard_rows)
+    needs = tuple(run.config.confirm.embedders)
+    run.execute(Step(f"confirm: {purpose}", "matches", "generations", run.ledger, _nearest, _left, needs), shards)
+
+
+def _shards(ledger: Ledger, purpose: str, size: int) -> list[Shard]:
+    """Consecutive parts of generations, together up to `size` rows: each shard scans all embeddings once."""
+    groups: list[tuple[list[str], int]] = []
+    for part in ledger.parts("generations"):
+        if part.startswith(f"{purpose}-"):
+            rows = ledger.rows("generations", part)
+            if groups and groups[-1][1] + rows <= size:
+                groups[-1] = [*groups[-1][0], part], groups[-1][1] + rows
+            else:
+                groups.append(([part], rows))
+    return [Shard(f"{purpose}-{number:05d}", tuple(parts), 0, rows) for number, (parts, rows) in enumerate(groups)]
+
+
+def _generations(ledger: Ledger, shard: Shard) -> pa.Table:
+    columns = ["caption_id", "purpose", "seed", "image", "status"]
+    parts = [ledger.read("generations", part, columns) for part in shard.source]
+    return pa.concat_tables(parts).slice(shard.start, len(shard))
+
+
+def _nearest(worker: Worker, shard: Shard) -> Tables:
+    generations = _generations(worker.ledger, shard)
+    generations = generations.filter(pc.equal(generations["status"], "ok"))
+    pictures = [embed.decode(content) for content in generations["image"].to_pylist()]
+    found = [schema.MATCHES.empty_table()]
+    for name in worker.config.confirm.embedders if pictures else ():
+        embedder = worker.embedder(name)
+        vectors_QE = embedder.embed(pictures)
+        ids_QK, similarity_QK = nearest(vectors_QE, _index(worker.ledger, name), NEIGHBOURS)
+        region_QK = np.full(similarity_QK.shape, np.nan)
+        if name == worker.config.confirm.embedders[0]:
+            region_QK = _regions(worker, embedder, pictures, ids_QK)
+        found.append(_table(generations, name, ids_QK, similarity_QK, region_QK))
+    return {"matches": pa.concat_tables(found)}
+
+
+def _index(ledger: Ledger, embedder: str) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    for _, part in ledger.each(embed.table(embedder), ["image_id", "vector"]):
+        yield part["image_id"].to_pylist(), vectors_of(part["vector"])
+
+
+def _regions(worker: Worker, embedder: Embedder, pictures: Sequence[Image.Image], ids_QK: np.ndarray) -> np.ndarray:
+    """How alike each generation and each of its neighbours are in their most alike region: [Q, K], NaN for none."""
+    candidates = _windows(worker, embedder, sorted(set(ids_QK.reshape(-1).tolist())))
+    own_QWE = window_vectors(embedder, pictures)
+    region_QK = np.full(ids_QK.shape, np.nan)
+    for q, ids_K in enumerate(ids_QK):
+        if len(ids_K):
+            region_QK[q] = region_similarity(own_QWE[q], np.stack([candidates[id_] for id_ in ids_K.tolist()]))
+    return region_QK
+
+
+def _windows(worker: Worker, embedder: Embedder, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """The region vectors [W, E] of training images, read back from their source; kept for the next shard."""
+    assert worker.config.images is not None
+    kept: dict[str, np.ndarray] = worker.cache.setdefault("windows", {})
+    if len(kept) > KEPT:
+        kept.clear()
+    missing = [id_ for id_ in ids if id_ not in kept]
+    places = embed.places_of(worker.ledger, missing) if missing else {}
+    for start in range(0, len(missing), embed.BATCH):
+        batch = missing[start : start + embed.BATCH]
+        column = worker.config.images.column
+        pictures = [embed.decode(next(iter(images.read(places[id_], column)))) for id_ in batch]
+        kept.update(zip(batch, window_vectors(embedder, pictures), strict=True))
+    return {id_: kept[id_] for id_ in ids}
+
+
+def _table(
+    generations: pa.Table, embedder: str, ids_QK: np.ndarray, similarity_QK: np.ndarray, region_QK: np.ndarray
+) -> pa.Table:
+    count, k = ids_QK.shape
+    of_R = pa.array(np.repeat(np.arange(count), k))
+    region_R = region_QK.reshape(-1)
+    columns = {name: generations[name].take(of_R) for name in ("caption_id", "purpose", "seed")} | {
+        "embedder": pa.repeat(embedder, count * k),
+        "rank": pa.array(np.tile(np.arange(1, k + 1), count)),
+        "image_id": pa.array(ids_QK.reshape(-1).tolist(), pa.string()),
+        "similarity": pa.array(similarity_QK.reshape(-1).astype(np.float64)),
+        "region_similarity": pa.array(region_R, pa.float64(), mask=np.isnan(region_R)),
+    }
+    return pa.table([columns[name] for name in schema.MATCHES.names], schema=schema.MATCHES)
+
+
+def _left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+    [row] = _generations(ledger, shard).to_pylist()
+    error = {"stage": "confirm", "caption_id": row["caption_id"], "kind": kind, "message": message}
+    return {"matches": schema.MATCHES.empty_table(), "errors": errors_table([error])}

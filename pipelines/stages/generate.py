@@ -1,0 +1,105 @@
+"""Generate: full denoising runs of selected captions, of null captions, and of confirmed ones with fresh seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from pipelines.context import Run, Step, seed_lists
+from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
+from pipelines.stages import calibrate, select
+from pipelines.stages.screen import failed_rows
+
+if TYPE_CHECKING:
+    from pipelines.worker import Worker
+
+# Working table: the captions of each purpose, one part a purpose.
+PROMPTS = "_prompts"
+# A generation costs tens of screenings: its shards are so many times smaller.
+SMALLER = 8
+
+
+def run(run: Run) -> None:
+    with run.manifest.stage("generate") as stage:
+        generate(run, "discover", select.selected(run.ledger))
+        if run.config.images is not None:
+            generate(run, "null", _highest_nulls(run))
+        stage["rows_in"] = sum(run.ledger.rows(PROMPTS, part) for part in run.ledger.parts(PROMPTS))
+        stage["rows_out"] = run.manifest.refresh("generations")
+
+
+def generate(run: Run, purpose: str, captions: pa.Table) -> None:
+    """Generations of captions (caption_id, caption) with the seeds of the purpose."""
+    run.ledger.write(PROMPTS, purpose, captions)
+    seeds = seed_lists(run.config)[purpose]
+    if not seeds:
+        return
+    step = Step(
+        f"generate: {purpose}",
+        "generations",
+        "captions",
+        run.ledger,
+        partial(_generate, seeds=seeds),
+        partial(_left, seeds=seeds),
+        ("model",),
+    )
+    size = max(1, run.config.engine.shard_rows // SMALLER)
+    run.execute(step, slices(purpose, purpose, len(captions), size))
+
+
+def _highest_nulls(run: Run) -> pa.Table:
+    """The null captions that score highest: (caption_id, caption)."""
+    null_table = run.ledger.read("null_screen")
+    scores = calibrate.load(run.ledger).score(null_table)
+    best = scores.sort_by([("score", "descending"), ("caption", "ascending")])
+    captions = run.ledger.read(calibrate.NULLS, "00000", ["caption_id", "caption"])
+    chosen = best["caption"].slice(0, run.config.confirm.null_captions)
+    return captions.take(pc.index_in(chosen, value_set=captions["caption"].combine_chunks()))
+
+
+def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
+    import audit
+
+    config = worker.config.generate
+    captions = worker.ledger.slice(PROMPTS, shard.source, shard.start, shard.stop)
+    found = audit.generate(
+        worker.model,
+        captions["caption"].to_pylist(),
+        seeds=seeds,
+        steps=config.steps,
+        guidance_scale=config.guidance_scale,
+        detectors=config.detectors,
+        batch_size=config.batch_size,
+    )
+    layout = schema.generations(schema.features_of(found.schema)).with_metadata(found.schema.metadata)
+    columns = {name: found[name] for name in layout.names if name in found.column_names} | {
+        "caption_id": captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(seeds)))),
+        "purpose": pa.repeat(shard.source, len(found)),
+        "region": pa.nulls(len(found), pa.binary()),
+    }
+    table = pa.table([columns[name] for name in layout.names], schema=layout)
+    bad = table.filter(pc.equal(table["status"], "error"))
+    errors = [
+        {"stage": "generate", "caption_id": id_, "kind": "not_finite", "message": message}
+        for id_, message in zip(bad["caption_id"].to_pylist(), bad["error"].to_pylist(), strict=True)
+    ]
+    return {"generations": table, "errors": errors_table(errors)}
+
+
+def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
+    captions = ledger.slice(PROMPTS, shard.source, shard.start, shard.stop)
+    captions = captions.append_column("purpose", pa.repeat(shard.source, len(captions)))
+    rows = [
+        {"stage": "generate", "caption_id": id_, "kind": kind, "message": message}
+        for id_ in captions["caption_id"].to_pylist()
+    ]
+    return {
+        "generations": failed_rows(schema.generations(()), captions, seeds, message),
+        "errors": errors_table(rows),
+    }

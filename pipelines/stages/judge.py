@@ -1,0 +1,110 @@
+"""Judge: one verdict a caption, the training images that verdicts rest on, and what may be claimed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.claims import claims
+from audit.judging import PUBLISHED, Images, Threshold, judge
+from pipelines.context import Run
+from pipelines.ledger import Ledger
+from pipelines.reading import images
+from pipelines.stages import embed
+from pipelines.stages.confirm import thresholds
+from pipelines.stages.ingest import IMAGES
+
+
+def run(run: Run) -> None:
+    ledger, config = run.ledger, run.config
+    with run.manifest.stage("judge") as stage:
+        captions, scores = ledger.read("captions"), ledger.read("scores")
+        rows = ledger.read("rows")
+        table = judge(
+            captions=captions,
+            scores=scores,
+            generations=_without_pixels(ledger),
+            matches=_all(ledger, "matches", schema.MATCHES),
+            rows=rows,
+            embedder=config.confirm.embedders[0],
+            thresholds=thresholds(run) if config.images else _published(),
+            images=_images(ledger),
+            failures=_failures(ledger),
+            max_unreadable=config.confirm.max_unreadable,
+        )
+        start = 0
+        for name in ledger.parts("captions"):
+            count = ledger.rows("captions", name)
+            ledger.write("verdicts", name, table.slice(start, count))
+            run.manifest.part("verdicts", name, count)
+            start += count
+        evidence = _evidence(run, table, rows)
+        ledger.write("evidence", "00000", evidence)
+        run.manifest.part("evidence", "00000", len(evidence))
+        run.manifest.data["claims"] = claims(table, scores)
+        stage |= {"rows_in": len(captions), "rows_out": len(table)}
+        counts = pc.value_counts(table["verdict"].combine_chunks()).to_pylist()
+        run.progress.say("judge: " + ", ".join(f"{item['counts']:,} {item['values']}" for item in counts))
+
+
+def _published() -> dict[str, Threshold]:
+    """Without images nothing is compared, so it does not matter what with."""
+    return {kind: Threshold(value, "published") for kind, value in PUBLISHED.items()}
+
+
+def _all(ledger: Ledger, table: str, layout: pa.Schema) -> pa.Table:
+    return ledger.read(table) if ledger.parts(table) else layout.empty_table()
+
+
+def _without_pixels(ledger: Ledger) -> pa.Table:
+    columns = ["caption_id", "purpose", "seed", "status", "error"]
+    if not ledger.parts("generations"):
+        return schema.generations(()).empty_table().select(columns)
+    return ledger.read("generations", columns=columns)
+
+
+def _images(ledger: Ledger) -> Images:
+    listed = sum(ledger.rows(IMAGES, part) for part in ledger.parts(IMAGES))
+    errors = _all(ledger, "errors", schema.ERRORS)
+    lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
+    ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
+    return Images(listed, len(ids), pa.array(ids, pa.string()))
+
+
+def _failures(ledger: Ledger) -> pa.Table:
+    """(caption_id, error) of what failed outside the generations."""
+    named = _all(ledger, "errors", schema.ERRORS).filter(pc.field("caption_id").is_valid())
+    return named.select(["caption_id", "message"]).rename_columns(["caption_id", "error"])
+
+
+def _evidence(run: Run, table: pa.Table, rows: pa.Table) -> pa.Table:
+    """The images of verbatim and partial verdicts, read back from their source, as PNG."""
+    if run.config.images is None:
+        return schema.EVIDENCE.empty_table()
+    confirmed = table.filter(pc.is_in(table["verdict"], value_set=pa.array(["verbatim", "partial"])))
+    places = embed.places_of(run.ledger, confirmed["image_id"].drop_null().to_pylist())
+    url_of = _urls(rows, places)
+    found = []
+    for id_, place in sorted(places.items()):
+        [content] = images.read(place, run.config.images.column)
+        [row] = place.to_pylist()
+        known = {name: row[name] for name in ("image_id", "file", "row", "key")} | {"url": url_of.get(id_)}
+        found.append(known | {"sha256": hashlib.sha256(content or b"").hexdigest(), "image": _png(content)})
+    return pa.Table.from_pylist(found, schema=schema.EVIDENCE)
+
+
+def _urls(rows: pa.Table, ids: Iterable[str]) -> dict[str, str]:
+    mine = rows.filter(pc.field("image_id").isin(pa.array(list(ids), pa.string())) & pc.field("url").is_valid())
+    return dict(zip(mine["image_id"].to_pylist(), mine["url"].to_pylist(), strict=True))
+
+
+def _png(content: bytes | None) -> bytes:
+    picture = embed.decode(content)
+    buffer = io.BytesIO()
+    (picture if picture.mode in ("L", "LA", "RGB", "RGBA", "P") else picture.convert("RGB")).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,13 @@
+"""Report: RUN/report.html."""
+
+from __future__ import annotations
+
+from pipelines.context import Run
+
+
+def run(run: Run) -> None:
+    from reports.html import write
+
+    with run.manifest.stage("report"):
+        run.manifest.write()
+        write(run.config.out)

@@ -1,0 +1,77 @@
+"""What runs in a worker process: the model and the embedders, loaded once, and the work of every stage."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pipelines.config import Config
+from pipelines.ledger import Ledger, Shard, Tables
+
+if TYPE_CHECKING:
+    from audit.embedding import Embedder
+    from audit.model import Model
+    from pipelines.context import Step
+
+
+class Worker:
+    """One Ray actor of the pool serves all stages: what it has loaded stays loaded."""
+
+    def __init__(self, config: Config) -> None:
+        threads = config.engine.cpus_per_worker
+        # Read by OpenMP and BLAS when torch and faiss are imported, which is later.
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(threads)
+        self.config, self.ledger = config, Ledger(config.out)
+        self.device = "cuda" if config.engine.gpus_per_worker else "cpu"
+        self._embedders: dict[str, Embedder] = {}
+        self.cache: dict[Any, Any] = {}
+
+    def prepare(self, needs: tuple[str, ...]) -> dict[str, dict[str, str]]:
+        """Loads "model" or embedders by name; returns the sha256 of their weights, by model."""
+        return {
+            name: dict(self.model.weights_sha256 if name == "model" else self.embedder(name).sha256) for name in needs
+        }
+
+    def context(self) -> bytes:
+        """What the columns of `screen` depend on, as the metadata of its schema."""
+        import audit
+
+        screen = self.config.screen
+        table = audit.screen(self.model, [], seeds=screen.seeds, detectors=screen.detectors)
+        return table.schema.serialize().to_pybytes()
+
+    def run(self, step: Step, shard: Shard) -> dict[str, int]:
+        return step.commit(shard, [self.compute(step, shard)])
+
+    def compute(self, step: Step, shard: Shard) -> Tables:
+        try:
+            return step.work(self, shard)
+        except Exception as error:
+            if "CUDA error" in str(error):
+                # Nothing works in this process any more; the pool sees a dead worker and makes a new one.
+                os._exit(1)
+            raise
+
+    @cached_property
+    def model(self) -> Model:
+        self._one_torch()
+        import torch
+
+        import audit
+
+        return audit.load_model(self.config.model, device=self.device, dtype=torch.float32)
+
+    def embedder(self, name: str) -> Embedder:
+        if name not in self._embedders:
+            self._one_torch()
+            from audit.embedding import load_embedder
+
+            self._embedders[name] = load_embedder(name, self.config.embedder(name).weights, self.device)
+        return self._embedders[name]
+
+    def _one_torch(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.config.engine.cpus_per_worker)

@@ -1,0 +1,147 @@
+"""What the report shows, read from the views and the manifest of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from reports import figures
+
+MAX_CASES, PER_FAMILY = 100, 3
+COPY_BINS = ("1", "2-3", "4-9", "10-29", "30 up")
+BINS = 60
+
+CASES = """
+with confirmed as (
+    select *, list_position(['high', 'medium', 'low'], risk) as rank,
+           coalesce(family, caption_id) as kin,
+           case verdict when 'verbatim' then similarity else region_similarity end as deciding
+    from verdicts where verdict in ('verbatim', 'partial')),
+placed as (
+    select *, row_number() over (partition by kin order by rank, deciding desc, caption_id) as place,
+           count(*) over kindred as family_size, min(rank) over kindred as family_rank,
+           max(deciding) over kindred as family_best
+    from confirmed window kindred as (partition by kin)),
+shown as (
+    select * from placed where place <= $per_family
+    order by family_rank, family_size > 1 desc, family_best desc, kin, place limit $most),
+best as (
+    select m.caption_id, m.image_id, arg_max(m.seed, case s.verdict
+               when 'verbatim' then m.similarity else m.region_similarity end) as seed
+    from matches m join shown s using (caption_id, image_id)
+    where m.purpose = 'discover' and m.embedder = $embedder group by all),
+pictures as (
+    select g.caption_id, g.seed, any_value(g.image) as image
+    from generations g join best using (caption_id, seed) where g.purpose = 'discover' group by all),
+others as (
+    select b.caption_id, list({embedder: m.embedder, similarity: m.similarity} order by m.embedder) as others
+    from best b join matches m using (caption_id, image_id, seed)
+    where m.purpose = 'discover' and m.embedder <> $embedder group by all)
+select shown.*, best.seed, pictures.image as generation, e.image as training, e.file, e.row, e.key, others.others
+from shown left join best using (caption_id) left join pictures using (caption_id) left join others using (caption_id)
+left join (select image_id, any_value(image) as image, any_value(file) as file, any_value("row") as row,
+                  any_value(key) as key from evidence group by all) e on e.image_id = shown.image_id
+order by family_rank, family_size > 1 desc, family_best desc, kin, place
+"""
+
+
+class Facts:
+    """The figures, counts and cases of one run."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> None:
+        self.connection, self.manifest = connection, manifest
+        self.settings: dict[str, Any] = manifest.get("resolved", {})
+        thresholds = manifest.get("thresholds", {})
+        self.embedder: str = next(iter(self.settings.get("confirm", {}).get("embedders") or thresholds), "")
+        # Empty where there were no images to compare with.
+        self.thresholds: dict[str, dict[str, Any]] = thresholds.get(self.embedder, {})
+
+    def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
+        cursor = self.connection.execute(sql, values)
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def column(self, sql: str, **values: Any) -> np.ndarray:
+        return np.array([value for (value,) in self.connection.execute(sql, values).fetchall()], dtype=float)
+
+    def verdicts(self) -> dict[str, dict[str, int]]:
+        """Captions and dataset rows of every verdict that occurs."""
+        sql = "select verdict, count(*) as captions, sum(copies)::bigint as rows from verdicts group by all"
+        return {row["verdict"]: row for row in self.rows(sql)}
+
+    def confirmed(self) -> dict[str, int]:
+        [row] = self.rows(
+            """select count(*) as captions, count(distinct family) as families, count(distinct image_id) as images
+               from verdicts where verdict in ('verbatim', 'partial')"""
+        )
+        return row
+
+    def failures(self) -> list[dict[str, Any]]:
+        """What was not audited: errors by stage and kind, and one example of each."""
+        return self.rows(
+            """select stage, kind, count(*) as errors, sum(rows)::bigint as rows,
+                      count(*) filter (rows is null) as unknown, any_value(message) as example
+               from errors group by stage, kind order by errors desc, stage, kind"""
+        )
+
+    def cases(self) -> list[dict[str, Any]]:
+        """The confirmed captions that the report shows, the gravest families first, with both images' bytes."""
+        return self.rows(CASES, embedder=self.embedder, per_family=PER_FAMILY, most=MAX_CASES)
+
+    def figures(self) -> list[dict[str, str]]:
+        drawn = [self._scores(), self._similarities(), self._copies()]
+        return [figure for figure in drawn if figure]
+
+    def _scores(self) -> dict[str, str] | None:
+        null = self.manifest.get("calibration", {}).get("null_scores") or []
+        [[low, high]] = self.connection.execute("select min(score), max(score) from scores").fetchall()
+        if low is None:
+            return None
+        low, high = min([low, *null]), max([high, *null])
+        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+        counts = np.zeros(BINS)
+        sql = """select least(floor((score - $low) / $width), $last)::int as bin, count(*) as n from scores
+                 where score is not null group by all"""
+        for row in self.rows(sql, low=low, width=edges[1] - edges[0], last=BINS - 1):
+            counts[max(row["bin"], 0)] += row["n"]
+        [[selected_from]] = self.connection.execute(
+            "select min(score) from scores where selected_by like 'budget%'"
+        ).fetchall()
+        return {
+            "title": "What the screen saw",
+            "uri": figures.data_uri(figures.scores(edges, counts, null, selected_from)),
+            "text": "Scores of all captions from pure noise, before any image is made. To the right of what captions "
+            "that the model never saw look like, captions are suspicious; the highest are generated.",
+        }
+
+    def _similarities(self) -> dict[str, str] | None:
+        sql = """select max(similarity) from matches
+                 where embedder = $embedder and purpose = $purpose group by caption_id"""
+        found, null = (self.column(sql, embedder=self.embedder, purpose=p) for p in ("discover", "null"))
+        if not len(found):
+            return None
+        svg = figures.similarities(found, null, self.thresholds["verbatim"]["value"])
+        return {
+            "title": "What the generations turned out to be",
+            "uri": figures.data_uri(svg),
+            "text": "Each generated caption's similarity to its nearest training image; below the axis, that of "
+            "captions the model was never trained on. Beyond the threshold an image counts as a copy.",
+        }
+
+    def _copies(self) -> dict[str, str] | None:
+        counts = {word: [0] * len(COPY_BINS) for word in ("verbatim", "partial", "unconfirmed")}
+        sql = """select verdict, case when copies < 2 then 0 when copies < 4 then 1 when copies < 10 then 2
+                                      when copies < 30 then 3 else 4 end as bin, count(*) as n
+                 from verdicts where verdict in ('verbatim', 'partial', 'unconfirmed') group by all"""
+        rows = self.rows(sql)
+        if not rows:
+            return None
+        for row in rows:
+            counts[row["verdict"]][row["bin"]] = row["n"]
+        return {
+            "title": "Repetition and reproduction",
+            "uri": figures.data_uri(figures.copies(COPY_BINS, counts)),
+            "text": "Verdicts of the generated captions, by how many rows of the data set carry the caption.",
+        }

@@ -1,0 +1,92 @@
+"""The report's figures, as SVG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+DATA, NULL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
+COLOURS = {"verbatim": "#a3333d", "partial": "#d08c3f", "unconfirmed": "#b9c2c9"}
+STYLE: Any = {
+    "font.size": 10.5,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "svg.hashsalt": "crossaudit",
+}
+
+
+def scores(edges: np.ndarray, counts: np.ndarray, null_scores: Sequence[float], selected_from: float | None) -> str:
+    """Histogram of the screen's score: all captions, the null captions beside them, the lowest selected one as a line.
+
+    `edges`: [bins + 1], `counts`: [bins], of the data set's captions.
+    """
+    return _draw("Score of the screen", "Captions", _scores, edges, counts, np.asarray(null_scores), selected_from)
+
+
+def similarities(found: np.ndarray, null: np.ndarray, threshold: float) -> str:
+    """Each generated caption's similarity to the nearest training image, null captions below the axis."""
+    return _draw("Similarity to the nearest training image", "Share of captions", _similarities, found, null, threshold)
+
+
+def copies(bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
+    """How the verdicts of the generated captions depend on how often a caption occurs in the data set."""
+    return _draw("Copies of the caption in the data set", "Generated captions", _copies, bins, counts)
+
+
+def data_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _draw(x: str, y: str, paint: Any, *data: Any) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        paint(axes, *data)
+        figure.legend(loc="outside upper left", fontsize=9, ncols=2)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, null: np.ndarray, selected_from: float | None) -> None:
+    axes.stairs(counts, edges, fill=True, color=DATA, alpha=0.85, label="captions of the data set")
+    if len(null):
+        expected = np.histogram(null, edges)[0] * counts.sum() / len(null)
+        axes.stairs(expected, edges, color="#8a6d3b", linewidth=1.4, label=f"{len(null):,} null captions, scaled")
+    if selected_from is not None:
+        axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="selected from here on")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.6)
+
+
+def _similarities(axes: Any, found: np.ndarray, null: np.ndarray, threshold: float) -> None:
+    low = min([0.0, *found, *null])
+    bins = np.linspace(low, 1.0, 41)
+    for values, sign, colour, label in ((found, 1, DATA, "generated"), (null, -1, NULL, "null")):
+        if len(values):
+            share = sign * np.histogram(np.clip(values, low, 1), bins)[0] / len(values)
+            axes.stairs(share, bins, fill=True, color=colour, label=f"{len(values):,} {label} captions")
+    axes.axhline(0, color=INK, linewidth=0.6)
+    axes.axvline(threshold, color=LINE, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.2f}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * abs(value):.0f} %")
+
+
+def _copies(axes: Any, bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
+    bottom = np.zeros(len(bins))
+    for verdict, values in counts.items():
+        axes.bar(bins, values, bottom=bottom, color=COLOURS[verdict], width=0.7, label=verdict)
+        bottom += np.asarray(values)

@@ -1,0 +1,140 @@
+"""RUN/report.html: one file that a lawyer can read and an engineer can check."""
+
+from __future__ import annotations
+
+import base64
+import io
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jinja2
+import pyarrow as pa
+from PIL import Image
+
+from audit.errors import AuditError
+from audit.schema import VERDICT_WORDS
+from reports.facts import PER_FAMILY, Facts
+from reports.views import connect, open_run
+
+MAX_SIDE = 256  # pixels of an image in the report
+MAX_IMAGE_BYTES = 15_000_000  # of all of them together
+MAX_CAPTION = 240  # characters
+MEANINGS = {
+    "verbatim": "an image that the model made is a copy of a training image",
+    "partial": "a region of an image that the model made is a copy",
+    "unconfirmed": "generated; nothing like it among the training images given",
+    "clear": "screened, and not selected for generation",
+    "unknown": "no match, but what should have been looked up could not be",
+    "error": "could not be audited; the reason is in the table verdicts",
+}
+
+
+def write(run: str | Path) -> str:
+    """Writes report.html into the run and returns its path; AuditError if a table or the manifest cannot be read."""
+    located = open_run(run)
+    path = f"{located.root}/report.html"
+    page = render(run)
+    try:
+        with located.filesystem.open_output_stream(path) as file:
+            file.write(page.encode("utf-8"))
+    except OSError as error:
+        raise AuditError(f"cannot be written: {error}", where=path) from error
+    return path
+
+
+def render(run: str | Path) -> str:
+    """The report as HTML: no script, nothing fetched, every caption escaped."""
+    manifest = open_run(run).manifest()
+    with connect(run) as connection:
+        try:
+            facts = Facts(connection, manifest)
+            context = {
+                "manifest": manifest,
+                "settings": facts.settings,
+                "embedder": facts.embedder,
+                "thresholds": facts.thresholds,
+                "verdicts": facts.verdicts(),
+                "words": VERDICT_WORDS,
+                "meanings": MEANINGS,
+                "failures": facts.failures(),
+                "figures": facts.figures(),
+                "cases": _embedded(facts.cases()),
+                "confirmed": facts.confirmed(),
+                "per_family": PER_FAMILY,
+            }
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise AuditError(f"a table cannot be read: {str(error).strip()}", where=str(run)) from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(visible=visible, duration=duration, percent=percent, count=count)
+    return environment.get_template("report.html.j2").render(context)
+
+
+def visible(text: str, most: int = MAX_CAPTION) -> str:
+    """A caption as the reader must see it: control and direction marks spelled out, a long one cut."""
+    shown = "".join(_spelled(c) for c in text[:most])
+    return f"{shown} … ({len(text):,} characters)" if len(text) > most else shown
+
+
+def _spelled(character: str) -> str:
+    # The joiner is what many emoji are made of.
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and character != "\u200d"
+    return f"⟨U+{ord(character):04X}⟩" if hidden else character
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1.5 s, 4 min 10 s or 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float) -> str:
+    """A share as a CSS length, 0 % to 100 %."""
+    return f"{100 * min(max(share, 0), 1):.1f}%"
+
+
+def count(number: int | None) -> str:
+    """1234567 as 1,234,567; what is not known as a question mark."""
+    return "?" if number is None else f"{number:,}"
+
+
+def _embedded(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases with their images as data URIs, as many as fit."""
+    kept, used = [], 0
+    for case in cases:
+        for name in ("generation", "training"):
+            case[name] = picture(case[name])
+            used += len(case[name]["uri"]) if case[name] else 0
+        if used > MAX_IMAGE_BYTES:
+            break
+        kept.append(case)
+    return kept
+
+
+def picture(encoded: bytes | None) -> dict[str, Any] | None:
+    """An image of at most MAX_SIDE pixels, decoded and encoded anew; None if there is none or it cannot be read."""
+    if encoded is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+            width, height = image.size
+            rgba = image.convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    shown = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    shown.thumbnail((MAX_SIDE, MAX_SIDE))
+    tiny = max(width, height) <= 128
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG" if tiny else "JPEG", optimize=True)
+    uri = f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"uri": uri, "tiny": tiny, "size": f"{width} × {height}"}

@@ -1,0 +1,118 @@
+"""A run as a read-only database: one DuckDB view a table (docs/design.md, sections 4 and 5)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from audit import schema
+from audit.errors import AuditError
+
+# Views exist for all of these, empty where the run has no such table.
+SCHEMAS: dict[str, pa.Schema] = {
+    "rows": schema.ROWS,
+    "captions": schema.CAPTIONS,
+    "caption_groups": schema.CAPTION_GROUPS,
+    "null_screen": schema.null_screen(()),
+    "screen": schema.screen(()),
+    "scores": schema.SCORES,
+    "generations": schema.generations(()),
+    "image_clusters": schema.IMAGE_CLUSTERS,
+    "matches": schema.MATCHES,
+    "evidence": schema.EVIDENCE,
+    "verdicts": schema.VERDICTS,
+    "errors": schema.ERRORS,
+}
+# Their detector columns differ from run to run: the files say which.
+OPEN_SCHEMAS = ("null_screen", "screen", "generations")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The directory of a run on any filesystem that pyarrow opens."""
+
+    filesystem: fs.FileSystem
+    root: str
+
+    def tables(self) -> dict[str, list[str]]:
+        """The paths of every table's parts, sorted; temporary files (`_x`, `.x`) are not parts."""
+        found: dict[str, list[str]] = {}
+        for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
+            table, _, name = info.path.removeprefix(self.root).lstrip("/").partition("/")
+            hidden = table.startswith(("_", ".")) or name.startswith(("_", "."))
+            if name.endswith(".parquet") and "/" not in name and not hidden and info.is_file:
+                found.setdefault(table, []).append(info.path)
+        return {table: sorted(paths) for table, paths in sorted(found.items())}
+
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json; AuditError if it is missing or not JSON."""
+        path = f"{self.root}/manifest.json"
+        try:
+            with self.filesystem.open_input_stream(path) as file:
+                manifest = json.loads(file.read())
+        except FileNotFoundError as error:
+            raise AuditError("no manifest.json: the run is not finished", where=self.root) from error
+        except ValueError as error:
+            raise AuditError(f"not JSON: {error}", where=path) from error
+        if not isinstance(manifest, dict):
+            raise AuditError("not a JSON object", where=path)
+        return manifest
+
+
+def open_run(run: str | Path) -> Run:
+    """The run in a local directory or at a URI (s3://, gs://, ...); AuditError if there is no such directory."""
+    try:
+        if "://" in str(run):
+            filesystem, root = fs.FileSystem.from_uri(str(run))
+        else:
+            filesystem, root = fs.LocalFileSystem(), str(Path(run).absolute())
+        kind = filesystem.get_file_info(root).type
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise AuditError(f"cannot be opened: {error}", where=str(run)) from error
+    if kind != fs.FileType.Directory:
+        raise AuditError(
+            "no such directory", where=str(run), do="Give the directory of a run: the `out` of audit.yaml."
+        )
+    return Run(filesystem, root.rstrip("/"))
+
+
+def connect(run: str | Path) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection that sees the run's tables and nothing else, and can write nothing but its own memory.
+
+    The views of `embeddings_*` leave `vector` out: DuckDB 2.0 cannot read Arrow's float16.
+    """
+    located = open_run(run)
+    connection = duckdb.connect()
+    tables = located.tables()
+    for table in sorted({*SCHEMAS, *tables}):
+        paths = tables.get(table, [])
+        layout = _schema(located, table, paths)
+        view = ds.dataset(paths, layout, "parquet", located.filesystem) if paths else layout.empty_table()
+        connection.register(table, view)
+    for setting in ("enable_external_access=false", "lock_configuration=true"):
+        connection.execute(f"SET {setting}")
+    return connection
+
+
+def _schema(run: Run, table: str, paths: list[str]) -> pa.Schema:
+    if table in SCHEMAS and table not in OPEN_SCHEMAS:
+        return SCHEMAS[table]
+    for path in paths:
+        try:
+            found = pq.read_schema(path, filesystem=run.filesystem)
+        except (pa.ArrowException, OSError):
+            continue  # truncated: reading the view will say so, and `check` names the file
+        return pa.schema([field for field in found if not _is_half(field.type)])
+    return SCHEMAS.get(table, pa.schema([]))
+
+
+def _is_half(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_float16(type_) or (pa.types.is_nested(type_) and _is_half(type_.field(0).type)))

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from audit import schema
+from audit.detectors import RUN, SCREEN, run_detectors, screen_detectors
+from audit.errors import UsageError
+
+
+def test_every_detector_writes_only_columns_of_the_schema() -> None:
+    for detector in [*SCREEN.values(), *RUN.values()]:
+        assert set(detector.columns) <= set(schema.DETECTOR_COLUMNS)
+
+
+def test_a_scalar_detectors_column_has_its_name() -> None:
+    for name in ("entropy_single_step", "noise_magnitude", *RUN):
+        assert name in {**SCREEN, **RUN}[name].columns
+
+
+def test_the_profile_is_both_profiles_each_once() -> None:
+    names = [detector.name for detector in screen_detectors(["noise_profile", "profile", "noise_magnitude"])]
+    assert names == ["noise_profile", "attention_profile", "noise_magnitude"]
+
+
+def test_both_forms_of_the_trajectory_are_one_detector() -> None:
+    assert len(run_detectors(["entropy_trajectory", "entropy_trajectory_signed"])) == 1
+
+
+def test_the_error_for_an_unknown_detector_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="Known here: profile, attention_profile, noise_profile"):
+        screen_detectors(["profil"])

@@ -1,0 +1,330 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit import schema
+from audit.errors import AuditError
+from audit.judging import Images, Threshold, choose_threshold, judge, null_maxima, threshold_from_null
+
+THRESHOLDS = {"verbatim": Threshold(0.8, "null", 200), "region": Threshold(0.6, "null", 200)}
+GENERATIONS = pa.schema([f for f in schema.generations([]) if f.name not in ("image", "region")])
+
+
+class Case:
+    """A small audit, built caption by caption."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.captions: list[dict] = []
+        self.scores: list[dict] = []
+        self.rows: list[dict] = []
+        self.generations: list[dict] = []
+        self.matches: list[dict] = []
+        self.failures: list[dict] = []
+        self.arguments: dict[str, Any] = {"images": Images(listed=1000), "embedder": "sscd", **arguments}
+
+    def caption(
+        self, name: str, score: float | None = 1.0, selected_by: str | None = "budget", copies: int = 2, own: Any = None
+    ) -> None:
+        self.captions.append({"caption_id": name, "caption": f"text {name}", "copies": copies})
+        self.scores.append({"caption_id": name, "score": score, "selected_by": selected_by, "p_unseen": 0.5})
+        self.rows += [{"caption_id": name, "image_id": own}] * copies
+
+    def generate(
+        self,
+        name: str,
+        *similarities: float | None,
+        seed: int = 1,
+        purpose: str = "discover",
+        region: float | None = None,
+        images: Sequence[str] = "abcdef",
+        embedder: str = "sscd",
+        error: str | None = None,
+    ) -> None:
+        run = {"caption_id": name, "purpose": purpose, "seed": seed}
+        self.generations.append({**run, "status": "error" if error else "ok", "error": error})
+        for rank, (image, similarity) in enumerate(zip(images, similarities, strict=False)):
+            match = {"embedder": embedder, "rank": rank, "image_id": image, "similarity": similarity}
+            self.matches.append({**run, **match, "region_similarity": region})
+
+    def judge(self) -> dict[str, dict[str, Any]]:
+        verdicts = judge(
+            captions=pa.Table.from_pylist(self.captions, schema.CAPTIONS),
+            scores=pa.Table.from_pylist(self.scores, schema.SCORES),
+            rows=pa.Table.from_pylist(self.rows, schema.ROWS),
+            generations=pa.Table.from_pylist(self.generations, GENERATIONS),
+            matches=pa.Table.from_pylist(self.matches, schema.MATCHES),
+            failures=pa.Table.from_pylist(
+                self.failures, pa.schema([("caption_id", pa.string()), ("error", pa.string())])
+            ),
+            thresholds=THRESHOLDS,
+            **self.arguments,
+        )
+        assert verdicts.schema.equals(schema.VERDICTS)
+        assert verdicts["caption_id"].to_pylist() == [row["caption_id"] for row in self.captions]
+        return {row["caption_id"]: row for row in verdicts.to_pylist()}
+
+
+# -- thresholds
+
+
+def test_the_threshold_is_the_conformal_order_statistic_of_the_null() -> None:
+    maxima = np.random.default_rng(0).permutation(np.arange(1, 201) / 200)
+    assert threshold_from_null(maxima, 0.01) == 199 / 200
+    assert threshold_from_null(maxima, 0.05) == 191 / 200
+    assert threshold_from_null(maxima[:99], 0.01) == maxima[:99].max()
+
+
+def test_too_few_null_captions_for_the_rate_is_an_error() -> None:
+    with pytest.raises(AuditError, match="98 null captions.*\n.*at least 99"):
+        threshold_from_null(np.zeros(98), 0.01)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(19, 60))
+def test_a_new_null_caption_exceeds_the_threshold_at_most_at_the_rate(seed: int, m: int) -> None:
+    scores = np.random.default_rng(seed).random(m + 1)
+    # Every one of the m + 1 exchangeable captions in turn as the new one.
+    exceeds = [scores[i] > threshold_from_null(np.delete(scores, i), 0.05) for i in range(m + 1)]
+    assert np.mean(exceeds) <= 0.05
+
+
+def test_a_configured_threshold_is_a_floor_and_constants_stand_in_for_a_null() -> None:
+    null = np.linspace(0, 0.5, 200)
+    assert choose_threshold("verbatim", null, 0.01).source == "null"
+    assert choose_threshold("verbatim", null, 0.01, floor=0.1).source == "null"
+    assert choose_threshold("verbatim", null, 0.01, floor=0.7) == Threshold(0.7, "configured", 200)
+    assert choose_threshold("verbatim", null[:0], 0.01) == Threshold(0.75, "published")
+    assert choose_threshold("region", null[:0], 0.01) == Threshold(0.5, "published")
+    assert choose_threshold("region", null[:0], 0.01, floor=0.4) == Threshold(0.4, "configured")
+
+
+def test_the_null_of_a_caption_is_its_maximum_over_seeds_and_ranks_by_one_embedder() -> None:
+    case = Case()
+    case.generate("n1", 0.2, 0.1, seed=1, purpose="null", region=0.3)
+    case.generate("n1", 0.4, seed=2, purpose="null", region=0.1)
+    case.generate("n1", 0.9, seed=1, purpose="null", embedder="clip")
+    case.generate("n2", 0.5, seed=1, purpose="null")
+    case.generate("real", 0.99)
+    matches = pa.Table.from_pylist(case.matches, schema.MATCHES)
+    assert sorted(null_maxima(matches, "sscd", "similarity")) == [0.4, 0.5]
+    assert sorted(null_maxima(matches, "sscd", "region_similarity")) == [-1.0, 0.3]
+
+
+# -- verdicts
+
+
+def test_every_caption_gets_the_verdict_of_its_best_generation() -> None:
+    case = Case()
+    for name in ("verbatim", "edge", "partial", "both", "unconfirmed"):
+        case.caption(name)
+    case.caption("clear", selected_by=None)
+    case.generate("verbatim", 0.1, seed=1)
+    case.generate("verbatim", 0.95, 0.3, seed=2)
+    case.generate("edge", 0.8)
+    case.generate("partial", 0.7, region=0.65)
+    case.generate("both", 0.9, region=0.9)
+    case.generate("unconfirmed", 0.79, region=0.59)
+    verdicts = case.judge()
+    assert {name: row["verdict"] for name, row in verdicts.items()} == {
+        "verbatim": "verbatim",
+        "edge": "verbatim",
+        "partial": "partial",
+        "both": "verbatim",
+        "unconfirmed": "unconfirmed",
+        "clear": "clear",
+    }
+    assert (verdicts["verbatim"]["similarity"], verdicts["verbatim"]["image_id"]) == (0.95, "a")
+    assert verdicts["partial"]["region_similarity"] == 0.65
+    assert verdicts["clear"]["similarity"] is None
+
+
+def test_only_the_deciding_embedder_decides() -> None:
+    case = Case()
+    case.caption("c")
+    case.generate("c", 0.99, embedder="clip")
+    case.matches.append({**case.matches[0], "embedder": "sscd", "similarity": 0.1})
+    assert case.judge()["c"]["verdict"] == "unconfirmed"
+
+
+def test_null_and_fresh_generations_never_confirm() -> None:
+    case = Case()
+    case.caption("c")
+    case.generate("c", 0.1)
+    case.generate("c", 0.99, purpose="fresh", seed=7)
+    case.generate("c", 0.99, purpose="null", seed=1)
+    assert case.judge()["c"]["verdict"] == "unconfirmed"
+    assert case.judge()["c"]["reproduced_n"] is None
+
+
+def test_a_partial_caption_names_the_image_of_its_region_not_the_nearest_whole_one() -> None:
+    case = Case()
+    case.caption("c")
+    case.generate("c", 0.5, 0.4)
+    case.matches[0]["region_similarity"], case.matches[1]["region_similarity"] = 0.1, 0.9
+    assert case.judge()["c"]["image_id"] == "b"
+
+
+def test_a_verbatim_caption_names_the_nearest_whole_image_not_that_of_a_region() -> None:
+    case = Case()
+    case.caption("c")
+    case.generate("c", 0.9, 0.4)
+    case.matches[0]["region_similarity"], case.matches[1]["region_similarity"] = 0.1, 0.95
+    assert case.judge()["c"]["image_id"] == "a"
+
+
+def test_what_failed_is_an_error_and_says_why() -> None:
+    case = Case()
+    case.caption("screen", score=None, selected_by=None)
+    case.failures.append({"caption_id": "screen", "error": "screen: NaN"})
+    case.caption("all")
+    case.generate("all", error="out of memory", seed=1)
+    case.generate("all", error="again", seed=2)
+    case.caption("some")
+    case.generate("some", error="out of memory", seed=1)
+    case.generate("some", 0.9, seed=2)
+    case.caption("lost")
+    case.caption("not looked up")
+    case.generate("not looked up")
+    case.failures.append({"caption_id": "not looked up", "error": "embedder failed"})
+    verdicts = case.judge()
+    assert {name: (row["verdict"], row["error"], row["risk"]) for name, row in verdicts.items()} == {
+        "screen": ("error", "screen: NaN", "unknown"),
+        "all": ("error", "out of memory", "unknown"),
+        "some": ("verbatim", "out of memory", "medium"),
+        "lost": ("error", "no result was written", "unknown"),
+        "not looked up": ("error", "embedder failed", "unknown"),
+    }
+
+
+def test_a_sampled_caption_that_could_not_be_screened_still_has_the_verdict_of_its_generation() -> None:
+    case = Case()
+    case.caption("c", score=None, selected_by="sample")
+    case.generate("c", 0.9)
+    assert case.judge()["c"]["verdict"] == "verbatim"
+
+
+def test_an_unreadable_image_of_its_own_makes_no_match_unknown_but_a_match_a_match() -> None:
+    case = Case(images=Images(1000, 1, pa.array(["x"])))
+    case.caption("no match", own="x")
+    case.generate("no match", 0.1)
+    case.caption("match", own="x")
+    case.generate("match", 0.9)
+    case.caption("own is readable", own="y")
+    case.generate("own is readable", 0.1)
+    case.caption("own is absent", own=None)
+    case.generate("own is absent", 0.1)
+    assert [row["verdict"] for row in case.judge().values()] == ["unknown", "verbatim", "unconfirmed", "unconfirmed"]
+
+
+@pytest.mark.parametrize(("unreadable", "verdict"), [(10, "unconfirmed"), (11, "unknown")])
+def test_an_unpaired_caption_is_unknown_when_too_many_images_are_unreadable(unreadable: int, verdict: str) -> None:
+    case = Case(images=Images(1000, unreadable), max_unreadable=0.01)
+    case.caption("unpaired")
+    case.generate("unpaired", 0.1)
+    case.caption("paired", own="y")
+    case.generate("paired", 0.1)
+    assert [row["verdict"] for row in case.judge().values()] == [verdict, "unconfirmed"]
+
+
+def test_without_any_image_nothing_is_negative() -> None:
+    case = Case(images=Images(listed=0))
+    case.caption("c")
+    case.generate("c")
+    case.caption("clear", selected_by=None)
+    assert [row["verdict"] for row in case.judge().values()] == ["unknown", "clear"]
+
+
+def test_reproduced_counts_fresh_seeds_only_and_a_region_only_for_partial_captions() -> None:
+    case = Case()
+    case.caption("verbatim")
+    case.generate("verbatim", 0.9)
+    case.caption("partial")
+    case.generate("partial", 0.1, region=0.9)
+    for name in ("verbatim", "partial"):
+        case.generate(name, 0.9, seed=10, purpose="fresh")
+        case.generate(name, 0.2, seed=11, purpose="fresh", region=0.7)
+        case.generate(name, 0.2, seed=12, purpose="fresh", region=0.1)
+        case.generate(name, seed=13, purpose="fresh", error="failed")
+    verdicts = case.judge()
+    assert (verdicts["verbatim"]["reproduced_k"], verdicts["verbatim"]["reproduced_n"]) == (1, 3)
+    assert (verdicts["partial"]["reproduced_k"], verdicts["partial"]["reproduced_n"]) == (2, 3)
+
+
+def test_matched_own_image_is_null_where_there_is_no_own_image_or_no_match() -> None:
+    case = Case()
+    for name, own in (("own", "b"), ("other", "z"), ("none", None), ("unconfirmed", "a")):
+        case.caption(name, own=own)
+        case.generate(name, *((0.1,) if name == "unconfirmed" else (0.95, 0.9)))
+    assert [row["matched_own_image"] for row in case.judge().values()] == [True, False, None, None]
+
+
+def test_captions_that_share_a_matched_image_are_one_family() -> None:
+    case = Case()
+    for name, images in {"1": "ab", "2": "bc", "3": "cd", "4": "xy", "5": "d"}.items():
+        case.caption(name)
+        case.generate(name, *(0.9 for _ in images), images=images)
+    case.caption("6")
+    case.generate("6", 0.1, images="a")
+    assert [row["family"] for row in case.judge().values()] == ["1", "1", "1", "4", "1", None]
+
+
+def test_p_not_reproduced_ranks_scores_among_the_sampled_captions_that_do_not_reproduce() -> None:
+    case = Case()
+    for score in range(1, 10):
+        case.caption(f"s{score}", float(score), "sample")
+        case.generate(f"s{score}", 0.1)
+    case.caption("reproduces", 50.0, "budget+sample")
+    case.generate("reproduces", 0.9)
+    case.caption("high", 9.5)
+    case.generate("high", 0.1)
+    case.caption("low", 0.5, None)
+    case.caption("unscored", None, None)
+    verdicts = case.judge()
+    assert verdicts["reproduces"]["p_not_reproduced"] == pytest.approx(0.1)
+    assert verdicts["high"]["p_not_reproduced"] == pytest.approx(0.1)
+    assert verdicts["low"]["p_not_reproduced"] == pytest.approx(1.0)
+    assert verdicts["s9"]["p_not_reproduced"] == pytest.approx(1 / 9)  # among the other eight
+    assert verdicts["s1"]["p_not_reproduced"] == pytest.approx(1.0)
+    assert verdicts["unscored"]["p_not_reproduced"] is None
+
+
+def test_without_a_sample_there_is_no_p_not_reproduced() -> None:
+    case = Case()
+    case.caption("c")
+    case.generate("c", 0.1)
+    assert case.judge()["c"]["p_not_reproduced"] is None
+
+
+def test_an_audit_of_nothing_has_no_verdicts() -> None:
+    assert Case().judge() == {}
+
+
+def test_a_million_captions_are_judged_in_memory() -> None:
+    n, selected = 1_000_000, 1_000
+    ids = pa.array([f"{i:032x}" for i in range(n)])
+    zeros = pa.nulls(n, pa.float64()).fill_null(0.0)
+    captions = pa.table({"caption_id": ids, "caption": ids, "copies": pa.nulls(n, pa.int64()).fill_null(1)})
+    by = pa.array(["budget"] * selected + [None] * (n - selected), pa.string())
+    nulls = {name: pa.nulls(n, schema.SCORES.field(name).type) for name in schema.SCORES.names}
+    scored = pa.table({**nulls, "caption_id": ids, "score": zeros, "selected_by": by}, schema=schema.SCORES)
+    rows = pa.table({"caption_id": ids, "image_id": pa.nulls(n, pa.string())})
+    case = Case()
+    for i in range(selected):
+        case.generate(f"{i:032x}", 0.9 if i < 100 else 0.1, images=[f"image {i}"])
+    verdicts = judge(
+        captions=captions,
+        scores=scored,
+        rows=rows,
+        generations=pa.Table.from_pylist(case.generations, GENERATIONS),
+        matches=pa.Table.from_pylist(case.matches, schema.MATCHES),
+        failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
+        thresholds=THRESHOLDS,
+        embedder="sscd",
+        images=Images(10),
+    )
+    counts = {row["values"]: row["counts"] for row in verdicts["verdict"].value_counts().to_pylist()}
+    assert counts == {"verbatim": 100, "unconfirmed": 900, "clear": n - selected}

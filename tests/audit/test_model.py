@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import audit
+from audit.errors import AuditError
+
+
+@pytest.fixture
+def folder(data: Path, tmp_path: Path) -> Path:
+    """A copy of tiny-sd1 that a test may damage."""
+    return Path(shutil.copytree(data / "tiny-sd1", tmp_path / "model"))
+
+
+def set_config(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_folder_loads_in_float32_and_eval_without_gradients(tiny: audit.Model) -> None:
+    for module in (tiny.unet, tiny.text_encoder, tiny.vae):
+        assert not module.training
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in module.parameters())
+    assert tiny.latent_shape == (4, 16, 16)
+    assert len(tiny.layers) == 16
+
+
+def test_the_weights_are_named_by_the_sha256_of_their_file(sd1: audit.Model, data: Path) -> None:
+    content = (data / "tiny-sd1/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    assert sd1.weights_sha256["unet"] == hashlib.sha256(content).hexdigest()
+    assert set(sd1.weights_sha256) == {"unet", "text_encoder", "tokenizer", "vae"}
+
+
+def test_other_weights_have_another_sha256(sd1: audit.Model, sd2: audit.Model) -> None:
+    assert sd1.weights_sha256["unet"] != sd2.weights_sha256["unet"]
+    assert sd1.weights_sha256["tokenizer"] == sd2.weights_sha256["tokenizer"]
+
+
+def test_the_dtype_asked_for_is_that_of_the_model(data: Path) -> None:
+    model = audit.load_model(data / "tiny-sd1", dtype=torch.float16)
+    assert model.unet.dtype == model.text_encoder.dtype == model.vae.dtype == torch.float16
+
+
+def test_captions_of_any_kind_are_encoded(sd1: audit.Model) -> None:
+    captions = ["", "a dog", "🐕" * 40, "صورة كلب", "word " * 500, "\x00\n\t", "A" * 10_000]
+    hidden_BKD, prompt_tokens = sd1.encode(captions)
+    assert hidden_BKD.shape == (len(captions), 77, 32)
+    assert hidden_BKD.isfinite().all()
+    assert prompt_tokens[0] == 2
+    assert prompt_tokens[4] == prompt_tokens[6] == 77
+    assert all(2 <= count <= 77 for count in prompt_tokens)
+
+
+def test_prompt_tokens_do_not_count_padding_that_is_the_eos_token(sd1: audit.Model) -> None:
+    ids_BK, _ = sd1.tokenize(["a dog"])
+    eos = int((ids_BK[0] == sd1.tokenizer.eos_token_id).nonzero()[0])
+    assert sd1.encode(["a dog"])[1] == [eos + 1]
+
+
+def test_hidden_states_are_those_of_diffusers(sd1: audit.Model, pipeline) -> None:  # type: ignore[no-untyped-def]
+    theirs = pipeline.encode_prompt(["a dog", ""], "cpu", 1, False)[0]
+    torch.testing.assert_close(sd1.encode(["a dog", ""])[0], theirs, atol=1e-6, rtol=0)
+
+
+def test_a_missing_path_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="no such model") as caught:
+        audit.load_model(tmp_path / "nothing")
+    assert str(tmp_path / "nothing") in str(caught.value)
+
+
+def test_a_hub_id_without_the_hub_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(AuditError, match="nobody/nothing: no such folder here, and not to be had from the hub"):
+        audit.load_model("nobody/nothing")
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae", "tokenizer", "scheduler"])
+def test_a_folder_without_a_component_is_an_error_that_names_it(folder: Path, part: str) -> None:
+    shutil.rmtree(folder / part)
+    with pytest.raises(AuditError, match=f"no {part}/ in this folder"):
+        audit.load_model(folder)
+
+
+@pytest.mark.parametrize("part, name", [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
+def test_pickled_weights_are_refused(folder: Path, part: str, name: str) -> None:
+    weights = folder / part / f"{name}.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(AuditError, match="is a pickle; refused") as caught:
+        audit.load_model(folder)
+    assert "Convert it" in str(caught.value)
+
+
+def test_a_pickled_single_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    with pytest.raises(AuditError, match="must be .safetensors"):
+        audit.load_model(tmp_path / "model.ckpt")
+
+
+def test_damaged_weights_are_an_error_and_not_a_traceback(folder: Path) -> None:
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(AuditError, match="does not load"):
+        audit.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "file, change",
+    [
+        ("unet/config.json", {"_class_name": "SD3Transformer2DModel"}),
+        ("unet/config.json", {"num_class_embeds": 10}),
+        ("text_encoder/config.json", {"architectures": ["T5EncoderModel"]}),
+    ],
+)
+def test_another_architecture_is_an_error_that_lists_the_supported_ones(folder: Path, file: str, change: dict) -> None:  # type: ignore[type-arg]
+    set_config(folder / file, **change)
+    with pytest.raises(AuditError, match="Supported: Stable Diffusion 1.x and 2.x"):
+        audit.load_model(folder)
+
+
+def test_a_transformer_pipeline_is_named_in_the_error(folder: Path) -> None:
+    (folder / "unet").rename(folder / "transformer")
+    set_config(folder / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(AuditError, match="no unet/.*FluxPipeline"):
+        audit.load_model(folder)
+
+
+def original_name(name: str) -> str:
+    """The name of a UNet tensor in an original Stable Diffusion checkpoint (two layers a block, four blocks)."""
+    rules = [
+        (r"time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
+        (r"conv_in", lambda m: "input_blocks.0.0"),
+        (r"conv_norm_out", lambda m: "out.0"),
+        (r"conv_out", lambda m: "out.2"),
+        (r"down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.0"),
+        (r"down_blocks\.(\d)\.attentions\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.1"),
+        (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
+        (r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
+        (r"mid_block\.attentions\.0", lambda m: "middle_block.1"),
+        (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0"),
+        (r"up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1"),
+        (r"up_blocks\.0\.upsamplers\.0", lambda m: "output_blocks.2.1"),
+        (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.2"),
+    ]
+    for pattern, replacement in rules:
+        if re.match(pattern, name):
+            name = re.sub(pattern, replacement, name, count=1)
+            break
+    if "transformer_blocks" not in name:
+        for new, old in {
+            "norm1": "in_layers.0",
+            "conv1": "in_layers.2",
+            "norm2": "out_layers.0",
+            "conv2": "out_layers.3",
+            "time_emb_proj": "emb_layers.1",
+            "conv_shortcut": "skip_connection",
+        }.items():
+            name = name.replace(f".{new}.", f".{old}.")
+    return f"model.diffusion_model.{name}"
+
+
+def original_vae_name(name: str) -> str:
+    for pattern, replacement in (
+        (r"encoder\.down_blocks\.(\d)\.resnets", r"encoder.down.\1.block"),
+        (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
+        (r"decoder\.up_blocks\.(\d)\.resnets", lambda m: f"decoder.up.{1 - int(m[1])}.block"),
+        (r"decoder\.up_blocks\.(\d)\.upsamplers\.0", lambda m: f"decoder.up.{1 - int(m[1])}.upsample"),
+        (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
+        (r"mid_block\.attentions\.0\.to_out\.0", r"mid.attn_1.proj_out"),
+        (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
+        (r"mid_block\.attentions\.0\.group_norm", r"mid.attn_1.norm"),
+        (r"conv_shortcut", r"nin_shortcut"),
+        (r"conv_norm_out", r"norm_out"),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return f"first_stage_model.{name}"
+
+
+def test_a_single_file_loads_offline_given_a_configuration(sd1: audit.Model, data: Path, tmp_path: Path) -> None:
+    source = data / "tiny-sd1"
+    unet = load_file(source / "unet/diffusion_pytorch_model.safetensors")
+    vae = load_file(source / "vae/diffusion_pytorch_model.safetensors")
+    text = load_file(source / "text_encoder/model.safetensors")
+    tensors = {original_name(name): tensor for name, tensor in unet.items()}
+    for name, tensor in vae.items():
+        linear = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
+        tensors[original_vae_name(name)] = tensor[:, :, None, None].contiguous() if linear else tensor
+    tensors |= {f"cond_stage_model.transformer.{name}": tensor for name, tensor in text.items()}
+    save_file(tensors, tmp_path / "one.safetensors")
+    config = shutil.copytree(source, tmp_path / "config", ignore=shutil.ignore_patterns("*.safetensors"))
+
+    model = audit.load_model(tmp_path / "one.safetensors", config=config)
+    for part in ("unet", "text_encoder", "vae"):
+        theirs = getattr(sd1, part).state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in getattr(model, part).state_dict().items())
+    captions = ["a dog", "a serene beach at sunrise"]
+    ours, theirs = (audit.generate(loaded, captions, steps=3, output="latents") for loaded in (model, sd1))
+    np.testing.assert_allclose(ours["latents"].to_pylist(), theirs["latents"].to_pylist(), atol=1e-5)
+
+
+def test_a_single_file_without_a_model_in_it_is_an_error(data: Path, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "one.safetensors")
+    with pytest.raises(AuditError, match="does not load"):
+        audit.load_model(tmp_path / "one.safetensors", config=data / "tiny-sd1")

@@ -1,0 +1,24 @@
+import pytest
+
+from audit.risk import risk
+
+
+@pytest.mark.parametrize(
+    ("verdict", "copies", "k", "n", "expected"),
+    [
+        ("verbatim", 80, 4, 4, "high"),
+        ("verbatim", 80, 1, 4, "medium"),
+        ("verbatim", 80, 0, 4, "low"),
+        ("verbatim", 80, None, None, "medium"),
+        ("verbatim", 1, 0, 4, "medium"),
+        ("partial", 80, 16, 16, "medium"),
+        ("partial", 80, 0, 4, "low"),
+        ("partial", 1, 16, 16, "high"),
+        ("unconfirmed", 1, None, None, "low"),
+        ("clear", 1, None, None, "none"),
+        ("unknown", 1, None, None, "unknown"),
+        ("error", 1, None, None, "unknown"),
+    ],
+)
+def test_risk_follows_its_table(verdict: str, copies: int, k: int | None, n: int | None, expected: str) -> None:
+    assert risk(verdict, copies, k, n) == expected

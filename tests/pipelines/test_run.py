@@ -1,0 +1,181 @@
+"""A whole audit of a sound data set: what it finds, and that it finds the same however it is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import MEMORIZED, NULLS
+
+import audit
+from audit.errors import AuditError
+from audit.schema import VERDICTS
+from pipelines.ledger import Ledger
+from pipelines.reading.images import image_id
+from reports.check import check
+
+pytestmark = pytest.mark.slow
+
+TABLES = (
+    "rows",
+    "captions",
+    "caption_groups",
+    "null_screen",
+    "screen",
+    "scores",
+    "generations",
+    "embeddings_sscd",
+    "matches",
+    "evidence",
+    "verdicts",
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Path, audited: Callable[..., str]) -> Ledger:
+    return Ledger(audited(dataset))
+
+
+def manifest(run: Ledger) -> dict[str, Any]:
+    content = run.read_bytes("manifest.json")
+    assert content is not None
+    return json.loads(content)
+
+
+def same(first: Ledger, second: Ledger) -> None:
+    for table in TABLES:
+        assert first.parts(table) == second.parts(table), table
+        assert first.read(table).equals(second.read(table)), table
+
+
+def test_its_accounting_closes(run: Ledger) -> None:
+    assert [result for result in check(run.uri) if not result.ok] == []
+    assert (manifest(run)["finished"] is not None) and not run.parts("errors")
+
+
+def test_what_the_model_reproduces_is_verbatim_with_its_own_image_as_evidence(run: Ledger, planted: bytes) -> None:
+    verdicts = run.read("verdicts").to_pylist()
+    [found] = [row for row in verdicts if row["caption"] == MEMORIZED]
+    assert found["verdict"] == "verbatim"
+    assert found["image_id"] == image_id("00000.tar", 0)
+    assert found["matched_own_image"]
+    assert found["reproduced_n"] == 2
+    [evidence] = [row for row in run.read("evidence").to_pylist() if row["image_id"] == found["image_id"]]
+    assert (evidence["file"], evidence["row"], evidence["key"]) == ("00000.tar", 0, "00000")
+    assert evidence["url"] == "https://images.example/00000"
+    assert evidence["image"].startswith(b"\x89PNG")
+
+
+def test_a_caption_on_two_rows_is_one_caption_with_two_copies(run: Ledger) -> None:
+    captions = run.read("captions")
+    assert captions["caption_id"].to_pylist() == sorted(audit.caption_id(text) for text in captions["caption"].to_pylist())
+    twice = [row["caption"] for row in captions.to_pylist() if row["copies"] == 2]
+    assert sorted(twice) == ["picture 18 of a thing", "picture 19 of a thing"]
+
+
+def test_captions_find_their_images_by_file_stem_and_key(run: Ledger) -> None:
+    rows = run.read("rows").to_pylist()
+    assert [row["image_id"] for row in rows] == [
+        image_id(f"{row['file'].removesuffix('.parquet')}.tar", row["row"]) for row in rows
+    ]
+
+
+def test_the_screen_is_that_of_audit_screen(run: Ledger, null_screen: pa.Table) -> None:
+    screen = run.read("screen")
+    assert screen.schema.metadata[b"crossaudit"] == null_screen.schema.metadata[b"crossaudit"]
+    first = run.read("captions")["caption"][0].as_py()
+    [row] = audit.screen(audit.load_model(Path(__file__).parents[1] / "data" / "tiny-sd1"), [first]).to_pylist()
+    assert screen["layer_entropy"][0].as_py() == pytest.approx(row["layer_entropy"], abs=2e-5)
+
+
+def test_a_null_caption_of_the_data_set_is_removed_and_counted(run: Ledger) -> None:
+    calibration = manifest(run)["calibration"]
+    assert (calibration["null_captions"], calibration["removed"]) == (len(NULLS), 1)
+    assert calibration["fit"] + calibration["held_out"] == len(NULLS)
+    assert sorted(run.read("null_screen")["caption"].to_pylist()) == sorted(NULLS)
+
+
+def test_selection_is_the_budget_and_a_sample_of_known_probability(run: Ledger) -> None:
+    scores = run.read("scores").to_pylist()
+    budget = [row for row in scores if "budget" in (row["selected_by"] or "")]
+    sample = [row for row in scores if "sample" in (row["selected_by"] or "")]
+    assert (len(budget), len(sample)) == (5, 25)
+    assert {row["score"] for row in budget} == set(sorted((row["score"] for row in scores), reverse=True)[:5])
+    assert {row["inclusion_probability"] for row in scores} == {25 / 38}
+
+
+def test_null_captions_go_through_the_seeds_of_discovery_and_fresh_seeds_are_new(run: Ledger) -> None:
+    seeds: dict[str, set[int]] = {}
+    for row in run.read("generations", columns=["purpose", "seed"]).to_pylist():
+        seeds.setdefault(row["purpose"], set()).add(row["seed"])
+    assert seeds == {"discover": {1}, "null": {1}, "fresh": {2, 3}}
+
+
+def test_thresholds_come_from_the_null_captions_unless_a_floor_is_above(run: Ledger) -> None:
+    limits = manifest(run)["thresholds"]["sscd"]
+    assert limits["verbatim"]["source"] == "null"
+    assert limits["verbatim"]["null_n"] == 19
+    assert limits["region"] == {"value": 0.9999, "source": "configured", "null_n": 19}
+
+
+def test_tables_have_their_declared_schemas(run: Ledger) -> None:
+    assert run.read("verdicts").schema.equals(VERDICTS)
+    assert run.read("embeddings_sscd").schema.field("vector").type == pa.list_(pa.float16(), 16)
+
+
+def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) -> None:
+    found = manifest(run)
+    assert {Path(item["file"]).name for item in found["inputs"]} >= {"00000.parquet", "00001.tar"}
+    assert found["models"]["model"].keys() == {"unet", "text_encoder", "tokenizer", "vae"}
+    assert found["models"]["sscd"].keys() == {"sscd.safetensors"}
+    assert found["stages"]["ingest"] | {"seconds": 0} == {"rows_in": 40, "rows_out": 40, "errors": 0, "seconds": 0}
+    assert found["claims"]["sentences"]
+    assert Path(run.uri, "report.html").stat().st_size > 1000
+
+
+def test_two_workers_and_smaller_reads_give_the_same_tables(
+    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    same(run, Ledger(audited(dataset, "engine.workers=2", out=str(tmp_path / "two"))))
+
+
+def test_a_run_that_lost_parts_makes_them_again(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:
+    before = {table: run.read(table) for table in TABLES}
+    for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("matches", "fresh-00000")):
+        assert name in run.parts(table)
+        run.remove(table, name)
+    leftover = Path(run.uri, "screen", ".00000-00001.abc.tmp")
+    leftover.write_bytes(b"half a file")
+    audited(dataset)
+    assert {table: run.read(table) for table in TABLES} == before
+    assert not leftover.exists()
+    assert [result for result in check(run.uri) if not result.ok] == []
+
+
+def test_a_run_is_not_resumed_under_another_configuration(
+    run: Ledger, dataset: Path, audited: Callable[..., str]
+) -> None:
+    with pytest.raises(AuditError, match=r"generate.steps was 2 when this run began and is 3 now"):
+        audited(dataset, "generate.steps=3")
+
+
+def test_a_run_is_not_resumed_with_another_input(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:
+    path = dataset.parent / "captions" / "00001.parquet"
+    content = path.read_bytes()
+    table = pq.read_table(path)
+    try:
+        pq.write_table(table.slice(1), path)
+        with pytest.raises(AuditError, match=r"00001.parquet: has changed since this run began"):
+            audited(dataset)
+    finally:
+        path.write_bytes(content)

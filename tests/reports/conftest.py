@@ -1,0 +1,280 @@
+"""A finished run on disk, small, with every verdict and with hostile captions; made with the real schemas."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+from audit import schema
+from audit.captions import caption_id
+from audit.claims import claims
+from audit.judging import Images, choose_threshold, judge, null_maxima
+
+HOSTILE = "<script>alert('caption')</script> & \"quotes\""
+BIDI = "a cat \u202egnp.tac\u202c in a hat\u0007"
+TEMPLATES = [
+    f"phone case with a {thing}, product photo" for thing in ("fox", "moon", "rose", "whale", "kite", "leaf", "bee")
+]
+SHARED = ["waving hand", "waving hand: light skin tone", "hand that waves", "a waving hand, 3D render"]
+SINGLE = [
+    HOSTILE,
+    BIDI,
+    "slice of pizza",
+    "red apple",
+    "the Eiffel tower at night, oil on canvas, by an unknown painter",
+]
+FAILED, UNKNOWN = "a caption that failed", "a caption whose image is broken"
+CALM = [f"ordinary caption number {i}" for i in range(300)]
+CAPTIONS = SINGLE + SHARED + TEMPLATES + [FAILED, UNKNOWN] + CALM
+SEEDS = {"screen": [0], "generate": [1], "fresh": [11, 12, 13, 14]}
+
+
+def picture(seed: int, size: int = 64, part: int | None = None) -> Image.Image:
+    """A few shapes on white; `part` fixes those of the lower half."""
+    image = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(image)
+    for half, rng in ((0, np.random.default_rng(seed)), (1, np.random.default_rng(seed if part is None else part))):
+        for _ in range(4):
+            x, y = (int(v) for v in rng.integers(0, size // 2, 2))
+            y = y // 2 + half * size // 2
+            w, h = (int(v) for v in rng.integers(size // 6, size // 3, 2))
+            draw.ellipse((x, y, x + w, y + h), fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
+    return image
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def softened(image: Image.Image) -> bytes:
+    return png(image.resize((40, 40)).resize(image.size))
+
+
+def image_id(key: str) -> str:
+    return hashlib.sha256(f"images.tar\0{key}".encode()).hexdigest()[:32]
+
+
+class Builder:
+    """Collects the rows of every table, then writes them as an engine would."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, table: str, **row: Any) -> None:
+        self.tables.setdefault(table, []).append(row)
+
+    def generation(
+        self, ident: str, purpose: str, seed: int, image: bytes, key: str, whole: float, region: float
+    ) -> None:
+        run = {"caption_id": ident, "purpose": purpose, "seed": seed}
+        self.add("generations", **run, prompt_tokens=8, image=image, status="ok", entropy_single_step=1.0)
+        for embedder, lower in (("sscd", 0.0), ("clip", 0.03)):
+            match = {"embedder": embedder, "rank": 0, "image_id": image_id(key), "similarity": whole - lower}
+            self.add("matches", **run, **match, region_similarity=region if embedder == "sscd" else None)
+
+    def caption(self, caption: str, score: float, selected_by: str | None, copies: int) -> str:
+        ident = caption_id(caption)
+        self.add("captions", caption_id=ident, caption=caption, copies=copies)
+        self.add("caption_groups", caption_id=ident, caption_group=ident)
+        unseen = float(np.exp(-score))
+        chance = 0.1
+        self.add(
+            "scores",
+            caption_id=ident,
+            score=score,
+            selected_by=selected_by,
+            p_unseen=unseen,
+            inclusion_probability=chance,
+        )
+        for row in range(copies):
+            self.add("rows", caption_id=ident, file="captions.parquet", row=row, image_id=image_id(caption))
+        self.add("screen", caption_id=ident, seed=0, prompt_tokens=8, entropy_single_step=score, status="ok")
+        return ident
+
+    def evidence(self, key: str, image: Image.Image) -> None:
+        data = png(image)
+        sha256 = hashlib.sha256(data).hexdigest()
+        place = {"image_id": image_id(key), "file": "images.tar", "row": 0, "key": key, "sha256": sha256}
+        self.add("evidence", **place, image=data)
+        self.add("embeddings_sscd", **place, vector=np.zeros(4, np.float16))
+
+
+def build(root: Path) -> None:
+    builder = Builder()
+    rng = builder.rng
+    for n, caption in enumerate(SINGLE):
+        ident = builder.caption(caption, rng.uniform(4, 8), "budget", 1 if n == 2 else 60)
+        original = picture(n, 480 if n == 3 else 64)
+        builder.evidence(caption, original)
+        builder.generation(ident, "discover", 1, softened(original), caption, rng.uniform(0.85, 0.97), 0.9)
+        for seed in SEEDS["fresh"]:
+            builder.generation(ident, "fresh", seed, softened(original), caption, rng.uniform(0.6, 0.9), 0.8)
+    builder.evidence("hand", picture(50))
+    for caption in SHARED:
+        ident = builder.caption(caption, rng.uniform(3, 7), "budget", 20)
+        builder.generation(ident, "discover", 1, softened(picture(50)), "hand", rng.uniform(0.8, 0.9), 0.9)
+        for seed in SEEDS["fresh"]:
+            builder.generation(ident, "fresh", seed, softened(picture(50)), "hand", 0.85, 0.9)
+    builder.evidence("case", picture(70, part=7))
+    for n, caption in enumerate(TEMPLATES):
+        ident = builder.caption(caption, rng.uniform(2, 6), "budget+sample" if n == 0 else "budget", 4)
+        builder.generation(
+            ident, "discover", 1, softened(picture(80 + n, part=7)), "case", 0.45, rng.uniform(0.85, 0.95)
+        )
+        for seed in SEEDS["fresh"]:
+            builder.generation(
+                ident, "fresh", seed, softened(picture(80 + n, part=7)), "case", 0.4, 0.6 + 0.1 * (seed % 4)
+            )
+    for caption in (FAILED, UNKNOWN):
+        builder.caption(caption, 5.0, "budget", 2)
+    builder.add(
+        "generations", caption_id=caption_id(FAILED), purpose="discover", seed=1, status="error", error="out of memory"
+    )
+    builder.generation(caption_id(UNKNOWN), "discover", 1, png(picture(9)), "hand", 0.3, 0.2)
+    for n, caption in enumerate(CALM):
+        selected = "budget" if n < 20 else "sample" if n < 60 else None
+        ident = builder.caption(caption, rng.exponential(0.8) + (1.5 if n < 20 else 0), selected, 1 + n % 3)
+        if selected:
+            builder.generation(ident, "discover", 1, png(picture(200 + n)), "case", rng.normal(0.35, 0.08), 0.4)
+    for n in range(100):
+        ident = caption_id(f"null {n}")
+        builder.generation(
+            ident, "null", 1, png(picture(900 + n)), "case", rng.normal(0.35, 0.08), rng.normal(0.5, 0.05)
+        )
+    builder.add(
+        "errors", stage="ingest", file="captions.parquet", row=17, rows=1, kind="null_caption", message="no caption"
+    )
+    builder.add("errors", stage="ingest", file="torn.parquet", kind="unreadable", message="the file is truncated")
+    broken = {
+        "file": "images.tar",
+        "row": 5,
+        "rows": 1,
+        "kind": "corrupt_image",
+        "message": "cannot identify image file",
+    }
+    builder.add("errors", stage="embed", **broken)
+    write(root, builder.tables)
+
+
+def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
+    detectors = ["entropy_single_step"]
+    schemas: dict[str, pa.Schema] = {
+        "rows": schema.ROWS,
+        "captions": schema.CAPTIONS,
+        "caption_groups": schema.CAPTION_GROUPS,
+        "screen": schema.screen(detectors),
+        "scores": schema.SCORES,
+        "generations": schema.generations(detectors),
+        "matches": schema.MATCHES,
+        "evidence": schema.EVIDENCE,
+        "errors": schema.ERRORS,
+        "embeddings_sscd": schema.embeddings(4),
+    }
+    arrow = {name: pa.Table.from_pylist(rows, schemas[name]) for name, rows in tables.items()}
+    matches = arrow["matches"]
+    thresholds = {
+        "verbatim": choose_threshold("verbatim", null_maxima(matches, "sscd", "similarity"), 0.01),
+        "region": choose_threshold("region", null_maxima(matches, "sscd", "region_similarity"), 0.01),
+    }
+    arrow["verdicts"] = judge(
+        captions=arrow["captions"],
+        scores=arrow["scores"],
+        rows=arrow["rows"],
+        generations=arrow["generations"],
+        matches=matches,
+        failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
+        embedder="sscd",
+        thresholds=thresholds,
+        images=Images(400, 1, pa.array([image_id(UNKNOWN)])),
+    )
+    parts: dict[str, dict[str, int]] = {}
+    for name, table in arrow.items():
+        (root / name).mkdir(parents=True)
+        middle = table.num_rows // 2
+        for number, part in enumerate((table[:middle], table[middle:])):
+            if part.num_rows:
+                pq.write_table(part, root / name / f"{number:05d}.parquet", compression="zstd")
+                parts.setdefault(name, {})[f"{number:05d}.parquet"] = part.num_rows
+    manifest = {
+        "version": "0.1.0",
+        "config": {"model": "model", "captions": "captions.parquet"},
+        "resolved": {
+            "model": "model",
+            "screen": {"detectors": ["profile"], "seeds": [0]},
+            "select": {"budget": 38, "audit_sample": 41},
+            "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
+            "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "null_captions": 100, "null_rate": 0.01},
+            "report": {"title": "Audit of the test model"},
+        },
+        "inputs": [{"file": "captions.parquet", "rows": arrow["rows"].num_rows + 1, "sha256": "ab" * 32}],
+        "models": {"model": {"unet": "12" * 32, "vae": "34" * 32}, "sscd": {"sscd.safetensors": "56" * 32}},
+        "packages": {"torch": "2.14.1", "diffusers": "0.42.1"},
+        "seeds": SEEDS,
+        "dtype": "float32",
+        "device": "cpu",
+        "calibration": {
+            "null_captions": 2000,
+            "removed": 3,
+            "fit": 998,
+            "held_out": 999,
+            "detector": "profile",
+            "null_scores": np.random.default_rng(1).exponential(0.8, 999).round(3).tolist(),
+        },
+        "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
+        "claims": claims(arrow["verdicts"], arrow["scores"]),
+        "stages": {
+            "ingest": {
+                "rows_in": arrow["rows"].num_rows + 1,
+                "rows_out": arrow["rows"].num_rows,
+                "errors": 2,
+                "seconds": 1.5,
+            },
+            "screen": {"rows_in": len(CAPTIONS), "rows_out": len(CAPTIONS), "errors": 0, "seconds": 64.2},
+            "generate": {"rows_in": 259, "rows_out": 259, "errors": 1, "seconds": 3725.0},
+        },
+        "accounting": {"input_rows": arrow["rows"].num_rows + 1, "sampled_out": 0},
+        "parts": parts,
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": "2026-01-02T04:09:10+00:00",
+    }
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only: shared by all tests."""
+    root = tmp_path_factory.mktemp("audit") / "run"
+    build(root)
+    return root
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
+def hostile() -> str:
+    """A confirmed caption of the run that tries to be a script."""
+    return HOSTILE
+
+
+@pytest.fixture
+def bidi() -> str:
+    """A confirmed caption of the run that turns the direction of its text."""
+    return BIDI

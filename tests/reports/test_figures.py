@@ -1,0 +1,28 @@
+import base64
+
+import numpy as np
+
+from reports import figures
+
+
+def test_a_figure_is_the_same_svg_for_the_same_numbers_and_names_what_it_shows() -> None:
+    drawn = [figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), [0.1, 0.2], 0.7) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].lstrip().startswith("<?xml") and "<script" not in drawn[0]
+    assert "null captions" in drawn[0] and "selected from here on" in drawn[0]
+
+
+def test_what_is_missing_is_not_drawn() -> None:
+    alone = figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), [], None)
+    assert "null captions" not in alone and "selected" not in alone
+    assert "null captions" not in figures.similarities(np.array([0.2, 0.9]), np.array([]), 0.75)
+
+
+def test_copies_are_stacked_by_verdict() -> None:
+    svg = figures.copies(["1", "2 up"], {"verbatim": [0, 3], "partial": [1, 0], "unconfirmed": [9, 9]})
+    assert all(word in svg for word in ("verbatim", "partial", "unconfirmed"))
+
+
+def test_a_data_uri_holds_the_svg() -> None:
+    uri = figures.data_uri("<svg/>")
+    assert base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")) == b"<svg/>"

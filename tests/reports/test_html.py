@@ -1,0 +1,166 @@
+import base64
+import html
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from audit.errors import AuditError
+from reports import facts
+from reports.html import MAX_SIDE, duration, picture, render, visible, write
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return render(run)
+
+
+class Tags(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def text_of(page: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S))).split())
+
+
+def test_the_report_is_one_file_that_needs_nothing_and_runs_nothing(page: str) -> None:
+    tags = Tags(page).tags
+    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in tags}
+    for _, attributes in tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert "default-src 'none'" in page
+
+
+def test_a_hostile_caption_is_shown_as_text(page: str, hostile: str) -> None:
+    assert "<script>" in hostile and "<script" not in page
+    assert hostile in text_of(page)
+
+
+def test_marks_that_turn_or_hide_text_are_spelled_out(page: str, bidi: str) -> None:
+    assert "\u202e" in bidi and "\u202e" not in page and "\u0007" not in page
+    assert "a cat ⟨U+202E⟩gnp.tac⟨U+202C⟩ in a hat⟨U+0007⟩" in text_of(page)
+    assert visible("family: \U0001f468\u200d\U0001f469 é") == "family: \U0001f468\u200d\U0001f469 é"
+
+
+def test_a_long_caption_is_cut_and_says_how_long_it_is() -> None:
+    assert visible("a" * 10_000) == "a" * 240 + " … (10,000 characters)"
+
+
+def test_the_summary_counts_every_verdict_and_states_the_claims(page: str) -> None:
+    text = text_of(page)
+    assert "16 of 318 captions made the model reproduce a training image" in text
+    for count, word in (
+        (9, "verbatim"),
+        (7, "partial"),
+        (60, "unconfirmed"),
+        (240, "clear"),
+        (1, "unknown"),
+        (1, "error"),
+    ):
+        assert f"{count} {word}" in text
+    assert "Of 41 captions drawn at random from all 318" in text
+    assert "per million captions reproduce under this protocol" in text
+
+
+def test_what_was_not_audited_is_listed(page: str) -> None:
+    text = text_of(page)
+    assert "ingest null_caption 1 1 no caption" in text
+    assert "ingest unreadable 1 unknown the file is truncated" in text
+
+
+def test_a_confirmed_case_shows_both_images_and_the_figures_it_rests_on(page: str) -> None:
+    [case] = [part for part in re.findall(r"<article.*?</article>", page, re.S) if "slice of pizza" in part]
+    images = [attributes for tag, attributes in Tags(case).tags if tag == "img"]
+    assert [image["alt"] for image in images] == ["generated image", "training image"]
+    text = text_of(case)
+    assert re.search(
+        r"verbatim risk high 1 copy 4 of 4 fresh seeds similarity 0\.\d{3} threshold 0\.\d{3} clip 0\.\d{3}", text
+    )
+    assert "this caption's own" in text
+
+
+def test_families_stand_together_and_no_more_than_stated_of_one(page: str) -> None:
+    text = text_of(page)
+    assert "7 captions, one family" in text and "3 of its 7 captions are shown" in text
+    assert page.count("phone case with a") == facts.PER_FAMILY
+    assert "Shown are 11 of 16" in text
+
+
+def test_the_number_of_cases_is_capped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "MAX_CASES", 2)
+    capped = render(run)
+    assert capped.count("<article") == 2 and "Shown are 2 of 16" in text_of(capped)
+
+
+def test_the_size_of_all_images_together_is_capped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reports.html.MAX_IMAGE_BYTES", 10_000)
+    assert 0 < render(run).count("<article") < 11
+
+
+def test_a_large_image_is_made_smaller_and_a_tiny_one_is_not_blurred(page: str) -> None:
+    encoded = io.BytesIO()
+    Image.new("RGBA", (2000, 1000), (0, 0, 0, 0)).save(encoded, "PNG")
+    large = picture(encoded.getvalue())
+    assert large is not None and not large["tiny"] and large["size"] == "2000 × 1000"
+    shown = Image.open(io.BytesIO(base64.b64decode(large["uri"].partition(",")[2])))
+    assert shown.size == (MAX_SIDE, MAX_SIDE // 2) and shown.getpixel((0, 0)) == (255, 255, 255)
+    assert 'class="tiny"' in page and "image-rendering: pixelated" in page
+
+
+@pytest.mark.parametrize("encoded", [None, b"", b"not an image", b"<svg onload='alert(1)'/>"])
+def test_what_is_no_image_is_left_out(encoded: bytes | None) -> None:
+    assert picture(encoded) is None
+
+
+def test_write_leaves_the_report_in_the_run(own_run: Path) -> None:
+    path = Path(write(own_run))
+    assert path == own_run / "report.html"
+    assert path.read_text("utf-8") == render(own_run)
+
+
+def test_a_run_without_images_findings_sample_or_errors_is_reported_too(own_run: Path) -> None:
+    for part in (own_run / "verdicts").iterdir():
+        table = pq.read_table(part)
+        clear = pa.array(["clear"] * table.num_rows)
+        pq.write_table(table.set_column(table.schema.get_field_index("verdict"), "verdict", clear), part)
+    for table in ("errors", "generations", "matches", "evidence"):
+        for part in (own_run / table).iterdir():
+            part.unlink()
+    manifest = json.loads((own_run / "manifest.json").read_text())
+    for key in ("claims", "calibration", "packages", "stages", "models", "inputs", "thresholds"):
+        del manifest[key]
+    (own_run / "manifest.json").write_text(json.dumps(manifest))
+    text = text_of(render(own_run))
+    assert "None of the 0 captions that were followed up, of 318 audited" in text
+    assert "no claim beyond the captions that it generated" in text
+    assert "No training images were given" in text
+    assert "Every row of the input was audited" in text and "No caption was confirmed" in text
+
+
+def test_a_torn_table_is_an_audit_error(own_run: Path) -> None:
+    part = own_run / "verdicts" / "00000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(AuditError, match="a table cannot be read"):
+        render(own_run)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (250, "4 min 10 s"), (7500, "2 h 5 min")]
+)
+def test_durations_read_as_people_say_them(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
