@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("seeds are distinct numbers")
+    return seeds
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -22,8 +30,12 @@ def _paths(value: Any) -> Any:
 class Captions(_Section):
     path: str | list[str] = Field(description="Parquet files: a path, a glob, or a list of either.")
     caption: str = Field(default="caption", description="The column that holds the captions.")
-    key: str | None = Field(default=None, description="The column of the sample key (default: `key` where there is one).")
-    url: str | None = Field(default=None, description="The column of the source URL (default: `url` where there is one).")
+    key: str | None = Field(
+        default=None, description="The column of the sample key (default: `key` where there is one)."
+    )
+    url: str | None = Field(
+        default=None, description="The column of the source URL (default: `url` where there is one)."
+    )
 
     _short = model_validator(mode="before")(_paths)
 
@@ -32,7 +44,8 @@ class Images(_Section):
     path: str | list[str] = Field(description="WebDataset tars or Parquet files with image bytes.")
     column: str = Field(default="image", description="The column of the image bytes in Parquet files.")
     pair: Literal["stem_key", "key", "none"] = Field(
-        default="stem_key", description="How a caption finds its own image: by file stem and key, by key alone, or not at all."
+        default="stem_key",
+        description="How a caption finds its own image: by file stem and key, by key alone, or not at all.",
     )
 
     _short = model_validator(mode="before")(_paths)
@@ -46,20 +59,26 @@ class NullCaptions(_Section):
 
 class Screen(_Section):
     detectors: list[str] = Field(default=["profile"], min_length=1, description="The first one ranks the captions.")
-    seeds: list[Seed] = Field(default=[0], min_length=1)
-    batch_size: int | None = Field(default=None, gt=0, description="Captions a forward pass (default: the detector's own).")
+    seeds: Seeds = [0]
+    batch_size: int | None = Field(
+        default=None, gt=0, description="Captions a forward pass (default: the detector's own)."
+    )
 
 
 class Select(_Section):
     budget: int | None = Field(
-        default=None, ge=0, description="How many captions to generate, highest scores first (default: max(1000, 0.1 %))."
+        default=None,
+        ge=0,
+        description="How many captions to generate, highest scores first (default: max(1000, 0.1 %)).",
     )
-    audit_sample: int = Field(default=1000, ge=0, description="Captions drawn at random from all, whatever their score.")
+    audit_sample: int = Field(
+        default=1000, ge=0, description="Captions drawn at random from all, whatever their score."
+    )
     seed: Seed = Field(default=0, description="The seed of that draw.")
 
 
 class Generate(_Section):
-    seeds: list[Seed] = Field(default=[1, 2, 3, 4], min_length=1)
+    seeds: Seeds = [1, 2, 3, 4]
     steps: int = Field(default=50, gt=0)
     guidance_scale: float = Field(default=7.5, ge=0)
     batch_size: int | None = Field(default=None, gt=0)
@@ -73,7 +92,9 @@ class Embedder(_Section):
 
 
 class Confirm(_Section):
-    embedders: list[Literal["sscd", "clip"]] = Field(default=["sscd"], min_length=1, description="The first one decides.")
+    embedders: list[Literal["sscd", "clip"]] = Field(
+        default=["sscd"], min_length=1, description="The first one decides."
+    )
     fresh_seeds: int = Field(default=16, ge=0, description="New seeds for each confirmed caption.")
     null_captions: int = Field(default=200, gt=0, description="How many null captions set the threshold.")
     null_rate: Rate = Field(default=0.01, description="The rate of null captions allowed beyond the threshold.")
@@ -93,7 +114,9 @@ class Engine(_Section):
     workers: int = Field(default=1, gt=0)
     cpus_per_worker: int = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0, description="A whole GPU or a fraction; 0 runs on the CPU.")
-    shard_rows: int = Field(default=4096, gt=0, description="Captions or images a shard: the unit of work and of retry.")
+    shard_rows: int = Field(
+        default=4096, gt=0, description="Captions or images a shard: the unit of work and of retry."
+    )
     retries: int = Field(default=2, ge=0, description="How often a shard that fails is tried again before it is split.")
     address: str | None = Field(default=None, description="A running Ray cluster; by default one is started here.")
 
@@ -102,10 +125,20 @@ class Report(_Section):
     title: str = "crossaudit"
 
 
+def _short_forms(schema: dict[str, Any]) -> None:
+    """Lets the JSON schema know that `captions` and `images` may be bare paths."""
+    paths = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    for name in ("captions", "images"):
+        known = schema["properties"][name]
+        schema["properties"][name] = {"anyOf": [*known.pop("anyOf", [known.copy()]), *paths]}
+
+
 class Config(_Section):
     """All of audit.yaml. Relative paths are relative to that file."""
 
-    model: str = Field(description="The model: a diffusers folder with safetensors weights.")
+    model_config = ConfigDict(json_schema_extra=_short_forms)
+
+    model: str = Field(description="A diffusers folder with safetensors weights, one .safetensors file, or a hub id.")
     captions: Captions
     images: Images | None = None
     calibration: NullCaptions

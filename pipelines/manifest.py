@@ -96,9 +96,7 @@ class Manifest:
         """Makes the parts of a table those that exist, and returns its rows."""
         known = self.data["parts"].get(table, {})
         names = self._ledger.parts(table)
-        counts = {
-            f"{name}.parquet": known.get(f"{name}.parquet") or self._ledger.rows(table, name) for name in names
-        }
+        counts = {f"{name}.parquet": known.get(f"{name}.parquet") or self._ledger.rows(table, name) for name in names}
         if not table.startswith("_") and counts:
             self.data["parts"][table] = counts
         return sum(counts.values())

@@ -18,6 +18,8 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
     from pipelines.stages import calibrate, confirm, embed, generate, ingest, judge, report, screen, select
 
     check_detectors(config)
+    inputs = ingest.plan(config)
+    calibrate.check(config)
     ledger = Ledger(config.out)
     manifest = Manifest.open(ledger, config, given)
     run = Run(config, ledger, manifest, progress or Reporter())
@@ -26,7 +28,11 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
     try:
         ledger.sweep()
         run.manifest.write()
-        for stage in (ingest, embed, calibrate, screen, select, generate, confirm, judge, report):
+        if not manifest.finished:
+            # Loaded first: that a folder is no model should not come out after hours of reading.
+            run.workers(("model", *(config.confirm.embedders if config.images else ())))
+        ingest.run(run, inputs)
+        for stage in (embed, calibrate, screen, select, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
     finally:

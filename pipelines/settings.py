@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +31,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None
         raise UsageError(f"is not YAML: {_one_line(error)}", where=str(path)) from error
     if not isinstance(given, dict):
         raise UsageError("is not a mapping of keys", where=str(path), do="`crossaudit init` writes a commented one.")
+    # A section whose keys are all commented out is null to YAML.
+    given = {key: value for key, value in given.items() if value is not None}
     given = _resolve_paths(given, path.parent.absolute())
     for override in overrides:
         _override(given, override)
@@ -47,7 +50,8 @@ def absolute(value: str, base: Path) -> str:
     return value if "://" in value else os.path.normpath(base / Path(value).expanduser())
 
 
-# Where audit.yaml holds paths; "*" in the middle is any embedder.
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Where audit.yaml holds paths.
 _PATHS = (
     ("model",),
     ("captions",),
@@ -67,7 +71,9 @@ def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
         if isinstance(node, dict):
             return {key: walk(value, (*at, str(key))) for key, value in node.items()}
         if at in _PATHS and isinstance(node, str):
-            return absolute(node, base)
+            path = absolute(node, base)
+            # `organisation/name` that is no folder here is a model of the hub.
+            return node if at == ("model",) and _HUB_ID.fullmatch(node) and not os.path.exists(path) else path
         if at in _PATHS and isinstance(node, list):
             return [absolute(item, base) if isinstance(item, str) else item for item in node]
         return node

@@ -45,7 +45,7 @@ class Slice:
 
 
 def plan(files: Sequence[File], captions: Captions) -> tuple[list[Shard], dict[str, int], list[dict]]:
-    """(input shards, rows by file, error rows of the files that cannot be read).
+    """(input shards, rows by file URI, error rows of the files that cannot be read).
 
     Raises UsageError if a file lacks a configured column, AuditError if no file can be read or none has a row.
     """
@@ -61,7 +61,7 @@ def plan(files: Sequence[File], captions: Captions) -> tuple[list[Shard], dict[s
         except (pa.ArrowException, OSError) as error:
             errors.append(unreadable(file, error))
             continue
-        rows[file.name] = sum(sizes)
+        rows[file.uri] = sum(sizes)
         for groups, first, count in _slices(sizes):
             shards.append(Shard(f"{len(shards):05d}", Slice(file, groups, first, columns), 0, count))
     if not rows:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import audit
 from audit import schema
 from audit.errors import AuditError, UsageError
+from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, slices
 from pipelines.reading.captions import read_null_captions
@@ -38,8 +39,7 @@ def run(run: Run) -> None:
             run.manifest.data["calibration"] |= {"removed": removed}
             run.ledger.write(NULLS, "00000", kept)
         rows = run.ledger.rows(NULLS, "00000")
-        if config.images is not None:
-            _enough(rows, config.confirm.null_captions, config.confirm.null_rate, config.calibration.captions)
+        _enough(config, rows)
         if config.calibration.screen is None:
             left = partial(_left, seeds=config.screen.seeds)
             step = Step("calibrate", "null_screen", "captions", run.ledger, _screen, left, ("model",))
@@ -55,6 +55,13 @@ def run(run: Run) -> None:
             **_halves(calibration, null_table),
         }
         stage |= {"rows_in": rows, "rows_out": run.manifest.refresh("null_screen")}
+
+
+def check(config: Config) -> None:
+    """Raises AuditError if a file is missing or the null captions are too few, before any work is done."""
+    if config.calibration.screen is not None:
+        open_file(config.calibration.screen).close()
+    _enough(config, len(read_null_captions(config.calibration.captions, config.calibration.column)))
 
 
 def load(ledger: Ledger) -> Calibration:
@@ -101,12 +108,13 @@ def _null_captions(run: Run) -> tuple[pa.Table, int]:
     return table, len(texts) - len(table)
 
 
-def _enough(rows: int, wanted: int, rate: float, path: str) -> None:
+def _enough(config: Config, rows: int) -> None:
+    rate = config.confirm.null_rate
     need = math.ceil(1 / rate - 1 - 1e-9)
-    if min(rows, wanted) < need:
+    if config.images is not None and rows < need:
         raise AuditError(
-            f"{rows} null captions are left; confirm.null_rate {rate:g} needs {need}",
-            where=path,
+            f"{rows} null captions that the data set does not have; confirm.null_rate {rate:g} needs {need}",
+            where=config.calibration.captions,
             do="Give more, or raise confirm.null_rate.",
         )
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from audit import schema
 from audit.captions import caption_group, caption_id
 from audit.errors import AuditError, UsageError
+from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import captions as captions_of
@@ -44,20 +45,36 @@ class Source:
     buckets: int
 
 
-def run(run: Run) -> None:
-    config = run.config
-    caption_files = find(config.captions.path, "captions")
-    image_files = find(config.images.path, "images") if config.images else []
-    shards, rows, errors = captions_of.plan(caption_files, config.captions)
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a run, and how the captions among them are cut into shards."""
+
+    captions: list[File]
+    images: list[File]
+    shards: list[Shard]
+    rows: dict[str, int]
+    errors: list[dict[str, Any]]
+
+
+def plan(config: Config) -> Inputs:
+    """Finds the files and looks at their columns. Raises AuditError or UsageError that names what is missing."""
+    captions = find(config.captions.path, "captions")
+    images = find(config.images.path, "images") if config.images else []
+    shards, rows, errors = captions_of.plan(captions, config.captions)
+    return Inputs(captions, images, shards, rows, errors)
+
+
+def run(run: Run, inputs: Inputs) -> None:
+    """Writes `rows`, `captions` and `caption_groups`."""
     with run.manifest.stage("ingest") as stage:
-        run.manifest.inputs(_inputs([*caption_files, *image_files], rows))
-        if errors:
-            run.ledger.write("errors", "ingest-files", errors_table(errors))
-        total = sum(rows.values())
+        run.manifest.inputs(_fingerprints(run.config, inputs))
+        if inputs.errors:
+            run.ledger.write("errors", "ingest-files", errors_table(inputs.errors))
+        total = sum(inputs.rows.values())
         run.manifest.data["accounting"] = {"input_rows": total, "sampled_out": 0}
-        _list_images(run, image_files)
+        _list_images(run, inputs.images)
         buckets = -(-total // BUCKET_ROWS)
-        sources = [_source(shard, run, image_files, buckets) for shard in shards]
+        sources = [_source(shard, run, inputs.images, buckets) for shard in inputs.shards]
         run.execute(Step("ingest: rows", "rows", "rows", run.ledger, _rows, _rows_left), sources)
         step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
         run.execute(step, [Shard(f"{bucket:05d}", buckets, bucket, bucket + 1) for bucket in range(buckets)])
@@ -65,20 +82,18 @@ def run(run: Run) -> None:
         for table in ("captions", "caption_groups"):
             run.manifest.refresh(table)
         if not stage["rows_out"]:
-            raise AuditError(
-                f"none of {total} rows has a caption",
-                where=config.captions.path if isinstance(config.captions.path, str) else config.captions.path[0],
-                do=f'`crossaudit query {config.out} "from errors"` says why.',
-            )
+            ask = f'`crossaudit query {run.config.out} "from errors"` says why.'
+            raise AuditError(f"none of {total} rows has a caption", where=inputs.captions[0].uri, do=ask)
 
 
-def _inputs(files: list[File], rows: dict[str, int]) -> list[dict]:
+def _fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
+    nulls = [path for path in (config.calibration.captions, config.calibration.screen) if path]
+    uris = [file.uri for file in (*inputs.captions, *inputs.images)] + nulls
     with ThreadPoolExecutor(16) as threads:
-        prints = threads.map(lambda file: fingerprint(file.uri), files)
-        return [
-            {"file": file.uri, "rows": rows.get(file.name), "sha256": print_}
-            for file, print_ in zip(files, prints, strict=True)
-        ]
+        prints = list(threads.map(fingerprint, uris))
+    return [
+        {"file": uri, "rows": inputs.rows.get(uri), "sha256": sha256} for uri, sha256 in zip(uris, prints, strict=True)
+    ]
 
 
 def _list_images(run: Run, files: list[File]) -> None:

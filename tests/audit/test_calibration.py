@@ -72,16 +72,16 @@ def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibrat
 
 @pytest.mark.parametrize("detector", ["profile", "attention_profile", "noise_profile", "noise_magnitude"])
 def test_p_values_of_fresh_null_captions_are_valid(detector: str) -> None:
-    """At most as many below 5 % as there should be, up to chance; the Bonferroni minimum is conservative."""
-    p = np.concatenate(
-        [
-            audit.calibrate(table(NULL, seed=2 * trial), detector).score(table(FRESH, seed=2 * trial + 1))["p_unseen"]
-            for trial in range(5)
-        ]
-    )
-    assert np.mean(p <= 0.05) < 0.075
-    assert np.mean(p <= 0.5) < 0.55
-    assert p.min() > 0 and p.max() <= 1
+    """Of new captions, at most as many below 5 % as there should be, up to chance, from as few as 140 null captions:
+    they would not be valid if the same half gave the distance and the p-values.
+    """
+    p = []
+    for trial in range(20):
+        calibrated = audit.calibrate(table(NULL[:140], seed=2 * trial), detector)
+        p.append(calibrated.score(table(FRESH[:200], seed=2 * trial + 1))["p_unseen"].to_numpy())
+    assert np.mean(np.array(p) <= 0.05) < 0.065
+    assert np.mean(np.array(p) <= 0.5) < 0.55
+    assert np.min(p) > 0 and np.max(p) <= 1
 
 
 @pytest.mark.parametrize("detector", ["profile", "noise_profile", "noise_magnitude"])
@@ -154,7 +154,10 @@ def test_rows_that_failed_are_left_out(calibration: audit.Calibration) -> None:
     new = table(FRESH, seed=1)
     status = ["error", "error", "error", *["ok"] * (new.num_rows - 3)]  # both rows of one caption, one of the next
     failed = new.set_column(new.column_names.index("status"), "status", pa.array(status))
-    assert calibration.score(failed)["caption"].to_pylist() == FRESH[1:]
+    scores = calibration.score(failed)
+    assert scores["caption"].to_pylist() == FRESH[1:]
+    good_row_twice = new.take([3, 3])  # what is left of the second caption is averaged over the seeds that are left
+    assert scores["score"][0].as_py() == pytest.approx(calibration.score(good_row_twice)["score"][0].as_py())
     assert calibration.score(new.slice(0, 0)).num_rows == 0
 
 

@@ -35,7 +35,7 @@ def their_latents(pipeline: StableDiffusionPipeline, caption: str, seed: int, st
     return found[0].numpy()
 
 
-@pytest.mark.parametrize("scale", [7.5, 4.0, 1.0])
+@pytest.mark.parametrize("scale", [7.5, 1.0, 0.0])
 def test_latents_are_those_of_diffusers_for_the_same_noise(
     sd1: audit.Model, pipeline: StableDiffusionPipeline, scale: float
 ) -> None:

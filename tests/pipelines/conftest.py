@@ -1,85 +1,20 @@
-"""A data set small enough to audit in seconds: random images, random weights, and one image that is reproduced."""
+"""A sound data set, ready to audit; what it takes is made once a session."""
 
 from __future__ import annotations
 
-import io
-import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from PIL import Image
 
 import audit
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
-from pipelines.progress import Reporter
 from pipelines.run import run_audit
 from pipelines.settings import load_config
-
-MODEL = Path(__file__).parents[1] / "data" / "tiny-sd1"
-NULLS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
-MEMORIZED = "a planted picture"
-# In the data set but for case and punctuation: no null caption.
-NULL_TWIN = "Picture 3, of a thing!"
-
-
-def png(seed: int, size: int = 32) -> bytes:
-    """An image of its own for each seed: soft colours, no noise."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return encode(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
-
-
-def encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-
-def write_parquet(path: Path, columns: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=16)
-
-
-def settings_of(**changes: Any) -> dict[str, Any]:
-    """The mapping of an audit.yaml; a change replaces a whole section."""
-    settings: dict[str, Any] = {
-        "model": str(MODEL),
-        "captions": "captions/*.parquet",
-        "images": "images/*.tar",
-        "calibration": {"captions": "nulls.txt", "screen": "null_screen.parquet"},
-        "select": {"budget": 5, "audit_sample": 25},
-        "generate": {"seeds": [1], "steps": 2},
-        "confirm": {
-            "fresh_seeds": 2,
-            "null_captions": 19,
-            "null_rate": 0.05,
-            "sscd": {"weights": "sscd.safetensors", "region": 0.9999},
-        },
-        "engine": {"workers": 1, "shard_rows": 16, "retries": 0},
-        "out": "run",
-    }
-    return settings | changes
-
-
-def write_config(folder: Path, **changes: Any) -> Path:
-    path = folder / "audit.yaml"
-    path.write_text(yaml.safe_dump(settings_of(**changes)), encoding="utf-8")
-    return path
+from tests.pipelines.toy import MEMORIZED, MODEL, NULL_TWIN, NULLS, png, write_config, write_parquet, write_tar
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +69,7 @@ def audited() -> Callable[..., str]:
 
     def run(path: Path, *overrides: str, out: str | None = None) -> str:
         config, given = load_config(path, overrides, out)
-        run_audit(config, given, Reporter())
+        run_audit(config, given)
         return config.out
 
     return run

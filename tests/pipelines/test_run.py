@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import MEMORIZED, NULLS
 
 import audit
 from audit.errors import AuditError
@@ -18,6 +17,7 @@ from audit.schema import VERDICTS
 from pipelines.ledger import Ledger
 from pipelines.reading.images import image_id
 from reports.check import check
+from tests.pipelines.toy import MEMORIZED, MODEL, NULLS, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,9 @@ def test_what_the_model_reproduces_is_verbatim_with_its_own_image_as_evidence(ru
 
 def test_a_caption_on_two_rows_is_one_caption_with_two_copies(run: Ledger) -> None:
     captions = run.read("captions")
-    assert captions["caption_id"].to_pylist() == sorted(audit.caption_id(text) for text in captions["caption"].to_pylist())
+    assert captions["caption_id"].to_pylist() == sorted(
+        audit.caption_id(text) for text in captions["caption"].to_pylist()
+    )
     twice = [row["caption"] for row in captions.to_pylist() if row["copies"] == 2]
     assert sorted(twice) == ["picture 18 of a thing", "picture 19 of a thing"]
 
@@ -94,7 +96,7 @@ def test_the_screen_is_that_of_audit_screen(run: Ledger, null_screen: pa.Table) 
     screen = run.read("screen")
     assert screen.schema.metadata[b"crossaudit"] == null_screen.schema.metadata[b"crossaudit"]
     first = run.read("captions")["caption"][0].as_py()
-    [row] = audit.screen(audit.load_model(Path(__file__).parents[1] / "data" / "tiny-sd1"), [first]).to_pylist()
+    [row] = audit.screen(audit.load_model(MODEL), [first]).to_pylist()
     assert screen["layer_entropy"][0].as_py() == pytest.approx(row["layer_entropy"], abs=2e-5)
 
 
@@ -143,7 +145,7 @@ def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) ->
     assert Path(run.uri, "report.html").stat().st_size > 1000
 
 
-def test_two_workers_and_smaller_reads_give_the_same_tables(
+def test_two_workers_give_the_same_tables(
     run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
     same(run, Ledger(audited(dataset, "engine.workers=2", out=str(tmp_path / "two"))))
@@ -179,3 +181,42 @@ def test_a_run_is_not_resumed_with_another_input(run: Ledger, dataset: Path, aud
             audited(dataset)
     finally:
         path.write_bytes(content)
+
+
+def test_captions_and_images_of_one_parquet_file_with_two_embedders(
+    dataset: Path, run: Ledger, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    """And without a precomputed screen of the null captions: it comes out the same."""
+    folder = dataset.parent
+    texts = [row["caption"] for row in run.read("captions").to_pylist()]
+    images = [png(row) for row in range(len(texts))]
+    write_parquet(tmp_path / "all.parquet", {"caption": texts, "image": images})
+    embedders = {name: {"weights": str(folder / "sscd.safetensors")} for name in ("sscd", "clip")}
+    path = write_config(
+        tmp_path,
+        captions="all.parquet",
+        images="all.parquet",
+        calibration={"captions": str(folder / "nulls.txt")},
+        confirm={"embedders": ["sscd", "clip"], "null_captions": 19, "null_rate": 0.05, "fresh_seeds": 1} | embedders,
+        select={"budget": 2, "audit_sample": 0},
+    )
+    other = Ledger(audited(path))
+    assert [result for result in check(other.uri) if not result.ok] == []
+    rows = other.read("rows").to_pylist()
+    assert [row["image_id"] for row in rows] == [image_id("all.parquet", row["row"]) for row in rows]
+    assert other.read("embeddings_clip").equals(other.read("embeddings_sscd"))
+    assert set(manifest(other)["thresholds"]) == {"sscd", "clip"}
+    ours, theirs = other.read("null_screen").sort_by("caption"), run.read("null_screen").sort_by("caption")
+    assert ours["caption_id"].equals(theirs["caption_id"])
+    for mine, given in zip(ours["noise_response"].to_pylist(), theirs["noise_response"].to_pylist(), strict=True):
+        assert mine == pytest.approx(given, abs=2e-5)
+
+
+def test_without_images_what_is_selected_stays_unknown(
+    dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    other = Ledger(audited(dataset, "images=null", "select.audit_sample=0", out=str(tmp_path / "blind")))
+    assert [result for result in check(other.uri) if not result.ok] == []
+    verdicts = other.read("verdicts")["verdict"].to_pylist()
+    assert (verdicts.count("unknown"), verdicts.count("clear")) == (5, 33)
+    assert not other.parts("matches") and len(other.read("evidence")) == 0

@@ -1,0 +1,93 @@
+"""What a row that cannot be worked leaves behind fits the tables of its stage, and says what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from audit import schema
+from pipelines.ledger import Ledger, Shard, Tables, concat
+from pipelines.reading.files import File
+from pipelines.reading.images import INDEX, image_id
+from pipelines.stages import calibrate, confirm, embed, generate, ingest, screen
+
+DEAD = ("worker_died", "the process ended")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger(str(tmp_path / "run"))
+    captions = [{"caption_id": name, "caption": f"caption {name}", "copies": 1} for name in "abc"]
+    ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=schema.CAPTIONS))
+    prompts = pa.Table.from_pylist(captions).select(["caption_id", "caption"])
+    ledger.write(generate.PROMPTS, "discover", prompts)
+    ledger.write(calibrate.NULLS, "00000", prompts.append_column("caption_group", prompts["caption_id"]))
+    places = [{"image_id": image_id("0.tar", row), "file": "0.tar", "row": row, "key": str(row)} for row in range(3)]
+    ledger.write(ingest.IMAGES, "00000", pa.Table.from_pylist(places, schema=INDEX))
+    return ledger
+
+
+def only(tables: Tables) -> dict[str, Any]:
+    [error] = tables["errors"].to_pylist()
+    assert (error["kind"], error["message"]) == DEAD
+    return error
+
+
+def beside(layout: pa.Schema, left: pa.Table, known: Sequence[str]) -> pa.Table:
+    """The left row after a sound one of that layout: they must join."""
+    sound = pa.table([pa.nulls(1, field.type) for field in layout], schema=layout)
+    joined = concat([{"t": sound}, {"t": left}])["t"]
+    assert joined.schema.equals(layout)
+    return joined.slice(1).select(known)
+
+
+def test_of_a_screened_caption(ledger: Ledger) -> None:
+    left = screen._left(ledger, Shard("0", "00000", 1, 2), *DEAD, seeds=[0, 1])
+    assert only(left)["caption_id"] == "b"
+    rows = beside(schema.screen(["layer_bos"]), left["screen"], ["caption_id", "seed", "status", "error"])
+    error = {"caption_id": "b", "status": "error", "error": DEAD[1]}
+    assert rows.to_pylist() == [error | {"seed": 0}, error | {"seed": 1}]
+
+
+def test_of_a_null_caption(ledger: Ledger) -> None:
+    left = calibrate._left(ledger, Shard("0", calibrate.NULLS, 2, 3), *DEAD, seeds=[0])
+    assert only(left)["stage"] == "calibrate"
+    [row] = beside(schema.null_screen(["layer_bos"]), left["null_screen"], ["caption", "status"]).to_pylist()
+    assert row == {"caption": "caption c", "status": "error"}
+
+
+def test_of_a_generated_caption(ledger: Ledger) -> None:
+    left = generate._left(ledger, Shard("discover-0", "discover", 0, 1), *DEAD, seeds=[5])
+    assert only(left)["caption_id"] == "a"
+    known = ["caption_id", "purpose", "seed", "image", "status"]
+    [row] = beside(schema.generations(["entropy_steps"]), left["generations"], known).to_pylist()
+    assert row == {"caption_id": "a", "purpose": "discover", "seed": 5, "image": None, "status": "error"}
+
+
+def test_of_an_image(ledger: Ledger) -> None:
+    left = embed._left(ledger, Shard("0", "00000", 2, 3), *DEAD, embedders=["sscd"])
+    error = only(left)
+    assert (error["stage"], error["file"], error["row"]) == ("embed", "0.tar", 2)
+    layout = schema.embeddings(4)
+    assert len(beside(layout, left["embeddings_sscd"], layout.names)) == 0
+
+
+def test_of_a_generation_that_is_looked_up(ledger: Ledger) -> None:
+    row = {"caption_id": "a", "purpose": "discover", "seed": 1, "status": "ok", "image": b"no image"}
+    table = pa.Table.from_pylist([row], schema=schema.generations(()))
+    ledger.write("generations", "discover-00000", table)
+    [shard] = confirm._shards(ledger, "discover", 10)
+    left = confirm._left(ledger, shard, *DEAD)
+    assert only(left)["caption_id"] == "a"
+    assert left["matches"].schema.equals(schema.MATCHES)
+
+
+def test_of_a_file_of_images(ledger: Ledger) -> None:
+    left = ingest._list_left(ledger, Shard("0", File("/x/0.tar", "0.tar", 9), 0, 1), *DEAD)
+    [error] = left["errors"].to_pylist()
+    assert (error["stage"], error["file"], error["kind"]) == ("embed", "0.tar", "unreadable_file")
+    assert left[ingest.IMAGES].schema.equals(INDEX)

@@ -1,0 +1,135 @@
+"""The command line: exit codes, errors in a line or two, help with an example."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from audit.schema import CAPTIONS, VERDICTS
+from pipelines.ledger import Ledger
+from tests.pipelines.toy import write_config
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("init", "demo", "run", "query", "report", "check", "config")
+
+
+def crossaudit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths, "COLUMNS": "120", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    """What there is of a run after `verdicts`: two captions."""
+    ledger = Ledger(str(tmp_path / "run"))
+    captions = [{"caption_id": name, "caption": f"caption {name}", "copies": 1} for name in ("a", "b")]
+    ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
+    verdicts = [row | {"verdict": "clear", "risk": "none", "score": 1.5} for row in captions]
+    filled = [{name: row.get(name) for name in VERDICTS.names} for row in verdicts]
+    ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
+    parts = {"captions": {"00000.parquet": 2}, "verdicts": {"00000.parquet": 2}}
+    seeds = {"screen": [0], "generate": [1]}
+    manifest = {"parts": parts, "seeds": seeds, "accounting": {"input_rows": 2, "sampled_out": 0}}
+    ledger.write_bytes("manifest.json", json.dumps(manifest).encode())
+    return ledger.uri
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
+    shown = crossaudit("--help")
+    assert shown.returncode == 0
+    assert all(command in shown.stdout for command in COMMANDS)
+    heavy = "import sys, pipelines.cli; print([m for m in ('torch', 'ray', 'duckdb', 'pyarrow') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_has_an_example(command: str) -> None:
+    shown = crossaudit(command, "--help")
+    assert shown.returncode == 0
+    assert f"Example: crossaudit {command}" in shown.stdout
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    assert crossaudit("run").returncode == 2
+    assert crossaudit("audit").returncode == 2
+    assert crossaudit("config").returncode == 2
+
+
+def test_a_wrong_configuration_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    failed = crossaudit("run", str(write_config(tmp_path, select={"bugdet": 1})))
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines() == [
+        f"crossaudit: {tmp_path}/audit.yaml: unknown key select.bugdet; did you mean select.budget?"
+    ]
+
+
+def test_an_audit_that_cannot_finish_exits_with_1_and_shows_the_traceback_if_asked(tmp_path: Path) -> None:
+    path = str(write_config(tmp_path))
+    failed = crossaudit("run", path)
+    assert failed.returncode == 1
+    assert "captions/*.parquet: no file matches" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "Traceback" in crossaudit("run", path, "--verbose").stderr
+
+
+def test_init_writes_once(tmp_path: Path) -> None:
+    assert crossaudit("init", cwd=tmp_path).returncode == 0
+    again = crossaudit("init", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "audit.yaml: is there already" in again.stderr
+
+
+def test_config_prints_what_it_resolves(tmp_path: Path) -> None:
+    shown = crossaudit("config", str(write_config(tmp_path)), "--set", "generate.steps=7")
+    resolved = yaml.safe_load(shown.stdout)
+    assert resolved["generate"] == {
+        "seeds": [1],
+        "steps": 7,
+        "guidance_scale": 7.5,
+        "batch_size": None,
+        "detectors": [],
+    }
+    assert resolved["out"] == f"{tmp_path}/run"
+    assert json.loads(crossaudit("config", "--schema").stdout)["title"] == "Config"
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [("csv", '"caption","score"\n"caption a",1.5\n'), ("json", '{"caption": "caption a", "score": 1.5}\n')],
+)
+def test_query_prints_csv_and_json(run: str, form: str, wanted: str) -> None:
+    sql = "select caption, score from verdicts where caption_id = 'a'"
+    assert crossaudit("query", run, sql, "--format", form).stdout == wanted
+
+
+def test_query_prints_a_table_and_says_what_is_wrong_with_a_query(run: str) -> None:
+    shown = crossaudit("query", run, "select caption, copies from verdicts order by all")
+    assert shown.returncode == 0
+    body = [line.split("│")[1:3] for line in shown.stdout.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in body] == [["caption a", "1"], ["caption b", "1"]]
+    failed = crossaudit("query", run, "from verdict")
+    assert failed.returncode == 1
+    assert "verdict" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_check_exits_with_1_where_the_accounting_does_not_close(run: str) -> None:
+    shown = crossaudit("check", run)
+    assert shown.returncode == 1
+    assert any(line.startswith("WRONG") and "0 rows + 0 in errors" in line for line in shown.stdout.splitlines())
+    assert any(line.startswith("ok") for line in shown.stdout.splitlines())
+
+
+def test_what_is_no_run_exits_with_1(tmp_path: Path) -> None:
+    for arguments in (("check",), ("report",), ("query",)):
+        extra = ("select 1",) if arguments == ("query",) else ()
+        assert crossaudit(*arguments, str(tmp_path / "nothing"), *extra).returncode == 1

@@ -1,0 +1,93 @@
+"""Parts are written whole or not at all, and what exists is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.ledger import Ledger, Shard, concat, errors_table, slices
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(str(tmp_path / "run"))
+
+
+def numbers(*values: int) -> pa.Table:
+    return pa.table({"n": pa.array(values, pa.int64())})
+
+
+def test_slices_cover_the_rows_once_in_order() -> None:
+    shards = slices("a", "source", 10, 4)
+    assert [(shard.name, shard.start, shard.stop) for shard in shards] == [
+        ("a-00000", 0, 4),
+        ("a-00001", 4, 8),
+        ("a-00002", 8, 10),
+    ]
+    assert slices("a", "source", 0, 4) == []
+
+
+def test_halves_cover_a_shard() -> None:
+    left, right = Shard("a", None, 3, 8).halves()
+    assert (left.start, left.stop, right.start, right.stop) == (3, 5, 5, 8)
+
+
+def test_a_commit_writes_the_tables_and_the_errors_of_a_shard(ledger: Ledger) -> None:
+    errors = errors_table([{"stage": "s", "kind": "k", "message": "m"}])
+    assert ledger.commit("00000", {"main": numbers(1, 2), "other": numbers(3), "errors": errors}) == {
+        "main": 2,
+        "other": 1,
+        "errors": 1,
+    }
+    assert ledger.parts("main") == ledger.parts("other") == ["00000"]
+    assert ledger.parts("errors") == ["main-00000"]
+    assert not list(Path(ledger.uri).rglob("*.tmp"))
+
+
+def test_errors_of_an_earlier_try_go_when_there_are_none_any_more(ledger: Ledger) -> None:
+    errors = errors_table([{"stage": "s", "kind": "k", "message": "m"}])
+    ledger.commit("00000", {"main": numbers(1), "errors": errors})
+    ledger.commit("00000", {"main": numbers(1), "errors": errors_table([])})
+    assert ledger.parts("errors") == []
+
+
+def test_a_failed_write_leaves_no_part(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pa.ArrowException):
+        # A union type has no place in Parquet.
+        union = pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])])
+        ledger.write("main", "00000", pa.table({"u": union}))
+    assert ledger.parts("main") == []
+    assert list(Path(ledger.uri).rglob("*.tmp"))
+    ledger.sweep()
+    assert not list(Path(ledger.uri).rglob("*.tmp"))
+
+
+def test_slice_and_read_follow_the_parts(ledger: Ledger) -> None:
+    ledger.write("main", "00001", numbers(3, 4, 5))
+    ledger.write("main", "00000", numbers(1, 2))
+    assert ledger.read("main")["n"].to_pylist() == [1, 2, 3, 4, 5]
+    assert ledger.slice("main", "00001", 1, 3)["n"].to_pylist() == [4, 5]
+    assert ledger.rows("main", "00001") == 3
+    with pytest.raises(KeyError):
+        ledger.read("nothing")
+
+
+def test_pieces_join_in_order_and_a_lost_row_takes_nulls_for_what_it_does_not_know() -> None:
+    whole = pa.table({"id": ["a"], "score": [0.5]}).replace_schema_metadata({"k": "v"})
+    lost = pa.table({"id": ["b"]})
+    joined = concat([{"t": lost}, {"t": whole}])["t"]
+    assert joined.to_pylist() == [{"id": "b", "score": None}, {"id": "a", "score": 0.5}]
+    assert joined.schema.metadata == {b"k": b"v"}
+
+
+def test_an_empty_piece_of_another_width_gives_way() -> None:
+    empty = pa.table({"v": pa.array([], pa.list_(pa.float32(), 1))})
+    full = pa.table({"v": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))})
+    assert concat([{"t": empty}, {"t": full}])["t"].equals(full)
+
+
+def test_a_uri_and_a_path_are_the_same_run(ledger: Ledger) -> None:
+    ledger.write("main", "00000", numbers(1))
+    assert Ledger(f"file://{ledger.uri}").parts("main") == ["00000"]

@@ -1,0 +1,140 @@
+"""audit.yaml: what it accepts, and how it says what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from audit.errors import UsageError
+from pipelines.commands.init import init
+from pipelines.config import Config
+from pipelines.settings import check_detectors, load_config
+from tests.pipelines.toy import settings_of, write_config
+
+
+def message(folder: Path, *overrides: str, **changes: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_config(write_config(folder, **changes), overrides)
+    return str(caught.value)
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config, _ = load_config(write_config(tmp_path, captions=["a.parquet", "s3://bucket/b.parquet", "/c.parquet"]))
+    assert config.captions.path == [f"{tmp_path}/a.parquet", "s3://bucket/b.parquet", "/c.parquet"]
+    assert config.embedder("sscd").weights == f"{tmp_path}/sscd.safetensors"
+    assert config.out == f"{tmp_path}/run"
+
+
+def test_a_model_that_is_no_folder_may_be_one_of_the_hub(tmp_path: Path) -> None:
+    path = write_config(tmp_path, model="organisation/model-v1.5")
+    assert load_config(path)[0].model == "organisation/model-v1.5"
+    (tmp_path / "organisation/model-v1.5").mkdir(parents=True)
+    assert load_config(path)[0].model == f"{tmp_path}/organisation/model-v1.5"
+
+
+def test_out_of_the_command_line_is_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(tmp_path)
+    monkeypatch.chdir("/")
+    assert load_config(path, out="here")[0].out == "/here"
+    assert load_config(path, ["out=there"])[0].out == "/there"
+
+
+def test_overrides_are_yaml_and_reach_into_sections(tmp_path: Path) -> None:
+    overrides = ["generate.seeds=[7, 8]", "select.budget=null", "engine.address=auto", "images.pair=key"]
+    config, _ = load_config(write_config(tmp_path), overrides)
+    assert config.generate.seeds == [7, 8]
+    assert config.select.budget is None
+    assert config.engine.address == "auto"
+    assert config.images is not None and config.images.pair == "key"
+
+
+def test_an_override_without_a_value_is_explained(tmp_path: Path) -> None:
+    assert "--set select.budget: expected key=value" in message(tmp_path, "select.budget")
+
+
+def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path: Path) -> None:
+    found = message(tmp_path, select={"bugdet": 3})
+    assert found == f"{tmp_path}/audit.yaml: unknown key select.bugdet; did you mean select.budget?"
+    assert "did you mean screen?" in message(tmp_path, scren={})
+    assert "known here: workers, cpus_per_worker" in message(tmp_path, engine={"zzz": 1})
+
+
+def test_every_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
+    lines = message(tmp_path, generate={"steps": "many"}, engine={"workers": 0}).splitlines()
+    assert len(lines) == 2
+    assert "generate.steps should be a valid integer" in lines[0] and "'many'" in lines[0]
+    assert "engine.workers should be greater than 0, not 0" in lines[1]
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    settings = settings_of()
+    del settings["model"]
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UsageError, match="audit.yaml: model is missing"):
+        load_config(tmp_path / "audit.yaml")
+    with pytest.raises(UsageError, match="no such file"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "a: [", "\t"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "audit.yaml").write_text(text)
+    with pytest.raises(UsageError, match="is not"):
+        load_config(tmp_path / "audit.yaml")
+
+
+def test_an_embedder_without_weights_is_refused_unless_there_are_no_images(tmp_path: Path) -> None:
+    assert "confirm.embedders names clip" in message(tmp_path, confirm={"embedders": ["clip"]})
+    config, _ = load_config(write_config(tmp_path, images=None, confirm={}))
+    assert config.images is None
+
+
+def test_too_few_null_captions_for_the_rate_are_refused(tmp_path: Path) -> None:
+    assert "needs null_captions of at least 999" in message(tmp_path, confirm={"null_rate": 0.001})
+
+
+def test_seeds_are_distinct(tmp_path: Path) -> None:
+    assert "generate.seeds" in message(tmp_path, generate={"seeds": [1, 1]})
+
+
+def test_an_unknown_detector_is_named(tmp_path: Path) -> None:
+    config, _ = load_config(write_config(tmp_path, screen={"detectors": ["profil"]}))
+    with pytest.raises(UsageError, match="unknown detector 'profil'"):
+        check_detectors(config)
+
+
+def test_the_file_that_init_writes_loads_with_all_defaults_and_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "audit.yaml"
+    init(path)
+    config, given = load_config(path)
+    assert config.screen == Config.model_fields["screen"].default
+    assert set(given) <= set(Config.model_fields)
+    with pytest.raises(UsageError, match="is there already"):
+        init(path)
+
+
+def test_every_key_of_the_written_file_that_is_commented_out_shows_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "audit.yaml"
+    init(path)
+    before, _ = load_config(path)
+    lines = [line.replace("# ", "", 1) if line.startswith("  # ") else line for line in path.read_text().splitlines()]
+    # What stands for "no default" in the file: a value of its own, or one that needs files.
+    kept = [line for line in lines if not line.strip().startswith(("clip:", "key:", "url:"))]
+    path.write_text("\n".join(kept))
+    after, _ = load_config(path)
+    assert after == before
+
+
+def test_the_json_schema_accepts_what_loads(tmp_path: Path) -> None:
+    schema = Config.model_json_schema()
+    settings = settings_of(captions=["a.parquet", "b.parquet"])
+    jsonschema.validate(settings, schema)
+    jsonschema.validate(settings | {"captions": {"path": "a.parquet"}, "images": None}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(settings | {"scren": {}}, schema)

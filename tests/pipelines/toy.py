@@ -1,0 +1,75 @@
+"""The pieces of a data set small enough to audit in seconds: random images, and the tiny model of tests/data."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+MODEL = Path(__file__).parents[1] / "data" / "tiny-sd1"
+NULLS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
+MEMORIZED = "a planted picture"
+# In the data set but for case and punctuation: no null caption.
+NULL_TWIN = "Picture 3, of a thing!"
+
+
+def png(seed: int, size: int = 32) -> bytes:
+    """An image of its own for each seed: soft colours, no noise."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return encode(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def encode(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def write_parquet(path: Path, columns: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=16)
+
+
+def settings_of(**changes: Any) -> dict[str, Any]:
+    """The mapping of an audit.yaml; a change replaces a whole section."""
+    settings: dict[str, Any] = {
+        "model": str(MODEL),
+        "captions": "captions/*.parquet",
+        "images": "images/*.tar",
+        "calibration": {"captions": "nulls.txt", "screen": "null_screen.parquet"},
+        "select": {"budget": 5, "audit_sample": 25, "seed": 1},
+        "generate": {"seeds": [1], "steps": 2},
+        "confirm": {
+            "fresh_seeds": 2,
+            "null_captions": 19,
+            "null_rate": 0.05,
+            "sscd": {"weights": "sscd.safetensors", "region": 0.9999},
+        },
+        "engine": {"workers": 1, "shard_rows": 16, "retries": 0},
+        "out": "run",
+    }
+    return settings | changes
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """Writes `settings_of(**changes)` into `folder`."""
+    path = folder / "audit.yaml"
+    path.write_text(yaml.safe_dump(settings_of(**changes)), encoding="utf-8")
+    return path

@@ -1,0 +1,54 @@
+"""The wheel works on its own: built, installed in a fresh environment, run outside the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment with the wheel, which sees this one's packages but not the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    [wheel] = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    [site] = (folder / "venv").glob("lib/*/site-packages")
+    # Only the path, not the .pth files in it: the checkout is an editable install of the outer environment.
+    (site / "outer.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder
+
+
+def run(environment: Path, *arguments: str) -> str:
+    """What `crossaudit` of the wheel prints, outside the checkout."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [environment / "venv/bin/crossaudit", *arguments], cwd=environment, env=clean, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_installed_command_tells_its_version(environment: Path) -> None:
+    assert run(environment, "--version").split() == ["crossaudit", "0.1.0"]
+
+
+@pytest.mark.slow
+def test_package_data_comes_along(environment: Path) -> None:
+    run(environment, "init", "audit.yaml")
+    assert "calibration" in run(environment, "config", "audit.yaml")
