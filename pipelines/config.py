@@ -114,9 +114,7 @@ class Engine(_Section):
     workers: int = Field(default=1, gt=0)
     cpus_per_worker: int = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0, description="A whole GPU or a fraction; 0 runs on the CPU.")
-    shard_rows: int = Field(
-        default=4096, gt=0, description="Captions or images a shard: the unit of work and of retry."
-    )
+    shard_rows: int = Field(default=1024, gt=0, description="Captions or images a shard: the unit of work and retry.")
     retries: int = Field(default=2, ge=0, description="How often a shard that fails is tried again before it is split.")
     address: str | None = Field(default=None, description="A running Ray cluster; by default one is started here.")
 
@@ -156,6 +154,11 @@ class Config(_Section):
             if getattr(self.confirm, name) is None:
                 raise ValueError(f"confirm.embedders names {name}, but there is no confirm.{name}: {{weights: ...}}")
         return self
+
+    def fresh_seeds(self) -> list[int]:
+        """Seeds that neither screen nor generate has used."""
+        first = max(*self.screen.seeds, *self.generate.seeds) + 1
+        return list(range(first, first + self.confirm.fresh_seeds))
 
     def embedder(self, name: str) -> Embedder:
         return getattr(self.confirm, name)

@@ -108,11 +108,3 @@ def _start(config: Config, progress: Reporter) -> Pool:
         num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
     )
     return Pool(lambda: actor.remote(config), engine.workers, engine.retries)
-
-
-def seed_lists(config: Config) -> dict[str, list[int]]:
-    """The seeds of each purpose of a generation; fresh ones are new to screen and generate."""
-    used = {*config.screen.seeds, *config.generate.seeds}
-    first = max(used) + 1
-    fresh = list(range(first, first + config.confirm.fresh_seeds))
-    return {"discover": config.generate.seeds, "null": config.generate.seeds, "fresh": fresh}

@@ -134,7 +134,12 @@ def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) 
         "inputs": [],
         "models": {},
         "packages": {name: _version(name) for name in PACKAGES},
-        "seeds": {"screen": config.screen.seeds, "generate": config.generate.seeds, "sample": config.select.seed},
+        "seeds": {
+            "screen": config.screen.seeds,
+            "generate": config.generate.seeds,
+            "fresh": config.fresh_seeds(),
+            "sample": config.select.seed,
+        },
         "dtype": "float32",
         "device": "cuda" if config.engine.gpus_per_worker else "cpu",
         "threads": config.engine.cpus_per_worker,

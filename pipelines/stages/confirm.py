@@ -17,7 +17,7 @@ from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import images
 from pipelines.stages import embed
-from pipelines.stages.generate import generate
+from pipelines.stages.generate import PROMPTS, generate
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,15 +35,15 @@ def run(run: Run) -> None:
     if config.images is None:
         return
     with run.manifest.stage("confirm") as stage:
-        for purpose in ("null", "discover"):
-            _match(run, purpose)
+        _match(run, "confirm", ("null", "discover"))
         matches = run.ledger.read("matches")
         limits = _thresholds(run, matches)
         run.manifest.data["thresholds"] = {
             name: {kind: asdict(limit) for kind, limit in kinds.items()} for name, kinds in limits.items()
         }
-        generate(run, "fresh", _confirmed(run.ledger, matches, config.confirm.embedders[0], limits))
-        _match(run, "fresh")
+        confirmed = _confirmed(run.ledger, matches, config.confirm.embedders[0], limits)
+        generate(run, "confirm: fresh seeds", {"fresh": confirmed}, config.fresh_seeds())
+        _match(run, "confirm: their matches", ("fresh",))
         stage["rows_in"] = run.manifest.refresh("generations")
         stage["rows_out"] = run.manifest.refresh("matches")
 
@@ -77,14 +77,14 @@ def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: dict[st
     )
     mine = (pc.field("purpose") == "discover") & (pc.field("embedder") == embedder)
     ids = matches.filter(mine & beyond)["caption_id"]
-    prompts = ledger.read("_prompts", "discover")
+    prompts = ledger.read(PROMPTS, "discover")
     return prompts.filter(pc.is_in(prompts["caption_id"], value_set=ids.combine_chunks()))
 
 
-def _match(run: Run, purpose: str) -> None:
-    shards = _shards(run.ledger, purpose, run.config.engine.shard_rows)
+def _match(run: Run, title: str, purposes: Sequence[str]) -> None:
+    shards = [shard for purpose in purposes for shard in _shards(run.ledger, purpose, run.config.engine.shard_rows)]
     needs = tuple(run.config.confirm.embedders)
-    run.execute(Step(f"confirm: {purpose}", "matches", "generations", run.ledger, _nearest, _left, needs), shards)
+    run.execute(Step(title, "matches", "generations", run.ledger, _nearest, _left, needs), shards)
 
 
 def _shards(ledger: Ledger, purpose: str, size: int) -> list[Shard]:

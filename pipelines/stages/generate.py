@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from pipelines.context import Run, Step, seed_lists
+from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
 from pipelines.stages import calibrate, select
 from pipelines.stages.screen import failed_rows
@@ -26,31 +26,25 @@ SMALLER = 8
 
 
 def run(run: Run) -> None:
+    captions_of = {"discover": select.selected(run.ledger)}
+    if run.config.images is not None:
+        captions_of["null"] = _highest_nulls(run)
     with run.manifest.stage("generate") as stage:
-        generate(run, "discover", select.selected(run.ledger))
-        if run.config.images is not None:
-            generate(run, "null", _highest_nulls(run))
-        stage["rows_in"] = sum(run.ledger.rows(PROMPTS, part) for part in run.ledger.parts(PROMPTS))
+        generate(run, "generate", captions_of, run.config.generate.seeds)
+        stage["rows_in"] = sum(map(len, captions_of.values()))
         stage["rows_out"] = run.manifest.refresh("generations")
 
 
-def generate(run: Run, purpose: str, captions: pa.Table) -> None:
-    """Generations of captions (caption_id, caption) with the seeds of the purpose."""
-    run.ledger.write(PROMPTS, purpose, captions)
-    seeds = seed_lists(run.config)[purpose]
-    if not seeds:
-        return
-    step = Step(
-        f"generate: {purpose}",
-        "generations",
-        "captions",
-        run.ledger,
-        partial(_generate, seeds=seeds),
-        partial(_left, seeds=seeds),
-        ("model",),
-    )
-    size = max(1, run.config.engine.shard_rows // SMALLER)
-    run.execute(step, slices(purpose, purpose, len(captions), size))
+def generate(run: Run, title: str, captions_of: Mapping[str, pa.Table], seeds: Sequence[int]) -> None:
+    """Generations of captions (caption_id, caption), by purpose, with the same seeds."""
+    shards = []
+    for purpose, captions in captions_of.items():
+        run.ledger.write(PROMPTS, purpose, captions)
+        size = max(1, run.config.engine.shard_rows // SMALLER)
+        shards += slices(purpose, purpose, len(captions), size)
+    work, left = partial(_generate, seeds=seeds), partial(_left, seeds=seeds)
+    step = Step(title, "generations", "captions", run.ledger, work, left, ("model",))
+    run.execute(step, shards if seeds else [])
 
 
 def _highest_nulls(run: Run) -> pa.Table:
