@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from audit.errors import AuditError
 from audit.risk import risk
 from audit.schema import VERDICTS
-from audit.statistics import conformal_p
+from audit.statistics import conformal_p, nulls_needed
 
 # Where there is no null: 0.75 is 90 % precision on DISC for SSCD (arXiv 2202.10261), 0.5 the looser rule
 # of the literature on diffusion models (Somepalli et al., arXiv 2212.03860).
@@ -55,7 +55,7 @@ def threshold_from_null(maxima: np.ndarray, rate: float) -> float:
         raise AuditError(
             f"{m} null captions cannot set a threshold at a null rate of {rate:g}",
             where="confirm.null_captions",
-            do=f"Give at least {math.ceil(1 / rate - 1 - 1e-9)} null captions, or raise confirm.null_rate.",
+            do=f"Give at least {nulls_needed(rate)} null captions, or raise confirm.null_rate.",
         )
     return float(np.sort(maxima)[rank - 1])
 

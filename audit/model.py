@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,13 +23,13 @@ from transformers.utils import logging as transformers_logging
 
 from audit.attention import cross_attention_layers
 from audit.errors import AuditError
+from audit.hub import is_hub_id
 
 # Shapes: B captions, K text positions, D width of the text encoder, C, H and W of the latent.
 
 SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x text-to-image pipelines (UNet2DConditionModel + CLIPTextModel)."
 CONVERT = "A pickle can run code. Convert it: load it where you trust it, then pipeline.save_pretrained(folder)."
 _WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +171,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _download(path: str | Path) -> Path:
-    if not _HUB_ID.fullmatch(str(path)):
+    if not is_hub_id(str(path)):
         do = "Give a diffusers folder, a .safetensors file or a hub id."
         raise AuditError("no such model", where=str(path), do=do)
     try:

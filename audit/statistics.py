@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
@@ -46,3 +48,8 @@ def q_values(p: npt.ArrayLike) -> Floats:
 def _check_counts(k: int, n: int) -> None:
     if n < 1 or not 0 <= k <= n:
         raise AuditError(f"{k} of {n} is not a proportion", do="Give 0 <= k <= n and n >= 1.")
+
+
+def nulls_needed(rate: float) -> int:
+    """The fewest null captions that can set a threshold at `rate`: the smallest m with (m + 1) rate >= 1."""
+    return math.ceil(1 / rate - 1 - 1e-9)  # 1 / 0.01 - 1 must not become 100

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from audit.statistics import nulls_needed
+
 
 def _distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
@@ -104,8 +106,8 @@ class Confirm(_Section):
 
     @model_validator(mode="after")
     def _null_captions_reach_the_rate(self) -> Confirm:
-        if self.null_captions < 1 / self.null_rate - 1:
-            need = int(1 / self.null_rate - 1 + 0.999999)
+        need = nulls_needed(self.null_rate)
+        if self.null_captions < need:
             raise ValueError(f"null_rate {self.null_rate} needs null_captions of at least {need}")
         return self
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from audit.errors import UsageError
+from audit.hub import is_hub_id
 from pipelines.config import Config
 
 
@@ -50,7 +50,6 @@ def absolute(value: str, base: Path) -> str:
     return value if "://" in value else os.path.normpath(base / Path(value).expanduser())
 
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Where audit.yaml holds paths.
 _PATHS = (
     ("model",),
@@ -73,7 +72,7 @@ def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
         if at in _PATHS and isinstance(node, str):
             path = absolute(node, base)
             # `organisation/name` that is no folder here is a model of the hub.
-            return node if at == ("model",) and _HUB_ID.fullmatch(node) and not os.path.exists(path) else path
+            return node if at == ("model",) and is_hub_id(node) and not os.path.exists(path) else path
         if at in _PATHS and isinstance(node, list):
             return [absolute(item, base) if isinstance(item, str) else item for item in node]
         return node

@@ -74,10 +74,9 @@ def bundle(work: Work, out: Annotated[Path, typer.Option(help="Folder of the bun
     """Lay out the bundle: model, data, embedders, and the screen of the null captions."""
     data = dataset.build(work / "artwork", seed)
     dataset.write(data, out, seed)
-    for name in ("model", "clip"):
-        shutil.rmtree(out / ("embedders" if name == "clip" else ".") / name, ignore_errors=True)
-    shutil.copytree(work / "model", out / "model")
-    shutil.copytree(work / "clip", out / "embedders/clip")
+    for source, target in (("model", "model"), ("clip", "embedders/clip")):
+        shutil.rmtree(out / target, ignore_errors=True)
+        shutil.copytree(work / source, out / target)
     shutil.copy(work / "sscd.safetensors", out / "embedders/sscd.safetensors")
     shutil.copy(HERE / "audit.yaml", out / "audit.yaml")
     table = audit.screen(audit.load_model(out / "model"), data.calibration, batch_size=64)

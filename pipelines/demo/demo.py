@@ -25,7 +25,8 @@ def bundle() -> Path:
     """The folder of the bundled model and data set."""
     folder = Path(str(resources.files("pipelines.demo"))) / "bundle"
     if not (folder / "audit.yaml").is_file():
-        raise AuditError("the bundled model is missing", where=str(folder), do="Install crossaudit again.")
+        make = "python -m benchmarks.planted all --work work/planted --out pipelines/demo/bundle"
+        raise AuditError("the bundled model is missing", where=str(folder), do=f"In a checkout: {make}")
     return folder
 
 

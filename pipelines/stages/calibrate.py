@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import audit
 from audit import schema
 from audit.errors import AuditError, UsageError
+from audit.statistics import nulls_needed
 from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, slices
@@ -110,7 +110,7 @@ def _null_captions(run: Run) -> tuple[pa.Table, int]:
 
 def _enough(config: Config, rows: int) -> None:
     rate = config.confirm.null_rate
-    need = math.ceil(1 / rate - 1 - 1e-9)
+    need = nulls_needed(rate)
     if config.images is not None and rows < need:
         raise AuditError(
             f"{rows} null captions that the data set does not have; confirm.null_rate {rate:g} needs {need}",

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from audit.errors import AuditError
-from audit.statistics import clopper_pearson, conformal_p, q_values, upper_bound
+from audit.statistics import clopper_pearson, conformal_p, nulls_needed, q_values, upper_bound
 
 
 def test_clopper_pearson_is_exact_against_the_binomial_tails() -> None:
@@ -44,3 +44,9 @@ def test_conformal_p_is_uniform_for_a_null_caption() -> None:
 def test_q_values_are_benjamini_hochberg_in_the_given_order() -> None:
     np.testing.assert_allclose(q_values([0.04, 0.01, 0.03, 0.5]), [0.16 / 3, 0.04, 0.16 / 3, 0.5])
     assert len(q_values([])) == 0
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.5, 1), (0.3, 3)])
+def test_a_rate_needs_as_many_null_captions_as_leave_one_beyond_it(rate: float, needed: int) -> None:
+    assert nulls_needed(rate) == needed
+    assert (needed + 1) * rate >= 1 - 1e-9 > needed * rate
