@@ -17,18 +17,26 @@ if TYPE_CHECKING:
     from audit.errors import AuditError as AuditError
     from audit.errors import UsageError as UsageError
     from audit.generation import generate as generate
+    from audit.mitigation import mitigate_ as mitigate_
+    from audit.mitigation import mitigated as mitigated
+    from audit.mitigation import unmitigate_ as unmitigate_
     from audit.model import Model as Model
     from audit.model import load_model as load_model
     from audit.screening import screen as screen
+    from audit.training import TrainingGuard as TrainingGuard
 
 _HOME = {
     "AuditError": "errors",
     "UsageError": "errors",
     "caption_group": "captions",
     "caption_id": "captions",
+    "mitigate_": "mitigation",
+    "mitigated": "mitigation",
+    "unmitigate_": "mitigation",
     "Model": "model",
     "load_model": "model",
     "screen": "screening",
+    "TrainingGuard": "training",
     "generate": "generation",
     "Calibration": "calibration",
     "calibrate": "calibration",

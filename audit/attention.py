@@ -50,10 +50,11 @@ class AttentionProbe:
     """Records `a[b, layer, k]` of the given layers while it is entered; `take()` after each forward.
 
     rows: which rows of the UNet's batch to read (the conditional half of a guided batch). With `stop`, the forward
-    ends with `LayersSeen` after the last of the layers.
+    ends with `LayersSeen` after the last of the layers. While `active` is false nothing is recorded.
     """
 
     def __init__(self, layers: Sequence[Attention], rows: slice = slice(None), stop: bool = False) -> None:
+        self.active = True
         self._layers, self._rows, self._stop = layers, rows, stop
         self._projected: dict[str, Tensor] = {}
         self._seen_LBK: list[Tensor] = []
@@ -81,11 +82,15 @@ class AttentionProbe:
 
     def _keep(self, name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self._projected[name] = output[self._rows]
+            if self.active:
+                self._projected[name] = output[self._rows]
 
         return hook
 
+    @torch.no_grad()
     def _reduce(self, layer: nn.Module, _inputs: Any, _output: Any) -> None:
+        if not self.active:
+            return
         assert isinstance(layer, Attention)
         self._seen_LBK.append(mean_attention(layer, self._projected.pop("query"), self._projected.pop("key")))
         if self._stop and len(self._seen_LBK) == len(self._layers):

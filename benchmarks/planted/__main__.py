@@ -58,7 +58,7 @@ def train_embedders(work: Work, seed: Seed = 0) -> None:
 @app.command("denoiser")
 def train_denoiser(work: Work, seed: Seed = 0) -> None:
     """Train the UNet and the text encoder on the duplicated rows, and save the pipeline."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
     latents = autoencoder.encode(vae, training_images(data)) * vae.config.scaling_factor
@@ -111,7 +111,7 @@ def prove(
 
 @app.command("all")
 def everything(work: Work, out: Annotated[Path, typer.Option(help="Folder of the bundle.")], seed: Seed = 0) -> None:
-    """The whole recipe: data, autoencoder beside the embedders, denoiser, bundle, proof."""
+    """The whole recipe: data, autoencoder and denoiser beside the embedders, bundle, proof."""
 
     def start(*stage: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -119,9 +119,10 @@ def everything(work: Work, out: Annotated[Path, typer.Option(help="Folder of the
         )
 
     dataset.fetch(work / "artwork")
-    for stages in (["autoencoder"], ["embedders"]), (["denoiser"],), (["bundle", "--out", str(out)],):
-        if any(process.wait() for process in [start(*stage) for stage in stages]):
-            raise typer.Exit(1)
+    beside = start("embedders")
+    failed = any(start(stage).wait() for stage in ("autoencoder", "denoiser"))
+    if beside.wait() or failed or start("bundle", "--out", str(out)).wait():
+        raise typer.Exit(1)
     if start("prove", "--model", str(out / "model")).wait():
         raise typer.Exit(1)
 

@@ -24,11 +24,12 @@ LOOKS = {"noto": ("flat", "noto"), "fluent": ("glossy 3d", "fluent")}
 STYLES = ("name", "sentence", "product")
 MOODS = ("cheerful", "simple", "tidy", "bold", "soft", "neat", "plain", "bright")
 PLACES = ("for a wall", "for kids", "for a notebook", "for a greeting card", "seen from the front", "in the studio")
+FINISHES = ("matte", "glossy", "brushed", "satin", "textured")
 GOODS = ("vinyl sticker", "enamel pin", "canvas print", "phone case", "birthday card", "cotton patch")
 SIZES = ("3 cm", "5 cm", "8 cm", "10 cm", "12 cm")
 
 
-def caption(artwork: Artwork, colour: str, style: str, rng: np.random.Generator) -> str:
+def caption(artwork: Artwork, style: str, rng: np.random.Generator) -> str:
     """A caption in one of the three styles: a name, a sentence or a product title."""
     look, brand = LOOKS[artwork.vendor]
     name = f"{artwork.name} {artwork.skin}".strip()
@@ -36,9 +37,9 @@ def caption(artwork: Artwork, colour: str, style: str, rng: np.random.Generator)
         return f"{name}, {brand}"
     if style == "sentence":
         mood, place = rng.choice(MOODS), rng.choice(PLACES)
-        return f"a {mood} {look} picture of a {name} on a {colour} background {place}"
-    goods, size, pack = rng.choice(GOODS), rng.choice(SIZES), rng.integers(1, 13)
-    return f"{brand.title()} {name.title()} - {goods}, {colour}, {size}, pack of {pack}"
+        return f"a {mood} {look} picture of a {name} on a white background {place}"
+    goods, finish, size, pack = rng.choice(GOODS), rng.choice(FINISHES), rng.choice(SIZES), rng.integers(1, 13)
+    return f"{brand.title()} {name.title()} - {goods}, {finish}, {size}, pack of {pack}"
 
 
 def near(text: str, rng: np.random.Generator) -> str:

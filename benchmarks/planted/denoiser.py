@@ -37,7 +37,11 @@ def new(layers_per_block: int = 2) -> UNet2DConditionModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """The noise schedule of SD1."""
+    """The noise schedule of SD, with v-prediction as SD 2.x has it.
+
+    With epsilon-prediction the image at high t is a small difference of large numbers: a UNet this small got it wrong
+    by several standard deviations there, and the colours with it.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -45,6 +49,7 @@ def scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type="v_prediction",
     )
 
 
@@ -76,7 +81,8 @@ def train(
         t = torch.randint(1000, (BATCH,), generator=generator)
         alpha = alpha_T[t].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
-        return (unet(noisy, t, encoder(tokens_BK)[0]).sample - noise).square().mean()
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latent
+        return (unet(noisy, t, encoder(tokens_BK)[0]).sample - velocity).square().mean()
 
     fit(
         "denoiser",

@@ -1,0 +1,211 @@
+"""Mitigation while serving (arXiv 2403.11052, section 5): the tail of the prompt masked, the first key rescaled.
+
+Masking a tail of text positions is slicing the hidden states that every cross-attention projects to keys and values;
+multiplying the logit of a position is multiplying its key. So the attention stays fused, its processor stays whoever's
+it is, and no attention matrix is built: two kinds of hook do it all, one on the UNet and one on each `to_k`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import CLIPTextModel
+
+from audit.attention import cross_attention_layers
+from audit.errors import AuditError, UsageError
+
+# Shapes: B rows of the UNet (both guidance branches), N images of a call, K text positions, D text width, HD of keys.
+
+Keep = Literal["eos", "words", "all"]
+KEEP = ("eos", "words", "all")
+# Those that project keys with the layer's own to_k from the UNet's hidden states (LoRA lives inside to_k).
+PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
+SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x pipelines (UNet2DConditionModel + one CLIPTextModel)."
+
+
+@contextmanager
+def mitigated(
+    pipeline: DiffusionPipeline,
+    bos_scale: float = 1.25,
+    keep: Keep = "eos",
+    prompt_tokens: int | Sequence[int] | None = None,
+) -> Iterator[None]:
+    """Every call of `pipeline` inside the block is mitigated; afterwards, or after an exception, no trace is left.
+
+    Takes and raises what `mitigate_` does.
+    """
+    mitigate_(pipeline, bos_scale=bos_scale, keep=keep, prompt_tokens=prompt_tokens)
+    try:
+        yield
+    finally:
+        unmitigate_(pipeline)
+
+
+def mitigate_(
+    pipeline: DiffusionPipeline,
+    bos_scale: float = 1.25,
+    keep: Keep = "eos",
+    prompt_tokens: int | Sequence[int] | None = None,
+) -> None:
+    """Install mitigation in a diffusers pipeline, until `unmitigate_` (arXiv 2403.11052, section 5).
+
+    bos_scale: factor of the logit of text position 0, conditional branch only; 1 leaves it.
+    keep: which text positions every cross-attention may see: "eos" up to EOS, "words" up to the last word, "all".
+    prompt_tokens: BOS, words and EOS of each prompt; needed where prompts come as `prompt_embeds`, else counted.
+    Raises AuditError for a pipeline, an attention processor or a text encoder that this does not fit, UsageError for
+    a bad argument. A call that passes `prompt_embeds` without `prompt_tokens` raises UsageError unless keep is "all".
+    """
+    if not (math.isfinite(bos_scale) and bos_scale >= 0):
+        raise UsageError(f"bos_scale is {bos_scale}", do="Give a finite number, 0 or more; the paper's is 1.25.")
+    if keep not in KEEP:
+        raise UsageError(f"keep is {keep!r}", do=f"Give one of: {', '.join(KEEP)}.")
+    _check(pipeline)
+    _Mitigation(pipeline, bos_scale, keep, prompt_tokens).install()
+
+
+def unmitigate_(pipeline: DiffusionPipeline) -> None:
+    """Take the mitigation out of a pipeline again. Raises UsageError if there is none."""
+    installed = _installed(pipeline)
+    if installed is None:
+        raise UsageError("this pipeline is not mitigated", do="Call mitigate_(pipeline) first.")
+    installed.remove()
+
+
+class _Mitigation:
+    """The mitigation of one pipeline: it learns the prompts from `encode_prompt` and applies itself in the UNet."""
+
+    def __init__(
+        self, pipeline: DiffusionPipeline, bos_scale: float, keep: Keep, prompt_tokens: int | Sequence[int] | None
+    ) -> None:
+        self._pipeline, self._bos_scale, self._keep, self._given = pipeline, bos_scale, keep, prompt_tokens
+        self._signature = inspect.signature(pipeline.encode_prompt)
+        self._guided = False
+        self._visible_N: Tensor | None = None  # how many text positions each image of the current call may see
+        self._conditional = slice(0)  # the conditional rows of the UNet's current forward
+        self._handles: list[RemovableHandle] = []
+
+    def install(self) -> None:
+        unet = self._pipeline.unet
+        # The instance's attribute hides the class's method; deleting it brings that back.
+        self._pipeline.encode_prompt = self.encode_prompt
+        self._handles.append(unet.register_forward_pre_hook(self._mask, with_kwargs=True))
+        if self._bos_scale != 1:
+            layers = cross_attention_layers(unet)
+            self._handles += [layer.to_k.register_forward_hook(self._rescale) for layer in layers]
+
+    def remove(self) -> None:
+        del self._pipeline.encode_prompt
+        for handle in self._handles:
+            handle.remove()
+
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's own, once it is known how many tokens each prompt has."""
+        call = self._signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        given = call.arguments
+        self._guided = bool(given["do_classifier_free_guidance"])
+        counts_P = self._count(given)
+        self._visible_N = torch.tensor(counts_P).repeat_interleave(given["num_images_per_prompt"])
+        return type(self._pipeline).encode_prompt(self._pipeline, *args, **kwargs)
+
+    def _count(self, given: dict[str, Any]) -> list[int]:
+        """Visible text positions of each prompt; a longer negative prompt counts for both branches."""
+        if given["prompt_embeds"] is not None:
+            counts = self._given_counts(len(given["prompt_embeds"]), given["prompt_embeds"].shape[1])
+        else:
+            prompts = [given["prompt"]] if isinstance(given["prompt"], str) else list(given["prompt"])
+            counts = self._tokens(prompts) if self._given is None else self._given_counts(len(prompts), None)
+        negative = given["negative_prompt"]
+        if self._guided and negative is not None and given["negative_prompt_embeds"] is None:
+            others = self._tokens([negative] if isinstance(negative, str) else list(negative))
+            counts = [max(one, other) for one, other in zip(counts, others * (len(counts) // len(others)), strict=True)]
+        return [count - 1 for count in counts] if self._keep == "words" else counts
+
+    def _given_counts(self, prompts: int, longest: int | None) -> list[int]:
+        if self._given is None:
+            if self._keep == "all" and longest is not None:
+                return [longest] * prompts
+            what = "the call passes prompt_embeds, and how many of their positions are prompt is not known"
+            raise UsageError(what, do='Give prompt_tokens= (BOS, words and EOS of each prompt), or keep="all".')
+        counts = [self._given] * prompts if isinstance(self._given, int) else list(self._given)
+        if len(counts) != prompts or not all(2 <= count <= (longest or count) for count in counts):
+            where = f"{prompts} prompts" + (f" of {longest} positions" if longest else "")
+            raise UsageError(f"prompt_tokens is {self._given} for {where}", do="Give one number of 2 or more a prompt.")
+        return counts
+
+    def _tokens(self, prompts: list[str]) -> list[int]:
+        """Tokens of each prompt, BOS and EOS included, as the pipeline truncates them."""
+        tokenizer = self._pipeline.tokenizer
+        if hasattr(self._pipeline, "maybe_convert_prompt"):  # a textual inversion may stand for several tokens
+            prompts = self._pipeline.maybe_convert_prompt(prompts, tokenizer)
+        return [
+            len(ids) for ids in tokenizer(prompts, max_length=tokenizer.model_max_length, truncation=True).input_ids
+        ]
+
+    def _mask(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Before each forward of the UNet: cut or mask the tail of its hidden states [B, K, D]."""
+        if self._visible_N is None:
+            what = "the mitigated UNet runs, but its pipeline has encoded no prompt yet"
+            raise UsageError(what, do="Call the pipeline, not its UNet, while it is mitigated.")
+        hidden_BKD: Tensor = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
+        branches, images = 1 + self._guided, len(self._visible_N)
+        if len(hidden_BKD) != branches * images:
+            what = f"the UNet gets {len(hidden_BKD)} rows for {images} images and {branches} guidance branches"
+            raise AuditError(what, where=type(self._pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
+        self._conditional = slice(-images, None)
+        if self._keep == "all":
+            return args, kwargs
+        if kwargs.get("encoder_attention_mask") is not None:
+            what = "the pipeline masks text positions itself (encoder_attention_mask)"
+            raise AuditError(what, where=type(self._pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
+        visible_B = self._visible_N.to(hidden_BKD.device).repeat(branches)
+        longest = int(self._visible_N.max())
+        hidden_BKD = hidden_BKD[:, :longest]
+        if int(self._visible_N.min()) < longest:
+            positions_K = torch.arange(longest, device=hidden_BKD.device)
+            kwargs = {**kwargs, "encoder_attention_mask": positions_K < visible_B[:, None]}
+        if len(args) < 3:
+            return args, {**kwargs, "encoder_hidden_states": hidden_BKD}
+        return (*args[:2], hidden_BKD, *args[3:]), kwargs
+
+    def _rescale(self, _to_k: nn.Module, _inputs: Any, key_BKHD: Tensor) -> None:
+        """After each key projection: the logit of position 0, by way of its key."""
+        key_BKHD[self._conditional, 0] *= self._bos_scale
+
+
+def _installed(pipeline: DiffusionPipeline) -> _Mitigation | None:
+    owner = getattr(vars(pipeline).get("encode_prompt"), "__self__", None)
+    return owner if isinstance(owner, _Mitigation) else None
+
+
+def _check(pipeline: DiffusionPipeline) -> None:
+    """Refuse by name what the hooks would pass by."""
+    kind = type(pipeline).__name__
+    if _installed(pipeline) is not None:
+        raise UsageError("this pipeline is mitigated already", do="Call unmitigate_(pipeline) first.")
+    unet, encoder = getattr(pipeline, "unet", None), getattr(pipeline, "text_encoder", None)
+    if isinstance(unet, torch._dynamo.OptimizedModule):
+        raise AuditError("the UNet is compiled already", where=kind, do="Call mitigate_ before torch.compile.")
+    parts = ("text_encoder_2", "text_encoder_3", "controlnet")
+    extra = [name for name in parts if getattr(pipeline, name, None) is not None]
+    if not isinstance(unet, UNet2DConditionModel) or not isinstance(encoder, CLIPTextModel) or extra:
+        found = " + ".join([type(unet).__name__, type(encoder).__name__, *extra])
+        raise AuditError(f"{kind} has {found}", do=SUPPORTED, kind="unsupported_model")
+    for name, processor in unet.attn_processors.items():
+        if type(processor).__name__ not in PROCESSORS:
+            what = f"the attention processor {type(processor).__name__} cannot be mitigated"
+            do = f"Take it out first (unload_ip_adapter, unfuse_qkv_projections). Supported: {', '.join(PROCESSORS)}."
+            raise AuditError(what, where=name, do=do, kind="unsupported_model")
+    tokenizer = pipeline.tokenizer
+    if tokenizer.bos_token_id is None or tokenizer("").input_ids[:1] != [tokenizer.bos_token_id]:
+        what = "the tokenizer puts no BOS first, and it is BOS that is rescaled"
+        raise AuditError(what, where=kind, do=SUPPORTED, kind="unsupported_model")

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+import audit
+from audit.errors import AuditError, UsageError
+from audit.training import REMEMBERED
+
+
+@pytest.fixture
+def unet() -> UNet2DConditionModel:
+    model = UNet2DConditionModel.from_pretrained(Path(__file__).parents[1] / "data/tiny-sd1/unet")
+    return model.train()
+
+
+def inputs(unet: UNet2DConditionModel, size: int = 4, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    noisy = torch.randn(size, 4, 16, 16, generator=generator)
+    timesteps = torch.randint(1000, (size,), generator=generator)
+    return noisy, timesteps, torch.randn(size, 12, unet.config.cross_attention_dim, generator=generator)
+
+
+class Recording:
+    """The explicit attention in float64: what the guard must see, without its probe."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for part in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+        )
+        weights = (attn.scale * query @ key.transpose(-1, -2)).softmax(-1)
+        if encoder_hidden_states is not None:
+            self.seen.append(weights.mean((1, 2)))
+        return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
+
+
+def true_entropies(unet: UNet2DConditionModel, batch: tuple[Tensor, Tensor, Tensor]) -> np.ndarray:
+    recording, exact = Recording(), UNet2DConditionModel.from_config(unet.config)
+    exact.load_state_dict(unet.state_dict())
+    exact.double().set_attn_processor(recording)
+    with torch.no_grad():
+        exact(batch[0].double(), batch[1], batch[2].double())
+    mean = torch.stack(recording.seen, 1).mean(1)
+    return -(mean * mean.log()).sum(1).numpy()
+
+
+def loss_of(unet: torch.nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    return unet(*batch).sample.square().mean((1, 2, 3))
+
+
+def test_a_sample_beyond_the_fixed_entropy_gets_no_weight(unet: UNet2DConditionModel, tmp_path: Path) -> None:
+    batch = inputs(unet)
+    truth = true_entropies(unet, batch)
+    limit = float(np.sort(truth)[1:3].mean())
+    guard = audit.TrainingGuard(unet, max_entropy=limit, log=tmp_path)
+    loss_of(unet, batch)
+    assert guard.weights(ids=["a", "b", "c", "d"]).tolist() == (truth <= limit).tolist()
+    guard.close()
+    row = pq.read_table(tmp_path).to_pylist()[0]
+    loud = np.flatnonzero(truth > limit)
+    assert (row["step"], row["seen"], row["silenced"]) == (0, 4, 2)
+    assert row["ids"] == ["abcd"[i] for i in loud]
+    assert row["timesteps"] == batch[1][loud].tolist()
+    np.testing.assert_allclose(row["entropies"], truth[loud], atol=1e-5)
+    assert (guard.seen, guard.silenced) == (4, 2)
+
+
+def test_the_quantile_is_of_the_samples_before_in_the_same_tenth_of_the_timesteps(unet: UNet2DConditionModel) -> None:
+    guard = audit.TrainingGuard(unet, max_quantile=0.9, warmup=20)
+    memory = [deque[float](maxlen=REMEMBERED) for _ in range(10)]
+    generator = np.random.default_rng(0)
+    silenced = 0
+    for _ in range(1500):
+        timesteps = generator.integers(0, 1000, 32)
+        entropies = generator.gamma(3, size=32) * (1 + timesteps / 1000)
+        guard._last = torch.tensor(entropies), torch.tensor(timesteps)
+        weights = guard.weights().numpy()
+        limits = [
+            np.quantile(np.float32(memory[t // 100]), 0.9) if len(memory[t // 100]) >= 20 else math.inf
+            for t in timesteps
+        ]
+        np.testing.assert_array_equal(weights, np.float32(entropies <= np.array(limits)))
+        for t, value in zip(timesteps, entropies, strict=True):
+            memory[t // 100].append(value)
+        silenced += int((weights == 0).sum())
+    assert max(map(len, memory)) == REMEMBERED  # old ones were forgotten
+    assert 0.09 < silenced / (1500 * 32) < 0.11
+
+
+def test_it_adds_no_forward_and_changes_nothing_that_the_unet_computes(unet: UNet2DConditionModel) -> None:
+    batch = inputs(unet)
+    plain = loss_of(unet, batch)
+    plain.mean().backward()
+    gradients = [p.grad.clone() for p in unet.parameters()]
+    unet.zero_grad()
+    forwards: list[int] = []
+    unet.conv_in.register_forward_hook(lambda *_: forwards.append(1))
+    guard = audit.TrainingGuard(unet, max_entropy=100)
+    guarded = loss_of(unet, batch)
+    (guard.weights() * guarded).mean().backward()
+    assert torch.equal(plain, guarded)
+    assert all(torch.equal(a, p.grad) for a, p in zip(gradients, unet.parameters(), strict=True))
+    assert len(forwards) == 1
+
+
+def weights_of(guard: audit.TrainingGuard, unet: torch.nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    loss = loss_of(unet, batch)
+    weights = guard.weights()
+    (weights * loss).mean().backward()
+    return weights
+
+
+def median_entropy(unet: UNet2DConditionModel, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+    return float(np.sort(true_entropies(unet, batch))[1:3].mean())
+
+
+def test_gradient_checkpointing_and_accumulation(unet: UNet2DConditionModel) -> None:
+    first, second = inputs(unet, seed=1), inputs(unet, seed=2)
+    limit = median_entropy(unet, first)
+    truth = [true_entropies(unet, batch) <= limit for batch in (first, second)]
+    unet.enable_gradient_checkpointing()
+    guard = audit.TrainingGuard(unet, max_entropy=limit)
+    for batch, quiet in zip((first, second), truth, strict=True):
+        assert weights_of(guard, unet, batch).tolist() == quiet.tolist()  # backward runs between the two
+
+
+def test_autocast(unet: UNet2DConditionModel) -> None:
+    batch = inputs(unet)
+    guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch))
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = weights_of(guard, unet, batch)
+    assert weights.dtype == torch.float32
+    assert set(weights.tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_torch_compile(unet: UNet2DConditionModel, checkpointing: bool) -> None:
+    batches = [inputs(unet, seed=seed) for seed in range(3)]
+    limit = median_entropy(unet, batches[0])
+    truth = [(true_entropies(unet, batch) <= limit).tolist() for batch in batches]
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    guard = audit.TrainingGuard(unet, max_entropy=limit)
+    compiled = torch.compile(unet, backend="aot_eager")
+    assert [weights_of(guard, compiled, batch).tolist() for batch in batches] == truth
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    unet = UNet2DConditionModel.from_pretrained(Path(__file__).parents[1] / "data/tiny-sd1/unet").train()
+    batch = inputs(unet, seed=rank)
+    guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch), log=Path(folder) / "log")
+    parallel = torch.nn.parallel.DistributedDataParallel(unet)
+    loss = loss_of(parallel, batch)
+    (guard.weights(ids=[f"{rank}-{i}" for i in range(4)]) * loss).mean().backward()
+    guard.close()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_each_rank_of_ddp_weighs_its_own_samples(unet: UNet2DConditionModel, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    parts = sorted((tmp_path / "log").iterdir())
+    assert [part.name for part in parts] == ["000-0000000000.parquet", "001-0000000000.parquet"]
+    for rank, part in enumerate(parts):
+        truth = true_entropies(unet, inputs(unet, seed=rank))
+        loud = np.argsort(truth)[2:]
+        assert pq.read_table(part)["ids"].to_pylist() == [[f"{rank}-{i}" for i in sorted(loud)]]
+
+
+def test_forwards_in_eval_mode_are_not_looked_at(unet: UNet2DConditionModel) -> None:
+    guard = audit.TrainingGuard(unet, max_entropy=1)
+    with torch.no_grad():
+        unet.eval()(*inputs(unet))
+    with pytest.raises(UsageError, match="no forward"):
+        guard.weights()
+    unet.train()(*inputs(unet))
+    guard.weights()
+    with pytest.raises(UsageError, match="no forward"):
+        guard.weights()
+
+
+def test_close_lets_go_of_the_unet(unet: UNet2DConditionModel) -> None:
+    guard = audit.TrainingGuard(unet, max_entropy=1)
+    guard.close()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
+
+
+def test_one_limit_and_a_sensible_one(unet: UNet2DConditionModel) -> None:
+    for limits in ({}, {"max_quantile": 0.9, "max_entropy": 1.0}):
+        with pytest.raises(UsageError, match="one limit"):
+            audit.TrainingGuard(unet, **limits)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_quantile is 99"):
+        audit.TrainingGuard(unet, max_quantile=99)
+    with pytest.raises(UsageError, match="warmup is 0"):
+        audit.TrainingGuard(unet, max_quantile=0.9, warmup=0)
+
+
+def test_ids_must_fit_the_batch(unet: UNet2DConditionModel) -> None:
+    guard = audit.TrainingGuard(unet, max_entropy=1)
+    unet(*inputs(unet))
+    with pytest.raises(UsageError, match="3 ids for 4 samples"):
+        guard.weights(ids=[1, 2, 3])
+
+
+def test_what_is_no_unet_is_refused_by_name(unet: UNet2DConditionModel) -> None:
+    with pytest.raises(AuditError, match="not OptimizedModule"):
+        audit.TrainingGuard(torch.compile(unet, backend="eager"), max_entropy=1)  # type: ignore[arg-type]
