@@ -9,7 +9,7 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy audit pipelines reports benchmarks
+	$(BIN)/mypy audit pipelines reports benchmarks examples
 	$(BIN)/python -m pytest
 
 .venv/installed: pyproject.toml

@@ -87,6 +87,7 @@ class _Mitigation:
         self, pipeline: DiffusionPipeline, bos_scale: float, keep: Keep, prompt_tokens: int | Sequence[int] | None
     ) -> None:
         self._pipeline, self._bos_scale, self._keep, self._given = pipeline, bos_scale, keep, prompt_tokens
+        self._encode_prompt = pipeline.encode_prompt
         self._signature = inspect.signature(pipeline.encode_prompt)
         self._guided = False
         self._visible_N: Tensor | None = None  # how many text positions each image of the current call may see
@@ -115,7 +116,7 @@ class _Mitigation:
         self._guided = bool(given["do_classifier_free_guidance"])
         counts_P = self._count(given)
         self._visible_N = torch.tensor(counts_P).repeat_interleave(given["num_images_per_prompt"])
-        return type(self._pipeline).encode_prompt(self._pipeline, *args, **kwargs)
+        return self._encode_prompt(*args, **kwargs)
 
     def _count(self, given: dict[str, Any]) -> list[int]:
         """Visible text positions of each prompt; a longer negative prompt counts for both branches."""

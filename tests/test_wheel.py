@@ -52,3 +52,20 @@ def test_the_installed_command_tells_its_version(environment: Path) -> None:
 def test_package_data_comes_along(environment: Path) -> None:
     run(environment, "init", "audit.yaml")
     assert "calibration" in run(environment, "config", "audit.yaml")
+
+
+@pytest.mark.slow
+def test_a_tiny_audit_of_the_bundled_model(environment: Path) -> None:
+    tiny = {
+        "select.budget": 3,
+        "select.audit_sample": 3,
+        "generate.steps": 2,
+        "engine.workers": 1,
+        "confirm.null_captions": 10,
+        "confirm.null_rate": 0.2,
+        "confirm.fresh_seeds": 1,
+    }
+    settings = [part for name, value in tiny.items() for part in ("--set", f"{name}={value}")]
+    assert "known truth" in run(environment, "demo", "--out", "run", *settings)
+    assert (environment / "run/report.html").is_file()
+    assert "WRONG" not in run(environment, "check", "run")

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import torch
 import typer
 from diffusers import AutoencoderKL
-from PIL import Image
 
 import audit
 from benchmarks.planted import autoencoder, clip, dataset, denoiser, descriptor
@@ -27,14 +26,9 @@ Seed = Annotated[int, typer.Option(help="Of the data, the initial weights and th
 HERE = Path(__file__).parent
 
 
-def pixels(images: list[Image.Image]) -> torch.Tensor:
-    """uint8 [N, 3, H, W]."""
-    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
-
-
 def training_images(data: dataset.Planted) -> torch.Tensor:
     """The training images in the order of their keys, uint8 [N, 3, 64, 64]."""
-    return pixels([data.images[key] for key in sorted(data.images)])
+    return dataset.pixels([data.images[key] for key in sorted(data.images)])
 
 
 @app.command("autoencoder")
@@ -50,7 +44,7 @@ def train_embedders(work: Work, seed: Seed = 0) -> None:
     """Train the copy descriptor and the CLIP model on the images of the none concepts."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
-    images = pixels([image for image, _ in data.unseen])
+    images = dataset.pixels([image for image, _ in data.unseen])
     descriptor.train(images, work / "sscd.safetensors", work / "checkpoints/sscd.pt", seed)
     clip.train(images, [caption for _, caption in data.unseen], work / "clip", work / "checkpoints/clip.pt", seed)
 

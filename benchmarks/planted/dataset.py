@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.planted import captions as text
@@ -171,6 +172,11 @@ def _none(data: Planted, none: list[Artwork], taken: set[str], rng: np.random.Ge
             else:
                 data.rows.append((caption, None))
                 data.labels.append((caption, "none", None, None))
+
+
+def pixels(images: list[Image.Image]) -> torch.Tensor:
+    """uint8 [N, 3, H, W]."""
+    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
 
 
 def write(data: Planted, folder: Path, seed: int) -> None:

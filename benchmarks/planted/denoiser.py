@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from audit.training import TrainingGuard
 from benchmarks.planted.loop import fit
 from benchmarks.planted.text import LENGTH, encoder_for
 
@@ -54,9 +56,15 @@ def scheduler() -> DDIMScheduler:
 
 
 def train(
-    rows: list[tuple[str, int]], latents_NCHW: torch.Tensor, tokenizer: CLIPTokenizer, checkpoint: Path, seed: int
+    rows: list[tuple[str, int]],
+    latents_NCHW: torch.Tensor,
+    tokenizer: CLIPTokenizer,
+    checkpoint: Path,
+    seed: int,
+    steps: int | None = None,
+    guard: Callable[[UNet2DConditionModel], TrainingGuard] | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """`EPOCHS` passes over `rows` of (caption, index of its scaled latent), duplicates included."""
+    """Train on `rows` of (caption, index of its scaled latent), duplicates included, for `EPOCHS` passes or `steps`."""
     torch.manual_seed(seed)
     unet, encoder = new(), encoder_for(tokenizer)
     alpha_T = scheduler().alphas_cumprod
@@ -67,10 +75,14 @@ def train(
     number = {text: i for i, text in enumerate(texts)}
     text_N = torch.tensor([number[caption] for caption, _ in rows])
     image_N = torch.tensor([index for _, index in rows])
-    steps = EPOCHS * len(rows) // BATCH
+    steps = steps or EPOCHS * len(rows) // BATCH
     order = torch.cat(
-        [torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + e)) for e in range(EPOCHS)]
+        [
+            torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch))
+            for epoch in range(-(-steps * BATCH // len(rows)))
+        ]
     )
+    guarding = guard and guard(unet)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = order[step * BATCH : (step + 1) * BATCH]
@@ -82,7 +94,8 @@ def train(
         alpha = alpha_T[t].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latent
-        return (unet(noisy, t, encoder(tokens_BK)[0]).sample - velocity).square().mean()
+        loss_B = (unet(noisy, t, encoder(tokens_BK)[0]).sample - velocity).square().mean((1, 2, 3))
+        return (guarding.weights(pick.tolist()) * loss_B if guarding else loss_B).mean()
 
     fit(
         "denoiser",
@@ -93,6 +106,8 @@ def train(
         seed=seed,
         checkpoint=checkpoint,
     )
+    if guarding:
+        guarding.close()
     return unet.eval(), encoder.eval()
 
 
@@ -100,6 +115,7 @@ def save(
     folder: Path, unet: UNet2DConditionModel, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL
 ) -> None:
     """A plain StableDiffusionPipeline folder; UNet and VAE are float16 on disk and load as float32."""
+    vae.register_to_config(_name_or_path="")  # where it was trained is nobody's business
     StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=encoder,

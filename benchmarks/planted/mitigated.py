@@ -1,0 +1,220 @@
+"""Does mitigation stop the planted model from reproducing, and at what cost? (`docs/evidence.md` has the figures.)
+
+    python -m benchmarks.planted.mitigated serve --work work/planted --bundle pipelines/demo/bundle --out serve.json
+    python -m benchmarks.planted.mitigated train --work work/planted --bundle ... --how guard --out work/guard
+
+Reproduced is by pixels (README.md); the CLIP score is the bundle's small CLIP's cosine of image and caption.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import open_clip
+import torch
+import typer
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+import audit
+from audit.attention import cross_attention_layers
+from audit.noise import initial_latent
+from audit.statistics import clopper_pearson
+from benchmarks.planted import autoencoder, dataset, denoiser
+from benchmarks.planted.dataset import pixels
+from benchmarks.planted.evaluate import reproduced
+from benchmarks.planted.text import tokenizer_of
+
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+STEPS, GUIDANCE, SEED, BATCH = 20, 4.0, 1, 50
+Setting = Callable[[StableDiffusionPipeline], AbstractContextManager[None]]
+SCALES, KEEPS = (1.0, 1.25, 2.0, 3.0, 5.0, 10.0), ("all", "eos", "words")
+
+
+@dataclass
+class Measured:
+    """One setting: captions reproduced of those planted, CLIP scores of ordinary captions, seconds an image."""
+
+    setting: str
+    reproduced: int
+    planted: int
+    low: float
+    high: float
+    clip_ordinary: float
+    clip_unseen: float
+    seconds: float
+
+
+class Bench:
+    """The planted model, its captions of three kinds, and how a setting is measured on them."""
+
+    def __init__(self, model: Path, bundle: Path, data: dataset.Planted, ordinary: int) -> None:
+        self.pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        self.pipeline.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
+        self.pipeline.set_progress_bar_config(disable=True)
+        keys = sorted(data.images)
+        self.images_NHWC = np.stack([np.asarray(data.images[key], np.float32) for key in keys]) / 255
+        self.planted = {c: keys.index(str(key)) for c, label, _, key in data.labels if label == "verbatim"}
+        rng = np.random.default_rng(0)
+        by_label = {kind: [c for c, label, *_ in data.labels if label == kind] for kind in ("ordinary", "none")}
+        self.others = {k: [c[i] for i in rng.permutation(len(c))[:ordinary]] for k, c in by_label.items()}
+        self.clip, self.transform = open_clip.create_model_from_pretrained(f"local-dir:{bundle}/embedders/clip")
+        self.tokens = open_clip.SimpleTokenizer(context_length=40)
+
+    def generate(self, captions: list[str], setting: Setting) -> list[Image.Image]:
+        """One image a caption, all from the noise of one seed."""
+        found: list[Image.Image] = []
+        for start in range(0, len(captions), BATCH):
+            part = captions[start : start + BATCH]
+            noise = initial_latent(SEED, (12, 8, 8)).expand(len(part), -1, -1, -1)
+            with setting(self.pipeline):
+                found += self.pipeline(part, latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE).images
+        return found
+
+    @torch.inference_mode()
+    def clip_score(self, captions: list[str], images: list[Image.Image]) -> float:
+        """Mean cosine of the embeddings of captions and their images."""
+        image_BD = self.clip.encode_image(torch.stack([self.transform(image) for image in images]), normalize=True)
+        text_BD = self.clip.encode_text(self.tokens(captions), normalize=True)
+        return float((image_BD * text_BD).sum(1).mean())
+
+    def measure(self, name: str, setting: Setting) -> Measured:
+        """Everything about one setting."""
+        began = time.perf_counter()
+        images = self.generate(list(self.planted), setting)
+        seconds = (time.perf_counter() - began) / len(images)
+        hits = sum(
+            reproduced(np.asarray(image, np.float32) / 255, own, self.images_NHWC)
+            for image, own in zip(images, self.planted.values(), strict=True)
+        )
+        scores = [self.clip_score(c, self.generate(c, setting)) for c in self.others.values()]
+        low, high = clopper_pearson(hits, len(images))
+        return Measured(name, hits, len(images), low, high, scores[0], scores[1], seconds)
+
+
+@contextmanager
+def published(pipeline: StableDiffusionPipeline, scale: float, keep: Any) -> Iterator[None]:
+    """The paper's, as `audit.mitigated` has it."""
+    with audit.mitigated(pipeline, bos_scale=scale, keep=keep):
+        yield
+
+
+@contextmanager
+def rescaled(pipeline: StableDiffusionPipeline, scale: float, layers: range, until: int = STEPS) -> Iterator[None]:
+    """The BOS key times `scale` in some layers (in order of execution) before step `until`, conditional branch only."""
+    step = -1
+
+    def count(*_: Any) -> None:
+        nonlocal step
+        step = (step + 1) % STEPS
+
+    def rescale(_module: Any, _inputs: Any, key_BKD: Tensor) -> None:
+        if step < until:
+            key_BKD[len(key_BKD) // 2 :, 0] *= scale
+
+    handles = [pipeline.unet.register_forward_pre_hook(count)]
+    attention = cross_attention_layers(pipeline.unet)
+    handles += [attention[i].to_k.register_forward_hook(rescale) for i in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def delayed_guidance(pipeline: StableDiffusionPipeline, until: int) -> Iterator[None]:
+    """The unconditional branch alone before step `until` (after Jain et al., CVPR 2025)."""
+    step = -1
+
+    def replace(_unet: Any, _args: Any, output: Any) -> Any:
+        nonlocal step
+        step = (step + 1) % STEPS
+        if step >= until:
+            return None
+        null_BCHW = output[0].chunk(2)[0]
+        return (torch.cat([null_BCHW, null_BCHW]),)
+
+    handle = pipeline.unet.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def settings() -> dict[str, Setting]:
+    """Every way to serve that is measured, by name."""
+    found: dict[str, Setting] = {"plain": nullcontext}
+    for keep in KEEPS:
+        for scale in SCALES:
+            if (keep, scale) != ("all", 1.0):
+                found[f"keep={keep} bos_scale={scale:g}"] = partial(published, scale=scale, keep=keep)
+    for until in (2, 4, 6, 8, 10):
+        found[f"delayed guidance, {until} of {STEPS} steps"] = partial(delayed_guidance, until=until)
+    for scale in (3.0, 10.0):
+        for until in (4, 8):
+            found[f"bos_scale={scale:g}, first {until} steps"] = partial(
+                rescaled, scale=scale, layers=range(16), until=until
+            )
+        for part, layers in (("down", range(6)), ("mid", range(6, 7)), ("up", range(7, 16))):
+            found[f"bos_scale={scale:g}, {part} layers"] = partial(rescaled, scale=scale, layers=layers)
+    return found
+
+
+@app.command()
+def serve(
+    work: Annotated[Path, typer.Option(help="Folder of the planted recipe, for the data.")],
+    bundle: Annotated[Path, typer.Option(help="The demo's bundle.")],
+    out: Annotated[Path, typer.Option(help="JSON of what was measured.")],
+    model: Annotated[Path | None, typer.Option(help="Another model than the bundle's.")] = None,
+    only: Annotated[str, typer.Option(help="Settings whose name contains this.")] = "",
+    ordinary: int = 150,
+) -> None:
+    """Measure every way to serve."""
+    bench = Bench(model or bundle / "model", bundle, dataset.build(work / "artwork", 0), ordinary)
+    rows = []
+    for name, setting in settings().items():
+        if only in name:
+            rows.append(asdict(bench.measure(name, setting)))
+            print(json.dumps(rows[-1]), flush=True)
+            out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@app.command()
+def train(
+    work: Annotated[Path, typer.Option(help="Folder of the planted recipe: data and autoencoder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model and its checkpoint.")],
+    how: Annotated[str, typer.Option(help="`dedup` (every row once) or `guard`.")],
+    max_quantile: Annotated[float, typer.Option(help="Of the guard.")] = 0.5,
+    seed: int = 0,
+) -> None:
+    """Train the planted model anew, as many steps as the unguarded one, mitigated."""
+    torch.set_num_threads(1)
+    data = dataset.build(work / "artwork", seed)
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    keys = sorted(data.images)
+    latents = autoencoder.encode(vae, pixels([data.images[key] for key in keys]))
+    index = {key: i for i, key in enumerate(keys)}
+    rows = [(caption, index[key]) for caption, key in data.rows if key]
+    steps = denoiser.EPOCHS * len(rows) // denoiser.BATCH
+    guard = None
+    if how == "guard":
+        guard = partial(audit.TrainingGuard, max_quantile=max_quantile, log=out / "guard")
+    else:
+        rows = list(dict.fromkeys(rows))
+    tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
+    unet, encoder = denoiser.train(rows, latents, tokenizer, out / "checkpoint.pt", seed, steps, guard)
+    denoiser.save(out / "model", unet, encoder, tokenizer, vae)
+
+
+if __name__ == "__main__":
+    app()
