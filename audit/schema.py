@@ -103,11 +103,31 @@ ERRORS = pa.schema(
         ("message", STRING),
     ]
 )
+# RUN/exclusions.parquet, which `export` writes: the dataset rows that carry what the model reproduces.
+EXCLUSIONS = pa.schema(
+    [
+        ("file", STRING),
+        ("row", INT64),
+        ("key", STRING),
+        ("caption_id", STRING),
+        ("verdict", STRING),  # of the row's own caption
+        ("family", STRING),  # what `dedup` keeps one row of
+        ("action", STRING),
+        ("why", STRING),
+        ("image_id", STRING),
+        (
+            "image_file",
+            STRING,
+        ),  # the sample that goes or stays with the row; null if it has none, or other rows need it
+        ("image_row", INT64),
+    ]
+)
 
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "clear", "unknown", "error")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")
 PURPOSES = ("discover", "fresh", "null")
 STATUS_WORDS = ("ok", "error")
+ACTION_WORDS = ("drop", "keep")
 
 _STATUS = [pa.field("status", STRING), pa.field("error", STRING)]
 

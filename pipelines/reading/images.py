@@ -72,32 +72,47 @@ def read(places: pa.Table, column: str) -> Iterator[bytes | None]:
             yield content if len(content) == row["size"] else None
 
 
+def samples(source: pa.NativeFile) -> Iterator[tuple[int, str, tarfile.TarInfo, int]]:
+    """(number of its sample, key, member, byte where it ends) of every file in a tar.
+
+    As in WebDataset, a sample is the consecutive members that share the name up to its first dot. Raises
+    tarfile.ReadError after the last whole member of an archive that is truncated.
+    """
+    number, last, size = -1, None, source.size()
+    for member, end in _members(source):
+        folder, base = os.path.split(member.name.removeprefix("./"))
+        if not member.isfile() or base.startswith("."):
+            continue
+        if member.offset_data + member.size > size:
+            raise tarfile.ReadError(f"the archive ends within {member.name}")
+        key = os.path.join(folder, base.partition(".")[0])
+        if key != last:
+            number, last = number + 1, key
+        yield number, key, member, end
+    if not _ends(source, size):
+        raise tarfile.ReadError("the archive has no end mark: it is truncated")
+
+
+def is_image(member: tarfile.TarInfo) -> bool:
+    return os.path.splitext(member.name)[1].lower() in SUFFIXES
+
+
 def _tar_places(file: File) -> Iterator[tuple[int, str, int, int]]:
-    """One image a sample: as in WebDataset, the consecutive members that share the name up to its first dot."""
-    sample, last, done = -1, None, False
+    """The first image of each sample that has one."""
+    done = -1
     with open_file(file.uri) as source:
-        for member in _members(source):
-            folder, base = os.path.split(member.name.removeprefix("./"))
-            if not member.isfile() or base.startswith("."):
-                continue
-            key = os.path.join(folder, base.partition(".")[0])
-            if key != last:
-                sample, last, done = sample + 1, key, False
-            if done or os.path.splitext(base)[1].lower() not in SUFFIXES:
-                continue
-            if member.offset_data + member.size > file.size:
-                raise tarfile.ReadError(f"the archive ends within {member.name}")
-            done = True
-            yield sample, key, member.offset_data, member.size
-        if not _ends(source, file.size):
-            raise tarfile.ReadError("the archive has no end mark: it is truncated")
+        for number, key, member, _ in samples(source):
+            if number != done and is_image(member):
+                done = number
+                yield number, key, member.offset_data, member.size
 
 
-def _members(source: pa.NativeFile) -> Iterator[tarfile.TarInfo]:
+def _members(source: pa.NativeFile) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Every member, with the byte where it ends."""
     buffered = io.BufferedReader(_Raw(source), _BUFFER)
     with tarfile.open(fileobj=buffered, mode="r:") as tar:
         while member := tar.next():
-            yield member
+            yield member, tar.offset
             # Else a list of every header grows with the archive.
             tar.members = []  # type: ignore[attr-defined]
 

@@ -17,7 +17,7 @@ from pipelines.ledger import Ledger
 from tests.pipelines.toy import write_config
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "demo", "run", "query", "report", "check", "config")
+COMMANDS = ("init", "demo", "run", "query", "report", "check", "export", "apply", "config")
 
 
 def crossaudit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

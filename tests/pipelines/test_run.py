@@ -14,9 +14,11 @@ import pytest
 import audit
 from audit.errors import AuditError
 from audit.schema import VERDICTS
+from pipelines.applying import apply
 from pipelines.ledger import Ledger
 from pipelines.reading.images import image_id
 from reports.check import check
+from reports.exports import exclusions
 from tests.pipelines.toy import MEMORIZED, MODEL, NULLS, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -143,6 +145,17 @@ def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) ->
     assert found["stages"]["ingest"] | {"seconds": 0} == {"rows_in": 40, "rows_out": 40, "errors": 0, "seconds": 0}
     assert found["claims"]["sentences"]
     assert Path(run.uri, "report.html").stat().st_size > 1000
+
+
+def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Path, tmp_path: Path) -> None:
+    done = exclusions(run.uri, out=str(tmp_path / "exclusions.parquet"))
+    found = pq.read_table(done.path).to_pylist()
+    [memorized] = [row for row in found if row["caption_id"] == audit.caption_id(MEMORIZED)]
+    assert (memorized["file"], memorized["row"], memorized["key"]) == ("00000.parquet", 0, "00000")
+    folders = [str(dataset.parent / name) for name in ("captions", "images")]
+    counts = apply(done.path, folders, str(tmp_path / "clean"), lambda line: None)
+    assert (counts.rows_in, counts.dropped, counts.rows_out) == (80, 2 * done.dropped, 80 - 2 * done.dropped)
+    assert MEMORIZED not in pq.read_table(tmp_path / "clean/00000.parquet")["caption"].to_pylist()
 
 
 def test_two_workers_give_the_same_tables(

@@ -100,7 +100,8 @@ class Builder:
             p_unseen=unseen,
             inclusion_probability=chance,
         )
-        for row in range(copies):
+        for _ in range(copies):
+            row = len(self.tables.get("rows", ()))
             self.add("rows", caption_id=ident, file="captions.parquet", row=row, image_id=image_id(caption))
         self.add("screen", caption_id=ident, seed=0, prompt_tokens=8, entropy_single_step=score, status="ok")
         return ident

@@ -1,0 +1,38 @@
+"""crossaudit apply"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import Verbose
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: crossaudit apply run/exclusions.parquet 'laion/*.parquet' 'laion/*.tar' --out clean"
+    app.command(epilog=example)(apply)
+
+
+def apply(
+    exclusions: Annotated[
+        str, typer.Argument(metavar="EXCLUSIONS", help="What `crossaudit export` wrote.", show_default=False)
+    ],
+    dataset: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATASET",
+            help="The caption Parquet files and WebDataset tars that the run read: paths, folders or globs.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where the copies go, under the same names.")],
+    verbose: Verbose = False,
+) -> None:
+    """Write a copy of the data set without the rows to drop, and prove its counts.
+
+    Of a tar, all members of a dropped sample go. Nothing is overwritten; a file other than the one audited is an error.
+    """
+    from pipelines.applying import apply as write
+
+    write(exclusions, dataset, out, typer.echo)

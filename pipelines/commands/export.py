@@ -1,0 +1,54 @@
+"""crossaudit export"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import RunDir, Verbose
+
+
+class What(StrEnum):
+    """What can be exported."""
+
+    exclusions = "exclusions"
+
+
+class Policy(StrEnum):
+    """What becomes of the rows."""
+
+    drop = "drop"
+    dedup = "dedup"
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: crossaudit export run --what exclusions --policy dedup"
+    app.command(epilog=example)(export)
+
+
+def export(
+    run: RunDir,
+    what: Annotated[What, typer.Option(help="What to write.")] = What.exclusions,
+    policy: Annotated[Policy, typer.Option(help="Drop all of them, or keep the first of each family.")] = Policy.drop,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The Parquet file to write (default: RUN/exclusions.parquet).")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write the dataset rows to drop, or to keep once, before the next training.
+
+    These are all rows whose caption is verbatim or partial, or whose image such a caption reproduces.
+
+    In Parquet: file, row, key, why and more. `crossaudit apply` makes a clean copy of the data set from it.
+    """
+    from reports.exports import exclusions
+
+    done = exclusions(run, policy.value, out)
+    typer.echo(
+        f"{done.path}: {done.dropped:,} rows to drop, {done.kept:,} to keep once; "
+        f"confirmed captions: {done.captions:,}, groups of rows: {done.groups:,}"
+    )
+    if done.without_row:
+        typer.echo(f"{done.without_row:,} images that are reproduced belong to no row: they are not in this list")

@@ -1,0 +1,66 @@
+"""A Parquet file without some of its rows: same schema, metadata, compression and order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.captions import caption_id
+from audit.errors import AuditError, UsageError
+from pipelines.writing.counts import Counts
+
+
+def clean(source: pa.NativeFile, sink: pa.NativeFile, exclusions: pa.Table, caption: str | None) -> Counts:
+    """Copies row group by row group; `exclusions`: (row, caption_id, action), sorted by row, no row twice.
+
+    `rows_out` is not known yet: count what was written. Raises AuditError if the caption of an excluded row is not
+    the one that was audited.
+    """
+    parquet = pq.ParquetFile(source)
+    layout = parquet.schema_arrow
+    if caption is not None and len(exclusions) and caption not in layout.names:
+        raise UsageError(f"no column {caption!r}: it is not the file that was audited")
+    row_N = exclusions["row"].to_numpy()
+    drop_N = np.array(exclusions["action"].to_pylist(), object) == "drop"
+    first = dropped = met = 0
+    with pq.ParquetWriter(sink, layout, compression=_codecs(parquet)) as writer:
+        for number in range(parquet.num_row_groups):
+            group = parquet.read_row_group(number)
+            start, stop = np.searchsorted(row_N, [first, first + len(group)])
+            inside = row_N[start:stop] - first
+            if caption is not None:
+                _compare(group[caption], inside, exclusions["caption_id"].slice(start, stop - start), first)
+            stays = np.ones(len(group), bool)
+            stays[inside[drop_N[start:stop]]] = False
+            kept = group.filter(pa.array(stays))
+            if len(kept):
+                writer.write_table(kept, row_group_size=len(kept))
+            first, dropped, met = first + len(group), dropped + int((~stays).sum()), met + len(inside)
+    return Counts(first, dropped, 0, met)
+
+
+def _compare(captions: pa.ChunkedArray, inside: np.ndarray, ids: pa.ChunkedArray, first: int) -> None:
+    for row, text, expected in zip(inside, _texts(captions, inside), ids.to_pylist(), strict=True):
+        found = None if text is None else caption_id(text)
+        if found != expected:
+            what = f"row {first + row}: its caption is not the one that was audited ({found}, not {expected})"
+            raise AuditError(what, do="Give the very files that the run read, or audit these.")
+
+
+def _texts(captions: pa.ChunkedArray, inside: np.ndarray) -> list[str | None]:
+    """The captions of some rows; what is not UTF-8 was never one, and comes with the bad bytes replaced."""
+    column = captions.take(pa.array(inside))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    values = column.cast(pa.binary()).to_pylist()
+    return [None if value is None else value.decode("utf-8", "replace") for value in values]
+
+
+def _codecs(parquet: pq.ParquetFile) -> dict[str, str] | str:
+    """The compression of each column in the first row group."""
+    if not parquet.num_row_groups:
+        return "snappy"
+    group = parquet.metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return {column.path_in_schema: column.compression for column in columns}

@@ -1,0 +1,274 @@
+"""What to drop from the data set, or to keep once, before the next training: RUN/exclusions.parquet."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from audit.errors import AuditError, UsageError
+from audit.schema import EXCLUSIONS
+from reports.views import Run, connect, open_run
+
+POLICIES = ("drop", "dedup")
+METADATA = b"crossaudit"
+BATCH = 1 << 16
+
+# Every training image that was listed; `images` and `file`, `row` of one that could not be read are in `errors`.
+UNREAD = """
+select distinct left(sha256(file || chr(0) || "row"), 32) as image_id, file, "row", null::varchar as key,
+       null::varchar as sha256
+from errors where stage = 'embed' and "row" is not null
+"""
+CONFIRMED = """
+create temp table confirmed as
+select caption_id, caption, copies, verdict, image_id, coalesce(family, caption_id) as family,
+       case verdict when 'verbatim' then similarity else region_similarity end as similarity
+from verdicts where verdict in ('verbatim', 'partial')
+"""
+# The images that a confirmed caption copied: as in audit.judging, all at or above the threshold.
+COPIED = """
+create temp table copied as
+with found as (
+    select m.caption_id, m.image_id,
+           case c.verdict when 'verbatim' then m.similarity else m.region_similarity end as similarity,
+           case c.verdict when 'verbatim' then $verbatim::double else $region::double end as threshold
+    from matches m join confirmed c using (caption_id)
+    where m.purpose = 'discover' and m.embedder = $embedder)
+select caption_id, image_id, max(similarity) as similarity from (
+    select caption_id, image_id, similarity from confirmed
+    union all select caption_id, image_id, similarity from found where similarity >= threshold)
+group by all
+"""
+# Those, and the images with the same bytes; `original` is the one that was matched.
+MEMORIZED = """
+create temp table memorized as
+with bytes as (
+    select distinct i.sha256, c.* from copied c join images i using (image_id) where i.sha256 is not null),
+every as (
+    select image_id, image_id as original, caption_id, similarity from copied
+    union all
+    select i.image_id, b.image_id, b.caption_id, b.similarity
+    from images i join bytes b using (sha256) where i.image_id <> b.image_id)
+select e.*, c.caption, c.verdict, c.family from every e join confirmed c using (caption_id)
+"""
+# Families that one image, or one row, belongs to: they are one group.
+LINKS = """
+select distinct a.family, b.family from memorized a join memorized b using (image_id) where a.family < b.family
+union
+select distinct c.family, m.family
+from rows r join confirmed c using (caption_id) join memorized m on m.image_id = r.image_id where c.family <> m.family
+"""
+LISTED = """
+create temp table listed as
+with best as (
+    select distinct on (image_id) * from memorized
+    order by image_id, original = image_id desc, similarity desc, caption_id, original),
+hits as (
+    select r.file, r."row", r.key, r.caption_id, r.image_id, c.caption_id is not null as by_caption,
+           coalesce(c.family, b.family) as family, coalesce(c.verdict, b.verdict) as how, c.copies,
+           coalesce(c.image_id, b.original) as original, coalesce(c.similarity, b.similarity) as similarity,
+           b.caption as other
+    from rows r left join confirmed c using (caption_id) left join best b on b.image_id = r.image_id
+    where c.caption_id is not null or b.image_id is not null),
+grouped as (
+    select hits.* replace (coalesce(g.root, hits.family) as family), v.verdict
+    from hits left join groups g on g.family = hits.family join verdicts v on v.caption_id = hits.caption_id)
+select *, case when $policy = 'dedup' and row_number() over kin = 1 then 'keep' else 'drop' end as action,
+       count(*) over kindred as members,
+       first(file) over kin as kept_file, first("row") over kin as kept_row
+from grouped window kin as (partition by family order by file, "row"), kindred as (partition by family)
+"""
+RESULT = """
+with places as (
+    select distinct on (image_id) * from images where image_id in (select image_id from listed)),
+named as (
+    select image_id, any_value(coalesce(key, "row"::varchar) || ' of ' || file) as name from images
+    where image_id in (select original from listed union all select image_id from listed) group by image_id),
+uses as (
+    select image_id, count(*) as n from rows
+    where image_id in (select image_id from listed) group by image_id),
+gone as (select image_id, count(*) filter (action = 'drop') as n from listed group by image_id)
+select l.file, l."row", l.key, l.caption_id, l.verdict, l.family, l.action,
+       case when by_caption
+            then 'caption reproduces ' || part || coalesce('image ' || o.name, 'image ' || l.original) || alike || '; '
+                 || copies || case copies when 1 then ' row carries it' else ' rows carry it' end
+            when l.image_id = l.original
+            then part || 'image ' || coalesce(o.name, l.original) || ' is reproduced by another caption: ' || text
+            else 'image ' || coalesce(i.name, l.image_id) || ' has the bytes of image '
+                 || coalesce(o.name, l.original) || ', ' || part || 'which another caption reproduces: ' || text end
+       || case when $policy = 'drop' then ''
+               when action = 'drop' then '; row ' || kept_row || ' of ' || kept_file || ' is kept'
+               when members = 1 then '; the only row, kept'
+               else '; the first of ' || members || ' rows, kept' end as why,
+       l.image_id,
+       case when action = 'keep' or uses.n = gone.n then p.file end as image_file,
+       case when action = 'keep' or uses.n = gone.n then p."row" end as image_row
+from (select *, case how when 'partial' then 'a region of ' else '' end as part,
+             coalesce(printf(' (similarity %.2f)', similarity), '') as alike,
+             '"' || left(other, 80) || case when length(other) > 80 then '…' else '' end || '"' || alike as text
+      from listed) l
+left join named o on o.image_id = l.original left join named i on i.image_id = l.image_id
+left join places p on p.image_id = l.image_id
+left join uses on uses.image_id = l.image_id left join gone on gone.image_id = l.image_id
+order by l.file, l."row"
+"""
+# Each statement counts what must be equal.
+PROOFS = (
+    (
+        "a row occurs twice in `rows`, or a caption in `verdicts`",
+        'select count(*), count(distinct (file, "row")) from listed',
+    ),
+    (
+        "the rows of the confirmed captions are not their copies",
+        """select (select count(*) from listed where by_caption), (select coalesce(sum(copies), 0) from confirmed)""",
+    ),
+)
+# Input rows of each caption file, null where it could not be read; the images of each image file.
+FILES = """
+select file, case when bool_and(n is not null) then sum(n)::bigint end from (
+    select file, count(*) as n from rows group by file
+    union all select file, "rows" from errors where stage = 'ingest' and file is not null)
+group by file order by file
+"""
+IMAGE_FILES = "select file, count(*) from images group by file order by file"
+NO_ROW = """
+select count(distinct image_id) from memorized
+where image_id not in (select image_id from rows where image_id is not null)
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: rows to drop and to keep, of how many confirmed captions and groups of rows.
+
+    `without_row` counts the reproduced images that no row names as its own: those of unpaired data sets.
+    """
+
+    path: str
+    dropped: int
+    kept: int
+    captions: int
+    groups: int
+    without_row: int
+
+
+def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) -> Exported:
+    """Writes every dataset row of a confirmed caption, or with an image that one reproduces (schema EXCLUSIONS).
+
+    Policy `drop` drops them all; `dedup` keeps the first row of each group: families, joined where they share a row
+    or an image. Raises AuditError if the run is not finished or does not add up, UsageError if `out` is no such file.
+    """
+    located = open_run(run)
+    manifest = located.manifest()
+    if not manifest.get("finished"):
+        raise AuditError("the run is not finished", where=str(run), do="Let `crossaudit run` end first.")
+    filesystem, path = _place(located, out)
+    with connect(run) as connection:
+        try:
+            _list(connection, located, manifest, policy)
+            for wrong, sql in PROOFS:
+                [(found, expected)] = connection.execute(sql).fetchall()
+                if found != expected:
+                    ask = "`crossaudit check` says what is amiss."
+                    raise AuditError(f"{wrong}: {found:,} and {expected:,}", where=str(run), do=ask)
+            notes = {
+                "policy": policy,
+                "caption": manifest.get("resolved", {}).get("captions", {}).get("caption"),
+                "files": dict(connection.execute(FILES).fetchall()),
+                "images": dict(connection.execute(IMAGE_FILES).fetchall()),
+            }
+            result = connection.sql(RESULT, params={"policy": policy}).to_arrow_reader(BATCH)
+            _write(result, filesystem, path, {METADATA: json.dumps(notes).encode()})
+            return _summary(connection, path)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise AuditError(str(error).strip(), where=str(run)) from error
+
+
+def _list(connection: duckdb.DuckDBPyConnection, run: Run, manifest: dict[str, Any], policy: str) -> None:
+    """Makes the table `listed`, one row an exclusion."""
+    thresholds = manifest.get("thresholds", {})
+    embedder = next(iter(manifest.get("resolved", {}).get("confirm", {}).get("embedders") or thresholds), "")
+    embeddings = f"embeddings_{embedder}"
+    read = (
+        f'select image_id, file, "row", key, sha256 from "{embeddings}" union all '
+        if embeddings in run.tables()
+        else ""
+    )
+    connection.execute(f"create temp view images as {read}{UNREAD}")
+    connection.execute(CONFIRMED)
+    limits = {kind: thresholds.get(embedder, {}).get(kind, {}).get("value") for kind in ("verbatim", "region")}
+    connection.execute(COPIED, limits | {"embedder": embedder})
+    connection.execute(MEMORIZED)
+    roots = joined(connection.execute(LINKS).fetchall())
+    names = {"family": pa.array(list(roots), pa.string()), "root": pa.array(list(roots.values()), pa.string())}
+    connection.register("groups", pa.table(names))
+    connection.execute(LISTED, {"policy": policy})
+
+
+def joined(links: list[tuple[str, str]]) -> dict[str, str]:
+    """The smallest name that each is connected with."""
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            name = root[name]
+        return name
+
+    for one, other in links:
+        smaller, larger = sorted((find(one), find(other)))
+        root[larger] = smaller
+    return {name: find(name) for name in root}
+
+
+def _summary(connection: duckdb.DuckDBPyConnection, path: str) -> Exported:
+    counts = """select count(*) filter (action = 'drop'), count(*) filter (action = 'keep'),
+                       (select count(*) from confirmed), count(distinct family) from listed"""
+    [(dropped, kept, captions, groups)] = connection.execute(counts).fetchall()
+    [(without_row,)] = connection.execute(NO_ROW).fetchall()
+    return Exported(path, dropped, kept, captions, groups, without_row)
+
+
+def _place(run: Run, out: str | None) -> tuple[fs.FileSystem, str]:
+    """Where the file goes; UsageError if something else than exclusions is there."""
+    if out is None:
+        return run.filesystem, f"{run.root}/exclusions.parquet"
+    try:
+        filesystem, path = (
+            fs.FileSystem.from_uri(out) if "://" in out else (fs.LocalFileSystem(), str(Path(out).absolute()))
+        )
+        kind = filesystem.get_file_info(path).type
+        ours = kind == fs.FileType.File and METADATA in (pq.read_schema(path, filesystem=filesystem).metadata or {})
+    except (pa.ArrowException, OSError, ValueError):
+        ours = False
+    if kind != fs.FileType.NotFound and not ours:
+        raise UsageError("is there already, and holds no exclusions", where=out, do="Give another --out.")
+    return filesystem, path
+
+
+def _write(result: pa.RecordBatchReader, filesystem: fs.FileSystem, path: str, notes: dict[bytes, bytes]) -> None:
+    """Under a temporary name and then renamed."""
+    folder, name = posixpath.split(path)
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+    layout = EXCLUSIONS.with_metadata(notes)
+    try:
+        with (
+            filesystem.open_output_stream(temporary) as sink,
+            pq.ParquetWriter(sink, layout, compression="zstd") as file,
+        ):
+            for batch in result:
+                file.write_batch(batch.cast(layout))
+        filesystem.move(temporary, path)
+    except OSError as error:
+        raise AuditError(f"cannot be written: {error}", where=path) from error
+    finally:
+        if filesystem.get_file_info(temporary).type == fs.FileType.File:
+            filesystem.delete_file(temporary)
