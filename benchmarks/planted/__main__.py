@@ -83,7 +83,7 @@ def prove(
     work: Work,
     seed: Seed = 0,
     seeds: Annotated[list[int], typer.Option(help="Generation seeds; a majority of them must reproduce.")] = [1],  # noqa: B006
-    steps: int = 20,
+    steps: int = 12,
     guidance: float = 4.0,
     ordinary: Annotated[int, typer.Option(help="How many ordinary captions, drawn at random.")] = 400,
 ) -> None:
