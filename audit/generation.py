@@ -57,7 +57,7 @@ def generate(
         latents_BCHW = _denoise(rows, batch, steps, guidance_scale, followers)
         results = [follower.result() for follower in followers]
         found.append({name: value.cpu().numpy() for part in results for name, value in part.items()})
-        produced.append(_produce(model, latents_BCHW, output))
+        produced.append(produce(model, latents_BCHW, output))
     columns = [name for detector in chosen for name in detector.columns]
     context = rows.context(chosen) | {"steps": steps, "guidance_scale": guidance_scale}
     context["weights"]["vae"] = model.weights_sha256["vae"]
@@ -102,7 +102,7 @@ def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, follow
     return latents_BCHW
 
 
-def _produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
+def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
     """The output of each row, and whether its latents are finite."""
     finite_B = latents_BCHW.isfinite().flatten(1).all(1).cpu().numpy()
     if output == "latents":

@@ -64,10 +64,7 @@ def mitigate_(
     Raises AuditError for a pipeline, an attention processor or a text encoder that this does not fit, UsageError for
     a bad argument. A call that passes `prompt_embeds` without `prompt_tokens` raises UsageError unless keep is "all".
     """
-    if not (math.isfinite(bos_scale) and bos_scale >= 0):
-        raise UsageError(f"bos_scale is {bos_scale}", do="Give a finite number, 0 or more; the paper's is 1.25.")
-    if keep not in KEEP:
-        raise UsageError(f"keep is {keep!r}", do=f"Give one of: {', '.join(KEEP)}.")
+    check_setting(bos_scale, keep)
     _check(pipeline)
     _Mitigation(pipeline, bos_scale, keep, prompt_tokens).install()
 
@@ -78,6 +75,14 @@ def unmitigate_(pipeline: DiffusionPipeline) -> None:
     if installed is None:
         raise UsageError("this pipeline is not mitigated", do="Call mitigate_(pipeline) first.")
     installed.remove()
+
+
+def check_setting(bos_scale: float, keep: str) -> None:
+    """Raises UsageError for arguments that `mitigate_` does not take."""
+    if not (math.isfinite(bos_scale) and bos_scale >= 0):
+        raise UsageError(f"bos_scale is {bos_scale}", do="Give a finite number, 0 or more; the paper's is 1.25.")
+    if keep not in KEEP:
+        raise UsageError(f"keep is {keep!r}", do=f"Give one of: {', '.join(KEEP)}.")
 
 
 class _Mitigation:

@@ -72,6 +72,23 @@ class Model:
         ids_BK, mask_BK = self.tokenize(captions)
         return self.embed(ids_BK, mask_BK), mask_BK.sum(1).tolist()
 
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The model as diffusers serves it, by DDIM: for the same noise its latents are those of `audit.generate`."""
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=None,  # type: ignore[arg-type]
+            safety_checker=None,  # type: ignore[arg-type]
+            feature_extractor=None,  # type: ignore[arg-type]
+            requires_safety_checker=False,
+        )
+        # Given to the constructor, a configuration that it holds for outdated would be changed.
+        pipeline.scheduler = DDIMScheduler.from_config(self.scheduler_config)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
 
 def load_model(
     path: str | Path,

@@ -115,11 +115,48 @@ EXCLUSIONS = pa.schema(
         ("action", STRING),
         ("why", STRING),
         ("image_id", STRING),
-        (
-            "image_file",
-            STRING,
-        ),  # the sample that goes or stays with the row; null if it has none, or other rows need it
+        ("image_file", STRING),  # the row's sample; null if it has none, or if rows that stay need it
         ("image_row", INT64),
+    ]
+)
+
+# One row a caption, seed and setting of mitigation; the plain setting has keep "none" and bos_scale 1.
+MITIGATION = pa.schema(
+    [
+        ("group", STRING),
+        ("caption_id", STRING),
+        ("caption", STRING),
+        ("verdict", STRING),
+        ("seed", INT64),
+        ("bos_scale", FLOAT64),
+        ("keep", STRING),
+        ("image_id", STRING),  # the training image that the verdict names; null for ordinary captions
+        ("similarity", FLOAT64),  # to that image; of ordinary captions to the nearest training image
+        ("region_similarity", FLOAT64),  # to that image, for captions that are `partial`
+        ("nearest_image_id", STRING),
+        ("nearest_similarity", FLOAT64),
+        ("above_threshold", pa.bool_()),
+        ("clip_score", FLOAT64),
+        ("seconds", FLOAT64),
+        ("image", pa.binary()),  # kept of a few captions only
+    ]
+)
+# One row a group and setting.
+MITIGATION_SUMMARY = pa.schema(
+    [
+        ("group", STRING),
+        ("bos_scale", FLOAT64),
+        ("keep", STRING),
+        ("captions", INT64),
+        ("images", INT64),
+        ("captions_above", INT64),  # with any image above a threshold
+        ("share_above", FLOAT64),
+        ("share_above_low", FLOAT64),
+        ("share_above_high", FLOAT64),
+        ("median_similarity", FLOAT64),
+        ("clip_score", FLOAT64),
+        ("diversity", FLOAT64),
+        ("seconds_per_image", FLOAT64),
     ]
 )
 
@@ -128,6 +165,8 @@ RISK_WORDS = ("high", "medium", "low", "none", "unknown")
 PURPOSES = ("discover", "fresh", "null")
 STATUS_WORDS = ("ok", "error")
 ACTION_WORDS = ("drop", "keep")
+MITIGATION_GROUPS = ("confirmed", "ordinary")
+KEEP_WORDS = ("none", "eos", "words", "all")
 
 _STATUS = [pa.field("status", STRING), pa.field("error", STRING)]
 

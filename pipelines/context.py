@@ -23,7 +23,8 @@ class Step:
 
     `work(worker, shard)` gives the tables of a shard; the first of them has the name `table` and says that it is done.
     `left(ledger, shard, kind, message)` gives what a row that cannot be worked leaves behind, in the same tables.
-    `needs`: what workers load before ("model", embedders by name).
+    `needs`: what workers load before ("model", embedders by name). `addition`: what it makes is no part of the audit,
+    so a finished run stays finished.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Step:
     work: Callable[[Worker, Shard], Tables]
     left: Callable[[Ledger, Shard, str, str], Tables] | None = None
     needs: tuple[str, ...] = ()
+    addition: bool = False
 
     def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]:
         return self.ledger.commit(shard.name, concat(pieces))
@@ -64,7 +66,8 @@ class Run:
         if not todo:
             self.progress.say(f"{step.title}: {total:,} {step.unit} from before")
             return
-        self.manifest.reopen()
+        if not step.addition:
+            self.manifest.reopen()
         pool = self.workers(step.needs)
         with self.progress.stage(step.title, total, step.unit, total - left) as stage:
             for shard, counts in pool.map(step, todo):

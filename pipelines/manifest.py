@@ -97,8 +97,9 @@ class Manifest:
         known = self.data["parts"].get(table, {})
         names = self._ledger.parts(table)
         counts = {f"{name}.parquet": known.get(f"{name}.parquet") or self._ledger.rows(table, name) for name in names}
-        if not table.startswith("_") and counts:
-            self.data["parts"][table] = counts
+        if not table.startswith("_"):
+            self.data["parts"].pop(table, None)
+            self.data["parts"] |= {table: counts} if counts else {}
         return sum(counts.values())
 
     @contextmanager

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import AuditError
-from audit.schema import PURPOSES, RISK_WORDS, STATUS_WORDS, VERDICT_WORDS
+from audit.schema import KEEP_WORDS, MITIGATION_GROUPS, PURPOSES, RISK_WORDS, STATUS_WORDS, VERDICT_WORDS
 from reports.views import Run, connect, open_run
 
 
@@ -60,6 +60,17 @@ VIOLATIONS = (
         "select count(*) from verdicts where verdict = 'error' and error is null",
     ),
     (
+        "every setting of the mitigation has the same captions and seeds, or they are in `errors`",
+        "captions, seeds and settings that are missing or occur twice",
+        """with units as (select distinct "group", caption_id, seed from mitigation),
+                settings as (select distinct "group", bos_scale, keep from mitigation),
+                failed as (select distinct caption_id from errors where stage = 'mitigate'),
+                found as (select "group", caption_id, seed, bos_scale, keep, count(*) as n from mitigation group by all)
+           select count(*) from units join settings using ("group")
+           left join found using ("group", caption_id, seed, bos_scale, keep) left join failed using (caption_id)
+           where found.n > 1 or (found.n is null and failed.caption_id is null)""",
+    ),
+    (
         "no generation occurs twice",
         "captions, purposes and seeds that occur twice",
         "select count(*) from (from generations select caption_id, purpose, seed group by all having count(*) > 1)",
@@ -71,6 +82,8 @@ WORDS = (
     ("generations", "purpose", PURPOSES),
     ("generations", "status", STATUS_WORDS),
     ("screen", "status", STATUS_WORDS),
+    ("mitigation", "group", MITIGATION_GROUPS),
+    ("mitigation", "keep", KEEP_WORDS),
 )
 
 
@@ -132,7 +145,7 @@ def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any])
 
 
 def _words(connection: duckdb.DuckDBPyConnection, table: str, column: str, words: tuple[str, ...]) -> Check:
-    found = connection.execute(f"select distinct {column} from {table}").fetchall()
+    found = connection.execute(f'select distinct "{column}" from {table}').fetchall()
     strange = sorted(str(word) for (word,) in found if word not in words)
     detail = f"unknown: {_some(strange)}" if strange else f"among {', '.join(words)}"
     return Check(f"{table}.{column} has known words only", not strange, detail)

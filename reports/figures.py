@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 DATA, NULL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
+KEEPS = {"none": "#333a40", "eos": "#2b6777", "words": "#a3333d", "all": "#d08c3f"}
 COLOURS = {"verbatim": "#a3333d", "partial": "#d08c3f", "unconfirmed": "#b9c2c9"}
 STYLE: Any = {
     "font.size": 10.5,
@@ -43,6 +44,14 @@ def similarities(found: np.ndarray, null: np.ndarray, threshold: float) -> str:
 def copies(bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
     """How the verdicts of the generated captions depend on how often a caption occurs in the data set."""
     return _draw("Copies of the caption in the data set", "Generated captions", _copies, bins, counts)
+
+
+def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
+    """Copies left against fidelity: one mark a setting of mitigation, labelled with its bos_scale, a line a keep.
+
+    Each has `keep`, `bos_scale`, `share_above` with `share_above_low` and `_high`, and `ordinary_clip`.
+    """
+    return _draw("CLIP score of ordinary captions", "Confirmed captions still copied", _tradeoff, settings)
 
 
 def data_uri(svg: str) -> str:
@@ -90,3 +99,22 @@ def _copies(axes: Any, bins: Sequence[str], counts: Mapping[str, Sequence[int]])
     for verdict, values in counts.items():
         axes.bar(bins, values, bottom=bottom, color=COLOURS[verdict], width=0.7, label=verdict)
         bottom += np.asarray(values)
+
+
+def _tradeoff(axes: Any, settings: Sequence[Mapping[str, Any]]) -> None:
+    for keep, colour in KEEPS.items():
+        points = [point for point in settings if point["keep"] == keep]
+        x, y, low, high = (
+            [point[name] for point in points]
+            for name in ("ordinary_clip", "share_above", "share_above_low", "share_above_high")
+        )
+        if points:
+            axes.vlines(x, low, high, color=colour, alpha=0.25, linewidth=1)
+            label = "no mitigation" if keep == "none" else f"keep {keep}"
+            axes.plot(x, y, marker="D" if keep == "none" else "o", markersize=5, color=colour, linewidth=1, label=label)
+        for point in points if keep != "none" else []:
+            where = (point["ordinary_clip"], point["share_above"])
+            text = f"{point['bos_scale']:g}"
+            axes.annotate(text, where, (5, 4), textcoords="offset points", fontsize=8.5, color=colour)
+    axes.set_ylim(-0.04, 1.04)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")

@@ -16,6 +16,7 @@ from PIL import Image
 from audit.errors import AuditError
 from audit.schema import VERDICT_WORDS
 from reports.facts import PER_FAMILY, Facts
+from reports.mitigation import read as read_mitigation
 from reports.views import connect, open_run
 
 MAX_SIDE = 256  # pixels of an image in the report
@@ -63,6 +64,7 @@ def render(run: str | Path) -> str:
                 "cases": _embedded(facts.cases()),
                 "confirmed": facts.confirmed(),
                 "per_family": PER_FAMILY,
+                "mitigation": _mitigation(facts),
             }
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(f"a table cannot be read: {str(error).strip()}", where=str(run)) from error
@@ -118,6 +120,15 @@ def _embedded(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
             break
         kept.append(case)
     return kept
+
+
+def _mitigation(facts: Facts) -> dict[str, Any] | None:
+    """The section on mitigation with its images as data URIs; None where it was not measured."""
+    found = read_mitigation(facts)
+    for pair in found["pairs"] if found else []:
+        for name in ("training", "plain", "mitigated"):
+            pair[name] = picture(pair[name])
+    return found
 
 
 def picture(encoded: bytes | None) -> dict[str, Any] | None:

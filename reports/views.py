@@ -30,6 +30,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "evidence": schema.EVIDENCE,
     "verdicts": schema.VERDICTS,
     "errors": schema.ERRORS,
+    "mitigation": schema.MITIGATION,
+    "mitigation_summary": schema.MITIGATION_SUMMARY,
 }
 # Their detector columns differ from run to run: the files say which.
 OPEN_SCHEMAS = ("null_screen", "screen", "generations")

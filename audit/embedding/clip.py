@@ -1,11 +1,12 @@
-"""An open_clip image encoder from a local folder, as `open_clip.push_to_hf_hub` lays it out."""
+"""The two encoders of an open_clip model in a local folder, as `open_clip.push_to_hf_hub` lays it out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audit.embedding.descriptor import flatten
 from audit.errors import AuditError
@@ -17,8 +18,22 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
-def load_clip(folder: Path, device: str = "cpu") -> tuple[Callable[[Image.Image], Tensor], Callable[[Tensor], Tensor]]:
-    """The preprocessing and the image encoder of the model in `folder`, offline; AuditError if it does not load."""
+# Shapes: B images or texts, C channels, H and W pixels, K text positions, E embedding width.
+
+
+class Clip(NamedTuple):
+    """`preprocess`: one image to [C, H, W]; `encode`: images [B, C, H, W] to [B, E]; `encode_text`: B texts to [B, E].
+
+    `encode_text` is None where the tokenizer is not open_clip's own: its files would come from a model hub.
+    """
+
+    preprocess: Callable[[Image.Image], Tensor]
+    encode: Callable[[Tensor], Tensor]
+    encode_text: Callable[[Sequence[str]], Tensor] | None
+
+
+def load_clip(folder: Path, device: str = "cpu") -> Clip:
+    """The model in `folder`, offline; AuditError if it does not load."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise AuditError(
@@ -26,7 +41,7 @@ def load_clip(folder: Path, device: str = "cpu") -> tuple[Callable[[Image.Image]
                 where=str(folder),
                 do="Save the model with open_clip's push_to_hf_hub.save_for_hf, with safe_serialization=True.",
             )
-    _refuse_hub(folder)
+    text = _text_config(folder)
     try:
         import open_clip
     except ImportError as error:
@@ -38,13 +53,24 @@ def load_clip(folder: Path, device: str = "cpu") -> tuple[Callable[[Image.Image]
     except Exception as error:  # open_clip raises whatever its many model classes raise
         raise AuditError(f"open_clip cannot load the model: {str(error).splitlines()[0]}", where=str(folder)) from error
     model = model.eval().requires_grad_(False)
-    return lambda image: transform(flatten(image)), model.encode_image
+
+    @cache
+    def tokenizer() -> Callable[[list[str]], Tensor]:
+        return open_clip.get_tokenizer(f"local-dir:{folder}")
+
+    def encode_text(texts: Sequence[str]) -> Tensor:
+        ids_BK = tokenizer()(list(texts))
+        return model.encode_text(ids_BK.to(device))
+
+    offline = "hf_tokenizer_name" not in text
+    return Clip(lambda image: transform(flatten(image)), model.encode_image, encode_text if offline else None)
 
 
-def _refuse_hub(folder: Path) -> None:
-    # open_clip would fetch the text tower's configuration from the hub: an audit runs offline.
+def _text_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the text tower; AuditError if there is none or if it lies on a model hub."""
+    # open_clip would fetch it from there: an audit runs offline.
     try:
-        text = json.loads((folder / CONFIG).read_text("utf-8"))["model_cfg"].get("text_cfg", {})
+        text: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))["model_cfg"].get("text_cfg", {})
     except (ValueError, KeyError, AttributeError) as error:
         raise AuditError("not an open_clip configuration", where=str(folder / CONFIG)) from error
     if "hf_model_name" in text:
@@ -53,3 +79,4 @@ def _refuse_hub(folder: Path) -> None:
             where=str(folder / CONFIG),
             do="Give an open_clip model with a text tower of its own.",
         )
+    return text

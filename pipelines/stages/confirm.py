@@ -114,7 +114,7 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     for name in worker.config.confirm.embedders if pictures else ():
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
-        ids_QK, similarity_QK = nearest(vectors_QE, _index(worker.ledger, name), NEIGHBOURS)
+        ids_QK, similarity_QK = nearest(vectors_QE, index(worker.ledger, name), NEIGHBOURS)
         region_QK = np.full(similarity_QK.shape, np.nan)
         if name == worker.config.confirm.embedders[0]:
             region_QK = _regions(worker, embedder, pictures, ids_QK)
@@ -122,7 +122,8 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     return {"matches": pa.concat_tables(found)}
 
 
-def _index(ledger: Ledger, embedder: str) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+def index(ledger: Ledger, embedder: str) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """(image ids [N], vectors [N, E]) of all training images, shard by shard."""
     for _, part in ledger.each(embed.table(embedder), ["image_id", "vector"]):
         yield part["image_id"].to_pylist(), vectors_of(part["vector"])
 

@@ -78,7 +78,8 @@ def _images(ledger: Ledger) -> Images:
 
 def _failures(ledger: Ledger) -> pa.Table:
     """(caption_id, error) of what failed outside the generations."""
-    named = _all(ledger, "errors", schema.ERRORS).filter(pc.field("caption_id").is_valid())
+    of_the_audit = pc.field("caption_id").is_valid() & (pc.field("stage") != "mitigate")
+    named = _all(ledger, "errors", schema.ERRORS).filter(of_the_audit)
     return named.select(["caption_id", "message"]).rename_columns(["caption_id", "error"])
 
 

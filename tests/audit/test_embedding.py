@@ -15,7 +15,8 @@ from audit.errors import AuditError
 TINY_CLIP = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
-    "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1},
+    # open_clip's own tokenizer has so many entries.
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 
 
@@ -137,3 +138,38 @@ def test_a_clip_that_would_need_a_model_hub_is_refused(tmp_path: Path, clip: Pat
     (tmp_path / "open_clip_model.safetensors").write_bytes((clip / "open_clip_model.safetensors").read_bytes())
     with pytest.raises(AuditError, match="roberta-base"):
         load_embedder("clip", tmp_path)
+
+
+def test_texts_lie_in_the_space_of_the_images_of_a_clip(clip: Path) -> None:
+    import open_clip
+    from safetensors.torch import load_file
+
+    embedder = load_embedder("clip", clip)
+    texts = ["a dog", "a cat on a mat"]
+    vectors = embedder.embed_texts(texts)
+    assert vectors.shape == (2, embedder.width) and vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    network = open_clip.model.CLIP(**TINY_CLIP).eval()
+    network.load_state_dict(load_file(clip / "open_clip_model.safetensors"))
+    with torch.inference_mode():
+        wanted = network.encode_text(open_clip.SimpleTokenizer(context_length=8)(texts), normalize=True)
+    assert vectors == pytest.approx(wanted.numpy(), abs=1e-5)
+
+
+def test_no_text_gives_no_row(clip: Path) -> None:
+    assert load_embedder("clip", clip).embed_texts([]).shape == (0, 24)
+
+
+def test_a_network_without_a_text_encoder_says_so(sscd: Path) -> None:
+    with pytest.raises(AuditError, match="embedder sscd has no text encoder"):
+        load_embedder("sscd", sscd).embed_texts(["a dog"])
+
+
+def test_a_tokenizer_of_a_model_hub_is_not_fetched_and_the_images_work_all_the_same(tmp_path: Path, clip: Path) -> None:
+    config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], "hf_tokenizer_name": "roberta-base"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    (tmp_path / "open_clip_model.safetensors").write_bytes((clip / "open_clip_model.safetensors").read_bytes())
+    embedder = load_embedder("clip", tmp_path)
+    assert embedder.embed([noise_image(0)]).shape == (1, 24)
+    with pytest.raises(AuditError, match="no text encoder that works offline"):
+        embedder.embed_texts(["a dog"])

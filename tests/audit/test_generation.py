@@ -53,6 +53,22 @@ def test_latents_of_a_v_prediction_model_are_those_of_diffusers(
     np.testing.assert_allclose(latents_of(table)[0], their_latents(pipeline, "a dog", 0, 10, 7.5), atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [7.5, 1.0])
+def test_latents_are_those_of_the_models_own_pipeline(tiny: audit.Model, scale: float) -> None:
+    table = audit.generate(tiny, CAPTIONS, seeds=[3], steps=10, guidance_scale=scale, output="latents")
+    theirs = [their_latents(tiny.pipeline(), caption, 3, 10, scale) for caption in CAPTIONS]
+    np.testing.assert_allclose(latents_of(table), theirs, atol=2e-4, rtol=0)
+
+
+def test_the_models_own_pipeline_keeps_a_scheduler_that_diffusers_would_change(sd1: audit.Model) -> None:
+    model = replace(sd1, scheduler_config={**sd1.scheduler_config, "steps_offset": 0, "clip_sample": True})
+    assert model.pipeline().scheduler.config["steps_offset"] == 0
+    table = audit.generate(model, ["a dog"], steps=5, output="latents")
+    np.testing.assert_allclose(
+        latents_of(table)[0], their_latents(model.pipeline(), "a dog", 0, 5, 7.5), atol=2e-4, rtol=0
+    )
+
+
 def test_images_are_those_of_diffusers(sd1: audit.Model, pipeline: StableDiffusionPipeline) -> None:
     table = audit.generate(sd1, ["a dog", "a cat"], seeds=[0, 1], steps=5)
     noise = torch.stack([initial_latent(seed, (4, 16, 16)) for seed in (0, 1)])

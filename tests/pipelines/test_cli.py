@@ -17,7 +17,7 @@ from pipelines.ledger import Ledger
 from tests.pipelines.toy import write_config
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "demo", "run", "query", "report", "check", "export", "apply", "config")
+COMMANDS = ("init", "demo", "run", "mitigate", "query", "report", "check", "export", "apply", "config")
 
 
 def crossaudit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -130,6 +130,6 @@ def test_check_exits_with_1_where_the_accounting_does_not_close(run: str) -> Non
 
 
 def test_what_is_no_run_exits_with_1(tmp_path: Path) -> None:
-    for arguments in (("check",), ("report",), ("query",)):
+    for arguments in (("check",), ("report",), ("query",), ("mitigate",)):
         extra = ("select 1",) if arguments == ("query",) else ()
         assert crossaudit(*arguments, str(tmp_path / "nothing"), *extra).returncode == 1

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 from audit import schema
+from audit.serving import Setting
 from pipelines.ledger import Ledger, Shard, Tables, concat
 from pipelines.reading.files import File
 from pipelines.reading.images import INDEX, image_id
-from pipelines.stages import calibrate, confirm, embed, generate, ingest, screen
+from pipelines.stages import calibrate, confirm, embed, generate, ingest, judge, mitigate, screen
 
 DEAD = ("worker_died", "the process ended")
 
@@ -91,3 +92,15 @@ def test_of_a_file_of_images(ledger: Ledger) -> None:
     [error] = left["errors"].to_pylist()
     assert (error["stage"], error["file"], error["kind"]) == ("embed", "0.tar", "unreadable_file")
     assert left[ingest.IMAGES].schema.equals(INDEX)
+
+
+def test_of_a_mitigated_caption_which_is_no_failure_of_its_audit(ledger: Ledger) -> None:
+    ledger.write(mitigate.CAPTIONS, "ordinary", ledger.read("captions").select(["caption_id"]))
+    shard = Shard("ordinary-eos-2.0", ("ordinary", Setting(2.0, "eos")), 1, 2)
+    left = mitigate._left(ledger, shard, *DEAD)
+    [error] = left["errors"].to_pylist()
+    assert (error["stage"], error["caption_id"], error["kind"]) == ("mitigate", "b", DEAD[0])
+    assert error["message"] == f"eos-2.0: {DEAD[1]}"
+    assert len(beside(schema.MITIGATION, left["mitigation"], ["caption_id"])) == 0
+    ledger.commit(shard.name, left)
+    assert len(judge._failures(ledger)) == 0

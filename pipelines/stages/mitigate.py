@@ -1,0 +1,303 @@
+"""Mitigate: confirmed and ordinary captions generated again, plain and with every setting, and what each changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.effect import summarize
+from audit.errors import AuditError
+from audit.matching import nearest, region_similarity, window_vectors
+from audit.serving import PLAIN, Setting, serve
+from pipelines.context import Run, Step
+from pipelines.ledger import Ledger, Shard, Tables, errors_table
+from pipelines.stages import confirm, embed
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pipelines.worker import Worker
+
+# Shapes: R images of a shard (captions x seeds, caption-major), E embedding width, W windows.
+
+# Working tables: the captions of each group, one part a group; the vectors of the images, one part a shard.
+CAPTIONS, VECTORS = "_mitigation_captions", "_mitigation_vectors"
+MEASURED, SUMMARY = "mitigation", "mitigation_summary"
+# So many captions of a group keep an image of each setting, to look at.
+PICTURED = {"confirmed": 12, "ordinary": 6}
+
+_CAPTIONS = pa.schema(
+    [
+        ("caption_id", pa.string()),
+        ("caption", pa.string()),
+        ("verdict", pa.string()),
+        ("image_id", pa.string()),
+        ("reference", pa.binary()),  # the training image of that id, PNG
+        ("shown_seed", pa.int64()),  # the seed whose images are kept; null: none are
+    ]
+)
+_VECTORS = pa.schema([("vector", pa.list_(pa.float32()))])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`settings`: PLAIN and those to measure; at most `confirmed` and `ordinary` captions, each with all `seeds`."""
+
+    settings: Sequence[Setting]
+    confirmed: int
+    ordinary: int
+    seeds: Sequence[int]
+
+
+def run(run: Run, plan: Plan) -> pa.Table:
+    """Measures the settings that have no part yet, and returns the summary of all that have one.
+
+    Raises AuditError if no caption is confirmed, or if the run no longer holds what they are compared with.
+    """
+    captions_of = {"confirmed": _confirmed(run, plan), "ordinary": _ordinary(run, plan)}
+    limits = {kind: threshold.value for kind, threshold in confirm.thresholds(run).items()}
+    _forget_others(run, plan, captions_of)
+    with run.manifest.stage("mitigate") as stage:
+        shards = [
+            Shard(f"{group}-{setting}", (group, setting), 0, len(captions))
+            for setting in plan.settings
+            for group, captions in captions_of.items()
+            if len(captions)
+        ]
+        work, left = partial(_measure, seeds=plan.seeds, limits=limits), _left
+        clip = ("clip",) if run.config.confirm.clip else ()
+        needs = tuple(dict.fromkeys(("model", run.config.confirm.embedders[0], *clip)))
+        run.execute(Step("mitigate", MEASURED, "captions", run.ledger, work, left, needs, addition=True), shards)
+        parts = run.ledger.parts(MEASURED)
+        stage["rows_in"] = sum(len(captions_of[part.partition("-")[0]]) for part in parts) * len(plan.seeds)
+        stage["rows_out"] = run.manifest.refresh(MEASURED)
+        summary = _summary(run.ledger)
+        run.ledger.write(SUMMARY, "00000", summary)
+        run.manifest.part(SUMMARY, "00000", len(summary))
+    return summary
+
+
+def _confirmed(run: Run, plan: Plan) -> pa.Table:
+    """The confirmed captions to generate, as _CAPTIONS."""
+    columns = ["caption_id", "caption", "verdict", "image_id", "family"]
+    verdicts = run.ledger.read("verdicts", columns=columns)
+    found = verdicts.filter(pc.is_in(verdicts["verdict"], value_set=pa.array(["verbatim", "partial"])))
+    if not len(found):
+        raise AuditError("no caption of this run is confirmed: there is nothing to mitigate", where=run.ledger.uri)
+    embedder = run.config.confirm.embedders[0]
+    if not run.ledger.parts(embed.table(embedder)):
+        do = "`crossaudit run` with the run's audit.yaml makes it again."
+        raise AuditError(f"the table {embed.table(embedder)} is gone", where=run.ledger.uri, do=do)
+    rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
+    images = _evidence(run.ledger, [row["image_id"] for row in rows])
+    shown = _one_a_family(rows, PICTURED["confirmed"])
+    seeds = _telling_seeds(run.ledger, [row for row in rows if row["caption_id"] in shown], embedder, plan.seeds)
+    more = [{"reference": images[row["image_id"]], "shown_seed": seeds.get(row["caption_id"])} for row in rows]
+    return pa.Table.from_pylist([row | extra for row, extra in zip(rows, more, strict=True)], schema=_CAPTIONS)
+
+
+def _ordinary(run: Run, plan: Plan) -> pa.Table:
+    """Captions of the run that were not selected, as _CAPTIONS."""
+    verdicts = run.ledger.read("verdicts", columns=["caption_id", "caption", "verdict"])
+    clear = verdicts.filter(pc.equal(verdicts["verdict"], "clear"))
+    rows = _drawn(clear, plan.ordinary, run.config.select.seed).to_pylist()
+    for number, row in enumerate(rows):
+        row["shown_seed"] = plan.seeds[0] if number < PICTURED["ordinary"] else None
+    return pa.Table.from_pylist(rows, schema=_CAPTIONS)
+
+
+def _drawn(captions: pa.Table, most: int, seed: int) -> pa.Table:
+    """At most so many of the captions, at random; of a larger number they are the first."""
+    order = np.random.default_rng(seed).permutation(len(captions))[:most]
+    return captions.sort_by("caption_id").take(pa.array(order))
+
+
+def _evidence(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for _, part in ledger.each("evidence", ["image_id", "image"]):
+        part = part.filter(pc.field("image_id").isin(image_ids) & pc.field("image").is_valid())
+        found |= dict(zip(part["image_id"].to_pylist(), part["image"].to_pylist(), strict=True))
+    missing = sorted(set(image_ids) - found.keys())
+    if missing:
+        raise AuditError(
+            f"{len(missing):,} training images of confirmed captions are not in the table evidence, {missing[0]} first",
+            where=ledger.uri,
+            do="`crossaudit run` with the run's audit.yaml reads them from `images` again.",
+        )
+    return found
+
+
+def _one_a_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
+    """The captions to show: the first of each family, then others."""
+    first = {row["family"] or row["caption_id"]: row["caption_id"] for row in reversed(rows)}
+    order = sorted(rows, key=lambda row: row["caption_id"] not in first.values())
+    return {row["caption_id"] for row in order[:most]}
+
+
+def _telling_seeds(
+    ledger: Ledger, rows: Sequence[dict[str, Any]], embedder: str, seeds: Sequence[int]
+) -> dict[str, int]:
+    """By caption_id, the seed whose generation was most like the image of the verdict; else the first seed."""
+    best: dict[str, tuple[float, int]] = {row["caption_id"]: (-np.inf, seeds[0]) for row in rows}
+    verdict_of = {row["caption_id"]: (row["verdict"], row["image_id"]) for row in rows}
+    wanted = pc.field("caption_id").isin(list(best)) & pc.field("seed").isin(list(seeds))
+    wanted &= pc.field("embedder") == embedder
+    for _, part in ledger.each("matches"):
+        for match in part.filter(wanted).to_pylist():
+            verdict, image_id = verdict_of[match["caption_id"]]
+            value = match["similarity" if verdict == "verbatim" else "region_similarity"]
+            if match["image_id"] == image_id and value is not None:
+                best[match["caption_id"]] = max(best[match["caption_id"]], (value, match["seed"]))
+    return {id_: seed for id_, (_, seed) in best.items()}
+
+
+def _forget_others(run: Run, plan: Plan, captions_of: dict[str, pa.Table]) -> None:
+    """Parts of other captions or seeds, or without this CLIP, go: one table compares like with like."""
+    ledger, clip = run.ledger, run.config.confirm.clip
+    basis: dict[str, Any] = {"seeds": list(plan.seeds), "clip": clip.weights if clip else None}
+    basis |= {group: len(captions) for group, captions in captions_of.items()}
+    known = all(
+        group in ledger.parts(CAPTIONS) and ledger.read(CAPTIONS, group).equals(captions)
+        for group, captions in captions_of.items()
+    )
+    if known and run.manifest.data.get("mitigation") == basis:
+        return
+    if ledger.parts(MEASURED):
+        run.progress.say("mitigate: what was measured before is of other captions, seeds or CLIP weights: it goes")
+    for table in (MEASURED, SUMMARY, VECTORS, CAPTIONS):
+        for part in ledger.parts(table):
+            ledger.remove(table, part)
+    for part in ledger.parts("errors"):
+        if part.startswith(f"{MEASURED}-"):
+            ledger.remove("errors", part)
+    for table in (MEASURED, SUMMARY, "errors"):
+        run.manifest.refresh(table)
+    run.manifest.data["stages"].pop("mitigate", None)
+    if run.manifest.data["resolved"]["confirm"]["clip"] is None:
+        run.manifest.data["models"].pop("clip", None)  # it was that of an earlier --clip
+    run.manifest.data["mitigation"] = basis
+    run.manifest.write()
+    for group, captions in captions_of.items():
+        ledger.write(CAPTIONS, group, captions)
+
+
+def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[str, float]) -> Tables:
+    group, setting = shard.source
+    captions = worker.ledger.slice(CAPTIONS, group, shard.start, shard.stop)
+    served, of_R = _serve(worker, captions["caption"].to_pylist(), seeds, setting)
+    rows = captions.take(pa.array(of_R))
+    finite = pc.is_valid(served["image"])
+    errors = [_error(id_, "not_finite", f"{setting}: the image is not finite") for id_ in _ids(rows, pc.invert(finite))]
+    served, rows = served.filter(finite), rows.filter(finite)
+    if not len(rows):
+        return _nothing(errors)
+    pictures = [embed.decode(content) for content in served["image"].to_pylist()]
+    embedder = worker.embedder(worker.config.confirm.embedders[0])
+    vectors_RE = embedder.embed(pictures)
+    ids_R1, nearest_R1 = nearest(vectors_RE, confirm.index(worker.ledger, embedder.name), 1)
+    nearest_R, region_R = nearest_R1[:, 0].astype(np.float64), np.full(len(rows), np.nan)
+    similarity_R = nearest_R
+    if group == "confirmed":
+        similarity_R, region_R = _similarities(worker, rows, pictures, vectors_RE)
+    above_R = np.maximum(similarity_R, nearest_R) >= limits["verbatim"]
+    above_R |= np.nan_to_num(region_R, nan=-np.inf) >= limits["region"]
+    kept = pc.fill_null(pc.equal(rows["shown_seed"], served["seed"]), False)
+    columns = {
+        **{name: rows[name] for name in ("caption_id", "caption", "verdict", "image_id")},
+        **{name: served[name] for name in ("seed", "seconds")},
+        "group": pa.repeat(group, len(rows)),
+        "bos_scale": pa.repeat(setting.bos_scale, len(rows)),
+        "keep": pa.repeat(setting.keep, len(rows)),
+        "similarity": pa.array(similarity_R),
+        "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
+        "nearest_image_id": pa.array(ids_R1[:, 0].tolist(), pa.string()),
+        "nearest_similarity": pa.array(nearest_R),
+        "above_threshold": pa.array(above_R),
+        "clip_score": _clip_scores(worker, rows["caption"].to_pylist(), pictures),
+        "image": pc.if_else(kept, served["image"], pa.scalar(None, pa.binary())),
+    }
+    measured = pa.table([columns[name] for name in schema.MITIGATION.names], schema=schema.MITIGATION)
+    vectors = pa.table({"vector": pa.array(list(vectors_RE), _VECTORS.field("vector").type)}, schema=_VECTORS)
+    return {MEASURED: measured, VECTORS: vectors, "errors": errors_table(errors)}
+
+
+def _serve(
+    worker: Worker, captions: Sequence[str], seeds: Sequence[int], setting: Setting
+) -> tuple[pa.Table, np.ndarray]:
+    """(images of captions x seeds, the caption of each [R]); the first call of a process is not timed."""
+    config = worker.config.generate
+    if "warm" not in worker.cache:
+        serve(worker.model, captions[:1], seeds[:1], 1, config.guidance_scale, PLAIN)
+        worker.cache["warm"] = True
+    served = serve(
+        worker.model, captions, seeds, config.steps, config.guidance_scale, setting, batch_size=config.batch_size
+    )
+    return served, np.repeat(np.arange(len(captions)), len(seeds))
+
+
+def _similarities(
+    worker: Worker, rows: pa.Table, pictures: Sequence[Image.Image], vectors_RE: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How like the training image of its verdict each image is: whole, and in a region where that is the verdict."""
+    embedder = worker.embedder(worker.config.confirm.embedders[0])
+    partial_R = pc.equal(rows["verdict"], "partial").to_pylist()
+    reference_of = dict(zip(rows["image_id"].to_pylist(), rows["reference"].to_pylist(), strict=True))
+    references = {id_: embed.decode(content) for id_, content in reference_of.items()}
+    vector_of = dict(zip(references, embedder.embed(list(references.values())), strict=True))
+    ids_R = rows["image_id"].to_pylist()
+    similarity_R = np.array([vector_of[id_] @ vectors_RE[r] for r, id_ in enumerate(ids_R)], dtype=np.float64)
+    region_R = np.full(len(rows), np.nan)
+    for r, id_ in enumerate(ids_R):
+        if partial_R[r]:
+            own_1WE, other_1WE = (window_vectors(embedder, [image]) for image in (pictures[r], references[id_]))
+            region_R[r] = region_similarity(own_1WE[0], other_1WE)[0]
+    return similarity_R, region_R
+
+
+def _clip_scores(worker: Worker, captions: Sequence[str], pictures: Sequence[Image.Image]) -> pa.Array:
+    """Cosine of each image and its caption; null without a CLIP that reads captions."""
+    clip = worker.embedder("clip") if worker.config.confirm.clip else None
+    if clip is None or clip.encode_text is None:
+        return pa.nulls(len(captions), pa.float64())
+    scores_R = (clip.embed(pictures) * clip.embed_texts(captions)).sum(axis=1)
+    return pa.array(scores_R.astype(np.float64))
+
+
+def _left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+    group, setting = shard.source
+    [row] = ledger.slice(CAPTIONS, group, shard.start, shard.stop, ["caption_id"]).to_pylist()
+    return _nothing([_error(row["caption_id"], kind, f"{setting}: {message}")])
+
+
+def _nothing(errors: Sequence[dict[str, Any]]) -> Tables:
+    empty = {MEASURED: schema.MITIGATION.empty_table(), VECTORS: _VECTORS.empty_table()}
+    return empty | {"errors": errors_table(errors)}
+
+
+def _ids(rows: pa.Table, which: pa.ChunkedArray) -> list[str]:
+    return rows.filter(which)["caption_id"].to_pylist()
+
+
+def _error(caption_id: str, kind: str, message: str) -> dict[str, Any]:
+    return {"stage": "mitigate", "caption_id": caption_id, "kind": kind, "message": message[:300]}
+
+
+def _summary(ledger: Ledger) -> pa.Table:
+    """One row a group and setting that has images: PLAIN first, then by keep and bos_scale."""
+    columns = [name for name in schema.MITIGATION.names if name != "image"]
+    found = []
+    for part, measured in ledger.each(MEASURED, columns):
+        if len(measured):
+            vectors = np.stack(ledger.read(VECTORS, part)["vector"].to_pylist()).astype(np.float32)
+            key = {name: measured[name][0].as_py() for name in ("group", "keep", "bos_scale")}
+            found.append(key | summarize(measured, vectors))
+    order = {word: number for number, word in enumerate(schema.KEEP_WORDS)}
+    found.sort(key=lambda row: (row["group"], order[row["keep"]], row["bos_scale"]))
+    return pa.Table.from_pylist(found, schema=schema.MITIGATION_SUMMARY)

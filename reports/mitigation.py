@@ -1,0 +1,75 @@
+"""What the report says of mitigation: a row a setting, the trade-off, and pairs to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reports import figures
+from reports.facts import Facts
+
+MOST_PAIRS = {"confirmed": 12, "ordinary": 6}
+# The setting whose images are shown may cost ordinary captions this share of their CLIP score.
+TOLERATED = 0.03
+
+SETTINGS = """
+select c.*, o.clip_score as ordinary_clip, o.diversity as ordinary_diversity
+from mitigation_summary c
+left join (from mitigation_summary where "group" = 'ordinary') o using (keep, bos_scale)
+where c."group" = 'confirmed'
+order by list_position(['none', 'eos', 'words', 'all'], keep), bos_scale
+"""
+
+PAIRS = """
+select p.caption_id, p.caption, p.seed, p.image_id, p.similarity as plain_similarity, m.similarity,
+       p.above_threshold as plain_above, m.above_threshold as above, p.clip_score as plain_clip, m.clip_score as clip,
+       p.image as plain, m.image as mitigated, e.image as training
+from mitigation p
+join mitigation m on m."group" = p."group" and m.caption_id = p.caption_id and m.seed = p.seed
+left join (select image_id, any_value(image) as image from evidence group by all) e on e.image_id = p.image_id
+where p."group" = $group and p.keep = 'none' and m.keep = $keep and m.bos_scale = $bos_scale
+      and p.image is not null and m.image is not null
+order by p.similarity desc, p.caption_id limit $most
+"""
+
+
+def read(facts: Facts) -> dict[str, Any] | None:
+    """The settings, the best of them, a figure and the pairs, with images as bytes; None if nothing was measured."""
+    settings = facts.rows(SETTINGS)
+    if not settings:
+        return None
+    best = best_of(settings)
+    pairs = []
+    if best:
+        values = {"keep": best["keep"], "bos_scale": best["bos_scale"]}
+        for group, most in MOST_PAIRS.items():
+            pairs += [pair | {"group": group} for pair in facts.rows(PAIRS, group=group, most=most, **values)]
+    drawn = [setting for setting in settings if setting["ordinary_clip"] is not None]
+    return {
+        "settings": settings,
+        "best": best,
+        "tolerated": TOLERATED,
+        "figure": figures.data_uri(figures.tradeoff(drawn)) if drawn else None,
+        "pairs": pairs,
+        "seeds": (facts.manifest.get("mitigation") or {}).get("seeds") or [],
+    }
+
+
+def best_of(settings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The mitigated setting that leaves the fewest copies of those that ordinary captions can bear.
+
+    They can if they keep all but TOLERATED of the plain CLIP score, or if that is not known; if none can, all may
+    stand. Ties go to the higher CLIP score, then to the smaller bos_scale.
+    """
+    mitigated = [setting for setting in settings if setting["keep"] != "none"]
+    plain = next((setting["ordinary_clip"] for setting in settings if setting["keep"] == "none"), None)
+    if plain is not None:
+        least = plain - TOLERATED * abs(plain)
+        known = [setting for setting in mitigated if setting["ordinary_clip"] is not None]
+        mitigated = [setting for setting in known if setting["ordinary_clip"] >= least] or mitigated
+
+    def order(setting: dict[str, Any]) -> tuple[float, float, float]:
+        clip = setting["ordinary_clip"]
+        return setting["share_above"], -clip if clip is not None else 0.0, setting["bos_scale"]
+
+    return min(mitigated, key=order, default=None)

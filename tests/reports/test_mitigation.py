@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audit import schema
+from reports.check import check
+from reports.html import render
+from reports.mitigation import best_of
+from reports.query import query
+from tests.reports.conftest import HOSTILE, picture, png
+from tests.reports.test_html import Tags, text_of
+
+SCALES = {"none": (1.0,), "eos": (1.25, 4.0)}
+SHARE = {("none", 1.0): 1.0, ("eos", 1.25): 0.5, ("eos", 4.0): 0.0}
+CLIP = {("none", 1.0): 0.31, ("eos", 1.25): 0.305, ("eos", 4.0): 0.2}
+
+
+def mitigate(run: Path, clip: bool = True) -> None:
+    """The tables and the manifest of a run after `crossaudit mitigate`."""
+    verdicts = query(run, "select * from verdicts").to_pylist()
+    confirmed = [row for row in verdicts if row["verdict"] in ("verbatim", "partial")]
+    ordinary = [row for row in verdicts if row["verdict"] == "clear"][:2]
+    summary: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
+    for group, captions in (("confirmed", confirmed), ("ordinary", ordinary)):
+        for keep, bos_scale in SHARE:
+            setting = {"group": group, "keep": keep, "bos_scale": bos_scale}
+            share = SHARE[keep, bos_scale] if group == "confirmed" else 0.0
+            counts = {"captions": len(captions), "images": len(captions), "captions_above": int(share * len(captions))}
+            interval = {"share_above": share, "share_above_low": share / 2, "share_above_high": (1 + share) / 2}
+            score = CLIP[keep, bos_scale] if clip else None
+            figures = {"median_similarity": share, "clip_score": score, "diversity": 0.5, "seconds_per_image": 0.2}
+            summary.append(setting | counts | interval | figures)
+            for n, row in enumerate(captions):
+                copied = n < share * len(captions)
+                known = {name: row[name] for name in ("caption_id", "caption", "verdict", "image_id")}
+                values = {"seed": 1, "similarity": 0.9 if copied else 0.2, "above_threshold": copied}
+                measured.append(setting | known | values | {"image": png(picture(n)) if n < 14 else None})
+    manifest = json.loads((run / "manifest.json").read_text())
+    for table, rows, layout in (
+        ("mitigation", measured, schema.MITIGATION),
+        ("mitigation_summary", summary, schema.MITIGATION_SUMMARY),
+    ):
+        (run / table).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows, schema=layout), run / table / "00000.parquet")
+        manifest["parts"][table] = {"00000.parquet": len(rows)}
+    manifest["mitigation"] = {"seeds": [1]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def section(page: str) -> str:
+    [found] = [part for part in page.split("<section>") if "<h2>Mitigation</h2>" in part]
+    return found
+
+
+def test_a_run_without_it_has_no_section(run: Path) -> None:
+    assert "<h2>Mitigation</h2>" not in render(run)
+
+
+def test_the_section_has_a_row_a_setting_and_the_trade_off(own_run: Path) -> None:
+    mitigate(own_run)
+    found = section(render(own_run))
+    text = text_of(found)
+    assert "Without it 16 of 16 are copied, with keep eos , bos_scale 1.25 8 of 16" in text
+    assert "no mitigation 16 of 16 50.0% to 100.0% 1.000 0.310 0.500 0.310 0.500 0.200" in text
+    assert "keep eos , bos_scale 4 0 of 16" in text
+    assert any(attributes.get("alt") == "The trade-off" for tag, attributes in Tags(found).tags if tag == "img")
+
+
+def test_at_most_twelve_confirmed_captions_are_shown_with_three_images_and_ordinary_ones_with_two(
+    own_run: Path,
+) -> None:
+    mitigate(own_run)
+    found = section(render(own_run))
+    assert found.count("<article") == 12 + 2
+    names = [attributes["alt"] for tag, attributes in Tags(found).tags if tag == "img"]
+    assert names.count("training image") == 12
+    assert names.count("generated without mitigation") == names.count("generated with mitigation") == 14
+    assert text_of(found).count("still a copy") > 0
+
+
+def test_a_hostile_caption_is_shown_as_text(own_run: Path) -> None:
+    mitigate(own_run)
+    found = section(render(own_run))
+    assert "<script" not in found and HOSTILE in text_of(found)
+
+
+def test_without_clip_scores_there_is_no_figure_and_it_says_how_to_get_one(own_run: Path) -> None:
+    mitigate(own_run, clip=False)
+    text = text_of(section(render(own_run)))
+    assert "--clip DIR" in text and "The trade-off" not in text
+    assert "bos_scale 4 0 of 16: the fewest of all settings." in text
+
+
+def setting(keep: str, bos_scale: float, share_above: float, ordinary_clip: float | None) -> dict[str, Any]:
+    return {"keep": keep, "bos_scale": bos_scale, "share_above": share_above, "ordinary_clip": ordinary_clip}
+
+
+@pytest.mark.parametrize(
+    ("settings", "best"),
+    [
+        ([("none", 1, 1.0, 0.3), ("eos", 2, 0.5, 0.295), ("eos", 4, 0.1, 0.2)], ("eos", 2)),
+        ([("none", 1, 1.0, 0.3), ("eos", 2, 0.5, 0.2), ("eos", 4, 0.1, 0.1)], ("eos", 4)),  # all cost too much
+        ([("none", 1, 1.0, None), ("eos", 2, 0.5, None), ("eos", 4, 0.1, None)], ("eos", 4)),
+        ([("none", 1, 1.0, 0.3), ("eos", 2, 0.1, 0.30), ("words", 4, 0.1, 0.31)], ("words", 4)),
+        ([("none", 1, 1.0, 0.3), ("eos", 4, 0.1, 0.3), ("eos", 2, 0.1, 0.3)], ("eos", 2)),
+        ([("none", 1, 1.0, 0.0), ("eos", 2, 0.5, 0.0), ("eos", 4, 0.1, -0.1)], ("eos", 2)),
+    ],
+)
+def test_the_best_setting_leaves_the_fewest_copies_that_ordinary_captions_can_bear(
+    settings: list[Any], best: tuple[str, float]
+) -> None:
+    found = best_of([setting(*values) for values in settings])
+    assert found is not None and (found["keep"], found["bos_scale"]) == best
+
+
+def test_plain_alone_has_no_best() -> None:
+    assert best_of([setting("none", 1.0, 1.0, 0.3)]) is None
+
+
+def change(run: Path, sql: str) -> None:
+    """Rewrites the table `mitigation`, and the manifest with it, as an engine with a fault would."""
+    part = run / "mitigation" / "00000.parquet"
+    table = query(run, sql).cast(schema.MITIGATION)
+    pq.write_table(table, part)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["parts"]["mitigation"] = {"00000.parquet": len(table)}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("sql", "statement"),
+    [
+        ("from mitigation where not (keep = 'eos' and bos_scale = 4 and similarity < 0.5 and \"group\" = 'ordinary') "
+         "or caption_id = (select min(caption_id) from mitigation where \"group\" = 'ordinary')", "same captions"),
+        ("from mitigation union all (from mitigation limit 1)", "same captions and seeds"),
+        ("select * replace ('some' as keep) from mitigation", "mitigation.keep has known words only"),
+        ("select * replace ('others' as \"group\") from mitigation", "mitigation.group has known words only"),
+    ],
+)  # fmt: skip
+def test_check_sees_what_is_wrong_with_the_table(own_run: Path, sql: str, statement: str) -> None:
+    mitigate(own_run)
+    assert [result for result in check(own_run) if not result.ok] == []
+    change(own_run, sql)
+    assert any(statement in result.name for result in check(own_run) if not result.ok)
