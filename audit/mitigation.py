@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -21,12 +21,17 @@ from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTextModel
 
 from audit.attention import cross_attention_layers
+from audit.calibration import Calibration
 from audit.errors import AuditError, UsageError
+from audit.model import Model
+from audit.screening import screen
 
 # Shapes: B rows of the UNet (both guidance branches), N images of a call, K text positions, D text width, HD of keys.
 
 Keep = Literal["eos", "words", "all"]
 KEEP = ("eos", "words", "all")
+ALL = 2**31 - 1  # visible text positions of a prompt that is not mitigated
+Flagger = Callable[[list[str]], list[bool]]
 # Those that project keys with the layer's own to_k from the UNet's hidden states (LoRA lives inside to_k).
 PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
 SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x pipelines (UNet2DConditionModel + one CLIPTextModel)."
@@ -38,12 +43,14 @@ def mitigated(
     bos_scale: float = 1.25,
     keep: Keep = "eos",
     prompt_tokens: int | Sequence[int] | None = None,
+    only: Calibration | None = None,
+    max_p: float = 0.01,
 ) -> Iterator[None]:
     """Every call of `pipeline` inside the block is mitigated; afterwards, or after an exception, no trace is left.
 
     Takes and raises what `mitigate_` does.
     """
-    mitigate_(pipeline, bos_scale=bos_scale, keep=keep, prompt_tokens=prompt_tokens)
+    mitigate_(pipeline, bos_scale, keep, prompt_tokens, only, max_p)
     try:
         yield
     finally:
@@ -55,18 +62,23 @@ def mitigate_(
     bos_scale: float = 1.25,
     keep: Keep = "eos",
     prompt_tokens: int | Sequence[int] | None = None,
+    only: Calibration | None = None,
+    max_p: float = 0.01,
 ) -> None:
     """Install mitigation in a diffusers pipeline, until `unmitigate_` (arXiv 2403.11052, section 5).
 
     bos_scale: factor of the logit of text position 0, conditional branch only; 1 leaves it.
     keep: which text positions every cross-attention may see: "eos" up to EOS, "words" up to the last word, "all".
     prompt_tokens: BOS, words and EOS of each prompt; needed where prompts come as `prompt_embeds`, else counted.
+    only: mitigate the prompts that this calibration gives a `p_unseen` of at most `max_p`, and no others. Each call
+    screens its prompts first, on the noise of the calibration's seeds: one forward a prompt for `noise_magnitude` and
+    `attention_profile`, eight for `profile`. Needs `Model.pipeline()`, whose weights are known, and prompts in words.
     Raises AuditError for a pipeline, an attention processor or a text encoder that this does not fit, UsageError for
     a bad argument. A call that passes `prompt_embeds` without `prompt_tokens` raises UsageError unless keep is "all".
     """
     check_setting(bos_scale, keep)
     _check(pipeline)
-    _Mitigation(pipeline, bos_scale, keep, prompt_tokens).install()
+    _Mitigation(pipeline, bos_scale, keep, prompt_tokens, _flagger(pipeline, only, max_p)).install()
 
 
 def unmitigate_(pipeline: DiffusionPipeline) -> None:
@@ -89,12 +101,21 @@ class _Mitigation:
     """The mitigation of one pipeline: it learns the prompts from `encode_prompt` and applies itself in the UNet."""
 
     def __init__(
-        self, pipeline: DiffusionPipeline, bos_scale: float, keep: Keep, prompt_tokens: int | Sequence[int] | None
+        self,
+        pipeline: DiffusionPipeline,
+        bos_scale: float,
+        keep: Keep,
+        prompt_tokens: int | Sequence[int] | None,
+        flag: Flagger | None,
     ) -> None:
         self._pipeline, self._bos_scale, self._keep, self._given = pipeline, bos_scale, keep, prompt_tokens
         self._encode_prompt = pipeline.encode_prompt
         self._signature = inspect.signature(pipeline.encode_prompt)
+        self._flag, self._screening = flag, False
         self._guided = False
+        self._scale_N: Tensor | None = (
+            None  # of each image of the current call: bos_scale, or 1 where it is not flagged
+        )
         self._visible_N: Tensor | None = None  # how many text positions each image of the current call may see
         self._conditional = slice(0)  # the conditional rows of the UNet's current forward
         self._handles: list[RemovableHandle] = []
@@ -120,8 +141,25 @@ class _Mitigation:
         given = call.arguments
         self._guided = bool(given["do_classifier_free_guidance"])
         counts_P = self._count(given)
+        scale_P = [self._bos_scale] * len(counts_P)
+        if self._flag is not None:
+            flagged_P = self._flagged(given)
+            scale_P = [self._bos_scale if flagged else 1.0 for flagged in flagged_P]
+            counts_P = [count if flagged else ALL for count, flagged in zip(counts_P, flagged_P, strict=True)]
+        self._scale_N = torch.tensor(scale_P).repeat_interleave(given["num_images_per_prompt"])
         self._visible_N = torch.tensor(counts_P).repeat_interleave(given["num_images_per_prompt"])
         return self._encode_prompt(*args, **kwargs)
+
+    def _flagged(self, given: dict[str, Any]) -> list[bool]:
+        assert self._flag is not None
+        if given["prompt"] is None:
+            raise UsageError("the call passes prompt_embeds, and only= screens prompts", do="Pass prompt= instead.")
+        prompts = [given["prompt"]] if isinstance(given["prompt"], str) else list(given["prompt"])
+        self._screening = True
+        try:
+            return self._flag(prompts)
+        finally:
+            self._screening = False
 
     def _count(self, given: dict[str, Any]) -> list[int]:
         """Visible text positions of each prompt; a longer negative prompt counts for both branches."""
@@ -159,6 +197,8 @@ class _Mitigation:
 
     def _mask(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Before each forward of the UNet: cut or mask the tail of its hidden states [B, K, D]."""
+        if self._screening:
+            return args, kwargs
         if self._visible_N is None:
             what = "the mitigated UNet runs, but its pipeline has encoded no prompt yet"
             raise UsageError(what, do="Call the pipeline, not its UNet, while it is mitigated.")
@@ -174,7 +214,7 @@ class _Mitigation:
             what = "the pipeline masks text positions itself (encoder_attention_mask)"
             raise AuditError(what, where=type(self._pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
         visible_B = self._visible_N.to(hidden_BKD.device).repeat(branches)
-        longest = int(self._visible_N.max())
+        longest = min(int(self._visible_N.max()), hidden_BKD.shape[1])
         hidden_BKD = hidden_BKD[:, :longest]
         if int(self._visible_N.min()) < longest:
             positions_K = torch.arange(longest, device=hidden_BKD.device)
@@ -185,7 +225,29 @@ class _Mitigation:
 
     def _rescale(self, _to_k: nn.Module, _inputs: Any, key_BKHD: Tensor) -> None:
         """After each key projection: the logit of position 0, by way of its key."""
-        key_BKHD[self._conditional, 0] *= self._bos_scale
+        if not self._screening:
+            assert self._scale_N is not None
+            key_BKHD[self._conditional, 0] *= self._scale_N[:, None].to(key_BKHD)
+
+
+def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float) -> Flagger | None:
+    """What tells which prompts to mitigate: those that `only` scores unlike captions that were never trained on."""
+    if only is None:
+        return None
+    if not 0 < max_p <= 1:
+        raise UsageError(f"max_p is {max_p}", do="Give a number from 0 (excluded) to 1, usually 0.01.")
+    model: Model | None = getattr(pipeline, "audited", None)
+    if model is None:
+        what = "only= needs to know the weights that the calibration holds for"
+        raise UsageError(what, do="Make the pipeline by audit.load_model(path).pipeline().")
+
+    def flag(prompts: list[str]) -> list[bool]:
+        table = screen(model, list(dict.fromkeys(prompts)), seeds=only.context["seeds"], detectors=[only.detector])
+        scores = only.score(table)
+        p_of = dict(zip(scores["caption"].to_pylist(), scores["p_unseen"].to_pylist(), strict=True))
+        return [p_of.get(prompt, 0.0) <= max_p for prompt in prompts]  # one that cannot be scored is mitigated
+
+    return flag
 
 
 def _installed(pipeline: DiffusionPipeline) -> _Mitigation | None:

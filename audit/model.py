@@ -87,6 +87,7 @@ class Model:
         # Given to the constructor, a configuration that it holds for outdated would be changed.
         pipeline.scheduler = DDIMScheduler.from_config(self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
+        pipeline.audited = self  # what a calibration is held against (audit.mitigated, only=)
         return pipeline
 
 

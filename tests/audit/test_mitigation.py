@@ -150,6 +150,46 @@ def test_image_to_image_pipelines(pipeline: StableDiffusionPipeline, guidance: f
     assert np.array_equal(run(), plain)
 
 
+@pytest.fixture(scope="module")
+def calibration(sd1: audit.Model) -> audit.Calibration:
+    things = ("dog", "cat", "cup", "hat", "sea", "car", "sun", "tree", "road", "bird", "fish", "lamp", "door", "book")
+    looks = ("red", "blue", "old", "wet", "tiny", "torn")
+    null = [f"a {look} {thing}" for look in looks for thing in things]
+    return audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
+
+
+def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
+    sd1: audit.Model, calibration: audit.Calibration
+) -> None:
+    pipeline, prompts = sd1.pipeline(), [SHORT, LONG, "a red dog", ""]
+    scores = calibration.score(audit.screen(sd1, prompts, detectors=["noise_magnitude"]))
+    p = np.array(scores["p_unseen"].to_pylist())
+    limit = float(np.sort(p)[1])
+    plain = latents(pipeline, prompts)
+    with audit.mitigated(pipeline):
+        all_mitigated = latents(pipeline, prompts)
+    with audit.mitigated(pipeline, only=calibration, max_p=limit):
+        ours = latents(pipeline, prompts)
+    flagged = (p <= limit)[:, None, None, None]
+    assert 0 < flagged.sum() < len(prompts)
+    np.testing.assert_allclose(ours, np.where(flagged, all_mitigated, plain), atol=1e-4, rtol=0)
+    with audit.mitigated(pipeline, only=calibration, max_p=float(p.min()) / 2):
+        assert np.array_equal(latents(pipeline, prompts), plain)
+
+
+def test_only_needs_a_pipeline_whose_weights_are_known_and_prompts_in_words(
+    pipeline: StableDiffusionPipeline, sd1: audit.Model, calibration: audit.Calibration
+) -> None:
+    with pytest.raises(UsageError, match="weights that the calibration holds for"):
+        audit.mitigate_(pipeline, only=calibration)
+    with pytest.raises(UsageError, match="max_p is 0"):
+        audit.mitigate_(sd1.pipeline(), only=calibration, max_p=0)
+    ours = sd1.pipeline()
+    embeds, empty = ours.encode_prompt(SHORT, "cpu", 1, True)
+    with audit.mitigated(ours, prompt_tokens=4, only=calibration), pytest.raises(UsageError, match="screens prompts"):
+        latents(ours, None, prompt_embeds=embeds, negative_prompt_embeds=empty)
+
+
 def hooks(pipeline: StableDiffusionPipeline) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipeline.unet.modules())
 

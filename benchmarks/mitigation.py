@@ -1,0 +1,94 @@
+"""What mitigation costs in time: medians of paired ratios, mitigated over plain, on the bundled toy model or on yours.
+
+python -m benchmarks.mitigation [--model FOLDER] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+import audit
+from pipelines.demo.demo import bundle
+
+PAIRS = 20
+PROMPTS = ["a tidy flat picture of a headphone on a white background for a wall", "pouch, noto"] * 2
+
+
+def ratio(plain: Callable[[], Any], other: Callable[[], Any], device: str) -> tuple[float, float, float]:
+    """Median, and quartiles, of other's time over plain's; each pair runs in turn, in an order that alternates."""
+
+    def timed(run: Callable[[], Any]) -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    for run in (plain, other):
+        run()
+    ratios = []
+    for pair in range(PAIRS):
+        first, second = (plain, other) if pair % 2 else (other, plain)
+        times = {run: timed(run) for run in (first, second)}
+        ratios.append(times[other] / times[plain])
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return float(middle), float(low), float(high)
+
+
+def main(
+    model: Annotated[Path | None, typer.Option(help="A diffusers folder; the bundled toy if not given.")] = None,
+    device: str = "cpu",
+    steps: int = 10,
+    batch_size: int = 16,
+) -> None:
+    """Print the ratios."""
+    torch.set_num_threads(1)
+    loaded = audit.load_model(model or bundle() / "model", device=device)
+    pipeline = loaded.pipeline()
+    for keep in ("eos", "words", "all"):
+        for prompts, name in ((PROMPTS[:1] * 4, "equal lengths"), (PROMPTS, "unequal lengths")):
+
+            def plain(prompts: list[str] = prompts) -> None:
+                pipeline(prompts, num_inference_steps=steps, output_type="latent")
+
+            def mitigated(prompts: list[str] = prompts, keep: Any = keep) -> None:
+                with audit.mitigated(pipeline, bos_scale=1.25, keep=keep):
+                    pipeline(prompts, num_inference_steps=steps, output_type="latent")
+
+            middle, low, high = ratio(plain, mitigated, device)
+            print(f"generation, keep={keep}, {name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
+
+    unet = loaded.unet.requires_grad_(True).train()
+    guard = audit.TrainingGuard(watched := copy.deepcopy(unet), max_quantile=0.99)
+    channels, height, width = loaded.latent_shape
+    noisy = torch.randn(batch_size, channels, height, width, device=device)
+    timesteps = torch.randint(1000, (batch_size,), device=device)
+    hidden = loaded.encode([PROMPTS[0]] * batch_size)[0].clone()  # not of inference mode, which no gradient may meet
+
+    def stepping(network: torch.nn.Module, weigh: Callable[[], torch.Tensor] | None) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6)
+
+        def step() -> None:
+            loss_B = network(noisy, timesteps, hidden).sample.square().mean((1, 2, 3))
+            (loss_B if weigh is None else weigh() * loss_B).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    middle, low, high = ratio(stepping(unet, None), stepping(watched, guard.weights), device)
+    print(f"training step with the guard: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
