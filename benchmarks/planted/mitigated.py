@@ -19,9 +19,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import open_clip
+import pyarrow.parquet as pq
 import torch
 import typer
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from benchmarks.planted.text import tokenizer_of
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 50
 Setting = Callable[[StableDiffusionPipeline], AbstractContextManager[None]]
-SCALES, KEEPS = (1.0, 1.25, 2.0, 3.0, 5.0, 10.0), ("all", "eos", "words")
+SCALES, KEEPS = (1.0, 1.25, 2.0, 3.0, 5.0, 10.0, 30.0), ("all", "eos", "words")
 
 
 @dataclass
@@ -58,9 +59,7 @@ class Bench:
     """The planted model, its captions of three kinds, and how a setting is measured on them."""
 
     def __init__(self, model: Path, bundle: Path, data: dataset.Planted, ordinary: int) -> None:
-        self.pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
-        self.pipeline.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline = audit.load_model(model).pipeline()
         keys = sorted(data.images)
         self.images_NHWC = np.stack([np.asarray(data.images[key], np.float32) for key in keys]) / 255
         self.planted = {c: keys.index(str(key)) for c, label, _, key in data.labels if label == "verbatim"}
@@ -102,9 +101,11 @@ class Bench:
 
 
 @contextmanager
-def published(pipeline: StableDiffusionPipeline, scale: float, keep: Any) -> Iterator[None]:
-    """The paper's, as `audit.mitigated` has it."""
-    with audit.mitigated(pipeline, bos_scale=scale, keep=keep):
+def published(
+    pipeline: StableDiffusionPipeline, scale: float, keep: Any, only: audit.Calibration | None = None
+) -> Iterator[None]:
+    """The paper's, as `audit.mitigated` has it: for all captions, or only for those that a calibration flags."""
+    with audit.mitigated(pipeline, bos_scale=scale, keep=keep, only=only):
         yield
 
 
@@ -151,13 +152,20 @@ def delayed_guidance(pipeline: StableDiffusionPipeline, until: int) -> Iterator[
         handle.remove()
 
 
-def settings() -> dict[str, Setting]:
+def settings(bundle: Path) -> dict[str, Setting]:
     """Every way to serve that is measured, by name."""
     found: dict[str, Setting] = {"plain": nullcontext}
     for keep in KEEPS:
         for scale in SCALES:
             if (keep, scale) != ("all", 1.0):
                 found[f"keep={keep} bos_scale={scale:g}"] = partial(published, scale=scale, keep=keep)
+    null = pq.read_table(bundle / "null_screen.parquet")
+    for detector in ("attention_profile", "profile"):
+        calibration = audit.calibrate(null, detector)
+        for keep, scale in (("words", 10.0), ("words", 30.0)):
+            found[f"only what {detector} flags, keep={keep} bos_scale={scale:g}"] = partial(
+                published, scale=scale, keep=keep, only=calibration
+            )
     for until in (1, 2, 3, 4, 6):
         found[f"delayed guidance, {until} of {STEPS} steps"] = partial(delayed_guidance, until=until)
     for scale in (3.0, 10.0):
@@ -182,7 +190,7 @@ def serve(
     """Measure every way to serve."""
     bench = Bench(model or bundle / "model", bundle, dataset.build(work / "artwork", 0), ordinary)
     rows = []
-    for name, setting in settings().items():
+    for name, setting in settings(bundle).items():
         if only in name:
             rows.append(asdict(bench.measure(name, setting)))
             print(json.dumps(rows[-1]), flush=True)
