@@ -162,7 +162,7 @@ def settings(bundle: Path) -> dict[str, Setting]:
     null = pq.read_table(bundle / "null_screen.parquet")
     for detector in ("attention_profile", "profile"):
         calibration = audit.calibrate(null, detector)
-        for keep, scale in (("words", 10.0), ("words", 30.0)):
+        for keep, scale in (("words", 10.0), ("words", 30.0), ("words", 100.0)):
             found[f"only what {detector} flags, keep={keep} bos_scale={scale:g}"] = partial(
                 published, scale=scale, keep=keep, only=calibration
             )
