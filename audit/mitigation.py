@@ -30,7 +30,6 @@ from audit.screening import screen
 
 Keep = Literal["eos", "words", "all"]
 KEEP = ("eos", "words", "all")
-ALL = 2**31 - 1  # visible text positions of a prompt that is not mitigated
 Flagger = Callable[[list[str]], list[bool]]
 # Those that project keys with the layer's own to_k from the UNet's hidden states (LoRA lives inside to_k).
 PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
@@ -112,12 +111,12 @@ class _Mitigation:
         self._encode_prompt = pipeline.encode_prompt
         self._signature = inspect.signature(pipeline.encode_prompt)
         self._flag, self._screening = flag, False
+        # Of the current call, once its prompts are encoded:
         self._guided = False
-        self._scale_N: Tensor | None = (
-            None  # of each image of the current call: bos_scale, or 1 where it is not flagged
-        )
-        self._visible_N: Tensor | None = None  # how many text positions each image of the current call may see
-        self._conditional = slice(0)  # the conditional rows of the UNet's current forward
+        self._images = 0
+        self._scale_N1: Tensor | None = None  # bos_scale, or 1 for an image whose prompt is not flagged
+        self._visible: slice = slice(None)  # the text positions that any image may see
+        self._mask_NK: Tensor | None = None  # those that each may, where they differ
         self._handles: list[RemovableHandle] = []
 
     def install(self) -> None:
@@ -141,23 +140,31 @@ class _Mitigation:
         given = call.arguments
         self._guided = bool(given["do_classifier_free_guidance"])
         counts_P = self._count(given)
-        scale_P = [self._bos_scale] * len(counts_P)
-        if self._flag is not None:
-            flagged_P = self._flagged(given)
-            scale_P = [self._bos_scale if flagged else 1.0 for flagged in flagged_P]
-            counts_P = [count if flagged else ALL for count, flagged in zip(counts_P, flagged_P, strict=True)]
-        self._scale_N = torch.tensor(scale_P).repeat_interleave(given["num_images_per_prompt"])
-        self._visible_N = torch.tensor(counts_P).repeat_interleave(given["num_images_per_prompt"])
-        return self._encode_prompt(*args, **kwargs)
+        flagged_P = [True] * len(counts_P) if self._flag is None else self._flagged(given)
+        encoded = self._encode_prompt(*args, **kwargs)
+        self._prepare(encoded[0], counts_P, flagged_P, given["num_images_per_prompt"])
+        return encoded
+
+    def _prepare(self, hidden_NKD: Tensor, counts_P: list[int], flagged_P: list[bool], each: int) -> None:
+        """What the hooks need of a call, on its device: they run in every layer of every step."""
+        longest = hidden_NKD.shape[1]
+        visible_P = [min(count, longest) if flag else longest for count, flag in zip(counts_P, flagged_P, strict=True)]
+        scale_P = [self._bos_scale if flag else 1.0 for flag in flagged_P]
+        self._images = len(hidden_NKD)
+        self._scale_N1 = torch.tensor(scale_P, device=hidden_NKD.device).repeat_interleave(each)[:, None]
+        self._visible = slice(max(visible_P))
+        self._mask_NK = None
+        if min(visible_P) < max(visible_P):
+            visible_N1 = torch.tensor(visible_P, device=hidden_NKD.device).repeat_interleave(each)[:, None]
+            self._mask_NK = torch.arange(max(visible_P), device=hidden_NKD.device) < visible_N1
 
     def _flagged(self, given: dict[str, Any]) -> list[bool]:
         assert self._flag is not None
         if given["prompt"] is None:
             raise UsageError("the call passes prompt_embeds, and only= screens prompts", do="Pass prompt= instead.")
-        prompts = [given["prompt"]] if isinstance(given["prompt"], str) else list(given["prompt"])
         self._screening = True
         try:
-            return self._flag(prompts)
+            return self._flag(_listed(given["prompt"]))
         finally:
             self._screening = False
 
@@ -166,11 +173,11 @@ class _Mitigation:
         if given["prompt_embeds"] is not None:
             counts = self._given_counts(len(given["prompt_embeds"]), given["prompt_embeds"].shape[1])
         else:
-            prompts = [given["prompt"]] if isinstance(given["prompt"], str) else list(given["prompt"])
+            prompts = _listed(given["prompt"])
             counts = self._tokens(prompts) if self._given is None else self._given_counts(len(prompts), None)
         negative = given["negative_prompt"]
         if self._guided and negative is not None and given["negative_prompt_embeds"] is None:
-            others = self._tokens([negative] if isinstance(negative, str) else list(negative))
+            others = self._tokens(_listed(negative))
             counts = [max(one, other) for one, other in zip(counts, others * (len(counts) // len(others)), strict=True)]
         return [count - 1 for count in counts] if self._keep == "words" else counts
 
@@ -199,26 +206,22 @@ class _Mitigation:
         """Before each forward of the UNet: cut or mask the tail of its hidden states [B, K, D]."""
         if self._screening:
             return args, kwargs
-        if self._visible_N is None:
+        if self._scale_N1 is None:
             what = "the mitigated UNet runs, but its pipeline has encoded no prompt yet"
             raise UsageError(what, do="Call the pipeline, not its UNet, while it is mitigated.")
         hidden_BKD: Tensor = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
-        branches, images = 1 + self._guided, len(self._visible_N)
-        if len(hidden_BKD) != branches * images:
-            what = f"the UNet gets {len(hidden_BKD)} rows for {images} images and {branches} guidance branches"
+        branches = 1 + self._guided
+        if len(hidden_BKD) != branches * self._images:
+            what = f"the UNet gets {len(hidden_BKD)} rows for {self._images} images and {branches} guidance branches"
             raise AuditError(what, where=type(self._pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
-        self._conditional = slice(-images, None)
         if self._keep == "all":
             return args, kwargs
         if kwargs.get("encoder_attention_mask") is not None:
             what = "the pipeline masks text positions itself (encoder_attention_mask)"
             raise AuditError(what, where=type(self._pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
-        visible_B = self._visible_N.to(hidden_BKD.device).repeat(branches)
-        longest = min(int(self._visible_N.max()), hidden_BKD.shape[1])
-        hidden_BKD = hidden_BKD[:, :longest]
-        if int(self._visible_N.min()) < longest:
-            positions_K = torch.arange(longest, device=hidden_BKD.device)
-            kwargs = {**kwargs, "encoder_attention_mask": positions_K < visible_B[:, None]}
+        hidden_BKD = hidden_BKD[:, self._visible]
+        if self._mask_NK is not None:
+            kwargs = {**kwargs, "encoder_attention_mask": self._mask_NK.repeat(branches, 1)}
         if len(args) < 3:
             return args, {**kwargs, "encoder_hidden_states": hidden_BKD}
         return (*args[:2], hidden_BKD, *args[3:]), kwargs
@@ -226,8 +229,12 @@ class _Mitigation:
     def _rescale(self, _to_k: nn.Module, _inputs: Any, key_BKHD: Tensor) -> None:
         """After each key projection: the logit of position 0, by way of its key."""
         if not self._screening:
-            assert self._scale_N is not None
-            key_BKHD[self._conditional, 0] *= self._scale_N[:, None].to(key_BKHD)
+            assert self._scale_N1 is not None  # the UNet's own hook came first
+            key_BKHD[-self._images :, 0] *= self._scale_N1
+
+
+def _listed(prompt: str | Sequence[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
 def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float) -> Flagger | None:
