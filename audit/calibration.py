@@ -18,7 +18,7 @@ from audit.captions import caption_group
 from audit.detectors import COMBINED, NAMES, RUN, SCREEN
 from audit.distance import Distance, Survival
 from audit.errors import AuditError, UsageError
-from audit.rows import METADATA_KEY
+from audit.schema import METADATA_KEY
 from audit.statistics import conformal_p
 
 # Shapes: N captions, F features.

@@ -21,8 +21,6 @@ from audit.noise import initial_latents
 
 # Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, K text positions, D text width, n values of a column.
 
-METADATA_KEY = b"crossaudit"
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -113,7 +111,7 @@ class Rows:
             outputs = [value for part in produced for value in part["values"]]
             kept = [value if ok else None for value, ok in zip(outputs, finite, strict=True)]
             data[output] = pa.array(kept, layout.field(output).type)
-        metadata = {METADATA_KEY: json.dumps(context, sort_keys=True).encode()}
+        metadata = {schema.METADATA_KEY: json.dumps(context, sort_keys=True).encode()}
         return pa.table([data[name] for name in layout.names], schema=layout.with_metadata(metadata))
 
     def context(self, detectors: Sequence[Any]) -> dict[str, Any]:

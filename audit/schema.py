@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 STRING, INT64, FLOAT64 = pa.string(), pa.int64(), pa.float64()
+# Where tables and files of ours say, as JSON in their schema's metadata, what they depend on.
+METADATA_KEY = b"crossaudit"
 
 # What each detector writes. A scalar detector's column has the detector's name.
 DETECTOR_COLUMNS: dict[str, pa.DataType] = {

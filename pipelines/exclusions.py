@@ -14,7 +14,6 @@ from audit.errors import UsageError
 from pipelines.reading.files import open_file
 
 _COLUMNS = ["file", "row", "key", "caption_id", "action", "image_file", "image_row"]
-_METADATA = b"crossaudit"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def read(uri: str) -> Exclusions:
     with open_file(uri) as source:
         try:
             table = pq.read_table(source, columns=_COLUMNS)
-            notes = json.loads((table.schema.metadata or {})[_METADATA])
+            notes = json.loads((table.schema.metadata or {})[schema.METADATA_KEY])
             caption, files, images = notes["caption"], notes["files"], notes["images"]
             table = table.cast(pa.schema([schema.EXCLUSIONS.field(name) for name in _COLUMNS]))
         except (pa.ArrowException, KeyError, ValueError, TypeError) as error:

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from audit.errors import AuditError, UsageError
-from audit.schema import EXCLUSIONS
+from audit.schema import EXCLUSIONS, METADATA_KEY
 from reports.views import Run, connect, open_run
 
 POLICIES = ("drop", "dedup")
-METADATA = b"crossaudit"
 BATCH = 1 << 16
 
 # Every training image that was listed; `images` and `file`, `row` of one that could not be read are in `errors`.
@@ -187,7 +186,7 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
                 "images": dict(connection.execute(IMAGE_FILES).fetchall()),
             }
             result = connection.sql(RESULT, params={"policy": policy}).to_arrow_reader(BATCH)
-            _write(result, filesystem, path, {METADATA: json.dumps(notes).encode()})
+            _write(result, filesystem, path, {METADATA_KEY: json.dumps(notes).encode()})
             return _summary(connection, path)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(str(error).strip(), where=str(run)) from error
@@ -246,7 +245,7 @@ def _place(run: Run, out: str | None) -> tuple[fs.FileSystem, str]:
             fs.FileSystem.from_uri(out) if "://" in out else (fs.LocalFileSystem(), str(Path(out).absolute()))
         )
         kind = filesystem.get_file_info(path).type
-        ours = kind == fs.FileType.File and METADATA in (pq.read_schema(path, filesystem=filesystem).metadata or {})
+        ours = kind == fs.FileType.File and METADATA_KEY in (pq.read_schema(path, filesystem=filesystem).metadata or {})
     except (pa.ArrowException, OSError, ValueError):
         ours = False
     if kind != fs.FileType.NotFound and not ours:
