@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import Attention
 
 import audit
 from audit.attention import AttentionProbe, LayersSeen, cross_attention_layers
+from tests.audit.explicit import Explicit
 
 
 def inputs(model: audit.Model, captions: list[str]) -> dict[str, Any]:
@@ -42,33 +43,9 @@ def test_self_attention_named_attn2_is_not_probed(sd1: audit.Model) -> None:
         block.attn1, block.attn2 = attn1, attn2
 
 
-class PlainSoftmax:
-    """Attention written out, in the model's own precision; keeps the probabilities averaged over queries and heads."""
-
-    def __init__(self) -> None:
-        self.means: list[torch.Tensor] = []
-
-    def __call__(
-        self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
-    ) -> torch.Tensor:
-        rows, width = len(hidden_states), attn.to_q.out_features // attn.heads
-        query, key, value = (
-            layer(source).view(rows, -1, attn.heads, width).permute(0, 2, 1, 3)
-            for layer, source in (
-                (attn.to_q, hidden_states),
-                (attn.to_k, encoder_hidden_states),
-                (attn.to_v, encoder_hidden_states),
-            )
-        )
-        weights = torch.softmax(query @ key.transpose(2, 3) / width**0.5, dim=-1)
-        self.means.append(weights.mean(dim=(1, 2)))
-        mixed = (weights @ value).permute(0, 2, 1, 3).reshape(rows, -1, attn.heads * width)
-        return attn.to_out[1](attn.to_out[0](mixed))
-
-
 def test_it_is_the_plain_softmax_in_float64(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
     given = inputs(sd1, ["a dog", "a serene beach at sunrise"])
-    plain = PlainSoftmax()
+    plain = Explicit()
     before = exact.unet.attn_processors
     mine = {name: plain if "attn2" in name else processor for name, processor in before.items()}
     exact.unet.set_attn_processor(mine)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 import audit
 from audit.attention import cross_attention_layers
 from audit.errors import AuditError, UsageError
 from audit.noise import initial_latent
+from tests.audit.explicit import Explicit
 
 SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
 
@@ -25,28 +25,6 @@ def latents(pipeline: StableDiffusionPipeline, prompt: Any, steps: int = 4, guid
     return pipeline(
         prompt, latents=noise, num_inference_steps=steps, guidance_scale=guidance, output_type="latent", **more
     ).images.numpy()
-
-
-class Explicit:
-    """The definition, written out with an attention matrix: a processor of its own, one caption at a time."""
-
-    def __init__(self, visible: int, bos_scale: float) -> None:
-        self.visible, self.bos_scale = visible, bos_scale
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
-    ) -> Tensor:
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for part in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
-        )
-        logits = attn.scale * query @ key.transpose(-1, -2)
-        if encoder_hidden_states is not None:
-            logits[1:, :, :, 0] *= self.bos_scale
-            logits[..., self.visible :] = -torch.inf
-        mixed = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](mixed))
 
 
 @pytest.fixture

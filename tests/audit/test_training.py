@@ -3,19 +3,18 @@ from __future__ import annotations
 import math
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 import audit
 from audit.errors import AuditError, UsageError
 from audit.training import REMEMBERED
+from tests.audit.explicit import Explicit
 
 
 @pytest.fixture
@@ -31,33 +30,13 @@ def inputs(unet: UNet2DConditionModel, size: int = 4, seed: int = 0) -> tuple[Te
     return noisy, timesteps, torch.randn(size, 12, unet.config.cross_attention_dim, generator=generator)
 
 
-class Recording:
-    """The explicit attention in float64: what the guard must see, without its probe."""
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
-    ) -> Tensor:
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for part in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
-        )
-        weights = (attn.scale * query @ key.transpose(-1, -2)).softmax(-1)
-        if encoder_hidden_states is not None:
-            self.seen.append(weights.mean((1, 2)))
-        return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
-
-
 def true_entropies(unet: UNet2DConditionModel, batch: tuple[Tensor, Tensor, Tensor]) -> np.ndarray:
-    recording, exact = Recording(), UNet2DConditionModel.from_config(unet.config)
+    recording, exact = Explicit(), UNet2DConditionModel.from_config(unet.config)
     exact.load_state_dict(unet.state_dict())
     exact.double().set_attn_processor(recording)
     with torch.no_grad():
         exact(batch[0].double(), batch[1], batch[2].double())
-    mean = torch.stack(recording.seen, 1).mean(1)
+    mean = torch.stack(recording.means, 1).mean(1)
     return -(mean * mean.log()).sum(1).numpy()
 
 

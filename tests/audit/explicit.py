@@ -1,0 +1,38 @@
+"""Attention written out, in the model's own precision: what ours is held against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+
+class Explicit:
+    """A processor that builds the attention matrix, and mitigates by the definition on one guided caption (two rows).
+
+    `visible`: text positions that are not masked (None: all). `means`: of each cross-attention in turn, the
+    probabilities averaged over queries and heads, [B, K].
+    """
+
+    def __init__(self, visible: int | None = None, bos_scale: float = 1.0) -> None:
+        self.visible, self.bos_scale = visible, bos_scale
+        self.means: list[Tensor] = []
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for part in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+        )
+        logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if encoder_hidden_states is not None:
+            logits[1:, :, :, 0] *= self.bos_scale
+            logits[..., logits.shape[-1] if self.visible is None else self.visible :] = -torch.inf
+        weights = logits.softmax(-1)
+        if encoder_hidden_states is not None:
+            self.means.append(weights.mean((1, 2)))
+        return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
