@@ -18,7 +18,6 @@ from diffusers import AutoencoderKL
 import audit
 from benchmarks.planted import autoencoder, clip, dataset, denoiser, descriptor
 from benchmarks.planted.evaluate import shares
-from benchmarks.planted.text import tokenizer_of
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 Work = Annotated[Path, typer.Option(help="Folder for downloads, checkpoints and results.")]
@@ -26,17 +25,12 @@ Seed = Annotated[int, typer.Option(help="Of the data, the initial weights and th
 HERE = Path(__file__).parent
 
 
-def training_images(data: dataset.Planted) -> torch.Tensor:
-    """The training images in the order of their keys, uint8 [N, 3, 64, 64]."""
-    return dataset.pixels([data.images[key] for key in sorted(data.images)])
-
-
 @app.command("autoencoder")
 def train_autoencoder(work: Work, seed: Seed = 0) -> None:
     """Train the AutoencoderKL on the training images."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
-    autoencoder.train(training_images(data), work / "vae", work / "checkpoints/vae.pt", seed)
+    autoencoder.train(dataset.training_images(data), work / "vae", work / "checkpoints/vae.pt", seed)
 
 
 @app.command("embedders")
@@ -55,12 +49,7 @@ def train_denoiser(work: Work, seed: Seed = 0) -> None:
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    latents = autoencoder.encode(vae, training_images(data)) * vae.config.scaling_factor
-    index = {key: i for i, key in enumerate(sorted(data.images))}
-    rows = [(caption, index[key]) for caption, key in data.rows if key]
-    tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
-    unet, encoder = denoiser.train(rows, latents, tokenizer, work / "checkpoints/denoiser.pt", seed)
-    denoiser.save(work / "model", unet, encoder, tokenizer, vae)
+    denoiser.plant(data, vae, work / "model", work / "checkpoints/denoiser.pt", seed)
 
 
 @app.command()

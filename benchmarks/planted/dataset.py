@@ -179,6 +179,11 @@ def pixels(images: list[Image.Image]) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
 
 
+def training_images(data: Planted) -> torch.Tensor:
+    """The training images in the order of their keys, uint8 [N, 3, 64, 64]."""
+    return pixels([data.images[key] for key in sorted(data.images)])
+
+
 def write(data: Planted, folder: Path, seed: int) -> None:
     """`captions.parquet`, `labels.parquet`, `calibration.txt` and `images/*.tar` (lossless WebP, 500 a tar)."""
     folder.mkdir(parents=True, exist_ok=True)

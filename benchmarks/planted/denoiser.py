@@ -15,8 +15,10 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from audit.training import TrainingGuard
+from benchmarks.planted.autoencoder import encode
+from benchmarks.planted.dataset import Planted, training_images
 from benchmarks.planted.loop import fit
-from benchmarks.planted.text import LENGTH, encoder_for
+from benchmarks.planted.text import LENGTH, encoder_for, tokenizer_of
 
 EPOCHS, BATCH, RATE = 8, 32, 5e-4
 CAPTION_DROPOUT = 0.1
@@ -55,16 +57,37 @@ def scheduler() -> DDIMScheduler:
     )
 
 
+def plant(
+    data: Planted,
+    vae: AutoencoderKL,
+    folder: Path,
+    checkpoint: Path,
+    seed: int,
+    dedup: bool = False,
+    guard: Callable[[UNet2DConditionModel], TrainingGuard] | None = None,
+) -> None:
+    """Train on the planted rows and save the pipeline; `dedup`: every row once, as many steps as with duplicates."""
+    latents_NCHW = encode(vae, training_images(data)) * vae.config.scaling_factor
+    index = {key: i for i, key in enumerate(sorted(data.images))}
+    rows = [(caption, index[key]) for caption, key in data.rows if key]
+    steps = EPOCHS * len(rows) // BATCH
+    if dedup:
+        rows = list(dict.fromkeys(rows))
+    tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
+    unet, encoder = train(rows, latents_NCHW, tokenizer, checkpoint, seed, steps, guard)
+    save(folder, unet, encoder, tokenizer, vae)
+
+
 def train(
     rows: list[tuple[str, int]],
     latents_NCHW: torch.Tensor,
     tokenizer: CLIPTokenizer,
     checkpoint: Path,
     seed: int,
-    steps: int | None = None,
+    steps: int,
     guard: Callable[[UNet2DConditionModel], TrainingGuard] | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train on `rows` of (caption, index of its scaled latent), duplicates included, for `EPOCHS` passes or `steps`."""
+    """Train on `rows` of (caption, index of its scaled latent), duplicates included, for so many steps."""
     torch.manual_seed(seed)
     unet, encoder = new(), encoder_for(tokenizer)
     alpha_T = scheduler().alphas_cumprod
@@ -75,7 +98,6 @@ def train(
     number = {text: i for i, text in enumerate(texts)}
     text_N = torch.tensor([number[caption] for caption, _ in rows])
     image_N = torch.tensor([index for _, index in rows])
-    steps = steps or EPOCHS * len(rows) // BATCH
     order = torch.cat(
         [
             torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch))

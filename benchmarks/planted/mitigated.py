@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import open_clip
 import pyarrow.parquet as pq
 import torch
 import typer
@@ -28,17 +27,18 @@ from torch import Tensor
 
 import audit
 from audit.attention import cross_attention_layers
+from audit.embedding import load_embedder
+from audit.mitigation import Keep
 from audit.noise import initial_latent
 from audit.statistics import clopper_pearson
-from benchmarks.planted import autoencoder, dataset, denoiser
-from benchmarks.planted.dataset import pixels
+from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.evaluate import reproduced
-from benchmarks.planted.text import tokenizer_of
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 50
 Setting = Callable[[StableDiffusionPipeline], AbstractContextManager[None]]
-SCALES, KEEPS = (1.0, 1.25, 2.0, 3.0, 5.0, 10.0, 30.0), ("all", "eos", "words")
+SCALES = (1.0, 1.25, 2.0, 3.0, 5.0, 10.0, 30.0)
+KEEPS: tuple[Keep, ...] = ("all", "eos", "words")
 
 
 @dataclass
@@ -66,8 +66,7 @@ class Bench:
         rng = np.random.default_rng(0)
         by_label = {kind: [c for c, label, *_ in data.labels if label == kind] for kind in ("ordinary", "none")}
         self.others = {k: [c[i] for i in rng.permutation(len(c))[:ordinary]] for k, c in by_label.items()}
-        self.clip, self.transform = open_clip.create_model_from_pretrained(f"local-dir:{bundle}/embedders/clip")
-        self.tokens = open_clip.SimpleTokenizer(context_length=40)
+        self.clip = load_embedder("clip", bundle / "embedders/clip")
 
     def generate(self, captions: list[str], setting: Setting) -> list[Image.Image]:
         """One image a caption, all from the noise of one seed."""
@@ -79,12 +78,9 @@ class Bench:
                 found += self.pipeline(part, latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE).images
         return found
 
-    @torch.inference_mode()
     def clip_score(self, captions: list[str], images: list[Image.Image]) -> float:
         """Mean cosine of the embeddings of captions and their images."""
-        image_BD = self.clip.encode_image(torch.stack([self.transform(image) for image in images]), normalize=True)
-        text_BD = self.clip.encode_text(self.tokens(captions), normalize=True)
-        return float((image_BD * text_BD).sum(1).mean())
+        return float((self.clip.embed(images) * self.clip.embed_texts(captions)).sum(1).mean())
 
     def measure(self, name: str, setting: Setting) -> Measured:
         """Everything about one setting."""
@@ -98,15 +94,6 @@ class Bench:
         scores = [self.clip_score(c, self.generate(c, setting)) for c in self.others.values()]
         low, high = clopper_pearson(hits, len(images))
         return Measured(name, hits, len(images), low, high, scores[0], scores[1], seconds)
-
-
-@contextmanager
-def published(
-    pipeline: StableDiffusionPipeline, scale: float, keep: Any, only: audit.Calibration | None = None
-) -> Iterator[None]:
-    """The paper's, as `audit.mitigated` has it: for all captions, or only for those that a calibration flags."""
-    with audit.mitigated(pipeline, bos_scale=scale, keep=keep, only=only):
-        yield
 
 
 @contextmanager
@@ -158,13 +145,13 @@ def settings(bundle: Path) -> dict[str, Setting]:
     for keep in KEEPS:
         for scale in SCALES:
             if (keep, scale) != ("all", 1.0):
-                found[f"keep={keep} bos_scale={scale:g}"] = partial(published, scale=scale, keep=keep)
+                found[f"keep={keep} bos_scale={scale:g}"] = partial(audit.mitigated, bos_scale=scale, keep=keep)
     null = pq.read_table(bundle / "null_screen.parquet")
     for detector in ("attention_profile", "profile"):
         calibration = audit.calibrate(null, detector)
-        for keep, scale in (("words", 10.0), ("words", 30.0), ("words", 100.0)):
-            found[f"only what {detector} flags, keep={keep} bos_scale={scale:g}"] = partial(
-                published, scale=scale, keep=keep, only=calibration
+        for scale in (10.0, 30.0, 100.0):
+            found[f"only what {detector} flags, keep=words bos_scale={scale:g}"] = partial(
+                audit.mitigated, bos_scale=scale, keep="words", only=calibration
             )
     for until in (1, 2, 3, 4, 6):
         found[f"delayed guidance, {until} of {STEPS} steps"] = partial(delayed_guidance, until=until)
@@ -209,19 +196,8 @@ def train(
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    keys = sorted(data.images)
-    latents = autoencoder.encode(vae, pixels([data.images[key] for key in keys]))
-    index = {key: i for i, key in enumerate(keys)}
-    rows = [(caption, index[key]) for caption, key in data.rows if key]
-    steps = denoiser.EPOCHS * len(rows) // denoiser.BATCH
-    guard = None
-    if how == "guard":
-        guard = partial(audit.TrainingGuard, max_quantile=max_quantile, log=out / "guard")
-    else:
-        rows = list(dict.fromkeys(rows))
-    tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
-    unet, encoder = denoiser.train(rows, latents, tokenizer, out / "checkpoint.pt", seed, steps, guard)
-    denoiser.save(out / "model", unet, encoder, tokenizer, vae)
+    guard = partial(audit.TrainingGuard, max_quantile=max_quantile, log=out / "guard") if how == "guard" else None
+    denoiser.plant(data, vae, out / "model", out / "checkpoint.pt", seed, dedup=guard is None, guard=guard)
 
 
 if __name__ == "__main__":
