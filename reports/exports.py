@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from audit.errors import AuditError, UsageError
 from audit.schema import EXCLUSIONS, METADATA_KEY
-from reports.views import Run, connect, open_run
+from reports.views import Run, connect, locate, open_run
 
 POLICIES = ("drop", "dedup")
 BATCH = 1 << 16
@@ -240,11 +240,12 @@ def _place(run: Run, out: str | None) -> tuple[fs.FileSystem, str]:
     """Where the file goes; UsageError if something else than exclusions is there."""
     if out is None:
         return run.filesystem, f"{run.root}/exclusions.parquet"
+    filesystem, path = locate(out)
     try:
-        filesystem, path = (
-            fs.FileSystem.from_uri(out) if "://" in out else (fs.LocalFileSystem(), str(Path(out).absolute()))
-        )
         kind = filesystem.get_file_info(path).type
+    except OSError as error:
+        raise AuditError(f"cannot be opened: {error}", where=out) from error
+    try:
         ours = kind == fs.FileType.File and METADATA_KEY in (pq.read_schema(path, filesystem=filesystem).metadata or {})
     except (pa.ArrowException, OSError, ValueError):
         ours = False

@@ -69,13 +69,21 @@ class Run:
         return manifest
 
 
+def locate(uri: str | Path) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a local path or a URI (s3://, gs://, ...), and the path in it; AuditError if it has none."""
+    if "://" not in str(uri):
+        return fs.LocalFileSystem(), str(Path(uri).absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(str(uri))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise AuditError(f"cannot be opened: {error}", where=str(uri)) from error
+    return filesystem, path
+
+
 def open_run(run: str | Path) -> Run:
     """The run in a local directory or at a URI (s3://, gs://, ...); AuditError if there is no such directory."""
+    filesystem, root = locate(run)
     try:
-        if "://" in str(run):
-            filesystem, root = fs.FileSystem.from_uri(str(run))
-        else:
-            filesystem, root = fs.LocalFileSystem(), str(Path(run).absolute())
         kind = filesystem.get_file_info(root).type
     except (pa.ArrowException, OSError, ValueError) as error:
         raise AuditError(f"cannot be opened: {error}", where=str(run)) from error

@@ -219,3 +219,9 @@ def test_what_is_linked_has_one_root_the_smallest(links: list[tuple[str, str]]) 
         touched = [group for group in groups if group & set(link)]
         groups = [group for group in groups if not group & set(link)] + [set(link).union(*touched)]
     assert joined(links) == {name: min(group) for group in groups for name in group}
+
+
+def test_an_out_that_no_filesystem_opens_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rows_of("a cat"), [reproduced("a cat", IMAGES[0], 0.9)], IMAGES)
+    with pytest.raises(AuditError, match="nowhere://x: cannot be opened"):
+        exclusions(run, "drop", "nowhere://x")
