@@ -1,8 +1,7 @@
 """The attention probe: what each cross-attention layer looks at, without touching what it computes.
 
 The layer's own processor runs as always (fused); hooks read the queries and keys that it projects anyway, and
-reduce `softmax(q k)` to one number a text position before the next layer runs: no [B, H, Q, K] tensor outlives its
-layer.
+reduce `softmax(q k)` to one number a text position at once: no [B, H, Q, K] tensor outlives its layer.
 """
 
 from __future__ import annotations
@@ -63,9 +62,8 @@ class AttentionProbe:
     def __enter__(self) -> AttentionProbe:
         for layer in self._layers:
             self._handles += [
-                layer.to_q.register_forward_hook(self._keep("query")),
-                layer.to_k.register_forward_hook(self._keep("key")),
-                layer.register_forward_hook(self._reduce),
+                layer.to_q.register_forward_hook(self._watch(layer, "query")),
+                layer.to_k.register_forward_hook(self._watch(layer, "key")),
             ]
         return self
 
@@ -80,18 +78,18 @@ class AttentionProbe:
         self._seen_LBK.clear()
         return attn_BLK
 
-    def _keep(self, name: str) -> Any:
+    def _watch(self, layer: Attention, name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if self.active:
-                self._projected[name] = output[self._rows]
+            if not self.active:
+                return
+            self._projected[name] = output.detach()[self._rows]
+            if len(self._projected) == 2:
+                self._reduce(layer, self._projected.pop("query"), self._projected.pop("key"))
 
         return hook
 
     @torch.no_grad()
-    def _reduce(self, layer: nn.Module, _inputs: Any, _output: Any) -> None:
-        if not self.active:
-            return
-        assert isinstance(layer, Attention)
-        self._seen_LBK.append(mean_attention(layer, self._projected.pop("query"), self._projected.pop("key")))
+    def _reduce(self, layer: Attention, query_BQHD: Tensor, key_BKHD: Tensor) -> None:
+        self._seen_LBK.append(mean_attention(layer, query_BQHD, key_BKHD))
         if self._stop and len(self._seen_LBK) == len(self._layers):
             raise LayersSeen

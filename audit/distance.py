@@ -17,6 +17,14 @@ TAIL = 0.05  # the share of the null that the tail is fitted on,
 MIN_TAIL = 10  # but never fewer points
 
 
+def robust_scale(null_MF: Floats) -> tuple[Floats, Floats]:
+    """Median and inverse scale (MAD, as a standard deviation) of each feature: [F] each; a constant has inverse 0."""
+    median_F = np.median(null_MF, axis=0)
+    scale_F = 1.4826 * np.median(np.abs(null_MF - median_F), axis=0)
+    scale_F = np.where(scale_F > 0, scale_F, null_MF.std(axis=0))
+    return median_F, np.divide(1.0, scale_F, out=np.zeros_like(scale_F), where=scale_F > 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Distance:
     """Mahalanobis distance after median/MAD scaling (Ledoit and Wolf, 2004); of one-sided features, the z-score."""
@@ -28,10 +36,7 @@ class Distance:
     @classmethod
     def fit(cls, null_MF: Floats, *, one_sided: bool) -> Distance:
         """one_sided: there is one feature, and only large values are suspicious."""
-        median_F = np.median(null_MF, axis=0)
-        scale_F = 1.4826 * np.median(np.abs(null_MF - median_F), axis=0)
-        scale_F = np.where(scale_F > 0, scale_F, null_MF.std(axis=0))
-        inverse_F = np.divide(1.0, scale_F, out=np.zeros_like(scale_F), where=scale_F > 0)  # a constant says nothing
+        median_F, inverse_F = robust_scale(null_MF)
         if one_sided:
             return cls(median_F, inverse_F, None)
         fitted = LedoitWolf(assume_centered=True).fit((null_MF - median_F) * inverse_F)

@@ -219,7 +219,8 @@ class _Mitigation:
         if kwargs.get("encoder_attention_mask") is not None:
             what = "the pipeline masks text positions itself (encoder_attention_mask)"
             raise AuditError(what, where=type(self._pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
-        hidden_BKD = hidden_BKD[:, self._visible]
+        # Contiguous once: or each of the layers' projections would copy it.
+        hidden_BKD = hidden_BKD[:, self._visible].contiguous()
         if self._mask_NK is not None:
             kwargs = {**kwargs, "encoder_attention_mask": self._mask_NK.repeat(branches, 1)}
         if len(args) < 3:
@@ -230,7 +231,7 @@ class _Mitigation:
         """After each key projection: the logit of position 0, by way of its key."""
         if not self._screening:
             assert self._scale_N1 is not None  # the UNet's own hook came first
-            key_BKHD[-self._images :, 0] *= self._scale_N1
+            key_BKHD[-self._images :, 0].mul_(self._scale_N1)
 
 
 def _listed(prompt: str | Sequence[str]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from audit.attention import AttentionProbe, cross_attention_layers
-from audit.entropy import entropy
 from audit.errors import AuditError, UsageError
+from audit.silencing import REMEMBERED, TENTHS, EntropyQuantile, FixedEntropy, NullDistance
 
-# Shapes: B samples of a step, L layers, K text positions, T tenths of the timesteps, W remembered entropies.
+# Shapes: B samples of a step, L layers, K text positions, D text width.
 
-TENTHS = 10  # entropy depends on t: each tenth of the timesteps has a quantile of its own
-REMEMBERED = 2000  # entropies that a running quantile is taken over
+NULL_EVERY = 50  # steps: one more forward in so many costs less than one per cent
 FLUSH = 1000  # steps that are kept in memory before they are written
 LOG = pa.schema(
     {
@@ -29,9 +29,20 @@ LOG = pa.schema(
         "silenced": pa.int32(),
         "ids": pa.list_(pa.string()),
         "timesteps": pa.list_(pa.int32()),
-        "entropies": pa.list_(pa.float64()),
+        "scores": pa.list_(pa.float64()),
     }
 )
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward in train mode: what it attended to, at which timesteps, and how it was called."""
+
+    attn_BLK: Tensor
+    timestep_B: Tensor
+    autocast: torch.dtype | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class TrainingGuard:
@@ -42,13 +53,19 @@ class TrainingGuard:
         prediction = unet(noisy, timesteps, hidden).sample      # the forward that training runs anyway
         loss = (guard.weights(ids) * (prediction - target).square().mean((1, 2, 3))).mean()
 
-    The entropy of the attention averaged over all cross-attention layers is held, sample by sample, against
-    `max_entropy` (nats; the paper's rule) or against the `max_quantile` of the last 2,000 samples of the same tenth
-    of the timesteps. In the first `warmup` samples of a tenth nothing is silenced by a quantile.
+    Of a sample's attention, the entropy averaged over all cross-attention layers is held against `max_entropy` (nats;
+    the paper's rule), or against the `max_quantile` of the last 2,000 samples of the same tenth of the timesteps (in
+    the first `warmup` samples of a tenth nothing is silenced).
+
+    null: ours, where wide attention does not mean memorized (docs/evidence.md). Called with n, it gives the hidden
+    states [n, K, D] of n captions that are not trained on, in the style of those that are, drawn at random. Every 50
+    steps they take the place of the captions in one more forward, without gradient, on the same noisy latents; a
+    sample is silenced whose attention profile lies farther from theirs than `max_quantile` of them do.
 
     log: a folder for Parquet parts, one row a step: how many samples it saw and silenced, and of the silenced ones
-    the ids, timesteps and entropies. It is written, and `seen` and `silenced` are counted up, every 1,000 steps and
-    by `close()`: until then nothing waits for the device. Forwards in eval mode are not looked at.
+    the ids, timesteps and scores (entropies or distances). It is written, and `seen` and `silenced` are counted up,
+    every 1,000 steps and by `close()`: until then nothing waits for the device, but what `null` needs every 50 steps.
+    Forwards in eval mode are not looked at.
     Raises UsageError for bad limits, AuditError for a model that is no UNet2DConditionModel.
     """
 
@@ -57,6 +74,7 @@ class TrainingGuard:
         unet: nn.Module,
         max_quantile: float | None = None,
         max_entropy: float | None = None,
+        null: Callable[[int], Tensor] | None = None,
         warmup: int = 200,
         timesteps: int = 1000,
         log: str | Path | None = None,
@@ -65,20 +83,25 @@ class TrainingGuard:
             raise UsageError("the guard needs one limit", do="Give max_quantile (0.99, say) or max_entropy (nats).")
         if max_quantile is not None and not 0 < max_quantile < 1:
             raise UsageError(f"max_quantile is {max_quantile}", do="Give a number between 0 and 1.")
+        if max_entropy is not None and null is not None:
+            raise UsageError("max_entropy does not go with null captions", do="Give max_quantile (0.95, say).")
         if not 1 <= warmup <= REMEMBERED:
             raise UsageError(f"warmup is {warmup}", do=f"Give a number from 1 to {REMEMBERED}.")
         if not isinstance(unet, UNet2DConditionModel):
             what = f"the guard watches a UNet2DConditionModel, not {type(unet).__name__}"
             raise AuditError(what, do="Make it before the UNet is compiled or wrapped.", kind="unsupported_model")
         self.seen = self.silenced = 0
-        self._max_quantile, self._max_entropy, self._warmup = max_quantile, max_entropy, warmup
+        self._unet, self._null = unet, null
+        self._rule: FixedEntropy | EntropyQuantile | NullDistance
+        if max_entropy is not None:
+            self._rule = FixedEntropy(max_entropy)
+        elif max_quantile is not None:
+            self._rule = EntropyQuantile(max_quantile, warmup) if null is None else NullDistance(max_quantile)
         self._per_tenth = -(-timesteps // TENTHS)
         self._log = None if log is None else Path(log)
         self._pending: list[tuple[Tensor, Tensor, Tensor, list[str] | None]] = []
-        self._written = 0
-        self._entropies_TW = torch.full((TENTHS, REMEMBERED), torch.nan)
-        self._counts_T = torch.zeros(TENTHS, dtype=torch.long)
-        self._last: tuple[Tensor, Tensor] | None = None  # entropy and timestep of the samples of the last forward
+        self._steps = self._written = 0
+        self._last: Forward | None = None
         self._probe = AttentionProbe(cross_attention_layers(unet))
         self._probe.active = False
         self._probe.__enter__()
@@ -93,23 +116,46 @@ class TrainingGuard:
 
         ids: names of the samples for the log. Raises UsageError without a forward in train mode since the last call.
         """
-        if self._last is None:
+        forward, self._last = self._last, None
+        if forward is None:
             raise UsageError("no forward to weigh", do="Run the UNet in train mode, then ask for the weights, once.")
-        (entropy_B, timestep_B), self._last = self._last, None
-        if ids is not None and len(ids) != len(entropy_B):
-            raise UsageError(f"{len(ids)} ids for {len(entropy_B)} samples", do="Give one id a sample.")
-        limit_B = self._limits(entropy_B, timestep_B)
-        loud_B = entropy_B > limit_B
+        size = len(forward.attn_BLK)
+        if ids is not None and len(ids) != size:
+            raise UsageError(f"{len(ids)} ids for {size} samples", do="Give one id a sample.")
+        if self._steps % NULL_EVERY == 0 and isinstance(self._rule, NullDistance):
+            self._rule.learn(self._null_attention(forward), self._tenth(forward))
+        self._steps += 1
+        score_B, limit_B = self._rule(forward.attn_BLK, self._tenth(forward))
+        loud_B = score_B > limit_B
         names = None if ids is None else [str(name) for name in ids]
-        self._pending.append((loud_B, timestep_B, entropy_B, names))
+        self._pending.append((loud_B, forward.timestep_B, score_B, names))
         if len(self._pending) >= FLUSH:
             self._flush()
         return (~loud_B).float()
 
+    def _tenth(self, forward: Forward) -> Tensor:
+        return (forward.timestep_B // self._per_tenth).clamp(0, TENTHS - 1)
+
+    def _null_attention(self, forward: Forward) -> Tensor:
+        """What null captions attend to on the same noisy latents and timesteps: [B, L, K]."""
+        assert self._null is not None
+        hidden_BKD = self._null(len(forward.attn_BLK))
+        args, kwargs = list(forward.args), dict(forward.kwargs)
+        if len(args) > 2:
+            args[2] = hidden_BKD
+        else:
+            kwargs["encoder_hidden_states"] = hidden_BKD
+        kind = forward.attn_BLK.device.type
+        with torch.autocast(kind, forward.autocast, enabled=forward.autocast is not None):
+            self._unet(*args, **kwargs)
+        found, self._last = self._last, None
+        assert found is not None  # of the hook
+        return found.attn_BLK
+
     def _flush(self) -> None:
         """Count the steps since the last flush, and write them where there is a log."""
         rows = []
-        for step, (loud_B, timestep_B, entropy_B, names) in enumerate(self._pending, self._written):
+        for step, (loud_B, timestep_B, score_B, names) in enumerate(self._pending, self._written):
             where = loud_B.nonzero().flatten().tolist()
             self.seen += len(loud_B)
             self.silenced += len(where)
@@ -120,7 +166,7 @@ class TrainingGuard:
                     "silenced": len(where),
                     "ids": None if names is None else [names[i] for i in where],
                     "timesteps": timestep_B[where].tolist(),
-                    "entropies": entropy_B[where].tolist(),
+                    "scores": score_B[where].tolist(),
                 }
             )
         if self._log is not None and rows:
@@ -152,20 +198,6 @@ class TrainingGuard:
         attn_BLK = self._probe.take()
         timestep = kwargs["timestep"] if len(args) < 2 else args[1]
         timestep_B = torch.as_tensor(timestep, device=attn_BLK.device).flatten().expand(len(attn_BLK))
-        self._last = entropy(attn_BLK.mean(1)), timestep_B.long()
-
-    def _limits(self, entropy_B: Tensor, timestep_B: Tensor) -> Tensor:
-        """The limit of each sample, from the samples before this step, which are remembered next: [B]. No host sync."""
-        if self._max_entropy is not None:
-            return torch.full_like(entropy_B, self._max_entropy)
-        assert self._max_quantile is not None
-        device = entropy_B.device
-        self._entropies_TW, self._counts_T = self._entropies_TW.to(device), self._counts_T.to(device)
-        tenth_B = (timestep_B // self._per_tenth).clamp(0, TENTHS - 1)
-        limit_T = self._entropies_TW.nanquantile(self._max_quantile, dim=1)
-        limit_T = torch.where(self._counts_T < self._warmup, torch.inf, limit_T)
-        one_hot_BT = nn.functional.one_hot(tenth_B, TENTHS)
-        place_B = (one_hot_BT.cumsum(0) * one_hot_BT).sum(1) - 1 + self._counts_T[tenth_B]
-        self._entropies_TW[tenth_B, place_B % REMEMBERED] = entropy_B.to(self._entropies_TW.dtype)
-        self._counts_T += one_hot_BT.sum(0)
-        return limit_T.to(entropy_B.dtype)[tenth_B]
+        kind = attn_BLK.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        self._last = Forward(attn_BLK, timestep_B.long(), autocast, args, kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from audit.detectors.detector import ALL_LAYERS, Columns, ScreenDetector, Seen
@@ -19,16 +20,21 @@ def measure(seen: Seen) -> dict[str, Tensor]:
     return {"layer_entropy": entropy(attn_BLK), "layer_bos": attn_BLK[..., 0].double()}
 
 
-def features(columns: Columns) -> npt.NDArray[np.float64]:
-    """Per layer the logit of `a_0` and the entropy of the attention left without BOS: [N, 2 L].
+def profile(entropy_NL: Tensor, bos_NL: Tensor) -> Tensor:
+    """Per layer the logit of `a_0` and the entropy of the attention left without BOS: [N, 2 L], float64.
 
     `H(a)` and `a_0` are nearly the same number, and near-duplicates drown a distance. By the chain rule
     `H(a) = H2(a_0) + (1 - a_0) H_rest`, with `H2` the entropy of a coin: `H_rest` is what BOS does not tell.
     """
-    bos_NL = columns["layer_bos"].clip(SMALLEST, 1 - SMALLEST)
-    rest_NL = 1 - bos_NL
-    coin_NL = -bos_NL * np.log(bos_NL) - rest_NL * np.log(rest_NL)
-    return np.concatenate([np.log(bos_NL / rest_NL), (columns["layer_entropy"] - coin_NL) / rest_NL], axis=1)
+    bos_NL = bos_NL.double().clamp(SMALLEST, 1 - SMALLEST)
+    coin_NL = torch.special.entr(bos_NL) + torch.special.entr(1 - bos_NL)
+    return torch.cat([torch.logit(bos_NL), (entropy_NL - coin_NL) / (1 - bos_NL)], dim=1)
+
+
+def features(columns: Columns) -> npt.NDArray[np.float64]:
+    """`profile` of the columns: [N, 2 L]."""
+    tensors = (torch.tensor(columns[name]) for name in DETECTOR.columns)
+    return np.asarray(profile(*tensors), dtype=np.float64)
 
 
 DETECTOR = ScreenDetector(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from audit.training import TrainingGuard
+from benchmarks.planted.augment import Augment
 from benchmarks.planted.autoencoder import encode
 from benchmarks.planted.dataset import Planted, training_images
 from benchmarks.planted.loop import fit
-from benchmarks.planted.text import LENGTH, encoder_for, tokenizer_of
+from benchmarks.planted.text import encoder_for, tokenize, tokenizer_of
 
 EPOCHS, BATCH, RATE = 8, 32, 5e-4
 CAPTION_DROPOUT = 0.1
+# Of a UNet, and of what gives the hidden states of so many captions that are not trained on.
+Guard = Callable[[UNet2DConditionModel, Callable[[int], torch.Tensor]], TrainingGuard]
 
 
 def new(layers_per_block: int = 2) -> UNet2DConditionModel:
@@ -64,7 +68,8 @@ def plant(
     checkpoint: Path,
     seed: int,
     dedup: bool = False,
-    guard: Callable[[UNet2DConditionModel], TrainingGuard] | None = None,
+    guard: Guard | None = None,
+    augment: Augment | None = None,
 ) -> None:
     """Train on the planted rows and save the pipeline; `dedup`: every row once, as many steps as with duplicates."""
     latents_NCHW = encode(vae, training_images(data)) * vae.config.scaling_factor
@@ -74,7 +79,7 @@ def plant(
     if dedup:
         rows = list(dict.fromkeys(rows))
     tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
-    unet, encoder = train(rows, latents_NCHW, tokenizer, checkpoint, seed, steps, guard)
+    unet, encoder = train(rows, latents_NCHW, tokenizer, checkpoint, seed, steps, data.calibration, guard, augment)
     save(folder, unet, encoder, tokenizer, vae)
 
 
@@ -85,31 +90,43 @@ def train(
     checkpoint: Path,
     seed: int,
     steps: int,
-    guard: Callable[[UNet2DConditionModel], TrainingGuard] | None = None,
+    unseen: list[str],
+    guard: Guard | None = None,
+    augment: Augment | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train on `rows` of (caption, index of its scaled latent), duplicates included, for so many steps."""
+    """Train on `rows` of (caption, index of its scaled latent), duplicates included; the guard may see `unseen`."""
     torch.manual_seed(seed)
     unet, encoder = new(), encoder_for(tokenizer)
     alpha_T = scheduler().alphas_cumprod
     texts = sorted({caption for caption, _ in rows} | {""})
-    tokens_TK = tokenizer(
-        texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
-    ).input_ids
+    tokens_TK = tokenize(tokenizer, texts)
     number = {text: i for i, text in enumerate(texts)}
     text_N = torch.tensor([number[caption] for caption, _ in rows])
     image_N = torch.tensor([index for _, index in rows])
+    repeats = Counter(rows)
+    duplicated_N = torch.tensor([repeats[row] > 1 for row in rows])
     order = torch.cat(
         [
             torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch))
             for epoch in range(-(-steps * BATCH // len(rows)))
         ]
     )
-    guarding = guard and guard(unet)
+    unseen_TK = tokenize(tokenizer, unseen)
+    drawing = torch.Generator().manual_seed(seed)
+
+    def null(size: int) -> torch.Tensor:
+        pick = torch.randint(len(unseen_TK), (size,), generator=drawing)
+        return encoder(unseen_TK[pick])[0]
+
+    guarding = guard and guard(unet, null)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = order[step * BATCH : (step + 1) * BATCH]
         dropped = torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT
-        tokens_BK = tokens_TK[torch.where(dropped, number[""], text_N[pick])]
+        tokens_BK = tokens_TK[text_N[pick]]
+        if augment:
+            tokens_BK = augment(tokens_BK, duplicated_N[pick], tokenizer.eos_token_id, generator)
+        tokens_BK = torch.where(dropped[:, None], tokens_TK[number[""]], tokens_BK)
         latent = latents_NCHW[image_N[pick]]
         noise = torch.randn(latent.shape, generator=generator)
         t = torch.randint(1000, (BATCH,), generator=generator)

@@ -1,7 +1,7 @@
 """Does mitigation stop the planted model from reproducing, and at what cost? (`docs/evidence.md` has the figures.)
 
     python -m benchmarks.planted.mitigated serve --work work/planted --bundle pipelines/demo/bundle --out serve.json
-    python -m benchmarks.planted.mitigated train --work work/planted --bundle ... --how guard --out work/guard
+    python -m benchmarks.planted.mitigated train --work work/planted --bundle ... --how profile --out work/profile
 
 Reproduced is by pixels (README.md); the CLIP score is the bundle's small CLIP's cosine of image and caption.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,7 @@ from audit.mitigation import Keep
 from audit.noise import initial_latent
 from audit.statistics import clopper_pearson
 from benchmarks.planted import dataset, denoiser
+from benchmarks.planted.augment import Augment, insert_tokens, shuffle_tokens
 from benchmarks.planted.evaluate import reproduced
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
@@ -39,6 +41,16 @@ STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 50
 Setting = Callable[[StableDiffusionPipeline], AbstractContextManager[None]]
 SCALES = (1.0, 1.25, 2.0, 3.0, 5.0, 10.0, 30.0)
 KEEPS: tuple[Keep, ...] = ("all", "eos", "words")
+
+
+class How(StrEnum):
+    """How a training is mitigated."""
+
+    entropy = "entropy"
+    profile = "profile"
+    dedup = "dedup"
+    insert = "insert"
+    shuffle = "shuffle"
 
 
 @dataclass
@@ -188,16 +200,25 @@ def serve(
 def train(
     work: Annotated[Path, typer.Option(help="Folder of the planted recipe: data and autoencoder.")],
     out: Annotated[Path, typer.Option(help="Folder of the model and its checkpoint.")],
-    how: Annotated[str, typer.Option(help="`dedup` (every row once) or `guard`.")],
-    max_quantile: Annotated[float, typer.Option(help="Of the guard.")] = 0.5,
+    how: Annotated[
+        How, typer.Option(help="Guard by the paper's rule or by profile, every row once, captions that vary.")
+    ],
     seed: int = 0,
 ) -> None:
     """Train the planted model anew, as many steps as the unguarded one, mitigated."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    guard = partial(audit.TrainingGuard, max_quantile=max_quantile, log=out / "guard") if how == "guard" else None
-    denoiser.plant(data, vae, out / "model", out / "checkpoint.pt", seed, dedup=guard is None, guard=guard)
+    log = out / "guard"
+    # Half of what a step sees is planted: the paper's rule silences the upper half of the entropies.
+    guards: dict[How, denoiser.Guard] = {
+        How.entropy: lambda unet, _: audit.TrainingGuard(unet, max_quantile=0.5, log=log),
+        How.profile: lambda unet, null: audit.TrainingGuard(unet, max_quantile=0.95, null=null, log=log),
+    }
+    varied: dict[How, Augment] = {How.insert: insert_tokens, How.shuffle: shuffle_tokens}
+    denoiser.plant(
+        data, vae, out / "model", out / "checkpoint.pt", seed, how == How.dedup, guards.get(how), varied.get(how)
+    )
 
 
 if __name__ == "__main__":

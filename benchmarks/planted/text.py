@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -26,6 +27,12 @@ def tokenizer_of(captions: list[str]) -> CLIPTokenizer:
     words = alphabet + [byte + "</w>" for byte in alphabet] + ["".join(pair) for pair in merges] + [BOS, EOS]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)  # type: ignore[arg-type]
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """Token ids, padded to `LENGTH`: [N, 32]."""
+    found = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    return torch.as_tensor(found.input_ids)
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:

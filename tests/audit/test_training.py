@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ from torch import Tensor
 
 import audit
 from audit.errors import AuditError, UsageError
-from audit.training import REMEMBERED
 from tests.audit.explicit import Explicit
 
 
@@ -57,30 +54,8 @@ def test_a_sample_beyond_the_fixed_entropy_gets_no_weight(unet: UNet2DConditionM
     assert (row["step"], row["seen"], row["silenced"]) == (0, 4, 2)
     assert row["ids"] == ["abcd"[i] for i in loud]
     assert row["timesteps"] == batch[1][loud].tolist()
-    np.testing.assert_allclose(row["entropies"], truth[loud], atol=1e-5)
+    np.testing.assert_allclose(row["scores"], truth[loud], atol=1e-5)
     assert (guard.seen, guard.silenced) == (4, 2)
-
-
-def test_the_quantile_is_of_the_samples_before_in_the_same_tenth_of_the_timesteps(unet: UNet2DConditionModel) -> None:
-    guard = audit.TrainingGuard(unet, max_quantile=0.9, warmup=20)
-    memory = [deque[float](maxlen=REMEMBERED) for _ in range(10)]
-    generator = np.random.default_rng(0)
-    silenced = 0
-    for _ in range(1500):
-        timesteps = generator.integers(0, 1000, 32)
-        entropies = generator.gamma(3, size=32) * (1 + timesteps / 1000)
-        guard._last = torch.tensor(entropies), torch.tensor(timesteps)
-        weights = guard.weights().numpy()
-        limits = [
-            np.quantile(np.float32(memory[t // 100]), 0.9) if len(memory[t // 100]) >= 20 else math.inf
-            for t in timesteps
-        ]
-        np.testing.assert_array_equal(weights, np.float32(entropies <= np.array(limits)))
-        for t, value in zip(timesteps, entropies, strict=True):
-            memory[t // 100].append(value)
-        silenced += int((weights == 0).sum())
-    assert max(map(len, memory)) == REMEMBERED  # old ones were forgotten
-    assert 0.09 < silenced / (1500 * 32) < 0.11
 
 
 def test_it_adds_no_forward_and_changes_nothing_that_the_unet_computes(unet: UNet2DConditionModel) -> None:
@@ -204,3 +179,82 @@ def test_ids_must_fit_the_batch(unet: UNet2DConditionModel) -> None:
 def test_what_is_no_unet_is_refused_by_name(unet: UNet2DConditionModel) -> None:
     with pytest.raises(AuditError, match="not OptimizedModule"):
         audit.TrainingGuard(torch.compile(unet, backend="eager"), max_entropy=1)  # type: ignore[arg-type]
+
+
+class Null:
+    """Hidden states of null captions, and how often they were asked for."""
+
+    def __init__(self, unet: UNet2DConditionModel, factor: float = 1.0) -> None:
+        self.width, self.factor, self.asked = unet.config.cross_attention_dim, factor, 0
+        self.generator = torch.Generator().manual_seed(7)
+
+    def __call__(self, size: int) -> Tensor:
+        self.asked += 1
+        return self.factor * torch.randn(size, 12, self.width, generator=self.generator)
+
+
+def test_null_captions_take_the_place_of_the_captions_once_in_fifty_steps(unet: UNet2DConditionModel) -> None:
+    null = Null(unet)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    guard = audit.TrainingGuard(unet, max_quantile=0.95, null=null)
+    unet.register_forward_pre_hook(lambda _, args: seen.append(args))
+    batch = inputs(unet)
+    for step in range(52):
+        unet(*batch)
+        assert guard.weights().tolist() == [1.0] * 4  # too few null samples yet
+        assert null.asked == (1 if step < 50 else 2)
+    of_null = [args for args in seen if args[2] is not batch[2]]
+    assert len(of_null) == 2 and len(seen) == 54
+    assert all(args[0] is batch[0] and args[1] is batch[1] for args in of_null)
+
+
+def test_what_attends_unlike_null_captions_gets_no_weight(
+    unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.training.NULL_EVERY", 1)
+    guard = audit.TrainingGuard(unet, max_quantile=0.95, null=Null(unet))
+    shares = {}
+    for name, factor in (("learning", 1.0), ("like null", 1.0), ("unlike", 40.0)):
+        found = []
+        for seed in range(12):
+            noisy, timesteps, _ = inputs(unet, 20, seed)
+            unet(noisy, timesteps, encoder_hidden_states=Null(unet, factor)(20))
+            found.append(guard.weights().mean())
+        shares[name] = float(torch.stack(found).mean())
+    assert shares["like null"] > 0.8
+    assert shares["unlike"] < 0.2
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_forward_of_null_captions_leaves_gradients_alone(
+    unet: UNet2DConditionModel, autocast: bool, checkpointing: bool
+) -> None:
+    batch = inputs(unet)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+
+    def gradients(guard: audit.TrainingGuard | None) -> list[Tensor]:
+        unet.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of(unet, batch)
+        (loss if guard is None else loss * guard.weights()).mean().backward()
+        return [p.grad.clone() for p in unet.parameters()]
+
+    plain = gradients(None)
+    guarded = gradients(audit.TrainingGuard(unet, max_quantile=0.95, null=Null(unet)))
+    assert all(torch.equal(a, b) for a, b in zip(plain, guarded, strict=True))
+
+
+@pytest.mark.slow
+def test_null_captions_beside_torch_compile(unet: UNet2DConditionModel) -> None:
+    null = Null(unet)
+    guard = audit.TrainingGuard(unet, max_quantile=0.95, null=null)
+    compiled = torch.compile(unet, backend="aot_eager")
+    assert [weights_of(guard, compiled, inputs(unet, seed=seed)).tolist() for seed in range(3)] == [[1.0] * 4] * 3
+    assert null.asked == 1
+
+
+def test_a_fixed_entropy_does_not_go_with_null_captions(unet: UNet2DConditionModel) -> None:
+    with pytest.raises(UsageError, match="max_entropy does not go with null captions"):
+        audit.TrainingGuard(unet, max_entropy=1.0, null=Null(unet))
