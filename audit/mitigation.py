@@ -2,7 +2,8 @@
 
 Masking a tail of text positions is slicing the hidden states that every cross-attention projects to keys and values;
 multiplying the logit of a position is multiplying its key. So the attention stays fused, its processor stays whoever's
-it is, and no attention matrix is built: two kinds of hook do it all, one on the UNet and one on each `to_k`.
+it is, and no attention matrix is built: a hook on the UNet and the `to_k` and `to_v` of each layer do it all. Hidden
+states are the same in every step of a call, so they are projected once a call, not once a step: that pays for the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -110,28 +111,31 @@ class _Mitigation:
         self._pipeline, self._bos_scale, self._keep, self._given = pipeline, bos_scale, keep, prompt_tokens
         self._encode_prompt = pipeline.encode_prompt
         self._signature = inspect.signature(pipeline.encode_prompt)
-        self._flag, self._screening = flag, False
+        self._flag, self.screening = flag, False
         # Of the current call, once its prompts are encoded:
         self._guided = False
         self._images = 0
         self._scale_N1: Tensor | None = None  # bos_scale, or 1 for an image whose prompt is not flagged
         self._visible: slice = slice(None)  # the text positions that any image may see
         self._mask_NK: Tensor | None = None  # those that each may, where they differ
-        self._handles: list[RemovableHandle] = []
+        self._cut = _Once(lambda hidden_BKD: hidden_BKD[:, self._visible].contiguous())
+        self._projections: list[_Projection] = []
+        self._handle: RemovableHandle | None = None
 
     def install(self) -> None:
-        unet = self._pipeline.unet
         # The instance's attribute hides the class's method; deleting it brings that back.
         self._pipeline.encode_prompt = self.encode_prompt
-        self._handles.append(unet.register_forward_pre_hook(self._mask, with_kwargs=True))
-        if self._bos_scale != 1:
-            layers = cross_attention_layers(unet)
-            self._handles += [layer.to_k.register_forward_hook(self._rescale) for layer in layers]
+        self._handle = self._pipeline.unet.register_forward_pre_hook(self._mask, with_kwargs=True)
+        rescale = self._rescale if self._bos_scale != 1 else None
+        for layer in cross_attention_layers(self._pipeline.unet):
+            self._projections += [_Projection(layer, "to_k", self, rescale), _Projection(layer, "to_v", self, None)]
 
     def remove(self) -> None:
         del self._pipeline.encode_prompt
-        for handle in self._handles:
-            handle.remove()
+        assert self._handle is not None
+        self._handle.remove()
+        for projection in self._projections:
+            projection.remove()
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's own, once it is known how many tokens each prompt has."""
@@ -153,6 +157,9 @@ class _Mitigation:
         self._images = len(hidden_NKD)
         self._scale_N1 = torch.tensor(scale_P, device=hidden_NKD.device).repeat_interleave(each)[:, None]
         self._visible = slice(max(visible_P))
+        self._cut.forget()
+        for projection in self._projections:
+            projection.renew()
         self._mask_NK = None
         if min(visible_P) < max(visible_P):
             visible_N1 = torch.tensor(visible_P, device=hidden_NKD.device).repeat_interleave(each)[:, None]
@@ -162,11 +169,11 @@ class _Mitigation:
         assert self._flag is not None
         if given["prompt"] is None:
             raise UsageError("the call passes prompt_embeds, and only= screens prompts", do="Pass prompt= instead.")
-        self._screening = True
+        self.screening = True
         try:
             return self._flag(_listed(given["prompt"]))
         finally:
-            self._screening = False
+            self.screening = False
 
     def _count(self, given: dict[str, Any]) -> list[int]:
         """Visible text positions of each prompt; a longer negative prompt counts for both branches."""
@@ -204,7 +211,7 @@ class _Mitigation:
 
     def _mask(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Before each forward of the UNet: cut or mask the tail of its hidden states [B, K, D]."""
-        if self._screening:
+        if self.screening:
             return args, kwargs
         if self._scale_N1 is None:
             what = "the mitigated UNet runs, but its pipeline has encoded no prompt yet"
@@ -219,19 +226,71 @@ class _Mitigation:
         if kwargs.get("encoder_attention_mask") is not None:
             what = "the pipeline masks text positions itself (encoder_attention_mask)"
             raise AuditError(what, where=type(self._pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
-        # Contiguous once: or each of the layers' projections would copy it.
-        hidden_BKD = hidden_BKD[:, self._visible].contiguous()
+        hidden_BKD = self._cut(hidden_BKD)
         if self._mask_NK is not None:
             kwargs = {**kwargs, "encoder_attention_mask": self._mask_NK.repeat(branches, 1)}
         if len(args) < 3:
             return args, {**kwargs, "encoder_hidden_states": hidden_BKD}
         return (*args[:2], hidden_BKD, *args[3:]), kwargs
 
-    def _rescale(self, _to_k: nn.Module, _inputs: Any, key_BKHD: Tensor) -> None:
-        """After each key projection: the logit of position 0, by way of its key."""
-        if not self._screening:
-            assert self._scale_N1 is not None  # the UNet's own hook came first
-            key_BKHD[-self._images :, 0].mul_(self._scale_N1)
+    def _rescale(self, key_BKHD: Tensor) -> Tensor:
+        """The logit of position 0, by way of its key."""
+        assert self._scale_N1 is not None  # the UNet's own hook came first
+        key_BKHD[-self._images :, 0].mul_(self._scale_N1)
+        return key_BKHD
+
+
+class _Once:
+    """A function of a tensor, computed anew only for another tensor, or the same one after it was written to."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, int, Tensor] | None = None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        # Inference tensors keep no count of writes, and a compiled graph must not depend on what was seen before.
+        if torch.compiler.is_compiling() or tensor.is_inference() or torch.is_grad_enabled():
+            return self._function(tensor)
+        if self._last is None or self._last[0] is not tensor or self._last[1] != tensor._version:
+            self._last = tensor, tensor._version, self._function(tensor)
+        return self._last[2]
+
+    def forget(self) -> None:
+        self._last = None
+
+
+class _Projection:
+    """Takes the place of the `forward` of a `to_k` or `to_v` until it is removed."""
+
+    def __init__(
+        self, layer: nn.Module, name: str, owner: _Mitigation, rescale: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        module = getattr(layer, name)
+        self._layer, self._name, self._module, self._owner = layer, name, module, owner
+        self._before, self._forward = vars(module).get("forward"), module.forward
+        self._once = _Once(self._forward if rescale is None else lambda hidden: rescale(self._forward(hidden)))
+        self._removed = False
+        module.forward = self
+
+    def __call__(self, hidden_BKD: Tensor) -> Tensor:
+        if self._removed or self._owner.screening:
+            return cast(Tensor, self._forward(hidden_BKD))
+        return self._once(hidden_BKD)
+
+    def renew(self) -> None:
+        """Before the next call. Raises UsageError if another module has taken the place of the mitigated one."""
+        self._once.forget()
+        if getattr(self._layer, self._name) is not self._module:
+            what = f"{self._name} of a cross-attention is another module since the pipeline was mitigated"
+            raise UsageError(what, do="Load adapters (LoRA) before mitigate_.")
+
+    def remove(self) -> None:
+        self._removed = True
+        self._once.forget()
+        if vars(self._module).get("forward") is self:  # or somebody's offloading has wrapped it since
+            del self._module.forward
+            if self._before is not None:
+                self._module.forward = self._before
 
 
 def _listed(prompt: str | Sequence[str]) -> list[str]:

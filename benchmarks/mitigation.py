@@ -16,13 +16,16 @@ import torch
 import typer
 
 import audit
+from audit.training import NULL_EVERY
 from pipelines.demo.demo import bundle
 
 PAIRS = 20
 PROMPTS = ["a tidy flat picture of a headphone on a white background for a wall", "pouch, noto"] * 2
 
 
-def ratio(plain: Callable[[], Any], other: Callable[[], Any], device: str) -> tuple[float, float, float]:
+def ratio(
+    plain: Callable[[], Any], other: Callable[[], Any], device: str, pairs: int = PAIRS
+) -> tuple[float, float, float]:
     """Median, and quartiles, of other's time over plain's; each pair runs in turn, in an order that alternates."""
 
     def timed(run: Callable[[], Any]) -> float:
@@ -37,7 +40,7 @@ def ratio(plain: Callable[[], Any], other: Callable[[], Any], device: str) -> tu
     for run in (plain, other):
         run()
     ratios = []
-    for pair in range(PAIRS):
+    for pair in range(pairs):
         first, second = (plain, other) if pair % 2 else (other, plain)
         times = {run: timed(run) for run in (first, second)}
         ratios.append(times[other] / times[plain])
@@ -49,7 +52,7 @@ def main(
     model: Annotated[Path | None, typer.Option(help="A diffusers folder; the bundled toy if not given.")] = None,
     device: str = "cpu",
     steps: int = 10,
-    batch_size: int = 16,
+    batch_size: int = 32,
 ) -> None:
     """Print the ratios."""
     torch.set_num_threads(1)
@@ -68,26 +71,31 @@ def main(
             middle, low, high = ratio(plain, mitigated, device)
             print(f"generation, keep={keep}, {name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
 
-    unet = loaded.unet.requires_grad_(True).train()
-    guard = audit.TrainingGuard(watched := copy.deepcopy(unet), max_quantile=0.99)
     channels, height, width = loaded.latent_shape
     noisy = torch.randn(batch_size, channels, height, width, device=device)
     timesteps = torch.randint(1000, (batch_size,), device=device)
     hidden = loaded.encode([PROMPTS[0]] * batch_size)[0].clone()  # not of inference mode, which no gradient may meet
+    null = loaded.encode([PROMPTS[1]] * batch_size)[0].clone()
 
-    def stepping(network: torch.nn.Module, weigh: Callable[[], torch.Tensor] | None) -> Callable[[], None]:
+    def stepping(network: torch.nn.Module, guard: audit.TrainingGuard | None) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6)
 
         def step() -> None:
-            loss_B = network(noisy, timesteps, hidden).sample.square().mean((1, 2, 3))
-            (loss_B if weigh is None else weigh() * loss_B).mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            for _ in range(round_of):
+                loss_B = network(noisy, timesteps, hidden).sample.square().mean((1, 2, 3))
+                (loss_B if guard is None else guard.weights() * loss_B).mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
 
         return step
 
-    middle, low, high = ratio(stepping(unet, None), stepping(watched, guard.weights), device)
-    print(f"training step with the guard: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
+    unet = loaded.unet.requires_grad_(True).train()
+    for name, given, round_of in (("the paper's rule", None, 1), ("null captions", lambda _: null, NULL_EVERY)):
+        watched = copy.deepcopy(unet)
+        guard = audit.TrainingGuard(watched, max_quantile=0.99, null=given)
+        middle, low, high = ratio(stepping(unet, None), stepping(watched, guard), device, PAIRS if round_of == 1 else 5)
+        print(f"training step, guard by {name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
+        guard.close()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,6 @@ def train(
     """Train on `rows` of (caption, index of its scaled latent), duplicates included; the guard may see `unseen`."""
     torch.manual_seed(seed)
     unet, encoder = new(), encoder_for(tokenizer)
-    alpha_T = scheduler().alphas_cumprod
     texts = sorted({caption for caption, _ in rows} | {""})
     tokens_TK = tokenize(tokenizer, texts)
     number = {text: i for i, text in enumerate(texts)}
@@ -130,10 +129,7 @@ def train(
         latent = latents_NCHW[image_N[pick]]
         noise = torch.randn(latent.shape, generator=generator)
         t = torch.randint(1000, (BATCH,), generator=generator)
-        alpha = alpha_T[t].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latent
-        loss_B = (unet(noisy, t, encoder(tokens_BK)[0]).sample - velocity).square().mean((1, 2, 3))
+        loss_B = losses(unet, latent, noise, t, encoder(tokens_BK)[0])
         return (guarding.weights(pick.tolist()) * loss_B if guarding else loss_B).mean()
 
     fit(
@@ -148,6 +144,21 @@ def train(
     if guarding:
         guarding.close()
     return unet.eval(), encoder.eval()
+
+
+def losses(
+    unet: UNet2DConditionModel,
+    latent_BCHW: torch.Tensor,
+    noise_BCHW: torch.Tensor,
+    timestep_B: torch.Tensor,
+    hidden_BKD: torch.Tensor,
+) -> torch.Tensor:
+    """The v-prediction loss of each sample: [B] (arXiv 2202.00512)."""
+    alpha = scheduler().alphas_cumprod[timestep_B].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * latent_BCHW + (1 - alpha).sqrt() * noise_BCHW
+    velocity = alpha.sqrt() * noise_BCHW - (1 - alpha).sqrt() * latent_BCHW
+    predicted: torch.Tensor = unet(noisy, timestep_B, hidden_BKD).sample
+    return (predicted - velocity).square().mean((1, 2, 3))
 
 
 def save(

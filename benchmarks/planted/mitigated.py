@@ -1,6 +1,7 @@
 """Does mitigation stop the planted model from reproducing, and at what cost? (`docs/evidence.md` has the figures.)
 
     python -m benchmarks.planted.mitigated serve --work work/planted --bundle pipelines/demo/bundle --out serve.json
+    python -m benchmarks.planted.mitigated compare pipelines/demo/bundle/model work/profile/model --work ... --out ...
     python -m benchmarks.planted.mitigated train --work work/planted --bundle ... --how profile --out work/profile
 
 Reproduced is by pixels (README.md); the CLIP score is the bundle's small CLIP's cosine of image and caption.
@@ -34,7 +35,9 @@ from audit.noise import initial_latent
 from audit.statistics import clopper_pearson
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.augment import Augment, insert_tokens, shuffle_tokens
+from benchmarks.planted.autoencoder import encode
 from benchmarks.planted.evaluate import reproduced
+from benchmarks.planted.text import tokenize
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 50
@@ -78,6 +81,7 @@ class Bench:
         rng = np.random.default_rng(0)
         by_label = {kind: [c for c, label, *_ in data.labels if label == kind] for kind in ("ordinary", "none")}
         self.others = {k: [c[i] for i in rng.permutation(len(c))[:ordinary]] for k, c in by_label.items()}
+        self.data, self.image_of = data, {caption: str(key) for caption, *_, key in data.labels}
         self.clip = load_embedder("clip", bundle / "embedders/clip")
 
     def generate(self, captions: list[str], setting: Setting) -> list[Image.Image]:
@@ -93,6 +97,26 @@ class Bench:
     def clip_score(self, captions: list[str], images: list[Image.Image]) -> float:
         """Mean cosine of the embeddings of captions and their images."""
         return float((self.clip.embed(images) * self.clip.embed_texts(captions)).sum(1).mean())
+
+    @torch.no_grad()
+    def loss(self, captions: list[str]) -> float:
+        """Mean training loss of captions with an image, each at ten timesteps."""
+        parts, vae = self.pipeline, self.pipeline.vae
+        pictures = dataset.pixels([self.data.images[self.image_of[caption]] for caption in captions])
+        latents_NCHW = encode(vae, pictures) * vae.config.scaling_factor
+        hidden_NKD = parts.text_encoder(tokenize(parts.tokenizer, captions))[0]
+        generator = torch.Generator().manual_seed(SEED)
+        found = [
+            denoiser.losses(
+                parts.unet,
+                latents_NCHW,
+                torch.randn(latents_NCHW.shape, generator=generator),
+                torch.full((len(captions),), t),
+                hidden_NKD,
+            ).mean()
+            for t in range(50, 1000, 100)
+        ]
+        return float(torch.stack(found).mean())
 
     def measure(self, name: str, setting: Setting) -> Measured:
         """Everything about one setting."""
@@ -194,6 +218,24 @@ def serve(
             rows.append(asdict(bench.measure(name, setting)))
             print(json.dumps(rows[-1]), flush=True)
             out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Model folders: the bundle's, and those of `train`.")],
+    work: Annotated[Path, typer.Option(help="Folder of the planted recipe, for the data.")],
+    bundle: Annotated[Path, typer.Option(help="The demo's bundle.")],
+    out: Annotated[Path, typer.Option(help="JSON of what was measured.")],
+    ordinary: int = 400,
+) -> None:
+    """Measure models that were trained in different ways, served plainly."""
+    data, rows = dataset.build(work / "artwork", 0), []
+    for model in models:
+        bench = Bench(model, bundle, data, ordinary)
+        loss = bench.loss(bench.others["ordinary"])
+        rows.append(asdict(bench.measure(str(model), nullcontext)) | {"loss_ordinary": loss})
+        print(json.dumps(rows[-1]), flush=True)
+        out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 @app.command()

@@ -169,7 +169,9 @@ def test_only_needs_a_pipeline_whose_weights_are_known_and_prompts_in_words(
 
 
 def hooks(pipeline: StableDiffusionPipeline) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipeline.unet.modules())
+    modules = list(pipeline.unet.modules())
+    replaced = sum("forward" in vars(module) for module in modules)
+    return replaced + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
 def test_no_trace_is_left_even_after_an_exception(pipeline: StableDiffusionPipeline) -> None:
@@ -217,6 +219,64 @@ def test_a_layer_inside_to_k_such_as_lora_is_rescaled_with_it(float64: StableDif
         ours = latents(float64, SHORT)
     float64.unet.set_attn_processor(Explicit(4, 2))
     np.testing.assert_allclose(ours, latents(float64, SHORT), atol=1e-9, rtol=0)
+
+
+def test_an_adapter_that_is_loaded_too_late_is_refused(pipeline: StableDiffusionPipeline) -> None:
+    with audit.mitigated(pipeline):
+        layer = cross_attention_layers(pipeline.unet)[0]
+        layer.to_k = torch.nn.Sequential(layer.to_k)
+        with pytest.raises(UsageError, match="to_k .* another module since"):
+            latents(pipeline, SHORT)
+
+
+def test_keys_and_values_are_projected_once_a_call(pipeline: StableDiffusionPipeline) -> None:
+    layer = cross_attention_layers(pipeline.unet)[0]
+    counts = {"to_k": 0, "to_v": 0}
+
+    def counting(name: str, forward: Any) -> Any:
+        def count(hidden: Tensor) -> Tensor:
+            counts[name] += 1
+            return forward(hidden)
+
+        return count
+
+    for name in counts:
+        module = getattr(layer, name)
+        module.forward = counting(name, module.forward)
+    with audit.mitigated(pipeline, bos_scale=2):
+        for call, prompt in enumerate((SHORT, LONG, [SHORT, LONG]), 1):
+            latents(pipeline, prompt, steps=4)
+            assert counts == {"to_k": call, "to_v": call}
+    latents(pipeline, SHORT, steps=4)
+    assert counts == {"to_k": 7, "to_v": 7}  # the forward that was there before is back
+
+
+@pytest.mark.parametrize("keep", ["all", "eos"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_prompt_embeds_that_a_callback_rewrites_are_projected_anew(
+    float64: StableDiffusionPipeline, keep: Any, inference: bool
+) -> None:
+    def rewrite(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step == 1:
+            tensors["prompt_embeds"].mul_(0.5)
+        return {}
+
+    more = {"callback_on_step_end": rewrite, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    with torch.inference_mode(inference), audit.mitigated(float64, bos_scale=2, keep=keep):
+        ours = latents(float64, SHORT, **more)
+    float64.unet.set_attn_processor(Explicit(4 if keep == "eos" else 77, 2))
+    np.testing.assert_allclose(ours, latents(float64, SHORT, **more), atol=1e-9, rtol=0)
+
+
+def test_offloading_that_wraps_a_projection_meanwhile_is_kept(pipeline: StableDiffusionPipeline) -> None:
+    plain = latents(pipeline, SHORT)
+    to_k = cross_attention_layers(pipeline.unet)[0].to_k
+    with audit.mitigated(pipeline, bos_scale=2):
+        inner = to_k.forward
+        to_k.forward = wrapper = lambda hidden: inner(hidden)
+        assert not np.array_equal(latents(pipeline, SHORT), plain)
+    assert to_k.forward is wrapper
+    assert np.array_equal(latents(pipeline, SHORT), plain)
 
 
 def test_an_attention_processor_that_it_would_pass_by_is_refused_by_name(pipeline: StableDiffusionPipeline) -> None:
