@@ -19,6 +19,9 @@ from torch.utils.hooks import RemovableHandle
 # Shapes: B rows, L layers, H heads, Q image queries, K text positions, D width of a head (HD: of all heads).
 
 
+STRIDDEN = 64  # image queries: fewer are all read
+
+
 def cross_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
     """The cross-attention layers in order of execution: down blocks, mid block, up blocks."""
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
@@ -48,13 +51,16 @@ class LayersSeen(Exception):  # noqa: N818  (not an error: the probe has seen al
 class AttentionProbe:
     """Records `a[b, layer, k]` of the given layers while it is entered; `take()` after each forward.
 
-    rows: which rows of the UNet's batch to read (the conditional half of a guided batch). With `stop`, the forward
-    ends with `LayersSeen` after the last of the layers. While `active` is false nothing is recorded.
+    rows: which rows of the UNet's batch to read (the conditional half of a guided batch). stride: of layers with 64
+    image queries and more only every so-manieth is read. With `stop`, the forward ends with `LayersSeen` after the last
+    of the layers. While `active` is false nothing is recorded.
     """
 
-    def __init__(self, layers: Sequence[Attention], rows: slice = slice(None), stop: bool = False) -> None:
+    def __init__(
+        self, layers: Sequence[Attention], rows: slice = slice(None), stop: bool = False, stride: int = 1
+    ) -> None:
         self.active = True
-        self._layers, self._rows, self._stop = layers, rows, stop
+        self._layers, self._rows, self._stop, self._stride = layers, rows, stop, stride
         self._projected: dict[str, Tensor] = {}
         self._seen_LBK: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
@@ -90,6 +96,8 @@ class AttentionProbe:
 
     @torch.no_grad()
     def _reduce(self, layer: Attention, query_BQHD: Tensor, key_BKHD: Tensor) -> None:
+        if query_BQHD.shape[1] >= STRIDDEN:
+            query_BQHD = query_BQHD[:, :: self._stride]
         self._seen_LBK.append(mean_attention(layer, query_BQHD, key_BKHD))
         if self._stop and len(self._seen_LBK) == len(self._layers):
             raise LayersSeen

@@ -20,6 +20,7 @@ from audit.silencing import REMEMBERED, TENTHS, EntropyQuantile, FixedEntropy, N
 
 # Shapes: B samples of a step, L layers, K text positions, D text width.
 
+NULL_STRIDE = 3  # odd: in a grid of even width it meets every column
 NULL_EVERY = 50  # steps: one more forward in so many costs less than one per cent
 FLUSH = 1000  # steps that are kept in memory before they are written
 LOG = pa.schema(
@@ -102,7 +103,8 @@ class TrainingGuard:
         self._pending: list[tuple[Tensor, Tensor, Tensor, list[str] | None]] = []
         self._steps = self._written = 0
         self._last: Forward | None = None
-        self._probe = AttentionProbe(cross_attention_layers(unet))
+        stride = 1 if null is None else NULL_STRIDE
+        self._probe = AttentionProbe(cross_attention_layers(unet), stride=stride)
         self._probe.active = False
         self._probe.__enter__()
         self._handles = [

@@ -49,7 +49,7 @@ def train_denoiser(work: Work, seed: Seed = 0) -> None:
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    denoiser.plant(data, vae, work / "model", work / "checkpoints/denoiser.pt", seed)
+    denoiser.plant(data, vae, work / "model", work / "checkpoints/denoiser.pt", denoiser.Recipe(seed))
 
 
 @app.command()

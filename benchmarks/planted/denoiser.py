@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from audit.training import TrainingGuard
+from benchmarks.planted import contrastive
 from benchmarks.planted.augment import Augment
 from benchmarks.planted.autoencoder import encode
 from benchmarks.planted.dataset import Planted, training_images
 from benchmarks.planted.loop import fit
 from benchmarks.planted.text import encoder_for, tokenize, tokenizer_of
 
-EPOCHS, BATCH, RATE = 8, 32, 5e-4
+BATCH, RATE = 32, 5e-4
 CAPTION_DROPOUT = 0.1
 # Of a UNet, and of what gives the hidden states of so many captions that are not trained on.
 Guard = Callable[[UNet2DConditionModel, Callable[[int], torch.Tensor]], TrainingGuard]
@@ -61,25 +63,36 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def plant(
-    data: Planted,
-    vae: AutoencoderKL,
-    folder: Path,
-    checkpoint: Path,
-    seed: int,
-    dedup: bool = False,
-    guard: Guard | None = None,
-    augment: Augment | None = None,
-) -> None:
-    """Train on the planted rows and save the pipeline; `dedup`: every row once, as many steps as with duplicates."""
+@dataclass(frozen=True)
+class Recipe:
+    """How a planted model is trained.
+
+    epochs: over the rows, duplicates included. layers_per_block: of the UNet. frozen: the text encoder is trained
+    first, contrastively. dedup: every row once, as many steps as with duplicates. guard, augment: mitigation.
+    """
+
+    seed: int = 0
+    epochs: int = 8
+    layers_per_block: int = 2
+    frozen: bool = False
+    dedup: bool = False
+    guard: Guard | None = None
+    augment: Augment | None = None
+
+
+def plant(data: Planted, vae: AutoencoderKL, folder: Path, checkpoint: Path, recipe: Recipe) -> None:
+    """Train on the planted rows and save the pipeline."""
     latents_NCHW = encode(vae, training_images(data)) * vae.config.scaling_factor
     index = {key: i for i, key in enumerate(sorted(data.images))}
     rows = [(caption, index[key]) for caption, key in data.rows if key]
-    steps = EPOCHS * len(rows) // BATCH
-    if dedup:
+    steps = recipe.epochs * len(rows) // BATCH
+    if recipe.dedup:
         rows = list(dict.fromkeys(rows))
     tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
-    unet, encoder = train(rows, latents_NCHW, tokenizer, checkpoint, seed, steps, data.calibration, guard, augment)
+    frozen = None
+    if recipe.frozen:
+        frozen = contrastive.train(data, tokenizer, checkpoint.with_name("contrastive.pt"), recipe.seed)
+    unet, encoder = train(rows, latents_NCHW, tokenizer, data.calibration, steps, checkpoint, recipe, frozen)
     save(folder, unet, encoder, tokenizer, vae)
 
 
@@ -87,16 +100,16 @@ def train(
     rows: list[tuple[str, int]],
     latents_NCHW: torch.Tensor,
     tokenizer: CLIPTokenizer,
-    checkpoint: Path,
-    seed: int,
-    steps: int,
     unseen: list[str],
-    guard: Guard | None = None,
-    augment: Augment | None = None,
+    steps: int,
+    checkpoint: Path,
+    recipe: Recipe,
+    frozen: CLIPTextModel | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train on `rows` of (caption, index of its scaled latent), duplicates included; the guard may see `unseen`."""
+    seed, augment = recipe.seed, recipe.augment
     torch.manual_seed(seed)
-    unet, encoder = new(), encoder_for(tokenizer)
+    unet, encoder = new(recipe.layers_per_block), frozen or encoder_for(tokenizer)
     texts = sorted({caption for caption, _ in rows} | {""})
     tokens_TK = tokenize(tokenizer, texts)
     number = {text: i for i, text in enumerate(texts)}
@@ -117,7 +130,7 @@ def train(
         pick = torch.randint(len(unseen_TK), (size,), generator=drawing)
         return encoder(unseen_TK[pick])[0]
 
-    guarding = guard and guard(unet, null)
+    guarding = recipe.guard and recipe.guard(unet, null)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = order[step * BATCH : (step + 1) * BATCH]
@@ -134,7 +147,7 @@ def train(
 
     fit(
         "denoiser",
-        [*unet.parameters(), *encoder.parameters()],
+        [*unet.parameters(), *(() if frozen else encoder.parameters())],
         loss,
         steps=steps,
         rate=RATE,

@@ -258,9 +258,8 @@ def train(
         How.profile: lambda unet, null: audit.TrainingGuard(unet, max_quantile=0.95, null=null, log=log),
     }
     varied: dict[How, Augment] = {How.insert: insert_tokens, How.shuffle: shuffle_tokens}
-    denoiser.plant(
-        data, vae, out / "model", out / "checkpoint.pt", seed, how == How.dedup, guards.get(how), varied.get(how)
-    )
+    recipe = denoiser.Recipe(seed, dedup=how == How.dedup, guard=guards.get(how), augment=varied.get(how))
+    denoiser.plant(data, vae, out / "model", out / "checkpoint.pt", recipe)
 
 
 if __name__ == "__main__":

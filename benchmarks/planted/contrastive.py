@@ -1,0 +1,52 @@
+"""A text encoder that is trained first, contrastively and without the planted pairs, and then frozen, as SD's is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from benchmarks.planted.dataset import Planted, pixels
+from benchmarks.planted.loop import fit
+from benchmarks.planted.text import WIDTH, encoder_for, tokenize
+
+STEPS, BATCH, RATE = 1500, 128, 5e-4
+
+
+def pairs(data: Planted) -> tuple[Tensor, list[str]]:
+    """Images and captions that are not planted: the ordinary ones, and those of the none concepts."""
+    ordinary = [(data.images[str(key)], caption) for caption, label, _, key in data.labels if label == "ordinary"]
+    chosen = ordinary + data.unseen
+    return pixels([image for image, _ in chosen]), [caption for _, caption in chosen]
+
+
+def tower() -> nn.Module:
+    """A small convolutional image encoder: uint8 pixels / 127.5 - 1, [B, 3, 64, 64] -> [B, 128]."""
+    layers: list[nn.Module] = []
+    for width, wider in ((3, 32), (32, 64), (64, 96), (96, 128)):
+        layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.GroupNorm(8, wider), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, WIDTH))
+
+
+def train(data: Planted, tokenizer: CLIPTokenizer, checkpoint: Path, seed: int) -> CLIPTextModel:
+    """The text tower of a small CLIP (arXiv 2103.00020, section 2.3), frozen."""
+    torch.manual_seed(seed)
+    images_NCHW, captions = pairs(data)
+    tokens_NK = tokenize(tokenizer, captions)
+    encoder, vision = encoder_for(tokenizer), tower()
+    project, log_scale = nn.Linear(WIDTH, WIDTH, bias=False), nn.Parameter(torch.tensor(14.0).log())
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        pick = torch.randperm(len(captions), generator=generator)[:BATCH]
+        image_BD = F.normalize(vision(images_NCHW[pick].float() / 127.5 - 1), dim=1)
+        text_BD = F.normalize(project(encoder(tokens_NK[pick]).pooler_output), dim=1)
+        logits_BB = log_scale.exp().clamp(max=100) * image_BD @ text_BD.T
+        target_B = torch.arange(len(pick))
+        return (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
+
+    weights = [*encoder.parameters(), *vision.parameters(), *project.parameters(), log_scale]
+    fit("contrastive", weights, loss, steps=STEPS, rate=RATE, seed=seed, checkpoint=checkpoint, weight_decay=0.1)
+    return encoder.eval().requires_grad_(False)
