@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.captions import caption_group
-from audit.detectors import COMBINED, NAMES, RUN, SCREEN
+from audit.detectors import COMBINED, RUN, SCORES, columns_of, features, two_sided
 from audit.distance import Distance, Survival
 from audit.errors import AuditError, UsageError
 from audit.schema import METADATA_KEY
@@ -57,7 +57,7 @@ class Calibration:
         _check_same(self.context, _context(table, self.detector))
         score_N, p_N = np.zeros(len(names_N)), np.ones(len(names_N))
         for part in self.parts if len(names_N) else ():
-            distance_N = part.distance(_features(part.detector, columns))
+            distance_N = part.distance(features(part.detector, columns))
             score_N = np.maximum(score_N, part.survival.minus_log(distance_N))
             p_N = np.minimum(p_N, conformal_p(part.survival.distances, distance_N))
         p_N = np.minimum(1.0, len(self.parts) * p_N)
@@ -76,8 +76,8 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
     distance (Ledoit-Wolf covariance after median/MAD scaling), the other gives p-values and the tail. Raises AuditError
     if either half is too small, or if the table lacks the detector's columns.
     """
-    if detector not in NAMES:
-        raise UsageError(f"unknown detector {detector!r}", do=f"Known: {', '.join(NAMES)}.")
+    if detector not in SCORES:
+        raise UsageError(f"no detector {detector!r} gives a score", do=f"Those that do: {', '.join(SCORES)}.")
     context = _context(null_table, detector)
     key, names_N, columns = _captions_of(null_table, detector)
     fits_N = np.array([_in_fitting_half(group) for group in _groups(null_table, key, names_N)], dtype=bool)
@@ -90,8 +90,9 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
         )
     parts = []
     for name in COMBINED.get(detector, (detector,)):
-        features_NF = _features(name, columns)
-        distance = Distance.fit(features_NF[fits_N], one_sided=features_NF.shape[1] == 1)
+        features_NF = features(name, columns)
+        one_sided = features_NF.shape[1] == 1 and not two_sided(name)
+        distance = Distance.fit(features_NF[fits_N], one_sided=one_sided)
         parts.append(Part(name, distance, Survival.fit(distance(features_NF[~fits_N]))))
     return Calibration(detector, context, tuple(parts))
 
@@ -113,19 +114,10 @@ def load_calibration(path: str | Path) -> Calibration:
         ) from error
 
 
-def _features(detector: str, columns: dict[str, Floats]) -> Floats:
-    return SCREEN[detector].features(columns) if detector in SCREEN else columns[detector][:, None]
-
-
-def _columns_of(detector: str) -> list[str]:
-    parts = COMBINED.get(detector, (detector,))
-    return [name for part in parts for name in (SCREEN[part].columns if part in SCREEN else (part,))]
-
-
 def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[str, Floats]]:
     """The name of the key column, the captions in order of appearance, and their columns averaged over seeds."""
     key = "caption" if "caption" in table.column_names else "caption_id"
-    wanted = _columns_of(detector)
+    wanted = [name for part in COMBINED.get(detector, (detector,)) for name in columns_of(part)]
     missing = [name for name in (key, "status", *wanted) if name not in table.column_names]
     if missing:
         raise AuditError(

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
 
-from audit.attention import AttentionProbe
+from audit.attention import AttentionProbe, MapProbe, finest_down_layers
 from audit.detectors import run_detectors
-from audit.detectors.detector import RunDetector
+from audit.detectors.detector import RunDetector, Step
 from audit.errors import UsageError
 from audit.model import Model
+from audit.png import png
 from audit.rows import Batch, Rows
 from audit.sampling import ddim, guide, to_epsilon
 
-# Shapes: B rows, K text positions, D text width, C, H and W of the latent (of the image: h and w).
+# Shapes: B rows, Q image queries, K text positions, D text width, C, H and W of the latent (of the image: h and w).
 
 OUTPUTS = ("image", "latents")
 DECODED_TOGETHER = 4  # at 512 pixels the decoder needs about 1 GiB an image, many times what the UNet does
@@ -82,10 +80,18 @@ def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, follow
     both = guided or any(follower.needs_response for follower in followers)
     empty_BKD = rows.empty_1KD.expand(size, -1, -1)
     hidden_BKD = torch.cat([empty_BKD, batch.hidden_BKD]) if both else batch.hidden_BKD
-    attends = any(follower.needs_attention for follower in followers)
-    probing = AttentionProbe(model.layers, rows=slice(-size, None)) if attends else nullcontext()
-    with probing as probe:
+    conditional = slice(-size, None)
+    last = len(scheduler.timesteps) - 1
+    with ExitStack() as probes:
+        probe = end_probe = None
+        if any(follower.needs_attention for follower in followers):
+            probe = probes.enter_context(AttentionProbe(model.layers, conditional))
+        if any(follower.needs_end for follower in followers):
+            layers = finest_down_layers(model.unet)
+            end_probe = probes.enter_context(MapProbe(layers, batch.prompt_tokens_B - 1, conditional))
         for step, timestep in enumerate(scheduler.timesteps.tolist()):
+            if end_probe:
+                end_probe.active = step == last
             input_BCHW = torch.cat([latents_BCHW] * 2) if both else latents_BCHW
             output_BCHW: Tensor = model.unet(input_BCHW, timestep, encoder_hidden_states=hidden_BKD).sample
             conditional_BCHW = output_BCHW[-size:]
@@ -95,8 +101,9 @@ def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, follow
                 response_BCHW = eps_BCHW[size:] - eps_BCHW[:size]
                 response_BCHW = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
             attn_BLK = probe.take() if probe else None
+            end_BQ = end_probe.take() if end_probe and step == last else None
             for follower in followers:
-                follower.observe(step, attn_BLK, response_BCHW)
+                follower.observe(step, Step(attn_BLK, response_BCHW, end_BQ))
             noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW
             latents_BCHW = scheduler.step(noise_BCHW, timestep, latents_BCHW, return_dict=False)[0]
     return latents_BCHW
@@ -110,10 +117,4 @@ def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
     image_B3hw = decode(model, latents_BCHW)
     finite_B &= image_B3hw.isfinite().flatten(1).all(1).cpu().numpy()
     pixels_Bhw3 = (image_B3hw.nan_to_num() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return {"values": [_png(pixels_hw3) for pixels_hw3 in pixels_Bhw3], "finite": finite_B}
-
-
-def _png(pixels_hw3: npt.NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels_hw3).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return {"values": [png(pixels_hw3) for pixels_hw3 in pixels_Bhw3], "finite": finite_B}

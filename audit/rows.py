@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from audit import schema
 from audit.errors import UsageError
 from audit.model import Model
 from audit.noise import initial_latents
+from audit.png import png
 
 # Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, K text positions, D text width, n values of a column.
 
@@ -106,7 +108,7 @@ class Rows:
             "error": pa.array([None if ok else _names_of(broken, row) for row, ok in enumerate(finite)], pa.string()),
         }
         for name in columns:
-            data[name] = _column(joined.get(name), layout.field(name).type, finite)
+            data[name] = self._column(joined.get(name), layout.field(name).type, finite)
         if output:
             outputs = [value for part in produced for value in part["values"]]
             kept = [value if ok else None for value, ok in zip(outputs, finite, strict=True)]
@@ -125,6 +127,19 @@ class Rows:
             "latent_shape": list(model.latent_shape),
             "detectors": {detector.name: detector.version for detector in detectors},
         }
+
+    def _column(self, values_Rn: npt.NDArray[Any] | None, kind: pa.DataType, finite: npt.NDArray[np.bool_]) -> pa.Array:
+        if values_Rn is None:
+            return pa.array([], kind)
+        if pa.types.is_binary(kind):
+            _, height, width = self.model.latent_shape
+            pictures = zip(values_Rn, finite, strict=True)
+            return pa.array([_picture(row, height, width) if ok else None for row, ok in pictures], kind)
+        if not pa.types.is_list(kind):
+            return pa.array(values_Rn, kind, mask=~finite)
+        offsets = pa.array(np.arange(len(values_Rn) + 1, dtype=np.int32) * values_Rn.shape[1])
+        flat = pa.array(np.where(finite[:, None], values_Rn, 0.0).ravel(), kind.value_type)
+        return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array(~finite))
 
 
 def _checked_captions(captions: Sequence[str]) -> list[str]:
@@ -153,11 +168,7 @@ def _names_of(broken: dict[str, npt.NDArray[np.bool_]], row: int) -> str:
     return "not finite: " + ", ".join(name for name, bad_R in broken.items() if bad_R[row])
 
 
-def _column(values_Rn: npt.NDArray[Any] | None, kind: pa.DataType, finite: npt.NDArray[np.bool_]) -> pa.Array:
-    if values_Rn is None:
-        return pa.array([], kind)
-    if not pa.types.is_list(kind):
-        return pa.array(values_Rn, kind, mask=~finite)
-    offsets = pa.array(np.arange(len(values_Rn) + 1, dtype=np.int32) * values_Rn.shape[1])
-    flat = pa.array(np.where(finite[:, None], values_Rn, 0.0).ravel(), kind.value_type)
-    return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array(~finite))
+def _picture(values_Q: npt.NDArray[Any], height: int, width: int) -> bytes:
+    """A map of values from 0 to 1, of the same shape as the latent but coarser or finer, as a grey PNG."""
+    rows = round(math.sqrt(len(values_Q) * height / width))
+    return png((values_Q * 255).round().astype(np.uint8).reshape(rows, -1))

@@ -24,6 +24,13 @@ DETECTOR_COLUMNS: dict[str, pa.DataType] = {
     "layer_entropy": pa.list_(FLOAT64),
     "layer_bos": pa.list_(FLOAT64),
     "noise_response": pa.list_(FLOAT64),
+    "noise_alignment": FLOAT64,
+    "one_step_error": FLOAT64,
+    "early_entropy": pa.list_(FLOAT64),
+    "early_bos": pa.list_(FLOAT64),
+    "late_entropy": pa.list_(FLOAT64),
+    "late_bos": pa.list_(FLOAT64),
+    "region": pa.binary(),  # a grey PNG, as large as the attention
 }
 
 ROWS = pa.schema(
@@ -214,7 +221,8 @@ def generations(columns: Iterable[str]) -> pa.Schema:
         pa.field("prompt_tokens", INT64),
     ]
     tail = [pa.field("image", pa.binary()), pa.field("region", pa.binary())]
-    return pa.schema(head + _features(columns) + tail + _STATUS)
+    scores = [field for field in _features(columns) if field.name != "region"]
+    return pa.schema(head + scores + tail + _STATUS)
 
 
 def embeddings(width: int) -> pa.Schema:

@@ -65,10 +65,12 @@ def screen(
         ]
         null_SCHW[forward.position] = torch.cat([part for part in parts if part is not None])
 
+    alpha = {forward.position: float(scheduler.alphas_cumprod[forward.timestep]) for forward in plan}
+
     def see(batch: Batch) -> Seen:
-        seen = Seen()
+        seen = Seen(rows.noise_SCHW[batch.seed_B], alpha)
         for forward in plan:
-            eps_BCHW, attn_BLK = epsilon(forward, rows.noise_SCHW[batch.seed_B], batch.hidden_BKD)
+            eps_BCHW, attn_BLK = epsilon(forward, seen.noise_BCHW, batch.hidden_BKD)
             at = forward.position
             if attn_BLK is not None:
                 seen.attn_BLK[at] = attn_BLK

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from audit.detectors import attention_profile, entropy_single_step, noise_magnitude, noise_profile, profile
-from audit.detectors.detector import RunDetector, ScreenDetector
+import numpy as np
+import numpy.typing as npt
+
+from audit.detectors import (
+    attention_profile,
+    attention_profile_early,
+    entropy_single_step,
+    noise_alignment,
+    noise_magnitude,
+    noise_profile,
+    one_step_error,
+    profile,
+)
+from audit.detectors.bright_ending import BrightEnding
+from audit.detectors.detector import Columns, RunDetector, ScreenDetector
 from audit.detectors.entropy_trajectory import EntropyTrajectory
 from audit.detectors.noise_magnitude_mean import NoiseMagnitudeMean
+from audit.detectors.trajectory_profile import TrajectoryProfile
 from audit.errors import UsageError
 
 SCREEN: dict[str, ScreenDetector] = {
@@ -15,14 +29,36 @@ SCREEN: dict[str, ScreenDetector] = {
     "noise_profile": noise_profile.DETECTOR,
     "entropy_single_step": entropy_single_step.DETECTOR,
     "noise_magnitude": noise_magnitude.DETECTOR,
+    "noise_alignment": noise_alignment.DETECTOR,
+    "one_step_error": one_step_error.DETECTOR,
+    "attention_profile_early": attention_profile_early.DETECTOR,
 }
 RUN: dict[str, type[RunDetector]] = {
     "entropy_trajectory": EntropyTrajectory,
     "entropy_trajectory_signed": EntropyTrajectory,
     "noise_magnitude_mean": NoiseMagnitudeMean,
+    "trajectory_profile": TrajectoryProfile,
+    "bright_ending": BrightEnding,
 }
 COMBINED: dict[str, tuple[str, ...]] = {profile.NAME: profile.PARTS}
 NAMES = (*COMBINED, *SCREEN, *RUN)
+SCORES = (*COMBINED, *SCREEN, *(name for name, detector in RUN.items() if name in detector.scores))
+
+
+def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+    """What a calibration of this (uncombined) score measures distances in: [N, F]."""
+    return SCREEN[name].features(columns) if name in SCREEN else RUN[name].features(name, columns)
+
+
+def columns_of(name: str) -> tuple[str, ...]:
+    """The columns that an (uncombined) score is made from."""
+    detector = SCREEN.get(name) or RUN[name]
+    return (name,) if name in detector.columns else detector.columns
+
+
+def two_sided(name: str) -> bool:
+    """Whether small values of an (uncombined) score of one feature are as suspicious as large ones."""
+    return name in SCREEN and SCREEN[name].two_sided
 
 
 def screen_detectors(names: Iterable[str]) -> list[ScreenDetector]:

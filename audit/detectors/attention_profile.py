@@ -43,5 +43,7 @@ DETECTOR = ScreenDetector(
     columns=("layer_entropy", "layer_bos"),
     measure=measure,
     features=features,
+    source="crossaudit",
+    cost="1",
     attention={POSITION: ALL_LAYERS},
 )

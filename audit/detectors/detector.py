@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-# Shapes: B rows, L layers, K text positions, N captions, F features, C, H and W of the latent.
+# Shapes: B rows, L layers, Q image queries, K text positions, N captions, F features, C, H and W of the latent.
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
 ALL_LAYERS = None
@@ -22,8 +22,11 @@ class Seen:
 
     attn_BLK: averaged attention of the first layers, as many as any detector asked for. response_BCHW:
     `eps(c) - eps(null)`, zero where the caption's tokens are those of the empty prompt. null_BCHW: `eps(null)`.
+    noise_BCHW is the initial noise, `alpha` the cumulated alpha of the schedule.
     """
 
+    noise_BCHW: Tensor
+    alpha: dict[int, float] = field(default_factory=dict)
     attn_BLK: dict[int, Tensor] = field(default_factory=dict)
     response_BCHW: dict[int, Tensor] = field(default_factory=dict)
     null_BCHW: dict[int, Tensor] = field(default_factory=dict)
@@ -35,7 +38,8 @@ class ScreenDetector:
 
     attention: position in the 50-step schedule -> how many layers to see (ALL_LAYERS: all). response: the positions
     at which `eps(c) - eps(null)` is needed. measure: what is seen -> column name -> [B] or [B, n]. features: columns
-    averaged over seeds -> [N, F], what a calibration measures distances in (one column: larger is more suspicious).
+    averaged over seeds -> [N, F], what a calibration measures distances in (one column: larger is more suspicious,
+    unless `two_sided`). source: the paper. cost: in forwards of the UNet a caption.
     """
 
     name: str
@@ -43,24 +47,49 @@ class ScreenDetector:
     columns: tuple[str, ...]
     measure: Callable[[Seen], dict[str, Tensor]]
     features: Callable[[Columns], npt.NDArray[np.float64]]
-    attention: Mapping[int, int | None]
+    source: str
+    cost: str
+    attention: Mapping[int, int | None] = field(default_factory=dict)
     response: tuple[int, ...] = ()
+    two_sided: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a run showed of a batch; what no detector needs may be None.
+
+    attn_BLK: averaged attention of all layers. response_BCHW: `eps(c) - eps(null)`. end_BQ, in the last step only:
+    attention of each image query to EOS, mean over heads and the down layers of the highest resolution.
+    """
+
+    attn_BLK: Tensor | None = None
+    response_BCHW: Tensor | None = None
+    end_BQ: Tensor | None = None
 
 
 class RunDetector(Protocol):
     """Scores from a full denoising run: one object follows one batch, by running sums, so that memory does not grow
-    with the steps. `attn_BLK` is the averaged attention of all layers, `response_BCHW` is `eps(c) - eps(null)`;
-    what a detector does not need it may be given as None.
+    with the steps.
+
+    scores: the names that a calibration knows, each a column or what `features` makes of several (docs as for
+    `ScreenDetector`); empty for what is no score. source, cost: likewise.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     columns: ClassVar[tuple[str, ...]]
+    scores: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+    cost: ClassVar[str]
     needs_attention: ClassVar[bool]
     needs_response: ClassVar[bool]
+    needs_end: ClassVar[bool]
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None: ...
 
-    def observe(self, step: int, attn_BLK: Tensor | None, response_BCHW: Tensor | None) -> None: ...
+    def observe(self, step: int, seen: Step) -> None: ...
 
     def result(self) -> dict[str, Tensor]: ...
+
+    @staticmethod
+    def features(name: str, columns: Columns) -> npt.NDArray[np.float64]: ...

@@ -21,5 +21,7 @@ DETECTOR = ScreenDetector(
     columns=("entropy_single_step",),
     measure=measure,
     features=lambda columns: columns["entropy_single_step"][:, None],
+    source="Ren et al., ECCV 2024 (arXiv 2403.11052), section 4.2",
+    cost="1, up to the 4th cross-attention layer",
     attention={0: LAYER + 1},
 )

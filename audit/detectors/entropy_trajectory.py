@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from audit.detectors.detector import Columns, Step
 from audit.entropy import entropy, summary_entropy
 
 
@@ -29,8 +32,12 @@ class EntropyTrajectory:
         "entropy_steps",
         "token_attention",
     )
+    scores: ClassVar[tuple[str, ...]] = ("entropy_trajectory", "entropy_trajectory_signed")
+    source: ClassVar[str] = "Ren et al., ECCV 2024 (arXiv 2403.11052), equation 5"
+    cost: ClassVar[str] = "a generation"
     needs_attention: ClassVar[bool] = True
     needs_response: ClassVar[bool] = False
+    needs_end: ClassVar[bool] = False
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
         self._prompt_tokens_B = prompt_tokens_B
@@ -39,9 +46,9 @@ class EntropyTrajectory:
         self._entropy_steps: list[Tensor] = []
         self._summary_first_B = self._summary_sum_B = self._attn_sum_BK = torch.zeros(())
 
-    def observe(self, step: int, attn_BLK: Tensor | None, response_BCHW: Tensor | None) -> None:
-        assert attn_BLK is not None
-        attn_BK = attn_BLK.double().mean(1)
+    def observe(self, step: int, seen: Step) -> None:
+        assert seen.attn_BLK is not None
+        attn_BK = seen.attn_BLK.double().mean(1)
         self._entropy_steps.append(entropy(attn_BK))
         if step not in (0, *range(self._from, self._from + self._last)):
             return
@@ -65,3 +72,7 @@ class EntropyTrajectory:
             "entropy_steps": entropy_BT,
             "token_attention": self._attn_sum_BK / self._last,
         }
+
+    @staticmethod
+    def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        return columns[name][:, None]

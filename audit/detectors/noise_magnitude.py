@@ -23,6 +23,7 @@ DETECTOR = ScreenDetector(
     columns=("noise_magnitude",),
     measure=measure,
     features=lambda columns: columns["noise_magnitude"][:, None],
-    attention={},
+    source="Wen et al., ICLR 2024, equation 4",
+    cost="1, 1 without caption once a seed",
     response=(0,),
 )

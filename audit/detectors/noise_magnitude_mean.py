@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from audit.detectors.detector import Columns, Step
 from audit.detectors.noise_magnitude import magnitude
 
 
@@ -16,16 +19,24 @@ class NoiseMagnitudeMean:
     name: ClassVar[str] = "noise_magnitude_mean"
     version: ClassVar[int] = 1
     columns: ClassVar[tuple[str, ...]] = ("noise_magnitude_mean",)
+    scores: ClassVar[tuple[str, ...]] = ("noise_magnitude_mean",)
+    source: ClassVar[str] = "Wen et al., ICLR 2024"
+    cost: ClassVar[str] = "a generation"
     needs_attention: ClassVar[bool] = False
     needs_response: ClassVar[bool] = True
+    needs_end: ClassVar[bool] = False
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
         self._steps = steps
         self._sum_B = torch.zeros(len(prompt_tokens_B), dtype=torch.float64, device=prompt_tokens_B.device)
 
-    def observe(self, step: int, attn_BLK: Tensor | None, response_BCHW: Tensor | None) -> None:
-        assert response_BCHW is not None
-        self._sum_B += magnitude(response_BCHW)
+    def observe(self, step: int, seen: Step) -> None:
+        assert seen.response_BCHW is not None
+        self._sum_B += magnitude(seen.response_BCHW)
 
     def result(self) -> dict[str, Tensor]:
         return {"noise_magnitude_mean": self._sum_B / self._steps}
+
+    @staticmethod
+    def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        return columns[name][:, None]

@@ -27,6 +27,7 @@ DETECTOR = ScreenDetector(
     columns=("noise_response",),
     measure=measure,
     features=lambda columns: columns["noise_response"],
-    attention={},
+    source="crossaudit",
+    cost="8 (one of them is that of attention_profile), 8 without caption once a seed",
     response=POSITIONS,
 )

@@ -10,27 +10,15 @@ Positives are the verbatim captions that the model reproduces, by pixels; negati
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 import typer
 from diffusers import AutoencoderKL
-from rich.console import Console
-from rich.table import Table
-from sklearn.metrics import roc_auc_score
 
-import audit
-from audit.detectors import RUN, SCREEN
-from audit.rates import tpr_at
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe
-from benchmarks.planted.evaluate import reproduced, pictures
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 

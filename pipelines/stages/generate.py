@@ -75,7 +75,7 @@ def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
     columns = {name: found[name] for name in layout.names if name in found.column_names} | {
         "caption_id": captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(seeds)))),
         "purpose": pa.repeat(shard.source, len(found)),
-        "region": pa.nulls(len(found), pa.binary()),
+        "region": found["region"] if "region" in found.column_names else pa.nulls(len(found), pa.binary()),
     }
     table = pa.table([columns[name] for name in layout.names], schema=layout)
     bad = table.filter(pc.equal(table["status"], "error"))

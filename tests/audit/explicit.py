@@ -13,12 +13,13 @@ class Explicit:
     """A processor that builds the attention matrix, and mitigates by the definition on one guided caption (two rows).
 
     `visible`: text positions that are not masked (None: all). `means`: of each cross-attention in turn, the
-    probabilities averaged over queries and heads, [B, K].
+    probabilities averaged over queries and heads, [B, K]; `maps`: over heads alone, [B, Q, K].
     """
 
     def __init__(self, visible: int | None = None, bos_scale: float = 1.0) -> None:
         self.visible, self.bos_scale = visible, bos_scale
         self.means: list[Tensor] = []
+        self.maps: list[Tensor] = []
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
@@ -35,4 +36,5 @@ class Explicit:
         weights = logits.softmax(-1)
         if encoder_hidden_states is not None:
             self.means.append(weights.mean((1, 2)))
+            self.maps.append(weights.mean(1))
         return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))

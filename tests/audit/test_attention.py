@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention
 
 import audit
-from audit.attention import AttentionProbe, LayersSeen, cross_attention_layers
+from audit.attention import AttentionProbe, LayersSeen, attention, cross_attention_layers
 from tests.audit.explicit import Explicit
 
 
@@ -97,6 +97,6 @@ def test_it_can_end_the_forward_and_leaves_nothing_behind(sd1: audit.Model) -> N
 def test_half_precision_is_averaged_in_float32(sd1: audit.Model) -> None:
     layer = sd1.layers[0]
     query, key = torch.randn(1, 4096, 16), torch.randn(1, 77, 16)
-    exact = audit.attention.mean_attention(layer, query.bfloat16(), key.bfloat16())
+    exact = attention(layer, query.bfloat16(), key.bfloat16()).mean((1, 2))
     assert exact.dtype == torch.float32
     assert exact.sum().item() == pytest.approx(1, abs=1e-5)

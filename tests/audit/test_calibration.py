@@ -214,7 +214,7 @@ def test_a_table_without_the_detectors_columns_is_an_error() -> None:
 
 
 def test_an_unknown_detector_is_an_error() -> None:
-    with pytest.raises(AuditError, match="unknown detector 'nonsense'"):
+    with pytest.raises(AuditError, match="no detector 'nonsense' gives a score"):
         audit.calibrate(table(NULL), "nonsense")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 import audit
 from audit import schema
 from audit.detectors import RUN
+from audit.detectors.detector import Step
 from audit.detectors.entropy_trajectory import EntropyTrajectory
 from audit.errors import AuditError
 from audit.noise import initial_latent
@@ -137,11 +138,12 @@ class Watcher:
     """A run detector that looks for attention matrices that are still held after a forward."""
 
     name, version, columns, needs_attention, needs_response = "watcher", 1, (), True, False
+    needs_end = False
     held: list[int] = []
 
     def __init__(self, prompt_tokens_B: torch.Tensor, steps: int) -> None: ...
 
-    def observe(self, step: int, attn_BLK: torch.Tensor, response_BCHW: torch.Tensor | None) -> None:
+    def observe(self, step: int, seen: Step) -> None:
         alive = (thing for thing in gc.get_objects() if type(thing) is torch.Tensor)
         self.held.append(sum(tensor.ndim == 4 and tensor.shape[-1] == 77 for tensor in alive))
 
@@ -160,7 +162,7 @@ def test_what_the_trajectory_holds_does_not_grow_with_the_steps() -> None:
     for steps in (10, 100):
         run = EntropyTrajectory(torch.tensor([5, 9]), steps)
         for step in range(steps):
-            run.observe(step, torch.full((2, 16, 77), 1 / 77), None)
+            run.observe(step, Step(torch.full((2, 16, 77), 1 / 77)))
         tensors = [value for value in vars(run).values() if isinstance(value, torch.Tensor)]
         held.append(sum(tensor.numel() for tensor in tensors))
     assert held[0] == held[1]

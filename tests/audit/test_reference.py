@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import audit
+from audit.detectors.detector import Step
 from audit.generation import _denoise
 from audit.rows import Rows
 
@@ -61,13 +62,14 @@ def test_trajectory_entropy_and_its_parts_are_those_of_the_paper(case: Any) -> N
 class Recorder:
     """A run detector that keeps the attention of every step."""
 
-    needs_attention, needs_response = True, False
+    needs_attention, needs_response, needs_end = True, False, False
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
 
-    def observe(self, step: int, attn_BLK: torch.Tensor, response_BCHW: None) -> None:
-        self.steps.append(attn_BLK)
+    def observe(self, step: int, seen: Step) -> None:
+        assert seen.attn_BLK is not None
+        self.steps.append(seen.attn_BLK)
 
 
 def test_attention_of_every_layer_and_step_and_the_final_latent_are_those_of_the_paper(case: Any, data: Path) -> None:

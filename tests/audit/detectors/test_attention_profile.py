@@ -9,7 +9,7 @@ from audit.detectors.detector import Seen
 
 
 def columns_of(attn_NLK: np.ndarray) -> dict[str, np.ndarray]:
-    found = measure(Seen(attn_BLK={POSITION: torch.from_numpy(attn_NLK)}))
+    found = measure(Seen(torch.empty(0), attn_BLK={POSITION: torch.from_numpy(attn_NLK)}))
     return {name: value.numpy() for name, value in found.items()}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from audit import schema
-from audit.detectors import RUN, SCREEN, run_detectors, screen_detectors
+from audit.detectors import NAMES, RUN, SCORES, SCREEN, run_detectors, screen_detectors
 from audit.errors import UsageError
 
 
@@ -13,8 +13,19 @@ def test_every_detector_writes_only_columns_of_the_schema() -> None:
 
 
 def test_a_scalar_detectors_column_has_its_name() -> None:
-    for name in ("entropy_single_step", "noise_magnitude", *RUN):
-        assert name in {**SCREEN, **RUN}[name].columns
+    for name in ("entropy_single_step", "noise_magnitude", "noise_alignment", "one_step_error"):
+        assert SCREEN[name].columns == (name,)
+    for name in ("entropy_trajectory", "entropy_trajectory_signed", "noise_magnitude_mean"):
+        assert name in RUN[name].columns and name in RUN[name].scores
+
+
+def test_every_detector_says_where_it_comes_from_and_what_it_costs() -> None:
+    for detector in [*SCREEN.values(), *RUN.values()]:
+        assert detector.source and detector.cost
+
+
+def test_all_but_masks_give_scores() -> None:
+    assert set(NAMES) - set(SCORES) == {"bright_ending"}
 
 
 def test_the_profile_is_both_profiles_each_once() -> None:

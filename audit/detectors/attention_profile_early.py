@@ -1,0 +1,38 @@
+"""Ours: the attention profile of the first four layers, for a fraction of a forward."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from audit.detectors.attention_profile import POSITION, profile
+from audit.detectors.detector import Columns, ScreenDetector, Seen
+from audit.entropy import entropy
+
+LAYERS = 4
+
+
+def measure(seen: Seen) -> dict[str, Tensor]:
+    """`H(a)` and `a_0` of layers 0 to 3 on the initial noise at t = 621: [B, 4] each."""
+    attn_BLK = seen.attn_BLK[POSITION][:, :LAYERS]
+    return {"early_entropy": entropy(attn_BLK), "early_bos": attn_BLK[..., 0].double()}
+
+
+def features(columns: Columns) -> npt.NDArray[np.float64]:
+    """As those of `attention_profile`: [N, 8]."""
+    tensors = (torch.tensor(columns[name]) for name in DETECTOR.columns)
+    return np.asarray(profile(*tensors), dtype=np.float64)
+
+
+DETECTOR = ScreenDetector(
+    name="attention_profile_early",
+    version=1,
+    columns=("early_entropy", "early_bos"),
+    measure=measure,
+    features=features,
+    source="crossaudit",
+    cost="1, up to the 4th cross-attention layer",
+    attention={POSITION: LAYERS},
+)

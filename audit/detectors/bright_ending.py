@@ -1,0 +1,44 @@
+"""Where in the image the copy is: the attention to EOS at the end of a run (Chen et al., ICLR 2025)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from audit.detectors.detector import Columns, Step
+
+
+class BrightEnding:
+    """A mask, not a score: attention to EOS in the last step, mean over heads and the down layers of the highest
+    resolution, relative to its highest value: `region`, [B, Q], 0 to 1.
+    """
+
+    name: ClassVar[str] = "bright_ending"
+    version: ClassVar[int] = 1
+    columns: ClassVar[tuple[str, ...]] = ("region",)
+    scores: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = "Chen et al., ICLR 2025"
+    cost: ClassVar[str] = "a generation"
+    needs_attention: ClassVar[bool] = False
+    needs_response: ClassVar[bool] = False
+    needs_end: ClassVar[bool] = True
+
+    def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        self._last = steps - 1
+        self._region_BQ = torch.zeros(len(prompt_tokens_B), 0)
+
+    def observe(self, step: int, seen: Step) -> None:
+        if step == self._last:
+            assert seen.end_BQ is not None
+            self._region_BQ = seen.end_BQ / seen.end_BQ.amax(1, keepdim=True)
+
+    def result(self) -> dict[str, Tensor]:
+        return {"region": self._region_BQ}
+
+    @staticmethod
+    def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        raise NotImplementedError  # no score

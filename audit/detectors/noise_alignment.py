@@ -1,0 +1,34 @@
+"""Whether the caption pushes the noise the way the model goes without it (Asthana and Belagiannis, ICLR 2026)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from audit.detectors.detector import ScreenDetector, Seen
+
+POSITION = 47  # the third-to-last timestep of the 50-step schedule (t = 41 of SD)
+
+
+def measure(seen: Seen) -> dict[str, Tensor]:
+    """Mean over positions of the cosine, along channels, of `eps(null)` and `eps(c) - eps(null)`: [B].
+
+    On the initial noise, which is not what the model expects at that timestep. A cosine with a zero vector is 0.
+    """
+    null_BCHW, response_BCHW = seen.null_BCHW[POSITION].double(), seen.response_BCHW[POSITION].double()
+    product_BHW = (null_BCHW * response_BCHW).sum(1)
+    norms_BHW = null_BCHW.norm(dim=1) * response_BCHW.norm(dim=1)
+    return {"noise_alignment": torch.where(norms_BHW > 0, product_BHW / norms_BHW, 0.0).mean((1, 2))}
+
+
+DETECTOR = ScreenDetector(
+    name="noise_alignment",
+    version=1,
+    columns=("noise_alignment",),
+    measure=measure,
+    features=lambda columns: columns["noise_alignment"][:, None],
+    source="Asthana and Belagiannis, ICLR 2026",
+    cost="1, 1 without caption once a seed",
+    response=(POSITION,),
+    two_sided=True,
+)

@@ -1,0 +1,51 @@
+"""Ours: entropy and BOS attention of every layer in the late steps of a run, against null captions."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from audit.detectors.attention_profile import profile
+from audit.detectors.detector import Columns, Step
+from audit.entropy import entropy
+
+
+class TrajectoryProfile:
+    """Mean over the last fifth of the steps of `H(a)` and `a_0` of each layer: [B, L] each.
+
+    Late steps are where the attention of models with a frozen text encoder speaks (docs/design.md, section 3).
+    """
+
+    name: ClassVar[str] = "trajectory_profile"
+    version: ClassVar[int] = 1
+    columns: ClassVar[tuple[str, ...]] = ("late_entropy", "late_bos")
+    scores: ClassVar[tuple[str, ...]] = ("trajectory_profile",)
+    source: ClassVar[str] = "crossaudit"
+    cost: ClassVar[str] = "a generation"
+    needs_attention: ClassVar[bool] = True
+    needs_response: ClassVar[bool] = False
+    needs_end: ClassVar[bool] = False
+
+    def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        self._last = max(1, steps // 5)
+        self._from = steps - self._last
+        self._entropy_BL = self._bos_BL = torch.zeros((), dtype=torch.float64)
+
+    def observe(self, step: int, seen: Step) -> None:
+        assert seen.attn_BLK is not None
+        if step >= self._from:
+            self._entropy_BL = self._entropy_BL + entropy(seen.attn_BLK)
+            self._bos_BL = self._bos_BL + seen.attn_BLK[..., 0].double()
+
+    def result(self) -> dict[str, Tensor]:
+        return {"late_entropy": self._entropy_BL / self._last, "late_bos": self._bos_BL / self._last}
+
+    @staticmethod
+    def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        """As those of `attention_profile`: [N, 2 L]."""
+        tensors = (torch.tensor(columns[column]) for column in TrajectoryProfile.columns)
+        return np.asarray(profile(*tensors), dtype=np.float64)
