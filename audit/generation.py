@@ -15,6 +15,7 @@ from audit.attention import AttentionProbe, MapProbe, finest_down_layers
 from audit.detectors import run_detectors
 from audit.detectors.detector import RunDetector, Step
 from audit.errors import UsageError
+from audit.finite import first_not_finite
 from audit.model import Model
 from audit.png import png
 from audit.rows import Batch, Rows
@@ -52,7 +53,9 @@ def generate(
     ddim(model.scheduler_config, steps)  # a bad number of steps is an error even when there is nothing to generate
     for batch in rows.batches():
         followers = [detector(batch.prompt_tokens_B, steps) for detector in chosen]
-        latents_BCHW = _denoise(rows, batch, steps, guidance_scale, followers)
+        latents_BCHW, broken_B = _denoise(rows, batch, steps, guidance_scale, followers)
+        for row in (broken_B >= 0).nonzero().flatten().tolist():
+            _locate(rows, batch.one(row), steps, guidance_scale, int(broken_B[row]))
         results = [follower.result() for follower in followers]
         found.append({name: value.cpu().numpy() for part in results for name, value in part.items()})
         produced.append(produce(model, latents_BCHW, output))
@@ -70,8 +73,31 @@ def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
     return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
 
-def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, followers: Sequence[RunDetector]) -> Tensor:
-    """The final latents of a batch: [B, C, H, W]. The detectors see the conditional branch only."""
+def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int) -> None:
+    """Note where a row whose latents are not finite from this step on stopped being so."""
+    latents_1CHW, _ = _denoise(rows, one, steps, guidance_scale, (), until=step)
+    timestep = int(ddim(rows.model.scheduler_config, steps).timesteps[step])
+    found = "latents"
+    for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, " of the empty prompt")):
+        (what,) = first_not_finite(rows.model, latents_1CHW, timestep, hidden_1KD)
+        if what:
+            found = what + of
+            break
+    rows.broken_at[one.rows.start] = f"{found}, step {step + 1} of {steps} (t = {timestep})"
+
+
+def _denoise(
+    rows: Rows,
+    batch: Batch,
+    steps: int,
+    guidance_scale: float,
+    followers: Sequence[RunDetector],
+    until: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The final latents of a batch, [B, C, H, W], and since which step they are not finite (-1: they are), [B].
+
+    The detectors see the conditional branch only. until: the step to stop before.
+    """
     model = rows.model
     scheduler = ddim(model.scheduler_config, steps)
     latents_BCHW = rows.noise_SCHW[batch.seed_B]
@@ -81,6 +107,7 @@ def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, follow
     empty_BKD = rows.empty_1KD.expand(size, -1, -1)
     hidden_BKD = torch.cat([empty_BKD, batch.hidden_BKD]) if both else batch.hidden_BKD
     conditional = slice(-size, None)
+    broken_B = torch.full((size,), -1, device=latents_BCHW.device)
     last = len(scheduler.timesteps) - 1
     with ExitStack() as probes:
         probe = end_probe = None
@@ -89,7 +116,7 @@ def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, follow
         if any(follower.needs_end for follower in followers):
             layers = finest_down_layers(model.unet)
             end_probe = probes.enter_context(MapProbe(layers, batch.prompt_tokens_B - 1, conditional))
-        for step, timestep in enumerate(scheduler.timesteps.tolist()):
+        for step, timestep in enumerate(scheduler.timesteps[:until].tolist()):
             if end_probe:
                 end_probe.active = step == last
             input_BCHW = torch.cat([latents_BCHW] * 2) if both else latents_BCHW
@@ -106,7 +133,9 @@ def _denoise(rows: Rows, batch: Batch, steps: int, guidance_scale: float, follow
                 follower.observe(step, Step(attn_BLK, response_BCHW, end_BQ))
             noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW
             latents_BCHW = scheduler.step(noise_BCHW, timestep, latents_BCHW, return_dict=False)[0]
-    return latents_BCHW
+            bad_B = (broken_B < 0) & ~latents_BCHW.isfinite().flatten(1).all(1)
+            broken_B = broken_B.masked_fill(bad_B, step)
+    return latents_BCHW, broken_B
 
 
 def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:

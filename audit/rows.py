@@ -34,6 +34,17 @@ class Batch:
     same_as_empty_B: Tensor
     seed_B: Tensor
 
+    def one(self, row: int) -> Batch:
+        """The batch of one of its rows."""
+        at = slice(row, row + 1)
+        return Batch(
+            slice(self.rows.start + row, self.rows.start + row + 1),
+            self.hidden_BKD[at],
+            self.prompt_tokens_B[at],
+            self.same_as_empty_B[at],
+            self.seed_B[at],
+        )
+
 
 class Rows:
     """Captions x seeds, caption-major. Raises UsageError for captions or seeds that cannot be audited."""
@@ -44,6 +55,7 @@ class Rows:
         if self.batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}", do="Give a positive number, or None for the default.")
         self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
+        self.broken_at: dict[int, str] = {}  # row -> where it stopped being finite
 
     def __len__(self) -> int:
         return len(self.captions) * len(self.seeds)
@@ -105,7 +117,7 @@ class Rows:
             "seed": pa.array(np.tile(np.array(self.seeds, dtype=np.int64), len(self.captions))),
             "prompt_tokens": pa.array(self.prompt_tokens_R),
             "status": pa.array(np.where(finite, "ok", "error").tolist(), pa.string()),
-            "error": pa.array([None if ok else _names_of(broken, row) for row, ok in enumerate(finite)], pa.string()),
+            "error": pa.array([None if ok else self._why(broken, row) for row, ok in enumerate(finite)], pa.string()),
         }
         for name in columns:
             data[name] = self._column(joined.get(name), layout.field(name).type, finite)
@@ -115,6 +127,10 @@ class Rows:
             data[output] = pa.array(kept, layout.field(output).type)
         metadata = {schema.METADATA_KEY: json.dumps(context, sort_keys=True).encode()}
         return pa.table([data[name] for name in layout.names], schema=layout.with_metadata(metadata))
+
+    def _why(self, broken: dict[str, npt.NDArray[np.bool_]], row: int) -> str:
+        names = ", ".join(name for name, bad_R in broken.items() if bad_R[row])
+        return f"not finite: {self.broken_at[row]}" if row in self.broken_at else f"not finite: {names}"
 
     def context(self, detectors: Sequence[Any]) -> dict[str, Any]:
         """What the columns of these detectors depend on, as JSON can hold it."""
@@ -162,10 +178,6 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     if not listed or len(set(listed)) < len(listed) or any(not 0 <= seed < 2**63 for seed in listed):
         raise UsageError(f"seeds is {listed}", do="Give one or more different non-negative whole numbers.")
     return listed
-
-
-def _names_of(broken: dict[str, npt.NDArray[np.bool_]], row: int) -> str:
-    return "not finite: " + ", ".join(name for name, bad_R in broken.items() if bad_R[row])
 
 
 def _picture(values_Q: npt.NDArray[Any], height: int, width: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from audit.attention import AttentionProbe, LayersSeen
 from audit.detectors import screen_detectors
 from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
 from audit.errors import AuditError
+from audit.finite import first_not_finite
 from audit.model import Model
 from audit.rows import Batch, Rows
 from audit.sampling import ddim, to_epsilon
@@ -84,9 +86,24 @@ def screen(
     for batch in rows.batches():
         seen = see(batch)
         measured = [detector.measure(seen) for detector in chosen]
-        found.append({name: value.cpu().numpy() for part in measured for name, value in part.items()})
+        values = {name: value.cpu().numpy() for part in measured for name, value in part.items()}
+        found.append(values)
+        finite_B = np.all([np.isfinite(value.reshape(len(value), -1)).all(1) for value in values.values()], axis=0)
+        for row in np.flatnonzero(~finite_B).tolist():
+            _locate(rows, batch.one(row), plan)
     columns = [name for detector in chosen for name in detector.columns]
     return rows.table(columns, found, rows.context(chosen))
+
+
+def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
+    """Note where a row that is not finite stopped being so."""
+    noise_1CHW = rows.noise_SCHW[one.seed_B]
+    for forward in plan:
+        for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, "of the empty prompt, ")):
+            (what,) = first_not_finite(rows.model, noise_1CHW, forward.timestep, hidden_1KD)
+            if what:
+                rows.broken_at[one.rows.start] = f"{what}, {of}t = {forward.timestep}"
+                return
 
 
 def _plan(detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int]) -> list[Forward]:

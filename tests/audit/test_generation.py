@@ -181,11 +181,22 @@ def test_a_caption_that_turns_into_nan_is_an_error_and_has_no_image(sd1: audit.M
     table = audit.generate(sd1, ["zebra", "a dog"], steps=2, detectors=TRAJECTORY)
     handle.remove()
     assert table["status"].to_pylist() == ["error", "ok"]
-    assert table["error"][0].as_py().startswith("not finite: image")
+    assert table["error"][0].as_py() == "not finite: cross-attention layer 0, step 1 of 2 (t = 501)"
     bad = table.to_pylist()[0]
     assert all(bad[name] is None for name in ["image", *schema.features_of(table.schema)])
     ours, theirs = (np.array(Image.open(io.BytesIO(t["image"][-1].as_py())), dtype=int) for t in (table, plain))
     assert np.abs(ours - theirs).max() <= 1
+
+
+def test_a_row_that_breaks_later_names_that_step(sd1: audit.Model) -> None:
+    def poison(_unet: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if inputs[1] < 500:
+            output.sample[-1, 0, 0, 0] = torch.inf
+
+    handle = sd1.unet.register_forward_hook(poison)
+    errors = audit.generate(sd1, ["a dog", "a cat"], steps=4, output="latents")["error"].to_pylist()
+    handle.remove()
+    assert errors == [None, "not finite: output of the UNet, step 3 of 4 (t = 251)"]
 
 
 def test_the_metadata_says_what_the_rows_depend_on(sd1: audit.Model) -> None:

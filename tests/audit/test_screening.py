@@ -209,7 +209,7 @@ def test_a_row_that_is_not_finite_is_an_error_and_the_others_are_not(poisoned: a
     captions = ["a dog", "zebra", "a serene beach at sunrise"]
     table = audit.screen(poisoned, captions, detectors=EVERYTHING, batch_size=3)
     assert table["status"].to_pylist() == ["ok", "error", "ok"]
-    assert table["error"].to_pylist()[1].startswith("not finite: layer_entropy")
+    assert table["error"].to_pylist()[1] == "not finite: hidden states of the text encoder, t = 981"
     bad = table.to_pylist()[1]
     assert all(bad[name] is None for name in schema.features_of(table.schema))
     good = table.take([0, 2])
@@ -220,6 +220,24 @@ def test_a_row_that_is_not_finite_is_an_error_and_the_others_are_not(poisoned: a
         kept = table[name].combine_chunks()
         flat = kept.values if pa.types.is_list(kept.type) else kept.drop_null()
         assert np.isfinite(flat.to_numpy()).all()
+
+
+@pytest.mark.parametrize("layer", [0, 5, 15])
+def test_a_broken_layer_is_named_with_its_timestep(data: Path, layer: int) -> None:
+    model = audit.load_model(data / "tiny-sd1")
+    model.layers[layer].to_k.weight[0, 0] = torch.inf
+    (row,) = audit.screen(model, ["a dog"], detectors=["attention_profile"]).to_pylist()
+    assert row["status"] == "error"
+    assert row["error"] == f"not finite: cross-attention layer {layer}, t = 621"
+    (row,) = audit.generate(model, ["a dog"], steps=4, output="latents").to_pylist()
+    assert row["error"] == f"not finite: cross-attention layer {layer}, step 1 of 4 (t = 751)"
+
+
+def test_a_checkpoint_that_is_broken_after_its_last_layer_is_named_too(data: Path) -> None:
+    model = audit.load_model(data / "tiny-sd1")
+    model.unet.conv_out.bias[0] = torch.nan
+    (row,) = audit.screen(model, ["a dog"], detectors=["noise_magnitude"]).to_pylist()
+    assert row["error"] == "not finite: output of the UNet, t = 981"
 
 
 def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:
