@@ -53,7 +53,7 @@ def generate(
     ddim(model.scheduler_config, steps)  # a bad number of steps is an error even when there is nothing to generate
     for batch in rows.batches():
         followers = [detector(batch.prompt_tokens_B, steps) for detector in chosen]
-        latents_BCHW, broken_B = _denoise(rows, batch, steps, guidance_scale, followers)
+        latents_BCHW, broken_B = denoise(rows, batch, steps, guidance_scale, followers)
         for row in (broken_B >= 0).nonzero().flatten().tolist():
             _locate(rows, batch.one(row), steps, guidance_scale, int(broken_B[row]))
         results = [follower.result() for follower in followers]
@@ -75,7 +75,7 @@ def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
 
 def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int) -> None:
     """Note where a row whose latents are not finite from this step on stopped being so."""
-    latents_1CHW, _ = _denoise(rows, one, steps, guidance_scale, (), until=step)
+    latents_1CHW, _ = denoise(rows, one, steps, guidance_scale, (), until=step)
     timestep = int(ddim(rows.model.scheduler_config, steps).timesteps[step])
     found = "latents"
     for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, " of the empty prompt")):
@@ -86,7 +86,7 @@ def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int
     rows.broken_at[one.rows.start] = f"{found}, step {step + 1} of {steps} (t = {timestep})"
 
 
-def _denoise(
+def denoise(
     rows: Rows,
     batch: Batch,
     steps: int,

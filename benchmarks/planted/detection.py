@@ -1,8 +1,8 @@
 """How well does each detector find what planted models memorized? (`docs/evidence.md` has the figures.)
 
     python -m benchmarks.planted.detection train seed-3-frozen-shallow --work work/planted --out work/variants
-    python -m benchmarks.planted.detection see work/variants/seed-3-frozen-shallow
-    python -m benchmarks.planted.detection score work/variants/*
+    python -m benchmarks.planted.detection see work/variants/seed-3-frozen-shallow --out work/seen
+    python -m benchmarks.planted.detection score work/seen/*
 
 Every variant has other planted images and other captions. The autoencoder is that of seed 0: no detector looks at it.
 Positives are the verbatim captions that the model reproduces, by pixels; negatives the captions of label none.
@@ -10,15 +10,27 @@ Positives are the verbatim captions that the model reproduces, by pixels; negati
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 import typer
 from diffusers import AutoencoderKL
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import roc_auc_score
 
+import audit
+from audit.detectors import RUN, SCORES, SCREEN
+from audit.rates import tpr_at
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe
+from benchmarks.planted.evaluate import decoded, pictures, reproduced
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
@@ -33,6 +45,7 @@ REPORTED = {
 TRIED_ON = {"seed-6-frozen-shallow": Recipe(6, epochs=6, layers_per_block=1, frozen=True)}
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 64
 NONE, NULL = 300, 700  # captions of which whole runs are followed; those of label verbatim all are
+RUNS = ("entropy_trajectory", "noise_magnitude_mean", "trajectory_profile")
 
 
 @app.command()
@@ -48,3 +61,99 @@ def train(
     dataset.write(data, out / variant, recipe.seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
     denoiser.plant(data, vae, out / variant / "model", out / variant / "denoiser.pt", recipe)
+
+
+@app.command()
+def see(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of variants, or the demo's bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables.")],
+    seeds: Annotated[list[int], typer.Option(help="Of the screen.")] = [0],  # noqa: B006
+) -> None:
+    """Write what all detectors see of a variant: `truth`, `screen`, `null_screen`, `runs`, `null_runs`."""
+    torch.set_num_threads(1)
+    for folder in folders:
+        tables = _seen(audit.load_model(folder / "model"), folder, seeds)
+        target = out / (folder.name if folder.name != "bundle" else "seed-0")
+        target.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            pq.write_table(table, target / f"{name}.parquet", compression="zstd")
+        print(target, {name: len(table) for name, table in tables.items()}, flush=True)
+
+
+def _seen(model: audit.Model, folder: Path, seeds: list[int]) -> dict[str, pa.Table]:
+    labels = pq.read_table(folder / "labels.parquet")
+    null = (folder / "calibration.txt").read_text().splitlines()
+    of_label = {label: labels.filter(pc.field("label") == label) for label in ("verbatim", "none", "near", "ordinary")}
+    planted, unseen = (of_label[label]["caption"].to_pylist() for label in ("verbatim", "none"))
+    images = pictures(folder / "images")
+    runs = {
+        "runs": planted + _some(unseen, NONE),
+        "null_runs": _some(null, NULL),
+    }
+    tables = {
+        name: audit.generate(model, captions, [SEED], STEPS, GUIDANCE, RUNS, batch_size=BATCH)
+        for name, captions in runs.items()
+    }
+    keys = sorted(images)
+    pixels_NHWC = np.stack([images[key] for key in keys])
+    own = dict(zip(planted, of_label["verbatim"]["image_key"].to_pylist(), strict=True))
+    made = dict(zip(tables["runs"]["caption"].to_pylist(), tables["runs"]["image"].to_pylist(), strict=True))
+    hits = [reproduced(decoded(made[caption]), keys.index(own[caption]), pixels_NHWC) for caption in planted]
+    truth = {"caption": planted + unseen, "reproduced": [*hits, *[False] * len(unseen)]}
+    others = _some(of_label["near"]["caption"].to_pylist(), 100) + _some(
+        of_label["ordinary"]["caption"].to_pylist(), 300
+    )
+    return {
+        "truth": pa.table(truth | {"planted": [True] * len(planted) + [False] * len(unseen)}),
+        "screen": audit.screen(model, planted + unseen + others, seeds, tuple(SCREEN), BATCH),
+        "null_screen": audit.screen(model, null, seeds, tuple(SCREEN), BATCH),
+        "runs": tables["runs"].drop_columns(["image"]),
+        "null_runs": tables["null_runs"].drop_columns(["image"]),
+    }
+
+
+def _some(captions: list[str], count: int) -> list[str]:
+    order = np.random.default_rng(0).permutation(len(captions))
+    return [captions[i] for i in order[:count]]
+
+
+@app.command()
+def score(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `see` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="JSON of the figures.")] = None,
+) -> None:
+    """Print each detector's AUROC and its TPR at 1 % FPR on each variant."""
+    figures = {folder.name: rates(folder) for folder in folders}
+    table = Table("detector", *figures, box=None, header_style="bold")
+    for detector in SCORES:
+        table.add_row(detector, *("{auroc:.3f} {tpr:.2f}".format(**found[detector]) for found in figures.values()))
+    Console().print(table)
+    if out:
+        out.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def rates(folder: Path) -> dict[str, dict[str, float]]:
+    """Of each detector: AUROC, and the TPR at an FPR of 1 %."""
+    truth = pq.read_table(folder / "truth.parquet").to_pylist()
+    positives = {row["caption"] for row in truth if row["reproduced"]}
+    negatives = {row["caption"] for row in truth if not row["planted"]}
+    tables = {
+        name: pq.read_table(folder / f"{name}.parquet") for name in ("screen", "null_screen", "runs", "null_runs")
+    }
+    found = {}
+    for detector in SCORES:
+        null, table = ("null_runs", "runs") if detector in RUN else ("null_screen", "screen")
+        scored = audit.calibrate(tables[null], detector).score(tables[table])
+        score_of = dict(zip(scored["caption"].to_pylist(), scored["score"].to_pylist(), strict=True))
+        positive = [score_of[caption] for caption in positives]
+        negative = [score_of[caption] for caption in negatives if caption in score_of]
+        truth_N = [1] * len(positive) + [0] * len(negative)
+        found[detector] = {
+            "auroc": float(roc_auc_score(truth_N, positive + negative)),
+            "tpr": tpr_at(0.01, positive, negative),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    app()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +18,30 @@ def reproduced(generation: np.ndarray, own: int, images_NHWC: np.ndarray) -> boo
     return bool(distance_N[own] < others.min() and distance_N[own] <= 0.5 * others.min())
 
 
+def decoded(image: bytes) -> np.ndarray:
+    """Pixels of an image file, 0 to 1: [h, w, 3]."""
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), np.float32) / 255
+
+
+def pictures(folder: Path) -> dict[str, np.ndarray]:
+    """The pixels of the images in a folder of tars, by key."""
+    found = {}
+    for file in sorted(folder.glob("*.tar")):
+        with tarfile.open(file) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                assert content is not None
+                found[Path(member.name).stem] = decoded(content.read())
+    return found
+
+
 def shares(
     table: pa.Table, labels: dict[str, str], own: dict[str, int], images_NHWC: np.ndarray
 ) -> dict[str, tuple[int, int]]:
     """For each label of captions with an image of their own: (captions reproduced by a majority of seeds, captions)."""
     hits: dict[str, list[bool]] = {}
     for caption, image in zip(table["caption"].to_pylist(), table["image"].to_pylist(), strict=True):
-        pixels = np.asarray(Image.open(io.BytesIO(image)), np.float32) / 255
-        hits.setdefault(caption, []).append(reproduced(pixels, own[caption], images_NHWC))
+        hits.setdefault(caption, []).append(reproduced(decoded(image), own[caption], images_NHWC))
     counts: dict[str, tuple[int, int]] = {}
     for caption, found in hits.items():
         k, n = counts.get(labels[caption], (0, 0))

@@ -11,7 +11,7 @@ import torch
 
 import audit
 from audit.detectors.detector import Step
-from audit.generation import _denoise
+from audit.generation import denoise
 from audit.rows import Rows
 
 
@@ -78,7 +78,7 @@ def test_attention_of_every_layer_and_step_and_the_final_latent_are_those_of_the
     rows = Rows(model, [pairs[0]["caption"]], [pairs[0]["seed"]], None)
     recorder = Recorder()
     with torch.inference_mode():
-        latents_BCHW, _ = _denoise(rows, next(rows.batches()), 50, 7.5, [recorder])  # type: ignore[list-item]
+        latents_BCHW, _ = denoise(rows, next(rows.batches()), 50, 7.5, [recorder])  # type: ignore[list-item]
     np.testing.assert_allclose(torch.cat(recorder.steps).numpy(), reference["layer_mean"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(latents_BCHW[0].numpy(), reference["final_latent"], atol=5e-4, rtol=0)
 

@@ -1,0 +1,29 @@
+"""crossaudit detectors"""
+
+from __future__ import annotations
+
+import typer
+
+from pipelines.commands.options import Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(detectors)
+
+
+def detectors(verbose: Verbose = False) -> None:
+    """List the detectors: where each belongs, what it costs in UNet forwards a caption, and who published it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from audit.detectors import COMBINED, RUN, SCREEN
+
+    table = Table("detector", "in", "UNet forwards", "source", box=None, pad_edge=False, header_style="bold")
+    for name, parts in COMBINED.items():
+        table.add_row(name, "screen", f"those of {' and '.join(parts)}", "crossaudit; the default")
+    for name, screening in SCREEN.items():
+        table.add_row(name, "screen", screening.cost, screening.source)
+    for name, running in RUN.items():
+        note = "" if name in running.scores else " (a mask, no score)"
+        table.add_row(name, "generate", running.cost + note, running.source)
+    Console().print(table)
