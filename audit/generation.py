@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audit.attention import AttentionProbe, MapProbe, finest_down_layers
 from audit.detectors import run_detectors
-from audit.detectors.detector import RunDetector, Step
+from audit.detectors.detector import Follower, Step
 from audit.errors import UsageError
 from audit.finite import first_not_finite
 from audit.model import Model
@@ -91,7 +91,7 @@ def denoise(
     batch: Batch,
     steps: int,
     guidance_scale: float,
-    followers: Sequence[RunDetector],
+    followers: Sequence[Follower],
     until: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The final latents of a batch, [B, C, H, W], and since which step they are not finite (-1: they are), [B].

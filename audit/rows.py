@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from audit import schema
 from audit.errors import UsageError
 from audit.model import Model
 from audit.noise import initial_latents
-from audit.png import png
+from audit.png import map_png
 
 # Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, K text positions, D text width, n values of a column.
 
@@ -150,7 +149,7 @@ class Rows:
         if pa.types.is_binary(kind):
             _, height, width = self.model.latent_shape
             pictures = zip(values_Rn, finite, strict=True)
-            return pa.array([_picture(row, height, width) if ok else None for row, ok in pictures], kind)
+            return pa.array([map_png(row, height, width) if ok else None for row, ok in pictures], kind)
         if not pa.types.is_list(kind):
             return pa.array(values_Rn, kind, mask=~finite)
         offsets = pa.array(np.arange(len(values_Rn) + 1, dtype=np.int32) * values_Rn.shape[1])
@@ -178,9 +177,3 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     if not listed or len(set(listed)) < len(listed) or any(not 0 <= seed < 2**63 for seed in listed):
         raise UsageError(f"seeds is {listed}", do="Give one or more different non-negative whole numbers.")
     return listed
-
-
-def _picture(values_Q: npt.NDArray[Any], height: int, width: int) -> bytes:
-    """A map of values from 0 to 1, of the same shape as the latent but coarser or finer, as a grey PNG."""
-    rows = round(math.sqrt(len(values_Q) * height / width))
-    return png((values_Q * 255).round().astype(np.uint8).reshape(rows, -1))

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from audit.errors import AuditError, UsageError
-from pipelines.commands import apply, check, config, demo, detectors, export, init, mitigate, query, report, run
+from pipelines.commands import (
+    apply,
+    check,
+    config,
+    demo,
+    detectors,
+    explain,
+    export,
+    init,
+    mitigate,
+    query,
+    report,
+    run,
+)
 from pipelines.commands.options import state
 
 app = typer.Typer(
@@ -22,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (init, demo, run, mitigate, query, report, check, export, apply, detectors, config):
+for module in (init, demo, run, mitigate, query, report, check, export, apply, detectors, explain, config):
     module.register(app)
 
 

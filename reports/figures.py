@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,14 +59,19 @@ def data_uri(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _draw(x: str, y: str, paint: Any, *data: Any) -> str:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+def _draw(
+    x: str, y: str, paint: Any, *data: Any, size: tuple[float, float] = (4.6, 3.2), any_script: bool = False
+) -> str:
+    """any_script: text stays text, so that the reader's fonts draw what matplotlib's do not have."""
+    with matplotlib.rc_context(STYLE | ({"svg.fonttype": "none"} if any_script else {})), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         paint(axes, *data)
-        figure.legend(loc="outside upper left", fontsize=9, ncols=2)
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside upper left", fontsize=9, ncols=2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
@@ -118,3 +124,63 @@ def _tradeoff(axes: Any, settings: Sequence[Mapping[str, Any]]) -> None:
             axes.annotate(text, where, (5, 4), textcoords="offset points", fontsize=8.5, color=colour)
     axes.set_ylim(-0.04, 1.04)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def attention(tokens: Sequence[str], attention_PT: np.ndarray) -> str:
+    """What each token is attended to in each step, as a heat map: [tokens, steps]."""
+    return _draw(
+        "Step", "", _attention, tokens, attention_PT, size=(7.2, 0.6 + 0.26 * max(4, len(tokens))), any_script=True
+    )
+
+
+def entropies(entropy_T: np.ndarray, band_T2: np.ndarray | None, null_captions: int) -> str:
+    """The entropy of the attention in each step, beside the band of null captions if there is one."""
+    return _draw("Step", "Entropy of attention (nats)", _entropies, entropy_T, band_T2, null_captions)
+
+
+def falls(tokens: Sequence[str], fall: Sequence[float]) -> str:
+    """How much the score falls without each token, in the order given, first on top."""
+    return _draw(
+        "Fall of the score without the token",
+        "",
+        _falls,
+        tokens,
+        fall,
+        size=(4.6, 0.9 + 0.26 * len(tokens)),
+        any_script=True,
+    )
+
+
+def _attention(axes: Any, tokens: Sequence[str], attention_PT: np.ndarray) -> None:
+    # Shares run from thousandths (a word) to nearly one (BOS): the colour is that of their logarithm.
+    shares = np.log10(np.clip(attention_PT, 1e-3, 1))
+    picture = axes.imshow(shares, aspect="auto", cmap="YlGnBu", vmin=-3, vmax=0, interpolation="nearest")
+    axes.set_yticks(range(len(tokens)), [_label(token) for token in tokens], fontsize=9)
+    axes.set_xticks([0, attention_PT.shape[1] - 1], [1, attention_PT.shape[1]])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    bar = axes.figure.colorbar(picture, ax=axes, ticks=[-3, -2, -1, 0], pad=0.02)
+    bar.ax.set_yticklabels(["0.1 %", "1 %", "10 %", "100 %"], fontsize=9)
+    bar.outline.set_visible(False)
+
+
+def _entropies(axes: Any, entropy_T: np.ndarray, band_T2: np.ndarray | None, null_captions: int) -> None:
+    steps = np.arange(1, len(entropy_T) + 1)
+    if band_T2 is not None:
+        label = f"90 % of {null_captions:,} null captions"
+        axes.fill_between(steps, band_T2[:, 0], band_T2[:, 1], color=NULL, alpha=0.5, linewidth=0, label=label)
+    axes.plot(steps, entropy_T, color=LINE, linewidth=1.6, label="this caption")
+
+
+def _falls(axes: Any, tokens: Sequence[str], fall: Sequence[float]) -> None:
+    places = range(len(tokens))
+    axes.barh(places, fall, color=[LINE if value > 0 else "#b9c2c9" for value in fall], height=0.7)
+    axes.set_yticks(places, [_label(token) for token in tokens], fontsize=9)
+    axes.invert_yaxis()
+    axes.axvline(0, color=INK, linewidth=0.6)
+
+
+def _label(token: str) -> str:
+    """A token as an axis may show it: no mathematics, and nothing that the font or the SVG cannot hold."""
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in token)
+    return (shown[:24] or "\N{OPEN BOX}").replace("$", r"\$")

@@ -68,15 +68,20 @@ def render(run: str | Path) -> str:
             }
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(f"a table cannot be read: {str(error).strip()}", where=str(run)) from error
-    environment = jinja2.Environment(
+    return environment().get_template("report.html.j2").render(context)
+
+
+def environment() -> jinja2.Environment:
+    """Where every page comes from: all that is put in is escaped, and what is not given is an error."""
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(visible=visible, duration=duration, percent=percent, count=count)
-    return environment.get_template("report.html.j2").render(context)
+    found.filters.update(visible=visible, duration=duration, percent=percent, count=count)
+    return found
 
 
 def visible(text: str, most: int = MAX_CAPTION) -> str:

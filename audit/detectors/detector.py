@@ -67,7 +67,17 @@ class Step:
     end_BQ: Tensor | None = None
 
 
-class RunDetector(Protocol):
+class Follower(Protocol):
+    """What follows the denoising run of one batch, step by step, and says what it needs to see."""
+
+    needs_attention: ClassVar[bool]
+    needs_response: ClassVar[bool]
+    needs_end: ClassVar[bool]
+
+    def observe(self, step: int, seen: Step) -> None: ...
+
+
+class RunDetector(Follower, Protocol):
     """Scores from a full denoising run: one object follows one batch, by running sums, so that memory does not grow
     with the steps.
 
@@ -81,13 +91,8 @@ class RunDetector(Protocol):
     scores: ClassVar[tuple[str, ...]]
     source: ClassVar[str]
     cost: ClassVar[str]
-    needs_attention: ClassVar[bool]
-    needs_response: ClassVar[bool]
-    needs_end: ClassVar[bool]
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None: ...
-
-    def observe(self, step: int, seen: Step) -> None: ...
 
     def result(self) -> dict[str, Tensor]: ...
 

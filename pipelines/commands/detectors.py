@@ -8,7 +8,7 @@ from pipelines.commands.options import Verbose
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(detectors)
+    app.command(epilog="Example: crossaudit detectors")(detectors)
 
 
 def detectors(verbose: Verbose = False) -> None:

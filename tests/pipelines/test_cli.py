@@ -17,7 +17,20 @@ from pipelines.ledger import Ledger
 from tests.pipelines.toy import write_config
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "demo", "run", "mitigate", "query", "report", "check", "export", "apply", "config")
+COMMANDS = (
+    "init",
+    "demo",
+    "run",
+    "mitigate",
+    "query",
+    "report",
+    "check",
+    "export",
+    "apply",
+    "detectors",
+    "explain",
+    "config",
+)
 
 
 def crossaudit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -133,3 +146,22 @@ def test_what_is_no_run_exits_with_1(tmp_path: Path) -> None:
     for arguments in (("check",), ("report",), ("query",), ("mitigate",)):
         extra = ("select 1",) if arguments == ("query",) else ()
         assert crossaudit(*arguments, str(tmp_path / "nothing"), *extra).returncode == 1
+
+
+def test_detectors_are_listed_with_cost_and_source() -> None:
+    shown = crossaudit("detectors")
+    assert shown.returncode == 0
+    for words in ("profile", "noise_alignment", "bright_ending", "Webster 2023", "a mask, no score"):
+        assert words in shown.stdout
+
+
+@pytest.mark.slow
+def test_explain_writes_one_page(tmp_path: Path) -> None:
+    model, null, page = ROOT / "tests/data/tiny-sd1", tmp_path / "null.txt", tmp_path / "page.html"
+    null.write_text("a cat\n\na house\n")
+    shown = crossaudit("explain", str(model), "a red dog 🐕", "--null", str(null), "--steps", "2", "--out", str(page))
+    assert (shown.returncode, shown.stdout.strip(), shown.stderr) == (0, str(page), "")
+    assert "a red dog 🐕" in page.read_text(encoding="utf-8")
+    null.write_text("\n")
+    empty = crossaudit("explain", str(model), "a dog", "--null", str(null))
+    assert empty.returncode == 2 and "no null captions" in empty.stderr

@@ -1,0 +1,66 @@
+"""crossaudit explain"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import Verbose
+
+BAND = 64  # null captions that are run for the band: each costs a generation
+
+
+def register(app: typer.Typer) -> None:
+    example = 'Example: crossaudit explain my-model "a caption" --calibration run/calibration.json --null null.txt'
+    app.command(epilog=example)(explain)
+
+
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A diffusers folder, hub id or .safetensors file.")],
+    caption: Annotated[str, typer.Argument(metavar="CAPTION", help="The caption.")],
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="RUN/calibration.json of a run of this model, for the score.")
+    ] = None,
+    null: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"Captions never trained on, one a line: {BAND} are run beside it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the run.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Of the run.")] = 50,
+    guidance_scale: Annotated[float, typer.Option(help="Of the run.")] = 7.5,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("explanation.html"),
+    verbose: Verbose = False,
+) -> None:
+    """Explain one caption's score: what each token is attended to, how widely, where in the image, which tokens matter.
+
+    One HTML file. It says how the model sees the caption, not whether the image is a copy.
+    """
+    import audit
+    from audit.explanation import explain as look
+    from reports.explanation import render
+
+    known = None if calibration is None else audit.load_calibration(calibration)
+    explained = look(
+        audit.load_model(model, device), caption, seed, steps, guidance_scale, known, _null(null) if null else ()
+    )
+    try:
+        out.write_text(render(explained), encoding="utf-8")
+    except OSError as error:
+        raise audit.AuditError(f"cannot be written: {error.strerror}", where=str(out)) from error
+    typer.echo(str(out))
+
+
+def _null(file: Path) -> list[str]:
+    """Captions spread evenly over the file."""
+    from audit.errors import UsageError
+
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"null captions cannot be read: {error}", where=str(file)) from error
+    if not lines:
+        raise UsageError("there are no null captions", where=str(file), do="Give one caption a line.")
+    return lines[:: max(1, len(lines) // BAND)][:BAND]

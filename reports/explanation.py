@@ -1,0 +1,32 @@
+"""One caption, explained, as one HTML file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reports import figures
+from reports.html import environment, picture
+
+MOVES = 20  # tokens whose removal is shown
+
+
+def render(explained: Any) -> str:
+    """The page of an `audit.explanation.Explanation`: no script, nothing fetched, the caption escaped."""
+    moves = explained.moves[:MOVES]
+    tokens = [explained.tokens[place] for place, _ in moves]
+    drawn = {
+        "attention": figures.attention(explained.tokens, explained.attention_PT),
+        "entropies": figures.entropies(explained.entropy_T, explained.band_T2, explained.null_captions),
+        "falls": figures.falls(tokens, [fall for _, fall in moves]) if moves else None,
+    }
+    return (
+        environment()
+        .get_template("explanation.html.j2")
+        .render(
+            explained=explained,
+            image=picture(explained.image),
+            region=picture(explained.region),
+            figures={name: figures.data_uri(svg) for name, svg in drawn.items() if svg},
+            left_out=len(explained.moves) - len(moves),
+        )
+    )
