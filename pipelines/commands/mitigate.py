@@ -62,7 +62,7 @@ def _print(summary: pa.Table) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("keep", "bos_scale", "still copied", "similarity", "CLIP, ordinary", "diversity, ordinary", "s/image")
+    table = Table("keep", "bos_scale", "still copied", "similarity", "CLIP, ordinary", "s/image")
     for column in table.columns[1:]:
         column.justify = "right"
     rows = summary.to_pylist()
@@ -70,8 +70,8 @@ def _print(summary: pa.Table) -> None:
     for row in rows:
         if row["group"] == "confirmed":
             other = ordinary.get((row["keep"], row["bos_scale"]), {})
-            figures = (row["median_similarity"], other.get("clip_score"), other.get("diversity"))
+            figures = (row["median_similarity"], other.get("clip_score"))
             shown = ["" if figure is None else f"{figure:.3f}" for figure in figures]
             above = f"{row['captions_above']:,} of {row['captions']:,}"
             table.add_row(row["keep"], f"{row['bos_scale']:g}", above, *shown, f"{row['seconds_per_image']:.2f}")
-    Console(soft_wrap=True).print(table)
+    Console().print(table)
