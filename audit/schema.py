@@ -56,6 +56,7 @@ SCORES = pa.schema(
         ("image_cluster_size", INT64),
     ]
 )
+CONTROLS = pa.schema([("caption_id", STRING), ("self_control", FLOAT64)])
 MATCHES = pa.schema(
     [
         ("caption_id", STRING),
@@ -88,6 +89,7 @@ VERDICTS = pa.schema(
         ("verdict", STRING),
         ("risk", STRING),
         ("score", FLOAT64),
+        ("self_control", FLOAT64),
         ("p_unseen", FLOAT64),
         ("p_not_reproduced", FLOAT64),
         ("reproduced_k", INT64),

@@ -54,7 +54,7 @@ def screen(
     plan = _plan(chosen, model, scheduler.timesteps.tolist())
 
     def epsilon(forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        output_BCHW, attn_BLK = _run(model, forward, latents_BCHW, hidden_BKD)
+        output_BCHW, attn_BLK = run_forward(model, forward, latents_BCHW, hidden_BKD)
         if output_BCHW is None:
             return None, attn_BLK
         return to_epsilon(scheduler, output_BCHW, latents_BCHW, forward.timestep), attn_BLK
@@ -122,7 +122,7 @@ def _plan(detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence
     return [Forward(at, timesteps[at], layers.get(at, 0), at in full) for at in sorted(full | layers.keys())]
 
 
-def _run(
+def run_forward(
     model: Model, forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """The UNet's output, if the forward is a full one, and the attention of its layers, if any are recorded."""

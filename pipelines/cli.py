@@ -18,6 +18,7 @@ from pipelines.commands import (
     explain,
     export,
     init,
+    layers,
     mitigate,
     query,
     report,
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (init, demo, run, mitigate, query, report, check, export, apply, detectors, explain, config):
+for module in (init, demo, run, mitigate, query, report, check, export, apply, detectors, layers, explain, config):
     module.register(app)
 
 

@@ -77,6 +77,9 @@ class Select(_Section):
         default=1000, ge=0, description="Captions drawn at random from all, whatever their score."
     )
     seed: Seed = Field(default=0, description="The seed of that draw.")
+    self_control: bool = Field(
+        default=False, description="Score eight variants of each selected caption beside it: eight screens more each."
+    )
 
 
 class Generate(_Section):

@@ -49,7 +49,7 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
     if request.confirmed < 1 or request.ordinary < 0:
         raise UsageError("captions is at least 1 and ordinary at least 0", do="Give other numbers.")
     ledger = Ledger(absolute(uri, Path.cwd()))
-    manifest, config = _finished(ledger)
+    manifest, config = finished(ledger)
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
         config = _with_clip(config, request.clip)
@@ -63,7 +63,7 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
     return summary
 
 
-def _finished(ledger: Ledger) -> tuple[Manifest, Config]:
+def finished(ledger: Ledger) -> tuple[Manifest, Config]:
     content = ledger.read_bytes(NAME)
     if content is None:
         raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")

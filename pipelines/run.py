@@ -15,7 +15,7 @@ from pipelines.settings import check_detectors
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
     """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
-    from pipelines.stages import calibrate, confirm, embed, generate, ingest, judge, report, screen, select
+    from pipelines.stages import calibrate, confirm, control, embed, generate, ingest, judge, report, screen, select
 
     check_detectors(config)
     inputs = ingest.plan(config)
@@ -32,7 +32,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
             # Loaded first: that a folder is no model should not come out after hours of reading.
             run.workers(("model", *(config.confirm.embedders if config.images else ())))
         ingest.run(run, inputs)
-        for stage in (embed, calibrate, screen, select, generate, confirm, judge, report):
+        for stage in (embed, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
     finally:

@@ -36,13 +36,13 @@ app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
 # Of the reported ones no choice was made by; those were made on the shipped model (seed 0) and on seed 6.
 REPORTED = {
-    "seed-1": Recipe(1, epochs=6),
-    "seed-2-shallow": Recipe(2, epochs=6, layers_per_block=1),
-    "seed-3-frozen-shallow": Recipe(3, epochs=6, layers_per_block=1, frozen=True),
-    "seed-4-frozen": Recipe(4, epochs=6, frozen=True),
-    "seed-5-shallow": Recipe(5, epochs=6, layers_per_block=1),
+    "seed-1": Recipe(1, epochs=5),
+    "seed-2-shallow": Recipe(2, epochs=5, layers_per_block=1),
+    "seed-3-frozen-shallow": Recipe(3, epochs=5, layers_per_block=1, frozen=True),
+    "seed-4-frozen": Recipe(4, epochs=5, frozen=True),
+    "seed-5-shallow": Recipe(5, epochs=5, layers_per_block=1),
 }
-TRIED_ON = {"seed-6-frozen-shallow": Recipe(6, epochs=6, layers_per_block=1, frozen=True)}
+TRIED_ON = {"seed-6-frozen-shallow": Recipe(6, epochs=5, layers_per_block=1, frozen=True)}
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 64
 NONE, NULL = 300, 700  # captions of which whole runs are followed; those of label verbatim all are
 RUNS = ("entropy_trajectory", "noise_magnitude_mean", "trajectory_profile")

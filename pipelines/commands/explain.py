@@ -24,8 +24,8 @@ def explain(
         Path | None, typer.Option(metavar="FILE", help="RUN/calibration.json of a run of this model, for the score.")
     ] = None,
     null: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help=f"Captions never trained on, one a line: {BAND} are run beside it."),
+        str | None,
+        typer.Option(metavar="FILE", help=f"Captions never trained on, one a line: {BAND} of them are run beside it."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the run.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Of the run.")] = 50,
@@ -40,27 +40,16 @@ def explain(
     """
     import audit
     from audit.explanation import explain as look
+    from pipelines.reading.captions import read_null_captions, spread
     from reports.explanation import render
 
+    unseen = spread(read_null_captions(null, "caption"), BAND) if null else []
+    if null and not unseen:
+        raise audit.UsageError("there are no null captions", where=null, do="Give one caption a line.")
     known = None if calibration is None else audit.load_calibration(calibration)
-    explained = look(
-        audit.load_model(model, device), caption, seed, steps, guidance_scale, known, _null(null) if null else ()
-    )
+    explained = look(audit.load_model(model, device), caption, seed, steps, guidance_scale, known, unseen)
     try:
         out.write_text(render(explained), encoding="utf-8")
     except OSError as error:
         raise audit.AuditError(f"cannot be written: {error.strerror}", where=str(out)) from error
     typer.echo(str(out))
-
-
-def _null(file: Path) -> list[str]:
-    """Captions spread evenly over the file."""
-    from audit.errors import UsageError
-
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"null captions cannot be read: {error}", where=str(file)) from error
-    if not lines:
-        raise UsageError("there are no null captions", where=str(file), do="Give one caption a line.")
-    return lines[:: max(1, len(lines) // BAND)][:BAND]

@@ -128,6 +128,11 @@ def read_null_captions(path: str, column: str) -> list[str]:
     return list(dict.fromkeys(value for value in values if value is not None))
 
 
+def spread(captions: list[str], most: int) -> list[str]:
+    """At most so many of them, evenly over the list."""
+    return captions[:: -(-len(captions) // most)] if len(captions) > most else captions
+
+
 def _columns(schema: pa.Schema, captions: Captions, where: str) -> Columns:
     _require(captions.caption, schema, where, "captions.caption")
     kind = schema.field(captions.caption).type

@@ -28,6 +28,7 @@ def run(run: Run) -> None:
         table = judge(
             captions=captions,
             scores=scores,
+            controls=_all(ledger, "controls", schema.CONTROLS),
             generations=_without_pixels(ledger),
             matches=_all(ledger, "matches", schema.MATCHES),
             rows=rows,
@@ -78,7 +79,8 @@ def _images(ledger: Ledger) -> Images:
 
 def _failures(ledger: Ledger) -> pa.Table:
     """(caption_id, error) of what failed outside the generations."""
-    of_the_audit = pc.field("caption_id").is_valid() & (pc.field("stage") != "mitigate")
+    beside = pa.array(["mitigate", "control"])
+    of_the_audit = pc.field("caption_id").is_valid() & ~pc.field("stage").isin(beside)
     named = _all(ledger, "errors", schema.ERRORS).filter(of_the_audit)
     return named.select(["caption_id", "message"]).rename_columns(["caption_id", "error"])
 

@@ -25,6 +25,7 @@ class Case:
         self.generations: list[dict] = []
         self.matches: list[dict] = []
         self.failures: list[dict] = []
+        self.controls: list[dict] = []
         self.arguments: dict[str, Any] = {"images": Images(listed=1000), "embedder": "sscd", **arguments}
 
     def caption(
@@ -55,6 +56,7 @@ class Case:
         verdicts = judge(
             captions=pa.Table.from_pylist(self.captions, schema.CAPTIONS),
             scores=pa.Table.from_pylist(self.scores, schema.SCORES),
+            controls=pa.Table.from_pylist(self.controls, schema.CONTROLS),
             rows=pa.Table.from_pylist(self.rows, schema.ROWS),
             generations=pa.Table.from_pylist(self.generations, GENERATIONS),
             matches=pa.Table.from_pylist(self.matches, schema.MATCHES),
@@ -318,6 +320,7 @@ def test_a_million_captions_are_judged_in_memory() -> None:
     verdicts = judge(
         captions=captions,
         scores=scored,
+        controls=schema.CONTROLS.empty_table(),
         rows=rows,
         generations=pa.Table.from_pylist(case.generations, GENERATIONS),
         matches=pa.Table.from_pylist(case.matches, schema.MATCHES),
@@ -328,3 +331,13 @@ def test_a_million_captions_are_judged_in_memory() -> None:
     )
     counts = {row["values"]: row["counts"] for row in verdicts["verdict"].value_counts().to_pylist()}
     assert counts == {"verbatim": 100, "unconfirmed": 900, "clear": n - selected}
+
+
+def test_the_self_control_stands_beside_the_score_where_there_is_one() -> None:
+    case = Case()
+    for name in ("a", "b"):
+        case.caption(name)
+        case.generate(name, 0.1)
+    case.controls = [{"caption_id": "b", "self_control": 2.5}]
+    found = case.judge()
+    assert (found["a"]["self_control"], found["b"]["self_control"]) == (None, 2.5)

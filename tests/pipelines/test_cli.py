@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -165,3 +166,18 @@ def test_explain_writes_one_page(tmp_path: Path) -> None:
     null.write_text("\n")
     empty = crossaudit("explain", str(model), "a dog", "--null", str(null))
     assert empty.returncode == 2 and "no null captions" in empty.stderr
+
+
+@pytest.mark.slow
+def test_layers_of_a_model_are_shown_by_timestep(tmp_path: Path) -> None:
+    model = str(ROOT / "tests/data/tiny-sd1")
+    captions, null, out = tmp_path / "captions.txt", tmp_path / "null.txt", tmp_path / "layers.parquet"
+    captions.write_text("a red dog\na dog\n")
+    null.write_text("a cat\na house\n")
+    shown = crossaudit("layers", model, "--captions", str(captions), "--null", str(null), "--out", str(out))
+    assert shown.returncode == 0, shown.stderr
+    assert "AUROC of 2 captions against 2 null captions" in shown.stdout and "t = 981" in shown.stdout
+    assert pq.read_table(out).num_rows == 8 * 16 * 2
+    half = crossaudit("layers", model, "--captions", str(captions))
+    assert half.returncode == 2 and "Give both --captions and --null" in half.stderr
+    assert "this is no run" in crossaudit("layers", str(tmp_path)).stderr

@@ -14,9 +14,11 @@ import pytest
 import audit
 from audit.errors import AuditError
 from audit.schema import VERDICTS
+from audit.variants import content_words, self_control
 from pipelines.applying import apply
 from pipelines.ledger import Ledger
 from pipelines.reading.images import image_id
+from pipelines.stages import calibrate
 from reports.check import check
 from reports.exports import exclusions
 from tests.pipelines.toy import MEMORIZED, MODEL, NULLS, png, write_config, write_parquet
@@ -228,8 +230,15 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
 def test_without_images_what_is_selected_stays_unknown(
     dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    other = Ledger(audited(dataset, "images=null", "select.audit_sample=0", out=str(tmp_path / "blind")))
+    settings = ("images=null", "select.audit_sample=0", "select.self_control=true")
+    other = Ledger(audited(dataset, *settings, out=str(tmp_path / "blind")))
     assert [result for result in check(other.uri) if not result.ok] == []
     verdicts = other.read("verdicts")["verdict"].to_pylist()
     assert (verdicts.count("unknown"), verdicts.count("clear")) == (5, 33)
     assert not other.parts("matches") and len(other.read("evidence")) == 0
+    verdicts = other.read("verdicts").to_pylist()
+    controlled = {row["caption"]: row["self_control"] for row in verdicts if row["verdict"] != "clear"}
+    words = content_words(other.read(calibrate.NULLS)["caption"].to_pylist())
+    expected = self_control(audit.load_model(MODEL), calibrate.load(other), list(controlled), words)
+    assert list(controlled.values()) == pytest.approx(expected["self_control"].to_pylist(), abs=1e-3)
+    assert other.read("verdicts")["self_control"].null_count == 33

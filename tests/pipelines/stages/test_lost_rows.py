@@ -14,7 +14,7 @@ from audit.serving import Setting
 from pipelines.ledger import Ledger, Shard, Tables, concat
 from pipelines.reading.files import File
 from pipelines.reading.images import INDEX, image_id
-from pipelines.stages import calibrate, confirm, embed, generate, ingest, judge, mitigate, screen
+from pipelines.stages import calibrate, confirm, control, embed, generate, ingest, judge, mitigate, screen
 
 DEAD = ("worker_died", "the process ended")
 
@@ -52,6 +52,14 @@ def test_of_a_screened_caption(ledger: Ledger) -> None:
     rows = beside(schema.screen(["layer_bos"]), left["screen"], ["caption_id", "seed", "status", "error"])
     error = {"caption_id": "b", "status": "error", "error": DEAD[1]}
     assert rows.to_pylist() == [error | {"seed": 0}, error | {"seed": 1}]
+
+
+def test_of_a_controlled_caption(ledger: Ledger) -> None:
+    ledger.write(control.CONTROLLED, "00000", ledger.read(generate.PROMPTS, "discover"))
+    left = control._left(ledger, Shard("0", control.CONTROLLED, 1, 2), *DEAD)
+    assert (only(left)["stage"], only(left)["caption_id"]) == ("control", "b")
+    [row] = beside(schema.CONTROLS, left["controls"], ["caption_id", "self_control"]).to_pylist()
+    assert row == {"caption_id": "b", "self_control": None}
 
 
 def test_of_a_null_caption(ledger: Ledger) -> None:

@@ -1,0 +1,98 @@
+"""crossaudit layers"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.options import Verbose
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST = 300  # captions of either kind
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: crossaudit layers run, or: crossaudit layers my-model --captions memorized.txt --null null.txt"
+    app.command(epilog=example)(layers)
+
+
+def layers(
+    source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A finished run, or a model.")],
+    captions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Captions to look at, one a line (of a run: the confirmed ones).")
+    ] = None,
+    null: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Captions never trained on, one a line (of a run: its own).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table as Parquet, BOS attention too.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Show where attention tells captions from null captions: the AUROC of its entropy, by layer and timestep.
+
+    0.5 is blind, below 0.5 inverted. A layer chosen by this table is an oracle: no auditor knows it beforehand.
+    """
+    import audit
+    from audit.layers import layers as look
+    from pipelines.reading.captions import read_null_captions, spread
+
+    if captions is None and null is None:
+        model, own, unseen = _of_run(source)
+    elif captions is None or null is None:
+        raise audit.UsageError("captions of one kind only", do="Give both --captions and --null, or neither and a run.")
+    else:
+        model, own, unseen = source, *(read_null_captions(file, "caption") for file in (captions, null))
+    own, unseen = spread(own, MOST), spread(unseen, MOST)
+    table = look(audit.load_model(model, device), own, unseen, seed)
+    if out is not None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, out)
+    _print(table, len(own), len(unseen))
+
+
+def _of_run(run: str) -> tuple[str, list[str], list[str]]:
+    """Model, confirmed captions and null captions of a run."""
+    import pyarrow.compute as pc
+
+    from audit.errors import AuditError
+    from pipelines.ledger import Ledger
+    from pipelines.mitigate import finished
+    from pipelines.settings import absolute
+    from pipelines.stages.calibrate import NULLS
+
+    ledger = Ledger(absolute(run, Path.cwd()))
+    _, config = finished(ledger)
+    verdicts = ledger.read("verdicts", columns=["caption", "verdict"])
+    confirmed = verdicts.filter(pc.field("verdict").isin(["verbatim", "partial"]))["caption"].to_pylist()
+    if not confirmed:
+        raise AuditError("the run confirmed no caption", where=run, do="Give a model, --captions and --null.")
+    return config.model, confirmed, ledger.read(NULLS)["caption"].to_pylist()
+
+
+def _print(table: pa.Table, captions: int, null: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [row for row in table.to_pylist() if row["feature"] == "entropy"]
+    timesteps = sorted({row["timestep"] for row in rows}, reverse=True)
+    auroc = {(row["layer"], row["timestep"]): row["auroc"] for row in rows}
+    title = f"Entropy of attention: AUROC of {captions} captions against {null} null captions"
+    shown = Table(
+        "layer", *(f"t = {t}" for t in timesteps), title=title, title_justify="left", box=None, pad_edge=False
+    )
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for layer in sorted({row["layer"] for row in rows}):
+        cells = [auroc[layer, t] for t in timesteps]
+        styled = [Text(f"{cell:.2f}", "red" if cell < 0.3 else "green" if cell > 0.7 else "dim") for cell in cells]
+        shown.add_row(str(layer), *styled)
+    Console().print(shown)
