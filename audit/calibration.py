@@ -18,7 +18,7 @@ from audit.captions import caption_group
 from audit.detectors import COMBINED, RUN, SCORES, columns_of, features, two_sided
 from audit.distance import Distance, Survival
 from audit.errors import AuditError, UsageError
-from audit.schema import METADATA_KEY
+from audit.schema import METADATA_KEY, REFERENCE
 from audit.statistics import conformal_p
 
 # Shapes: N captions, F features.
@@ -57,7 +57,7 @@ class Calibration:
         _check_same(self.context, _context(table, self.detector))
         score_N, p_N = np.zeros(len(names_N)), np.ones(len(names_N))
         for part in self.parts if len(names_N) else ():
-            distance_N = part.distance(features(part.detector, columns))
+            distance_N = part.distance(_features(part.detector, columns))
             score_N = np.maximum(score_N, part.survival.minus_log(distance_N))
             p_N = np.minimum(p_N, conformal_p(part.survival.distances, distance_N))
         p_N = np.minimum(1.0, len(self.parts) * p_N)
@@ -90,7 +90,7 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
         )
     parts = []
     for name in COMBINED.get(detector, (detector,)):
-        features_NF = features(name, columns)
+        features_NF = _features(name, columns)
         one_sided = features_NF.shape[1] == 1 and not two_sided(name)
         distance = Distance.fit(features_NF[fits_N], one_sided=one_sided)
         parts.append(Part(name, distance, Survival.fit(distance(features_NF[~fits_N]))))
@@ -114,6 +114,14 @@ def load_calibration(path: str | Path) -> Calibration:
         ) from error
 
 
+def _features(detector: str, columns: dict[str, Floats]) -> Floats:
+    """The detector's features, less those of the reference model where there is one: [N, F]."""
+    own = features(detector, columns)
+    theirs = {name: columns.get(REFERENCE + name) for name in columns_of(detector)}
+    found = {name: values for name, values in theirs.items() if values is not None}
+    return own - features(detector, found) if found else own
+
+
 def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[str, Floats]]:
     """The name of the key column, the captions in order of appearance, and their columns averaged over seeds."""
     key = "caption" if "caption" in table.column_names else "caption_id"
@@ -128,6 +136,7 @@ def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[s
     encoded = good[key].combine_chunks().dictionary_encode()
     names, of_R = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
     rows_N = np.bincount(of_R, minlength=len(names))
+    wanted += [REFERENCE + name for name in wanted if REFERENCE + name in table.column_names]
     columns = {}
     for name in wanted:
         values_R = _matrix(good[name].combine_chunks())
@@ -168,6 +177,8 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
     found = json.loads(metadata)
     items = {f"weights of {name}": sha256 for name, sha256 in found["weights"].items() if name != "vae"}
     items |= {f"scheduler {name}": value for name, value in found["scheduler"].items()}
+    for name, sha256 in found.get("reference", {}).get("weights", {}).items():
+        items[f"reference model's weights of {name}"] = sha256
     items |= {"dtype": found["dtype"], "seeds": found["seeds"], "latent shape": found["latent_shape"]}
     for part in COMBINED.get(detector, (detector,)):
         name = RUN[part].name if part in RUN else part

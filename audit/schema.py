@@ -33,6 +33,10 @@ DETECTOR_COLUMNS: dict[str, pa.DataType] = {
     "region": pa.binary(),  # a grey PNG, as large as the attention
 }
 
+# The same columns of a reference model, beside those of the model.
+REFERENCE = "reference_"
+DETECTOR_COLUMNS |= {REFERENCE + name: kind for name, kind in DETECTOR_COLUMNS.items() if name != "region"}
+
 ROWS = pa.schema(
     [
         ("caption_id", STRING),

@@ -16,6 +16,7 @@ from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
 from audit.errors import AuditError
 from audit.finite import first_not_finite
 from audit.model import Model
+from audit.reference import beside
 from audit.rows import Batch, Rows
 from audit.sampling import ddim, to_epsilon
 
@@ -42,9 +43,12 @@ def screen(
     seeds: Sequence[int] = (0,),
     detectors: Sequence[str] = ("profile",),
     batch_size: int | None = None,
+    reference: Model | None = None,
 ) -> pa.Table:
     """Score captions from pure noise: one row per caption and seed, caption-major, as `audit.schema.scored`.
 
+    reference: a model that cannot have memorized the captions; its columns stand beside those of the model, and a
+    calibration measures what the two differ in (`audit.reference`).
     All detectors come out of one pass. A row whose values are not finite has status "error". What a calibration depends
     on is JSON in the schema's metadata under `crossaudit`. Raises AuditError for an unknown detector or unfit captions.
     """
@@ -92,7 +96,8 @@ def screen(
         for row in np.flatnonzero(~finite_B).tolist():
             _locate(rows, batch.one(row), plan)
     columns = [name for detector in chosen for name in detector.columns]
-    return rows.table(columns, found, rows.context(chosen))
+    table = rows.table(columns, found, rows.context(chosen))
+    return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))
 
 
 def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:

@@ -52,6 +52,7 @@ def self_control(
     captions: Sequence[str],
     words: Sequence[str],
     batch_size: int | None = None,
+    reference: Model | None = None,
 ) -> pa.Table:
     """How much more a caption scores than its variants do: one row a caption, `caption`, `self_control`.
 
@@ -61,7 +62,7 @@ def self_control(
     of_caption = {caption: variants(caption, words) for caption in dict.fromkeys(captions)}
     texts = list(dict.fromkeys(text for caption, others in of_caption.items() for text in (caption, *others)))
     seeds = calibration.context["seeds"]
-    scored = calibration.score(screen(model, texts, seeds, (calibration.detector,), batch_size))
+    scored = calibration.score(screen(model, texts, seeds, (calibration.detector,), batch_size, reference))
     score_of = dict(zip(scored["caption"].to_pylist(), scored["score"].to_pylist(), strict=True))
     values = []
     for caption, others in of_caption.items():

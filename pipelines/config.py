@@ -142,6 +142,9 @@ class Config(_Section):
     model_config = ConfigDict(json_schema_extra=_short_forms)
 
     model: str = Field(description="A diffusers folder with safetensors weights, one .safetensors file, or a hub id.")
+    reference_model: str | None = Field(
+        default=None, description="A model that cannot have memorized these captions: scores are what differs from it."
+    )
     captions: Captions
     images: Images | None = None
     calibration: NullCaptions
@@ -159,6 +162,10 @@ class Config(_Section):
             if getattr(self.confirm, name) is None:
                 raise ValueError(f"confirm.embedders names {name}, but there is no confirm.{name}: {{weights: ...}}")
         return self
+
+    def scoring(self) -> tuple[str, ...]:
+        """What workers load to score captions."""
+        return ("model",) if self.reference_model is None else ("model", "reference_model")
 
     def fresh_seeds(self) -> list[int]:
         """Seeds that neither screen nor generate has used."""

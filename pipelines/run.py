@@ -30,7 +30,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         run.manifest.write()
         if not manifest.finished:
             # Loaded first: that a folder is no model should not come out after hours of reading.
-            run.workers(("model", *(config.confirm.embedders if config.images else ())))
+            run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
         ingest.run(run, inputs)
         for stage in (embed, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)

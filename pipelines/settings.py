@@ -50,9 +50,10 @@ def absolute(value: str, base: Path) -> str:
     return value if "://" in value else os.path.normpath(base / Path(value).expanduser())
 
 
+_MODELS = (("model",), ("reference_model",))
 # Where audit.yaml holds paths.
 _PATHS = (
-    ("model",),
+    *_MODELS,
     ("captions",),
     ("captions", "path"),
     ("images",),
@@ -72,7 +73,7 @@ def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
         if at in _PATHS and isinstance(node, str):
             path = absolute(node, base)
             # `organisation/name` that is no folder here is a model of the hub.
-            return node if at == ("model",) and is_hub_id(node) and not os.path.exists(path) else path
+            return node if at in _MODELS and is_hub_id(node) and not os.path.exists(path) else path
         if at in _PATHS and isinstance(node, list):
             return [absolute(item, base) if isinstance(item, str) else item for item in node]
         return node

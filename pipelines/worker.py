@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +30,21 @@ class Worker:
         self.cache: dict[Any, Any] = {}
 
     def prepare(self, needs: tuple[str, ...]) -> dict[str, dict[str, str]]:
-        """Loads "model" or embedders by name; returns the sha256 of their weights, by model."""
-        return {
-            name: dict(self.model.weights_sha256 if name == "model" else self.embedder(name).sha256) for name in needs
-        }
+        """Loads "model", "reference_model" or embedders by name; returns the sha256 of their weights, by name."""
+        return {name: dict(self._loaded(name)) for name in needs}
+
+    def _loaded(self, name: str) -> Mapping[str, str]:
+        if name == "reference_model":
+            assert self.reference is not None
+            return self.reference.weights_sha256
+        return self.model.weights_sha256 if name == "model" else self.embedder(name).sha256
 
     def context(self) -> bytes:
         """What the columns of `screen` depend on, as the metadata of its schema."""
         import audit
 
         screen = self.config.screen
-        table = audit.screen(self.model, [], seeds=screen.seeds, detectors=screen.detectors)
+        table = audit.screen(self.model, [], screen.seeds, screen.detectors, reference=self.reference)
         return table.schema.serialize().to_pybytes()
 
     def run(self, step: Step, shard: Shard) -> dict[str, int]:
@@ -56,12 +61,21 @@ class Worker:
 
     @cached_property
     def model(self) -> Model:
+        return self._load(self.config.model)
+
+    @cached_property
+    def reference(self) -> Model | None:
+        """The model whose scores are taken off, if there is one."""
+        path = self.config.reference_model
+        return None if path is None else self._load(path)
+
+    def _load(self, path: str) -> Model:
         self._one_torch()
         import torch
 
         import audit
 
-        return audit.load_model(self.config.model, device=self.device, dtype=torch.float32)
+        return audit.load_model(path, device=self.device, dtype=torch.float32)
 
     def embedder(self, name: str) -> Embedder:
         if name not in self._embedders:

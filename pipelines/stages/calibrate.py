@@ -42,7 +42,7 @@ def run(run: Run) -> None:
         _enough(config, rows)
         if config.calibration.screen is None:
             left = partial(_left, seeds=config.screen.seeds)
-            step = Step("calibrate", "null_screen", "captions", run.ledger, _screen, left, ("model",))
+            step = Step("calibrate", "null_screen", "captions", run.ledger, _screen, left, config.scoring())
             run.execute(step, slices("", NULLS, rows, config.engine.shard_rows))
         elif not run.ledger.parts("null_screen"):
             _take_precomputed(run)
@@ -147,7 +147,7 @@ def _take_precomputed(run: Run) -> None:
         except pa.ArrowException as error:
             raise AuditError(f"cannot be read: {error}", where=path, do="Leave calibration.screen out.") from error
     detector = run.config.screen.detectors[0]
-    context = pa.ipc.read_schema(pa.py_buffer(run.workers(("model",)).each("context")[0]))
+    context = pa.ipc.read_schema(pa.py_buffer(run.workers(run.config.scoring()).each("context")[0]))
     try:
         audit.calibrate(table, detector).score(context.empty_table())
     except UsageError:

@@ -25,7 +25,7 @@ def run(run: Run) -> None:
     with run.manifest.stage("control") as stage:
         captions = select.selected(run.ledger)
         run.ledger.write(CONTROLLED, "00000", captions)
-        step = Step("control", "controls", "captions", run.ledger, _control, _left, ("model",))
+        step = Step("control", "controls", "captions", run.ledger, _control, _left, run.config.scoring())
         shards = slices("", CONTROLLED, len(captions), run.config.engine.shard_rows)
         run.execute(step, shards)
         stage |= {"rows_in": len(captions), "rows_out": run.manifest.refresh("controls")}
@@ -40,7 +40,7 @@ def _control(worker: Worker, shard: Shard) -> Tables:
     calibration, words = worker.cache[CONTROLLED]
     captions = worker.ledger.slice(CONTROLLED, "00000", shard.start, shard.stop)
     texts = captions["caption"].to_pylist()
-    found = self_control(worker.model, calibration, texts, words, worker.config.screen.batch_size)
+    found = self_control(worker.model, calibration, texts, words, worker.config.screen.batch_size, worker.reference)
     table = pa.table([captions["caption_id"], found["self_control"]], schema=schema.CONTROLS)
     return {"controls": table, "errors": errors_table([])}
 

@@ -24,7 +24,7 @@ def run(run: Run) -> None:
         for name in run.ledger.parts("captions"):
             shards += slices(name, name, run.ledger.rows("captions", name), run.config.engine.shard_rows)
         left = partial(_left, seeds=run.config.screen.seeds)
-        run.execute(Step("screen", "screen", "captions", run.ledger, _screen, left, ("model",)), shards)
+        run.execute(Step("screen", "screen", "captions", run.ledger, _screen, left, run.config.scoring()), shards)
         stage |= {"rows_in": sum(map(len, shards)), "rows_out": run.manifest.refresh("screen")}
 
 
@@ -34,7 +34,12 @@ def screen_texts(worker: Worker, captions: pa.Table, stage: str) -> tuple[pa.Tab
 
     config = worker.config.screen
     found = audit.screen(
-        worker.model, captions["caption"].to_pylist(), config.seeds, config.detectors, config.batch_size
+        worker.model,
+        captions["caption"].to_pylist(),
+        config.seeds,
+        config.detectors,
+        config.batch_size,
+        worker.reference,
     )
     ids = captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(config.seeds))))
     layout = schema.screen(schema.features_of(found.schema)).with_metadata(found.schema.metadata)

@@ -242,3 +242,16 @@ def test_without_images_what_is_selected_stays_unknown(
     expected = self_control(audit.load_model(MODEL), calibrate.load(other), list(controlled), words)
     assert list(controlled.values()) == pytest.approx(expected["self_control"].to_pylist(), abs=1e-3)
     assert other.read("verdicts")["self_control"].null_count == 33
+
+
+def test_a_reference_model_is_screened_beside_the_model_and_written_down(
+    dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    settings = ("images=null", "select.audit_sample=0", f"reference_model={MODEL}", "calibration.screen=null")
+    other = Ledger(audited(dataset, *settings, out=str(tmp_path / "beside")))
+    assert [result for result in check(other.uri) if not result.ok] == []
+    screen = other.read("screen")
+    assert screen["layer_entropy"].equals(screen["reference_layer_entropy"])
+    weights = manifest(other)["models"]
+    assert weights["reference_model"] == weights["model"]
+    assert any("reference" in item for item in calibrate.load(other).context)

@@ -1,0 +1,45 @@
+"""A reference model: what it makes of the same captions is taken off, feature by feature.
+
+A model that cannot have memorized the captions in question (an earlier checkpoint, the base of a fine-tune) shows what
+style, length and language do to a score; what is left is what the audited model has learned since.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.errors import AuditError
+
+
+def beside(table: pa.Table, reference: pa.Table) -> pa.Table:
+    """The screen of a model with the columns of a reference model's screen of the same rows beside its own.
+
+    Calibrations measure distances in the difference of the features. A row that failed in either has status "error".
+    Raises AuditError where the two are not screens of the same captions, seeds and noise.
+    """
+    ours, theirs = (json.loads((t.schema.metadata or {})[schema.METADATA_KEY]) for t in (table, reference))
+    for item in ("latent_shape", "seeds", "detectors"):
+        if ours[item] != theirs[item]:
+            what = f"{item.replace('_', ' ')} is {theirs[item]} in the reference model, {ours[item]} in the model"
+            raise AuditError(what, do="Give a reference model of the same shape, such as an earlier checkpoint.")
+    if not all(table[key].equals(reference[key]) for key in ("caption", "seed")):
+        raise AuditError("the reference model screened other captions or seeds", do="Screen the same with both.")
+    own = schema.features_of(table.schema)
+    layout = schema.scored([*own, *(schema.REFERENCE + name for name in own)])
+    sound = np.logical_and(*(np.asarray(pc.equal(t["status"], "ok")) for t in (table, reference)))
+    why = pc.binary_join_element_wise("reference model", reference["error"], ": ")  # null where that is
+    columns = {name: table[name] for name in ("caption", "seed", "prompt_tokens")}
+    for name in own:
+        nothing = pa.scalar(None, table.schema.field(name).type)
+        columns[name] = pc.if_else(sound, table[name], nothing)
+        columns[schema.REFERENCE + name] = pc.if_else(sound, reference[name], nothing)
+    columns["status"] = pa.array(np.where(sound, "ok", "error").tolist(), pa.string())
+    columns["error"] = pc.coalesce(table["error"], why)
+    context = ours | {"reference": {"weights": theirs["weights"], "scheduler": theirs["scheduler"]}}
+    metadata = {schema.METADATA_KEY: json.dumps(context, sort_keys=True).encode()}
+    return pa.table([columns[name] for name in layout.names], schema=layout.with_metadata(metadata))
