@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.captions import caption_group
-from audit.detectors import COMBINED, RUN, SCORES, columns_of, features, two_sided
-from audit.distance import Distance, Survival
+from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, features
+from audit.distance import Agreement, Distance, Survival, distance_of_json, fit_distance
 from audit.errors import AuditError, UsageError
 from audit.schema import METADATA_KEY, REFERENCE
 from audit.statistics import conformal_p
@@ -33,7 +33,7 @@ class Part:
     """One detector, calibrated: a distance fitted on one half of the null captions, its survival on the other half."""
 
     detector: str
-    distance: Distance
+    distance: Distance | Agreement
     survival: Survival
 
 
@@ -79,6 +79,10 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
     if detector not in SCORES:
         raise UsageError(f"no detector {detector!r} gives a score", do=f"Those that do: {', '.join(SCORES)}.")
     context = _context(null_table, detector)
+    if distance_kind(COMBINED.get(detector, (detector,))[0]) == "agreement" and len(context["seeds"]) < 2:
+        raise AuditError(
+            f"{detector} compares seeds, and there is one", do="Screen with two seeds or more, better four."
+        )
     key, names_N, columns = _captions_of(null_table, detector)
     fits_N = np.array([_in_fitting_half(group) for group in _groups(null_table, key, names_N)], dtype=bool)
     smaller = min(int(fits_N.sum()), int((~fits_N).sum()))
@@ -91,8 +95,7 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
     parts = []
     for name in COMBINED.get(detector, (detector,)):
         features_NF = _features(name, columns)
-        one_sided = features_NF.shape[1] == 1 and not two_sided(name)
-        distance = Distance.fit(features_NF[fits_N], one_sided=one_sided)
+        distance = fit_distance(distance_kind(name), features_NF[fits_N])
         parts.append(Part(name, distance, Survival.fit(distance(features_NF[~fits_N]))))
     return Calibration(detector, context, tuple(parts))
 
@@ -104,7 +107,7 @@ def load_calibration(path: str | Path) -> Calibration:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
         parts = tuple(
-            Part(part["detector"], Distance.of_json(part["distance"]), Survival.of_json(part["survival"]))
+            Part(part["detector"], distance_of_json(part["distance"]), Survival.of_json(part["survival"]))
             for part in content["parts"]
         )
         return Calibration(content["detector"], content["context"], parts)

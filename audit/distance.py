@@ -56,6 +56,35 @@ class Distance:
 
 
 @dataclass(frozen=True, eq=False)
+class Agreement:
+    """How long the mean over seeds of unit vectors is, once the mean of the null captions is taken off."""
+
+    centre: Floats
+
+    @classmethod
+    def fit(cls, null_MF: Floats) -> Agreement:
+        return cls(null_MF.mean(axis=0))
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> Agreement:
+        return cls(np.array(content["centre"]))
+
+    def __call__(self, features_NF: Floats) -> Floats:
+        """[N, F] -> [N]; larger is more alike from seed to seed."""
+        return np.asarray(np.linalg.norm(features_NF - self.centre, axis=1), dtype=np.float64)
+
+
+def fit_distance(kind: str, null_MF: Floats) -> Distance | Agreement:
+    """The distance of that kind (`audit.detectors.detector.DistanceKind`) from null captions."""
+    return Agreement.fit(null_MF) if kind == "agreement" else Distance.fit(null_MF, one_sided=kind == "larger")
+
+
+def distance_of_json(content: dict[str, Any]) -> Distance | Agreement:
+    """What a saved calibration holds."""
+    return Agreement.of_json(content) if "centre" in content else Distance.of_json(content)
+
+
+@dataclass(frozen=True, eq=False)
 class Survival:
     """How rare a distance is among null captions: the empirical survival, with a generalised Pareto tail.
 

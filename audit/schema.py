@@ -26,6 +26,7 @@ DETECTOR_COLUMNS: dict[str, pa.DataType] = {
     "noise_response": pa.list_(FLOAT64),
     "noise_alignment": FLOAT64,
     "one_step_error": FLOAT64,
+    "direction": pa.list_(pa.float32()),
     "early_entropy": pa.list_(FLOAT64),
     "early_bos": pa.list_(FLOAT64),
     "late_entropy": pa.list_(FLOAT64),

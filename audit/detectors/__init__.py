@@ -16,9 +16,10 @@ from audit.detectors import (
     noise_profile,
     one_step_error,
     profile,
+    seed_agreement,
 )
 from audit.detectors.bright_ending import BrightEnding
-from audit.detectors.detector import Columns, RunDetector, ScreenDetector
+from audit.detectors.detector import Columns, DistanceKind, RunDetector, ScreenDetector
 from audit.detectors.entropy_trajectory import EntropyTrajectory
 from audit.detectors.noise_magnitude_mean import NoiseMagnitudeMean
 from audit.detectors.trajectory_profile import TrajectoryProfile
@@ -32,6 +33,7 @@ SCREEN: dict[str, ScreenDetector] = {
     "noise_alignment": noise_alignment.DETECTOR,
     "one_step_error": one_step_error.DETECTOR,
     "attention_profile_early": attention_profile_early.DETECTOR,
+    "seed_agreement": seed_agreement.DETECTOR,
 }
 RUN: dict[str, type[RunDetector]] = {
     "entropy_trajectory": EntropyTrajectory,
@@ -56,9 +58,11 @@ def columns_of(name: str) -> tuple[str, ...]:
     return (name,) if name in detector.columns else detector.columns
 
 
-def two_sided(name: str) -> bool:
-    """Whether small values of an (uncombined) score of one feature are as suspicious as large ones."""
-    return name in SCREEN and SCREEN[name].two_sided
+def distance_kind(name: str) -> DistanceKind:
+    """How a calibration of this (uncombined) score measures distances."""
+    if name in SCREEN:
+        return SCREEN[name].distance
+    return "larger" if name in RUN[name].columns else "either"
 
 
 def screen_detectors(names: Iterable[str]) -> list[ScreenDetector]:

@@ -46,4 +46,5 @@ DETECTOR = ScreenDetector(
     source="crossaudit",
     cost="1",
     attention={POSITION: ALL_LAYERS},
+    distance="either",
 )

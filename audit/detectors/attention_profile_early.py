@@ -35,4 +35,5 @@ DETECTOR = ScreenDetector(
     source="crossaudit",
     cost="1, up to the 4th cross-attention layer",
     attention={POSITION: LAYERS},
+    distance="either",
 )

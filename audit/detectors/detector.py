@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from torch import Tensor
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
 ALL_LAYERS = None
+# "larger": of one feature, large values are suspicious; "either": any way from the null captions; "agreement": how long
+# the mean over seeds of directions is.
+DistanceKind = Literal["larger", "either", "agreement"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class ScreenDetector:
 
     attention: position in the 50-step schedule -> how many layers to see (ALL_LAYERS: all). response: the positions
     at which `eps(c) - eps(null)` is needed. measure: what is seen -> column name -> [B] or [B, n]. features: columns
-    averaged over seeds -> [N, F], what a calibration measures distances in (one column: larger is more suspicious,
-    unless `two_sided`). source: the paper. cost: in forwards of the UNet a caption.
+    averaged over seeds -> [N, F], what a calibration measures distances in; distance: how (`audit.distance`). source:
+    the paper. cost: in forwards of the UNet a caption.
     """
 
     name: str
@@ -51,7 +54,7 @@ class ScreenDetector:
     cost: str
     attention: Mapping[int, int | None] = field(default_factory=dict)
     response: tuple[int, ...] = ()
-    two_sided: bool = False
+    distance: DistanceKind = "larger"
 
 
 @dataclass(frozen=True)

@@ -30,5 +30,5 @@ DETECTOR = ScreenDetector(
     source="Asthana and Belagiannis, ICLR 2026",
     cost="1, 1 without caption once a seed",
     response=(POSITION,),
-    two_sided=True,
+    distance="either",
 )

@@ -30,4 +30,5 @@ DETECTOR = ScreenDetector(
     source="crossaudit",
     cost="8 (one of them is that of attention_profile), 8 without caption once a seed",
     response=POSITIONS,
+    distance="either",
 )

@@ -31,5 +31,5 @@ DETECTOR = ScreenDetector(
     source="Webster 2023, arXiv 2305.08694",
     cost="none beside noise_magnitude",
     response=(0,),
-    two_sided=True,
+    distance="either",
 )

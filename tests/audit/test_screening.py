@@ -26,6 +26,7 @@ EVERYTHING = (
     "noise_alignment",
     "one_step_error",
     "attention_profile_early",
+    "seed_agreement",
 )
 CAPTIONS = ["a dog", "", "a serene beach at sunrise, 35mm", "🐕 صورة", "word " * 100]
 POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)
@@ -51,7 +52,8 @@ def test_one_row_a_caption_and_seed_caption_major(sd1: audit.Model) -> None:
     assert table["caption"].to_pylist() == ["b", "b", "a", "a", "b", "b"]
     assert table["seed"].to_pylist() == [7, 3] * 3
     assert table["prompt_tokens"].to_pylist()[0] == sd1.encode(["b"])[1][0]
-    columns = ["layer_entropy", "layer_bos", "noise_response", *EVERYTHING[1:-1], "early_entropy", "early_bos"]
+    columns = ["layer_entropy", "layer_bos", "noise_response", *EVERYTHING[1:-2]]
+    columns += ["early_entropy", "early_bos", "direction"]
     assert table.schema.equals(schema.scored(columns))
     assert table["status"].to_pylist() == ["ok"] * 6 and table["error"].null_count == 6
     assert np.array(table["layer_bos"].to_pylist()).shape == (6, 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import audit
+from audit.distance import Agreement
 from audit.noise import initial_latent
 from tests.audit.explicit import Explicit
 
@@ -83,6 +85,39 @@ def test_the_early_profile_is_the_beginning_of_the_profile(sd1: audit.Model) -> 
     assert row["early_entropy"] == row["layer_entropy"][:4] and row["early_bos"] == row["layer_bos"][:4]
     alone = audit.screen(sd1, [CAPTION], detectors=["attention_profile_early"]).to_pylist()[0]
     np.testing.assert_allclose(alone["early_entropy"], row["early_entropy"], atol=2e-5, rtol=0)
+
+
+def test_seed_agreement_is_the_mean_cosine_of_the_directions_of_the_seeds(
+    model: audit.Model, exact: StableDiffusionPipeline
+) -> None:
+    directions = []
+    for seed in (1, 4, 6):
+        _, null, conditional = epsilons(model, exact, 981, seed)
+        directions.append((conditional - null).flatten() / (conditional - null).norm())
+    cosines = [float(directions[i] @ directions[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    columns = np.array(audit.screen(model, [CAPTION], [1, 4, 6], ["seed_agreement"])["direction"].to_pylist())
+    length = Agreement(np.zeros(columns.shape[1]))(columns.mean(0, keepdims=True))[0]
+    assert (9 * length**2 - 3) / 6 == pytest.approx(np.mean(cosines), abs=1e-5)
+
+
+def test_what_null_captions_share_is_taken_off() -> None:
+    shared, null = np.array([3.0, 0.0]), np.array([[3.0, 0.5], [3.0, -0.5]])
+    found = Agreement.fit(null)(np.array([shared, shared + [0.0, 2.0]]))
+    np.testing.assert_allclose(found, [0.0, 2.0])
+
+
+def test_one_seed_agrees_with_nothing(sd1: audit.Model) -> None:
+    table = audit.screen(sd1, [f"a dog {n}" for n in range(9)], [0], ["seed_agreement"])
+    with pytest.raises(audit.errors.AuditError, match="compares seeds, and there is one"):
+        audit.calibrate(table, "seed_agreement")
+
+
+def test_a_calibration_of_agreement_is_read_back(sd1: audit.Model, tmp_path: Path) -> None:
+    table = audit.screen(sd1, [f"{a} {b}" for a in "abcdefghij" for b in "klmnopqrst"], [0, 1], ["seed_agreement"])
+    calibration = audit.calibrate(table, "seed_agreement")
+    calibration.save(tmp_path / "calibration.json")
+    read = audit.load_calibration(tmp_path / "calibration.json")
+    assert read.score(table).equals(calibration.score(table))
 
 
 def run_in_float64(exact: StableDiffusionPipeline, steps: int) -> tuple[list[Explicit], int]:
