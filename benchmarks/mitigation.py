@@ -6,46 +6,19 @@ python -m benchmarks.mitigation [--model FOLDER] [--device cuda]
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
 import audit
 from audit.training import NULL_EVERY
+from benchmarks.paired import PAIRS, ratio
 from pipelines.demo.demo import bundle
 
-PAIRS = 20
 PROMPTS = ["a tidy flat picture of a headphone on a white background for a wall", "pouch, noto"] * 2
-
-
-def ratio(
-    plain: Callable[[], Any], other: Callable[[], Any], device: str, pairs: int = PAIRS
-) -> tuple[float, float, float]:
-    """Median, and quartiles, of other's time over plain's; each pair runs in turn, in an order that alternates."""
-
-    def timed(run: Callable[[], Any]) -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    for run in (plain, other):
-        run()
-    ratios = []
-    for pair in range(pairs):
-        first, second = (plain, other) if pair % 2 else (other, plain)
-        times = {run: timed(run) for run in (first, second)}
-        ratios.append(times[other] / times[plain])
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return float(middle), float(low), float(high)
 
 
 def main(
@@ -68,8 +41,7 @@ def main(
                 with audit.mitigated(pipeline, bos_scale=1.25, keep=keep):
                     pipeline(prompts, num_inference_steps=steps, output_type="latent")
 
-            middle, low, high = ratio(plain, mitigated, device)
-            print(f"generation, keep={keep}, {name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
+            print(f"generation, keep={keep}, {name}: {ratio(plain, mitigated, device)}", flush=True)
 
     channels, height, width = loaded.latent_shape
     noisy = torch.randn(batch_size, channels, height, width, device=device)
@@ -93,8 +65,9 @@ def main(
     for name, given, round_of in (("the paper's rule", None, 1), ("null captions", lambda _: null, NULL_EVERY)):
         watched = copy.deepcopy(unet)
         guard = audit.TrainingGuard(watched, max_quantile=0.99, null=given)
-        middle, low, high = ratio(stepping(unet, None), stepping(watched, guard), device, PAIRS if round_of == 1 else 5)
-        print(f"training step, guard by {name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
+        pairs = PAIRS if round_of == 1 else 5
+        found = ratio(stepping(unet, None), stepping(watched, guard), device, pairs)
+        print(f"training step, guard by {name}: {found}", flush=True)
         guard.close()
 
 

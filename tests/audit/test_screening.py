@@ -28,7 +28,7 @@ EVERYTHING = (
     "attention_profile_early",
     "seed_agreement",
 )
-CAPTIONS = ["a dog", "", "a serene beach at sunrise, 35mm", "🐕 صورة", "word " * 100]
+CAPTIONS = ["a dog", "", "a serene beach at sunrise, 35mm", "🐕 صورة", "word " * 75, "word " * 200]
 POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)
 
 
@@ -268,3 +268,25 @@ def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:
 def test_wrong_use_is_an_error_that_says_what(sd1: audit.Model, call: dict[str, Any], message: str) -> None:
     with pytest.raises(AuditError, match=message):
         audit.screen(sd1, **({"captions": ["a dog"]} | call))
+
+
+@pytest.mark.parametrize("name", ["tiny-sd1", "tiny-sd2"])
+def test_bfloat16_is_within_a_stated_bound_of_float32(data: Path, name: str) -> None:
+    """Absolute bounds: nats, probabilities, logarithms; and two per cent of a norm or of an error."""
+    exact, narrow = (
+        audit.screen(audit.load_model(data / name, dtype=dtype), CAPTIONS[::2], [0, 1], EVERYTHING)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert narrow["status"].to_pylist() == ["ok"] * 6
+    for column, absolute, relative in (
+        ("layer_entropy", 0.1, 0),
+        ("entropy_single_step", 0.1, 0),
+        ("layer_bos", 0.01, 0),
+        ("noise_response", 0.03, 0),
+        ("noise_alignment", 0.01, 0),
+        ("noise_magnitude", 0, 0.02),
+        ("one_step_error", 0, 0.02),
+    ):
+        found, expected = (np.array(table[column].to_pylist()) for table in (narrow, exact))
+        np.testing.assert_allclose(found, expected, atol=absolute, rtol=relative, err_msg=column)
+    assert json.loads(narrow.schema.metadata[b"crossaudit"])["dtype"] == "bfloat16"
