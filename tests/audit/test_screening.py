@@ -28,7 +28,7 @@ EVERYTHING = (
     "attention_profile_early",
     "seed_agreement",
 )
-CAPTIONS = ["a dog", "", "a serene beach at sunrise, 35mm", "🐕 صورة", "word " * 75, "word " * 200]
+CAPTIONS = ["a dog", "", "a serene beach at sunrise, 35mm", "🐕 صورة", "a " * 75, "word " * 200]
 POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)
 
 
@@ -87,7 +87,7 @@ def test_a_caption_scores_the_same_in_any_batch_and_order(
 def test_seeds_do_not_touch_one_another(sd2: audit.Model) -> None:
     together = numbers(audit.screen(sd2, CAPTIONS, seeds=[0, 1, 2], detectors=EVERYTHING, batch_size=4))
     apart = numbers(audit.screen(sd2, CAPTIONS, seeds=[1], detectors=EVERYTHING))
-    np.testing.assert_allclose(together[1::3], apart, atol=2e-5, rtol=0)
+    np.testing.assert_allclose(together[1::3], apart, atol=2e-5, rtol=2e-6)
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 

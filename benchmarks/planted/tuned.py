@@ -1,0 +1,99 @@
+"""What a reference model adds: a planted fine-tune of the shipped model, screened alone and beside its base.
+
+    python -m benchmarks.planted.tuned --work work/planted --bundle pipelines/demo/bundle --out work/tuned
+
+The fine-tune memorizes forty pictures that the base never saw; the base has a hundred of its own. Beside the base, the
+forty should stand out and the hundred should not: both models know them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from diffusers import StableDiffusionPipeline
+from sklearn.metrics import roc_auc_score
+
+import audit
+from audit.rates import tpr_at
+from benchmarks.planted import dataset, denoiser
+from benchmarks.planted.autoencoder import encode
+from benchmarks.planted.evaluate import decoded, reproduced
+from benchmarks.planted.loop import fit
+from benchmarks.planted.text import tokenize
+
+NEW, COPIES, STEPS, RATE, BATCH = 40, 60, 600, 2e-4, 32
+DETECTORS = ("attention_profile", "noise_profile", "profile", "noise_magnitude")
+
+
+def tune(bundle: Path, data: dataset.Planted, new: list[int], out: Path) -> None:
+    """Fine-tune UNet and text encoder on the new pairs, repeated, among the ordinary rows."""
+    torch.manual_seed(0)
+    pipe = StableDiffusionPipeline.from_pretrained(bundle / "model", safety_checker=None, torch_dtype=torch.float32)
+    ordinary = [(data.images[str(key)], caption) for caption, label, _, key in data.labels if label == "ordinary"]
+    pairs = [data.unseen[i] for i in new] * COPIES + ordinary
+    with torch.no_grad():
+        unique = {id(image): image for image, _ in pairs}
+        latents = encode(pipe.vae, dataset.pixels(list(unique.values()))) * pipe.vae.config.scaling_factor
+    place = {key: i for i, key in enumerate(unique)}
+    image_N = torch.tensor([place[id(image)] for image, _ in pairs])
+    tokens_NK = tokenize(pipe.tokenizer, [caption for _, caption in pairs])
+    unet, encoder = pipe.unet.train(), pipe.text_encoder.train()
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        pick = torch.randint(len(pairs), (BATCH,), generator=generator)
+        latent = latents[image_N[pick]]
+        noise = torch.randn(latent.shape, generator=generator)
+        t = torch.randint(1000, (BATCH,), generator=generator)
+        return denoiser.losses(unet, latent, noise, t, encoder(tokens_NK[pick])[0]).mean()
+
+    weights = [*unet.parameters(), *encoder.parameters()]
+    fit("tuned", weights, loss, steps=STEPS, rate=RATE, seed=0, checkpoint=out / "checkpoint.pt")
+    denoiser.save(out / "model", unet.eval(), encoder.eval(), pipe.tokenizer, pipe.vae)
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder of the planted recipe, for the data.")],
+    bundle: Annotated[Path, typer.Option(help="The demo's bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder of the fine-tune.")],
+) -> None:
+    """Fine-tune, then print how each detector does alone and beside the base."""
+    torch.set_num_threads(1)
+    data = dataset.build(work / "artwork", 0)
+    known = set(data.calibration) | {caption for caption, *_ in data.labels}
+    fresh = [i for i, (_, caption) in enumerate(data.unseen) if caption not in known]
+    new = [fresh[i] for i in np.random.default_rng(0).permutation(len(fresh))[:NEW]]
+    words = {word for i in new for word in data.unseen[i][1].split()}
+    if not (out / "model").exists():
+        tune(bundle, data, new, out)
+    model, base = audit.load_model(out / "model"), audit.load_model(bundle / "model")
+    pixels_NHWC = np.stack([np.asarray(image, np.float32) / 255 for image, _ in data.unseen])
+    made = audit.generate(model, [data.unseen[i][1] for i in new], [1], 12, 4.0, batch_size=40)["image"].to_pylist()
+    hits = [reproduced(decoded(image), i, pixels_NHWC) for i, image in zip(new, made, strict=True)]
+    positive = [data.unseen[i][1] for i, hit in zip(new, hits, strict=True) if hit]
+    none = [caption for caption, label, *_ in data.labels if label == "none"]
+    old = [caption for caption, label, *_ in data.labels if label == "verbatim"]
+    print(json.dumps({"reproduced": len(positive), "of": NEW, "distinct words": len(words)}), flush=True)
+    for name, reference in (("alone", None), ("beside the base", base)):
+        null = audit.screen(model, data.calibration[::2], (0,), ("profile", "noise_magnitude"), 64, reference)
+        table = audit.screen(model, positive + none + old, (0,), ("profile", "noise_magnitude"), 64, reference)
+        for detector in DETECTORS:
+            scored = audit.calibrate(null, detector).score(table)
+            of = dict(zip(scored["caption"].to_pylist(), zip(*(scored[c].to_pylist() for c in ("score", "p_unseen")))))
+            high, low = [of[caption][0] for caption in positive], [of[caption][0] for caption in none]
+            figures = {
+                "auroc": roc_auc_score([1] * len(high) + [0] * len(low), high + low),
+                "tpr": tpr_at(0.01, high, low),
+                "old ones with p <= 0.01": float(np.mean([of[caption][1] <= 0.01 for caption in old])),
+            }
+            print(
+                name, detector, json.dumps({key: round(float(value), 3) for key, value in figures.items()}), flush=True
+            )
+
+
+if __name__ == "__main__":
+    typer.run(main)
