@@ -8,7 +8,7 @@ forty should stand out and the hundred should not: both models know them.
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +67,7 @@ def main(
     known = set(data.calibration) | {caption for caption, *_ in data.labels}
     fresh = [i for i, (_, caption) in enumerate(data.unseen) if caption not in known]
     new = [fresh[i] for i in np.random.default_rng(0).permutation(len(fresh))[:NEW]]
-    words = {word for i in new for word in data.unseen[i][1].split()}
+    unseen = _of_other_things(data.calibration, [data.unseen[i][1] for i in new])
     if not (out / "model").exists():
         tune(bundle, data, new, out)
     model, base = audit.load_model(out / "model"), audit.load_model(bundle / "model")
@@ -75,24 +75,32 @@ def main(
     made = audit.generate(model, [data.unseen[i][1] for i in new], [1], 12, 4.0, batch_size=40)["image"].to_pylist()
     hits = [reproduced(decoded(image), i, pixels_NHWC) for i, image in zip(new, made, strict=True)]
     positive = [data.unseen[i][1] for i, hit in zip(new, hits, strict=True) if hit]
-    none = [caption for caption, label, *_ in data.labels if label == "none"]
+    none = _of_other_things([c for c, label, *_ in data.labels if label == "none"], [data.unseen[i][1] for i in new])
     old = [caption for caption, label, *_ in data.labels if label == "verbatim"]
-    print(json.dumps({"reproduced": len(positive), "of": NEW, "distinct words": len(words)}), flush=True)
+    print({"reproduced": len(positive), "of": NEW, "null": len(unseen), "none": len(none), "old": len(old)}, flush=True)
     for name, reference in (("alone", None), ("beside the base", base)):
-        null = audit.screen(model, data.calibration[::2], (0,), ("profile", "noise_magnitude"), 64, reference)
+        null = audit.screen(model, unseen, (0,), ("profile", "noise_magnitude"), 64, reference)
         table = audit.screen(model, positive + none + old, (0,), ("profile", "noise_magnitude"), 64, reference)
         for detector in DETECTORS:
             scored = audit.calibrate(null, detector).score(table)
-            of = dict(zip(scored["caption"].to_pylist(), zip(*(scored[c].to_pylist() for c in ("score", "p_unseen")))))
-            high, low = [of[caption][0] for caption in positive], [of[caption][0] for caption in none]
+            of = {row["caption"]: row for row in scored.to_pylist()}
+            high, low = ([of[caption]["score"] for caption in kind] for kind in (positive, none))
             figures = {
                 "auroc": roc_auc_score([1] * len(high) + [0] * len(low), high + low),
                 "tpr": tpr_at(0.01, high, low),
-                "old ones with p <= 0.01": float(np.mean([of[caption][1] <= 0.01 for caption in old])),
+                "old ones with p <= 0.01": np.mean([of[caption]["p_unseen"] <= 0.01 for caption in old]),
             }
             print(
                 name, detector, json.dumps({key: round(float(value), 3) for key, value in figures.items()}), flush=True
             )
+
+
+def _of_other_things(captions: list[str], new: list[str]) -> list[str]:
+    """Those that share no rare word with the new ones: a caption of the same thing is no negative."""
+    split = [set(caption.casefold().split()) for caption in captions]
+    counts = Counter(word for words in split for word in words)
+    things = {word for caption in new for word in caption.casefold().split() if counts[word] < 0.02 * len(captions)}
+    return [caption for caption, words in zip(captions, split, strict=True) if not words & things]
 
 
 if __name__ == "__main__":
