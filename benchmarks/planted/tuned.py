@@ -90,9 +90,7 @@ def main(
                 "tpr": tpr_at(0.01, high, low),
                 "old ones with p <= 0.01": np.mean([of[caption]["p_unseen"] <= 0.01 for caption in old]),
             }
-            print(
-                name, detector, json.dumps({key: round(float(value), 3) for key, value in figures.items()}), flush=True
-            )
+            print(name, detector, {key: round(float(value), 3) for key, value in figures.items()}, flush=True)
 
 
 def _of_other_things(captions: list[str], new: list[str]) -> list[str]:
