@@ -2,6 +2,7 @@
 
     python examples/train_with_guard.py --model runwayml/stable-diffusion-v1-5 --data my-images --out my-model
 
+`--null` names captions that are not trained on, one a line: samples are then held against those.
 `--data` is an image folder as `datasets` knows it: images and a metadata.jsonl with `file_name` and `text`.
 """
 
@@ -25,6 +26,7 @@ parser.add_argument("--out", required=True, type=Path)
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--batch-size", type=int, default=4)
 parser.add_argument("--learning-rate", type=float, default=1e-5)
+parser.add_argument("--null", type=Path, help="captions that are not trained on, one a line")
 parser.add_argument("--max-quantile", type=float, default=0.99)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
@@ -51,17 +53,30 @@ to_pixels = v2.Compose(
 )
 examples = [json.loads(line) for line in (args.data / "metadata.jsonl").read_text().splitlines()]
 
-guard = audit.TrainingGuard(unet, max_quantile=args.max_quantile, log=args.out / "guard")  # the first line
+
+def encode(captions: list[str]) -> torch.Tensor:
+    tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return text_encoder(tokens.to(device))[0]
+
+
+null_captions = args.null.read_text().splitlines() if args.null else []
+
+
+def null(count: int) -> torch.Tensor:
+    return encode([null_captions[i] for i in torch.randint(len(null_captions), (count,))])
+
+
+guard = audit.TrainingGuard(  # the first line
+    unet, max_quantile=args.max_quantile, null=null if null_captions else None, log=args.out / "guard"
+)
 
 for step in range(args.steps):
     batch = [examples[i] for i in torch.randint(len(examples), (args.batch_size,))]
     pixels = torch.stack([to_pixels(Image.open(args.data / row["file_name"]).convert("RGB")) for row in batch])
-    tokens = pipeline.tokenizer(
-        [row["text"] for row in batch], padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
     with torch.no_grad():
         latents = vae.encode(pixels.to(device)).latent_dist.sample() * vae.config.scaling_factor
-        hidden = text_encoder(tokens.to(device))[0]
+    hidden = encode([row["text"] for row in batch])
     noise = torch.randn_like(latents)
     timesteps = torch.randint(noise_scheduler.config.num_train_timesteps, (len(batch),), device=device)
     noisy = noise_scheduler.add_noise(latents, noise, timesteps)

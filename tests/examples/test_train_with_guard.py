@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_two_lines_in_an_ordinary_training_loop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("null", [False, True])
+def test_two_lines_in_an_ordinary_training_loop(tmp_path: Path, null: bool) -> None:
     data = tmp_path / "data"
     data.mkdir()
     lines = []
@@ -28,6 +29,9 @@ def test_two_lines_in_an_ordinary_training_loop(tmp_path: Path) -> None:
     (data / "metadata.jsonl").write_text("\n".join(lines))
     command = [sys.executable, ROOT / "examples/train_with_guard.py", "--model", ROOT / "tests/data/tiny-sd1"]
     command += ["--data", data, "--out", tmp_path / "out", "--steps", "3", "--batch-size", "2"]
+    if null:
+        (tmp_path / "null.txt").write_text("a yellow circle\na black line\n")
+        command += ["--null", tmp_path / "null.txt"]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     )
