@@ -34,29 +34,30 @@ from benchmarks.planted.evaluate import decoded, pictures, reproduced
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
-# Of the reported ones no choice was made by; those were made on the shipped model (seed 0) and on seed 6.
-REPORTED = {
+# No choice was made by these; those that were made were made on the shipped model, of seed 0.
+VARIANTS = {
     "seed-1": Recipe(1, epochs=5),
     "seed-2-shallow": Recipe(2, epochs=5, layers_per_block=1),
     "seed-3-frozen-shallow": Recipe(3, epochs=5, layers_per_block=1, frozen=True),
     "seed-4-frozen": Recipe(4, epochs=5, frozen=True),
     "seed-5-shallow": Recipe(5, epochs=5, layers_per_block=1),
 }
-TRIED_ON = {"seed-6-frozen-shallow": Recipe(6, epochs=5, layers_per_block=1, frozen=True)}
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 64
 NONE, NULL = 300, 700  # captions of which whole runs are followed; those of label verbatim all are
+FOUR = (0, 1, 2, 3)
+ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 RUNS = ("entropy_trajectory", "noise_magnitude_mean", "trajectory_profile")
 
 
 @app.command()
 def train(
-    variant: Annotated[str, typer.Argument(help=", ".join([*REPORTED, *TRIED_ON]))],
+    variant: Annotated[str, typer.Argument(help=", ".join(VARIANTS))],
     work: Annotated[Path, typer.Option(help="Folder of the planted recipe: artwork and autoencoder.")],
     out: Annotated[Path, typer.Option(help="Folder of the variants.")],
 ) -> None:
     """Train one variant, and write its data beside it."""
     torch.set_num_threads(1)
-    recipe = (REPORTED | TRIED_ON)[variant]
+    recipe = VARIANTS[variant]
     data = dataset.build(work / "artwork", recipe.seed)
     dataset.write(data, out / variant, recipe.seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
@@ -69,7 +70,7 @@ def see(
     out: Annotated[Path, typer.Option(help="Folder of the tables.")],
     seeds: Annotated[list[int], typer.Option(help="Of the screen.")] = [0],  # noqa: B006
 ) -> None:
-    """Write what all detectors see of a variant: `truth`, `screen`, `null_screen`, `runs`, `null_runs`."""
+    """Write what all detectors see of a variant: `truth`; `screen`, `runs` and `seeds`, and those of null captions."""
     torch.set_num_threads(1)
     for folder in folders:
         tables = _seen(audit.load_model(folder / "model"), folder, seeds)
@@ -105,8 +106,10 @@ def _seen(model: audit.Model, folder: Path, seeds: list[int]) -> dict[str, pa.Ta
     )
     return {
         "truth": pa.table(truth | {"planted": [True] * len(planted) + [False] * len(unseen)}),
-        "screen": audit.screen(model, planted + unseen + others, seeds, tuple(SCREEN), BATCH),
-        "null_screen": audit.screen(model, null, seeds, tuple(SCREEN), BATCH),
+        "screen": audit.screen(model, planted + unseen + others, seeds, ONE_SEED, BATCH),
+        "null_screen": audit.screen(model, null, seeds, ONE_SEED, BATCH),
+        "seeds": audit.screen(model, runs["runs"], FOUR, ("seed_agreement",), BATCH),
+        "null_seeds": audit.screen(model, runs["null_runs"], FOUR, ("seed_agreement",), BATCH),
         "runs": tables["runs"].drop_columns(["image"]),
         "null_runs": tables["null_runs"].drop_columns(["image"]),
     }
@@ -125,11 +128,14 @@ def score(
     """Print each detector's AUROC and its TPR at 1 % FPR on each variant."""
     figures = {folder.name: rates(folder) for folder in folders}
     table = Table("detector", *figures, box=None, header_style="bold")
-    for detector in SCORES:
+    for detector in [*SCORES, ORACLE]:
         table.add_row(detector, *("{auroc:.3f} {tpr:.2f}".format(**found[detector]) for found in figures.values()))
     Console().print(table)
     if out:
         out.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+ORACLE = "the best single layer, chosen afterwards"
 
 
 def rates(folder: Path) -> dict[str, dict[str, float]]:
@@ -137,22 +143,31 @@ def rates(folder: Path) -> dict[str, dict[str, float]]:
     truth = pq.read_table(folder / "truth.parquet").to_pylist()
     positives = {row["caption"] for row in truth if row["reproduced"]}
     negatives = {row["caption"] for row in truth if not row["planted"]}
-    tables = {
-        name: pq.read_table(folder / f"{name}.parquet") for name in ("screen", "null_screen", "runs", "null_runs")
-    }
+    kinds = ("screen", "runs", "seeds")
+    tables = {name: pq.read_table(folder / f"{name}.parquet") for kind in kinds for name in (kind, f"null_{kind}")}
     found = {}
     for detector in SCORES:
-        null, table = ("null_runs", "runs") if detector in RUN else ("null_screen", "screen")
-        scored = audit.calibrate(tables[null], detector).score(tables[table])
+        table = "runs" if detector in RUN else "seeds" if detector == "seed_agreement" else "screen"
+        scored = audit.calibrate(tables[f"null_{table}"], detector).score(tables[table])
         score_of = dict(zip(scored["caption"].to_pylist(), scored["score"].to_pylist(), strict=True))
         positive = [score_of[caption] for caption in positives]
         negative = [score_of[caption] for caption in negatives if caption in score_of]
-        truth_N = [1] * len(positive) + [0] * len(negative)
-        found[detector] = {
-            "auroc": float(roc_auc_score(truth_N, positive + negative)),
-            "tpr": tpr_at(0.01, positive, negative),
-        }
+        found[detector] = _figures(positive, negative)
+    rows = {row["caption"]: row for row in tables["screen"].to_pylist()}
+    own, none = ([rows[caption] for caption in captions if caption in rows] for captions in (positives, negatives))
+    singles = [
+        _figures(*([sign * row[feature][layer] for row in kind] for kind in (own, none)))
+        for feature in ("layer_entropy", "layer_bos")
+        for layer in range(len(own[0]["layer_entropy"]))
+        for sign in (1, -1)
+    ]
+    found[ORACLE] = {name: max(single[name] for single in singles) for name in ("auroc", "tpr")}
     return found
+
+
+def _figures(positive: list[float], negative: list[float]) -> dict[str, float]:
+    truth = [1] * len(positive) + [0] * len(negative)
+    return {"auroc": float(roc_auc_score(truth, positive + negative)), "tpr": tpr_at(0.01, positive, negative)}
 
 
 if __name__ == "__main__":
