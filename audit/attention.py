@@ -18,7 +18,6 @@ from torch.utils.hooks import RemovableHandle
 
 # Shapes: B rows, L layers, H heads, Q image queries, K text positions, D width of a head (HD: of all heads).
 
-
 STRIDDEN = 64  # image queries: fewer are all read
 
 
@@ -82,6 +81,11 @@ class Probe:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def forget(self) -> None:
+        """What a forward that did not end has left."""
+        self._projected.clear()
+        self._seen.clear()
 
     def _watch(self, layer: Attention, name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -191,6 +191,7 @@ class TrainingGuard:
     def _before(self, unet: nn.Module, _inputs: Any) -> None:
         # Gradient checkpointing runs layers again during backward, when nobody must look.
         self._probe.active = unet.training
+        self._probe.forget()
 
     @torch.no_grad()
     def _after(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:

@@ -181,6 +181,17 @@ def test_what_is_no_unet_is_refused_by_name(unet: UNet2DConditionModel) -> None:
         audit.TrainingGuard(torch.compile(unet, backend="eager"), max_entropy=1)  # type: ignore[arg-type]
 
 
+def test_a_forward_that_failed_leaves_nothing_behind(unet: UNet2DConditionModel) -> None:
+    batch = inputs(unet)
+    guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch))
+    truth = weights_of(guard, unet, batch)
+    handle = unet.mid_block.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        unet(*batch)
+    handle.remove()
+    assert torch.equal(weights_of(guard, unet, batch), truth)
+
+
 class Null:
     """Hidden states of null captions: one text, varied a little; and how often they were asked for."""
 
