@@ -194,6 +194,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
     arrow["verdicts"] = judge(
         captions=arrow["captions"],
         scores=arrow["scores"],
+        controls=schema.CONTROLS.empty_table(),
         rows=arrow["rows"],
         generations=arrow["generations"],
         matches=matches,
