@@ -24,17 +24,16 @@ STRIDDEN = 64  # image queries: fewer are all read
 def cross_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
     """The cross-attention layers in order of execution: down blocks, mid block, up blocks."""
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    modules = (module for block in blocks if block is not None for module in block.modules())
-    return [module for module in modules if isinstance(module, Attention) and module.is_cross_attention]
+    return [layer for block in blocks if block is not None for layer in _cross_attention_of(block)]
 
 
 def finest_down_layers(unet: UNet2DConditionModel) -> list[Attention]:
     """The cross-attention layers of the first down block that has any: those of the highest resolution."""
-    for block in unet.down_blocks:
-        layers = [module for module in block.modules() if isinstance(module, Attention) and module.is_cross_attention]
-        if layers:
-            return layers
-    return []
+    return next(filter(None, map(_cross_attention_of, unet.down_blocks)), [])
+
+
+def _cross_attention_of(block: nn.Module) -> list[Attention]:
+    return [module for module in block.modules() if isinstance(module, Attention) and module.is_cross_attention]
 
 
 def attention(layer: Attention, query_BQHD: Tensor, key_BKHD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a forward stops being finite: a broken checkpoint, or too narrow a dtype."""
+"""Where a row stops being finite: a broken checkpoint, or too narrow a dtype."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ from torch import Tensor
 
 from audit.attention import AttentionProbe
 from audit.model import Model
+from audit.rows import Batch, Rows
 
-# Shapes: B rows, L layers, K text positions, D text width, C, H and W of the latent.
+# Shapes: L layers, K text positions, D text width, C, H and W of the latent.
+
+
+def first_not_finite(rows: Rows, one: Batch, latents_1CHW: Tensor, timestep: int) -> str | None:
+    """What is the first to be NaN or infinite in this forward of a row, or of the empty prompt; None if nothing is."""
+    for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, " of the empty prompt")):
+        what = _first(rows.model, latents_1CHW, timestep, hidden_1KD)
+        if what:
+            return what + of
+    return None
 
 
 @torch.inference_mode()
-def first_not_finite(model: Model, latents_BCHW: Tensor, timestep: int, hidden_BKD: Tensor) -> list[str | None]:
-    """For each row, what is the first in this forward to be NaN or infinite; None if nothing is. Runs it again."""
+def _first(model: Model, latents_1CHW: Tensor, timestep: int, hidden_1KD: Tensor) -> str | None:
     with AttentionProbe(model.layers) as probe:
-        output_BCHW = model.unet(latents_BCHW, timestep, encoder_hidden_states=hidden_BKD).sample
-        attn_BLK = probe.take()
-    checks = [("hidden states of the text encoder", hidden_BKD.isfinite().flatten(1).all(1))]
-    finite_BL = attn_BLK.isfinite().all(2)
-    checks += [(f"cross-attention layer {layer}", finite_B) for layer, finite_B in enumerate(finite_BL.T)]
-    checks.append(("output of the UNet", output_BCHW.isfinite().flatten(1).all(1)))
-    return [next((name for name, finite_B in checks if not finite_B[row]), None) for row in range(len(hidden_BKD))]
+        output_1CHW = model.unet(latents_1CHW, timestep, encoder_hidden_states=hidden_1KD).sample
+        (attn_LK,) = probe.take()
+    checks = [("hidden states of the text encoder", hidden_1KD)]
+    checks += [(f"cross-attention layer {layer}", attn_K) for layer, attn_K in enumerate(attn_LK)]
+    checks.append(("output of the UNet", output_1CHW))
+    return next((name for name, values in checks if not values.isfinite().all()), None)

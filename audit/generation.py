@@ -77,12 +77,7 @@ def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int
     """Note where a row whose latents are not finite from this step on stopped being so."""
     latents_1CHW, _ = denoise(rows, one, steps, guidance_scale, (), until=step)
     timestep = int(ddim(rows.model.scheduler_config, steps).timesteps[step])
-    found = "latents"
-    for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, " of the empty prompt")):
-        (what,) = first_not_finite(rows.model, latents_1CHW, timestep, hidden_1KD)
-        if what:
-            found = what + of
-            break
+    found = first_not_finite(rows, one, latents_1CHW, timestep) or "latents"
     rows.broken_at[one.rows.start] = f"{found}, step {step + 1} of {steps} (t = {timestep})"
 
 

@@ -104,11 +104,10 @@ def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
     """Note where a row that is not finite stopped being so."""
     noise_1CHW = rows.noise_SCHW[one.seed_B]
     for forward in plan:
-        for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, "of the empty prompt, ")):
-            (what,) = first_not_finite(rows.model, noise_1CHW, forward.timestep, hidden_1KD)
-            if what:
-                rows.broken_at[one.rows.start] = f"{what}, {of}t = {forward.timestep}"
-                return
+        what = first_not_finite(rows, one, noise_1CHW, forward.timestep)
+        if what:
+            rows.broken_at[one.rows.start] = f"{what}, t = {forward.timestep}"
+            return
 
 
 def _plan(detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int]) -> list[Forward]:

@@ -31,10 +31,15 @@ def profile(entropy_NL: Tensor, bos_NL: Tensor) -> Tensor:
     return torch.cat([torch.logit(bos_NL), (entropy_NL - coin_NL) / (1 - bos_NL)], dim=1)
 
 
+def profile_of(columns: Columns, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    """`profile` of the columns of that name, entropy and BOS attention: [N, 2 L]."""
+    entropy_NL, bos_NL = (torch.tensor(columns[name]) for name in names)
+    return np.asarray(profile(entropy_NL, bos_NL), dtype=np.float64)
+
+
 def features(columns: Columns) -> npt.NDArray[np.float64]:
-    """`profile` of the columns: [N, 2 L]."""
-    tensors = (torch.tensor(columns[name]) for name in DETECTOR.columns)
-    return np.asarray(profile(*tensors), dtype=np.float64)
+    """[N, 2 L]."""
+    return profile_of(columns, DETECTOR.columns)
 
 
 DETECTOR = ScreenDetector(

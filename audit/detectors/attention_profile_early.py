@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from audit.detectors.attention_profile import POSITION, profile
+from audit.detectors.attention_profile import POSITION, profile_of
 from audit.detectors.detector import Columns, ScreenDetector, Seen
 from audit.entropy import entropy
 
@@ -22,8 +21,7 @@ def measure(seen: Seen) -> dict[str, Tensor]:
 
 def features(columns: Columns) -> npt.NDArray[np.float64]:
     """As those of `attention_profile`: [N, 8]."""
-    tensors = (torch.tensor(columns[name]) for name in DETECTOR.columns)
-    return np.asarray(profile(*tensors), dtype=np.float64)
+    return profile_of(columns, DETECTOR.columns)
 
 
 DETECTOR = ScreenDetector(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from audit.detectors.attention_profile import profile
+from audit.detectors.attention_profile import profile_of
 from audit.detectors.detector import Columns, Step
 from audit.entropy import entropy
 
@@ -47,5 +47,4 @@ class TrajectoryProfile:
     @staticmethod
     def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
         """As those of `attention_profile`: [N, 2 L]."""
-        tensors = (torch.tensor(columns[column]) for column in TrajectoryProfile.columns)
-        return np.asarray(profile(*tensors), dtype=np.float64)
+        return profile_of(columns, TrajectoryProfile.columns)

@@ -139,10 +139,7 @@ def train(
         if augment:
             tokens_BK = augment(tokens_BK, duplicated_N[pick], tokenizer.eos_token_id, generator)
         tokens_BK = torch.where(dropped[:, None], tokens_TK[number[""]], tokens_BK)
-        latent = latents_NCHW[image_N[pick]]
-        noise = torch.randn(latent.shape, generator=generator)
-        t = torch.randint(1000, (BATCH,), generator=generator)
-        loss_B = losses(unet, latent, noise, t, encoder(tokens_BK)[0])
+        loss_B = drawn_losses(unet, latents_NCHW[image_N[pick]], encoder(tokens_BK)[0], generator)
         return (guarding.weights(pick.tolist()) * loss_B if guarding else loss_B).mean()
 
     fit(
@@ -172,6 +169,15 @@ def losses(
     velocity = alpha.sqrt() * noise_BCHW - (1 - alpha).sqrt() * latent_BCHW
     predicted: torch.Tensor = unet(noisy, timestep_B, hidden_BKD).sample
     return (predicted - velocity).square().mean((1, 2, 3))
+
+
+def drawn_losses(
+    unet: UNet2DConditionModel, latent_BCHW: torch.Tensor, hidden_BKD: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """The losses of a training step, noise and timesteps drawn: [B]."""
+    noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator)
+    timestep_B = torch.randint(1000, (len(latent_BCHW),), generator=generator)
+    return losses(unet, latent_BCHW, noise_BCHW, timestep_B, hidden_BKD)
 
 
 def save(

@@ -46,10 +46,8 @@ def tune(bundle: Path, data: dataset.Planted, new: list[int], out: Path) -> None
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = torch.randint(len(pairs), (BATCH,), generator=generator)
-        latent = latents[image_N[pick]]
-        noise = torch.randn(latent.shape, generator=generator)
-        t = torch.randint(1000, (BATCH,), generator=generator)
-        return denoiser.losses(unet, latent, noise, t, encoder(tokens_NK[pick])[0]).mean()
+        hidden = encoder(tokens_NK[pick])[0]
+        return denoiser.drawn_losses(unet, latents[image_N[pick]], hidden, generator).mean()
 
     weights = [*unet.parameters(), *encoder.parameters()]
     fit("tuned", weights, loss, steps=STEPS, rate=RATE, seed=0, checkpoint=out / "checkpoint.pt")
