@@ -17,6 +17,8 @@ from pipelines.commands import (
     detectors,
     explain,
     export,
+    fetch,
+    index,
     init,
     layers,
     mitigate,
@@ -36,7 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (init, demo, run, mitigate, query, report, check, export, apply, detectors, layers, explain, config):
+for module in (
+    *(init, demo, fetch, index, run, mitigate, query, report, check),
+    *(export, apply, detectors, layers, explain, config),
+):
     module.register(app)
 
 

@@ -43,11 +43,16 @@ class Captions(_Section):
 
 
 class Images(_Section):
-    path: str | list[str] = Field(description="WebDataset tars or Parquet files with image bytes.")
+    path: str | list[str] = Field(
+        description="WebDataset tars, Parquet files with image bytes, or image files: paths, folders or globs."
+    )
     column: str = Field(default="image", description="The column of the image bytes in Parquet files.")
     pair: Literal["stem_key", "key", "none"] = Field(
         default="stem_key",
         description="How a caption finds its own image: by file stem and key, by key alone, or not at all.",
+    )
+    crop: Literal["none", "centre"] = Field(
+        default="none", description="How training cropped them: not at all, or to the largest square in the middle."
     )
 
     _short = model_validator(mode="before")(_paths)
@@ -90,10 +95,28 @@ class Generate(_Section):
     detectors: list[str] = Field(default=[], description="Trajectory detectors to record, such as entropy_trajectory.")
 
 
-class Embedder(_Section):
-    weights: str = Field(description="The embedder's weights: a file for sscd, a folder for clip.")
+class _Embedder(_Section):
     verbatim: float | None = Field(default=None, description="A floor under the threshold of `verbatim`.")
     region: float | None = Field(default=None, description="A floor under the threshold of `partial`.")
+
+
+class Sscd(_Embedder):
+    weights: str = Field(
+        default="sscd_disc_mixup",
+        description="sscd_disc_mixup or sscd_disc_large, from the cache (`crossaudit fetch`), or a file: "
+        ".torchvision.pt, .torchscript.pt, or .safetensors of a small descriptor.",
+    )
+    resize: Literal["square_320", "short_288"] = Field(
+        default="square_320", description="How SSCD sees an image: skewed to a square, or its short side 288 pixels."
+    )
+    torchscript: bool = Field(default=False, description="Whether a .torchscript.pt file, a program, may be run.")
+
+
+class Clip(_Embedder):
+    weights: str = Field(description="An open_clip folder, architecture/tag, or with `model` a file of weights.")
+    model: str | None = Field(
+        default=None, description="The open_clip architecture, or architecture/tag, of a file of weights."
+    )
 
 
 class Confirm(_Section):
@@ -104,8 +127,8 @@ class Confirm(_Section):
     null_captions: int = Field(default=200, gt=0, description="How many null captions set the threshold.")
     null_rate: Rate = Field(default=0.01, description="The rate of null captions allowed beyond the threshold.")
     max_unreadable: float = Field(default=0.01, ge=0, le=1, description="Beyond this share no match means `unknown`.")
-    sscd: Embedder | None = None
-    clip: Embedder | None = None
+    sscd: Sscd = Sscd()
+    clip: Clip | None = None
 
     @model_validator(mode="after")
     def _null_captions_reach_the_rate(self) -> Confirm:
@@ -113,6 +136,13 @@ class Confirm(_Section):
         if self.null_captions < need:
             raise ValueError(f"null_rate {self.null_rate} needs null_captions of at least {need}")
         return self
+
+
+class Index(_Section):
+    path: str | None = Field(
+        default=None,
+        description="Take the vectors of the images from there: what `crossaudit index` made, or an earlier run.",
+    )
 
 
 class Engine(_Section):
@@ -152,6 +182,7 @@ class Config(_Section):
     select: Select = Select()
     generate: Generate = Generate()
     confirm: Confirm = Confirm()
+    index: Index = Index()
     engine: Engine = Engine()
     report: Report = Report()
     out: str = Field(default="run", description="The run: a folder or any URI that pyarrow opens.")
@@ -172,5 +203,5 @@ class Config(_Section):
         first = max(*self.screen.seeds, *self.generate.seeds) + 1
         return list(range(first, first + self.confirm.fresh_seeds))
 
-    def embedder(self, name: str) -> Embedder:
+    def embedder(self, name: str) -> Sscd | Clip:
         return getattr(self.confirm, name)

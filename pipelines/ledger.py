@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import posixpath
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from audit import schema
 from pipelines.reading.files import open_filesystem
 
 Tables = dict[str, pa.Table]
+_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,21 @@ class Ledger:
 
     def write(self, table: str, name: str, content: pa.Table) -> None:
         """One part, under a temporary name and then renamed."""
+        with self._sink(table, name) as sink:
+            pq.write_table(content, sink, compression="zstd")
+
+    def take(self, source: Ledger, table: str, name: str) -> None:
+        """A part of another ledger, byte for byte."""
+        path = source.path(table, f"{name}.parquet")
+        with source.filesystem.open_input_stream(path) as content, self._sink(table, name) as sink:
+            shutil.copyfileobj(content, sink, _CHUNK)
+
+    @contextmanager
+    def _sink(self, table: str, name: str) -> Iterator[pa.NativeFile]:
         self.filesystem.create_dir(self.path(table), recursive=True)
         temporary = self.path(table, f".{name}.{uuid.uuid4().hex}.tmp")
         with self.filesystem.open_output_stream(temporary) as sink:
-            pq.write_table(content, sink, compression="zstd")
+            yield sink
         self.filesystem.move(temporary, self.path(table, f"{name}.parquet"))
 
     def remove(self, table: str, name: str) -> None:

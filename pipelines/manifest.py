@@ -38,17 +38,20 @@ class Manifest:
         self._ledger, self.data, self._written = ledger, data, 0.0
 
     @classmethod
-    def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any]) -> Manifest:
-        """A new one, or that of the run to resume. Raises AuditError if that run had another configuration."""
-        resolved = config.model_dump(mode="json")
+    def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any], kind: str = "audit") -> Manifest:
+        """A new one, or that of the run to resume; `kind` is audit or index. Raises AuditError if that run had another
+        configuration, or was of another kind."""
+        resolved = config.model_dump(mode="json") if kind == "audit" else of_index(config)
         content = ledger.read_bytes(NAME)
         if content is None:
             if ledger.holds_anything():
                 raise AuditError(
                     f"holds files but no {NAME}: it is not a run", where=ledger.uri, do="Choose another --out."
                 )
-            return cls(ledger, _new(config, given, resolved))
+            return cls(ledger, _new(config, given, resolved) | {"kind": kind})
         data = json.loads(content)
+        if data["kind"] != kind:
+            raise AuditError(f"holds an {data['kind']}, no {kind}", where=ledger.uri, do="Choose another --out.")
         _refuse_changes(data["resolved"], resolved, ledger.uri)
         return cls(ledger, data | {"config": dict(given), "resolved": resolved})
 
@@ -125,6 +128,17 @@ class Manifest:
     def finish(self) -> None:
         self.data["finished"] = self.data["finished"] or _now()
         self.write()
+
+
+def of_index(config: Config) -> dict[str, Any]:
+    """What of a configuration the vectors of images depend on, and where and how they are made."""
+    known = config.model_dump(mode="json")
+    embedders = {
+        name: config.embedder(name).model_dump(mode="json", exclude={"verbatim", "region"})
+        for name in config.confirm.embedders
+    }
+    confirm = {"embedders": config.confirm.embedders} | embedders
+    return {"images": known["images"], "confirm": confirm, "engine": known["engine"], "out": known["out"]}
 
 
 def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:

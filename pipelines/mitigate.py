@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from audit.errors import AuditError, UsageError
-from pipelines.config import Config, Embedder
+from pipelines.config import Clip, Config
 from pipelines.context import Run
 from pipelines.ledger import Ledger
 from pipelines.manifest import NAME, Manifest
@@ -90,5 +90,5 @@ def _with_clip(config: Config, clip: str) -> Config:
         raise UsageError("the run has a CLIP of its own", where=config.confirm.clip.weights, do="Leave out --clip.")
     if not Path(clip).is_dir():
         raise UsageError("no such folder", where=clip, do="Give a folder with an open_clip model.")
-    embedder = Embedder(weights=absolute(clip, Path.cwd()))
+    embedder = Clip(weights=absolute(clip, Path.cwd()))
     return config.model_copy(update={"confirm": config.confirm.model_copy(update={"clip": embedder})})

@@ -15,7 +15,19 @@ from pipelines.settings import check_detectors
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
     """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
-    from pipelines.stages import calibrate, confirm, control, embed, generate, ingest, judge, report, screen, select
+    from pipelines.stages import (
+        calibrate,
+        confirm,
+        control,
+        embed,
+        generate,
+        ingest,
+        judge,
+        report,
+        reuse,
+        screen,
+        select,
+    )
 
     check_detectors(config)
     inputs = ingest.plan(config)
@@ -31,8 +43,12 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         if not manifest.finished:
             # Loaded first: that a folder is no model should not come out after hours of reading.
             run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
+        run.manifest.inputs(ingest.fingerprints(config, inputs))
+        vectors = embed if config.index.path is None else reuse
+        if vectors is reuse and not manifest.finished:
+            reuse.check(run)
         ingest.run(run, inputs)
-        for stage in (embed, calibrate, screen, select, control, generate, confirm, judge, report):
+        for stage in (vectors, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
     finally:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from audit.embedding.published import PUBLISHED
 from audit.errors import UsageError
 from audit.hub import is_hub_id
 from pipelines.config import Config
@@ -50,7 +51,9 @@ def absolute(value: str, base: Path) -> str:
     return value if "://" in value else os.path.normpath(base / Path(value).expanduser())
 
 
-_MODELS = (("model",), ("reference_model",))
+_SSCD, _CLIP = ("confirm", "sscd", "weights"), ("confirm", "clip", "weights")
+# Where `organisation/name` may stand that is no path: a model of the hub, or an open_clip architecture and tag.
+_MODELS = (("model",), ("reference_model",), _CLIP)
 # Where audit.yaml holds paths.
 _PATHS = (
     *_MODELS,
@@ -60,8 +63,8 @@ _PATHS = (
     ("images", "path"),
     ("calibration", "captions"),
     ("calibration", "screen"),
-    ("confirm", "sscd", "weights"),
-    ("confirm", "clip", "weights"),
+    _SSCD,
+    ("index", "path"),
     ("out",),
 )
 
@@ -71,14 +74,19 @@ def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
         if isinstance(node, dict):
             return {key: walk(value, (*at, str(key))) for key, value in node.items()}
         if at in _PATHS and isinstance(node, str):
-            path = absolute(node, base)
-            # `organisation/name` that is no folder here is a model of the hub.
-            return node if at in _MODELS and is_hub_id(node) and not os.path.exists(path) else path
+            return _resolved(at, node, base)
         if at in _PATHS and isinstance(node, list):
             return [absolute(item, base) if isinstance(item, str) else item for item in node]
         return node
 
     return walk(given, ())
+
+
+def _resolved(at: tuple[str, ...], value: str, base: Path) -> str:
+    """A path made absolute; what is the name of a model and no path stays as it is."""
+    path = absolute(value, base)
+    named = (at in _MODELS and is_hub_id(value)) or (at == _SSCD and value in PUBLISHED)
+    return value if named and not os.path.exists(path) else path
 
 
 def _override(given: dict[str, Any], override: str) -> None:
@@ -91,7 +99,7 @@ def _override(given: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: the value is not YAML: {_one_line(error)}") from error
     keys = tuple(name.strip().split("."))
     if keys in _PATHS and isinstance(value, str):
-        value = absolute(value, Path.cwd())
+        value = _resolved(keys, value, Path.cwd())
     node = given
     for key in keys[:-1]:
         child = node.get(key)

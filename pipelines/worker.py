@@ -30,14 +30,15 @@ class Worker:
         self.cache: dict[Any, Any] = {}
 
     def prepare(self, needs: tuple[str, ...]) -> dict[str, dict[str, str]]:
-        """Loads "model", "reference_model" or embedders by name; returns the sha256 of their weights, by name."""
+        """Loads "model", "reference_model" or embedders by name; returns the sha256 of their weights, by name
+        (and how an embedder prepares its images)."""
         return {name: dict(self._loaded(name)) for name in needs}
 
     def _loaded(self, name: str) -> Mapping[str, str]:
         if name == "reference_model":
             assert self.reference is not None
             return self.reference.weights_sha256
-        return self.model.weights_sha256 if name == "model" else self.embedder(name).sha256
+        return self.model.weights_sha256 if name == "model" else self.embedder(name).fingerprint
 
     def context(self) -> bytes:
         """What the columns of `screen` depend on, as the metadata of its schema."""
@@ -82,7 +83,8 @@ class Worker:
             self._one_torch()
             from audit.embedding import load_embedder
 
-            self._embedders[name] = load_embedder(name, self.config.embedder(name).weights, self.device)
+            options = self.config.embedder(name).model_dump(exclude={"verbatim", "region"})
+            self._embedders[name] = load_embedder(name, device=self.device, **options)
         return self._embedders[name]
 
     def _one_torch(self) -> None:

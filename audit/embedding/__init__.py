@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from audit.embedding.published import PUBLISHED, find
 from audit.errors import AuditError
+from audit.hub import is_hub_id
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH = 64
-PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+# A batch of larger inputs has fewer of them.
+BATCH_PIXELS = BATCH * 320 * 320
 
 
 @dataclass(frozen=True)
@@ -27,85 +31,134 @@ class Embedder:
     """A network with its own preprocessing.
 
     `width`: length of a vector; `sha256`: of every file that the vectors depend on, by file name;
-    `preprocess`: one image to a tensor [C, H, W]; `encode`: a batch [B, C, H, W] to [B, width];
-    `encode_text`: B texts to [B, width], in the same space, for a network that knows texts.
+    `preparation`: what `preprocess` does, in words; `preprocess`: one image to a tensor [C, H, W];
+    `encode`: a batch [B, C, H, W] to [B, width]; `encode_text`: B texts to [B, width], in the same space, for a
+    network that knows texts.
     """
 
     name: str
     width: int
     sha256: dict[str, str]
+    preparation: str
     preprocess: Callable[[Image.Image], Tensor]
     encode: Callable[[Tensor], Tensor]
     device: str = "cpu"
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """All that tells its vectors from those of another embedder, by part."""
+        from audit.pictures import VERSION
+
+        return self.sha256 | {"preprocessing": f"{VERSION}: {self.preparation}"}
+
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Images of any mode and size to float32 [N, width], rows of norm 1; AuditError if a vector is not finite."""
+        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        found = [self.vectors([self.preprocess(image) for image in part]) for part in parts]
+        return np.concatenate([np.empty((0, self.width), np.float32), *found])
+
+    def vectors(self, inputs: Sequence[Tensor]) -> np.ndarray:
+        """`embed` of images that are preprocessed already: N tensors [C, H, W], not all of one size perhaps."""
         import torch
 
-        def encode(part: Sequence[Image.Image]) -> Tensor:
-            return self.encode(torch.stack([self.preprocess(image) for image in part]).to(self.device))
-
-        return self._vectors(images, encode)
+        vectors_NE = np.empty((len(inputs), self.width), dtype=np.float32)
+        for places in _batches(inputs):
+            batch_BCHW = torch.stack([inputs[n] for n in places])
+            vectors_NE[places] = self._unit(self.encode, batch_BCHW.to(self.device))
+        return vectors_NE
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts to float32 [N, width], rows of norm 1: their inner product with an image's vector is the CLIP score
         (Hessel et al., 2021, without its factor of 2.5). Raises AuditError if the network knows no texts."""
-        if self.encode_text is None:
+        encode = self.encode_text
+        if encode is None:
             what = f"embedder {self.name} has no text encoder that works offline"
-            raise AuditError(what, do="Give an open_clip folder with a tokenizer of its own.", kind="embedding")
-        return self._vectors(texts, self.encode_text)
+            raise AuditError(what, do="Give an open_clip model with a tokenizer of its own.", kind="embedding")
+        parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+        found = [self._unit(encode, part) for part in parts]
+        return np.concatenate([np.empty((0, self.width), np.float32), *found])
 
-    def _vectors(self, items: Sequence[T], encode: Callable[[Sequence[T]], Tensor]) -> np.ndarray:
+    def _unit(self, encode: Callable[[T], Tensor], batch: T) -> np.ndarray:
         import torch
 
-        vectors_NE = np.empty((len(items), self.width), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(items), BATCH):
-                encoded_BE = torch.nn.functional.normalize(encode(items[start : start + BATCH]).float(), dim=1)
-                vectors_NE[start : start + BATCH] = encoded_BE.cpu().numpy()
-        if not np.isfinite(vectors_NE).all():
+            vectors_BE = torch.nn.functional.normalize(encode(batch).float(), dim=1).cpu().numpy()
+        if not np.isfinite(vectors_BE).all():
             raise AuditError(f"embedder {self.name} gave a vector that is not finite", kind="embedding")
-        return vectors_NE
+        return vectors_BE
 
 
-def load_embedder(name: str, weights: str | Path, device: str = "cpu") -> Embedder:
-    """The embedder in a local file or folder, under the name that the audit calls it by.
+def _batches(inputs: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The numbers of inputs of one shape, in batches."""
+    alike = defaultdict(list)
+    for n, input_CHW in enumerate(inputs):
+        alike[input_CHW.shape].append(n)
+    for shape, places in alike.items():
+        size = min(BATCH, max(1, BATCH_PIXELS // shape[1:].numel()))
+        for start in range(0, len(places), size):
+            yield places[start : start + size]
 
-    A .safetensors file is a CopyDescriptor (audit/embedding/descriptor.py); a folder holds an open_clip
-    model (audit/embedding/clip.py). Raises AuditError for anything else; a pickle is never opened.
+
+def load_embedder(
+    name: str,
+    weights: str | Path,
+    device: str = "cpu",
+    *,
+    resize: str = "square_320",
+    torchscript: bool = False,
+    model: str | None = None,
+) -> Embedder:
+    """The embedder of some weights, under the name that the audit calls it by.
+
+    `weights` is one of: the name of a published SSCD model, found in the cache (audit/embedding/published.py); an SSCD
+    file, .torchvision.pt or, with `torchscript`, .torchscript.pt (sscd.py, with `resize`); a .safetensors file of
+    `CopyDescriptor` (descriptor.py); an open_clip folder, its `name/tag`, or with `model` its weights alone (clip.py).
+    Raises AuditError for anything else. No code of a pickle is ever run.
     """
-    path = Path(weights)
+    known = find(str(weights)) if str(weights) in PUBLISHED else None
+    path = known or Path(weights)
+    if model is not None or path.is_dir() or (not path.exists() and is_hub_id(str(weights))):
+        from audit.embedding.clip import load_clip
+
+        return load_clip(name, str(weights), device, model)
     where = f"embedder {name}: {path}"
     if not path.exists():
         raise AuditError("no such file or folder", where=where, do=f"Set confirm.{name}.weights to the weights.")
-    encode_text = None
-    if path.is_dir():
-        from audit.embedding.clip import CONFIG, WEIGHTS, load_clip
-
-        preprocess, encode, encode_text = load_clip(path, device)
-        files = [path / CONFIG, path / WEIGHTS]
-    elif path.suffix in PICKLES:
-        raise AuditError(
-            "a pickle can run code when it is opened, so it is refused", where=where, do="Convert it to .safetensors."
-        )
-    else:
+    if path.suffix == ".safetensors":
         from audit.embedding.descriptor import CopyDescriptor
 
         descriptor = CopyDescriptor.load(path).to(device)
-        preprocess, encode = descriptor.preprocess, descriptor
-        files = [path]
-    width = _width(preprocess, encode, device)
-    sha256 = {file.name: _sha256(file) for file in files}
-    return Embedder(name, width, sha256, preprocess, encode, device, encode_text)
+        preparation = f"square {descriptor.config.image_size}, bicubic"
+        return embedder_of(name, {path.name: path}, preparation, descriptor.preprocess, descriptor, device)
+    if path.suffix in (".pt", ".pth"):
+        from audit.embedding.sscd import load_sscd
+
+        return load_sscd(name, path, device, resize, torchscript)
+    raise AuditError(
+        "neither .safetensors nor .pt: other formats are refused, for opening one may run code that is in it",
+        where=where,
+        do="Give the weights of a copy descriptor, of SSCD (.torchvision.pt), or an open_clip folder.",
+    )
 
 
-def _width(preprocess: Callable[[Image.Image], Tensor], encode: Callable[[Tensor], Tensor], device: str) -> int:
+def embedder_of(
+    name: str,
+    files: dict[str, Path],
+    preparation: str,
+    preprocess: Callable[[Image.Image], Tensor],
+    encode: Callable[[Tensor], Tensor],
+    device: str,
+    encode_text: Callable[[Sequence[str]], Tensor] | None = None,
+) -> Embedder:
+    """An Embedder, with the sha256 of its files and the width of what it gives for a grey picture."""
     import torch
     from PIL import Image
 
     with torch.inference_mode():
-        return int(encode(preprocess(Image.new("RGB", (64, 64)))[None].to(device)).shape[1])
+        width = int(encode(preprocess(Image.new("RGB", (64, 64), "grey"))[None].to(device)).shape[1])
+    sha256 = {part: _sha256(path) for part, path in files.items()}
+    return Embedder(name, width, sha256, preparation, preprocess, encode, device, encode_text)
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The two encoders of an open_clip model in a local folder, as `open_clip.push_to_hf_hub` lays it out."""
+"""The two encoders of an open_clip model: a local folder, a published `name/tag`, or a name and a weights file."""
 
 from __future__ import annotations
 
@@ -6,77 +6,160 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from audit.embedding.descriptor import flatten
+from audit.embedding import Embedder, embedder_of
 from audit.errors import AuditError
+from audit.pictures import flatten
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
+# A folder as `open_clip.push_to_hf_hub` lays it out.
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+# What open_clip knows of a tag, beside where its weights are.
+PREPARATION = ("mean", "std", "interpolation", "resize_mode")
 
 
 # Shapes: B images or texts, C channels, H and W pixels, K text positions, E embedding width.
 
 
-class Clip(NamedTuple):
-    """`preprocess`: one image to [C, H, W]; `encode`: images [B, C, H, W] to [B, E]; `encode_text`: B texts to [B, E].
+def load_clip(name: str, weights: str, device: str = "cpu", model: str | None = None) -> Embedder:
+    """The model of a folder, of `architecture/tag` (its weights from the model hub, or its cache), or of a weights file
+    whose `model` is an architecture, with a tag where that decides how images are prepared.
 
-    `encode_text` is None where the tokenizer is not open_clip's own: its files would come from a model hub.
+    Its `encode_text` is None where the tokenizer is not open_clip's own: its files would come from a model hub.
+    Raises AuditError if it does not load. Of a pickle no code is run: open_clip reads with `weights_only`.
     """
+    if model is None and Path(weights).is_dir():
+        return _of_folder(name, Path(weights), device)
+    architecture, tag = _known(model or weights)
+    preparation = _preparation(architecture, tag)
+    path = _fetched(architecture, tag) if model is None else Path(weights)
+    if not path.is_file():
+        raise AuditError("no such file", where=f"embedder {name}: {path}", do=f"Set confirm.{name}.weights.")
+    if path.suffix != ".safetensors":
+        from audit.embedding.sscd import refuse_large
 
-    preprocess: Callable[[Image.Image], Tensor]
-    encode: Callable[[Tensor], Tensor]
-    encode_text: Callable[[Sequence[str]], Tensor] | None
+        refuse_large(path, path.stat().st_size)
+    named = {f"image_{key}": value for key, value in preparation.items()}
+    return _load(name, architecture, str(path), {path.name: path}, device, named)
 
 
-def load_clip(folder: Path, device: str = "cpu") -> Clip:
-    """The model in `folder`, offline; AuditError if it does not load."""
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+def _of_folder(name: str, folder: Path, device: str) -> Embedder:
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
             raise AuditError(
-                f"an open_clip folder holds {CONFIG} and {WEIGHTS}; there is no {name}",
+                f"an open_clip folder holds {CONFIG} and {WEIGHTS}; there is no {file}",
                 where=str(folder),
                 do="Save the model with open_clip's push_to_hf_hub.save_for_hf, with safe_serialization=True.",
             )
-    text = _text_config(folder)
+    files = {file: folder / file for file in (CONFIG, WEIGHTS)}
+    return _load(name, f"local-dir:{folder}", None, files, device, {})
+
+
+def _load(
+    name: str, model: str, weights: str | None, files: dict[str, Path], device: str, preparation: dict[str, Any]
+) -> Embedder:
+    """What open_clip makes of its own names for a model and its weights."""
+    open_clip = _open_clip()
+    where = weights or model.removeprefix("local-dir:")
+    text = _text_config(model, where)
     try:
-        import open_clip
-    except ImportError as error:
-        raise AuditError(
-            "a CLIP embedder needs open_clip", where=str(folder), do="pip install open_clip_torch"
-        ) from error
-    try:
-        model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}", device=device)
+        network, transform = open_clip.create_model_from_pretrained(
+            model, weights, device=device, weights_only=True, **preparation
+        )
     except Exception as error:  # open_clip raises whatever its many model classes raise
-        raise AuditError(f"open_clip cannot load the model: {str(error).splitlines()[0]}", where=str(folder)) from error
-    model = model.eval().requires_grad_(False)
+        raise AuditError(f"open_clip cannot load the model: {str(error).splitlines()[0]}", where=where) from error
+    network = network.eval().requires_grad_(False)
 
     @cache
     def tokenizer() -> Callable[[list[str]], Tensor]:
-        return open_clip.get_tokenizer(f"local-dir:{folder}")
+        return open_clip.get_tokenizer(model)
 
     def encode_text(texts: Sequence[str]) -> Tensor:
         ids_BK = tokenizer()(list(texts))
-        return model.encode_text(ids_BK.to(device))
+        return network.encode_text(ids_BK.to(device))
 
-    offline = "hf_tokenizer_name" not in text
-    return Clip(lambda image: transform(flatten(image)), model.encode_image, encode_text if offline else None)
+    return embedder_of(
+        name,
+        files,
+        f"{model if weights else 'open_clip'} {json.dumps(network.visual.preprocess_cfg, sort_keys=True)}",
+        lambda image: transform(flatten(image)),
+        network.encode_image,
+        device,
+        encode_text if "hf_tokenizer_name" not in text else None,
+    )
 
 
-def _text_config(folder: Path) -> dict[str, Any]:
+def _text_config(model: str, where: str) -> dict[str, Any]:
     """The configuration of the text tower; AuditError if there is none or if it lies on a model hub."""
     # open_clip would fetch it from there: an audit runs offline.
     try:
-        text: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))["model_cfg"].get("text_cfg", {})
+        text: dict[str, Any] = _open_clip().get_model_config(model).get("text_cfg", {})
     except (ValueError, KeyError, AttributeError) as error:
-        raise AuditError("not an open_clip configuration", where=str(folder / CONFIG)) from error
+        raise AuditError("not an open_clip configuration", where=f"{where}/{CONFIG}") from error
     if "hf_model_name" in text:
         raise AuditError(
             f"its text tower ({text['hf_model_name']}) needs files from a model hub",
-            where=str(folder / CONFIG),
+            where=where,
             do="Give an open_clip model with a text tower of its own.",
         )
     return text
+
+
+def _known(model: str) -> tuple[str, str | None]:
+    """(architecture, tag or None) of `architecture/tag`; AuditError if open_clip knows no such thing, or if the weights
+    of the tag were trained with another activation than the architecture has (open_clip only warns)."""
+    open_clip = _open_clip()
+    architecture, _, tag = model.partition("/")
+    if architecture not in open_clip.list_models():
+        do = "Give a folder, architecture/tag such as ViT-B-32/laion2b_s34b_b79k, or `model` and a weights file."
+        raise AuditError(f"open_clip knows no architecture {architecture!r}", where=model, do=do)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        do = f"Known: {', '.join(tags)}."
+        raise AuditError(f"open_clip knows no tag {tag!r} of {architecture}", where=model, do=do)
+    quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if tag and open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != quick:
+        other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
+        what = f"the weights of {tag} were trained {'without' if quick else 'with'} QuickGELU"
+        raise AuditError(what, where=model, do=f"Name {other}/{tag}.")
+    return architecture, tag or None
+
+
+def _preparation(architecture: str, tag: str | None) -> dict[str, Any]:
+    """How the pictures of a tag are prepared; without one, as all tags of the architecture agree on."""
+    open_clip = _open_clip()
+    tags = open_clip.list_pretrained_tags_by_model(architecture) if tag is None else [tag]
+    found = [open_clip.pretrained.get_pretrained_cfg(architecture, tag) for tag in tags]
+    known = [{key: cfg[key] for key in PREPARATION if key in cfg} for cfg in found]
+    if any(other != known[0] for other in known):
+        raise AuditError(
+            f"the tags of {architecture} prepare images in more than one way",
+            where=architecture,
+            do=f"Name the one that the weights were trained as: {architecture}/TAG, TAG of {', '.join(tags)}.",
+        )
+    return known[0] if known else {}
+
+
+def _fetched(architecture: str, tag: str | None) -> Path:
+    open_clip = _open_clip()
+    try:
+        return Path(
+            open_clip.pretrained.download_pretrained(open_clip.pretrained.get_pretrained_cfg(architecture, tag))
+        )
+    except Exception as error:  # the hub's client raises what its own transport raises
+        raise AuditError(
+            f"the weights are not in the hub's cache and cannot be fetched: {str(error).splitlines()[0]}",
+            where=f"{architecture}/{tag}",
+            do=f"Fetch them elsewhere, and set confirm.clip.model: {architecture}/{tag} and weights: the file.",
+        ) from error
+
+
+def _open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise AuditError("a CLIP embedder needs open_clip", do="pip install open_clip_torch") from error
+    return open_clip

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audit.errors import AuditError
+from audit.pictures import flatten
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -117,16 +118,6 @@ def read_config(path: Path) -> DescriptorConfig:
             where=str(path),
             do="Give a file written by CopyDescriptor.save, or a folder with an open_clip model.",
         ) from error
-
-
-def flatten(image: Image.Image) -> Image.Image:
-    """RGB of an image of any mode; transparency is laid on white, as it is for the training images."""
-    if image.mode == "RGB":
-        return image
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB")
 
 
 def to_tensor(image: Image.Image, size: int) -> Tensor:

@@ -28,6 +28,9 @@ class File:
     def stem(self) -> str:
         return os.path.splitext(os.path.basename(self.name))[0]
 
+    def fingerprint(self) -> str:
+        return fingerprint(self.uri)
+
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow filesystem of a URI or local path, and the path in it."""

@@ -1,4 +1,4 @@
-"""Training images from WebDataset tars and from Parquet files with image bytes, found once and read by place."""
+"""Training images from WebDataset tars, Parquet files with image bytes and plain folders, found once, read by place."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import io
 import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import UsageError
+from audit.pictures import MOST_BYTES
 from pipelines.reading.files import File, open_file
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".avif"}
 _BUFFER = 1 << 20
 
-# Where every image lies. In a tar: `offset` and `size` of its bytes; in Parquet: `offset` is the row group and
-# `size` the row in it.
+# Where every image lies. In a tar and in a file of its own: `offset` and `size` of its bytes; in Parquet: `offset` is
+# the row group and `size` the row in it.
 INDEX = pa.schema(
     [
         ("image_id", pa.string()),
@@ -33,6 +35,37 @@ INDEX = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Folder(File):
+    """The image files of one folder; each counts as a file with one sample, whose key is its name up to the suffix."""
+
+    images: tuple[File, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        return os.path.basename(self.uri)
+
+    def fingerprint(self) -> str:
+        """Of names and sizes ("names+sizes:..."): to open every image once more would cost as much as to embed them."""
+        lines = "".join(f"{os.path.basename(image.name)}\0{image.size}\n" for image in self.images)
+        return f"names+sizes:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def gather(files: Sequence[File]) -> list[File]:
+    """Tars and Parquet files as they are, and image files by folder; what lies beside image files is left out."""
+    folders: dict[str, list[File]] = defaultdict(list)
+    for file in files:
+        if is_image(file.name):
+            folders[os.path.dirname(file.uri)].append(file)
+    if not folders:
+        return list(files)
+    found = [file for file in files if file.name.endswith((".tar", ".parquet"))]
+    for uri, images in folders.items():
+        name, size = os.path.dirname(images[0].name) or ".", sum(image.size for image in images)
+        found.append(Folder(uri, name, size, tuple(images)))
+    return sorted(found, key=lambda file: file.name)
+
+
 def image_id(file: str, row: int) -> str:
     """The identity of an image: file relative to the root of `images`, and number of the sample in it."""
     return hashlib.sha256(f"{file}\0{row}".encode()).hexdigest()[:32]
@@ -40,6 +73,8 @@ def image_id(file: str, row: int) -> str:
 
 def index(file: File, column: str) -> tuple[pa.Table, str | None]:
     """(the places of a file's images, why its rest cannot be read or None). Raises UsageError without the column."""
+    if isinstance(file, Folder):
+        return _folder_places(file), None
     found: list[dict] = []
     problem = None
     places = _parquet_places(file, column) if file.name.endswith(".parquet") else _tar_places(file)
@@ -53,7 +88,8 @@ def index(file: File, column: str) -> tuple[pa.Table, str | None]:
 
 
 def read(places: pa.Table, column: str) -> Iterator[bytes | None]:
-    """The bytes of images in the order of `places` (schema INDEX); None where the source has none any more."""
+    """The bytes of images in the order of `places` (schema INDEX); None where the source has none any more, or too many
+    for one image."""
     rows = places.to_pylist()
     if not rows:
         return
@@ -68,7 +104,7 @@ def read(places: pa.Table, column: str) -> Iterator[bytes | None]:
             return
         for row in rows:
             source.seek(row["offset"])
-            content = source.read(row["size"])
+            content = source.read(row["size"]) if row["size"] <= MOST_BYTES else b""
             yield content if len(content) == row["size"] else None
 
 
@@ -93,8 +129,23 @@ def samples(source: pa.NativeFile) -> Iterator[tuple[int, str, tarfile.TarInfo, 
         raise tarfile.ReadError("the archive has no end mark: it is truncated")
 
 
-def is_image(member: tarfile.TarInfo) -> bool:
-    return os.path.splitext(member.name)[1].lower() in SUFFIXES
+def is_image(name: str) -> bool:
+    """Whether a member of a tar or a file is taken for an image, by its name; hidden ones are none."""
+    base = os.path.basename(name)
+    return os.path.splitext(base)[1].lower() in SUFFIXES and not base.startswith(".")
+
+
+def _folder_places(folder: Folder) -> pa.Table:
+    columns = {
+        "image_id": [image_id(image.name, 0) for image in folder.images],
+        "file": [image.name for image in folder.images],
+        "row": [0] * len(folder.images),
+        "key": [image.stem for image in folder.images],
+        "uri": [image.uri for image in folder.images],
+        "offset": [0] * len(folder.images),
+        "size": [image.size for image in folder.images],
+    }
+    return pa.table(columns, schema=INDEX)
 
 
 def _tar_places(file: File) -> Iterator[tuple[int, str, int, int]]:
@@ -102,7 +153,7 @@ def _tar_places(file: File) -> Iterator[tuple[int, str, int, int]]:
     done = -1
     with open_file(file.uri) as source:
         for number, key, member, _ in samples(source):
-            if number != done and is_image(member):
+            if number != done and is_image(member.name):
                 done = number
                 yield number, key, member.offset_data, member.size
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.judging import Threshold, choose_threshold, null_maxima
 from audit.matching import nearest, region_similarity, vectors_of, window_vectors
+from audit.pictures import decode
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import images
@@ -109,7 +110,7 @@ def _generations(ledger: Ledger, shard: Shard) -> pa.Table:
 def _nearest(worker: Worker, shard: Shard) -> Tables:
     generations = _generations(worker.ledger, shard)
     generations = generations.filter(pc.equal(generations["status"], "ok"))
-    pictures = [embed.decode(content) for content in generations["image"].to_pylist()]
+    pictures = [decode(content) for content in generations["image"].to_pylist()]
     found = [schema.MATCHES.empty_table()]
     for name in worker.config.confirm.embedders if pictures else ():
         embedder = worker.embedder(name)
@@ -149,8 +150,8 @@ def _windows(worker: Worker, embedder: Embedder, ids: Sequence[str]) -> dict[str
     places = embed.places_of(worker.ledger, missing) if missing else {}
     for start in range(0, len(missing), embed.BATCH):
         batch = missing[start : start + embed.BATCH]
-        column = worker.config.images.column
-        pictures = [embed.decode(next(iter(images.read(places[id_], column)))) for id_ in batch]
+        column, crop = worker.config.images.column, worker.config.images.crop
+        pictures = [decode(next(iter(images.read(places[id_], column))), crop) for id_ in batch]
         kept.update(zip(batch, window_vectors(embedder, pictures), strict=True))
     return {id_: kept[id_] for id_ in ids}
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from audit import schema
+from audit.pictures import decode
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
 from pipelines.reading import images
 from pipelines.stages.ingest import IMAGES
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audit.embedding import Embedder
     from pipelines.worker import Worker
 
 BATCH = 64
@@ -37,21 +40,17 @@ def run(run: Run) -> None:
         left = partial(_left, embedders=embedders)
         step = Step("embed", table(embedders[0]), "images", run.ledger, _embed, left, tuple(embedders))
         run.execute(step, shards)
-        stage["rows_in"] = sum(map(len, shards))
+        stage["rows_in"] = listed(run.ledger)
         stage["rows_out"] = [run.manifest.refresh(table(name)) for name in embedders][0]
+
+
+def listed(ledger: Ledger) -> int:
+    """How many training images there are, readable or not."""
+    return sum(ledger.rows(IMAGES, part) for part in ledger.parts(IMAGES))
 
 
 def table(embedder: str) -> str:
     return f"embeddings_{embedder}"
-
-
-def decode(content: bytes | None) -> Image.Image:
-    """The image, loaded; raises whatever Pillow raises, its limit on decompression bombs included."""
-    if content is None:
-        raise OSError("the source has no bytes for it")
-    image = Image.open(io.BytesIO(content))
-    image.load()
-    return image
 
 
 def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:
@@ -66,32 +65,62 @@ def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:
 
 def _embed(worker: Worker, shard: Shard) -> Tables:
     names = worker.config.confirm.embedders
-    assert worker.config.images is not None
     places = worker.ledger.slice(IMAGES, shard.source, shard.start, shard.stop)
-    contents = zip(places.to_pylist(), images.read(places, worker.config.images.column), strict=True)
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for batch in _batches(contents):
-        readable = []
-        for place, content in batch:
-            try:
-                readable.append(decode(content))
-            except Exception as error:
-                errors.append(_error(place, "unreadable_image", f"{type(error).__name__}: {error}"))
-                continue
-            assert content is not None
-            digest = hashlib.sha256(content).hexdigest()
-            rows.append({name: place[name] for name in ("image_id", "file", "row", "key")} | {"sha256": digest})
-        for name in names:
-            vectors[name].append(worker.embedder(name).embed(readable))
+    for batch in _batches_ahead(worker, places, [worker.embedder(name) for name in names]):
+        errors += [_error(place, "unreadable_image", found) for place, found in batch if isinstance(found, str)]
+        readable = [(place, found) for place, found in batch if not isinstance(found, str)]
+        for place, found in readable:
+            known = {name: place[name] for name in ("image_id", "file", "row", "key")}
+            rows.append(known | {"sha256": found.sha256})
+        for n, name in enumerate(names):
+            vectors[name].append(worker.embedder(name).vectors([found.inputs[n] for _, found in readable]))
     tables = {table(name): _table(rows, vectors[name], worker.embedder(name).width) for name in names}
     return tables | {"errors": errors_table(errors)}
 
 
-def _batches(contents: Iterator[tuple[dict, bytes | None]]) -> Iterator[list[tuple[dict, bytes | None]]]:
-    while batch := list(islice(contents, BATCH)):
-        yield batch
+class Prepared(NamedTuple):
+    """An image that was read: the sha256 of its file, and what each embedder takes of it."""
+
+    sha256: str
+    inputs: list[Tensor]
+
+
+Batch = list[tuple[dict[str, Any], Prepared | str]]
+
+
+def _batches_ahead(worker: Worker, places: pa.Table, embedders: Sequence[Embedder]) -> Iterator[Batch]:
+    """Batches of (place, what was read there or why it could not be), in order.
+
+    The next batch is read, decoded and preprocessed in threads while the embedders work on the last one: Pillow lets go
+    of the interpreter meanwhile. What is kept of an image is as large as an embedder's input, not as the image.
+    """
+    options = worker.config.images
+    assert options is not None
+
+    def prepare(item: tuple[dict[str, Any], bytes | None]) -> tuple[dict[str, Any], Prepared | str]:
+        place, content = item
+        try:
+            picture = decode(content, options.crop)
+            inputs = [embedder.preprocess(picture) for embedder in embedders]
+        except Exception as error:
+            return place, f"{type(error).__name__}: {error}"
+        assert content is not None
+        return place, Prepared(hashlib.sha256(content).hexdigest(), inputs)
+
+    contents = zip(places.to_pylist(), images.read(places, options.column), strict=True)
+    threads = worker.config.engine.cpus_per_worker
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as decoders:
+
+        def following() -> Batch:
+            return list(decoders.map(prepare, islice(contents, BATCH)))
+
+        coming = reader.submit(following)
+        while batch := coming.result():
+            coming = reader.submit(following)
+            yield batch
 
 
 def _table(rows: list[dict[str, Any]], vectors: list[np.ndarray], width: int) -> pa.Table:

@@ -7,6 +7,7 @@ images are listed, so that a row can name its own.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of
-from pipelines.reading.files import File, find, fingerprint
+from pipelines.reading.files import File, find
 
 if TYPE_CHECKING:
     from pipelines.worker import Worker
@@ -59,20 +60,22 @@ class Inputs:
 def plan(config: Config) -> Inputs:
     """Finds the files and looks at their columns. Raises AuditError or UsageError that names what is missing."""
     captions = find(config.captions.path, "captions")
-    images = find(config.images.path, "images") if config.images else []
     shards, rows, errors = captions_of.plan(captions, config.captions)
-    return Inputs(captions, images, shards, rows, errors)
+    return Inputs(captions, find_images(config), shards, rows, errors)
+
+
+def find_images(config: Config) -> list[File]:
+    return images_of.gather(find(config.images.path, "images")) if config.images else []
 
 
 def run(run: Run, inputs: Inputs) -> None:
-    """Writes `rows`, `captions` and `caption_groups`."""
+    """Writes `rows`, `captions` and `caption_groups`; the manifest has the fingerprints of `inputs` already."""
     with run.manifest.stage("ingest") as stage:
-        run.manifest.inputs(_fingerprints(run.config, inputs))
         if inputs.errors:
             run.ledger.write("errors", "ingest-files", errors_table(inputs.errors))
         total = sum(inputs.rows.values())
         run.manifest.data["accounting"] = {"input_rows": total, "sampled_out": 0}
-        _list_images(run, inputs.images)
+        list_images(run, inputs.images)
         buckets = -(-total // BUCKET_ROWS)
         sources = [_source(shard, run, inputs.images, buckets) for shard in inputs.shards]
         run.execute(Step("ingest: rows", "rows", "rows", run.ledger, _rows, _rows_left), sources)
@@ -86,17 +89,26 @@ def run(run: Run, inputs: Inputs) -> None:
             raise AuditError(f"none of {total} rows has a caption", where=inputs.captions[0].uri, do=ask)
 
 
-def _fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
-    nulls = [path for path in (config.calibration.captions, config.calibration.screen) if path]
-    uris = [file.uri for file in (*inputs.captions, *inputs.images)] + nulls
+def fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
+    """What the manifest keeps of each input file."""
+    nulls = [File(path, path, 0) for path in (config.calibration.captions, config.calibration.screen) if path]
+    captions = [item | {"rows": inputs.rows.get(item["file"])} for item in prints("captions", inputs.captions)]
+    return [*captions, *prints("images", inputs.images), *prints("calibration", nulls)]
+
+
+def prints(kind: str, files: Sequence[File]) -> list[dict[str, Any]]:
+    """The fingerprint of each of the files of a kind."""
     with ThreadPoolExecutor(16) as threads:
-        prints = list(threads.map(fingerprint, uris))
+        found = list(threads.map(lambda file: file.fingerprint(), files))
+    known = {"kind": kind, "rows": None}
     return [
-        {"file": uri, "rows": inputs.rows.get(uri), "sha256": sha256} for uri, sha256 in zip(uris, prints, strict=True)
+        known | {"file": file.uri, "name": file.name, "sha256": sha256}
+        for file, sha256 in zip(files, found, strict=True)
     ]
 
 
-def _list_images(run: Run, files: list[File]) -> None:
+def list_images(run: Run, files: list[File]) -> None:
+    """Writes `_images`: where each of them lies."""
     if run.config.images is None:
         return
     shards = [Shard(f"{number:05d}", file, 0, 1) for number, file in enumerate(files)]

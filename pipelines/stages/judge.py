@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
 from audit.claims import claims
 from audit.judging import PUBLISHED, Images, Threshold, judge
+from audit.pictures import decode
+from audit.png import png
 from pipelines.context import Run
 from pipelines.ledger import Ledger
 from pipelines.reading import images
 from pipelines.stages import embed
 from pipelines.stages.confirm import thresholds
-from pipelines.stages.ingest import IMAGES
 
 
 def run(run: Run) -> None:
@@ -70,11 +71,10 @@ def _without_pixels(ledger: Ledger) -> pa.Table:
 
 
 def _images(ledger: Ledger) -> Images:
-    listed = sum(ledger.rows(IMAGES, part) for part in ledger.parts(IMAGES))
     errors = _all(ledger, "errors", schema.ERRORS)
     lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
     ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
-    return Images(listed, len(ids), pa.array(ids, pa.string()))
+    return Images(embed.listed(ledger), len(ids), pa.array(ids, pa.string()))
 
 
 def _failures(ledger: Ledger) -> pa.Table:
@@ -86,7 +86,7 @@ def _failures(ledger: Ledger) -> pa.Table:
 
 
 def _evidence(run: Run, table: pa.Table, rows: pa.Table) -> pa.Table:
-    """The images of verbatim and partial verdicts, read back from their source, as PNG."""
+    """The images of verbatim and partial verdicts, read back from their source, as PNG: as they were compared."""
     if run.config.images is None:
         return schema.EVIDENCE.empty_table()
     confirmed = table.filter(pc.is_in(table["verdict"], value_set=pa.array(["verbatim", "partial"])))
@@ -95,19 +95,13 @@ def _evidence(run: Run, table: pa.Table, rows: pa.Table) -> pa.Table:
     found = []
     for id_, place in sorted(places.items()):
         [content] = images.read(place, run.config.images.column)
+        picture = decode(content, run.config.images.crop)
         [row] = place.to_pylist()
         known = {name: row[name] for name in ("image_id", "file", "row", "key")} | {"url": url_of.get(id_)}
-        found.append(known | {"sha256": hashlib.sha256(content or b"").hexdigest(), "image": _png(content)})
+        found.append(known | {"sha256": hashlib.sha256(content or b"").hexdigest(), "image": png(np.asarray(picture))})
     return pa.Table.from_pylist(found, schema=schema.EVIDENCE)
 
 
 def _urls(rows: pa.Table, ids: Iterable[str]) -> dict[str, str]:
     mine = rows.filter(pc.field("image_id").isin(pa.array(list(ids), pa.string())) & pc.field("url").is_valid())
     return dict(zip(mine["image_id"].to_pylist(), mine["url"].to_pylist(), strict=True))
-
-
-def _png(content: bytes | None) -> bytes:
-    picture = embed.decode(content)
-    buffer = io.BytesIO()
-    (picture if picture.mode in ("L", "LA", "RGB", "RGBA", "P") else picture.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -15,6 +15,7 @@ from audit import schema
 from audit.effect import summarize
 from audit.errors import AuditError
 from audit.matching import nearest, region_similarity, window_vectors
+from audit.pictures import decode
 from audit.serving import PLAIN, Setting, serve
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
@@ -198,7 +199,7 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     served, rows = served.filter(finite), rows.filter(finite)
     if not len(rows):
         return _nothing(errors)
-    pictures = [embed.decode(content) for content in served["image"].to_pylist()]
+    pictures = [decode(content) for content in served["image"].to_pylist()]
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     vectors_RE = embedder.embed(pictures)
     ids_R1, nearest_R1 = nearest(vectors_RE, confirm.index(worker.ledger, embedder.name), 1)
@@ -249,7 +250,7 @@ def _similarities(
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     partial_R = pc.equal(rows["verdict"], "partial").to_pylist()
     reference_of = dict(zip(rows["image_id"].to_pylist(), rows["reference"].to_pylist(), strict=True))
-    references = {id_: embed.decode(content) for id_, content in reference_of.items()}
+    references = {id_: decode(content) for id_, content in reference_of.items()}
     vector_of = dict(zip(references, embedder.embed(list(references.values())), strict=True))
     ids_R = rows["image_id"].to_pylist()
     similarity_R = np.array([vector_of[id_] @ vectors_RE[r] for r, id_ in enumerate(ids_R)], dtype=np.float64)

@@ -26,7 +26,7 @@ def clean(
     last = -1
     for number, key, member, end in samples(source):
         last = number
-        if is_image(member):
+        if is_image(member.name):
             pictures.add(number)
         if number not in exclusions:
             continue

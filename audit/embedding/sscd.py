@@ -1,0 +1,158 @@
+"""SSCD as published (Pizzi et al., CVPR 2022, arXiv 2202.10261): ResNet-50 weights, or TorchScript where one allows it.
+
+Shapes: B images, C channels, H and W pixels, D descriptor width.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audit.embedding import Embedder, embedder_of
+from audit.embedding.descriptor import IMAGENET_MEAN, IMAGENET_STD
+from audit.errors import AuditError
+from audit.pictures import flatten
+
+WIDTH = 512
+# The largest TorchScript file that is opened; `sscd_disc_large` is a fifth of it.
+MOST_BYTES = 1 << 30
+# With the short side 288, a picture more than so many times as long as wide is squeezed to that.
+LONGEST = 10
+
+
+class GeneralizedMean(nn.Module):
+    """Generalised-mean pooling over positions, [B, C, H, W] to [B, C] (Radenovic et al., arXiv 1711.02512, eq. 3)."""
+
+    def __init__(self, power: float = 3.0) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW.clamp(min=1e-6).pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
+
+
+class Sscd(nn.Module):
+    """Normalised RGB images [B, 3, H, W] to descriptors [B, D], rows of norm 1.
+
+    The parameters are named as in the published `.torchvision.pt` files.
+    """
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        from torchvision.models import resnet50
+
+        self.backbone = resnet50(num_classes=width)
+        self.backbone.avgpool = GeneralizedMean()
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return F.normalize(self.backbone(images_BCHW), dim=1)
+
+
+def load_sscd(name: str, path: Path, device: str, resize: str, torchscript: bool) -> Embedder:
+    """The network of a `.torchvision.pt` or, if `torchscript`, a `.torchscript.pt` file; `resize`: a key of SIZES."""
+    if path.name.endswith(".torchscript.pt"):
+        network = _torchscript(path, device, torchscript)
+    else:
+        network = _state_dict(path).to(device)
+    preprocess = partial(prepare, resize=resize)
+    try:
+        return embedder_of(name, {path.name: path}, f"{resize}, bilinear", preprocess, network, device)
+    except (RuntimeError, IndexError, AttributeError) as error:
+        raise AuditError(f"the network does not work on an image: {_first_line(error)}", where=str(path)) from error
+
+
+def prepare(image: Image.Image, resize: str) -> Tensor:
+    """One image to [3, H, W], resized as SSCD recommends, less ImageNet's mean and over its deviation."""
+    picture = flatten(image)
+    picture = picture.resize(SIZES[resize](picture), Image.Resampling.BILINEAR)
+    pixels_HWC = np.asarray(picture, dtype=np.float32) / 255
+    pixels_HWC = (pixels_HWC - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()
+
+
+def _short_288(image: Image.Image) -> tuple[int, int]:
+    short = min(image.size)
+    width, height = (min(288 * side // short, 288 * LONGEST) for side in image.size)
+    return width, height
+
+
+SIZES: dict[str, Callable[[Image.Image], tuple[int, int]]] = {
+    "square_320": lambda image: (320, 320),
+    "short_288": _short_288,
+}
+
+
+def _state_dict(path: Path) -> Sscd:
+    with torch.device("meta"):
+        network = Sscd()
+    wanted = network.state_dict()
+    refuse_large(path, 2 * sum(tensor.nbytes for tensor in wanted.values()))
+    what, do = (
+        "not the weights of SSCD",
+        "Give sscd_disc_mixup.torchvision.pt: ResNet-50 of torchvision, 512 dimensions.",
+    )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        wrong = _difference(state, wanted)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise AuditError(f"{what}: {_first_line(error)}", where=str(path), do=do) from error
+    if wrong:
+        raise AuditError(f"{what}: {wrong}", where=str(path), do=do)
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _difference(state: object, wanted: dict[str, Tensor]) -> str | None:
+    """What tells a state dict from that of the network, or None."""
+    if not isinstance(state, dict):
+        return f"it holds a {type(state).__name__}, not a state dict"
+    for name in wanted.keys() | state.keys():
+        if name not in state or name not in wanted:
+            return f"{name} is {'missing' if name in wanted else 'unknown'}"
+        have, want = state[name], wanted[name]
+        if not isinstance(have, Tensor) or have.shape != want.shape or have.dtype != want.dtype:
+            shape = f"{have.dtype} {list(have.shape)}" if isinstance(have, Tensor) else type(have).__name__
+            return f"{name} is {shape}, not {want.dtype} {list(want.shape)}"
+    return None
+
+
+def _torchscript(path: Path, device: str, allowed: bool) -> nn.Module:
+    if not allowed:
+        raise AuditError(
+            "TorchScript is a program, and is run only if you say so",
+            where=str(path),
+            do="Set confirm.sscd.torchscript: true if you trust where the file comes from.",
+        )
+    refuse_large(path, MOST_BYTES)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            network = torch.jit.load(str(path), map_location=device)
+    except (RuntimeError, AttributeError, ValueError) as error:  # gone in Python 3.14
+        raise AuditError(f"torch cannot load this TorchScript: {_first_line(error)}", where=str(path)) from error
+    return network.eval()
+
+
+def refuse_large(path: Path, most: int) -> None:
+    """Raises AuditError unless the file is an archive of `torch.save` or TorchScript that unpacks to `most` bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise AuditError("not a file of torch.save: no zip archive, or not whole", where=str(path)) from error
+    if size > most:
+        raise AuditError(f"unpacks to {size:,} bytes; at most {most:,} are expected", where=str(path))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

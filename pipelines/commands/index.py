@@ -1,0 +1,35 @@
+"""crossaudit index"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import ConfigFile, Overrides, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: crossaudit index audit.yaml --out laion-index, then in audit.yaml: index: {path: laion-index}"
+    app.command(epilog=example)(index)
+
+
+def index(
+    config: ConfigFile,
+    set_: Overrides = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder or URI of the index (default: `index.path`).")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Embed the training images once, for the audits of all models that were trained on them.
+
+    Reads `images`, `confirm` and `engine` of the configuration. The same command again goes on where it was stopped.
+    """
+    from pipelines.indexing import build_index
+    from pipelines.settings import absolute, load_config
+
+    settings, given = load_config(config, set_ or [])
+    path = build_index(settings, given, None if out is None else absolute(out, Path.cwd()))
+    typer.echo(f"{path}: set index.path to it")

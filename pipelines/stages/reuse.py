@@ -1,0 +1,143 @@
+"""Reuse, in place of embed: the vectors of an index or an earlier run, once they are those that this run would make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from audit.errors import AuditError
+from pipelines.context import Run
+from pipelines.ledger import Ledger
+from pipelines.manifest import NAME
+from pipelines.stages import embed
+
+THREADS = 8
+
+
+def run(run: Run) -> None:
+    if run.config.images is None:
+        return
+    tables = [embed.table(name) for name in run.config.confirm.embedders]
+    with run.manifest.stage("embed") as stage:
+        if not run.manifest.finished or _lost(run, tables):
+            _take(run, tables)
+        stage["rows_in"] = embed.listed(run.ledger)
+        stage["rows_out"] = [run.manifest.refresh(table) for table in tables][0]
+
+
+def check(run: Run) -> None:
+    """Raises AuditError that says what differs, unless the vectors at `index.path` are those that this run would make.
+
+    The models are loaded, and the manifest has the fingerprints of the input files.
+    """
+    if run.config.images is None:
+        return
+    source, index = _index(run)
+    differences = [*_options(run, index), *_embedders(run, index), *_files(run, index)]
+    if differences:
+        more = f", and {len(differences) - 1} more differences" if differences[1:] else ""
+        raise AuditError(
+            f"these are other vectors than this run needs: {differences[0]}{more}",
+            where=source.uri,
+            do="Build it anew (`crossaudit index AUDIT.YAML --out ELSEWHERE`), or leave index.path out.",
+        )
+
+
+def _index(run: Run) -> tuple[Ledger, dict[str, Any]]:
+    """The ledger at `index.path`, and its manifest."""
+    path = run.config.index.path
+    assert path is not None
+    source = Ledger(path)
+    content = source.read_bytes(NAME)
+    if content is None:
+        do = "`crossaudit index AUDIT.YAML` builds one there."
+        raise AuditError(f"no {NAME}: there is no index here", where=path, do=do)
+    index = json.loads(content)
+    if index["finished"] is None:
+        raise AuditError("the index is not finished", where=path, do="The command that began it goes on with it.")
+    return source, index
+
+
+def _options(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
+    theirs, ours = index["resolved"]["images"] or {}, run.manifest.data["resolved"]["images"]
+    for key in ("crop", "column"):
+        if theirs.get(key) != ours[key]:
+            yield f"images.{key} is {theirs.get(key)} there and {ours[key]} here"
+
+
+def _embedders(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
+    for name in run.config.confirm.embedders:
+        theirs, ours = index["models"].get(name), run.manifest.data["models"][name]
+        if theirs is None or embed.table(name) not in index["parts"]:
+            yield f"there are none of the embedder {name}"
+        elif theirs != ours:
+            part = next(part for part in (*ours, *theirs) if theirs.get(part) != ours.get(part))
+            yield f"{part} of the embedder {name} is {_short(theirs.get(part))} there and {_short(ours.get(part))} here"
+
+
+def _files(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
+    theirs, ours = (_of_images(inputs) for inputs in (index["inputs"], run.manifest.data["inputs"]))
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            how = (
+                "is not there" if name not in theirs else "is there alone" if name not in ours else "has changed since"
+            )
+            yield f"the image file {name} {how}"
+
+
+def _of_images(inputs: list[dict[str, Any]]) -> dict[str, str]:
+    """Fingerprints by name: where the files lie may differ."""
+    return {item["name"]: item["sha256"] for item in inputs if item["kind"] == "images"}
+
+
+def _short(digest: str | None) -> str:
+    return "missing" if digest is None else digest[:12] if len(digest) == 64 else digest
+
+
+def _lost(run: Run, tables: list[str]) -> bool:
+    """Whether parts are gone that the run once had."""
+    known = run.manifest.data["parts"]
+    return any(known[table].keys() - {f"{part}.parquet" for part in run.ledger.parts(table)} for table in tables)
+
+
+def _take(run: Run, tables: list[str]) -> None:
+    """Copies the parts that are not here yet, those of `errors` first: they say which images have no vector."""
+    source, index = _index(run)
+    todo = []
+    for table in ("errors", *tables):
+        here = set(run.ledger.parts(table))
+        for file, rows in sorted(index["parts"].get(table, {}).items()):
+            part = file.removesuffix(".parquet")
+            # The errors of the listing are found anew: this run lists its images itself.
+            if part not in here and (table != "errors" or part.startswith("embeddings_")):
+                todo.append((table, part, rows))
+    if not todo:
+        return
+    run.manifest.reopen()
+    total = sum(rows for table, _, rows in todo if table == tables[0])
+    with run.progress.stage("embed: vectors from the index", total, "images", 0) as stage:
+
+        def copy(item: tuple[str, str, int]) -> tuple[str, str, int]:
+            _copy(run.ledger, source, *item)
+            return item
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            for table, part, rows in threads.map(copy, todo):
+                run.manifest.part(table, part, rows)
+                stage.advance(rows if table == tables[0] else 0, 0)
+
+
+def _copy(ledger: Ledger, source: Ledger, table: str, part: str, rows: int) -> None:
+    where = source.path(table, f"{part}.parquet")
+    try:
+        found = source.rows(table, part)
+    except (OSError, pa.ArrowException) as error:
+        raise AuditError(f"cannot be read: {error}", where=where, do="Build the index anew.") from error
+    if found != rows:
+        what = f"has {found:,} rows; the manifest of the index says {rows:,}"
+        raise AuditError(what, where=where, do="Build the index anew.")
+    ledger.take(source, table, part)
