@@ -102,7 +102,10 @@ def check(run: str | Path) -> list[Check]:
 
 
 def _counts(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
-    results = [_input_rows(connection, manifest)]
+    embedded = _embedded(connection, manifest)
+    if manifest.get("kind") == "index":
+        return embedded
+    results = [_input_rows(connection, manifest), *embedded]
     for name, counted, sql in VIOLATIONS:
         n = _count(connection, sql)
         results.append(Check(name, n == 0, f"{n:,} {counted}"))
@@ -142,6 +145,26 @@ def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any])
     return Check(
         "every input row is in `rows`, in `errors` or sampled out", rows + failed + sampled_out == given, detail
     )
+
+
+def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
+    """For each embedder: every image that was listed has one vector, or a row of `errors`."""
+    listed = manifest.get("stages", {}).get("embed", {}).get("rows_in")
+    if listed is None:
+        return []
+    name, found = "every training image has a vector of every embedder, or is in `errors`", []
+    lost = """(select distinct left(sha256(file || chr(0) || "row"), 32) as image_id from errors
+               where stage = 'embed' and "row" is not null)"""
+    for embedder in manifest["resolved"]["confirm"]["embedders"]:
+        table = f'"embeddings_{embedder}"'
+        vectors, images = connection.execute(f"select count(*), count(distinct image_id) from {table}").fetchall()[0]
+        failed = _count(connection, f"select count(*) from {lost}")
+        both = _count(connection, f"select count(*) from {table} semi join {lost} using (image_id)")
+        detail = f"{vectors:,} vectors of {embedder} + {failed:,} in errors of {listed:,} images"
+        if vectors != images or both:
+            detail += f"; {vectors - images:,} twice, {both:,} in both"
+        found.append(Check(name, vectors == images and not both and vectors + failed == listed, detail))
+    return found
 
 
 def _words(connection: duckdb.DuckDBPyConnection, table: str, column: str, words: tuple[str, ...]) -> Check:

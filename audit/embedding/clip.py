@@ -34,6 +34,7 @@ def load_clip(name: str, weights: str, device: str = "cpu", model: str | None = 
     if model is None and Path(weights).is_dir():
         return _of_folder(name, Path(weights), device)
     architecture, tag = _known(model or weights)
+    text = _text_config(architecture, model or weights)
     preparation = _preparation(architecture, tag)
     path = _fetched(architecture, tag) if model is None else Path(weights)
     if not path.is_file():
@@ -43,7 +44,7 @@ def load_clip(name: str, weights: str, device: str = "cpu", model: str | None = 
 
         refuse_large(path, path.stat().st_size)
     named = {f"image_{key}": value for key, value in preparation.items()}
-    return _load(name, architecture, str(path), {path.name: path}, device, named)
+    return _load(name, architecture, str(path), text, {path.name: path}, device, named)
 
 
 def _of_folder(name: str, folder: Path, device: str) -> Embedder:
@@ -55,21 +56,27 @@ def _of_folder(name: str, folder: Path, device: str) -> Embedder:
                 do="Save the model with open_clip's push_to_hf_hub.save_for_hf, with safe_serialization=True.",
             )
     files = {file: folder / file for file in (CONFIG, WEIGHTS)}
-    return _load(name, f"local-dir:{folder}", None, files, device, {})
+    model = f"local-dir:{folder}"
+    return _load(name, model, None, _text_config(model, str(folder / CONFIG)), files, device, {})
 
 
 def _load(
-    name: str, model: str, weights: str | None, files: dict[str, Path], device: str, preparation: dict[str, Any]
+    name: str,
+    model: str,
+    weights: str | None,
+    text: dict[str, Any],
+    files: dict[str, Path],
+    device: str,
+    preparation: dict[str, Any],
 ) -> Embedder:
-    """What open_clip makes of its own names for a model and its weights."""
+    """What open_clip makes of its own names for a model and its weights; `text`: the text tower's configuration."""
     open_clip = _open_clip()
-    where = weights or model.removeprefix("local-dir:")
-    text = _text_config(model, where)
     try:
         network, transform = open_clip.create_model_from_pretrained(
             model, weights, device=device, weights_only=True, **preparation
         )
     except Exception as error:  # open_clip raises whatever its many model classes raise
+        where = weights or model.removeprefix("local-dir:")
         raise AuditError(f"open_clip cannot load the model: {str(error).splitlines()[0]}", where=where) from error
     network = network.eval().requires_grad_(False)
 
@@ -98,7 +105,7 @@ def _text_config(model: str, where: str) -> dict[str, Any]:
     try:
         text: dict[str, Any] = _open_clip().get_model_config(model).get("text_cfg", {})
     except (ValueError, KeyError, AttributeError) as error:
-        raise AuditError("not an open_clip configuration", where=f"{where}/{CONFIG}") from error
+        raise AuditError("not an open_clip configuration", where=where) from error
     if "hf_model_name" in text:
         raise AuditError(
             f"its text tower ({text['hf_model_name']}) needs files from a model hub",
@@ -110,7 +117,7 @@ def _text_config(model: str, where: str) -> dict[str, Any]:
 
 def _known(model: str) -> tuple[str, str | None]:
     """(architecture, tag or None) of `architecture/tag`; AuditError if open_clip knows no such thing, or if the weights
-    of the tag were trained with another activation than the architecture has (open_clip only warns)."""
+    of the tag were trained with the activation of a sister architecture (open_clip only warns)."""
     open_clip = _open_clip()
     architecture, _, tag = model.partition("/")
     if architecture not in open_clip.list_models():
@@ -121,8 +128,9 @@ def _known(model: str) -> tuple[str, str | None]:
         do = f"Known: {', '.join(tags)}."
         raise AuditError(f"open_clip knows no tag {tag!r} of {architecture}", where=model, do=do)
     quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    if tag and open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != quick:
-        other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
+    other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
+    trained = open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) if tag else quick
+    if trained != quick and other != architecture and other in open_clip.list_models():
         what = f"the weights of {tag} were trained {'without' if quick else 'with'} QuickGELU"
         raise AuditError(what, where=model, do=f"Name {other}/{tag}.")
     return architecture, tag or None

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from audit.embedding import Embedder, load_embedder
+from audit.embedding import BATCH_PIXELS, Embedder, load_embedder
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
 from audit.errors import AuditError
 
@@ -62,6 +62,22 @@ def test_a_vector_does_not_depend_on_its_neighbours_in_the_batch(embedder: Embed
     assert embedder.embed(images)[66] == pytest.approx(embedder.embed(images[66:67])[0], abs=1e-5)
 
 
+def test_inputs_of_many_sizes_keep_their_places() -> None:
+    """As those of SSCD with `short_288`."""
+    sizes = [(3, 320, 320), (3, 320, 6400), (3, 16, 16)]
+    inputs = [torch.rand(sizes[n % 3], generator=torch.Generator().manual_seed(n)) for n in range(100)]
+    batches = []
+
+    def encode(x_BCHW: torch.Tensor) -> torch.Tensor:
+        batches.append(x_BCHW.shape)
+        return x_BCHW.mean(dim=(2, 3))
+
+    found = Embedder("e", 3, {}, "", lambda image: inputs[0], encode).vectors(inputs)
+    wanted = torch.stack([x_CHW.mean(dim=(1, 2)) for x_CHW in inputs])
+    assert found == pytest.approx(torch.nn.functional.normalize(wanted, dim=1).numpy(), abs=1e-6)
+    assert max(shape.numel() for shape in batches) <= BATCH_PIXELS * 3
+
+
 def test_no_image_gives_no_row(embedder: Embedder) -> None:
     assert embedder.embed([]).shape == (0, embedder.width)
 
@@ -76,6 +92,8 @@ def test_the_fingerprint_covers_every_file_that_the_vectors_depend_on(sscd: Path
     sha256 = load_embedder("clip", clip).sha256
     assert list(sha256) == ["open_clip_config.json", "open_clip_model.safetensors"]
     assert all(len(value) == 64 for value in sha256.values())
+    print_ = load_embedder("sscd", sscd).fingerprint
+    assert print_ == load_embedder("sscd", sscd).sha256 | {"preprocessing": "1: square 64, bicubic"}
 
 
 def test_the_descriptor_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
@@ -101,14 +119,15 @@ def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
         load_embedder("sscd", tmp_path / "nothing.safetensors")
 
 
-def test_a_pickle_is_refused_and_never_opened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "model.bin"])
+def test_a_pickle_is_refused_and_never_opened(tmp_path: Path, name: str) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, ...]:
             return Path.touch, (tmp_path / "ran",)
 
-    (tmp_path / "model.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(AuditError, match="so it is refused"):
-        load_embedder("sscd", tmp_path / "model.pt")
+    (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(AuditError, match="may run code|not a file of torch.save"):
+        load_embedder("sscd", tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 

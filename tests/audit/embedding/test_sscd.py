@@ -42,7 +42,9 @@ def published(seed: int = 0, width: int = 512) -> dict[str, Tensor]:
     for stage, (count, inner) in enumerate(BLOCKS, 1):
         for block in range(count):
             at = f"backbone.layer{stage}.{block}"
-            for number, (out, into, size) in enumerate(((inner, channels, 1), (inner, inner, 3), (4 * inner, inner, 1)), 1):
+            for number, (out, into, size) in enumerate(
+                ((inner, channels, 1), (inner, inner, 3), (4 * inner, inner, 1)), 1
+            ):
                 conv(f"{at}.conv{number}", out, into, size)
                 norm(f"{at}.bn{number}", out)
             if block == 0:
@@ -221,6 +223,7 @@ class Large(torch.nn.Module):
         return F.normalize(self.conv(x).mean(dim=(2, 3)), dim=1)
 
 
+@pytest.mark.filterwarnings("ignore:.*looks like a TorchScript archive")
 def test_torchscript_is_run_only_if_one_says_so(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, path = Large().eval(), tmp_path / "sscd_disc_large.torchscript.pt"
