@@ -50,8 +50,8 @@ class Manifest:
                 )
             return cls(ledger, _new(config, given, resolved) | {"kind": kind})
         data = json.loads(content)
-        if data["kind"] != kind:
-            raise AuditError(f"holds an {data['kind']}, no {kind}", where=ledger.uri, do="Choose another --out.")
+        if (found := data.get("kind", "audit")) != kind:
+            raise AuditError(f"holds an {found}, no {kind}", where=ledger.uri, do="Choose another --out.")
         _refuse_changes(data["resolved"], resolved, ledger.uri)
         return cls(ledger, data | {"config": dict(given), "resolved": resolved})
 

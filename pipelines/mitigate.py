@@ -68,6 +68,8 @@ def finished(ledger: Ledger) -> tuple[Manifest, Config]:
     if content is None:
         raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
     data = json.loads(content)
+    if data.get("kind") == "index":
+        raise AuditError("this is an index, no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
     if data["finished"] is None:
         raise AuditError("the run is not finished", where=ledger.uri, do="`crossaudit run` goes on with it.")
     try:

@@ -7,8 +7,7 @@ import io
 import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,8 +15,8 @@ import pyarrow.parquet as pq
 from audit.errors import UsageError
 from audit.pictures import MOST_BYTES
 from pipelines.reading.files import File, open_file
+from pipelines.reading.folders import Folder, is_image
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".avif"}
 _BUFFER = 1 << 20
 
 # Where every image lies. In a tar and in a file of its own: `offset` and `size` of its bytes; in Parquet: `offset` is
@@ -33,37 +32,6 @@ INDEX = pa.schema(
         ("size", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Folder(File):
-    """The image files of one folder; each counts as a file with one sample, whose key is its name up to the suffix."""
-
-    images: tuple[File, ...] = ()
-
-    @property
-    def stem(self) -> str:
-        return os.path.basename(self.uri)
-
-    def fingerprint(self) -> str:
-        """Of names and sizes ("names+sizes:..."): to open every image once more would cost as much as to embed them."""
-        lines = "".join(f"{os.path.basename(image.name)}\0{image.size}\n" for image in self.images)
-        return f"names+sizes:{hashlib.sha256(lines.encode()).hexdigest()}"
-
-
-def gather(files: Sequence[File]) -> list[File]:
-    """Tars and Parquet files as they are, and image files by folder; what lies beside image files is left out."""
-    folders: dict[str, list[File]] = defaultdict(list)
-    for file in files:
-        if is_image(file.name):
-            folders[os.path.dirname(file.uri)].append(file)
-    if not folders:
-        return list(files)
-    found = [file for file in files if file.name.endswith((".tar", ".parquet"))]
-    for uri, images in folders.items():
-        name, size = os.path.dirname(images[0].name) or ".", sum(image.size for image in images)
-        found.append(Folder(uri, name, size, tuple(images)))
-    return sorted(found, key=lambda file: file.name)
 
 
 def image_id(file: str, row: int) -> str:
@@ -127,12 +95,6 @@ def samples(source: pa.NativeFile) -> Iterator[tuple[int, str, tarfile.TarInfo, 
         yield number, key, member, end
     if not _ends(source, size):
         raise tarfile.ReadError("the archive has no end mark: it is truncated")
-
-
-def is_image(name: str) -> bool:
-    """Whether a member of a tar or a file is taken for an image, by its name; hidden ones are none."""
-    base = os.path.basename(name)
-    return os.path.splitext(base)[1].lower() in SUFFIXES and not base.startswith(".")
 
 
 def _folder_places(folder: Folder) -> pa.Table:

@@ -26,6 +26,7 @@ from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of
 from pipelines.reading.files import File, find
+from pipelines.reading.folders import gather
 
 if TYPE_CHECKING:
     from pipelines.worker import Worker
@@ -65,7 +66,7 @@ def plan(config: Config) -> Inputs:
 
 
 def find_images(config: Config) -> list[File]:
-    return images_of.gather(find(config.images.path, "images")) if config.images else []
+    return gather(find(config.images.path, "images")) if config.images else []
 
 
 def run(run: Run, inputs: Inputs) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from audit.errors import AuditError
-from pipelines.reading.images import is_image, samples
+from pipelines.reading.folders import is_image
+from pipelines.reading.images import samples
 from pipelines.writing.counts import Counts
 
 _CHUNK = 1 << 22
