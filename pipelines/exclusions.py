@@ -18,7 +18,7 @@ _COLUMNS = ["file", "row", "key", "caption_id", "action", "image_file", "image_r
 
 @dataclass(frozen=True)
 class Exclusions:
-    """`files`: input rows of each caption file (None: was unreadable); `images`: images of each image file.
+    """`files`: input rows of each caption file (None: was unreadable); `images`: images of each tar.
 
     `rows_of` and `samples_of` hold what is to be met in each of them, in order.
     """

@@ -138,7 +138,7 @@ select file, case when bool_and(n is not null) then sum(n)::bigint end from (
     union all select file, "rows" from errors where stage = 'ingest' and file is not null)
 group by file order by file
 """
-IMAGE_FILES = "select file, count(*) from images group by file order by file"
+IMAGE_FILES = "select file, count(*) from images where file like '%.tar' group by file order by file"
 NO_ROW = """
 select count(distinct image_id) from memorized
 where image_id not in (select image_id from rows where image_id is not null)
