@@ -30,6 +30,8 @@ from tests.pipelines.toy import MEMORIZED, png, settings_of, write_config, write
 
 pytestmark = pytest.mark.slow
 
+SHARDS = "engine.shard_rows=12"
+
 
 @pytest.fixture(scope="module")
 def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +43,8 @@ def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def index(dataset: Path) -> Ledger:
-    return Ledger(build_index(*load_config(dataset), out=str(dataset.parent / "index")))
+    """Its shards are smaller than those of the audits."""
+    return Ledger(build_index(*load_config(dataset, [SHARDS]), out=str(dataset.parent / "index")))
 
 
 def manifest(run: Ledger) -> dict[str, Any]:
@@ -98,13 +101,13 @@ def own(index: Ledger, dataset: Path, audited: Callable[..., str]) -> Ledger:
 def test_an_audit_that_takes_the_vectors_gives_the_same_tables(
     own: Ledger, index: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Its images lie elsewhere, and its shards are larger than those of the index."""
+    """Its images lie elsewhere."""
     moved = tmp_path / "moved"
     moved.mkdir()
     for tar in (dataset.parent / "images").iterdir():
         (moved / tar.name).write_bytes(tar.read_bytes())
     path = with_index(dataset.parent, images=f"{moved}/*.tar")
-    taken = Ledger(audited(path, "engine.shard_rows=20", out=str(tmp_path / "taken")))
+    taken = Ledger(audited(path, out=str(tmp_path / "taken")))
     assert [result for result in check(taken.uri) if not result.ok] == []
     for table in ("matches", "evidence", "verdicts", "embeddings_sscd"):
         order = [(name, "ascending") for name in own.read(table).schema.names[:4]]
@@ -114,7 +117,7 @@ def test_an_audit_that_takes_the_vectors_gives_the_same_tables(
     stage = manifest(taken)["stages"]["embed"]
     assert (stage["rows_in"], stage["rows_out"], stage["errors"]) == (42, 41, 1)
     taken.remove("embeddings_sscd", "00001-00000")
-    audited(path, "engine.shard_rows=20", out=taken.uri)
+    audited(path, out=taken.uri)
     assert taken.parts("embeddings_sscd") == index.parts("embeddings_sscd")
 
 
@@ -197,7 +200,7 @@ def test_a_damaged_part_of_an_index_is_named(index: Ledger, dataset: Path, tmp_p
         with pytest.raises(AuditError, match=r"embeddings_sscd/00001-00000.parquet: cannot be read"):
             reuse.run(run)
         pq.write_table(index.read("embeddings_sscd", "00000-00000").slice(3), part)
-        with pytest.raises(AuditError, match=r"00001-00000.parquet: has 13 rows; the manifest of the index says 16"):
+        with pytest.raises(AuditError, match=r"00001-00000.parquet: has 9 rows; the manifest of the index says 12"):
             reuse.run(run)
         assert "00001-00000" not in run.ledger.parts("embeddings_sscd")
     finally:
@@ -214,12 +217,12 @@ def test_an_earlier_audit_serves_as_an_index(own: Ledger, dataset: Path, tmp_pat
 
 
 def test_an_index_is_resumed_and_not_mixed_with_another_or_with_an_audit(index: Ledger, dataset: Path) -> None:
-    given = load_config(with_index(dataset.parent))
+    given = load_config(with_index(dataset.parent), [SHARDS])
     before = index.read("embeddings_sscd")
     index.remove("embeddings_sscd", "00000-00000")
     assert build_index(*given) == index.uri  # at index.path
     assert index.read("embeddings_sscd").equals(before)
-    cropped = load_config(with_index(dataset.parent), ["images.crop=centre"])
+    cropped = load_config(with_index(dataset.parent), [SHARDS, "images.crop=centre"])
     with pytest.raises(AuditError, match="images.crop was 'none' when this run began and is 'centre' now"):
         build_index(*cropped)
     with pytest.raises(AuditError, match="holds an index, no audit"):
