@@ -31,19 +31,19 @@ class Embedder:
     """A network with its own preprocessing.
 
     `width`: length of a vector; `sha256`: of every file that the vectors depend on, by file name;
-    `preparation`: what `preprocess` does, in words; `preprocess`: one image to a tensor [C, H, W];
-    `encode`: a batch [B, C, H, W] to [B, width]; `encode_text`: B texts to [B, width], in the same space, for a
-    network that knows texts.
+    `preprocess`: one image to a tensor [C, H, W]; `encode`: a batch [B, C, H, W] to [B, width];
+    `encode_text`: B texts to [B, width], in the same space, for a network that knows texts; `preparation`: what
+    `preprocess` does, in words.
     """
 
     name: str
     width: int
     sha256: dict[str, str]
-    preparation: str
     preprocess: Callable[[Image.Image], Tensor]
     encode: Callable[[Tensor], Tensor]
     device: str = "cpu"
     encode_text: Callable[[Sequence[str]], Tensor] | None = None
+    preparation: str = ""
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -158,7 +158,7 @@ def embedder_of(
     with torch.inference_mode():
         width = int(encode(preprocess(Image.new("RGB", (64, 64), "grey"))[None].to(device)).shape[1])
     sha256 = {part: _sha256(path) for part, path in files.items()}
-    return Embedder(name, width, sha256, preparation, preprocess, encode, device, encode_text)
+    return Embedder(name, width, sha256, preprocess, encode, device, encode_text, preparation)
 
 
 def _sha256(path: Path) -> str:

@@ -72,7 +72,7 @@ def test_inputs_of_many_sizes_keep_their_places() -> None:
         batches.append(x_BCHW.shape)
         return x_BCHW.mean(dim=(2, 3))
 
-    found = Embedder("e", 3, {}, "", lambda image: inputs[0], encode).vectors(inputs)
+    found = Embedder("e", 3, {}, lambda image: inputs[0], encode).vectors(inputs)
     wanted = torch.stack([x_CHW.mean(dim=(1, 2)) for x_CHW in inputs])
     assert found == pytest.approx(torch.nn.functional.normalize(wanted, dim=1).numpy(), abs=1e-6)
     assert max(shape.numel() for shape in batches) <= BATCH_PIXELS * 3

@@ -143,7 +143,7 @@ def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) ->
     found = manifest(run)
     assert {Path(item["file"]).name for item in found["inputs"]} >= {"00000.parquet", "00001.tar"}
     assert found["models"]["model"].keys() == {"unet", "text_encoder", "tokenizer", "vae"}
-    assert found["models"]["sscd"].keys() == {"sscd.safetensors"}
+    assert found["models"]["sscd"].keys() == {"sscd.safetensors", "preprocessing"}
     assert found["stages"]["ingest"] | {"seconds": 0} == {"rows_in": 40, "rows_out": 40, "errors": 0, "seconds": 0}
     assert found["claims"]["sentences"]
     assert Path(run.uri, "report.html").stat().st_size > 1000
