@@ -1,37 +1,22 @@
-"""From matches to verdicts: thresholds from null captions, one verdict a caption, families (design, 2 and 3).
+"""From matches to verdicts: one verdict a caption (design, 2 and 3).
 
 N captions, in the order of the table `captions`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from audit.errors import AuditError
+from audit.copying import PARTIAL, VERBATIM, copies, families
 from audit.risk import risk
 from audit.schema import VERDICTS
-from audit.statistics import conformal_p, nulls_needed
-
-# Where there is no null: 0.75 is 90 % precision on DISC for SSCD (arXiv 2202.10261), 0.5 the looser rule
-# of the literature on diffusion models (Somepalli et al., arXiv 2212.03860).
-PUBLISHED = {"verbatim": 0.75, "region": 0.5}
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A similarity from which on an image counts as copied; `source`: null | configured | published."""
-
-    value: float
-    source: str
-    null_n: int = 0
+from audit.statistics import conformal_p
+from audit.thresholds import Threshold
 
 
 @dataclass(frozen=True)
@@ -43,46 +28,6 @@ class Images:
     unreadable_ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
 
 
-def threshold_from_null(maxima: np.ndarray, rate: float) -> float:
-    """The ceil((m + 1)(1 - rate))-th smallest of m null maxima: a null caption exceeds it at most at this rate.
-
-    `maxima`: [m], the highest similarity of each null caption over its seeds and all images.
-    Raises AuditError if m < 1/rate - 1: no such value exists.
-    """
-    m = len(maxima)
-    rank = math.ceil((m + 1) * (1 - rate) - 1e-9)  # 100 * 0.99 must not become 100
-    if rank > m or m == 0:
-        raise AuditError(
-            f"{m} null captions cannot set a threshold at a null rate of {rate:g}",
-            where="confirm.null_captions",
-            do=f"Give at least {nulls_needed(rate)} null captions, or raise confirm.null_rate.",
-        )
-    return float(np.sort(maxima)[rank - 1])
-
-
-def null_maxima(matches: pa.Table, embedder: str, column: str) -> np.ndarray:
-    """Per null caption, the maximum of `column` (similarity or region_similarity) over seeds and ranks: [m].
-
-    A null caption whose generations have no comparable region counts with -1: it too was tried.
-    """
-    mine = matches.filter((pc.field("purpose") == "null") & (pc.field("embedder") == embedder))
-    best = mine.group_by("caption_id").aggregate([(column, "max")]).column(f"{column}_max")
-    return pc.fill_null(best, -1.0).to_numpy()
-
-
-def choose_threshold(kind: str, maxima: np.ndarray, rate: float, floor: float | None = None) -> Threshold:
-    """The threshold of `kind` (verbatim | region): the null's, but never below a configured floor.
-
-    Without any null captions (m = 0): the floor, or else the published constant.
-    """
-    if len(maxima) == 0:
-        return Threshold(floor, "configured") if floor is not None else Threshold(PUBLISHED[kind], "published")
-    value = threshold_from_null(maxima, rate)
-    if floor is not None and floor > value:
-        return Threshold(floor, "configured", len(maxima))
-    return Threshold(value, "null", len(maxima))
-
-
 def judge(
     *,
     captions: pa.Table,
@@ -90,6 +35,8 @@ def judge(
     controls: pa.Table,
     generations: pa.Table,
     matches: pa.Table,
+    copied: pa.Table,
+    links: pa.Table,
     rows: pa.Table,
     embedder: str,
     thresholds: Mapping[str, Threshold],
@@ -100,8 +47,9 @@ def judge(
     """One verdict a caption (schema VERDICTS), in the order of `captions`.
 
     Tables as in audit.schema (of `generations` and `rows` only the columns used: no pixels are needed);
-    `embedder` decides, by `thresholds["verbatim"]` and `thresholds["region"]`; `failures`: (caption_id, error),
-    what failed outside `generations`: the errors of `screen` and the rows of `errors` that name a caption.
+    `embedder` decides, by `thresholds["verbatim"]` and `thresholds["region"]`; `copied`: `copied_images` of `matches`
+    by both; `links`: as of `families`; `failures`: (caption_id, error), what failed outside `generations`: the errors
+    of `screen` and the rows of `errors` that name a caption.
     """
     ids = captions["caption_id"].combine_chunks()
     score = _lookup(ids, scores)
@@ -109,12 +57,12 @@ def judge(
     found = _lookup(ids, _discovered(generations, mine))
     selected = _true(pc.is_valid(score["selected_by"]))
 
-    whole = _at_least(found["similarity"], thresholds["verbatim"])
-    region = _at_least(found["region_similarity"], thresholds["region"]) & ~whole
+    best = _lookup(ids, _best_copies(copied))
+    whole, region = (_true(pc.equal(best["how"], how)) for how in (VERBATIM, PARTIAL))
     own = rows.select(["caption_id", "image_id"]).filter(pc.field("caption_id").isin(ids.filter(pa.array(selected))))
     verdict = np.select(
         [whole, region, selected & ~_positive(found["finished"])],
-        ["verbatim", "partial", "error"],
+        [VERBATIM, PARTIAL, "error"],
         np.where(selected, "unconfirmed", np.where(_true(pc.is_null(score["score"])), "error", "clear")),
     ).astype(object)
     negative = verdict == "unconfirmed"
@@ -122,8 +70,7 @@ def judge(
     verdict[negative & (images.listed > 0) & ~_positive(found["looked_up"])] = "error"
     verdict[(verdict == "unconfirmed") & _blind(ids, own, images, max_unreadable)] = "unknown"
 
-    pairs = _matched_pairs(mine, ids.filter(pa.array(whole)), ids.filter(pa.array(region)), thresholds)
-    k, n = _reproduced(ids, generations, mine, region, whole | region, thresholds)
+    k, n = _reproduced(ids, mine, region, whole | region, thresholds)
     columns = {
         "caption_id": ids,
         "caption": captions["caption"],
@@ -135,11 +82,11 @@ def judge(
         "p_not_reproduced": _p_not_reproduced(score["score"], score["selected_by"], verdict),
         "reproduced_k": k,
         "reproduced_n": n,
-        "image_id": pc.if_else(pa.array(region), found["region_image_id"], found["image_id"]),
-        "matched_own_image": _matched_own(ids, own, pairs),
+        "image_id": pc.coalesce(best["image_id"], found["image_id"]),
+        "matched_own_image": _matched_own(ids, own, copied),
         "similarity": found["similarity"],
         "region_similarity": found["region_similarity"],
-        "family": _families(ids, pairs),
+        "family": _lookup(ids, families(copied, links))["family"],
         "image_cluster_size": score["image_cluster_size"],
         "error": _messages(ids, found["error"], failures, verdict),
     }
@@ -161,24 +108,23 @@ def _positive(counts: pa.ChunkedArray) -> np.ndarray:
     return _true(pc.greater(counts, 0))
 
 
-def _at_least(values: pa.ChunkedArray, threshold: Threshold) -> np.ndarray:
-    return _true(pc.greater_equal(values, threshold.value))
-
-
-def _runs(generations: pa.Table, mine: pa.Table, purpose: str) -> pa.Table:
-    """One row a generation of that purpose, with its best similarities; null ones were not looked up."""
-    keys = ["caption_id", "seed"]
-    best = mine.filter(pc.field("purpose") == purpose).group_by(keys)
-    best = best.aggregate([("similarity", "max"), ("region_similarity", "max")])
-    best = best.rename_columns([name.removesuffix("_max") for name in best.column_names])
-    runs = generations.filter(pc.field("purpose") == purpose).select([*keys, "status", "error"])
-    runs = runs.append_column("finished", pc.cast(pc.equal(runs["status"], "ok"), pa.int64()))
-    return runs.join(best, keys, join_type="left outer")
+def _best_copies(copied: pa.Table) -> pa.Table:
+    """(caption_id, how, image_id) of the image that each caption copied best, a copy of the whole before any other."""
+    order = [("how", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
+    best = copied.sort_by(order).group_by("caption_id", use_threads=False)
+    best = best.aggregate([("how", "first"), ("image_id", "first")])
+    return best.rename_columns(["caption_id", "how", "image_id"])
 
 
 def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
     """Per caption with discover generations: how many finished, how many were looked up, and the best match."""
-    runs = _runs(generations, mine, "discover").sort_by([("caption_id", "ascending"), ("seed", "ascending")])
+    keys = ["caption_id", "seed"]
+    mine = mine.filter(pc.field("purpose") == "discover")
+    best = mine.group_by(keys).aggregate([("similarity", "max"), ("region_similarity", "max")])
+    best = best.rename_columns([name.removesuffix("_max") for name in best.column_names])
+    runs = generations.filter(pc.field("purpose") == "discover").select([*keys, "status", "error"])
+    runs = runs.append_column("finished", pc.cast(pc.equal(runs["status"], "ok"), pa.int64()))
+    runs = runs.join(best, keys, join_type="left outer").sort_by([(name, "ascending") for name in keys])
     summary = runs.group_by("caption_id", use_threads=False).aggregate(
         [
             ("finished", "sum"),
@@ -191,11 +137,9 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
     summary = summary.rename_columns(
         ["caption_id", "finished", "looked_up", "similarity", "region_similarity", "error"]
     )
-    for column, name in (("similarity", "image_id"), ("region_similarity", "region_image_id")):
-        discover = mine.filter((pc.field("purpose") == "discover") & pc.field(column).is_valid())
-        best = discover.sort_by([(column, "descending"), ("image_id", "ascending")])
-        best = best.group_by("caption_id", use_threads=False).aggregate([("image_id", "first")])
-        summary = summary.append_column(name, _lookup(summary["caption_id"], best)["image_id_first"])
+    best = mine.sort_by([("similarity", "descending"), ("image_id", "ascending")])
+    best = best.group_by("caption_id", use_threads=False).aggregate([("image_id", "first")])
+    summary = summary.append_column("image_id", _lookup(summary["caption_id"], best)["image_id_first"])
     return summary
 
 
@@ -209,19 +153,8 @@ def _blind(ids: pa.Array, own: pa.Table, images: Images, max_unreadable: float) 
     return blind
 
 
-def _matched_pairs(
-    mine: pa.Table, verbatim: pa.Array, partial: pa.Array, thresholds: Mapping[str, Threshold]
-) -> pa.Table:
-    """Which training images each confirmed caption copied: distinct (caption_id, image_id)."""
-    whole = pc.field("caption_id").isin(verbatim) & (pc.field("similarity") >= thresholds["verbatim"].value)
-    region = pc.field("caption_id").isin(partial) & (pc.field("region_similarity") >= thresholds["region"].value)
-    copied = mine.filter((pc.field("purpose") == "discover") & (whole | region))
-    return copied.group_by(["caption_id", "image_id"]).aggregate([])
-
-
 def _reproduced(
     ids: pa.Array,
-    generations: pa.Table,
     mine: pa.Table,
     partial: np.ndarray,
     confirmed: np.ndarray,
@@ -231,14 +164,14 @@ def _reproduced(
 
     Of a `partial` caption one copied region is enough.
     """
-    runs = _runs(generations, mine, "fresh").filter(pc.field("similarity").is_valid())
-    whole = _at_least(runs["similarity"], thresholds["verbatim"])
-    region = _at_least(runs["region_similarity"], thresholds["region"])
-    by_region = _true(pc.is_in(runs["caption_id"], value_set=ids.filter(pa.array(partial))))
-    runs = runs.append_column("copy", pa.array((whole | (by_region & region)).astype(np.int64)))
-    counts = _lookup(ids, runs.group_by("caption_id").aggregate([("copy", "sum"), ("copy", "count")]))
+    fresh = mine.filter(pc.field("purpose") == "fresh")
+    whole, part = copies(fresh, thresholds)
+    by_region = _true(pc.is_in(fresh["caption_id"], value_set=ids.filter(pa.array(partial))))
+    fresh = fresh.append_column("copy", pa.array((whole | (by_region & part)).astype(np.int64)))
+    runs = fresh.group_by(["caption_id", "seed"]).aggregate([("copy", "max")])
+    counts = _lookup(ids, runs.group_by("caption_id").aggregate([("copy_max", "sum"), ("copy_max", "count")]))
     null = pa.scalar(None, pa.int64())
-    k, n = (pc.if_else(pa.array(confirmed), counts[name], null) for name in ("copy_sum", "copy_count"))
+    k, n = (pc.if_else(pa.array(confirmed), counts[name], null) for name in ("copy_max_sum", "copy_max_count"))
     return k.combine_chunks(), n.combine_chunks()
 
 
@@ -257,29 +190,15 @@ def _p_not_reproduced(score: pa.ChunkedArray, selected_by: pa.ChunkedArray, verd
     return pa.array(p, mask=np.isnan(score_N))
 
 
-def _matched_own(ids: pa.Array, own: pa.Table, pairs: pa.Table) -> pa.ChunkedArray:
+def _matched_own(ids: pa.Array, own: pa.Table, copied: pa.Table) -> pa.ChunkedArray:
     """Whether a confirmed caption copied an image of its own; null if not confirmed or if it has none."""
     own = own.filter(pc.field("image_id").is_valid())
-    both = own.join(pairs, ["caption_id", "image_id"], join_type="inner")
+    both = own.join(copied.select(["caption_id", "image_id"]), ["caption_id", "image_id"], join_type="inner")
     known = pc.and_(
-        pc.is_in(ids, value_set=pairs["caption_id"]),
+        pc.is_in(ids, value_set=copied["caption_id"]),
         pc.is_in(ids, value_set=own["caption_id"]),
     )
     return pc.if_else(known, pc.is_in(ids, value_set=both["caption_id"]), pa.scalar(None, pa.bool_()))
-
-
-def _families(ids: pa.Array, pairs: pa.Table) -> pa.ChunkedArray:
-    """Per confirmed caption, the smallest caption_id that it is connected with through shared training images."""
-    pairs = pairs.sort_by("caption_id")
-    caption, image = (pairs[name].combine_chunks().dictionary_encode() for name in ("caption_id", "image_id"))
-    n, total = len(caption.dictionary), len(caption.dictionary) + len(image.dictionary)
-    edges = caption.indices.to_numpy(), image.indices.to_numpy() + n
-    graph = coo_array((np.ones(len(pairs), dtype=bool), edges), shape=(total, total))
-    _, component = connected_components(graph, directed=False)
-    # Captions are sorted, so the first of a component is its smallest.
-    _, first, inverse = np.unique(component[:n], return_index=True, return_inverse=True)
-    family = caption.dictionary.take(pa.array(first[inverse]))
-    return _lookup(ids, pa.table({"caption_id": caption.dictionary, "family": family}))["family"]
 
 
 def _messages(

@@ -71,7 +71,22 @@ MATCHES = pa.schema(
         ("rank", INT64),
         ("image_id", STRING),
         ("similarity", FLOAT64),
+        ("region_similarity", FLOAT64),  # within the generation's `region`; null: there is nothing to compare
+        ("shared", FLOAT64),  # the share of the picture in which the two agree pixel by pixel
+        ("region", pa.binary()),  # where that is: a black and white PNG
+    ]
+)
+# One row a caption and training image that a generation of it copied: the best one.
+COPIED_IMAGES = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("image_id", STRING),
+        ("how", STRING),  # verbatim: the whole image; partial: a region of it
+        ("seed", INT64),
+        ("similarity", FLOAT64),
         ("region_similarity", FLOAT64),
+        ("shared", FLOAT64),
+        ("region", pa.binary()),
     ]
 )
 IMAGE_CLUSTERS = pa.schema([("image_id", STRING), ("cluster", STRING), ("size", INT64)])

@@ -30,30 +30,16 @@ from errors where stage = 'embed' and "row" is not null
 CONFIRMED = """
 create temp table confirmed as
 select caption_id, caption, copies, verdict, image_id, coalesce(family, caption_id) as family,
-       case verdict when 'verbatim' then similarity else region_similarity end as similarity
-from verdicts where verdict in ('verbatim', 'partial')
+       case verdict when 'verbatim' then c.similarity else greatest(c.similarity, c.region_similarity) end as similarity
+from verdicts v left join copied_images c using (caption_id, image_id) where verdict in ('verbatim', 'partial')
 """
-# The images that a confirmed caption copied: as in audit.judging, all at or above the threshold.
-COPIED = """
-create temp table copied as
-with found as (
-    select m.caption_id, m.image_id,
-           case c.verdict when 'verbatim' then m.similarity else m.region_similarity end as similarity,
-           case c.verdict when 'verbatim' then $verbatim::double else $region::double end as threshold
-    from matches m join confirmed c using (caption_id)
-    where m.purpose = 'discover' and m.embedder = $embedder)
-select caption_id, image_id, max(similarity) as similarity from (
-    select caption_id, image_id, similarity from confirmed
-    union all select caption_id, image_id, similarity from found where similarity >= threshold)
-group by all
-"""
-# Those, and the images with the same bytes; `original` is the one that was matched.
+# The images that captions copied, and those with the same bytes; `original` is the one that was matched.
 MEMORIZED = """
 create temp table memorized as
 with bytes as (
-    select distinct i.sha256, c.* from copied c join images i using (image_id) where i.sha256 is not null),
+    select distinct i.sha256, c.* from copied_images c join images i using (image_id) where i.sha256 is not null),
 every as (
-    select image_id, image_id as original, caption_id, similarity from copied
+    select image_id, image_id as original, caption_id, similarity from copied_images
     union all
     select i.image_id, b.image_id, b.caption_id, b.similarity
     from images i join bytes b using (sha256) where i.image_id <> b.image_id)
@@ -194,8 +180,7 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
 
 def _list(connection: duckdb.DuckDBPyConnection, run: Run, manifest: dict[str, Any], policy: str) -> None:
     """Makes the table `listed`, one row an exclusion."""
-    thresholds = manifest.get("thresholds", {})
-    embedder = next(iter(manifest.get("resolved", {}).get("confirm", {}).get("embedders") or thresholds), "")
+    embedder = next(iter(manifest.get("resolved", {}).get("confirm", {}).get("embedders") or ()), "")
     embeddings = f"embeddings_{embedder}"
     read = (
         f'select image_id, file, "row", key, sha256 from "{embeddings}" union all '
@@ -204,8 +189,6 @@ def _list(connection: duckdb.DuckDBPyConnection, run: Run, manifest: dict[str, A
     )
     connection.execute(f"create temp view images as {read}{UNREAD}")
     connection.execute(CONFIRMED)
-    limits = {kind: thresholds.get(embedder, {}).get(kind, {}).get("value") for kind in ("verbatim", "region")}
-    connection.execute(COPIED, limits | {"embedder": embedder})
     connection.execute(MEMORIZED)
     roots = joined(connection.execute(LINKS).fetchall())
     names = {"family": pa.array(list(roots), pa.string()), "root": pa.array(list(roots.values()), pa.string())}

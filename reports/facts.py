@@ -13,12 +13,16 @@ MAX_CASES, PER_FAMILY = 100, 3
 COPY_BINS = ("1", "2-3", "4-9", "10-29", "30 up")
 BINS = 60
 
+# `deciding`: the similarity that was beyond its threshold, of which `whole` tells.
 CASES = """
 with confirmed as (
-    select *, list_position(['high', 'medium', 'low'], risk) as rank,
+    select v.*, c.seed, c.shared, c.region, list_position(['high', 'medium', 'low'], risk) as rank,
            coalesce(family, caption_id) as kin,
-           case verdict when 'verbatim' then similarity else region_similarity end as deciding
-    from verdicts where verdict in ('verbatim', 'partial')),
+           coalesce(v.verdict = 'verbatim' or c.similarity >= $limit, false) as whole,
+           case when whole then coalesce(c.similarity, v.similarity)
+                else coalesce(c.region_similarity, v.region_similarity) end as deciding
+    from verdicts v left join copied_images c using (caption_id, image_id)
+    where verdict in ('verbatim', 'partial')),
 placed as (
     select *, row_number() over (partition by kin order by rank, deciding desc, caption_id) as place,
            count(*) over kindred as family_size, min(rank) over kindred as family_rank,
@@ -27,20 +31,15 @@ placed as (
 shown as (
     select * from placed where place <= $per_family
     order by family_rank, family_size > 1 desc, family_best desc, kin, place limit $most),
-best as (
-    select m.caption_id, m.image_id, arg_max(m.seed, case s.verdict
-               when 'verbatim' then m.similarity else m.region_similarity end) as seed
-    from matches m join shown s using (caption_id, image_id)
-    where m.purpose = 'discover' and m.embedder = $embedder group by all),
 pictures as (
     select g.caption_id, g.seed, any_value(g.image) as image
-    from generations g join best using (caption_id, seed) where g.purpose = 'discover' group by all),
+    from generations g join shown using (caption_id, seed) where g.purpose = 'discover' group by all),
 others as (
-    select b.caption_id, list({embedder: m.embedder, similarity: m.similarity} order by m.embedder) as others
-    from best b join matches m using (caption_id, image_id, seed)
+    select s.caption_id, list({embedder: m.embedder, similarity: m.similarity} order by m.embedder) as others
+    from shown s join matches m using (caption_id, image_id, seed)
     where m.purpose = 'discover' and m.embedder <> $embedder group by all)
-select shown.*, best.seed, pictures.image as generation, e.image as training, e.file, e.row, e.key, others.others
-from shown left join best using (caption_id) left join pictures using (caption_id) left join others using (caption_id)
+select shown.*, pictures.image as generation, e.image as training, e.file, e.row, e.key, others.others
+from shown left join pictures using (caption_id) left join others using (caption_id)
 left join (select image_id, any_value(image) as image, any_value(file) as file, any_value("row") as row,
                   any_value(key) as key from evidence group by all) e on e.image_id = shown.image_id
 order by family_rank, family_size > 1 desc, family_best desc, kin, place
@@ -88,7 +87,8 @@ class Facts:
 
     def cases(self) -> list[dict[str, Any]]:
         """The confirmed captions that the report shows, the gravest families first, with both images' bytes."""
-        return self.rows(CASES, embedder=self.embedder, per_family=PER_FAMILY, most=MAX_CASES)
+        limit = self.thresholds.get("verbatim", {}).get("value")
+        return self.rows(CASES, embedder=self.embedder, limit=limit, per_family=PER_FAMILY, most=MAX_CASES)
 
     def figures(self) -> list[dict[str, str]]:
         drawn = [self._scores(), self._similarities(), self._copies()]

@@ -118,7 +118,7 @@ def _embedded(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The cases with their images as data URIs, as many as fit."""
     kept, used = [], 0
     for case in cases:
-        for name in ("generation", "training"):
+        for name in ("generation", "training", "region"):
             case[name] = picture(case[name])
             used += len(case[name]["uri"]) if case[name] else 0
         if used > MAX_IMAGE_BYTES:

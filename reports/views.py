@@ -27,6 +27,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "generations": schema.generations(()),
     "image_clusters": schema.IMAGE_CLUSTERS,
     "matches": schema.MATCHES,
+    "copied_images": schema.COPIED_IMAGES,
     "evidence": schema.EVIDENCE,
     "verdicts": schema.VERDICTS,
     "errors": schema.ERRORS,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.judging import Threshold, choose_threshold, null_maxima
-from audit.matching import nearest, region_similarity, vectors_of, window_vectors
+from audit.copying import copied_images
+from audit.matching import nearest, vectors_of
 from audit.pictures import decode
+from audit.regions import agreement, region_of, region_png, similarities, thumbnail
+from audit.thresholds import Threshold, choose_threshold, null_maxima
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.reading import images
 from pipelines.stages import embed
 from pipelines.stages.generate import PROMPTS, generate
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from pipelines.worker import Worker
 
 NEIGHBOURS = 5
-# How many training images a worker keeps the region vectors of.
-KEPT = 20_000
+# So many generations are compared region by region at once: their neighbours are in memory together.
+COMPARED = 64
 
 
 def run(run: Run) -> None:
@@ -42,7 +43,8 @@ def run(run: Run) -> None:
         run.manifest.data["thresholds"] = {
             name: {kind: asdict(limit) for kind, limit in kinds.items()} for name, kinds in limits.items()
         }
-        confirmed = _confirmed(run.ledger, matches, config.confirm.embedders[0], limits)
+        decides = config.confirm.embedders[0]
+        confirmed = _confirmed(run.ledger, matches, decides, limits[decides])
         generate(run, "confirm: fresh seeds", {"fresh": confirmed}, config.fresh_seeds())
         _match(run, "confirm: their matches", ("fresh",))
         stage["rows_in"] = run.manifest.refresh("generations")
@@ -71,13 +73,9 @@ def _thresholds(run: Run, matches: pa.Table) -> dict[str, dict[str, Threshold]]:
     return limits
 
 
-def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: dict[str, dict[str, Threshold]]) -> pa.Table:
-    """(caption_id, caption) of the captions with a generation beyond a threshold, in the order of their prompts."""
-    beyond = (pc.field("similarity") >= limits[embedder]["verbatim"].value) | (
-        pc.field("region_similarity") >= limits[embedder]["region"].value
-    )
-    mine = (pc.field("purpose") == "discover") & (pc.field("embedder") == embedder)
-    ids = matches.filter(mine & beyond)["caption_id"]
+def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> pa.Table:
+    """(caption_id, caption) of the captions that copied an image, in the order of their prompts."""
+    ids = copied_images(matches, embedder, limits)["caption_id"]
     prompts = ledger.read(PROMPTS, "discover")
     return prompts.filter(pc.is_in(prompts["caption_id"], value_set=ids.combine_chunks()))
 
@@ -102,7 +100,7 @@ def _shards(ledger: Ledger, purpose: str, size: int) -> list[Shard]:
 
 
 def _generations(ledger: Ledger, shard: Shard) -> pa.Table:
-    columns = ["caption_id", "purpose", "seed", "image", "status"]
+    columns = ["caption_id", "purpose", "seed", "image", "region", "status"]
     parts = [ledger.read("generations", part, columns) for part in shard.source]
     return pa.concat_tables(parts).slice(shard.start, len(shard))
 
@@ -116,10 +114,9 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
         ids_QK, similarity_QK = nearest(vectors_QE, index(worker.ledger, name), NEIGHBOURS)
-        region_QK = np.full(similarity_QK.shape, np.nan)
-        if name == worker.config.confirm.embedders[0]:
-            region_QK = _regions(worker, embedder, pictures, ids_QK)
-        found.append(_table(generations, name, ids_QK, similarity_QK, region_QK))
+        decides = name == worker.config.confirm.embedders[0]
+        regions = _regions(worker, embedder, generations, pictures, ids_QK) if decides else None
+        found.append(_table(generations, name, ids_QK, similarity_QK, regions))
     return {"matches": pa.concat_tables(found)}
 
 
@@ -129,45 +126,57 @@ def index(ledger: Ledger, embedder: str) -> Iterator[tuple[Sequence[str], np.nda
         yield part["image_id"].to_pylist(), vectors_of(part["vector"])
 
 
-def _regions(worker: Worker, embedder: Embedder, pictures: Sequence[Image.Image], ids_QK: np.ndarray) -> np.ndarray:
-    """How alike each generation and each of its neighbours are in their most alike region: [Q, K], NaN for none."""
-    candidates = _windows(worker, embedder, sorted(set(ids_QK.reshape(-1).tolist())))
-    own_QWE = window_vectors(embedder, pictures)
-    region_QK = np.full(ids_QK.shape, np.nan)
-    for q, ids_K in enumerate(ids_QK):
-        if len(ids_K):
-            region_QK[q] = region_similarity(own_QWE[q], np.stack([candidates[id_] for id_ in ids_K.tolist()]))
-    return region_QK
+class Regions(NamedTuple):
+    """Of generations and their neighbours, row by row [Q x K]: region_similarity, shared, region (PNG)."""
+
+    similarity: list[float | None]
+    shared: list[float | None]
+    region: list[bytes | None]
 
 
-def _windows(worker: Worker, embedder: Embedder, ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """The region vectors [W, E] of training images, read back from their source; kept for the next shard."""
+def _regions(
+    worker: Worker,
+    embedder: Embedder,
+    generations: pa.Table,
+    pictures: Sequence[Image.Image],
+    ids_QK: np.ndarray,
+) -> Regions:
+    """How each generation and each of its neighbours compare where the generation may be a copy, and pixel by pixel."""
     assert worker.config.images is not None
-    kept: dict[str, np.ndarray] = worker.cache.setdefault("windows", {})
-    if len(kept) > KEPT:
-        kept.clear()
-    missing = [id_ for id_ in ids if id_ not in kept]
-    places = embed.places_of(worker.ledger, missing) if missing else {}
-    for start in range(0, len(missing), embed.BATCH):
-        batch = missing[start : start + embed.BATCH]
-        column, crop = worker.config.images.column, worker.config.images.crop
-        pictures = [decode(next(iter(images.read(places[id_], column))), crop) for id_ in batch]
-        kept.update(zip(batch, window_vectors(embedder, pictures), strict=True))
-    return {id_: kept[id_] for id_ in ids}
+    found = Regions([], [], [])
+    places = embed.places_of(worker.ledger, ids_QK.reshape(-1).tolist())
+    own = [region_of(region) if region else None for region in generations["region"].to_pylist()]
+    for start in range(0, len(pictures), COMPARED):
+        batch = range(start, min(start + COMPARED, len(pictures)))
+        picture_of = dict(embed.pictures(worker.config.images, places, ids_QK[batch].reshape(-1).tolist()))
+        for q in batch:
+            neighbours = [picture_of[id_] for id_ in ids_QK[q].tolist()]
+            pixels_PP3 = thumbnail(pictures[q])
+            agreed = [agreement(pixels_PP3, thumbnail(image)) for image in neighbours]
+            alike = [None] * len(neighbours)
+            if own[q] is not None:
+                alike_K = similarities(embedder, pictures[q], own[q], neighbours)
+                alike = [None if np.isnan(value) else float(value) for value in alike_K]
+            found.similarity.extend(alike)
+            found.shared.extend(float(region_TT.mean()) for region_TT in agreed)
+            found.region.extend(map(region_png, agreed))
+    return found
 
 
 def _table(
-    generations: pa.Table, embedder: str, ids_QK: np.ndarray, similarity_QK: np.ndarray, region_QK: np.ndarray
+    generations: pa.Table, embedder: str, ids_QK: np.ndarray, similarity_QK: np.ndarray, regions: Regions | None
 ) -> pa.Table:
     count, k = ids_QK.shape
     of_R = pa.array(np.repeat(np.arange(count), k))
-    region_R = region_QK.reshape(-1)
+    nothing = [None] * (count * k)
     columns = {name: generations[name].take(of_R) for name in ("caption_id", "purpose", "seed")} | {
         "embedder": pa.repeat(embedder, count * k),
         "rank": pa.array(np.tile(np.arange(1, k + 1), count)),
         "image_id": pa.array(ids_QK.reshape(-1).tolist(), pa.string()),
         "similarity": pa.array(similarity_QK.reshape(-1).astype(np.float64)),
-        "region_similarity": pa.array(region_R, pa.float64(), mask=np.isnan(region_R)),
+        "region_similarity": pa.array(regions.similarity if regions else nothing, pa.float64()),
+        "shared": pa.array(regions.shared if regions else nothing, pa.float64()),
+        "region": pa.array(regions.region if regions else nothing, pa.binary()),
     }
     return pa.table([columns[name] for name in schema.MATCHES.names], schema=schema.MATCHES)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -21,9 +21,11 @@ from pipelines.reading import images
 from pipelines.stages.ingest import IMAGES
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from audit.embedding import Embedder
+    from pipelines.config import Images
     from pipelines.worker import Worker
 
 BATCH = 64
@@ -61,6 +63,13 @@ def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:
         part = part.filter(pc.is_in(part["image_id"], value_set=wanted))
         found.update({id_: part.slice(row, 1) for row, id_ in enumerate(part["image_id"].to_pylist())})
     return found
+
+
+def pictures(options: Images, places: Mapping[str, pa.Table], ids: Iterable[str]) -> Iterator[tuple[str, Image]]:
+    """(image_id, picture) of training images, each once, read back from their source; raises what `decode` raises."""
+    for id_ in sorted(set(ids)):
+        [content] = images.read(places[id_], options.column)
+        yield id_, decode(content, options.crop)
 
 
 def _embed(worker: Worker, shard: Shard) -> Tables:

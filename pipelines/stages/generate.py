@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
+from audit.pictures import decode
+from audit.regions import bright, common, region_png, thumbnail
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
 from pipelines.stages import calibrate, select
@@ -75,7 +77,7 @@ def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
     columns = {name: found[name] for name in layout.names if name in found.column_names} | {
         "caption_id": captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(seeds)))),
         "purpose": pa.repeat(shard.source, len(found)),
-        "region": found["region"] if "region" in found.column_names else pa.nulls(len(found), pa.binary()),
+        "region": _regions(found, len(seeds)),
     }
     table = pa.table([columns[name] for name in layout.names], schema=layout)
     bad = table.filter(pc.equal(table["status"], "error"))
@@ -84,6 +86,25 @@ def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
         for id_, message in zip(bad["caption_id"].to_pylist(), bad["error"].to_pylist(), strict=True)
     ]
     return {"generations": table, "errors": errors_table(errors)}
+
+
+def _regions(found: pa.Table, seeds: int) -> pa.Array:
+    """Where each generation may be a copy: where it agrees with the caption's others, and where attention to EOS ended
+    bright, if that was recorded. Null where neither is known."""
+    images = found["image"].to_pylist()
+    attention = found["region"].to_pylist() if "region" in found.column_names else [None] * len(images)
+    regions: list[bytes | None] = [None] * len(images)
+    for start in range(0, len(images), seeds):
+        rows = [row for row in range(start, start + seeds) if images[row] is not None]
+        if not rows:
+            continue
+        common_STT = common(np.stack([thumbnail(decode(images[row])) for row in rows]))
+        for row, region_TT in zip(rows, common_STT, strict=True):
+            if attention[row] is not None:
+                regions[row] = region_png(region_TT & bright(attention[row]))
+            elif len(rows) > 1:
+                regions[row] = region_png(region_TT)
+    return pa.array(regions, pa.binary())
 
 
 def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:

@@ -11,9 +11,12 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.claims import claims
-from audit.judging import PUBLISHED, Images, Threshold, judge
+from audit.copying import LINKS, copied_images, links
+from audit.judging import Images, judge
 from audit.pictures import decode
 from audit.png import png
+from audit.regions import thumbnail
+from audit.thresholds import PUBLISHED, Threshold
 from pipelines.context import Run
 from pipelines.ledger import Ledger
 from pipelines.reading import images
@@ -25,16 +28,22 @@ def run(run: Run) -> None:
     ledger, config = run.ledger, run.config
     with run.manifest.stage("judge") as stage:
         captions, scores = ledger.read("captions"), ledger.read("scores")
-        rows = ledger.read("rows")
+        rows, matches = ledger.read("rows"), _all(ledger, "matches", schema.MATCHES)
+        limits = thresholds(run) if config.images else _published()
+        copied = copied_images(matches, config.confirm.embedders[0], limits)
+        ledger.write("copied_images", "00000", copied)
+        run.manifest.part("copied_images", "00000", len(copied))
         table = judge(
             captions=captions,
             scores=scores,
             controls=_all(ledger, "controls", schema.CONTROLS),
             generations=_without_pixels(ledger),
-            matches=_all(ledger, "matches", schema.MATCHES),
+            matches=matches,
+            copied=copied,
+            links=_links(run, copied),
             rows=rows,
             embedder=config.confirm.embedders[0],
-            thresholds=thresholds(run) if config.images else _published(),
+            thresholds=limits,
             images=_images(ledger),
             failures=_failures(ledger),
             max_unreadable=config.confirm.max_unreadable,
@@ -57,6 +66,14 @@ def run(run: Run) -> None:
 def _published() -> dict[str, Threshold]:
     """Without images nothing is compared, so it does not matter what with."""
     return {kind: Threshold(value, "published") for kind, value in PUBLISHED.items()}
+
+
+def _links(run: Run, copied: pa.Table) -> pa.Table:
+    if run.config.images is None:
+        return LINKS.empty_table()
+    ids = copied["image_id"].to_pylist()
+    found = embed.pictures(run.config.images, embed.places_of(run.ledger, ids), ids)
+    return links(copied, {id_: thumbnail(picture) for id_, picture in found})
 
 
 def _all(ledger: Ledger, table: str, layout: pa.Schema) -> pa.Table:

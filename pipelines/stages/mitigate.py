@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.effect import summarize
 from audit.errors import AuditError
-from audit.matching import nearest, region_similarity, window_vectors
+from audit.matching import nearest
 from audit.pictures import decode
+from audit.regions import region_of, similarities
 from audit.serving import PLAIN, Setting, serve
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipelines.worker import Worker
 
-# Shapes: R images of a shard (captions x seeds, caption-major), E embedding width, W windows.
+# Shapes: R images of a shard (captions x seeds, caption-major), E embedding width.
 
 # Working tables: the captions of each group, one part a group; the vectors of the images, one part a shard.
 CAPTIONS, VECTORS = "_mitigation_captions", "_mitigation_vectors"
@@ -41,6 +42,7 @@ _CAPTIONS = pa.schema(
         ("verdict", pa.string()),
         ("image_id", pa.string()),
         ("reference", pa.binary()),  # the training image of that id, PNG
+        ("region", pa.binary()),  # of `partial`: where it was copied, PNG
         ("shown_seed", pa.int64()),  # the seed whose images are kept; null: none are
     ]
 )
@@ -99,8 +101,18 @@ def _confirmed(run: Run, plan: Plan) -> pa.Table:
     rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
     images = _evidence(run.ledger, [row["image_id"] for row in rows])
     shown = _one_a_family(rows, PICTURED["confirmed"])
-    seeds = _telling_seeds(run.ledger, [row for row in rows if row["caption_id"] in shown], embedder, plan.seeds)
-    more = [{"reference": images[row["image_id"]], "shown_seed": seeds.get(row["caption_id"])} for row in rows]
+    copied = _copied(run.ledger, rows)
+    more = []
+    for row in rows:
+        copy = copied[row["caption_id"]]
+        seed = copy["seed"] if copy["seed"] in plan.seeds else plan.seeds[0]
+        more.append(
+            {
+                "reference": images[row["image_id"]],
+                "region": copy["region"] if row["verdict"] == "partial" else None,
+                "shown_seed": seed if row["caption_id"] in shown else None,
+            }
+        )
     return pa.Table.from_pylist([row | extra for row, extra in zip(rows, more, strict=True)], schema=_CAPTIONS)
 
 
@@ -142,21 +154,11 @@ def _one_a_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
     return {row["caption_id"] for row in order[:most]}
 
 
-def _telling_seeds(
-    ledger: Ledger, rows: Sequence[dict[str, Any]], embedder: str, seeds: Sequence[int]
-) -> dict[str, int]:
-    """By caption_id, the seed whose generation was most like the image of the verdict; else the first seed."""
-    best: dict[str, tuple[float, int]] = {row["caption_id"]: (-np.inf, seeds[0]) for row in rows}
-    verdict_of = {row["caption_id"]: (row["verdict"], row["image_id"]) for row in rows}
-    wanted = pc.field("caption_id").isin(list(best)) & pc.field("seed").isin(list(seeds))
-    wanted &= pc.field("embedder") == embedder
-    for _, part in ledger.each("matches"):
-        for match in part.filter(wanted).to_pylist():
-            verdict, image_id = verdict_of[match["caption_id"]]
-            value = match["similarity" if verdict == "verbatim" else "region_similarity"]
-            if match["image_id"] == image_id and value is not None:
-                best[match["caption_id"]] = max(best[match["caption_id"]], (value, match["seed"]))
-    return {id_: seed for id_, (_, seed) in best.items()}
+def _copied(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By caption_id, how the image of its verdict was copied (schema COPIED_IMAGES)."""
+    image_of = {row["caption_id"]: row["image_id"] for row in rows}
+    found = ledger.read("copied_images").filter(pc.field("caption_id").isin(list(image_of))).to_pylist()
+    return {row["caption_id"]: row for row in found if row["image_id"] == image_of[row["caption_id"]]}
 
 
 def _forget_others(run: Run, plan: Plan, captions_of: dict[str, pa.Table]) -> None:
@@ -248,7 +250,7 @@ def _similarities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How like the training image of its verdict each image is: whole, and in a region where that is the verdict."""
     embedder = worker.embedder(worker.config.confirm.embedders[0])
-    partial_R = pc.equal(rows["verdict"], "partial").to_pylist()
+    regions = rows["region"].to_pylist()
     reference_of = dict(zip(rows["image_id"].to_pylist(), rows["reference"].to_pylist(), strict=True))
     references = {id_: decode(content) for id_, content in reference_of.items()}
     vector_of = dict(zip(references, embedder.embed(list(references.values())), strict=True))
@@ -256,9 +258,8 @@ def _similarities(
     similarity_R = np.array([vector_of[id_] @ vectors_RE[r] for r, id_ in enumerate(ids_R)], dtype=np.float64)
     region_R = np.full(len(rows), np.nan)
     for r, id_ in enumerate(ids_R):
-        if partial_R[r]:
-            own_1WE, other_1WE = (window_vectors(embedder, [image]) for image in (pictures[r], references[id_]))
-            region_R[r] = region_similarity(own_1WE[0], other_1WE)[0]
+        if regions[r] is not None:
+            [region_R[r]] = similarities(embedder, pictures[r], region_of(regions[r]), [references[id_]])
     return similarity_R, region_R
 
 

@@ -1,0 +1,91 @@
+"""Which training images a caption copied, whole or in a region, and the families of captions that copied the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from audit.regions import LEAST, WHOLE, Pixels, region_of, showing
+from audit.schema import COPIED_IMAGES
+from audit.thresholds import Threshold
+
+VERBATIM, PARTIAL = "verbatim", "partial"
+LINKS = pa.schema([("image_id", pa.string()), ("other_id", pa.string())])
+
+
+def copies(
+    matches: pa.Table, thresholds: Mapping[str, Threshold]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of each match of the embedder that decides, whether it is a copy of the whole image, and whether of a region.
+
+    Beyond the threshold of `verbatim` it is one of the whole image, unless the two show the same in a region alone
+    (`shared` from LEAST to WHOLE; below LEAST a copy may be shifted, which says nothing). A copy of a region is such a
+    one, or one beyond the threshold of `region` within the region.
+    """
+    like = _at_least(matches["similarity"], thresholds["verbatim"])
+    inside = _at_least(matches["region_similarity"], thresholds["region"])
+    shared = matches["shared"].to_numpy()
+    in_part = (shared >= LEAST) & (shared < WHOLE)
+    whole = like & ~in_part
+    return whole, (like | inside) & ~whole
+
+
+def copied_images(matches: pa.Table, embedder: str, thresholds: Mapping[str, Threshold]) -> pa.Table:
+    """What the `discover` generations of each caption copied (schema COPIED_IMAGES): one row a caption and image.
+
+    Of several generations of an image, a copy of the whole comes first, then the most similar. Sorted by caption.
+    """
+    mine = matches.filter((pc.field("embedder") == embedder) & (pc.field("purpose") == "discover"))
+    whole, part = copies(mine, thresholds)
+    how = pa.array(np.where(whole, VERBATIM, PARTIAL), pa.string())
+    found = mine.append_column("how", how).filter(pa.array(whole | part))
+    order = [("caption_id", "ascending"), ("image_id", "ascending"), ("how", "descending")]
+    found = found.sort_by([*order, ("similarity", "descending"), ("seed", "ascending")])
+    keys = ["caption_id", "image_id"]
+    others = [name for name in COPIED_IMAGES.names if name not in keys]
+    best = found.group_by(keys, use_threads=False).aggregate([(name, "first") for name in others])
+    best = best.rename_columns([name.removesuffix("_first") for name in best.column_names])
+    return best.select(COPIED_IMAGES.names).cast(COPIED_IMAGES)
+
+
+def links(copied: pa.Table, pixels_of: Mapping[str, Pixels]) -> pa.Table:
+    """Which copied images show the same as another where a region of that one was copied (schema LINKS).
+
+    `pixels_of`: `thumbnail` of every image of `copied`.
+    """
+    ids = sorted(set(copied["image_id"].to_pylist()))
+    pixels_NPP3 = np.stack([pixels_of[id_] for id_ in ids]) if ids else np.empty((0, 0, 0, 3), np.float32)
+    parts = copied.filter(pc.equal(copied["how"], PARTIAL)).group_by(["image_id", "region"]).aggregate([])
+    found = set()
+    for id_, region in zip(*(parts[name].to_pylist() for name in ("image_id", "region")), strict=True):
+        others = np.flatnonzero(showing(pixels_NPP3, pixels_of[id_], region_of(region)))
+        found |= {(id_, ids[n]) for n in others if ids[n] != id_}
+    return pa.table(list(zip(*sorted(found), strict=True)) or [[], []], schema=LINKS)
+
+
+def families(copied: pa.Table, links: pa.Table) -> pa.Table:
+    """(caption_id, family): the smallest caption_id that each is connected with, through images that both copied.
+
+    `links`: (image_id, other_id), images that show the same where one of them was copied.
+    """
+    caption, image = (copied[name].combine_chunks().dictionary_encode() for name in ("caption_id", "image_id"))
+    n, total = len(caption.dictionary), len(caption.dictionary) + len(image.dictionary)
+    one, other = (pc.index_in(links[name], value_set=image.dictionary).to_numpy() for name in links.column_names)
+    start = np.concatenate([caption.indices.to_numpy(), one + n])
+    end = np.concatenate([image.indices.to_numpy(), other]) + n
+    graph = coo_array((np.ones(len(start), dtype=bool), (start, end)), shape=(total, total))
+    _, component = connected_components(graph, directed=False)
+    # Captions are sorted, so the first of a component is its smallest.
+    _, first, inverse = np.unique(component[:n], return_index=True, return_inverse=True)
+    family = caption.dictionary.take(pa.array(first[inverse]))
+    return pa.table({"caption_id": caption.dictionary, "family": family})
+
+
+def _at_least(values: pa.ChunkedArray, threshold: Threshold) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(pc.greater_equal(values, threshold.value), False)).astype(bool)
