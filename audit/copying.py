@@ -19,9 +19,10 @@ VERBATIM, PARTIAL = "verbatim", "partial"
 LINKS = pa.schema([("image_id", pa.string()), ("other_id", pa.string())])
 
 
-def copies(
-    matches: pa.Table, thresholds: Mapping[str, Threshold]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+Flags = npt.NDArray[np.bool_]
+
+
+def copies(matches: pa.Table, thresholds: Mapping[str, Threshold]) -> tuple[Flags, Flags]:
     """Of each match of the embedder that decides, whether it is a copy of the whole image, and whether of a region.
 
     Beyond the threshold of `verbatim` it is one of the whole image, unless the two show the same in a region alone
@@ -62,11 +63,12 @@ def links(copied: pa.Table, pixels_of: Mapping[str, Pixels]) -> pa.Table:
     ids = sorted(set(copied["image_id"].to_pylist()))
     pixels_NPP3 = np.stack([pixels_of[id_] for id_ in ids]) if ids else np.empty((0, 0, 0, 3), np.float32)
     parts = copied.filter(pc.equal(copied["how"], PARTIAL)).group_by(["image_id", "region"]).aggregate([])
-    found = set()
+    found: set[tuple[str, str]] = set()
     for id_, region in zip(*(parts[name].to_pylist() for name in ("image_id", "region")), strict=True):
         others = np.flatnonzero(showing(pixels_NPP3, pixels_of[id_], region_of(region)))
         found |= {(id_, ids[n]) for n in others if ids[n] != id_}
-    return pa.table(list(zip(*sorted(found), strict=True)) or [[], []], schema=LINKS)
+    rows = [dict(zip(LINKS.names, link, strict=True)) for link in sorted(found)]
+    return pa.Table.from_pylist(rows, schema=LINKS)
 
 
 def families(copied: pa.Table, links: pa.Table) -> pa.Table:
@@ -87,5 +89,5 @@ def families(copied: pa.Table, links: pa.Table) -> pa.Table:
     return pa.table({"caption_id": caption.dictionary, "family": family})
 
 
-def _at_least(values: pa.ChunkedArray, threshold: Threshold) -> npt.NDArray[np.bool_]:
+def _at_least(values: pa.ChunkedArray, threshold: Threshold) -> Flags:
     return np.asarray(pc.fill_null(pc.greater_equal(values, threshold.value), False)).astype(bool)

@@ -39,7 +39,7 @@ BLANK_DEVIATION = 0.06
 def thumbnail(image: Image.Image) -> Pixels:
     """The pixels [P, P, 3] that pictures are compared by; the shape of the picture does not matter."""
     small = flatten(image).resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / 255
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def agreement(one_PP3: Pixels, other_PP3: Pixels) -> Region:

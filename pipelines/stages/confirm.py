@@ -153,12 +153,12 @@ def _regions(
             neighbours = [picture_of[id_] for id_ in ids_QK[q].tolist()]
             pixels_PP3 = thumbnail(pictures[q])
             agreed = [agreement(pixels_PP3, thumbnail(image)) for image in neighbours]
-            alike = [None] * len(neighbours)
-            if own[q] is not None:
-                alike_K = similarities(embedder, pictures[q], own[q], neighbours)
-                alike = [None if np.isnan(value) else float(value) for value in alike_K]
-            found.similarity.extend(alike)
-            found.shared.extend(float(region_TT.mean()) for region_TT in agreed)
+            region_TT = own[q]
+            alike_K = np.full(len(neighbours), np.nan)
+            if region_TT is not None:
+                alike_K = similarities(embedder, pictures[q], region_TT, neighbours)
+            found.similarity.extend(None if np.isnan(value) else float(value) for value in alike_K)
+            found.shared.extend(float(where_TT.mean()) for where_TT in agreed)
             found.region.extend(map(region_png, agreed))
     return found
 

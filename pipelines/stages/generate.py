@@ -91,8 +91,10 @@ def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
 def _regions(found: pa.Table, seeds: int) -> pa.Array:
     """Where each generation may be a copy: where it agrees with the caption's others, and where attention to EOS ended
     bright, if that was recorded. Null where neither is known."""
-    images = found["image"].to_pylist()
-    attention = found["region"].to_pylist() if "region" in found.column_names else [None] * len(images)
+    images: list[bytes | None] = found["image"].to_pylist()
+    attention: list[bytes | None] = [None] * len(images)
+    if "region" in found.column_names:
+        attention = found["region"].to_pylist()
     regions: list[bytes | None] = [None] * len(images)
     for start in range(0, len(images), seeds):
         rows = [row for row in range(start, start + seeds) if images[row] is not None]
@@ -100,8 +102,9 @@ def _regions(found: pa.Table, seeds: int) -> pa.Array:
             continue
         common_STT = common(np.stack([thumbnail(decode(images[row])) for row in rows]))
         for row, region_TT in zip(rows, common_STT, strict=True):
-            if attention[row] is not None:
-                regions[row] = region_png(region_TT & bright(attention[row]))
+            bright_at_end = attention[row]
+            if bright_at_end is not None:
+                regions[row] = region_png(region_TT & bright(bright_at_end))
             elif len(rows) > 1:
                 regions[row] = region_png(region_TT)
     return pa.array(regions, pa.binary())

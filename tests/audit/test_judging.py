@@ -1,15 +1,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from audit import schema
-from audit.errors import AuditError
-from audit.judging import Images, Threshold, choose_threshold, judge, null_maxima, threshold_from_null
+from audit.copying import LINKS, copied_images
+from audit.judging import Images, judge
+from audit.thresholds import Threshold
 
 THRESHOLDS = {"verbatim": Threshold(0.8, "null", 200), "region": Threshold(0.6, "null", 200)}
 GENERATIONS = pa.schema([f for f in schema.generations([]) if f.name not in ("image", "region")])
@@ -26,6 +24,7 @@ class Case:
         self.matches: list[dict] = []
         self.failures: list[dict] = []
         self.controls: list[dict] = []
+        self.links: list[dict] = []
         self.arguments: dict[str, Any] = {"images": Images(listed=1000), "embedder": "sscd", **arguments}
 
     def caption(
@@ -42,6 +41,7 @@ class Case:
         seed: int = 1,
         purpose: str = "discover",
         region: float | None = None,
+        shared: float | None = None,
         images: Sequence[str] = "abcdef",
         embedder: str = "sscd",
         error: str | None = None,
@@ -50,16 +50,19 @@ class Case:
         self.generations.append({**run, "status": "error" if error else "ok", "error": error})
         for rank, (image, similarity) in enumerate(zip(images, similarities, strict=False)):
             match = {"embedder": embedder, "rank": rank, "image_id": image, "similarity": similarity}
-            self.matches.append({**run, **match, "region_similarity": region})
+            self.matches.append({**run, **match, "region_similarity": region, "shared": shared})
 
     def judge(self) -> dict[str, dict[str, Any]]:
+        matches = pa.Table.from_pylist(self.matches, schema.MATCHES)
         verdicts = judge(
             captions=pa.Table.from_pylist(self.captions, schema.CAPTIONS),
             scores=pa.Table.from_pylist(self.scores, schema.SCORES),
             controls=pa.Table.from_pylist(self.controls, schema.CONTROLS),
             rows=pa.Table.from_pylist(self.rows, schema.ROWS),
             generations=pa.Table.from_pylist(self.generations, GENERATIONS),
-            matches=pa.Table.from_pylist(self.matches, schema.MATCHES),
+            matches=matches,
+            copied=copied_images(matches, self.arguments["embedder"], THRESHOLDS),
+            links=pa.Table.from_pylist(self.links, LINKS),
             failures=pa.Table.from_pylist(
                 self.failures, pa.schema([("caption_id", pa.string()), ("error", pa.string())])
             ),
@@ -69,51 +72,6 @@ class Case:
         assert verdicts.schema.equals(schema.VERDICTS)
         assert verdicts["caption_id"].to_pylist() == [row["caption_id"] for row in self.captions]
         return {row["caption_id"]: row for row in verdicts.to_pylist()}
-
-
-# -- thresholds
-
-
-def test_the_threshold_is_the_conformal_order_statistic_of_the_null() -> None:
-    maxima = np.random.default_rng(0).permutation(np.arange(1, 201) / 200)
-    assert threshold_from_null(maxima, 0.01) == 199 / 200
-    assert threshold_from_null(maxima, 0.05) == 191 / 200
-    assert threshold_from_null(maxima[:99], 0.01) == maxima[:99].max()
-
-
-def test_too_few_null_captions_for_the_rate_is_an_error() -> None:
-    with pytest.raises(AuditError, match="98 null captions.*\n.*at least 99"):
-        threshold_from_null(np.zeros(98), 0.01)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(19, 60))
-def test_a_new_null_caption_exceeds_the_threshold_at_most_at_the_rate(seed: int, m: int) -> None:
-    scores = np.random.default_rng(seed).random(m + 1)
-    # Every one of the m + 1 exchangeable captions in turn as the new one.
-    exceeds = [scores[i] > threshold_from_null(np.delete(scores, i), 0.05) for i in range(m + 1)]
-    assert np.mean(exceeds) <= 0.05
-
-
-def test_a_configured_threshold_is_a_floor_and_constants_stand_in_for_a_null() -> None:
-    null = np.linspace(0, 0.5, 200)
-    assert choose_threshold("verbatim", null, 0.01).source == "null"
-    assert choose_threshold("verbatim", null, 0.01, floor=0.1).source == "null"
-    assert choose_threshold("verbatim", null, 0.01, floor=0.7) == Threshold(0.7, "configured", 200)
-    assert choose_threshold("verbatim", null[:0], 0.01) == Threshold(0.75, "published")
-    assert choose_threshold("region", null[:0], 0.01) == Threshold(0.5, "published")
-    assert choose_threshold("region", null[:0], 0.01, floor=0.4) == Threshold(0.4, "configured")
-
-
-def test_the_null_of_a_caption_is_its_maximum_over_seeds_and_ranks_by_one_embedder() -> None:
-    case = Case()
-    case.generate("n1", 0.2, 0.1, seed=1, purpose="null", region=0.3)
-    case.generate("n1", 0.4, seed=2, purpose="null", region=0.1)
-    case.generate("n1", 0.9, seed=1, purpose="null", embedder="clip")
-    case.generate("n2", 0.5, seed=1, purpose="null")
-    case.generate("real", 0.99)
-    matches = pa.Table.from_pylist(case.matches, schema.MATCHES)
-    assert sorted(null_maxima(matches, "sscd", "similarity")) == [0.4, 0.5]
-    assert sorted(null_maxima(matches, "sscd", "region_similarity")) == [-1.0, 0.3]
 
 
 # -- verdicts
@@ -142,6 +100,25 @@ def test_every_caption_gets_the_verdict_of_its_best_generation() -> None:
     assert (verdicts["verbatim"]["similarity"], verdicts["verbatim"]["image_id"]) == (0.95, "a")
     assert verdicts["partial"]["region_similarity"] == 0.65
     assert verdicts["clear"]["similarity"] is None
+
+
+def test_a_whole_copy_that_shows_the_same_in_a_region_alone_is_partial() -> None:
+    case = Case()
+    for name, shared in {"all": 0.8, "region": 0.6, "shifted": 0.2, "unknown": None}.items():
+        case.caption(name)
+        case.generate(name, 0.9, shared=shared)
+    assert [row["verdict"] for row in case.judge().values()] == ["verbatim", "partial", "verbatim", "verbatim"]
+
+
+def test_one_whole_copy_is_verbatim_whatever_regions_other_generations_copy() -> None:
+    case = Case()
+    case.caption("c")
+    case.generate("c", 0.95, shared=0.6, seed=1)
+    case.generate("c", 0.85, shared=0.9, images="b", seed=2)
+    assert {name: case.judge()["c"][name] for name in ("verdict", "image_id")} == {
+        "verdict": "verbatim",
+        "image_id": "b",
+    }
 
 
 def test_only_the_deciding_embedder_decides() -> None:
@@ -248,12 +225,13 @@ def test_reproduced_counts_fresh_seeds_only_and_a_region_only_for_partial_captio
     case.generate("partial", 0.1, region=0.9)
     for name in ("verbatim", "partial"):
         case.generate(name, 0.9, seed=10, purpose="fresh")
+        case.generate(name, 0.9, seed=14, purpose="fresh", shared=0.5)
         case.generate(name, 0.2, seed=11, purpose="fresh", region=0.7)
         case.generate(name, 0.2, seed=12, purpose="fresh", region=0.1)
         case.generate(name, seed=13, purpose="fresh", error="failed")
     verdicts = case.judge()
-    assert (verdicts["verbatim"]["reproduced_k"], verdicts["verbatim"]["reproduced_n"]) == (1, 3)
-    assert (verdicts["partial"]["reproduced_k"], verdicts["partial"]["reproduced_n"]) == (2, 3)
+    assert (verdicts["verbatim"]["reproduced_k"], verdicts["verbatim"]["reproduced_n"]) == (1, 4)
+    assert (verdicts["partial"]["reproduced_k"], verdicts["partial"]["reproduced_n"]) == (3, 4)
 
 
 def test_matched_own_image_is_null_where_there_is_no_own_image_or_no_match() -> None:
@@ -272,6 +250,15 @@ def test_captions_that_share_a_matched_image_are_one_family() -> None:
     case.caption("6")
     case.generate("6", 0.1, images="a")
     assert [row["family"] for row in case.judge().values()] == ["1", "1", "1", "4", "1", None]
+
+
+def test_captions_that_copied_the_same_region_of_different_images_are_one_family() -> None:
+    case = Case()
+    for name, image in {"1": "a", "2": "b", "3": "c"}.items():
+        case.caption(name)
+        case.generate(name, 0.9, images=image, shared=0.6)
+    case.links.append({"image_id": "c", "other_id": "a"})
+    assert [row["family"] for row in case.judge().values()] == ["1", "2", "1"]
 
 
 def test_p_not_reproduced_ranks_scores_among_the_sampled_captions_that_do_not_reproduce() -> None:
@@ -317,13 +304,16 @@ def test_a_million_captions_are_judged_in_memory() -> None:
     case = Case()
     for i in range(selected):
         case.generate(f"{i:032x}", 0.9 if i < 100 else 0.1, images=[f"image {i}"])
+    matches = pa.Table.from_pylist(case.matches, schema.MATCHES)
     verdicts = judge(
         captions=captions,
         scores=scored,
         controls=schema.CONTROLS.empty_table(),
         rows=rows,
         generations=pa.Table.from_pylist(case.generations, GENERATIONS),
-        matches=pa.Table.from_pylist(case.matches, schema.MATCHES),
+        matches=matches,
+        copied=copied_images(matches, "sscd", THRESHOLDS),
+        links=LINKS.empty_table(),
         failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
         thresholds=THRESHOLDS,
         embedder="sscd",

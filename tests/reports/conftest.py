@@ -19,7 +19,9 @@ from PIL import Image, ImageDraw
 from audit import schema
 from audit.captions import caption_id
 from audit.claims import claims
-from audit.judging import Images, choose_threshold, judge, null_maxima
+from audit.copying import LINKS, copied_images
+from audit.judging import Images, judge
+from audit.thresholds import choose_threshold, null_maxima
 
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
 BIDI = "a cat \u202egnp.tac\u202c in a hat\u0007"
@@ -191,6 +193,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "verbatim": choose_threshold("verbatim", null_maxima(matches, "sscd", "similarity"), 0.01),
         "region": choose_threshold("region", null_maxima(matches, "sscd", "region_similarity"), 0.01),
     }
+    arrow["copied_images"] = copied_images(matches, "sscd", thresholds)
     arrow["verdicts"] = judge(
         captions=arrow["captions"],
         scores=arrow["scores"],
@@ -198,6 +201,8 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         rows=arrow["rows"],
         generations=arrow["generations"],
         matches=matches,
+        copied=arrow["copied_images"],
+        links=LINKS.empty_table(),
         failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
         embedder="sscd",
         thresholds=thresholds,

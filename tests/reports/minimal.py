@@ -1,4 +1,4 @@
-"""What export reads of a run, as small as it can be: rows, verdicts, matches, where the images lie."""
+"""What export reads of a run, as small as it can be: rows, verdicts, what was copied, where the images lie."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import pyarrow.parquet as pq
 from audit import schema
 from audit.captions import caption_id
 from pipelines.reading.images import image_id
-
-LIMITS = {"verbatim": {"value": 0.8}, "region": {"value": 0.7}}
 
 
 def place(file: str, row: int, key: str, content: str | None = None) -> dict[str, Any]:
@@ -40,9 +38,10 @@ def reproduced(
     return named | {"image_id": image["image_id"], column: similarity}
 
 
-def match(caption: str, image: dict[str, Any], similarity: float, **other: Any) -> dict[str, Any]:
-    found = {"caption_id": caption_id(caption), "purpose": "discover", "seed": 1, "embedder": "sscd", "rank": 0}
-    return found | {"image_id": image["image_id"], "similarity": similarity} | other
+def copied(caption: str, image: dict[str, Any], similarity: float, how: str = "verbatim") -> dict[str, Any]:
+    """A row of `copied_images`; every row of `reproduced` brings its own."""
+    column = "similarity" if how == "verbatim" else "region_similarity"
+    return {"caption_id": caption_id(caption), "image_id": image["image_id"], "how": how, "seed": 1, column: similarity}
 
 
 def write_run(
@@ -50,7 +49,7 @@ def write_run(
     rows: Iterable[dict[str, Any]],
     verdicts: Iterable[dict[str, Any]],
     images: Iterable[dict[str, Any]] = (),
-    matches: Iterable[dict[str, Any]] = (),
+    copies: Iterable[dict[str, Any]] = (),
     errors: Iterable[dict[str, Any]] = (),
     **manifest: Any,
 ) -> Path:
@@ -62,10 +61,15 @@ def write_run(
         {"caption_id": caption_id(text), "caption": text, "copies": count, "verdict": "clear"} | given.get(text, {})
         for text, count in copies.items()
     ]
+    best = [
+        {"caption_id": caption_id(text), "how": row["verdict"], "seed": 1} | row
+        for text, row in given.items()
+        if row["verdict"] in ("verbatim", "partial")
+    ]
     tables = {
         "rows": pa.Table.from_pylist(rows, schema.ROWS),
         "verdicts": pa.Table.from_pylist(complete, schema.VERDICTS),
-        "matches": pa.Table.from_pylist(list(matches), schema.MATCHES),
+        "copied_images": pa.Table.from_pylist([*best, *copies], schema.COPIED_IMAGES),
         "errors": pa.Table.from_pylist(list(errors), schema.ERRORS),
         "embeddings_sscd": pa.Table.from_pylist(list(images), schema.embeddings(4)),
     }
@@ -73,6 +77,6 @@ def write_run(
         (folder / name).mkdir(parents=True)
         pq.write_table(table, folder / name / "00000.parquet")
     settings = {"captions": {"caption": "caption"}, "confirm": {"embedders": ["sscd"]}}
-    facts = {"finished": "now", "resolved": settings, "thresholds": {"sscd": LIMITS}}
+    facts = {"finished": "now", "resolved": settings}
     (folder / "manifest.json").write_text(json.dumps(facts | manifest))
     return folder
