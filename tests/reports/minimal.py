@@ -49,7 +49,7 @@ def write_run(
     rows: Iterable[dict[str, Any]],
     verdicts: Iterable[dict[str, Any]],
     images: Iterable[dict[str, Any]] = (),
-    copies: Iterable[dict[str, Any]] = (),
+    more_copied: Iterable[dict[str, Any]] = (),
     errors: Iterable[dict[str, Any]] = (),
     **manifest: Any,
 ) -> Path:
@@ -69,7 +69,7 @@ def write_run(
     tables = {
         "rows": pa.Table.from_pylist(rows, schema.ROWS),
         "verdicts": pa.Table.from_pylist(complete, schema.VERDICTS),
-        "copied_images": pa.Table.from_pylist([*best, *copies], schema.COPIED_IMAGES),
+        "copied_images": pa.Table.from_pylist([*best, *more_copied], schema.COPIED_IMAGES),
         "errors": pa.Table.from_pylist(list(errors), schema.ERRORS),
         "embeddings_sscd": pa.Table.from_pylist(list(images), schema.embeddings(4)),
     }
