@@ -1,15 +1,13 @@
 """Which training images is a generation most like: exact nearest neighbours.
 
-Shapes: Q queries, N images, K neighbours, E embedding width.
+Shapes: Q queries, N images, K neighbours, F images found so far, E embedding width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
 import numpy as np
 import pyarrow as pa
-
 
 def vectors_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
     """A column of fixed_size_list<float16 or float32> as an array [N, E] of the same type."""
@@ -18,28 +16,34 @@ def vectors_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
 
 
 def nearest(
-    queries_QE: np.ndarray, shards: Iterable[tuple[Sequence[str] | np.ndarray, np.ndarray]], k: int
+    queries_QE: np.ndarray, shards: Iterable[tuple[pa.Array, np.ndarray]], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k images of highest inner product with each query, over all shards: an exact scan.
 
-    `shards` yields (image ids [N], vectors [N, E] float16 or float32), one shard in memory at a time.
-    Returns (ids [Q, K] of str, similarities [Q, K] float32), most similar first, equal ones by id; K is less than k
-    if there are fewer images. The similarities do not depend on how the images are cut into shards, nor do the ids,
-    but for ties at the K-th place.
+    `shards` yields (image ids [N] of string, vectors [N, E] float16 or float32); one shard at a time is in memory,
+    and of what was found only the best. Returns (ids [Q, K] of str, similarities [Q, K] float32), most similar first,
+    equal ones by id; K is less than k if there are fewer images. How the images are cut into shards changes nothing
+    but the last bits of float32, and which of several equal ones is the K-th.
     """
     import faiss
 
     queries_QE = np.ascontiguousarray(queries_QE, dtype=np.float32)
-    best_ids = np.empty((len(queries_QE), 0), dtype="U32")
-    best = np.empty((len(queries_QE), 0), dtype=np.float32)
+    heap = faiss.ResultHeap(len(queries_QE), k, keep_max=True)
+    found_F, ids_F, seen = np.empty(0, np.int64), np.empty(0, object), 0
     for ids, vectors_NE in shards:
-        if len(vectors_NE) == 0:
-            continue
-        vectors_NE = np.ascontiguousarray(vectors_NE, dtype=np.float32)
-        found, indices = faiss.knn(queries_QE, vectors_NE, min(k, len(vectors_NE)), metric=faiss.METRIC_INNER_PRODUCT)
-        best_ids = np.concatenate([best_ids, np.asarray(ids, dtype=str)[indices]], axis=1)
-        best = np.concatenate([best, found], axis=1)
-        order = np.lexsort((best_ids, -best), axis=1)[:, :k]
-        best_ids = np.take_along_axis(best_ids, order, axis=1)
-        best = np.take_along_axis(best, order, axis=1)
-    return best_ids, best
+        if len(vectors_NE) and len(queries_QE):
+            vectors_NE = np.ascontiguousarray(vectors_NE, dtype=np.float32)
+            count = min(k, len(vectors_NE))
+            best_QK, place_QK = faiss.knn(queries_QE, vectors_NE, count, metric=faiss.METRIC_INNER_PRODUCT)
+            heap.add_result(best_QK, place_QK + seen)
+            if heap.I.max() >= seen:
+                held = np.unique(heap.I[heap.I >= 0])
+                old, new = held[held < seen], held[held >= seen] - seen
+                ids_F = np.concatenate([ids_F[np.searchsorted(found_F, old)], ids.take(pa.array(new)).to_pylist()])
+                found_F = held
+        seen += len(vectors_NE)
+    heap.finalize()
+    place_QK, best_QK = heap.I[:, : min(k, seen)], heap.D[:, : min(k, seen)]
+    ids_QK = ids_F[np.searchsorted(found_F, place_QK)].astype("U32")
+    order_QK = np.lexsort((ids_QK, -best_QK), axis=1)
+    return np.take_along_axis(ids_QK, order_QK, axis=1), np.take_along_axis(best_QK, order_QK, axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageEnhance
 
 from benchmarks.planted import captions as text
 from benchmarks.planted.artwork import SIDE, Artwork, catalogue, distinct, draw, fetch
@@ -41,15 +41,21 @@ class Planted:
     )  # images of the none concepts, for the embedders
 
 
-def build(cache: Path, seed: int) -> Planted:
-    """The whole dataset from the fetched artwork; the same for the same seed."""
+def build(cache: Path, seed: int, varied: int = 0) -> Planted:
+    """The whole dataset from the fetched artwork; the same for the same seed.
+
+    `varied`: so many of the planted images are not one file under one caption: every row is a slightly edited copy
+    under a caption of its own (label `varied`, family the same for all copies; the first is unedited).
+    """
     fetch(cache)
     rng = np.random.default_rng(seed)
     artworks, isolation = distinct(catalogue(cache))
     planted, stock, none = _assign(artworks, isolation, rng)
     taken: set[str] = set()
     data = Planted()
-    for artwork in planted:
+    for number, artwork in enumerate(planted[:varied]):
+        _varied(data, number, artwork, taken, rng)
+    for artwork in planted[varied:]:
         caption, image = _captioned(artwork, taken, rng)
         key = _add(data, caption, image, "verbatim", None, VERBATIM_COPIES)
         variation = _fresh(partial(text.near, caption, rng), taken)
@@ -117,6 +123,27 @@ def _add(data: Planted, caption: str, image: Image.Image, label: str, family: st
     data.rows += [(caption, key)] * copies
     data.labels.append((caption, label, family, key))
     return key
+
+
+def _varied(data: Planted, number: int, artwork: Artwork, taken: set[str], rng: np.random.Generator) -> None:
+    """Copies of one picture as the web makes them, no two under the same caption."""
+    image = draw(artwork)
+    for copy in range(VERBATIM_COPIES):
+        style = ("sentence", "product")[int(rng.integers(2))]  # there is only one caption of style `name`
+        caption = _fresh(partial(text.caption, artwork, style, rng), taken)
+        if caption is None:
+            caption, _ = _captioned(artwork, taken, rng)
+        _add(data, caption, edited(image, rng) if copy else image, "varied", f"varied-{number:02d}", 1)
+
+
+def edited(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A slightly cropped, brighter or darker, recompressed copy of the same size."""
+    side = round(image.width * rng.uniform(0.92, 1))
+    left, top = (int(rng.integers(image.width - side + 1)) for _ in range(2))
+    crop = image.crop((left, top, left + side, top + side)).resize(image.size, Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    ImageEnhance.Brightness(crop).enhance(rng.uniform(0.9, 1.1)).save(content, "JPEG", quality=int(rng.integers(60, 95)))
+    return Image.open(content).convert("RGB")
 
 
 def _family(data: Planted, number: int, furniture: list[Artwork], taken: set[str], rng: np.random.Generator) -> None:

@@ -87,7 +87,10 @@ def _match(run: Run, title: str, purposes: Sequence[str]) -> None:
 
 
 def _shards(ledger: Ledger, purpose: str, size: int) -> list[Shard]:
-    """Consecutive parts of generations, together up to `size` rows: each shard scans all embeddings once."""
+    """Consecutive parts of generations, together up to `size` rows.
+
+    Each shard scans all embeddings once: the more queries a scan has, the less it costs to read them.
+    """
     groups: list[tuple[list[str], int]] = []
     for part in ledger.parts("generations"):
         if part.startswith(f"{purpose}-"):
@@ -120,10 +123,10 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     return {"matches": pa.concat_tables(found)}
 
 
-def index(ledger: Ledger, embedder: str) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+def index(ledger: Ledger, embedder: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
     """(image ids [N], vectors [N, E]) of all training images, shard by shard."""
     for _, part in ledger.each(embed.table(embedder), ["image_id", "vector"]):
-        yield part["image_id"].to_pylist(), vectors_of(part["vector"])
+        yield part["image_id"].combine_chunks(), vectors_of(part["vector"])
 
 
 class Regions(NamedTuple):

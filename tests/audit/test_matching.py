@@ -28,12 +28,13 @@ def test_nearest_equals_brute_force_over_any_shards(
     vectors = unit_rows(rng, sum(sizes)).astype(np.float16 if half else np.float32)
     names = np.array([f"{i:032x}" for i in rng.permutation(sum(sizes))], dtype=str)
     ends = np.cumsum([0, *sizes])
-    shards = [(names[a:b], vectors[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    shards = [(pa.array(names[a:b]), vectors[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
 
     ids, similarity = nearest(query, shards, k)
 
     everything = query @ vectors.astype(np.float32).T
     order = np.argsort(-everything, axis=1, kind="stable")[:, :k]
+    assert similarity.dtype == np.float32
     assert ids.shape == similarity.shape == (queries, min(k, sum(sizes)))
     assert similarity == pytest.approx(np.take_along_axis(everything, order, axis=1), abs=1e-6)
     for q in range(queries):
@@ -44,8 +45,19 @@ def test_nearest_equals_brute_force_over_any_shards(
 
 def test_equally_near_images_come_in_the_order_of_their_ids_however_they_are_sharded() -> None:
     one = np.array([[1.0, 0.0]], dtype=np.float32)
-    for shards in ([(["b", "a"], one.repeat(2, 0))], [(["b"], one), (["a"], one)]):
+    both, a, b = (pa.array(ids) for ids in (["b", "a"], ["a"], ["b"]))
+    for shards in ([(both, one.repeat(2, 0))], [(b, one), (a, one)]):
         assert nearest(one, shards, 5)[0].tolist() == [["a", "b"]]
+
+
+def test_only_the_best_are_remembered_however_many_shards_go_by() -> None:
+    rng = np.random.default_rng(0)
+    query = unit_rows(rng, 3)
+    better = np.linspace(0.1, 1, 50, dtype=np.float32)
+    shards = [(pa.array([f"{i:02d}"]), query[:1] * scale) for i, scale in enumerate(better)]
+    ids, similarity = nearest(query[:1], shards, 2)
+    assert ids.tolist() == [["49", "48"]]
+    assert similarity[0] == pytest.approx(better[[49, 48]])
 
 
 def test_vectors_come_out_of_an_arrow_column_as_they_went_in() -> None:
