@@ -30,11 +30,15 @@ def nearest(
     queries_QE = np.ascontiguousarray(queries_QE, dtype=np.float32)
     heap = faiss.ResultHeap(len(queries_QE), k, keep_max=True)
     found_F, ids_F, seen = np.empty(0, np.int64), np.empty(0, object), 0
+    scratch_NE = np.empty((0, queries_QE.shape[1]), dtype=np.float32)
     for ids, vectors_NE in shards:
         if len(vectors_NE) and len(queries_QE):
-            vectors_NE = np.ascontiguousarray(vectors_NE, dtype=np.float32)
+            if len(scratch_NE) < len(vectors_NE):  # memory that is used again costs a third of new memory
+                scratch_NE = np.empty(vectors_NE.shape, dtype=np.float32)
+            single_NE = scratch_NE[: len(vectors_NE)]
+            single_NE[:] = vectors_NE
             count = min(k, len(vectors_NE))
-            best_QK, place_QK = faiss.knn(queries_QE, vectors_NE, count, metric=faiss.METRIC_INNER_PRODUCT)
+            best_QK, place_QK = faiss.knn(queries_QE, single_NE, count, metric=faiss.METRIC_INNER_PRODUCT)
             heap.add_result(best_QK, place_QK + seen)
             if heap.I.max() >= seen:
                 held = np.unique(heap.I[heap.I >= 0])

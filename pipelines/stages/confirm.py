@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -124,9 +125,20 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
 
 
 def index(ledger: Ledger, embedder: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """(image ids [N], vectors [N, E]) of all training images, shard by shard."""
-    for _, part in ledger.each(embed.table(embedder), ["image_id", "vector"]):
-        yield part["image_id"].combine_chunks(), vectors_of(part["vector"])
+    """(image ids [N], vectors [N, E]) of all training images, shard by shard; while one is used, the next is read."""
+
+    def read(part: str) -> tuple[pa.Array, np.ndarray]:
+        found = ledger.read(embed.table(embedder), part, ["image_id", "vector"])
+        return found["image_id"].combine_chunks(), vectors_of(found["vector"])
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = None
+        for part in ledger.parts(embed.table(embedder)):
+            now, ahead = ahead, reader.submit(read, part)
+            if now is not None:
+                yield now.result()
+        if ahead is not None:
+            yield ahead.result()
 
 
 class Regions(NamedTuple):
