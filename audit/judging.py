@@ -90,7 +90,8 @@ def judge(
         "image_cluster_size": score["image_cluster_size"],
         "error": _messages(ids, found["error"], failures, verdict),
     }
-    parts = zip(verdict, captions["copies"].to_pylist(), k.to_pylist(), n.to_pylist(), strict=True)
+    counts = captions["copies"], k, n, score["image_cluster_size"]
+    parts = zip(verdict, *(column.to_pylist() for column in counts), strict=True)
     columns["risk"] = pa.array([risk(*part) for part in parts], pa.string())
     return pa.table({name: columns[name] for name in VERDICTS.names}, schema=VERDICTS)
 

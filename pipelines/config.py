@@ -98,6 +98,10 @@ class Generate(_Section):
 class _Embedder(_Section):
     verbatim: float | None = Field(default=None, description="A floor under the threshold of `verbatim`.")
     region: float | None = Field(default=None, description="A floor under the threshold of `partial`.")
+    duplicate: float | None = Field(
+        default=None,
+        description="From which similarity on training images are near duplicates (default: as edited copies are).",
+    )
 
 
 class Sscd(_Embedder):

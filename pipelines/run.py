@@ -17,6 +17,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
     """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
     from pipelines.stages import (
         calibrate,
+        cluster,
         confirm,
         control,
         embed,
@@ -48,7 +49,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         if vectors is reuse and not manifest.finished:
             reuse.check(run)
         ingest.run(run, inputs)
-        for stage in (vectors, calibrate, screen, select, control, generate, confirm, judge, report):
+        for stage in (vectors, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
     finally:

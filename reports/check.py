@@ -71,6 +71,13 @@ VIOLATIONS = (
            where found.n > 1 or (found.n is null and failed.caption_id is null)""",
     ),
     (
+        "every image is in one cluster, which has as many as it says",
+        "images that are in two, or in one of another size",
+        """select count(*) from (select size, count(*) over (partition by image_id) as times,
+                                        count(*) over (partition by cluster) as members from image_clusters)
+           where times > 1 or size <> members""",
+    ),
+    (
         "no generation occurs twice",
         "captions, purposes and seeds that occur twice",
         "select count(*) from (from generations select caption_id, purpose, seed group by all having count(*) > 1)",

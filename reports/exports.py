@@ -33,16 +33,21 @@ select caption_id, caption, copies, verdict, image_id, coalesce(family, caption_
        case verdict when 'verbatim' then c.similarity else greatest(c.similarity, c.region_similarity) end as similarity
 from verdicts v left join copied_images c using (caption_id, image_id) where verdict in ('verbatim', 'partial')
 """
-# The images that captions copied, and those with the same bytes; `original` is the one that was matched.
+# The images that captions copied, those with the same bytes and the near duplicates; `original` is the one that was
+# matched.
 MEMORIZED = """
 create temp table memorized as
 with bytes as (
     select distinct i.sha256, c.* from copied_images c join images i using (image_id) where i.sha256 is not null),
 every as (
-    select image_id, image_id as original, caption_id, similarity from copied_images
+    select image_id, image_id as original, caption_id, similarity, false as near from copied_images
     union all
-    select i.image_id, b.image_id, b.caption_id, b.similarity
-    from images i join bytes b using (sha256) where i.image_id <> b.image_id)
+    select i.image_id, b.image_id, b.caption_id, b.similarity, false
+    from images i join bytes b using (sha256) where i.image_id <> b.image_id
+    union all
+    select k.image_id, c.image_id, c.caption_id, c.similarity, true
+    from copied_images c join image_clusters o using (image_id) join image_clusters k using (cluster)
+    where k.image_id <> c.image_id)
 select e.*, c.caption, c.verdict, c.family from every e join confirmed c using (caption_id)
 """
 # Families that one image, or one row, belongs to: they are one group.
@@ -56,17 +61,18 @@ LISTED = """
 create temp table listed as
 with best as (
     select distinct on (image_id) * from memorized
-    order by image_id, original = image_id desc, similarity desc, caption_id, original),
+    order by image_id, original = image_id desc, near, similarity desc, caption_id, original),
 hits as (
     select r.file, r."row", r.key, r.caption_id, r.image_id, c.caption_id is not null as by_caption,
            coalesce(c.family, b.family) as family, coalesce(c.verdict, b.verdict) as how, c.copies,
            coalesce(c.image_id, b.original) as original, coalesce(c.similarity, b.similarity) as similarity,
-           b.caption as other
+           b.caption as other, b.near, b.image_id is not null as memorized
     from rows r left join confirmed c using (caption_id) left join best b on b.image_id = r.image_id
     where c.caption_id is not null or b.image_id is not null),
 grouped as (
-    select hits.* replace (coalesce(g.root, hits.family) as family), v.verdict
-    from hits left join groups g on g.family = hits.family join verdicts v on v.caption_id = hits.caption_id)
+    select hits.* replace (coalesce(case when memorized then k.cluster end, g.root, hits.family) as family), v.verdict
+    from hits left join groups g on g.family = hits.family join verdicts v on v.caption_id = hits.caption_id
+    left join image_clusters k on k.image_id = hits.image_id)
 select *, case when $policy = 'dedup' and row_number() over kin = 1 then 'keep' else 'drop' end as action,
        count(*) over kindred as members,
        first(file) over kin as kept_file, first("row") over kin as kept_row
@@ -88,7 +94,8 @@ select l.file, l."row", l.key, l.caption_id, l.verdict, l.family, l.action,
                  || copies || case copies when 1 then ' row carries it' else ' rows carry it' end
             when l.image_id = l.original
             then part || 'image ' || coalesce(o.name, l.original) || ' is reproduced by another caption: ' || text
-            else 'image ' || coalesce(i.name, l.image_id) || ' has the bytes of image '
+            else 'image ' || coalesce(i.name, l.image_id)
+                 || case when near then ' is a near duplicate of image ' else ' has the bytes of image ' end
                  || coalesce(o.name, l.original) || ', ' || part || 'which another caption reproduces: ' || text end
        || case when $policy = 'drop' then ''
                when action = 'drop' then '; row ' || kept_row || ' of ' || kept_file || ' is kept'

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageDraw
 
+from audit.clusters import edited
 from benchmarks.planted import captions as text
 from benchmarks.planted.artwork import SIDE, Artwork, catalogue, distinct, draw, fetch
 
@@ -134,16 +135,6 @@ def _varied(data: Planted, number: int, artwork: Artwork, taken: set[str], rng: 
         if caption is None:
             caption, _ = _captioned(artwork, taken, rng)
         _add(data, caption, edited(image, rng) if copy else image, "varied", f"varied-{number:02d}", 1)
-
-
-def edited(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A slightly cropped, brighter or darker, recompressed copy of the same size."""
-    side = round(image.width * rng.uniform(0.92, 1))
-    left, top = (int(rng.integers(image.width - side + 1)) for _ in range(2))
-    crop = image.crop((left, top, left + side, top + side)).resize(image.size, Image.Resampling.LANCZOS)
-    content = io.BytesIO()
-    ImageEnhance.Brightness(crop).enhance(rng.uniform(0.9, 1.1)).save(content, "JPEG", quality=int(rng.integers(60, 95)))
-    return Image.open(content).convert("RGB")
 
 
 def _family(data: Planted, number: int, furniture: list[Artwork], taken: set[str], rng: np.random.Generator) -> None:

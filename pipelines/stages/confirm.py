@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.copying import copied_images
-from audit.matching import nearest, vectors_of
+from audit.matching import nearest
 from audit.pictures import decode
 from audit.regions import agreement, region_of, region_png, similarities, thumbnail
 from audit.thresholds import Threshold, choose_threshold, null_maxima
@@ -117,28 +116,11 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     for name in worker.config.confirm.embedders if pictures else ():
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
-        ids_QK, similarity_QK = nearest(vectors_QE, index(worker.ledger, name), NEIGHBOURS)
+        ids_QK, similarity_QK = nearest(vectors_QE, embed.embedded(worker.ledger, name), NEIGHBOURS)
         decides = name == worker.config.confirm.embedders[0]
         regions = _regions(worker, embedder, generations, pictures, ids_QK) if decides else None
         found.append(_table(generations, name, ids_QK, similarity_QK, regions))
     return {"matches": pa.concat_tables(found)}
-
-
-def index(ledger: Ledger, embedder: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """(image ids [N], vectors [N, E]) of all training images, shard by shard; while one is used, the next is read."""
-
-    def read(part: str) -> tuple[pa.Array, np.ndarray]:
-        found = ledger.read(embed.table(embedder), part, ["image_id", "vector"])
-        return found["image_id"].combine_chunks(), vectors_of(found["vector"])
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = None
-        for part in ledger.parts(embed.table(embedder)):
-            now, ahead = ahead, reader.submit(read, part)
-            if now is not None:
-                yield now.result()
-        if ahead is not None:
-            yield ahead.result()
 
 
 class Regions(NamedTuple):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
+from audit.matching import vectors_of
 from audit.pictures import decode
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
@@ -53,6 +54,23 @@ def listed(ledger: Ledger) -> int:
 
 def table(embedder: str) -> str:
     return f"embeddings_{embedder}"
+
+
+def embedded(ledger: Ledger, embedder: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    """(image ids [N], vectors [N, E]) of all training images, shard by shard; while one is used, the next is read."""
+
+    def read(part: str) -> tuple[pa.Array, np.ndarray]:
+        found = ledger.read(table(embedder), part, ["image_id", "vector"])
+        return found["image_id"].combine_chunks(), vectors_of(found["vector"])
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = None
+        for part in ledger.parts(table(embedder)):
+            now, ahead = ahead, reader.submit(read, part)
+            if now is not None:
+                yield now.result()
+        if ahead is not None:
+            yield ahead.result()
 
 
 def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:

@@ -204,7 +204,7 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     pictures = [decode(content) for content in served["image"].to_pylist()]
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     vectors_RE = embedder.embed(pictures)
-    ids_R1, nearest_R1 = nearest(vectors_RE, confirm.index(worker.ledger, embedder.name), 1)
+    ids_R1, nearest_R1 = nearest(vectors_RE, embed.embedded(worker.ledger, embedder.name), 1)
     nearest_R, region_R = nearest_R1[:, 0].astype(np.float64), np.full(len(rows), np.nan)
     similarity_R = nearest_R
     if group == "confirmed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +13,14 @@ from audit import schema
 from audit.statistics import q_values
 from pipelines.context import Run
 from pipelines.ledger import Ledger
-from pipelines.stages import calibrate
+from pipelines.stages import calibrate, cluster
 
 if TYPE_CHECKING:
     from audit.calibration import Calibration
+
+# An image that so many rows of the data set have may be memorized whatever its captions say: most of what was
+# extracted from Stable Diffusion had a hundred duplicates, some of it ten (arXiv 2301.13188).
+DUPLICATED = 10
 
 
 def run(run: Run) -> None:
@@ -26,13 +31,22 @@ def run(run: Run) -> None:
         total = len(scores)
         budget = config.budget if config.budget is not None else max(1000, -(-total // 1000))
         sampled = min(config.audit_sample, total)
-        in_budget = _highest(scores, budget)
+        own = cluster.own(run.ledger)
+        at = pc.index_in(scores["caption_id"], value_set=own["caption_id"].combine_chunks())
+        for name in ("cluster", "rows", "size"):
+            scores = scores.append_column(name, own[name].take(at))
+        in_budget, by_rows = _budget(scores, budget)
         in_sample = np.zeros(total, bool)
         in_sample[np.random.default_rng(config.seed).choice(total, sampled, replace=False)] = True
         words = np.select([in_budget & in_sample, in_budget, in_sample], ["budget+sample", "budget", "sample"], "")
         q, reason = _q_values(scores["p_unseen"].to_numpy(), data["calibration"]["held_out"])
         data["calibration"]["q_unseen"] = reason
-        data["selection"] = {"budget": int(in_budget.sum()), "audit_sample": sampled, "captions": total}
+        data["selection"] = {
+            "budget": int(in_budget.sum()),
+            "by_duplicates": by_rows,
+            "audit_sample": sampled,
+            "captions": total,
+        }
         table = pa.table(
             {
                 "caption_id": scores["caption_id"],
@@ -41,7 +55,7 @@ def run(run: Run) -> None:
                 "q_unseen": q,
                 "selected_by": pa.array(words, pa.string(), mask=words == ""),
                 "inclusion_probability": pa.repeat(sampled / total, total),
-                "image_cluster_size": pa.nulls(total, pa.int64()),
+                "image_cluster_size": scores["size"],
             },
             schema=schema.SCORES,
         )
@@ -52,7 +66,8 @@ def run(run: Run) -> None:
             run.manifest.part("scores", name, rows)
             start += rows
         stage |= {"rows_in": total, "rows_out": int((in_budget | in_sample).sum())}
-        run.progress.say(f"select: {in_budget.sum():,} by score, {sampled:,} at random, of {total:,} captions")
+        how = f"{in_budget.sum() - by_rows:,} by score, {by_rows:,} by duplicates, {sampled:,} at random"
+        run.progress.say(f"select: {how}, of {total:,} captions")
 
 
 def selected(ledger: Ledger) -> pa.Table:
@@ -72,13 +87,29 @@ def _scores(ledger: Ledger, parts: list[str], calibration: Calibration) -> pa.Ta
     return pa.table({"caption_id": ids, "score": found["score"].take(at), "p_unseen": found["p_unseen"].take(at)})
 
 
-def _highest(scores: pa.Table, budget: int) -> np.ndarray:
-    """Which captions have the `budget` highest scores: [N] bool; ties go by caption_id, failures are none of them."""
+def _budget(scores: pa.Table, budget: int) -> tuple[np.ndarray, int]:
+    """(which captions are in the budget [N] bool, how many of them by duplicates and not by score).
+
+    Half of it goes by score. Then come captions of images that DUPLICATED or more rows have, near duplicates included:
+    from every cluster the one of highest score, then from every cluster the second. What they leave goes by score:
+    without duplicates all does. Ties go by caption_id; a caption without a score is in no budget.
+    """
     numbered = scores.append_column("at", pa.array(np.arange(len(scores)))).filter(pc.is_valid(scores["score"]))
-    order = numbered.sort_by([("score", "descending"), ("caption_id", "ascending")])["at"].to_numpy()
+    numbered = numbered.sort_by([("score", "descending"), ("caption_id", "ascending")])
+    by_score = numbered["at"].to_numpy()
+    copied = numbered.filter(pc.field("rows") >= DUPLICATED)
+    seen: Counter[str] = Counter()
+    places = []
+    for name in copied["cluster"].to_pylist():
+        places.append(seen[name])
+        seen[name] += 1
+    by_rows = copied["at"].to_numpy()[np.argsort(np.array(places, np.int64), kind="stable")]
+    ranked = np.concatenate([by_score[: budget - budget // 2], by_rows, by_score])
+    _, first = np.unique(ranked, return_index=True)
+    taken = ranked[np.sort(first)][:budget]
     chosen = np.zeros(len(scores), bool)
-    chosen[order[:budget]] = True
-    return chosen
+    chosen[taken] = True
+    return chosen, len(np.setdiff1d(taken, by_score[:budget]))
 
 
 def _q_values(p: np.ndarray, held_out: int) -> tuple[pa.Array, str]:

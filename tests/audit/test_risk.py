@@ -22,3 +22,8 @@ from audit.risk import risk
 )
 def test_risk_follows_its_table(verdict: str, copies: int, k: int | None, n: int | None, expected: str) -> None:
     assert risk(verdict, copies, k, n) == expected
+
+
+def test_an_image_that_has_duplicates_under_other_captions_does_not_occur_once() -> None:
+    assert risk("verbatim", 1, 0, 4, image_cluster_size=1) == risk("verbatim", 1, 0, 4) == "medium"
+    assert risk("verbatim", 1, 0, 4, image_cluster_size=50) == risk("verbatim", 50, 0, 4, 1) == "low"

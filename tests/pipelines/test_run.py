@@ -34,6 +34,7 @@ TABLES = (
     "scores",
     "generations",
     "embeddings_sscd",
+    "image_clusters",
     "matches",
     "evidence",
     "verdicts",

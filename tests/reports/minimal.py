@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,10 @@ def write_run(
     images: Iterable[dict[str, Any]] = (),
     more_copied: Iterable[dict[str, Any]] = (),
     errors: Iterable[dict[str, Any]] = (),
+    clusters: Iterable[Sequence[dict[str, Any]]] = (),
     **manifest: Any,
 ) -> Path:
-    """A finished run; captions without a verdict are `clear`."""
+    """A finished run; captions without a verdict are `clear`, `clusters` are those of the images."""
     rows = list(rows)
     copies = Counter(row["caption"] for row in rows)
     given = {verdict["caption"]: verdict for verdict in verdicts}
@@ -66,7 +67,13 @@ def write_run(
         for text, row in given.items()
         if row["verdict"] in ("verbatim", "partial")
     ]
+    members = [
+        {"image_id": image["image_id"], "cluster": cluster[0]["image_id"], "size": len(cluster)}
+        for cluster in clusters
+        for image in cluster
+    ]
     tables = {
+        "image_clusters": pa.Table.from_pylist(members, schema.IMAGE_CLUSTERS),
         "rows": pa.Table.from_pylist(rows, schema.ROWS),
         "verdicts": pa.Table.from_pylist(complete, schema.VERDICTS),
         "copied_images": pa.Table.from_pylist([*best, *more_copied], schema.COPIED_IMAGES),

@@ -73,6 +73,32 @@ def test_so_is_a_row_whose_image_has_the_same_bytes(tmp_path: Path) -> None:
     assert found[1]["why"] == f'{same}: "a cat" (similarity 0.90)'
 
 
+def test_so_is_a_row_whose_image_is_a_near_duplicate(tmp_path: Path) -> None:
+    rows, verdicts = rows_of("a cat", "a dog", "my holiday"), [reproduced("a cat", IMAGES[0], 0.9)]
+    clusters = [(IMAGES[0], IMAGES[2]), (IMAGES[1],)]
+    found = listed(write_run(tmp_path / "run", rows, verdicts, IMAGES, clusters=clusters))
+    assert numbers(found) == [0, 2]
+    near = "image k2 of 0.tar is a near duplicate of image k0 of 0.tar, which another caption reproduces"
+    assert found[1]["why"] == f'{near}: "a cat" (similarity 0.90)'
+
+
+def test_dedup_keeps_one_row_of_each_cluster_of_reproduced_images(tmp_path: Path) -> None:
+    """One family copied two pictures, each of which is kept twice; a row without an image goes by its family."""
+    rows = [*rows_of("a cat", "a kitten", "my holiday", "a dog", "a fox"), row("0.parquet", 9, "a cat")]
+    verdicts = [reproduced("a cat", IMAGES[0], 0.9), reproduced("a kitten", IMAGES[0], 0.9, family="a cat")]
+    clusters = [(IMAGES[0], IMAGES[2]), (IMAGES[1], IMAGES[3]), (IMAGES[4],)]
+    second = [copied("a kitten", IMAGES[1], 0.85)]
+    run = write_run(tmp_path / "run", rows, verdicts, IMAGES, second, clusters=clusters)
+    found = listed(run, "dedup")
+    assert numbers(found, "keep") == [0, 1, 9]
+    assert numbers(found, "drop") == [2, 3]
+    assert {item["row"]: item["family"] for item in found} == {
+        **dict.fromkeys((0, 2), IMAGES[0]["image_id"]),
+        **dict.fromkeys((1, 3), IMAGES[1]["image_id"]),
+        9: caption_id("a cat"),
+    }
+
+
 @pytest.mark.parametrize("how", ["verbatim", "partial"])
 def test_all_images_count_that_a_confirmed_caption_copied(tmp_path: Path, how: str) -> None:
     run = write_run(

@@ -1,0 +1,104 @@
+"""Which training images are one picture, kept more than once: exact by bytes, near by their vectors (design, 8).
+
+Duplicates are what makes a model memorize (Lee et al., arXiv 2107.06499; Carlini et al., arXiv 2301.13188), and
+captions that vary hide them from a count of captions.
+
+Shapes: Q images of a block, N images, E embedding width, M pairs, F images that are in any pair. Images are numbered
+in the order of the data set.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from audit.judging import PUBLISHED
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# A pair counts as near duplicates if it is as alike as three of four slightly edited copies are to their originals.
+EDITED_QUANTILE = 0.25
+PIECE = 1024
+
+
+def edited(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A copy of an RGB image, as large, as the web makes them: 8 % cropped, 10 % brighter or darker, recompressed."""
+    from PIL import Image, ImageEnhance
+
+    width, height = (round(side * rng.uniform(0.92, 1)) for side in image.size)
+    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    crop = image.crop((left, top, left + width, top + height))
+    content = io.BytesIO()
+    brighter = ImageEnhance.Brightness(crop.resize(image.size, Image.Resampling.LANCZOS))
+    brighter.enhance(rng.uniform(0.9, 1.1)).save(content, "JPEG", quality=int(rng.integers(60, 95)))
+    return Image.open(content).convert("RGB")
+
+
+def duplicate_threshold(similarity_N: np.ndarray) -> float:
+    """From which similarity on two images are near duplicates, given those of edited copies to their originals.
+
+    Never below what counts as a copy where there is nothing to measure by (`PUBLISHED`).
+    """
+    return max(float(np.quantile(similarity_N, EDITED_QUANTILE)), PUBLISHED["verbatim"])
+
+
+def near_pairs(block_QE: np.ndarray, start: int, shards: Iterable[np.ndarray], threshold: float) -> np.ndarray:
+    """Pairs [M, 2] that connect what an exact comparison connects: the images of a block and all before them.
+
+    `block_QE`: the images `start` to `start + Q`; `shards`: the vectors [N, E] of all images in order, one shard in
+    memory at a time. Of all pairs whose inner product is at or above `threshold` a spanning forest is returned.
+    """
+    block_QE = np.ascontiguousarray(block_QE, dtype=np.float32)
+    number_Q = start + np.arange(len(block_QE))
+    pairs_M2, first = np.empty((0, 2), np.int64), 0
+    for vectors_NE in shards:
+        for at in range(0, len(vectors_NE), PIECE):
+            piece_NE = vectors_NE[at : at + PIECE].astype(np.float32)
+            q, n = np.nonzero(block_QE @ piece_NE.T >= threshold)
+            n += first + at
+            before = n < number_Q[q]
+            if before.any():
+                found_M2 = np.stack([n[before], number_Q[q[before]]], axis=1)
+                pairs_M2 = forest(np.concatenate([pairs_M2, found_M2]))
+        first += len(vectors_NE)
+        if first >= start + len(block_QE):
+            break
+    return pairs_M2
+
+
+def forest(pairs_M2: np.ndarray) -> np.ndarray:
+    """Pairs (first image of its component, image) that connect the same images as `pairs_M2`."""
+    image_F, root_F = _components(pairs_M2)
+    return np.stack([root_F, image_F], axis=1)[root_F != image_F]
+
+
+def _components(pairs_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images in any pair, ascending, and the first image that each is connected with."""
+    image_F, at = np.unique(pairs_M2, return_inverse=True)
+    a, b = at.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(len(image_F), len(image_F)))
+    _, component_F = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(component_F, return_index=True, return_inverse=True)
+    return image_F, image_F[first[inverse]]
+
+
+def clusters(sha256: pa.ChunkedArray, near_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(number of the first image of its cluster, size of that) for each image: [N], [N].
+
+    Images are in one cluster if they are connected by pairs of the same bytes or of `near_M2`.
+    """
+    bytes_N = sha256.combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first, inverse = np.unique(bytes_N, return_index=True, return_inverse=True)
+    every_N = np.arange(len(bytes_N))
+    same_N2 = np.stack([first[inverse], every_N], axis=1)
+    image_F, root_F = _components(np.concatenate([same_N2[first[inverse] != every_N], near_M2]))
+    cluster_N = every_N
+    cluster_N[image_F] = root_F
+    return cluster_N, np.bincount(cluster_N, minlength=len(every_N))[cluster_N]
