@@ -53,11 +53,21 @@ def null_maxima(matches: pa.Table, embedder: str, column: str) -> np.ndarray:
     return pc.fill_null(best, -1.0).to_numpy()
 
 
-def choose_threshold(kind: str, maxima: np.ndarray, rate: float, floor: float | None = None) -> Threshold:
+def choose_threshold(
+    kind: str, maxima: np.ndarray, rate: float, floor: float | None = None, normalised: bool = False
+) -> Threshold:
     """The threshold of `kind` (verbatim | region): the null's, but never below a configured floor.
 
-    Without any null captions (m = 0): the floor, or else the published constant.
+    Without any null captions (m = 0): the floor, or else the published constant. Both are of plain similarities:
+    AuditError where one would be used with normalised ones, which run lower.
     """
+    if normalised and (floor is not None or len(maxima) == 0):
+        raise AuditError(
+            f"the {'floor' if floor is not None else 'published threshold'} of `{kind}` is one of plain similarities, "
+            "and these are normalised by a background: only null captions can set their threshold",
+            where="confirm",
+            do="Leave out the floor or the background, and see that null captions are generated.",
+        )
     if len(maxima) == 0:
         return Threshold(floor, "configured") if floor is not None else Threshold(PUBLISHED[kind], "published")
     value = threshold_from_null(maxima, rate)

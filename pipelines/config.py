@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -102,6 +102,20 @@ class _Embedder(_Section):
         default=None,
         description="From which similarity on training images are near duplicates (default: as edited copies are).",
     )
+    background: str | None = Field(
+        default=None,
+        description="An index of other images: what a generation has in common with the two nearest is taken off.",
+    )
+
+    def network(self) -> dict[str, Any]:
+        """What its vectors depend on: all but what is made of them."""
+        return self.model_dump(mode="json", exclude=set(_Embedder.model_fields))
+
+    @model_validator(mode="after")
+    def _floors_are_of_plain_similarities(self) -> Self:
+        if self.background is not None and self.verbatim is not None:
+            raise ValueError("verbatim is a floor of plain similarities, and a background normalises them: give one")
+        return self
 
 
 class Sscd(_Embedder):
@@ -143,6 +157,10 @@ class Confirm(_Section):
 
 
 class Index(_Section):
+    type: Literal["exact", "ivf"] = Field(
+        default="exact",
+        description="Compare with every image, or (for many audits of the same images) with those of an inverted file.",
+    )
     path: str | None = Field(
         default=None,
         description="Take the vectors of the images from there: what `crossaudit index` made, or an earlier run.",

@@ -18,16 +18,17 @@ def build_index(
 ) -> str:
     """Builds an index, or what is left of it, at `out` or `index.path`; returns where.
 
-    An index is a run that ends with the stage embed. Raises UsageError where there is no place or there are no images.
+    An index is a run that ends with the stage embed and the inverted files that `index.type` may ask for. Raises
+    UsageError where there is no place or there are no images.
     """
-    from pipelines.stages import embed, ingest
+    from pipelines.stages import embed, ingest, search
 
     path = out or config.index.path
     if path is None:
         raise UsageError("where to?", do="Set index.path in the configuration, or give --out.")
     if config.images is None:
         raise UsageError("there are no images to index", do="Set `images` in the configuration.")
-    config = config.model_copy(update={"out": path, "index": Index()})
+    config = config.model_copy(update={"out": path, "index": Index(type=config.index.type)})
     files = ingest.find_images(config)
     ledger = Ledger(path)
     manifest = Manifest.open(ledger, config, given, kind="index")
@@ -42,6 +43,7 @@ def build_index(
         manifest.inputs(ingest.prints("images", files))
         ingest.list_images(run, files)
         embed.run(run)
+        search.run(run)
         manifest.finish()
     finally:
         run.close()

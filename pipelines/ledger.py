@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import posixpath
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -114,13 +116,27 @@ class Ledger:
         with source.filesystem.open_input_stream(path) as content, self._sink(table, name) as sink:
             shutil.copyfileobj(content, sink, _CHUNK)
 
+    def put(self, file: Path, table: str) -> None:
+        """A local file, that is no part of a table, under its own name beside the parts."""
+        with file.open("rb") as content, self._sink(table, file.name, "") as sink:
+            shutil.copyfileobj(content, sink, _CHUNK)
+
+    def local(self, table: str, file: str) -> str:
+        """A local path of such a file, fetched if it lies elsewhere."""
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            return self.path(table, file)
+        path = Path(tempfile.mkdtemp(), file)
+        with self.filesystem.open_input_stream(self.path(table, file)) as content, path.open("wb") as sink:
+            shutil.copyfileobj(content, sink, _CHUNK)
+        return str(path)
+
     @contextmanager
-    def _sink(self, table: str, name: str) -> Iterator[pa.NativeFile]:
+    def _sink(self, table: str, name: str, suffix: str = ".parquet") -> Iterator[pa.NativeFile]:
         self.filesystem.create_dir(self.path(table), recursive=True)
         temporary = self.path(table, f".{name}.{uuid.uuid4().hex}.tmp")
         with self.filesystem.open_output_stream(temporary) as sink:
             yield sink
-        self.filesystem.move(temporary, self.path(table, f"{name}.parquet"))
+        self.filesystem.move(temporary, self.path(table, name + suffix))
 
     def remove(self, table: str, name: str) -> None:
         path = self.path(table, f"{name}.parquet")

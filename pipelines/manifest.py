@@ -133,10 +133,7 @@ class Manifest:
 def of_index(config: Config) -> dict[str, Any]:
     """What of a configuration the vectors of images depend on, and where and how they are made."""
     known = config.model_dump(mode="json")
-    embedders = {
-        name: config.embedder(name).model_dump(mode="json", exclude={"verbatim", "region"})
-        for name in config.confirm.embedders
-    }
+    embedders = {name: config.embedder(name).network() for name in config.confirm.embedders}
     confirm = {"embedders": config.confirm.embedders} | embedders
     return {"images": known["images"], "confirm": confirm, "engine": known["engine"], "out": known["out"]}
 

@@ -27,6 +27,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         report,
         reuse,
         screen,
+        search,
         select,
     )
 
@@ -48,8 +49,9 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         vectors = embed if config.index.path is None else reuse
         if vectors is reuse and not manifest.finished:
             reuse.check(run)
+        search.check(run)
         ingest.run(run, inputs)
-        for stage in (vectors, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
+        for stage in (vectors, search, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
     finally:

@@ -65,6 +65,8 @@ _PATHS = (
     ("calibration", "screen"),
     _SSCD,
     ("index", "path"),
+    ("confirm", "sscd", "background"),
+    ("confirm", "clip", "background"),
     ("out",),
 )
 

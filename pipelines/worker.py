@@ -83,8 +83,8 @@ class Worker:
             self._one_torch()
             from audit.embedding import load_embedder
 
-            options = self.config.embedder(name).model_dump(exclude={"verbatim", "region"})
-            self._embedders[name] = load_embedder(name, device=self.device, **options)
+            network = self.config.embedder(name).network()
+            self._embedders[name] = load_embedder(name, device=self.device, **network)
         return self._embedders[name]
 
     def _one_torch(self) -> None:

@@ -45,18 +45,24 @@ def run(run: Run) -> None:
             "cluster", LINKS, "images", ledger, partial(_near, threshold=threshold), partial(_left, table=table)
         )
         run.execute(step, _blocks(counts))
-        links = ledger.read(LINKS)
-        near_M2 = np.stack([links["first"].to_numpy(), links["image"].to_numpy()], axis=1)
-        cluster_N, size_N = clusters(listed["sha256"], near_M2)
-        first = listed["image_id"].take(pa.array(cluster_N))
-        found = pa.table([listed["image_id"], first, pa.array(size_N)], schema=schema.IMAGE_CLUSTERS)
-        for (part, count), start in zip(counts.items(), accumulate(counts.values(), initial=0), strict=False):
-            ledger.write("image_clusters", part, found.slice(start, count))
-            run.manifest.part("image_clusters", part, count)
+        size_N = _write(run, counts, listed)
         several = int((size_N > 1).sum())
-        stage |= {"rows_in": len(listed), "rows_out": len(found)}
+        stage |= {"rows_in": len(listed), "rows_out": run.manifest.refresh("image_clusters")}
         run.manifest.data["clusters"] = {"threshold": threshold, "source": source, "images_with_duplicates": several}
-        run.progress.say(f"cluster: {several:,} of {len(found):,} images have duplicates (similarity {threshold:.2f})")
+        run.progress.say(f"cluster: {several:,} of {len(listed):,} images have duplicates (similarity {threshold:.2f})")
+
+
+def _write(run: Run, counts: dict[str, int], listed: pa.Table) -> np.ndarray:
+    """Writes `image_clusters`, a part for each of the embeddings; returns the size of each image's cluster."""
+    links = run.ledger.read(LINKS)
+    near_M2 = np.stack([links["first"].to_numpy(), links["image"].to_numpy()], axis=1)
+    cluster_N, size_N = clusters(listed["sha256"], near_M2)
+    first = listed["image_id"].take(pa.array(cluster_N))
+    found = pa.table([listed["image_id"], first, pa.array(size_N)], schema=schema.IMAGE_CLUSTERS)
+    for (part, count), start in zip(counts.items(), accumulate(counts.values(), initial=0), strict=False):
+        run.ledger.write("image_clusters", part, found.slice(start, count))
+        run.manifest.part("image_clusters", part, count)
+    return size_N
 
 
 def own(ledger: Ledger) -> pa.Table:
@@ -113,11 +119,11 @@ def _unedited(_ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     return {EDITED: SIMILARITY.empty_table(), "errors": errors_table([error])}
 
 
-def _blocks(counts: dict[str, int]) -> list[Shard]:
-    """Consecutive parts of the embeddings, together up to BLOCK images; source: (number of the first image, parts)."""
+def _blocks(counts: dict[str, int], block: int = BLOCK) -> list[Shard]:
+    """Consecutive parts of the embeddings, together up to `block` images; source: (number of the first image, parts)."""
     groups: list[tuple[int, list[str], int]] = []
     for (part, count), start in zip(counts.items(), accumulate(counts.values(), initial=0), strict=False):
-        if groups and groups[-1][2] + count <= BLOCK:
+        if groups and groups[-1][2] + count <= block:
             first, parts, rows = groups[-1]
             groups[-1] = first, [*parts, part], rows + count
         else:

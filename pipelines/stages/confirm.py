@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.copying import copied_images
-from audit.matching import nearest
 from audit.pictures import decode
 from audit.regions import agreement, region_of, region_png, similarities, thumbnail
 from audit.thresholds import Threshold, choose_threshold, null_maxima
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.stages import embed
+from pipelines.stages import embed, search
 from pipelines.stages.generate import PROMPTS, generate
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def run(run: Run) -> None:
         return
     with run.manifest.stage("confirm") as stage:
         _match(run, "confirm", ("null", "discover"))
+        search.measure(run)
         matches = run.ledger.read("matches")
         limits = _thresholds(run, matches)
         run.manifest.data["thresholds"] = {
@@ -67,7 +67,13 @@ def _thresholds(run: Run, matches: pa.Table) -> dict[str, dict[str, Threshold]]:
         if name == config.embedders[0]:
             kinds.append(("region", "region_similarity", floors.region))
         limits[name] = {
-            kind: choose_threshold(kind, null_maxima(matches, name, column), config.null_rate, floor)
+            kind: choose_threshold(
+                kind,
+                null_maxima(matches, name, column),
+                config.null_rate,
+                floor,
+                normalised=kind == "verbatim" and floors.background is not None,
+            )
             for kind, column, floor in kinds
         }
     return limits
@@ -116,7 +122,7 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     for name in worker.config.confirm.embedders if pictures else ():
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
-        ids_QK, similarity_QK = nearest(vectors_QE, embed.embedded(worker.ledger, name), NEIGHBOURS)
+        ids_QK, similarity_QK = search.find(worker, name, vectors_QE, NEIGHBOURS)
         decides = name == worker.config.confirm.embedders[0]
         regions = _regions(worker, embedder, generations, pictures, ids_QK) if decides else None
         found.append(_table(generations, name, ids_QK, similarity_QK, regions))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -56,17 +56,26 @@ def table(embedder: str) -> str:
     return f"embeddings_{embedder}"
 
 
-def embedded(ledger: Ledger, embedder: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """(image ids [N], vectors [N, E]) of all training images, shard by shard; while one is used, the next is read."""
+Vectors = tuple[pa.Array, np.ndarray]
 
-    def read(part: str) -> tuple[pa.Array, np.ndarray]:
+
+def readers(ledger: Ledger, embedder: str) -> Iterator[tuple[int, Callable[[], Vectors]]]:
+    """(number of images, what reads their ids [N] and vectors [N, E]) of every shard of training images."""
+
+    def read(part: str) -> Vectors:
         found = ledger.read(table(embedder), part, ["image_id", "vector"])
         return found["image_id"].combine_chunks(), vectors_of(found["vector"])
 
+    for part in ledger.parts(table(embedder)):
+        yield ledger.rows(table(embedder), part), partial(read, part)
+
+
+def embedded(ledger: Ledger, embedder: str) -> Iterator[Vectors]:
+    """(image ids [N], vectors [N, E]) of all training images, shard by shard; while one is used, the next is read."""
     with ThreadPoolExecutor(1) as reader:
         ahead = None
-        for part in ledger.parts(table(embedder)):
-            now, ahead = ahead, reader.submit(read, part)
+        for _, read in readers(ledger, embedder):
+            now, ahead = ahead, reader.submit(read)
             if now is not None:
                 yield now.result()
         if ahead is not None:

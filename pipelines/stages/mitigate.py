@@ -14,13 +14,12 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.effect import summarize
 from audit.errors import AuditError
-from audit.matching import nearest
 from audit.pictures import decode
 from audit.regions import region_of, similarities
 from audit.serving import PLAIN, Setting, serve
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.stages import confirm, embed
+from pipelines.stages import confirm, embed, search
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -204,11 +203,12 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     pictures = [decode(content) for content in served["image"].to_pylist()]
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     vectors_RE = embedder.embed(pictures)
-    ids_R1, nearest_R1 = nearest(vectors_RE, embed.embedded(worker.ledger, embedder.name), 1)
+    ids_R1, nearest_R1 = search.find(worker, embedder.name, vectors_RE, 1)
     nearest_R, region_R = nearest_R1[:, 0].astype(np.float64), np.full(len(rows), np.nan)
     similarity_R = nearest_R
     if group == "confirmed":
         similarity_R, region_R = _similarities(worker, rows, pictures, vectors_RE)
+        similarity_R -= search.background(worker, embedder.name, vectors_RE)
     above_R = np.maximum(similarity_R, nearest_R) >= limits["verbatim"]
     above_R |= np.nan_to_num(region_R, nan=-np.inf) >= limits["region"]
     kept = pc.fill_null(pc.equal(rows["shown_seed"], served["seed"]), False)

@@ -1,0 +1,143 @@
+"""Search: the training images nearest to vectors, exactly or by an inverted file, plain or against a background."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import ivf
+from audit.errors import AuditError
+from audit.matching import nearest
+from audit.pictures import decode
+from pipelines.context import Run, Step
+from pipelines.ledger import Ledger, Shard, Tables
+from pipelines.manifest import NAME
+from pipelines.stages import embed
+
+if TYPE_CHECKING:
+    import faiss
+
+    from pipelines.config import Config
+    from pipelines.worker import Worker
+
+# Beside a marker part of the working table IVF lies EMBEDDER.faiss.
+IVF, RECALL = "_ivf", "_recall"
+BUILT = pa.schema([("recipe", pa.string()), ("images", pa.int64())])
+MEASURED = pa.schema([("queries", pa.int64()), ("found", pa.int64())])
+# Of the images of a background that are most like a query: SSCD's score normalisation takes off their mean.
+BACKGROUND_NEIGHBOURS = 2
+RECALL_QUERIES = 256
+
+
+def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, similarities) [Q, K] of the nearest training images, most similar first."""
+    if worker.config.index.type == "ivf":
+        places_QC = ivf.candidates(_opened(worker, embedder), vectors_QE)
+        ids_QK, similarity_QK = ivf.ranked(vectors_QE, places_QC, embed.readers(worker.ledger, embedder), k)
+    else:
+        ids_QK, similarity_QK = nearest(vectors_QE, embed.embedded(worker.ledger, embedder), k)
+    return ids_QK, similarity_QK - background(worker, embedder, vectors_QE)[:, None]
+
+
+def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
+    """What is taken off every similarity of a query: [Q], 0 without a background (arXiv 2202.10261, section 3.4)."""
+    path = worker.config.embedder(embedder).background
+    if path is None:
+        return np.zeros(len(vectors_QE), np.float32)
+    _, similarity_QK = nearest(vectors_QE, embed.embedded(Ledger(path), embedder), BACKGROUND_NEIGHBOURS)
+    return similarity_QK.mean(axis=1)
+
+
+def check(run: Run) -> None:
+    """Raises AuditError unless the backgrounds hold vectors of the very embedders that this run has loaded."""
+    for name in run.config.confirm.embedders if run.config.images else ():
+        path = run.config.embedder(name).background
+        if path is None:
+            continue
+        content = Ledger(path).read_bytes(NAME)
+        manifest: dict[str, Any] = json.loads(content) if content else {"finished": None}
+        do = "`crossaudit index` builds one from other images, with this audit's embedders."
+        if manifest["finished"] is None:
+            raise AuditError(f"confirm.{name}.background is no finished index", where=path, do=do)
+        if manifest["models"].get(name) != run.manifest.data["models"][name]:
+            raise AuditError(f"the vectors of this background are of another {name}", where=path, do=do)
+        if sum(manifest["parts"].get(embed.table(name), {}).values()) < BACKGROUND_NEIGHBOURS:
+            raise AuditError(f"a background needs {BACKGROUND_NEIGHBOURS} images", where=path, do=do)
+
+
+def run(run: Run) -> None:
+    """Builds the inverted files that are asked for and not there yet."""
+    if run.config.images is None or run.config.index.type != "ivf":
+        return
+    for name in run.config.confirm.embedders:
+        if run.ledger.parts(embed.table(name)) and name not in _home(run.config, name).parts(IVF):
+            step = Step(f"index: {name}", IVF, "embedders", run.ledger, _build)
+            run.execute(step, [Shard(name, name, 0, 1)])
+
+
+def measure(run: Run) -> None:
+    """Writes into the manifest how often the inverted files find the nearest image of a generation."""
+    if run.config.index.type != "ivf":
+        return
+    for name in run.config.confirm.embedders:
+        step = Step(f"index: recall of {name}", RECALL, "embedders", run.ledger, _recall, None, (name,))
+        run.execute(step, [Shard(name, name, 0, 1)])
+        [built], [found] = (
+            ledger.read(table, name).to_pylist()
+            for ledger, table in ((_home(run.config, name), IVF), (run.ledger, RECALL))
+        )
+        recall = found["found"] / found["queries"] if found["queries"] else None
+        known = {"recipe": built["recipe"], "queries": found["queries"], "recall_at_1": recall}
+        run.manifest.data.setdefault("index", {})[name] = known
+
+
+def _home(config: Config, embedder: str) -> Ledger:
+    """Where the inverted file lies: with the index that the vectors were taken from, if that has one, or in the run."""
+    if config.index.path is not None and embedder in Ledger(config.index.path).parts(IVF):
+        return Ledger(config.index.path)
+    return Ledger(config.out)
+
+
+def _build(worker: Worker, shard: Shard) -> Tables:
+    ledger, name = worker.ledger, shard.source
+    images = sum(count for count, _ in embed.readers(ledger, name))
+    width = next(len(vectors_NE[0]) for _, vectors_NE in embed.embedded(ledger, name) if len(vectors_NE))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"{name}.faiss")
+        recipe = ivf.build(lambda: (part for _, part in embed.embedded(ledger, name)), images, width, file)
+        ledger.put(file, IVF)
+    return {IVF: pa.table([[recipe], [images]], schema=BUILT)}
+
+
+def _opened(worker: Worker, embedder: str) -> faiss.Index:
+    if (IVF, embedder) not in worker.cache:
+        file = _home(worker.config, embedder).local(IVF, f"{embedder}.faiss")
+        worker.cache[IVF, embedder] = ivf.opened(file)
+    index: faiss.Index = worker.cache[IVF, embedder]
+    return index
+
+
+def _recall(worker: Worker, shard: Shard) -> Tables:
+    pictures = [decode(content) for content in _some_generations(worker.ledger, RECALL_QUERIES)]
+    vectors_QE = worker.embedder(shard.source).embed(pictures)
+    _, exact_Q1 = nearest(vectors_QE, embed.embedded(worker.ledger, shard.source), 1)
+    _, found_Q1 = find(worker, shard.source, vectors_QE, 1)
+    found_Q1 += background(worker, shard.source, vectors_QE)[:, None]
+    hits = int((found_Q1 >= exact_Q1 - 1e-5).sum())  # as near as the nearest, if two are
+    return {RECALL: pa.table([[len(pictures)], [hits]], schema=MEASURED)}
+
+
+def _some_generations(ledger: Ledger, count: int) -> Sequence[bytes]:
+    found: list[bytes] = []
+    for _, part in ledger.each("generations", ["image", "status"]):
+        found += part.filter(pc.field("status") == "ok")["image"].to_pylist()
+        if len(found) >= count:
+            break
+    return found[:count]

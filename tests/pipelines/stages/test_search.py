@@ -1,0 +1,99 @@
+"""Search: the inverted file stands in for the scan, a background is taken off, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audit.errors import AuditError
+from audit.matching import nearest
+from pipelines.config import Config
+from pipelines.context import Run
+from pipelines.ledger import Ledger, Shard
+from pipelines.manifest import Manifest
+from pipelines.progress import Reporter
+from pipelines.settings import load_config
+from pipelines.stages import embed, search
+from pipelines.worker import Worker
+from tests.pipelines.stages.test_cluster import copies, written
+from tests.pipelines.toy import settings_of, write_config
+
+
+def config_of(folder: Path, **changes: Any) -> Config:
+    (folder / "sscd.safetensors").write_bytes(b"")
+    return load_config(write_config(folder, **changes))[0]
+
+
+def confirm(**sscd: Any) -> dict[str, Any]:
+    return settings_of()["confirm"] | {"sscd": sscd}
+
+
+def queries() -> np.ndarray:
+    found = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def test_an_inverted_file_finds_what_the_scan_finds_and_may_lie_with_the_index(tmp_path: Path) -> None:
+    exact = config_of(tmp_path)
+    written(Ledger(exact.out), copies(0, 60, 3), [100, 80])
+    ids, similarity = search.find(Worker(exact), "sscd", queries(), 5)
+
+    run = config_of(tmp_path, index={"type": "ivf"})
+    tables = search._build(Worker(run), Shard("sscd", "sscd", 0, 1))
+    assert tables[search.IVF].to_pylist() == [{"recipe": "IVF4,SQ8", "images": 180}]
+    found, near = search.find(Worker(run), "sscd", queries(), 5)
+    assert (found == ids).all()
+    assert near == pytest.approx(similarity, abs=1e-6)
+
+    Ledger(run.out).write(search.IVF, "sscd", tables[search.IVF])
+    elsewhere = config_of(tmp_path, index={"type": "ivf", "path": run.out}, out="other")
+    written(Ledger(elsewhere.out), copies(0, 60, 3), [100, 80])
+    assert (search.find(Worker(elsewhere), "sscd", queries(), 5)[0] == ids).all()
+    assert not Path(elsewhere.out, search.IVF).exists()
+
+
+def test_a_background_takes_off_the_mean_of_the_two_nearest_in_it(tmp_path: Path) -> None:
+    background = Ledger(str(tmp_path / "background"))
+    written(background, copies(5, 9, 1), [4, 5])
+    plain, config = (config_of(tmp_path, confirm=confirm(**more)) for more in ({}, {"background": background.uri}))
+    written(Ledger(config.out), copies(0, 10, 2), [20])
+    ids, similarity = search.find(Worker(plain), "sscd", queries(), 3)
+    normalised_ids, normalised = search.find(Worker(config), "sscd", queries(), 3)
+    _, two = nearest(queries(), embed.embedded(background, "sscd"), 2)
+    assert (normalised_ids == ids).all()
+    assert normalised == pytest.approx(similarity - two.mean(axis=1, keepdims=True), abs=1e-6)
+
+
+def test_a_floor_of_plain_similarities_is_refused_beside_a_background(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="a floor of plain similarities"):
+        config_of(tmp_path, confirm=confirm(background="b", verbatim=0.75))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (None, "no finished index"),
+        ({"finished": None}, "no finished index"),
+        ({"finished": "now", "models": {"sscd": {"weights": "other"}}}, "of another sscd"),
+        ({"finished": "now", "models": {"sscd": {"weights": "w"}}, "parts": {"embeddings_sscd": {"0": 1}}}, "2 images"),
+        ({"finished": "now", "models": {"sscd": {"weights": "w"}}, "parts": {"embeddings_sscd": {"0": 2}}}, None),
+    ],
+)
+def test_a_background_is_a_finished_index_of_the_same_embedder(
+    tmp_path: Path, manifest: dict[str, Any] | None, message: str | None
+) -> None:
+    background = Ledger(str(tmp_path / "background"))
+    if manifest:
+        background.write_bytes("manifest.json", json.dumps(manifest).encode())
+    config = config_of(tmp_path, confirm=confirm(background=background.uri))
+    run = Run(config, Ledger(config.out), Manifest.open(Ledger(config.out), config, {}), Reporter())
+    run.manifest.model("sscd", {"weights": "w"})
+    if message is None:
+        search.check(run)
+    else:
+        with pytest.raises(AuditError, match=message):
+            search.check(run)
