@@ -18,7 +18,7 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from audit.judging import PUBLISHED
+from audit.thresholds import PUBLISHED
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,9 +5,11 @@ Shapes: Q queries, N images, K neighbours, F images found so far, E embedding wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
+
 
 def vectors_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
     """A column of fixed_size_list<float16 or float32> as an array [N, E] of the same type."""

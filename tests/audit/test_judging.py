@@ -331,12 +331,3 @@ def test_the_self_control_stands_beside_the_score_where_there_is_one() -> None:
     case.controls = [{"caption_id": "b", "self_control": 2.5}]
     found = case.judge()
     assert (found["a"]["self_control"], found["b"]["self_control"]) == (None, 2.5)
-
-
-@pytest.mark.parametrize(("maxima", "floor"), [(np.linspace(0, 1, 200), 0.75), (np.empty(0), None)])
-def test_thresholds_of_plain_similarities_are_no_thresholds_of_normalised_ones(
-    maxima: np.ndarray, floor: float | None
-) -> None:
-    with pytest.raises(AuditError, match="one of plain similarities"):
-        choose_threshold("verbatim", maxima, 0.01, floor, normalised=True)
-    assert choose_threshold("verbatim", np.linspace(-1, 0, 200), 0.01, normalised=True).value < 0

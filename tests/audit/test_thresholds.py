@@ -59,3 +59,12 @@ def test_the_null_of_a_caption_is_its_maximum_over_seeds_and_ranks_by_one_embedd
     )
     assert sorted(null_maxima(matches, "sscd", "similarity")) == [0.4, 0.5]
     assert sorted(null_maxima(matches, "sscd", "region_similarity")) == [-1.0, 0.3]
+
+
+@pytest.mark.parametrize(("maxima", "floor"), [(np.linspace(0, 1, 200), 0.75), (np.empty(0), None)])
+def test_thresholds_of_plain_similarities_are_no_thresholds_of_normalised_ones(
+    maxima: np.ndarray, floor: float | None
+) -> None:
+    with pytest.raises(AuditError, match="one of plain similarities"):
+        choose_threshold("verbatim", maxima, 0.01, floor, normalised=True)
+    assert choose_threshold("verbatim", np.linspace(-1, 0, 200), 0.01, normalised=True).value < 0
