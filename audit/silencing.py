@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audit.detectors.attention_profile import profile
+from audit.detectors.attention_profile import SMALLEST
 from audit.distance import Distance, robust_scale
 from audit.entropy import entropy
 
@@ -120,4 +120,11 @@ class NullDistance:
 
 
 def _features(attn_BLK: Tensor) -> Tensor:
-    return profile(entropy(attn_BLK), attn_BLK[..., 0])
+    """Per layer the logit of `a_0` and the entropy of the attention left without BOS: [B, 2 L], float64.
+
+    `H(a)` and `a_0` are nearly the same number, and near-duplicates drown a distance. By the chain rule
+    `H(a) = H2(a_0) + (1 - a_0) H_rest`, with `H2` the entropy of a coin: `H_rest` is what BOS does not tell.
+    """
+    bos_BL = attn_BLK[..., 0].double().clamp(SMALLEST, 1 - SMALLEST)
+    coin_BL = torch.special.entr(bos_BL) + torch.special.entr(1 - bos_BL)
+    return torch.cat([torch.logit(bos_BL), (entropy(attn_BLK) - coin_BL) / (1 - bos_BL)], dim=1)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from audit.detectors.attention_profile import POSITION, profile_of
+from audit.detectors.attention_profile import POSITION, bos_logits
 from audit.detectors.detector import Columns, ScreenDetector, Seen
 from audit.entropy import entropy
 
@@ -20,8 +20,8 @@ def measure(seen: Seen) -> dict[str, Tensor]:
 
 
 def features(columns: Columns) -> npt.NDArray[np.float64]:
-    """As those of `attention_profile`: [N, 8]."""
-    return profile_of(columns, DETECTOR.columns)
+    """As those of `attention_profile`: [N, 4]."""
+    return bos_logits(columns["early_bos"])
 
 
 DETECTOR = ScreenDetector(

@@ -1,4 +1,4 @@
-"""Ours: entropy and BOS attention of every layer in the late steps of a run, against null captions."""
+"""Ours: BOS attention of every layer in the late steps of a run, against null captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from audit.detectors.attention_profile import profile_of
+from audit.detectors.attention_profile import bos_logits
 from audit.detectors.detector import Columns, Step
 from audit.entropy import entropy
 
@@ -46,5 +46,5 @@ class TrajectoryProfile:
 
     @staticmethod
     def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
-        """As those of `attention_profile`: [N, 2 L]."""
-        return profile_of(columns, TrajectoryProfile.columns)
+        """As those of `attention_profile`: [N, L]."""
+        return bos_logits(columns["late_bos"])

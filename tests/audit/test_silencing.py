@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audit.entropy import entropy
-from audit.silencing import REFRESH, REMEMBERED, EntropyQuantile, FixedEntropy, NullDistance
+from audit.silencing import REFRESH, REMEMBERED, EntropyQuantile, FixedEntropy, NullDistance, _features
 
 
 def attention(size: int, generator: torch.Generator, sharpness: Tensor | float = 1.0) -> Tensor:
@@ -95,3 +95,10 @@ def test_distances_are_those_of_the_written_out_formula() -> None:
     for i, features_F in enumerate(np.concatenate([np.log(bos_BL / (1 - bos_BL)), rest_BL], 1)):
         z_F = ((features_F - centre[i]) * inverse[i] - median) * scale
         np.testing.assert_allclose(score_B[i], np.sqrt(z_F @ precision @ z_F), rtol=1e-4)
+
+
+def test_the_profile_is_the_logit_of_bos_and_the_entropy_of_the_rest_renormalised() -> None:
+    attn_NLK = torch.tensor([[[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]]], dtype=torch.float64)
+    expected = [np.log(0.7 / 0.3), 0.0, -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)), np.log(2)]
+    found = _features(attn_NLK)
+    np.testing.assert_allclose(found.numpy(), [expected], atol=1e-12)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from audit import schema
 from audit.pictures import centre, decode
+from audit.regions import region_png
 from pipelines.context import Run
 from pipelines.ledger import Ledger, Shard
 from pipelines.manifest import Manifest
@@ -36,7 +37,8 @@ def test_a_generation_of_the_centre_is_a_copy_if_training_cropped(crop: str, tmp
     [file] = ingest.find_images(config)
     ledger.commit("00000", ingest._list(worker, Shard("", file, 0, 1), "image"))
     ledger.commit("00000", embed._embed(worker, Shard("00000", "00000", 0, 4)))
-    generation = {"caption_id": "a", "purpose": "discover", "seed": 1, "status": "ok", "image": encode(centre(wide(2)))}
+    generation = {"caption_id": "a", "purpose": "discover", "seed": 1, "status": "ok"}
+    generation |= {"image": encode(centre(wide(2))), "region": region_png(np.ones((8, 8), bool))}
     ledger.write("generations", "discover-00000", pa.Table.from_pylist([generation], schema=schema.generations(())))
     [shard] = confirm._shards(ledger, "discover", 10)
     best = confirm._nearest(worker, shard)["matches"].to_pylist()[0]
