@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from audit.calibration import Calibration as Calibration
     from audit.calibration import calibrate as calibrate
     from audit.calibration import load_calibration as load_calibration
-    from audit.captions import caption_group as caption_group
+    from audit.captions import caption_groups as caption_groups
     from audit.captions import caption_id as caption_id
     from audit.errors import AuditError as AuditError
     from audit.errors import UsageError as UsageError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AuditError": "errors",
     "UsageError": "errors",
-    "caption_group": "captions",
+    "caption_groups": "captions",
     "caption_id": "captions",
     "mitigate_": "mitigation",
     "mitigated": "mitigation",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit.captions import caption_group
+from audit.captions import caption_groups
 from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, features
 from audit.distance import Agreement, Distance, Survival, distance_of_json, fit_distance
 from audit.errors import AuditError, UsageError
@@ -162,7 +162,7 @@ def _groups(table: pa.Table, key: str, names_N: Sequence[str]) -> list[str]:
         return [group_of[name] for name in names_N]
     if key != "caption":
         raise AuditError("the table has neither caption_group nor caption", do="Give null captions with their text.")
-    return [caption_group(name) for name in names_N]
+    return caption_groups(names_N)
 
 
 def _in_fitting_half(group: str) -> bool:

@@ -30,7 +30,9 @@ def _paths(value: Any) -> Any:
 
 
 class Captions(_Section):
-    path: str | list[str] = Field(description="Parquet files: a path, a glob, or a list of either.")
+    path: str | list[str] = Field(
+        description="Parquet, WebDataset tars, JSON lines, CSV, TSV or text: a path, a glob, a brace range, or a list."
+    )
     caption: str = Field(default="caption", description="The column that holds the captions.")
     key: str | None = Field(
         default=None, description="The column of the sample key (default: `key` where there is one)."
@@ -38,6 +40,8 @@ class Captions(_Section):
     url: str | None = Field(
         default=None, description="The column of the source URL (default: `url` where there is one)."
     )
+    sample: int | None = Field(default=None, gt=0, description="So many rows at random, not all.")
+    seed: Seed = Field(default=0, description="The seed of that draw.")
 
     _short = model_validator(mode="before")(_paths)
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -21,6 +24,8 @@ from pipelines.reading.files import open_filesystem
 
 Tables = dict[str, pa.Table]
 _CHUNK = 1 << 22
+# Small row groups: a shard reads its slice of a part, or its range of a sorted one, and little else.
+GROUP_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,19 @@ class Ledger:
         return _concat([self._open(table, part).read(columns=columns) for part in parts])
 
     def slice(self, table: str, name: str, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
-        return self.read(table, name, columns).slice(start, stop - start)
+        """Rows [start, stop) of a part; only the row groups that hold them are read."""
+        part = self._open(table, name)
+        ends = np.cumsum([part.metadata.row_group(group).num_rows for group in range(part.num_row_groups)])
+        groups = range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop, "left")) + 1)
+        wanted = [group for group in groups if group < part.num_row_groups]
+        before = int(ends[wanted[0] - 1]) if wanted and wanted[0] else 0
+        return part.read_row_groups(wanted, columns=columns).slice(start - before, stop - start)
+
+    def between(self, table: str, column: str, low: int, high: int) -> pa.Table:
+        """The rows of all parts with low <= column < high, in order; the parts are sorted by it."""
+        paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
+        found = pads.dataset(paths, filesystem=self.filesystem, format="parquet")
+        return found.to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
 
     def each(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         for name in self.parts(table):
@@ -108,7 +125,7 @@ class Ledger:
     def write(self, table: str, name: str, content: pa.Table) -> None:
         """One part, under a temporary name and then renamed."""
         with self._sink(table, name) as sink:
-            pq.write_table(content, sink, compression="zstd", **_encoding(content.schema))
+            pq.write_table(content, sink, compression="zstd", row_group_size=GROUP_ROWS, **_encoding(content.schema))
 
     def take(self, source: Ledger, table: str, name: str) -> None:
         """A part of another ledger, byte for byte."""

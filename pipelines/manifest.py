@@ -80,6 +80,13 @@ class Manifest:
                     raise AuditError(f"{how} since this run began", where=name, do="Choose another --out.")
         self.data["inputs"] = files
 
+    def slices(self, planned: Mapping[str, list[list[int]]]) -> None:
+        """Records of each caption file its slices (rows, then its row groups or first and last byte), and its rows."""
+        for item in self.data["inputs"]:
+            if item["file"] in planned:
+                slices = planned[item["file"]]
+                item |= {"rows": sum(rows for rows, *_ in slices) if slices else None, "slices": slices}
+
     def model(self, name: str, sha256: Mapping[str, str]) -> None:
         """Records the weights of a model; raises AuditError if they were others when the run began."""
         known = self.data["models"].setdefault(name, dict(sha256))
@@ -151,6 +158,7 @@ def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) 
             "generate": config.generate.seeds,
             "fresh": config.fresh_seeds(),
             "sample": config.select.seed,
+            "captions": config.captions.seed,
         },
         "dtype": "float32",
         "device": "cuda" if config.engine.gpus_per_worker else "cpu",

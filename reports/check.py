@@ -141,7 +141,8 @@ def _parts(run: Run, manifest: dict[str, Any]) -> Check:
 
 
 def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> Check:
-    rows = _count(connection, "select count(*) from rows")
+    # A row may have several captions: it is one row all the same.
+    rows = _count(connection, 'select count(*) from (select distinct file, "row" from rows)')
     failed = _count(connection, "select coalesce(sum(rows), 0)::bigint from errors where stage = 'ingest'")
     unknown = _count(connection, "select count(*) from errors where stage = 'ingest' and rows is null")
     accounting = manifest.get("accounting", {})

@@ -40,7 +40,7 @@ def explain(
     """
     import audit
     from audit.explanation import explain as look
-    from pipelines.reading.captions import read_null_captions, spread
+    from pipelines.reading.nulls import read_null_captions, spread
     from reports.explanation import render
 
     unseen = spread(read_null_captions(null, "caption"), BAND) if null else []

@@ -41,7 +41,7 @@ def layers(
     """
     import audit
     from audit.layers import layers as look
-    from pipelines.reading.captions import read_null_captions, spread
+    from pipelines.reading.nulls import read_null_captions, spread
 
     if captions is None and null is None:
         model, own, unseen = _of_run(source)

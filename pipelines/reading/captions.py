@@ -1,227 +1,172 @@
-"""Captions from Parquet files: columns, shards of row groups, and every row accounted for."""
+"""Captions of any format: every row of a file becomes captions, or one row of `errors`.
+
+A format is a module with `check(file, captions)`, `plan(file, captions)` and `read(slice, start, stop, captions)`,
+chosen by the end of the file's name.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
 from pipelines.config import Captions
-from pipelines.ledger import Shard
-from pipelines.reading.files import File, open_file
+from pipelines.reading import delimited, jsonlines, parquet, plaintext, tars
+from pipelines.reading.files import File
+from pipelines.reading.slices import COMPRESSED, LONGEST, UNREADABLE, Malformed, Slice, reason
 
-# Consecutive row groups are worked together up to so many rows.
-INPUT_ROWS = 1 << 18
+# Suffix -> format, and whether it may be compressed.
+FORMATS: dict[str, tuple[ModuleType, bool]] = {
+    ".parquet": (parquet, False),
+    ".tar": (tars, False),
+    ".jsonl": (jsonlines, True),
+    ".ndjson": (jsonlines, True),
+    ".csv": (delimited, True),
+    ".tsv": (delimited, True),
+    ".txt": (plaintext, True),
+}
 # What img2dataset writes into `status` of a row whose image it got.
 DOWNLOADED = "success"
+_EMPTY = pa.schema([("caption", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("url", pa.string())])
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of one file that are read; a missing optional one is None."""
-
-    caption: str
-    key: str | None
-    url: str | None
-    status: str | None
-
-    def names(self) -> list[str]:
-        return list(dict.fromkeys(name for name in (self.caption, self.key, self.url, self.status) if name))
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Consecutive row groups of a file; `first` is the number of their first row in it."""
-
-    file: File
-    groups: tuple[int, ...]
-    first: int
-    columns: Columns
+def format_of(name: str) -> ModuleType:
+    """The module that reads a file of that name. Raises UsageError that lists the known ones."""
+    plain = name
+    for suffix in COMPRESSED:
+        plain = plain.removesuffix(suffix)
+    for suffix, (module, compressible) in FORMATS.items():
+        if plain.endswith(suffix) and (plain == name or compressible):
+            return module
+    packed = ", ".join(suffix for suffix, (_, compressible) in FORMATS.items() if compressible)
+    raise UsageError(
+        "no format of captions is known by that name",
+        where=name,
+        do=f"Known: {', '.join(FORMATS)}; {packed} also with {', '.join(COMPRESSED)} behind. Try a glob: x/*.parquet",
+    )
 
 
-def plan(files: Sequence[File], captions: Captions) -> tuple[list[Shard], dict[str, int], list[dict]]:
-    """(input shards, rows by file URI, error rows of the files that cannot be read).
+def check(files: Sequence[File], captions: Captions) -> None:
+    """Raises UsageError if a format is unknown or a column is missing, AuditError if no file can be read."""
 
-    Raises UsageError if a file lacks a configured column, AuditError if no file can be read or none has a row.
-    """
-    shards: list[Shard] = []
-    rows: dict[str, int] = {}
-    errors: list[dict] = []
-    for file in files:
+    def problem(file: File) -> str | None:
         try:
-            with open_file(file.uri) as source:
-                parquet = pq.ParquetFile(source)
-                sizes = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
-                columns = _columns(parquet.schema_arrow, captions, file.uri)
-        except (pa.ArrowException, OSError) as error:
-            errors.append(unreadable(file, error))
-            continue
-        rows[file.uri] = sum(sizes)
-        for groups, first, count in _slices(sizes):
-            shards.append(Shard(f"{len(shards):05d}", Slice(file, groups, first, columns), 0, count))
-    if not rows:
-        raise AuditError(
-            f"none of {len(files)} files can be read as Parquet", where=files[0].uri, do=errors[0]["message"]
-        )
-    if not shards:
-        raise AuditError("the data set has no rows", where=files[0].uri, do="Check `captions` in the configuration.")
-    return shards, rows, errors
+            format_of(file.name).check(file, captions)
+        except UNREADABLE as error:
+            return reason(error)
+        return None
+
+    with ThreadPoolExecutor(16) as threads:
+        problems = list(threads.map(problem, files))
+    if all(problems):
+        raise AuditError(f"none of {len(files)} files can be read", where=files[0].uri, do=problems[0])
 
 
-def unreadable(file: File, error: Exception, row: int | None = None, rows: int | None = None) -> dict:
-    message = " ".join(str(error).split())
+def plan(file: File, captions: Captions) -> tuple[list[Slice], list[dict]]:
+    """(the slices of a file, an error row if some of it cannot be read). A file of lines is read through once."""
+    slices, problem = format_of(file.name).plan(file, captions)
+    return slices, [unreadable(file, problem)] if problem else []
+
+
+def unreadable(file: File, problem: str, row: int | None = None, rows: int | None = None) -> dict:
     where = {"stage": "ingest", "file": file.name, "row": row, "rows": rows}
-    return where | {"kind": "unreadable_file", "message": f"{message[:300]}"}
+    return where | {"kind": "unreadable_file", "message": problem}
 
 
-def read(part: Slice, start: int, stop: int) -> tuple[pa.Table, list[dict]]:
+def read(
+    part: Slice, start: int, stop: int, captions: Captions, chosen: npt.NDArray[np.int64] | None = None
+) -> tuple[pa.Table, list[dict]]:
     """Rows [start, stop) of a slice: (table of caption, row, key, url; error rows of what has no caption).
 
-    Every row is in exactly one of the two: by itself in the table, counted in the errors' `rows`.
+    Every row is in exactly one of the two: by itself in the table, once for each of its captions, or counted in the
+    errors' `rows`. Of a sample, `chosen` are the numbers of the rows that are read at all.
     """
+    wanted = stop - start if chosen is None else len(chosen)
     try:
-        with open_file(part.file.uri) as source:
-            table = pq.ParquetFile(source).read_row_groups(list(part.groups), columns=part.columns.names())
-    except (pa.ArrowException, OSError) as error:
-        return _empty(), [unreadable(part.file, error, part.first + start, stop - start)]
-    table = table.slice(start, stop - start)
-    numbers = pa.array(range(part.first + start, part.first + stop), pa.int64())
-    table = pa.table(
-        {
-            "caption": _plain(table[part.columns.caption], pa.binary()),
-            "row": numbers,
-            "key": _text(table, part.columns.key),
-            "url": _text(table, part.columns.url),
-            "status": _text(table, part.columns.status),
-        }
-    )
-    errors: list[dict] = []
-    if part.columns.status:
-        downloaded = pc.fill_null(pc.equal(table["status"], DOWNLOADED), False)
-        errors += _not_downloaded(part.file, table.filter(pc.invert(downloaded)))
-        table = table.filter(downloaded)
-    table, rejected = _decode(table, part.file.name)
-    return table.drop_columns("status"), errors + rejected
-
-
-def read_null_captions(path: str, column: str) -> list[str]:
-    """The distinct null captions of a text file, one a line, or of a Parquet column, in order."""
-    if not path.endswith(".parquet"):
-        with open_file(path) as source:
-            try:
-                lines = source.read().decode("utf-8").split("\n")
-            except UnicodeDecodeError as error:
-                raise AuditError(f"is not UTF-8: {error}", where=path, do="Save the captions as UTF-8.") from error
-        return list(dict.fromkeys(line.rstrip("\r") for line in lines if line.strip()))
-    with open_file(path) as source:
-        try:
-            parquet = pq.ParquetFile(source)
-            _require(column, parquet.schema_arrow, path, "calibration.column")
-            values = parquet.read(columns=[column])[column].to_pylist()
-        except pa.ArrowException as error:
-            raise AuditError(f"cannot be read: {error}", where=path) from error
-    return list(dict.fromkeys(value for value in values if value is not None))
-
-
-def spread(captions: list[str], most: int) -> list[str]:
-    """At most so many of them, evenly over the list."""
-    return captions[:: -(-len(captions) // most)] if len(captions) > most else captions
-
-
-def _columns(schema: pa.Schema, captions: Captions, where: str) -> Columns:
-    _require(captions.caption, schema, where, "captions.caption")
-    kind = schema.field(captions.caption).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)) and not (
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    ):
-        raise UsageError(f"column {captions.caption} is {kind}, not text", where=where, do="Set captions.caption.")
-    for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
-        if name is not None:
-            _require(name, schema, where, option)
-    return Columns(
-        caption=captions.caption,
-        key=captions.key or ("key" if "key" in schema.names else None),
-        url=captions.url or ("url" if "url" in schema.names else None),
-        status="status" if "status" in schema.names else None,
-    )
-
-
-def _require(name: str, schema: pa.Schema, where: str, option: str) -> None:
-    if name in schema.names:
-        return
-    near = difflib.get_close_matches(name.lower(), [column.lower() for column in schema.names], n=1, cutoff=0.5)
-    nearest = next((column for column in schema.names if near and column.lower() == near[0]), None)
-    raise UsageError(
-        f"no column {name!r}; there is {', '.join(schema.names)}",
-        where=where,
-        do=f"Did you mean {option}: {nearest}?" if nearest else f"Set {option} in the configuration.",
-    )
-
-
-def _slices(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], int, int]]:
-    """(row groups, first row, rows): consecutive groups of up to INPUT_ROWS rows, one at least."""
-    found: list[tuple[tuple[int, ...], int, int]] = []
-    first = 0
-    for index, size in enumerate(sizes):
-        if size and found and found[-1][2] + size <= INPUT_ROWS:
-            groups, at, count = found[-1]
-            found[-1] = ((*groups, index), at, count + size)
-        elif size:
-            found.append(((index,), first, size))
-        first += size
-    return found
-
-
-def _plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.cast(kind)
-
-
-def _text(table: pa.Table, name: str | None) -> pa.ChunkedArray | pa.Array:
-    return pa.nulls(len(table), pa.string()) if name is None else _plain(table[name], pa.string())
+        table, malformed = format_of(part.file.name).read(part, start, stop, captions)
+    except UNREADABLE as error:
+        return _EMPTY.empty_table(), [unreadable(part.file, reason(error), part.first + start, wanted)]
+    if chosen is not None:
+        table = table.filter(pc.is_in(table["row"], value_set=pa.array(chosen)))
+        taken = set(chosen.tolist())
+        malformed = [item for item in malformed if item.row in taken]
+    downloaded = pc.fill_null(pc.equal(table["status"], DOWNLOADED), True)
+    errors = _not_downloaded(part.file, table.filter(pc.invert(downloaded)))
+    table, rejected = _decode(_one_each(table.filter(downloaded).drop_columns("status")))
+    bad = sorted([*malformed, *rejected], key=lambda item: item.row)
+    return table, errors + _once(bad, table, part.file)
 
 
 def _not_downloaded(file: File, table: pa.Table) -> list[dict]:
     if not len(table):
         return []
-    counts = pc.value_counts(pc.fill_null(table["status"], "null")).to_pylist()
+    counts = pc.value_counts(table["status"]).to_pylist()
     reasons = ", ".join(f"{item['counts']} {item['values']}" for item in sorted(counts, key=lambda x: x["values"]))
     where = {"stage": "ingest", "file": file.name, "row": None, "rows": len(table)}
     return [where | {"kind": "not_downloaded", "message": f"status: {reasons}"}]
 
 
-def _decode(table: pa.Table, file: str) -> tuple[pa.Table, list[dict]]:
-    """The rows whose caption is text, as strings, and an error row for each of the others."""
-    values = table["caption"].combine_chunks()
-    valid, errors = [], []
-    for value, row in zip(values.to_pylist(), table["row"].to_pylist(), strict=True):
-        reason = _reason(value)
-        valid.append(reason is None)
-        if reason:
-            kind, message = reason
-            errors.append({"stage": "ingest", "file": file, "row": row, "rows": 1, "kind": kind, "message": message})
-    kept = table.filter(pa.array(valid, pa.bool_()))
-    return kept.set_column(0, "caption", kept["caption"].cast(pa.string())), errors
+def _one_each(table: pa.Table) -> pa.Table:
+    """A row for each different caption of a list; an empty list is a null caption."""
+    column = table["caption"].combine_chunks()
+    if not pa.types.is_list(column.type):
+        return table
+    empty = pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)
+    rest = table.drop_columns("caption")
+    full = rest.take(pc.list_parent_indices(column)).append_column("caption", pc.list_flatten(column))
+    none = rest.filter(empty).append_column("caption", pa.nulls(pc.sum(empty).as_py() or 0, pa.binary()))
+    both = pa.concat_tables([full, none]).group_by(["row", "caption"], use_threads=False)
+    found = both.aggregate([("key", "first"), ("url", "first")]).rename_columns(["row", "caption", "key", "url"])
+    return found.take(pc.sort_indices(found["row"])).select(["caption", "row", "key", "url"])
 
 
-def _reason(value: bytes | None) -> tuple[str, str] | None:
-    if value is None:
-        return "null_caption", "the caption is null"
+def _decode(table: pa.Table) -> tuple[pa.Table, list[Malformed]]:
+    """The rows whose caption is text, as strings, and what is wrong with the others."""
+    lengths = pc.fill_null(pc.binary_length(table["caption"]), LONGEST + 1)
+    fits = pc.less_equal(lengths, LONGEST)
+    kept, doubtful = table.filter(fits), table.filter(pc.invert(fits))
+    try:
+        return kept.set_column(0, "caption", kept["caption"].cast(pa.string())), _reasons(doubtful)
+    except pa.ArrowInvalid:
+        valid = pa.array([_invalid(value) is None for value in kept["caption"].to_pylist()], pa.bool_())
+        bad = pa.concat_tables([doubtful, kept.filter(pc.invert(valid))])
+        kept = kept.filter(valid)
+        return kept.set_column(0, "caption", kept["caption"].cast(pa.string())), _reasons(bad)
+
+
+def _reasons(table: pa.Table) -> list[Malformed]:
+    found = []
+    for value, row in zip(table["caption"].to_pylist(), table["row"].to_pylist(), strict=True):
+        if value is None:
+            found.append(Malformed(row, "null_caption", "the caption is null"))
+        elif len(value) > LONGEST:
+            found.append(Malformed(row, "too_long", f"the caption is {len(value):,} bytes long, over {LONGEST:,}"))
+        else:
+            found.append(Malformed(row, "invalid_utf8", f"the caption is not UTF-8: {_invalid(value)}"))
+    return found
+
+
+def _invalid(value: bytes) -> str | None:
     try:
         value.decode("utf-8")
     except UnicodeDecodeError as error:
-        return "invalid_utf8", f"the caption is not UTF-8: byte {error.start} ({error.reason})"
+        return f"byte {error.start} ({error.reason})"
     return None
 
 
-def _empty() -> pa.Table:
-    fields = [("caption", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("url", pa.string())]
-    return pa.schema(fields).empty_table()
+def _once(bad: list[Malformed], table: pa.Table, file: File) -> list[dict]:
+    """Error rows. A row that is counted already, by another of its captions, counts no more: `rows` is 0."""
+    numbers = pa.array([item.row for item in bad], pa.int64())
+    counted = set(numbers.filter(pc.is_in(numbers, value_set=table["row"].combine_chunks())).to_pylist())
+    errors = []
+    for item in bad:
+        where = {"stage": "ingest", "file": file.name, "row": item.row, "rows": 0 if item.row in counted else 1}
+        errors.append(where | {"kind": item.kind, "message": item.message})
+        counted.add(item.row)
+    return errors

@@ -1,19 +1,25 @@
-"""Finding files by path, glob or URI, and telling whether one has changed."""
+"""Finding files by path, glob, brace range or URI, and telling whether one has changed."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
 import os
+import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from audit.errors import AuditError
+from audit.errors import AuditError, UsageError
 
 _MIB = 1 << 20
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+# A range of more files than this is a slip of the pen.
+_LONGEST_RANGE = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,19 @@ class File:
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow filesystem of a URI or local path, and the path in it."""
+    """The filesystem of a URI or local path, pyarrow's or else fsspec's, and the path in it."""
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(uri)
     try:
         return pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise AuditError(f"cannot be opened: {error}", where=uri) from error
+    except (pa.ArrowInvalid, ValueError) as unknown:
+        import fsspec
+
+        try:
+            filesystem, path = fsspec.core.url_to_fs(uri)
+        except (ImportError, ValueError) as error:
+            raise AuditError(f"cannot be opened: {unknown}; {error}", where=uri) from error
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
 def open_file(uri: str) -> pa.NativeFile:
@@ -52,16 +64,18 @@ def open_file(uri: str) -> pa.NativeFile:
 
 
 def find(paths: str | Sequence[str], what: str) -> list[File]:
-    """The files of paths and globs, sorted by name. Raises AuditError naming what is missing.
+    """The files of paths, globs and brace ranges, sorted by name. Raises AuditError naming what is missing.
 
     `name` is relative to the folder before the first wildcard, or to the file's own folder. With several paths it is
     relative to the folder that they share.
     """
-    patterns = [paths] if isinstance(paths, str) else list(paths)
+    given = [paths] if isinstance(paths, str) else list(paths)
+    patterns = [pattern for path in given for pattern in expand(path)]
     found: dict[str, tuple[str, int]] = {}
     roots = []
-    for pattern in patterns:
-        root, matches = _matches(pattern)
+    with ThreadPoolExecutor(16) as threads:
+        listed = list(threads.map(_matches, patterns))
+    for pattern, (root, matches) in zip(patterns, listed, strict=True):
         if not matches:
             missing = "no file matches" if _is_glob(pattern) else "no such file"
             raise AuditError(missing, where=pattern, do=f"Check `{what}` in the configuration.")
@@ -70,6 +84,15 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
     base = os.path.commonpath(roots) if len(set(roots)) > 1 else roots[0]
     files = [File(uri, os.path.relpath(path, base), size) for uri, (path, size) in found.items()]
     return sorted(files, key=lambda file: file.name)
+
+
+def expand(pattern: str) -> list[str]:
+    """A pattern for each choice of its braces, as in a shell: `{00..12}` and `{a,b}`; any other brace is a letter."""
+    for match in _BRACES.finditer(pattern):
+        if choices := _choices(match[1], pattern):
+            before, after = pattern[: match.start()], pattern[match.end() :]
+            return [found for choice in choices for found in expand(before + choice + after)]
+    return [pattern]
 
 
 def fingerprint(uri: str) -> str:
@@ -83,6 +106,19 @@ def fingerprint(uri: str) -> str:
         source.seek(size - _MIB)
         digest.update(source.read(_MIB))
         return f"size+ends:{digest.hexdigest()}"
+
+
+def _choices(inside: str, pattern: str) -> list[str]:
+    bounds = _RANGE.fullmatch(inside)
+    if bounds is None:
+        return inside.split(",") if "," in inside else []
+    low, high = bounds.groups()
+    if abs(int(high) - int(low)) >= _LONGEST_RANGE:
+        raise UsageError(f"{{{inside}}} is more than {_LONGEST_RANGE:,} files", where=pattern)
+    padded = any(len(end) > 1 and end.startswith("0") for end in (low, high))
+    width = max(len(low), len(high)) if padded else 0
+    step = 1 if int(low) <= int(high) else -1
+    return [f"{number:0{width}d}" for number in range(int(low), int(high) + step, step)]
 
 
 def _is_glob(pattern: str) -> bool:

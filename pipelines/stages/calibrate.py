@@ -19,8 +19,9 @@ from audit.statistics import nulls_needed
 from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, slices
-from pipelines.reading.captions import read_null_captions
 from pipelines.reading.files import open_file
+from pipelines.reading.nulls import read_null_captions
+from pipelines.stages import group
 from pipelines.stages.screen import failed_rows, screen_errors, screen_texts
 
 if TYPE_CHECKING:
@@ -84,28 +85,21 @@ def _save(ledger: Ledger, calibration: Calibration) -> None:
 def _null_captions(run: Run) -> tuple[pa.Table, int]:
     """(caption_id, caption, caption_group of those that the data set does not have, how many it has).
 
-    One that differs in case or punctuation alone counts as the same.
+    One that is near-identical to a caption of the data set counts as the same.
     """
     path = run.config.calibration.captions
     texts = read_null_captions(path, run.config.calibration.column)
-    groups = pa.array([audit.caption_group(text) for text in texts], pa.string())
-    known = pa.array([False] * len(texts), pa.bool_())
-    for _, part in run.ledger.each("caption_groups", ["caption_group"]):
-        known = pc.or_(known, pc.is_in(groups, value_set=part["caption_group"].combine_chunks()))
-    table = pa.table(
-        {
-            "caption_id": pa.array([audit.caption_id(text) for text in texts], pa.string()),
-            "caption": pa.array(texts, pa.string()),
-            "caption_group": groups,
-        }
-    ).filter(pc.invert(known))
+    table = pa.table({"caption": pa.array(texts, pa.string())}).filter(pc.invert(group.known(run, texts)))
     if not len(table):
         raise AuditError(
             f"none of {len(texts)} null captions is new: the data set has them all",
             where=path,
             do="Give captions that the model was not trained on.",
         )
-    return table, len(texts) - len(table)
+    kept = table["caption"].to_pylist()
+    ids, groups = [audit.caption_id(text) for text in kept], audit.caption_groups(kept)
+    columns = {"caption_id": ids, "caption": kept, "caption_group": groups}
+    return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), len(texts) - len(table)
 
 
 def _enough(config: Config, rows: int) -> None:

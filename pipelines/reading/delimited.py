@@ -1,0 +1,115 @@
+"""Captions from CSV and TSV with a line of names; a quoted field may hold newlines.
+
+Rows are cut where the `csv` module ends a record, so that counting and reading agree on every quote.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import islice
+
+import pyarrow as pa
+
+from pipelines.config import Captions
+from pipelines.reading.files import File
+from pipelines.reading.slices import (
+    BYTE_ORDER_MARK,
+    LONGEST,
+    UNREADABLE,
+    Malformed,
+    Slice,
+    chunks,
+    cut,
+    lines,
+    reason,
+    require,
+    table_of,
+    too_long,
+)
+
+
+def check(file: File, captions: Captions) -> None:
+    """Raises UsageError if the first line lacks a configured column."""
+    _header(file, captions)
+
+
+def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    try:
+        begin, _ = _header(file, captions)
+        return cut(file, (size for size, _ in _records(file, begin)), begin)
+    except UNREADABLE as error:
+        return [], reason(error)
+
+
+def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    _, names = _header(part.file, captions)
+    wanted = (captions.caption, captions.key or "key", captions.url or "url", "status")
+    at_caption, *others = (names.index(name) if name in names else None for name in wanted)
+    assert at_caption is not None
+    rows, malformed = [], []
+    for at, (_, fields) in enumerate(islice(_records(part.file, part.place[0]), stop)):
+        if at < start:
+            continue
+        row = part.first + at
+        if fields is None:
+            malformed.append(too_long(row))
+        elif isinstance(fields, str):
+            malformed.append(Malformed(row, "malformed", fields))
+        elif not fields:
+            malformed.append(Malformed(row, "empty_line", "an empty line; expected a row"))
+        elif len(fields) != len(names):
+            expected = f"{len(fields)} fields; expected {len(names)}: {', '.join(names)}"
+            malformed.append(Malformed(row, "malformed", expected[:300]))
+        else:
+            key, url, status = (None if other is None else _text(fields[other]) for other in others)
+            rows.append((fields[at_caption].encode("latin-1"), row, key, url, status))
+    return table_of(rows), malformed
+
+
+def _header(file: File, captions: Captions) -> tuple[int, list[str]]:
+    """(byte where the first row begins, names of the columns)."""
+    mark = len(BYTE_ORDER_MARK) if next(chunks(file), b"").startswith(BYTE_ORDER_MARK) else 0
+    size, fields = next(_records(file, mark), (0, []))
+    if not isinstance(fields, list):
+        raise csv.Error("the first line is no list of names")
+    names = [_text(name) for name in fields]
+    require(captions.caption, names, file.uri, "captions.caption")
+    for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
+        if name is not None:
+            require(name, names, file.uri, option)
+    return mark + size, names
+
+
+def _records(file: File, start: int) -> Iterator[tuple[int, list[str] | str | None]]:
+    """(bytes that it takes, fields) of each record; in place of fields why there are none, or None: it is too long.
+
+    Fields are decoded as Latin-1: every byte is one letter, and comes back. Raises csv.Error at a field without end.
+    """
+    taken, long = 0, False
+
+    def feed() -> Iterator[str]:
+        nonlocal taken, long
+        for size, line in lines(file, start):
+            taken += size
+            long |= line is None
+            yield "\n" if line is None else line.decode("latin-1") + "\n"
+
+    csv.field_size_limit(LONGEST)
+    reader = csv.reader(feed(), delimiter="\t" if ".tsv" in file.name else ",", strict=True)
+    while True:
+        before = taken
+        try:
+            fields: list[str] | str = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if taken - before > LONGEST and not long:
+                raise csv.Error(f"a field of more than {LONGEST:,} bytes: its quote is never closed") from None
+            fields = f"broken CSV: {error}"
+        yield taken - before, None if long else fields
+        long = False
+
+
+def _text(field: str) -> str:
+    return field.encode("latin-1").decode("utf-8", "replace")

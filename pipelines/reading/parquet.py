@@ -1,0 +1,84 @@
+"""Captions from Parquet: a column of text, or of lists of texts, cut by row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audit.errors import UsageError
+from pipelines.config import Captions
+from pipelines.reading.files import File, open_file
+from pipelines.reading.slices import RAW, SLICE_ROWS, UNREADABLE, Malformed, Slice, reason, require
+
+
+def check(file: File, captions: Captions) -> None:
+    """Raises UsageError if a configured column is missing or is no text."""
+    with open_file(file.uri) as source:
+        schema = pq.read_schema(source)
+    require(captions.caption, schema.names, file.uri, "captions.caption")
+    kind = schema.field(captions.caption).type
+    inner = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
+    if not any(str(inner).removeprefix("large_").removesuffix("_view") == name for name in ("string", "binary")):
+        raise UsageError(f"column {captions.caption} is {kind}, not text", where=file.uri, do="Set captions.caption.")
+    for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
+        if name is not None:
+            require(name, schema.names, file.uri, option)
+
+
+def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    try:
+        check(file, captions)
+        with open_file(file.uri) as source:
+            metadata = pq.read_metadata(source)
+    except UNREADABLE as error:
+        return [], reason(error)
+    sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    return [Slice(file, first, count, groups) for groups, first, count in _consecutive(sizes)], None
+
+
+def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    with open_file(part.file.uri) as source:
+        parquet = pq.ParquetFile(source)
+        there = parquet.schema_arrow.names
+        names = {
+            "caption": captions.caption,
+            "key": captions.key or ("key" if "key" in there else None),
+            "url": captions.url or ("url" if "url" in there else None),
+            "status": "status" if "status" in there else None,
+        }
+        wanted = list(dict.fromkeys(name for name in names.values() if name))
+        table = parquet.read_row_groups(list(part.place), columns=wanted).slice(start, stop - start)
+    columns = {"row": pa.array(range(part.first + start, part.first + stop), pa.int64())}
+    for field, name in names.items():
+        columns[field] = pa.nulls(len(table), pa.string()) if name is None else _plain(table[name], field)
+    if names["status"]:
+        columns["status"] = pc.fill_null(columns["status"], "null")
+    return pa.table([columns[field.name] for field in RAW], names=RAW.names), []
+
+
+def _plain(column: pa.ChunkedArray, field: str) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = RAW.field(field).type
+    return column.cast(pa.list_(kind) if _is_list(column.type) else kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _consecutive(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], int, int]]:
+    """(row groups, first row, rows): consecutive groups of up to SLICE_ROWS rows, one at least."""
+    found: list[tuple[tuple[int, ...], int, int]] = []
+    first = 0
+    for index, size in enumerate(sizes):
+        if size and found and found[-1][2] + size <= SLICE_ROWS:
+            groups, at, count = found[-1]
+            found[-1] = ((*groups, index), at, count + size)
+        elif size:
+            found.append(((index,), first, size))
+        first += size
+    return found

@@ -1,0 +1,125 @@
+"""Captions from WebDataset tars, not unpacked: the `.json` member of a sample where it holds one, else its `.txt`.
+
+The key of a sample is the stem of its members, as that of its image; url and status are those of the `.json`.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from audit.errors import UsageError
+from pipelines.config import Captions
+from pipelines.reading import jsonlines
+from pipelines.reading.files import File, open_file
+from pipelines.reading.images import samples
+from pipelines.reading.slices import (
+    HEAD,
+    LONGEST,
+    UNREADABLE,
+    Malformed,
+    Slice,
+    cut,
+    reason,
+    table_of,
+    too_long,
+    without_mark,
+)
+
+Members = dict[str, tarfile.TarInfo]
+
+
+def check(file: File, captions: Captions) -> None:
+    """Raises UsageError if none of the first samples has a text, or the configured caption in a `.json`."""
+    with open_file(file.uri) as source, open_file(file.uri) as contents:
+        head = [members for _, members, _ in islice(_samples(source), HEAD)]
+        items = [_item(contents, members, 0) for members in head if ".txt" not in members and ".json" in members]
+    if head and not any(members.keys() & {".txt", ".json"} for members in head):
+        ask = "A caption is a .txt or a .json beside its image."
+        raise UsageError(f"its first {len(head)} samples have no caption", where=file.uri, do=ask)
+    objects = [item for item in items if isinstance(item, dict)]
+    if not any(".txt" in members for members in head):
+        jsonlines.check_names(objects, file.uri, captions)
+
+
+def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    try:
+        with open_file(file.uri) as source:
+            return cut(file, _sizes(source))
+    except UNREADABLE as error:
+        return [], reason(error)
+
+
+def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    rows, malformed = [], []
+    with open_file(part.file.uri) as source, open_file(part.file.uri) as contents:
+        source.seek(part.place[0])
+        for at, (key, members, _) in enumerate(islice(_samples(source), stop)):
+            if at < start:
+                continue
+            row = part.first + at
+            caption, item = _caption(contents, members, row, captions)
+            if isinstance(caption, Malformed):
+                malformed.append(caption)
+            else:
+                rows.append((caption, row, key, *jsonlines.source_of(item, captions)))
+    return table_of(rows), malformed
+
+
+def _caption(contents: BinaryIO, members: Members, row: int, captions: Captions) -> tuple[Any, dict[str, Any]]:
+    """(caption or captions as bytes, or what is wrong; what else the `.json` says)."""
+    item = (
+        _item(contents, members, row) if ".json" in members else Malformed(row, "no_caption", "neither .txt nor .json")
+    )
+    found = item if isinstance(item, Malformed) else jsonlines.caption_of(item, row, captions)
+    if isinstance(found, Malformed) and ".txt" in members:
+        found = _content(contents, members[".txt"], row)
+    return found, {} if isinstance(item, Malformed) else item
+
+
+def _item(contents: BinaryIO, members: Members, row: int) -> dict[str, Any] | Malformed:
+    content = _content(contents, members[".json"], row)
+    return content if isinstance(content, Malformed) else jsonlines.parsed(content, row)
+
+
+def _content(contents: BinaryIO, member: tarfile.TarInfo, row: int) -> bytes | Malformed:
+    if member.size > LONGEST:
+        return too_long(row)
+    contents.seek(member.offset_data)
+    return without_mark(contents.read(member.size))
+
+
+def _samples(source: pa.NativeFile) -> Iterator[tuple[str, Members, int]]:
+    """(key, text members by suffix, byte where it ends) of each sample from where the file stands.
+
+    The last one comes before what a truncated archive raises.
+    """
+    current: tuple[int, str, Members, int] | None = None
+    try:
+        for number, key, member, end in samples(source):
+            if current is None or number != current[0]:
+                if current is not None:
+                    yield current[1:]
+                current = number, key, {}, end
+            current = *current[:3], end
+            suffix = os.path.splitext(member.name)[1].lower()
+            if suffix in (".txt", ".json"):
+                current[2].setdefault(suffix, member)
+    except UNREADABLE:
+        if current is not None:
+            yield current[1:]
+        raise
+    if current is not None:
+        yield current[1:]
+
+
+def _sizes(source: pa.NativeFile) -> Iterator[int]:
+    at = 0
+    for _, _, end in _samples(source):
+        yield end - at
+        at = end

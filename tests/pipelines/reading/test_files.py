@@ -1,0 +1,57 @@
+"""Files are found by path, glob and brace range; a changed one is known again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audit.errors import AuditError, UsageError
+from pipelines.reading.files import expand, find, fingerprint
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{008..011}.tar", ["008.tar", "009.tar", "010.tar", "011.tar"]),
+        ("{9..11}.tar", ["9.tar", "10.tar", "11.tar"]),
+        ("{2..1}", ["2", "1"]),
+        ("s3://b/{a,b}/{0..1}.csv", ["s3://b/a/0.csv", "s3://b/a/1.csv", "s3://b/b/0.csv", "s3://b/b/1.csv"]),
+        ("{x,{1..2}}", ["x", "1", "x", "2"]),
+        ("{name}.csv", ["{name}.csv"]),
+        ("plain.csv", ["plain.csv"]),
+    ],
+)
+def test_braces_stand_for_choices_as_in_a_shell(pattern: str, expected: list[str]) -> None:
+    assert expand(pattern) == expected
+
+
+def test_a_range_of_absurd_length_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="more than 10,000,000 files"):
+        expand("{0..99999999999}")
+
+
+def test_a_brace_range_finds_its_files_and_names_the_one_that_is_missing(tmp_path: Path) -> None:
+    for name in ("00", "01", "02"):
+        (tmp_path / f"{name}.csv").write_text("x")
+    assert [file.name for file in find(f"{tmp_path}/{{00..02}}.csv", "captions")] == ["00.csv", "01.csv", "02.csv"]
+    with pytest.raises(AuditError, match="03.csv: no such file"):
+        find(f"{tmp_path}/{{00..03}}.csv", "captions")
+
+
+def test_an_unknown_filesystem_is_named() -> None:
+    with pytest.raises(AuditError, match="nowhere://x/0.csv: cannot be opened"):
+        find("nowhere://x/0.csv", "captions")
+
+
+def test_a_fingerprint_sees_both_ends_of_a_large_file(tmp_path: Path) -> None:
+    path, content = tmp_path / "large", bytearray(3 << 20)
+    path.write_bytes(content)
+    before = fingerprint(str(path))
+    for at in (0, len(content) - 1):
+        content[at] = 1
+        path.write_bytes(content)
+        assert fingerprint(str(path)) != before
+        content[at] = 0
+    path.write_bytes(content + b"\0")
+    assert fingerprint(str(path)) != before

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audit.errors import AuditError
+from pipelines.reading.nulls import read_null_captions
+from tests.pipelines.toy import write_parquet
+
+
+def test_null_captions_are_distinct_lines_or_values(tmp_path: Path) -> None:
+    (tmp_path / "nulls.txt").write_bytes("\ufeffone\r\ntwo\n\none\nthr\u2028ee\n".encode())
+    assert read_null_captions(str(tmp_path / "nulls.txt"), "caption") == ["one", "two", "thr\u2028ee"]
+    write_parquet(tmp_path / "nulls.parquet", {"text": ["one", None, "two", "one"]})
+    assert read_null_captions(str(tmp_path / "nulls.parquet"), "text") == ["one", "two"]
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(AuditError, match="is not UTF-8"):
+        read_null_captions(str(tmp_path / "latin.txt"), "caption")
