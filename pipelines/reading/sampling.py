@@ -1,4 +1,4 @@
-"""Which rows `captions.sample` takes: one, at random, of each of N equal stretches of the data set."""
+"""Which rows `captions.sample` takes: those that a random permutation of all rows puts first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from audit.captions import mixed
+from audit.captions import Words, mixed
+
+_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,20 @@ class Sample:
     seed: int
 
     def within(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """The numbers among [start, stop) that are taken, in order. No more than these are held."""
-        if stop <= start or not self.size:
-            return np.zeros(0, np.int64)
-        first, last = start * self.size // self.total, min(stop * self.size // self.total + 1, self.size)
-        # Stretch k is [k total / size, (k + 1) total / size), in Python's whole numbers: size x total may pass 2^63.
-        bounds = np.array([k * self.total // self.size for k in range(first, last + 1)], np.int64)
-        length = (bounds[1:] - bounds[:-1]).astype(np.uint64)
-        draw = mixed(np.arange(first, last, dtype=np.uint64) + mixed(np.array([self.seed], np.uint64)))
-        taken = bounds[:-1] + (draw % length).astype(np.int64)
-        return taken[(taken >= start) & (taken < stop)]
+        """The numbers among [start, stop) that are taken, in order. No more than these are looked at."""
+        number_N = np.arange(start, stop, dtype=np.uint64)
+        return number_N[self._permuted(number_N) < np.uint64(self.size)].astype(np.int64)
+
+    def _permuted(self, number_N: Words) -> Words:
+        """Where the permutation puts numbers: a Feistel network, walked until below `total` (Black & Rogaway 2002)."""
+        half = np.uint64(max(1, -(-(self.total - 1).bit_length() // 2)))
+        mask = (np.uint64(1) << half) - np.uint64(1)
+        keys = mixed(mixed(np.array([self.seed], np.uint64)) + np.arange(_ROUNDS, dtype=np.uint64))
+        found, outside = number_N.copy(), np.arange(len(number_N))
+        while len(outside):
+            left, right = found[outside] >> half, found[outside] & mask
+            for key in keys:
+                left, right = right, left ^ (mixed(right ^ key) & mask)
+            found[outside] = left << half | right
+            outside = outside[found[outside] >= np.uint64(self.total)]
+        return found
