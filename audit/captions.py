@@ -28,7 +28,7 @@ BANDS, MINIMA = 10, 10
 KEY_BITS = 62
 # Of captions that share a band each is compared with so many of those that follow it in the order of their texts.
 WINDOW = 16
-_CHUNK = 1 << 14
+_CHUNK = 1 << 10
 _END = "\U0010ffff" * SHINGLE
 
 Words = npt.NDArray[np.uint64]

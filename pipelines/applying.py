@@ -122,7 +122,7 @@ def _refuse(jobs: Sequence[Job], exclusions: Exclusions, filesystem: pafs.FileSy
         with _naming(job.uri), open_file(job.uri) as source:
             rows = pq.read_metadata(source).num_rows
         if rows != audited:
-            was = "could not be read whole" if audited is None else f"had {audited:,}"
+            was = "was not read whole" if audited is None else f"had {audited:,}"
             raise AuditError(f"has {rows:,} rows; when audited it {was}", where=job.uri, do=_AUDITED)
 
 

@@ -56,23 +56,33 @@ select distinct a.family, b.family from memorized a join memorized b using (imag
 union
 select distinct c.family, m.family
 from rows r join confirmed c using (caption_id) join memorized m on m.image_id = r.image_id where c.family <> m.family
+union
+select distinct a.family, b.family
+from rows r join confirmed a using (caption_id) join rows s using (file, "row")
+join confirmed b on b.caption_id = s.caption_id where a.family < b.family
+"""
+# One a caption that a row carries: most rows carry one.
+HITS = """
+create temp table hits as
+with best as (
+    select distinct on (image_id) * from memorized
+    order by image_id, original = image_id desc, near, similarity desc, caption_id, original)
+select r.file, r."row", r.key, r.caption_id, r.image_id, c.caption_id is not null as by_caption,
+       coalesce(c.family, b.family) as family, coalesce(c.verdict, b.verdict) as how, c.copies,
+       coalesce(c.image_id, b.original) as original, coalesce(c.similarity, b.similarity) as similarity,
+       b.caption as other, b.near, b.image_id is not null as memorized
+from rows r left join confirmed c using (caption_id) left join best b on b.image_id = r.image_id
+where c.caption_id is not null or b.image_id is not null
 """
 LISTED = """
 create temp table listed as
-with best as (
-    select distinct on (image_id) * from memorized
-    order by image_id, original = image_id desc, near, similarity desc, caption_id, original),
-hits as (
-    select r.file, r."row", r.key, r.caption_id, r.image_id, c.caption_id is not null as by_caption,
-           coalesce(c.family, b.family) as family, coalesce(c.verdict, b.verdict) as how, c.copies,
-           coalesce(c.image_id, b.original) as original, coalesce(c.similarity, b.similarity) as similarity,
-           b.caption as other, b.near, b.image_id is not null as memorized
-    from rows r left join confirmed c using (caption_id) left join best b on b.image_id = r.image_id
-    where c.caption_id is not null or b.image_id is not null),
+with chosen as (
+    select distinct on (file, "row") * from hits order by file, "row", by_caption desc, caption_id),
 grouped as (
-    select hits.* replace (coalesce(case when memorized then k.cluster end, g.root, hits.family) as family), v.verdict
-    from hits left join groups g on g.family = hits.family join verdicts v on v.caption_id = hits.caption_id
-    left join image_clusters k on k.image_id = hits.image_id)
+    select chosen.* replace (coalesce(case when memorized then k.cluster end, g.root, chosen.family) as family),
+           v.verdict
+    from chosen left join groups g on g.family = chosen.family join verdicts v on v.caption_id = chosen.caption_id
+    left join image_clusters k on k.image_id = chosen.image_id)
 select *, case when $policy = 'dedup' and row_number() over kin = 1 then 'keep' else 'drop' end as action,
        count(*) over kindred as members,
        first(file) over kin as kept_file, first("row") over kin as kept_row
@@ -85,7 +95,7 @@ named as (
     select image_id, any_value(coalesce(key, "row"::varchar) || ' of ' || file) as name from images
     where image_id in (select original from listed union all select image_id from listed) group by image_id),
 uses as (
-    select image_id, count(*) as n from rows
+    select image_id, count(distinct (file, "row")) as n from rows
     where image_id in (select image_id from listed) group by image_id),
 gone as (select image_id, count(*) filter (action = 'drop') as n from listed group by image_id)
 select l.file, l."row", l.key, l.caption_id, l.verdict, l.family, l.action,
@@ -116,18 +126,19 @@ order by l.file, l."row"
 # Each statement counts what must be equal.
 PROOFS = (
     (
-        "a row occurs twice in `rows`, or a caption in `verdicts`",
-        'select count(*), count(distinct (file, "row")) from listed',
+        "a row and caption occur twice in `rows`, or a caption in `verdicts`",
+        """select (select count(*) from hits), (select count(distinct (file, "row", caption_id)) from hits)
+               + (select count(*) from listed) - (select count(distinct (file, "row")) from listed)""",
     ),
     (
         "the rows of the confirmed captions are not their copies",
-        """select (select count(*) from listed where by_caption), (select coalesce(sum(copies), 0) from confirmed)""",
+        """select (select count(*) from hits where by_caption), (select coalesce(sum(copies), 0) from confirmed)""",
     ),
 )
-# Input rows of each caption file, null where it could not be read; the images of each image file.
+# Input rows of each caption file, null where it was not read whole; the images of each image file.
 FILES = """
-select file, case when bool_and(n is not null) then sum(n)::bigint end from (
-    select file, count(*) as n from rows group by file
+select file, case when bool_and(n is not null) and not $sampled then sum(n)::bigint end from (
+    select file, count(distinct "row") as n from rows group by file
     union all select file, "rows" from errors where stage = 'ingest' and file is not null)
 group by file order by file
 """
@@ -172,10 +183,11 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
                 if found != expected:
                     ask = "`crossaudit check` says what is amiss."
                     raise AuditError(f"{wrong}: {found:,} and {expected:,}", where=str(run), do=ask)
+            sampled = bool(manifest.get("accounting", {}).get("sampled_out"))
             notes = {
                 "policy": policy,
                 "caption": manifest.get("resolved", {}).get("captions", {}).get("caption"),
-                "files": dict(connection.execute(FILES).fetchall()),
+                "files": dict(connection.execute(FILES, {"sampled": sampled}).fetchall()),
                 "images": dict(connection.execute(IMAGE_FILES).fetchall()),
             }
             result = connection.sql(RESULT, params={"policy": policy}).to_arrow_reader(BATCH)
@@ -200,6 +212,7 @@ def _list(connection: duckdb.DuckDBPyConnection, run: Run, manifest: dict[str, A
     roots = joined(connection.execute(LINKS).fetchall())
     names = {"family": pa.array(list(roots), pa.string()), "root": pa.array(list(roots.values()), pa.string())}
     connection.register("groups", pa.table(names))
+    connection.execute(HITS)
     connection.execute(LISTED, {"policy": policy})
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # sorted by their bucket.
 SLICES, IMAGES, TEXTS = "_slices", "_images", "_texts"
 # One bucket is held in memory, one part of `_slices` is read for so many files.
-BUCKET_ROWS = 1 << 20
+BUCKET_ROWS = 1 << 18
 PLAN_FILES = 64
 _TEXTS = pa.schema([("bucket", pa.int32()), *schema.CAPTIONS])
 _SLICES = pa.schema(

@@ -41,20 +41,23 @@ def clean(source: pa.NativeFile, sink: pa.NativeFile, exclusions: pa.Table, capt
 
 
 def _compare(captions: pa.ChunkedArray, inside: np.ndarray, ids: pa.ChunkedArray, first: int) -> None:
-    for row, text, expected in zip(inside, _texts(captions, inside), ids.to_pylist(), strict=True):
-        found = None if text is None else caption_id(text)
-        if found != expected:
-            what = f"row {first + row}: its caption is not the one that was audited ({found}, not {expected})"
+    for row, texts, expected in zip(inside, _texts(captions, inside), ids.to_pylist(), strict=True):
+        found = [caption_id(text) for text in texts]
+        if expected not in found:
+            there = ", ".join(found) or "none"
+            what = f"row {first + row}: its caption is not the one that was audited ({there}, not {expected})"
             raise AuditError(what, do="Give the very files that the run read, or audit these.")
 
 
-def _texts(captions: pa.ChunkedArray, inside: np.ndarray) -> list[str | None]:
+def _texts(captions: pa.ChunkedArray, inside: np.ndarray) -> list[list[str]]:
     """The captions of some rows; what is not UTF-8 was never one, and comes with the bad bytes replaced."""
     column = captions.take(pa.array(inside))
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    values = column.cast(pa.binary()).to_pylist()
-    return [None if value is None else value.decode("utf-8", "replace") for value in values]
+    several = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    rows = column.cast(pa.list_(pa.binary()) if several else pa.binary()).to_pylist()
+    listed = [(row or []) if several else [row] for row in rows]
+    return [[value.decode("utf-8", "replace") for value in row if value is not None] for row in listed]
 
 
 def _codecs(parquet: pq.ParquetFile) -> dict[str, str] | str:

@@ -158,6 +158,13 @@ def test_a_binary_or_dictionary_column_of_captions_is_compared_too(data: Path, d
     assert captions(tmp_path / "clean/00000.parquet") == [b"a dog", b"a fox", b"a cow"]
 
 
+def test_a_caption_is_looked_for_among_those_of_its_row(data: Path, dropping: str, tmp_path: Path) -> None:
+    listed = [["another", caption] for caption in CAPTIONS["00000"]]
+    pq.write_table(pa.table({"caption": pa.array(listed, pa.list_(pa.string()))}), data / "00000.parquet")
+    cleaned(dropping, [f"{data}/00000.parquet"], tmp_path / "clean")
+    assert captions(tmp_path / "clean/00000.parquet") == [listed[row] for row in (1, 2, 4)]
+
+
 def test_files_in_folders_are_known_by_the_end_of_their_path(tmp_path: Path) -> None:
     texts = {"0.parquet": "a cow", "x/0.parquet": "a cat", "y/0.parquet": "a dog"}
     for name, caption in texts.items():

@@ -145,6 +145,21 @@ def test_families_that_share_a_row_are_one_group(tmp_path: Path) -> None:
     assert len({item["family"] for item in found}) == 1
 
 
+def test_a_row_of_two_confirmed_captions_is_listed_once_and_joins_their_families(tmp_path: Path) -> None:
+    verdicts = [reproduced("a cat", IMAGES[3], 0.9), reproduced("a fox", IMAGES[4], 0.9)]
+    rows = [*rows_of("a cat", "a dog", "a fox"), row("0.parquet", 0, "a fox", IMAGES[0])]
+    found = listed(write_run(tmp_path / "run", rows, verdicts, IMAGES), "dedup")
+    assert (numbers(found, "keep"), numbers(found, "drop")) == ([0], [2])
+    assert len({item["family"] for item in found}) == 1
+    assert [item["image_row"] for item in found] == [0, 2]
+
+
+def test_a_file_of_which_a_sample_was_audited_was_not_read_whole(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rows_of("a cat"), [], IMAGES, accounting={"input_rows": 9, "sampled_out": 8})
+    notes = json.loads(pq.read_schema(exclusions(run).path).metadata[b"crossaudit"])
+    assert notes["files"] == {"0.parquet": None}
+
+
 def test_a_sample_stays_with_the_rows_that_stay(tmp_path: Path) -> None:
     """Two captions of one image, of which only one goes."""
     shared, own = IMAGES[0], IMAGES[1]
