@@ -24,7 +24,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import typer
 
-from audit.captions import mixed
+from audit.captions import Words, mixed
 from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard
@@ -64,10 +64,9 @@ def main(
             with watched() as spent:
                 found = take_in(Path(work), workers, form)
             seconds = time.perf_counter() - began
-            print(
-                f"{count / seconds:,.0f} rows/s ({seconds:.0f} s), {peak[0] / 2**30:.2f} GiB at most; {found}",
-                flush=True,
-            )
+            rate = f"{count / seconds:,.0f} rows/s ({seconds:.0f} s)"
+            cores = f"{count / spent.cpu():,.0f} rows per second of a core"
+            print(f"{rate}, {cores}, {spent.memory / 2**30:.2f} GiB at most; {found}", flush=True)
 
 
 def write(work: Path, count: int, form: str) -> None:
@@ -81,7 +80,7 @@ def write(work: Path, count: int, form: str) -> None:
         # A text that is not the row's own is that of any row before.
         own = draw % np.uint64(100) < DISTINCT
         of = np.where(own, row, mixed(draw) % (row + np.uint64(1)))
-        places = of[:, None] * np.uint64(MOST_WORDS) + np.arange(MOST_WORDS, dtype=np.uint64)
+        places: Words = of[:, None] * np.uint64(MOST_WORDS) + np.arange(MOST_WORDS, dtype=np.uint64)[None]
         lines = (mixed(places) % np.uint64(WORDS)).tolist()
         lengths = (5 + mixed(of + np.uint64(1 << 40)) % np.uint64(MOST_WORDS - 4)).tolist()
         texts = [" ".join(words[at] for at in line[:length]) for line, length in zip(lines, lengths, strict=True)]

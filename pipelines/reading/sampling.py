@@ -29,7 +29,8 @@ class Sample:
         """Where the permutation puts numbers: a Feistel network, walked until below `total` (Black & Rogaway 2002)."""
         half = np.uint64(max(1, -(-(self.total - 1).bit_length() // 2)))
         mask = (np.uint64(1) << half) - np.uint64(1)
-        keys = mixed(mixed(np.array([self.seed], np.uint64)) + np.arange(_ROUNDS, dtype=np.uint64))
+        rounds: Words = np.arange(_ROUNDS, dtype=np.uint64)
+        keys = mixed(rounds + mixed(np.array([self.seed], np.uint64)))
         found, outside = number_N.copy(), np.arange(len(number_N))
         while len(outside):
             left, right = found[outside] >> half, found[outside] & mask

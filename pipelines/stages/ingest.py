@@ -217,10 +217,10 @@ def _shards(
         if pieces and rows + part.rows > SLICE_ROWS:
             yield Shard(f"{number:05d}", Source(tuple(pieces), buckets, sample), 0, rows)
             pieces, rows, number = [], 0, number + 1
+        images: tuple[str, ...] = {"stem_key": tuple(of_stem.get(part.file.stem, ())), "key": every}.get(pair, ())
+        by = pair
         if part.file.uri in part_of:  # captions and images in one file: a row's image is its own
             by, images = "row", (part_of[part.file.uri],)
-        else:
-            by, images = pair, {"stem_key": tuple(of_stem.get(part.file.stem, ())), "key": every}.get(pair, ())
         pieces.append(Piece(part, rows, ordinal, by, images))
         rows, ordinal = rows + part.rows, ordinal + part.rows
     yield Shard(f"{number:05d}", Source(tuple(pieces), buckets, sample), 0, rows)
