@@ -106,7 +106,9 @@ def take_in(work: Path, workers: int, form: str) -> str:
     ledger = Ledger(config.out)
     run = Timed(config, ledger, Manifest.open(ledger, config, {}), Reporter())
     try:
-        ingest.run(run, ingest.plan(config))
+        inputs = ingest.plan(config)
+        run.manifest.inputs(ingest.fingerprints(config, inputs))
+        ingest.run(run, inputs)
     finally:
         run.close()
     captions = sum(ledger.rows("captions", name) for name in ledger.parts("captions"))

@@ -83,7 +83,7 @@ class Manifest:
     def slices(self, planned: Mapping[str, list[list[int]]]) -> None:
         """Records of each caption file its slices (rows, then its row groups or first and last byte), and its rows."""
         for item in self.data["inputs"]:
-            if item["file"] in planned:
+            if item["kind"] == "captions":
                 slices = planned[item["file"]]
                 item |= {"rows": sum(rows for rows, *_ in slices) if slices else None, "slices": slices}
 

@@ -6,19 +6,16 @@ Files are cut into slices; input shards, slices in a row, write `rows`; buckets 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from audit import schema
-from audit.captions import caption_id
-from audit.errors import AuditError, UsageError
+from audit.errors import AuditError
 from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
@@ -27,56 +24,21 @@ from pipelines.reading import images as images_of
 from pipelines.reading.files import File, find
 from pipelines.reading.folders import gather
 from pipelines.reading.sampling import Sample
-from pipelines.reading.slices import SLICE_ROWS, Slice
+from pipelines.reading.slices import Slice
 from pipelines.stages import group
+from pipelines.stages.rows import IMAGES, TEXTS, lost_row, rows_of, shards_of
 
 if TYPE_CHECKING:
     from pipelines.worker import Worker
 
-# Working tables: the slices of the caption files; where each image lies; the distinct captions of each input shard,
-# sorted by their bucket.
-SLICES, IMAGES, TEXTS = "_slices", "_images", "_texts"
+# A working table: the slices of the caption files.
+SLICES = "_slices"
 # One bucket is held in memory, one part of `_slices` is read for so many files.
 BUCKET_ROWS = 1 << 18
 PLAN_FILES = 64
-_TEXTS = pa.schema([("bucket", pa.int32()), *schema.CAPTIONS])
 _SLICES = pa.schema(
     [("file", pa.int64()), ("first", pa.int64()), ("rows", pa.int64()), ("place", pa.list_(pa.int64()))]
 )
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One slice of an input shard: where it begins in the shard and among all input rows, and whose images it has."""
-
-    slice: Slice
-    at: int
-    ordinal: int
-    pair: str
-    images: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """The slices of an input shard."""
-
-    pieces: tuple[Piece, ...]
-    buckets: int
-    sample: Sample | None
-
-    def chosen(self, piece: Piece, start: int, stop: int) -> np.ndarray | None:
-        """Which rows [start, stop) of a slice the sample takes, by their number in the file; None without a sample."""
-        if self.sample is None:
-            return None
-        taken = self.sample.within(piece.ordinal + start, piece.ordinal + stop)
-        return taken - piece.ordinal + piece.slice.first
-
-    def within(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
-        """(piece, first row and end in its slice) of the rows [start, stop) of the shard."""
-        for piece in self.pieces:
-            low, high = max(start - piece.at, 0), min(stop - piece.at, piece.slice.rows)
-            if low < high:
-                yield piece, low, high
 
 
 @dataclass(frozen=True)
@@ -110,8 +72,8 @@ def run(run: Run, inputs: Inputs) -> None:
         list_images(run, inputs.images)
         buckets = -(-taken // BUCKET_ROWS)
         run.execute(
-            Step("ingest: rows", "rows", "rows", run.ledger, _rows, _rows_left),
-            list(_shards(slices, run.config, inputs.images, buckets, sample)),
+            Step("ingest: rows", "rows", "rows", run.ledger, rows_of, lost_row),
+            list(shards_of(slices, run.config, inputs.images, buckets, sample)),
         )
         step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
         run.execute(step, [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)])
@@ -199,95 +161,6 @@ def _list_left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
 
 def _file_error(file: File, problem: str) -> pa.Table:
     return errors_table([{"stage": "embed", "file": file.name, "kind": "unreadable_file", "message": problem[:300]}])
-
-
-def _shards(
-    slices: list[Slice], config: Config, image_files: list[File], buckets: int, sample: Sample | None
-) -> Iterator[Shard]:
-    """Slices in a row, of any files, as long as they have no more than SLICE_ROWS rows together."""
-    pair: str = config.images.pair if config.images else "none"
-    part_of = {file.uri: f"{number:05d}" for number, file in enumerate(image_files)}
-    of_stem: dict[str, list[str]] = {}
-    for file in image_files:
-        of_stem.setdefault(file.stem, []).append(part_of[file.uri])
-    every = tuple(part_of.values())
-    pieces: list[Piece] = []
-    rows = ordinal = number = 0
-    for part in slices:
-        if pieces and rows + part.rows > SLICE_ROWS:
-            yield Shard(f"{number:05d}", Source(tuple(pieces), buckets, sample), 0, rows)
-            pieces, rows, number = [], 0, number + 1
-        images: tuple[str, ...] = {"stem_key": tuple(of_stem.get(part.file.stem, ())), "key": every}.get(pair, ())
-        by = pair
-        if part.file.uri in part_of:  # captions and images in one file: a row's image is its own
-            by, images = "row", (part_of[part.file.uri],)
-        pieces.append(Piece(part, rows, ordinal, by, images))
-        rows, ordinal = rows + part.rows, ordinal + part.rows
-    yield Shard(f"{number:05d}", Source(tuple(pieces), buckets, sample), 0, rows)
-
-
-def _rows(worker: Worker, shard: Shard) -> Tables:
-    source: Source = shard.source
-    tables, errors = [schema.ROWS.empty_table().append_column("caption", pa.array([], pa.string()))], []
-    for piece, start, stop in source.within(shard.start, shard.stop):
-        chosen = source.chosen(piece, start, stop)
-        table, problems = captions_of.read(piece.slice, start, stop, worker.config.captions, chosen)
-        errors += problems
-        table = table.append_column("file", pa.repeat(piece.slice.file.name, len(table)))
-        table = table.append_column("image_id", _own_images(worker, piece, table))
-        tables.append(table.append_column("caption_id", pa.nulls(len(table), pa.string())))
-    table = pa.concat_tables([table.select(tables[0].column_names) for table in tables])
-    # Hashed once, however many rows carry it.
-    distinct = table["caption"].combine_chunks().dictionary_encode()
-    ids, bucket = _hashed(distinct.dictionary, source.buckets)
-    rows = table.set_column(0, "caption_id", ids.take(distinct.indices)).select(schema.ROWS.names).cast(schema.ROWS)
-    copies = np.bincount(distinct.indices.to_numpy(), minlength=len(ids))
-    texts = pa.table([bucket, ids, distinct.dictionary, copies], schema=_TEXTS)
-    return {"rows": rows, TEXTS: texts.sort_by([("bucket", "ascending")]), "errors": errors_table(errors)}
-
-
-def _hashed(texts: pa.Array, buckets: int) -> tuple[pa.Array, np.ndarray]:
-    """The `caption_id` of texts, and the bucket that it belongs to: buckets are ranges of ids."""
-    ids = [caption_id(text) for text in texts.to_pylist()]
-    heads = np.array([int(id_[:8], 16) for id_ in ids], np.uint64)
-    return pa.array(ids, pa.string()), (heads * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)
-
-
-def _rows_left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
-    source: Source = shard.source
-    [(piece, at, end)] = source.within(shard.start, shard.start + 1)
-    chosen = source.chosen(piece, at, end)
-    where = {"stage": "ingest", "file": piece.slice.file.name, "row": piece.slice.first + at, "rows": 1}
-    errors = [] if chosen is not None and not len(chosen) else [where | {"kind": kind, "message": message}]
-    return {"rows": schema.ROWS.empty_table(), TEXTS: _TEXTS.empty_table(), "errors": errors_table(errors)}
-
-
-def _own_images(worker: Worker, piece: Piece, table: pa.Table) -> pa.Array:
-    """The image_id of each row's own image, or null."""
-    if not piece.images or not len(table):
-        return pa.nulls(len(table), pa.string())
-    known, places = worker.cache.get(IMAGES, (None, None))
-    if known != (piece.pair, piece.images):
-        columns = ["image_id", "file", "row", "key"]
-        places = pa.concat_tables([worker.ledger.read(IMAGES, part, columns) for part in piece.images])
-        if piece.pair != "row":
-            _refuse_twins(places)
-        worker.cache[IMAGES] = (piece.pair, piece.images), places  # of one file at a time
-    by = "row" if piece.pair == "row" else "key"
-    return places["image_id"].combine_chunks().take(pc.index_in(table[by], value_set=places[by].combine_chunks()))
-
-
-def _refuse_twins(places: pa.Table) -> None:
-    counts = pc.value_counts(places["key"].combine_chunks())
-    twins = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
-    if len(twins):
-        key = twins[0]["values"].as_py()
-        files = places.filter(pc.equal(places["key"], key))["file"].to_pylist()
-        raise UsageError(
-            f"the image key {key!r} occurs in {' and in '.join(dict.fromkeys(files))} {len(files)} times",
-            where="images.pair",
-            do="Pair by stem_key, or by none.",
-        )
 
 
 def _distinct(worker: Worker, shard: Shard) -> Tables:

@@ -91,3 +91,15 @@ def test_an_empty_piece_of_another_width_gives_way() -> None:
 def test_a_uri_and_a_path_are_the_same_run(ledger: Ledger) -> None:
     ledger.write("main", "00000", numbers(1))
     assert Ledger(f"file://{ledger.uri}").parts("main") == ["00000"]
+
+
+def test_a_slice_and_a_range_are_the_rows_asked_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across row groups of three rows."""
+    monkeypatch.setattr("pipelines.ledger.GROUP_ROWS", 3)
+    ledger.write("t", "00000", numbers(*range(8)))
+    ledger.write("t", "00001", numbers(2, 5, 9))
+    for start, stop in ((0, 8), (0, 3), (2, 4), (3, 6), (7, 8), (4, 4)):
+        assert ledger.slice("t", "00000", start, stop)["n"].to_pylist() == list(range(start, stop))
+    assert ledger.between("t", "n", 2, 6)["n"].to_pylist() == [2, 3, 4, 5, 2, 5]
+    ledger.write("t", "00002", numbers())
+    assert ledger.slice("t", "00002", 0, 0)["n"].to_pylist() == []

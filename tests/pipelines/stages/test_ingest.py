@@ -16,7 +16,7 @@ from pipelines.ledger import Ledger
 from pipelines.manifest import Manifest
 from pipelines.progress import Reporter
 from pipelines.settings import load_config
-from pipelines.stages import group, ingest
+from pipelines.stages import group, ingest, rows
 from tests.pipelines.toy import write_config, write_parquet, write_tar
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,9 @@ def ingested(dataset: Path, out: Path, *overrides: str) -> Run:
     ledger = Ledger(config.out)
     run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())
     try:
-        ingest.run(run, ingest.plan(config))
+        inputs = ingest.plan(config)
+        run.manifest.inputs(ingest.fingerprints(config, inputs))
+        ingest.run(run, inputs)
         group.known(run, NULLS)
     finally:
         run.close()
@@ -63,8 +65,8 @@ def content(run: Run, table: str) -> list[dict[str, Any]]:
 
 
 def test_every_row_is_a_caption_or_an_error(run: Run) -> None:
-    rows, errors = content(run, "rows"), content(run, "errors")
-    places = {(row["file"], row["row"]) for row in rows}
+    errors = content(run, "errors")
+    places = {(row["file"], row["row"]) for row in content(run, "rows")}
     counted = run.manifest.data["accounting"]
     assert counted == {"input_rows": 20 + 15 + 8 + 11 + 11, "sampled_out": 0}
     assert len(places) + sum(error["rows"] or 0 for error in errors) == counted["input_rows"]
@@ -93,7 +95,7 @@ def test_groups_are_those_of_the_definition(run: Run) -> None:
 def test_neither_cuts_nor_workers_change_a_table(
     run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "SLICE_ROWS", 24)
+    monkeypatch.setattr(rows, "SLICE_ROWS", 24)
     monkeypatch.setattr(ingest, "BUCKET_ROWS", 10)
     monkeypatch.setattr(ingest, "PLAN_FILES", 1)
     monkeypatch.setattr(group, "KEY_ROWS", 100)
@@ -110,7 +112,7 @@ def test_a_sample_is_the_same_however_it_is_cut_and_the_rest_is_a_number(
     run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ingested(dataset, tmp_path / "one", "captions.sample=30")
-    monkeypatch.setattr(ingest, "SLICE_ROWS", 24)
+    monkeypatch.setattr(rows, "SLICE_ROWS", 24)
     second = ingested(dataset, tmp_path / "two", "captions.sample=30", "engine.workers=2")
     assert content(first, "rows") == content(second, "rows")
     assert first.manifest.data["accounting"] == {"input_rows": 65, "sampled_out": 35}

@@ -14,7 +14,9 @@ from audit.serving import Setting
 from pipelines.ledger import Ledger, Shard, Tables, concat
 from pipelines.reading.files import File
 from pipelines.reading.images import INDEX, image_id
-from pipelines.stages import calibrate, confirm, control, embed, generate, ingest, judge, mitigate, screen
+from pipelines.reading.sampling import Sample
+from pipelines.reading.slices import Slice
+from pipelines.stages import calibrate, confirm, control, embed, generate, ingest, judge, mitigate, rows, screen
 
 DEAD = ("worker_died", "the process ended")
 
@@ -93,6 +95,25 @@ def test_of_a_generation_that_is_looked_up(ledger: Ledger) -> None:
     left = confirm._left(ledger, shard, *DEAD)
     assert only(left)["caption_id"] == "a"
     assert left["matches"].schema.equals(schema.MATCHES)
+
+
+def test_of_a_row_of_captions_if_it_is_in_the_sample(ledger: Ledger) -> None:
+    part = Slice(File("/x/0.csv", "0.csv", 9), 10, 5, (0, 9))
+    for size, lost in ((100, 1), (0, 0)):
+        source = rows.Source((rows.Piece(part, 20, 70, "none", ()),), 1, Sample(size, 100, 0))
+        left = rows.lost_row(ledger, Shard("0", source, 22, 23), *DEAD)
+        assert len(left["errors"]) == lost
+        assert left["rows"].schema.equals(schema.ROWS) and left[rows.TEXTS].schema.equals(rows._LAYOUT)
+    source = rows.Source((rows.Piece(part, 20, 70, "none", ()),), 1, None)
+    error = only(rows.lost_row(ledger, Shard("0", source, 22, 23), *DEAD))
+    assert (error["stage"], error["file"], error["row"], error["rows"]) == ("ingest", "0.csv", 12, 1)
+
+
+def test_of_a_file_of_captions(ledger: Ledger) -> None:
+    files = [File(f"/x/{number}.csv", f"{number}.csv", 9) for number in range(3)]
+    left = ingest._slices_left(ledger, Shard("0", (64, files), 1, 2), *DEAD)
+    [error] = left["errors"].to_pylist()
+    assert (error["stage"], error["file"], error["rows"], error["message"]) == ("ingest", "1.csv", None, DEAD[1])
 
 
 def test_of_a_file_of_images(ledger: Ledger) -> None:
