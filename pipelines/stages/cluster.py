@@ -120,7 +120,7 @@ def _unedited(_ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
 
 
 def _blocks(counts: dict[str, int], block: int = BLOCK) -> list[Shard]:
-    """Consecutive parts of the embeddings, up to `block` images; source: (number of the first image, parts)."""
+    """Consecutive parts of the embeddings, together up to `block` images; source: (place of the first image, parts)."""
     groups: list[tuple[int, list[str], int]] = []
     for (part, count), start in zip(counts.items(), accumulate(counts.values(), initial=0), strict=False):
         if groups and groups[-1][2] + count <= block:

@@ -47,7 +47,7 @@ def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple
 
 
 def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
-    """What is taken off every similarity of a query: [Q], 0 without a background (arXiv 2202.10261, section 3.4)."""
+    """What is taken off every similarity of a query: [Q], 0 without a background (SSCD's score normalisation, arXiv 2202.10261)."""
     path = worker.config.embedder(embedder).background
     if path is None:
         return np.zeros(len(vectors_QE), np.float32)

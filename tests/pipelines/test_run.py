@@ -167,6 +167,18 @@ def test_two_workers_give_the_same_tables(
     same(run, Ledger(audited(dataset, "engine.workers=2", out=str(tmp_path / "two"))))
 
 
+def test_an_inverted_file_of_few_images_finds_the_same(
+    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    other = Ledger(audited(dataset, "index.type=ivf", out=str(tmp_path / "ivf")))
+    ranks = ["caption_id", "purpose", "seed", "rank", "image_id"]
+    assert other.read("matches").select(ranks).equals(run.read("matches").select(ranks))
+    assert other.read("verdicts")["verdict"].equals(run.read("verdicts")["verdict"])
+    found = {"recipe": "IVF1,SQ8", "queries": 45, "recall_at_1": 1.0}
+    assert manifest(other)["index"] == {"sscd": found}
+    assert "index" not in manifest(run)
+
+
 def test_a_run_that_lost_parts_makes_them_again(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:
     before = {table: run.read(table) for table in TABLES}
     for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("matches", "fresh-00000")):

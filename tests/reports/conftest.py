@@ -114,6 +114,7 @@ class Builder:
         place = {"image_id": image_id(key), "file": "images.tar", "row": 0, "key": key, "sha256": sha256}
         self.add("evidence", **place, image=data)
         self.add("embeddings_sscd", **place, vector=np.zeros(4, np.float16))
+        self.add("image_clusters", image_id=image_id(key), cluster=image_id(key), size=1)
 
 
 def build(root: Path) -> None:
@@ -186,6 +187,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "evidence": schema.EVIDENCE,
         "errors": schema.ERRORS,
         "embeddings_sscd": schema.embeddings(4),
+        "image_clusters": schema.IMAGE_CLUSTERS,
     }
     arrow = {name: pa.Table.from_pylist(rows, schemas[name]) for name, rows in tables.items()}
     matches = arrow["matches"]

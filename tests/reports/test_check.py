@@ -77,6 +77,8 @@ def test_a_finished_run_closes(run: Path) -> None:
         ("generations", lambda table: replaced(table, "purpose", "fun"), "generations.purpose"),
         ("scores", lambda table: replaced(table, "selected_by", None), "generated with every seed"),
         ("errors", without_first, "every input row"),
+        ("image_clusters", twice, "in one cluster"),
+        ("image_clusters", lambda table: replaced(table, "size", 2), "in one cluster"),
     ],
 )
 def test_a_fault_in_the_engine_is_found(own_run: Path, table: str, change: Any, statement: str) -> None:

@@ -15,7 +15,7 @@ def test_every_table_of_the_contract_is_a_view_empty_where_the_run_has_none(run:
         for table, layout in SCHEMAS.items():
             names = [column[0] for column in connection.execute(f"select * from {table} limit 0").description or ()]
             assert set(layout.names) <= set(names)
-        assert connection.execute("select count(*) from image_clusters").fetchall() == [(0,)]
+        assert connection.execute("select count(*) from mitigation").fetchall() == [(0,)]
         assert connection.execute("select count(*) from null_screen").fetchall() == [(0,)]
 
 
