@@ -38,7 +38,7 @@ app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 VARIED = 50  # of the 100 planted images
 RECIPE = Recipe(7, epochs=5, layers_per_block=1)
 STEPS, GUIDANCE, SEED = 12, 4.0, 1
-BUDGETS = (200, 300, 400, 800)
+BUDGETS = (50, 100, 200, 300, 400, 800)
 TRIED = 8  # captions an image that say whether the model reproduces it at all
 
 
@@ -78,9 +78,11 @@ def measure(folder: Annotated[Path, typer.Argument(help="That of `train`, or the
         mine = [caption for image, captions in tried.items() if of_label[image] == label for caption in captions]
         if mine:
             _say(label=label, tried=len(mine), reproduced=sum(hits[c] for c in mine))
+    without = scores.drop_columns("rows").append_column("rows", pa.nulls(len(scores), pa.int64()))
+    of_files = scored(folder, {key: key for key in keys})
     for budget in BUDGETS:
-        without = scores.drop_columns("rows").append_column("rows", pa.nulls(len(scores), pa.int64()))
-        for name, table in (("score alone", without), ("with duplicates", scores)):
+        arms = {"score alone": without, "files of many rows": of_files, "near duplicates too": scores}
+        for name, table in arms.items():
             chosen = scores["caption"].filter(pa.array(_budget(table, budget)[0])).to_pylist()
             found = truth.of([caption for caption in chosen if caption in planted])
             seen = {planted[caption] for caption, hit in found.items() if hit}

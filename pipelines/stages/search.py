@@ -47,7 +47,7 @@ def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple
 
 
 def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
-    """What is taken off every similarity of a query: [Q], 0 without a background (SSCD's score normalisation, arXiv 2202.10261)."""
+    """What SSCD's score normalisation (arXiv 2202.10261) takes off a query's similarities: [Q], 0 without one."""
     path = worker.config.embedder(embedder).background
     if path is None:
         return np.zeros(len(vectors_QE), np.float32)
