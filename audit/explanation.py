@@ -73,7 +73,7 @@ def explain(
         what = f"the calibration is of {detector}, which follows whole runs"
         raise UsageError(what, do="Give one of a detector of the screen, such as profile.")
     rows = Rows(model, [caption], [seed], 1)
-    batch = next(rows.batches())
+    batch = rows.batch(slice(0, 1))
     attended, bright = _Attended(), BrightEnding(batch.prompt_tokens_B, steps)
     latents_BCHW, _ = denoise(rows, batch, steps, guidance_scale, [attended, bright])
     attn_TK = torch.cat(attended.attn_TBK).cpu().numpy()
@@ -118,12 +118,15 @@ def _band(model: Model, captions: Sequence[str], seed: int, steps: int, guidance
     """The 5 % and 95 % quantiles of the entropy of captions in each step: [T, 2]."""
     if not captions:
         return None
-    rows, found = Rows(model, captions, [seed], None), []
-    for batch in rows.batches():
+    rows = Rows(model, captions, [seed], None)
+
+    def follow(at: slice) -> Floats:
         attended = _Attended()
-        denoise(rows, batch, steps, guidance_scale, [attended])
-        found.append(entropy(torch.stack(attended.attn_TBK)).cpu().numpy())
-    return np.asarray(np.quantile(np.concatenate(found, axis=1), BAND, axis=1).T, dtype=np.float64)
+        denoise(rows, rows.batch(at), steps, guidance_scale, [attended])
+        return entropy(torch.stack(attended.attn_TBK)).cpu().numpy()
+
+    entropy_TN = np.concatenate(rows.each("explain", follow), axis=1)
+    return np.asarray(np.quantile(entropy_TN, BAND, axis=1).T, dtype=np.float64)
 
 
 def _left_out(

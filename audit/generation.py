@@ -48,20 +48,23 @@ def generate(
         raise UsageError(f"output is {output!r}", do=f"Give one of: {', '.join(OUTPUTS)}.")
     chosen = run_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
-    found: list[dict[str, npt.NDArray[Any]]] = []
-    produced: list[dict[str, Any]] = []
     ddim(model.scheduler_config, steps)  # a bad number of steps is an error even when there is nothing to generate
-    for batch in rows.batches():
+
+    def run(at: slice) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        batch = rows.batch(at)
         followers = [detector(batch.prompt_tokens_B, steps) for detector in chosen]
         latents_BCHW, broken_B = denoise(rows, batch, steps, guidance_scale, followers)
         for row in (broken_B >= 0).nonzero().flatten().tolist():
             _locate(rows, batch.one(row), steps, guidance_scale, int(broken_B[row]))
         results = [follower.result() for follower in followers]
-        found.append({name: value.cpu().numpy() for part in results for name, value in part.items()})
-        produced.append(produce(model, latents_BCHW, output))
+        found = {name: value.cpu().numpy() for part in results for name, value in part.items()}
+        return found, produce(model, latents_BCHW, output)
+
+    done = rows.each("generate", run)
     columns = [name for detector in chosen for name in detector.columns]
     context = rows.context(chosen) | {"steps": steps, "guidance_scale": guidance_scale}
     context["weights"]["vae"] = model.weights_sha256["vae"]
+    found, produced = [found for found, _ in done], [produced for _, produced in done]
     return rows.table(columns, found, context, output=output, produced=produced)
 
 

@@ -59,8 +59,10 @@ def layers(
 def _seen(model: Model, captions: Sequence[str], seed: int, batch_size: int | None) -> np.ndarray:
     """Entropy and BOS attention: [T, N, L, 2]."""
     timesteps = ddim(model.scheduler_config).timesteps.tolist()
-    rows, found = Rows(model, captions, [seed], batch_size), []
-    for batch in rows.batches():
+    rows = Rows(model, captions, [seed], batch_size)
+
+    def see(at: slice) -> np.ndarray:
+        batch = rows.batch(at)
         noise_BCHW = rows.noise_SCHW[batch.seed_B]
         seen = []
         for position in POSITIONS:
@@ -68,5 +70,6 @@ def _seen(model: Model, captions: Sequence[str], seed: int, batch_size: int | No
             _, attn_BLK = run_forward(model, forward, noise_BCHW, batch.hidden_BKD)
             assert attn_BLK is not None
             seen.append(torch.stack([entropy(attn_BLK), attn_BLK[..., 0].double()], dim=-1))
-        found.append(torch.stack(seen).cpu().numpy())
-    return np.concatenate(found, axis=1)
+        return torch.stack(seen).cpu().numpy()
+
+    return np.concatenate(rows.each("layers", see), axis=1)

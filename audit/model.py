@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from audit.attention import cross_attention_layers
 from audit.errors import AuditError
 from audit.hub import is_hub_id
+from audit.lora import add_lora
 
 # Shapes: B captions, K text positions, D width of the text encoder, C, H and W of the latent.
 
@@ -37,7 +38,8 @@ class Model:
     """A loaded model, in eval mode, and what a result depends on.
 
     layers: the cross-attention layers in order of execution. latent_shape: (C, H, W). weights_sha256: of `unet`,
-    `text_encoder`, `tokenizer`, `vae`; for a component with one weights file, what `sha256sum` says of that file.
+    `text_encoder`, `tokenizer`, `vae`, and of `lora` if there is one; for a component with one weights file, what
+    `sha256sum` says of that file. batch_sizes: what has turned out to fit in memory, by task (`audit.rows`).
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -50,6 +52,7 @@ class Model:
     latent_shape: tuple[int, int, int]
     layers: tuple[Attention, ...] = field(repr=False)
     weights_sha256: Mapping[str, str]
+    batch_sizes: dict[str, int] = field(default_factory=dict, repr=False)
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids, padded and truncated to the model's length, and their mask: [B, K] each, on the CPU."""
@@ -96,10 +99,12 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     config: str | Path | None = None,
+    lora: str | Path | None = None,
 ) -> Model:
     """Load a diffusers folder, a hub id or a single .safetensors file.
 
     config: for a single file, a diffusers folder that holds the configurations and the tokenizer (needs no network).
+    lora: LoRA weights (.safetensors) to add to the model's, at their full strength; their sha256 is that of `lora`.
     Raises AuditError if there is no such model, if it is a pickle, or if its architecture is not supported.
     """
     place = Path(path)
@@ -112,6 +117,9 @@ def load_model(
             parts, hashes = _load_folder(folder, dtype)
     unet, text_encoder, vae = parts["unet"], parts["text_encoder"], parts["vae"]
     _check_unet(unet.config, str(path))
+    if lora is not None:
+        add_lora(lora, {"unet": unet, "text_encoder": text_encoder})
+        hashes["lora"] = _sha256([Path(lora)])
     for module in (unet, text_encoder, vae):
         module.to(device).eval().requires_grad_(False)
     size = unet.config.sample_size

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ from torch import Tensor
 
 from audit import schema
 from audit.errors import UsageError
+from audit.memory import in_batches
 from audit.model import Model
 from audit.noise import initial_latents
 from audit.png import map_png
+
+T = TypeVar("T")
 
 # Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, K text positions, D text width, n values of a column.
 
@@ -50,8 +53,8 @@ class Rows:
 
     def __init__(self, model: Model, captions: Sequence[str], seeds: Sequence[int], batch_size: int | None) -> None:
         self.model, self.captions, self.seeds = model, _checked_captions(captions), _checked_seeds(seeds)
-        self.batch_size = (16 if model.device.type == "cpu" else 64) if batch_size is None else batch_size
-        if self.batch_size < 1:
+        self._batch_size = batch_size
+        if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}", do="Give a positive number, or None for the default.")
         self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
         self.broken_at: dict[int, str] = {}  # row -> where it stopped being finite
@@ -69,24 +72,32 @@ class Rows:
         """Hidden states of the empty prompt: [1, K, D]."""
         return self.model.encode([""])[0]
 
-    def batches(self) -> Iterator[Batch]:
-        """The rows in order, `batch_size` at a time; a caption is tokenized and encoded once a batch."""
+    def each(self, task: str, work: Callable[[slice], T]) -> list[T]:
+        """`work` of the rows in order, a batch at a time. A batch size that was not given is halved where it does not
+        fit in memory, and the model remembers that for the `task`."""
+        sizes = self.model.batch_sizes
+        if self._batch_size is not None:
+            starts = range(0, len(self), self._batch_size)
+            return [work(slice(start, min(start + self._batch_size, len(self)))) for start in starts]
+        size = sizes.get(task, 16 if self.model.device.type == "cpu" else 64)
+        return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}))
+
+    def batch(self, rows: slice) -> Batch:
+        """These rows; a caption among them is tokenized and encoded once."""
         empty_ids_1K, _ = self.model.tokenize([""])
-        for start in range(0, len(self), self.batch_size):
-            rows = slice(start, min(start + self.batch_size, len(self)))
-            caption_B, seed_B = np.divmod(np.arange(rows.start, rows.stop), len(self.seeds))
-            first = caption_B[0]
-            ids_NK, mask_NK = self.model.tokenize(self.captions[first : caption_B[-1] + 1])
-            of_B = torch.from_numpy(caption_B - first)
-            prompt_tokens_B = mask_NK.sum(1)[of_B]
-            self.prompt_tokens_R[rows] = prompt_tokens_B.numpy()
-            yield Batch(
-                rows=rows,
-                hidden_BKD=self.model.embed(ids_NK, mask_NK)[of_B.to(self.model.device)],
-                prompt_tokens_B=prompt_tokens_B.to(self.model.device),
-                same_as_empty_B=(ids_NK == empty_ids_1K).all(1)[of_B].to(self.model.device),
-                seed_B=torch.from_numpy(seed_B).to(self.model.device),
-            )
+        caption_B, seed_B = np.divmod(np.arange(rows.start, rows.stop), len(self.seeds))
+        first = caption_B[0]
+        ids_NK, mask_NK = self.model.tokenize(self.captions[first : caption_B[-1] + 1])
+        of_B = torch.from_numpy(caption_B - first)
+        prompt_tokens_B = mask_NK.sum(1)[of_B]
+        self.prompt_tokens_R[rows] = prompt_tokens_B.numpy()
+        return Batch(
+            rows=rows,
+            hidden_BKD=self.model.embed(ids_NK, mask_NK)[of_B.to(self.model.device)],
+            prompt_tokens_B=prompt_tokens_B.to(self.model.device),
+            same_as_empty_B=(ids_NK == empty_ids_1K).all(1)[of_B].to(self.model.device),
+            seed_B=torch.from_numpy(seed_B).to(self.model.device),
+        )
 
     def table(
         self,
@@ -135,7 +146,7 @@ class Rows:
         """What the columns of these detectors depend on, as JSON can hold it."""
         model = self.model
         return {
-            "weights": {name: model.weights_sha256[name] for name in ("unet", "text_encoder", "tokenizer")},
+            "weights": {name: sha256 for name, sha256 in model.weights_sha256.items() if name != "vae"},
             "dtype": str(model.dtype).removeprefix("torch."),
             "seeds": self.seeds,
             "scheduler": dict(model.scheduler_config),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -49,6 +51,7 @@ def screen(
 
     reference: a model that cannot have memorized the captions; its columns stand beside those of the model, and a
     calibration measures what the two differ in (`audit.reference`).
+    batch_size: rows a forward; by default as many as fit in memory, 64 at most (16 on the CPU).
     All detectors come out of one pass. A row whose values are not finite has status "error". What a calibration depends
     on is JSON in the schema's metadata under `crossaudit`. Raises AuditError for an unknown detector or unfit captions.
     """
@@ -86,15 +89,17 @@ def screen(
                 seen.response_BCHW[at] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
         return seen
 
-    found = []
-    for batch in rows.batches():
+    def measure(at: slice) -> dict[str, npt.NDArray[Any]]:
+        batch = rows.batch(at)
         seen = see(batch)
         measured = [detector.measure(seen) for detector in chosen]
         values = {name: value.cpu().numpy() for part in measured for name, value in part.items()}
-        found.append(values)
         finite_B = np.all([np.isfinite(value.reshape(len(value), -1)).all(1) for value in values.values()], axis=0)
         for row in np.flatnonzero(~finite_B).tolist():
             _locate(rows, batch.one(row), plan)
+        return values
+
+    found = rows.each("screen", measure)
     columns = [name for detector in chosen for name in detector.columns]
     table = rows.table(columns, found, rows.context(chosen))
     return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))

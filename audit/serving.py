@@ -75,24 +75,27 @@ def serve(
     seeds or batch_size, and what `audit.mitigated` raises.
     """
     pipeline, rows = model.pipeline(), Rows(model, captions, seeds, batch_size)
-    found: list[dict[str, Any]] = []
     plain = setting == PLAIN
     mitigation = nullcontext() if plain else mitigated(pipeline, setting.bos_scale, cast(Keep, setting.keep))
+
+    def run(at: slice) -> list[dict[str, Any]]:
+        caption_B, seed_B = np.divmod(np.arange(at.start, at.stop), len(rows.seeds))
+        began = time.perf_counter()
+        latents_BCHW: Tensor = pipeline(
+            [rows.captions[caption] for caption in caption_B],
+            latents=rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)],
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            output_type="latent",
+        ).images
+        images = produce(model, latents_BCHW, "image")
+        seconds = (time.perf_counter() - began) / len(caption_B)
+        return [
+            {"caption": rows.captions[caption], "seed": rows.seeds[seed], "seconds": seconds}
+            | {"image": image if finite else None}
+            for caption, seed, image, finite in zip(caption_B, seed_B, images["values"], images["finite"], strict=True)
+        ]
+
     with mitigation:
-        for start in range(0, len(rows), rows.batch_size):
-            of_B = np.arange(start, min(start + rows.batch_size, len(rows)))
-            caption_B, seed_B = np.divmod(of_B, len(rows.seeds))
-            began = time.perf_counter()
-            latents_BCHW: Tensor = pipeline(
-                [rows.captions[at] for at in caption_B],
-                latents=rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)],
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                output_type="latent",
-            ).images
-            images = produce(model, latents_BCHW, "image")
-            seconds = (time.perf_counter() - began) / len(of_B)
-            for caption, seed, image, finite in zip(caption_B, seed_B, images["values"], images["finite"], strict=True):
-                row = {"caption": rows.captions[caption], "seed": rows.seeds[seed], "seconds": seconds}
-                found.append(row | {"image": image if finite else None})
-    return pa.Table.from_pylist(found, schema=SERVED)
+        found = rows.each("serve", run)
+    return pa.Table.from_pylist([row for part in found for row in part], schema=SERVED)
