@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from audit.statistics import nulls_needed
 
@@ -72,7 +81,9 @@ class Screen(_Section):
     detectors: list[str] = Field(default=["profile"], min_length=1, description="The first one ranks the captions.")
     seeds: Seeds = [0]
     batch_size: int | None = Field(
-        default=None, gt=0, description="Captions a forward pass (default: the detector's own)."
+        default=None,
+        gt=0,
+        description="Captions a forward pass (default: as many as fit, 64 at most; 16 on the CPU).",
     )
 
 
@@ -171,13 +182,45 @@ class Index(_Section):
     )
 
 
+class Workers(_Section):
+    min: int = Field(default=1, gt=0)
+    max: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max {self.max}")
+        return self
+
+
+def _fixed(value: Any) -> Any:
+    """A bare number of workers is short for {min: N, max: N}."""
+    if isinstance(value, Workers | dict):
+        return value
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is neither a positive number nor {{min, max}}")
+    return {"min": value, "max": value}
+
+
 class Engine(_Section):
-    workers: int = Field(default=1, gt=0)
+    workers: Annotated[Workers, BeforeValidator(_fixed, json_schema_input_type=Workers | PositiveInt)] = Field(
+        default=Workers(max=1), description="How many; {min, max}: as many between them as there is work and room for."
+    )
     cpus_per_worker: int = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0, description="A whole GPU or a fraction; 0 runs on the CPU.")
+    gpus_per_worker: float = Field(default=0, ge=0, description="Whole GPUs, or a fraction of one; 0 runs on the CPU.")
     shard_rows: int = Field(default=1024, gt=0, description="Captions or images a shard: the unit of work and retry.")
     retries: int = Field(default=2, ge=0, description="How often a shard that fails is tried again before it is split.")
+    shard_seconds: float | None = Field(
+        default=None, gt=0, description="A shard, or a piece of one, that takes longer has failed (default: no limit)."
+    )
     address: str | None = Field(default=None, description="A running Ray cluster; by default one is started here.")
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_beyond_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} GPUs: more than one must be whole ones")
+        return gpus
 
 
 class Report(_Section):
@@ -201,6 +244,7 @@ class Config(_Section):
     reference_model: str | None = Field(
         default=None, description="A model that cannot have memorized these captions: scores are what differs from it."
     )
+    lora: str | None = Field(default=None, description="LoRA weights (.safetensors) that are added to the model's.")
     captions: Captions
     images: Images | None = None
     calibration: NullCaptions

@@ -84,7 +84,7 @@ class Run:
         missing = tuple(name for name in needs if name not in self._loaded)
         if missing:
             self.progress.say(f"loading {', '.join(missing)}")
-            for name, sha256 in self._pool.each("prepare", missing)[0].items():
+            for name, sha256 in self._pool.prepare(*missing).items():
                 self.manifest.model(name, sha256)
             self._loaded.update(missing)
         return self._pool
@@ -101,13 +101,16 @@ class Run:
 def _start(config: Config, progress: Reporter) -> Pool:
     import ray
 
-    from pipelines.pool import Pool, start_ray
+    from pipelines.cluster import start_ray
+    from pipelines.pool import Pool
     from pipelines.worker import Worker
 
-    engine = config.engine
-    progress.say(f"starting {engine.workers} workers" if engine.address is None else f"connecting to {engine.address}")
-    start_ray(engine.address, engine.workers, engine.cpus_per_worker, engine.gpus_per_worker)
+    engine, workers = config.engine, config.engine.workers
+    many = f"{workers.max}" if workers.min == workers.max else f"{workers.min} to {workers.max}"
+    progress.say(f"starting {many} workers" if engine.address is None else f"connecting to {engine.address}")
+    start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
     actor = ray.remote(Worker).options(
         num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
     )
-    return Pool(lambda: actor.remote(config), engine.workers, engine.retries)
+    limits = workers.min, workers.max
+    return Pool(lambda: actor.remote(config), limits, engine.retries, engine.shard_seconds, progress.say)

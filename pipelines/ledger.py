@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import posixpath
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,19 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from audit import schema
+from audit.errors import AuditError
 from pipelines.reading.files import open_filesystem
 
 Tables = dict[str, pa.Table]
 _CHUNK = 1 << 22
 # Small row groups: a shard reads its slice of a part, or its range of a sorted one, and little else.
 GROUP_ROWS = 1 << 13
+
+# What a put makes visible whole or not at all; elsewhere that is a rename.
+OBJECT_STORES = ("s3", "gcs", "abfs")
+# The kind of the error that says so: no row's fault, so nothing is tried again or taken apart.
+DISK_FULL = "disk_full"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -111,9 +120,13 @@ class Ledger:
         """Writes a shard's tables, `errors` first and the first of `tables` last: it says that the shard is done.
 
         Returns rows by table. The part of `errors` is named after the first table; one left by an earlier try goes.
+        What is done stays: a worker that was given up and writes all the same changes nothing.
         """
         first, *others = [table for table in tables if table != "errors"]
         errors, part = tables.get("errors"), f"{first.lstrip('_')}-{name}"
+        if self._exists(first, name):
+            counts = {table: self.rows(table, name) for table in (*others, first)}
+            return counts | {"errors": self.rows("errors", part) if self._exists("errors", part) else 0}
         if errors is not None and len(errors):
             self.write("errors", part, errors)
         else:
@@ -123,19 +136,20 @@ class Ledger:
         return {table: len(content) for table, content in tables.items()}
 
     def write(self, table: str, name: str, content: pa.Table) -> None:
-        """One part, under a temporary name and then renamed."""
-        with self._sink(table, name) as sink:
-            pq.write_table(content, sink, compression="zstd", row_group_size=GROUP_ROWS, **_encoding(content.schema))
+        """One part. Raises AuditError where there is no room for it."""
+        buffer = pa.BufferOutputStream()
+        pq.write_table(content, buffer, compression="zstd", row_group_size=GROUP_ROWS, **_encoding(content.schema))
+        self._put(buffer.getvalue(), table, f"{name}.parquet")
 
     def take(self, source: Ledger, table: str, name: str) -> None:
         """A part of another ledger, byte for byte."""
         path = source.path(table, f"{name}.parquet")
-        with source.filesystem.open_input_stream(path) as content, self._sink(table, name) as sink:
+        with source.filesystem.open_input_stream(path) as content, self._sink(table, f"{name}.parquet") as sink:
             shutil.copyfileobj(content, sink, _CHUNK)
 
     def put(self, file: Path, table: str) -> None:
         """A local file, that is no part of a table, under its own name beside the parts."""
-        with file.open("rb") as content, self._sink(table, file.name, "") as sink:
+        with file.open("rb") as content, self._sink(table, file.name) as sink:
             shutil.copyfileobj(content, sink, _CHUNK)
 
     def local(self, table: str, file: str) -> str:
@@ -147,18 +161,9 @@ class Ledger:
             shutil.copyfileobj(content, sink, _CHUNK)
         return str(path)
 
-    @contextmanager
-    def _sink(self, table: str, name: str, suffix: str = ".parquet") -> Iterator[pa.NativeFile]:
-        self.filesystem.create_dir(self.path(table), recursive=True)
-        temporary = self.path(table, f".{name}.{uuid.uuid4().hex}.tmp")
-        with self.filesystem.open_output_stream(temporary) as sink:
-            yield sink
-        self.filesystem.move(temporary, self.path(table, name + suffix))
-
     def remove(self, table: str, name: str) -> None:
-        path = self.path(table, f"{name}.parquet")
-        if self.filesystem.get_file_info(path).type == pafs.FileType.File:
-            self.filesystem.delete_file(path)
+        if self._exists(table, name):
+            self.filesystem.delete_file(self.path(table, f"{name}.parquet"))
 
     def sweep(self) -> None:
         """Deletes the temporary files that a killed run left."""
@@ -172,17 +177,50 @@ class Ledger:
         return bool(self.filesystem.get_file_info(selector))
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        self.filesystem.create_dir(self.root, recursive=True)
-        temporary = self.path(f".{name}.{uuid.uuid4().hex}.tmp")
-        with self.filesystem.open_output_stream(temporary) as sink:
-            sink.write(content)
-        self.filesystem.move(temporary, self.path(name))
+        self._put(pa.py_buffer(content), name)
 
     def read_bytes(self, name: str) -> bytes | None:
         if self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.File:
             return None
         with self.filesystem.open_input_stream(self.path(name)) as source:
             return source.read()
+
+    def _exists(self, table: str, name: str) -> bool:
+        return self.filesystem.get_file_info(self.path(table, f"{name}.parquet")).type == pafs.FileType.File
+
+    def _put(self, content: pa.Buffer, *at: str) -> None:
+        """A file that is whole once it is there, and not before: a single put where the store has that."""
+        if self.filesystem.type_name in OBJECT_STORES:
+            with self.filesystem.open_output_stream(self.path(*at)) as sink:
+                sink.write(content)
+        else:
+            with self._sink(*at) as sink:
+                sink.write(content)
+
+    @contextmanager
+    def _sink(self, *at: str) -> Iterator[pa.NativeFile]:
+        """A file that is written under a temporary name and then renamed. Raises AuditError where there is no room."""
+        path = self.path(*at)
+        folder, name = posixpath.split(path)
+        temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+        try:
+            self.filesystem.create_dir(folder, recursive=True)
+            try:
+                with self.filesystem.open_output_stream(temporary) as sink:
+                    yield sink
+                if isinstance(self.filesystem, pafs.LocalFileSystem):
+                    _sync(temporary)
+                self.filesystem.move(temporary, path)
+            except OSError:
+                with suppress(OSError):
+                    self.filesystem.delete_file(temporary)
+                raise
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            do = "Make room; the same command then goes on where it was stopped."
+            what = f"there is no room to write it: {os.strerror(error.errno)}"
+            raise AuditError(what, where=path, do=do, kind=DISK_FULL) from error
 
     def _open(self, table: str, name: str) -> pq.ParquetFile:
         return pq.ParquetFile(self.filesystem.open_input_file(self.path(table, f"{name}.parquet")))
@@ -198,6 +236,12 @@ def _encoding(layout: pa.Schema) -> dict[str, Any]:
         return {}
     split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in halves}
     return {"use_dictionary": [name for name in layout.names if name not in halves], "column_encoding": split}
+
+
+def _sync(path: str) -> None:
+    """A rename may reach the disk before what was written does."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def errors_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

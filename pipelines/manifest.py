@@ -27,7 +27,7 @@ PACKAGES = (
     "numpy",
 )
 # What may differ when a run is resumed: it changes no result.
-FREE = ("out", "report", "engine.workers", "engine.retries", "engine.address")
+FREE = ("out", "report", "engine.workers", "engine.retries", "engine.shard_seconds", "engine.address")
 _WRITE_EVERY = 5.0
 
 
@@ -35,7 +35,7 @@ class Manifest:
     """The manifest as a dict, `data`, and its file."""
 
     def __init__(self, ledger: Ledger, data: dict[str, Any]) -> None:
-        self._ledger, self.data, self._written = ledger, data, 0.0
+        self._ledger, self.data, self._written, self._pause = ledger, data, 0.0, _WRITE_EVERY
 
     @classmethod
     def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any], kind: str = "audit") -> Manifest:
@@ -60,13 +60,16 @@ class Manifest:
         return self.data["finished"] is not None
 
     def write(self) -> None:
+        began = time.monotonic()
         text = json.dumps(self.data, indent=1, default=str, allow_nan=False)
         self._ledger.write_bytes(NAME, text.encode())
         self._written = time.monotonic()
+        # It grows with the parts: a hundred thousand of them may not cost more than a hundredth of the time.
+        self._pause = max(_WRITE_EVERY, 100 * (self._written - began))
 
     def write_soon(self) -> None:
         """Writes, but not more often than every few seconds."""
-        if time.monotonic() - self._written > _WRITE_EVERY:
+        if time.monotonic() - self._written > self._pause:
             self.write()
 
     def inputs(self, files: list[dict[str, Any]]) -> None:

@@ -1,198 +1,225 @@
-"""A pool of Ray actors that works shards and loses no row silently.
+"""A pool of Ray actors that works shards: between a least and a most number of them, as many as there is work for.
 
-A shard that fails is tried again a bounded number of times. One that still fails is halved, and its failing halves
-again, down to single rows; a row that fails alone is lost, and what it leaves behind (a row of `errors`) takes its
-place. Results depend on the shards alone, never on how many actors there are or in which order they finish.
-
-Why not Ray Data: docs/design.md, section 5.
+What is tried when is decided in `pipelines.schedule`; here are the workers: asking Ray for them, which blocks nobody,
+giving them shards, and noticing that they are lost. Results depend on the shards alone, never on how many workers
+there are or in which order they finish. Why not Ray Data: docs/design.md, section 5.
 """
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from audit.errors import AuditError, UsageError
-from pipelines.ledger import Shard
+from pipelines.failures import cause_of, first_line, lost_with_machine, reason_of
+from pipelines.ledger import DISK_FULL, Shard
+from pipelines.schedule import MOVES, Attempt, Finished, Schedule, Work
 
-# So many single rows lost in a row, and nothing done in between, is not bad data but a broken set-up.
-BARREN = 20
-
-
-class Work(Protocol):
-    """What one map does, from the driver's side."""
-
-    def lost(self, shard: Shard, kind: str, message: str) -> Any:
-        """What a single row that cannot be worked leaves behind; raises AuditError where nothing may be lost."""
-
-    def commit(self, shard: Shard, pieces: list[Any]) -> Any:
-        """Writes a shard that came in pieces, in the order of their rows, and returns what `run` would."""
+# How often in a row a worker may fail to start until its place is given up.
+STARTS = 3
+# Seconds without any worker until that is said, and without work until a worker beyond the least is let go.
+PATIENCE = 60.0
 
 
-@dataclass
-class _Attempt:
-    shard: Shard
-    whole: Shard
-    tries: int = 0
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """An actor, which has one call to answer at most. `failed` and `moved`: how often its place has failed to start, of
+    itself and with its machine."""
 
-
-@dataclass
-class _Pieces:
-    missing: int
-    results: dict[int, Any] = field(default_factory=dict)
+    actor: Any
+    failed: int = 0
+    moved: int = 0
+    needs: tuple[str, ...] = ()
+    attempt: Attempt | None = None
+    since: float = 0.0
 
 
 class Pool:
-    """`size` actors made by `make`. Each has `run(work, shard)`, which also writes its result, and
-    `compute(work, shard)`, which returns it."""
+    """Actors made by `make`. Each has `prepare(*needs)`, which loads and returns what by name, `run(work, shard)`,
+    which also writes its result, and `compute(work, shard)`, which returns it.
 
-    def __init__(self, make: Callable[[], Any], size: int, retries: int) -> None:
-        self._make, self._retries = make, retries
-        self._idle = [make() for _ in range(size)]
+    `workers`: the least and the most of them. `seconds`: the time limit of an attempt. `say`: told what is waited for.
+    """
 
-    def each(self, method: str, *arguments: Any) -> list[Any]:
-        """Calls a method on all actors. Raises what they raise."""
-        calls = [getattr(actor, method).remote(*arguments) for actor in self._idle]
-        try:
-            return ray.get(calls)
-        except RayTaskError as error:
-            raise _cause(error) from error
-        except RayError as error:
-            raise AuditError(
-                f"a worker died while preparing: {_first_line(error)}",
-                do="Is there enough memory for `engine.workers` copies of the model?",
-            ) from error
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        workers: tuple[int, int],
+        retries: int,
+        seconds: float | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._make, self._retries, self._seconds, self._say = make, retries, seconds, say
+        self._least, self._most = workers
+        self._needs: tuple[str, ...] = ()
+        self._loaded: dict[str, Any] = {}
+        # In the order in which they began.
+        self._starting: dict[_Worker, None] = {}
+        self._idle: dict[_Worker, None] = {}
+        self._running: dict[_Worker, None] = {}
+        self._answers: SimpleQueue[tuple[_Worker, Future]] = SimpleQueue()
 
-    def map(self, work: Work, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Any]]:
+    def prepare(self, *needs: str) -> dict[str, Any]:
+        """Has `needs` loaded by every worker, later ones too, and returns what the first says of them.
+
+        Raises AuditError if none can start, or if two have loaded different things.
+        """
+        self._needs += needs
+        idle, self._idle = self._idle, {}
+        for worker in idle:
+            self._start(worker)
+        self._ready()
+        return {name: self._loaded[name] for name in needs}
+
+    def ask(self, method: str) -> Any:
+        """What any worker answers. Raises what it raises."""
+        last = ""
+        for _ in range(STARTS):
+            worker = self._ready()
+            try:
+                return ray.get(getattr(worker.actor, method).remote())
+            except RayTaskError as error:
+                raise cause_of(error) from error
+            except RayError as error:
+                last = reason_of(error)
+                del self._idle[worker]
+                _kill(worker)
+        raise AuditError(f"{STARTS} workers died while asked for their {method}: {last}", kind="worker_died")
+
+    def map(self, work: Work, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
         """(shard, result) of each shard, as they finish. Raises AuditError if nothing can be worked at all."""
-        waiting = deque(_Attempt(shard, shard) for shard in shards)
-        running: dict[Any, tuple[Any, _Attempt]] = {}
-        split: dict[str, _Pieces] = {}
-        barren = 0
+        schedule = Schedule(work, shards, self._retries)
         try:
-            while waiting or running:
-                while waiting and self._idle:
-                    actor, attempt = self._idle.pop(0), waiting.popleft()
-                    method = actor.run if attempt.shard is attempt.whole else actor.compute
-                    running[method.remote(work, attempt.shard)] = actor, attempt
-                (call,), _ = ray.wait(list(running), num_returns=1)
-                actor, attempt = running.pop(call)
-                result, failure, actor = self._result(call, actor)
-                self._idle.append(actor)
-                if failure:
-                    if self._again(attempt, waiting, split):
-                        continue
-                    barren += 1
-                    if barren == BARREN:
-                        raise AuditError(f"{BARREN} rows in a row failed, the last one: {failure[0]}: {failure[1]}")
-                    result = work.lost(attempt.shard, *failure)
-                    split.setdefault(attempt.whole.name, _Pieces(len(attempt.whole)))
-                else:
-                    barren = 0
-                if attempt.whole.name not in split:
-                    yield attempt.whole, result
-                    continue
-                pieces = split[attempt.whole.name]
-                pieces.results[attempt.shard.start] = result
-                pieces.missing -= len(attempt.shard)
-                if not pieces.missing:
-                    del split[attempt.whole.name]
-                    yield (
-                        attempt.whole,
-                        work.commit(attempt.whole, [pieces.results[at] for at in sorted(pieces.results)]),
-                    )
+            while schedule.waiting or self._running:
+                self._resize(schedule.waiting)
+                while self._idle and (attempt := schedule.take()):
+                    self._give(work, attempt)
+                if answer := self._answer():
+                    yield from self._outcome(schedule, *answer)
         finally:
-            for actor, _ in running.values():
-                _kill(actor)
+            for worker in self._running:
+                _kill(worker)
+            self._running.clear()
 
     def close(self) -> None:
-        for actor in self._idle:
-            _kill(actor)
+        for worker in (*self._starting, *self._idle, *self._running):
+            _kill(worker)
 
-    def _result(self, call: Any, actor: Any) -> tuple[Any, tuple[str, str] | None, Any]:
-        """(result, (kind, message) of a failure, the actor to go on with)."""
+    def _resize(self, waiting: int = 0) -> None:
+        """As many workers as there is work for; one that has had none for a while may go."""
+        size = len(self._starting) + len(self._idle) + len(self._running)
+        for _ in range(size, min(self._most, max(self._least, waiting + len(self._running)))):
+            self._start(_Worker(self._make()))
+        rested = [worker for worker in self._idle if not waiting and time.monotonic() - worker.since > PATIENCE]
+        for worker in rested[: max(0, size - self._least)]:
+            del self._idle[worker]
+            _kill(worker)
+
+    def _ready(self) -> _Worker:
+        """A worker that has loaded all it needs."""
+        while not self._idle:
+            self._resize()
+            self._answer()
+        return next(iter(self._idle))
+
+    def _start(self, worker: _Worker) -> None:
+        """Ray places an actor when it can; nobody waits for it."""
+        worker.needs = self._needs
+        self._starting[worker] = None
+        self._call(worker, "prepare", *self._needs)
+
+    def _give(self, work: Work, attempt: Attempt) -> None:
+        worker, _ = self._idle.popitem()
+        worker.attempt, worker.since = attempt, time.monotonic()
+        self._running[worker] = None
+        self._call(worker, "compute" if attempt.piece else "run", work, attempt.shard)
+
+    def _rest(self, worker: _Worker) -> None:
+        worker.attempt, worker.since = None, time.monotonic()
+        self._idle[worker] = None
+
+    def _call(self, worker: _Worker, method: str, *arguments: Any) -> None:
+        # `ray.wait` looks at every running call each time; this looks at none.
+        future = getattr(worker.actor, method).remote(*arguments).future()
+        future.add_done_callback(lambda done: self._answers.put((worker, done)))
+
+    def _answer(self) -> tuple[_Worker, Future | None] | None:
+        """The next answer to an attempt (none of one that is out of time), or nothing yet: answers to starts go on."""
+        oldest = next(iter(self._running), None)
+        wait = PATIENCE
+        if oldest and self._seconds:
+            wait = min(wait, oldest.since + self._seconds - time.monotonic())
         try:
-            return ray.get(call), None, actor
-        except RayTaskError as error:
-            cause = _cause(error)
-            if isinstance(cause, UsageError):
-                raise cause from error
-            return None, ("raised", f"{type(cause).__name__}: {_first_line(cause)}"), actor
-        except RayActorError as error:
-            _kill(actor)
-            if "creation task" in str(error):
-                last = str(error).strip().splitlines()[-1]
-                raise AuditError(f"a worker cannot start: {last}", kind="worker_died") from error
-            return None, ("worker_died", _death(error)), self._make()
+            worker, future = self._answers.get(timeout=max(wait, 0))
+        except Empty:
+            if oldest and self._seconds and time.monotonic() >= oldest.since + self._seconds:
+                return oldest, None
+            if not self._running:
+                self._say("waiting for Ray to place a worker")
+            return None
+        if worker in self._starting:
+            self._started(worker, future)
+        return (worker, future) if worker in self._running else None
 
-    def _again(self, attempt: _Attempt, waiting: deque[_Attempt], split: dict[str, _Pieces]) -> bool:
-        """Queues a failed attempt again, whole or halved; False if it is a single row out of tries.
+    def _started(self, worker: _Worker, future: Future) -> None:
+        del self._starting[worker]
+        error = future.exception()
+        if error is None:
+            for name, loaded in future.result().items():
+                if self._loaded.setdefault(name, loaded) != loaded:
+                    what = f"two workers have loaded different weights of {name}"
+                    raise AuditError(what, do="Are they the same files on every machine?")
+            if worker.needs == self._needs:
+                self._rest(worker)
+            else:
+                self._start(worker)
+            return
+        cause = cause_of(error)
+        if isinstance(cause, AuditError):
+            raise cause from error
+        _kill(worker)
+        lost = lost_with_machine(error)
+        failed, moved = worker.failed + (not lost), worker.moved + lost
+        if failed < STARTS and moved < MOVES:
+            self._start(_Worker(self._make(), failed, moved))
+            return
+        self._most -= 1
+        self._least = min(self._least, self._most)
+        if not (self._starting or self._idle or self._running):
+            do = "Is there enough memory for `engine.workers` copies of the model?"
+            raise AuditError(f"a worker cannot start: {reason_of(error)}", do=do, kind="worker_died") from error
 
-        Halves are tried once and rows as often as shards, so that one deadly row costs about log2(rows) workers.
-        """
-        attempt.tries += 1
-        half = attempt.shard is not attempt.whole and len(attempt.shard) > 1
-        if not half and attempt.tries <= self._retries:
-            waiting.appendleft(attempt)
-            return True
-        if len(attempt.shard) <= 1:
-            return False
-        split.setdefault(attempt.whole.name, _Pieces(len(attempt.whole)))
-        waiting.extendleft(_Attempt(half, attempt.whole) for half in reversed(attempt.shard.halves()))
-        return True
+    def _outcome(self, schedule: Schedule, worker: _Worker, future: Future | None) -> Finished:
+        attempt = worker.attempt
+        assert attempt is not None
+        del self._running[worker]
+        if future is None:
+            _kill(worker)
+            return schedule.failed(attempt, "timed_out", f"no result after {self._seconds:g} s")
+        error = future.exception()
+        if error is None:
+            self._rest(worker)
+            return schedule.done(attempt, future.result())
+        cause = cause_of(error)
+        if isinstance(cause, UsageError) or (isinstance(cause, AuditError) and cause.kind == DISK_FULL):
+            raise cause from error
+        if isinstance(error, RayTaskError):
+            self._rest(worker)
+            return schedule.failed(attempt, "raised", f"{type(cause).__name__}: {first_line(cause)}")
+        _kill(worker)
+        if lost_with_machine(error):
+            return schedule.moved(attempt, reason_of(error))
+        return schedule.failed(attempt, "worker_died", reason_of(error))
 
 
-def start_ray(address: str | None, workers: int, cpus: int, gpus: float) -> None:
-    """A quiet Ray of this machine, or a connection to the cluster at `address`."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray tells of dead workers on standard output; the table `errors` tells the same.
-    ray._private.worker._worker_logs_enabled = False
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address is not None:
-        ray.init(address=address, **quiet)
-        return
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    before = os.environ.get("PYTHONPATH")
-    # Workers inherit this environment: a checkout that is not installed is importable in them too.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, before]))
-    try:
-        # `address` may also come from RAY_ADDRESS: "local" insists on a Ray of our own.
-        ray.init(
-            address="local",
-            num_cpus=workers * cpus,
-            num_gpus=None if gpus else 0,
-            include_dashboard=False,
-            **quiet,
-        )
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
-def _kill(actor: Any) -> None:
+def _kill(worker: _Worker) -> None:
     with suppress(RayError, ValueError):
-        ray.kill(actor)
-
-
-def _cause(error: RayTaskError) -> BaseException:
-    return error.cause if isinstance(error.cause, BaseException) else error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _death(error: RayActorError) -> str:
-    """What Ray says about a death, in its own last sentence."""
-    text = " ".join(str(error).split())
-    return text.partition("Worker exit detail: ")[2].partition(". ")[0] or text[:200]
+        ray.kill(worker.actor)

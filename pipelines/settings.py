@@ -57,6 +57,7 @@ _MODELS = (("model",), ("reference_model",), _CLIP)
 # Where audit.yaml holds paths.
 _PATHS = (
     *_MODELS,
+    ("lora",),
     ("captions",),
     ("captions", "path"),
     ("images",),

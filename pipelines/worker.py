@@ -29,7 +29,7 @@ class Worker:
         self._embedders: dict[str, Embedder] = {}
         self.cache: dict[Any, Any] = {}
 
-    def prepare(self, needs: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    def prepare(self, *needs: str) -> dict[str, dict[str, str]]:
         """Loads "model", "reference_model" or embedders by name; returns the sha256 of their weights, by name
         (and how an embedder prepares its images)."""
         return {name: dict(self._loaded(name)) for name in needs}
@@ -62,7 +62,7 @@ class Worker:
 
     @cached_property
     def model(self) -> Model:
-        return self._load(self.config.model)
+        return self._load(self.config.model, self.config.lora)
 
     @cached_property
     def reference(self) -> Model | None:
@@ -70,13 +70,13 @@ class Worker:
         path = self.config.reference_model
         return None if path is None else self._load(path)
 
-    def _load(self, path: str) -> Model:
+    def _load(self, path: str, lora: str | None = None) -> Model:
         self._one_torch()
         import torch
 
         import audit
 
-        return audit.load_model(path, device=self.device, dtype=torch.float32)
+        return audit.load_model(path, device=self.device, dtype=torch.float32, lora=lora)
 
     def embedder(self, name: str) -> Embedder:
         if name not in self._embedders:

@@ -141,7 +141,7 @@ def _take_precomputed(run: Run) -> None:
         except pa.ArrowException as error:
             raise AuditError(f"cannot be read: {error}", where=path, do="Leave calibration.screen out.") from error
     detector = run.config.screen.detectors[0]
-    context = pa.ipc.read_schema(pa.py_buffer(run.workers(run.config.scoring()).each("context")[0]))
+    context = pa.ipc.read_schema(pa.py_buffer(run.workers(run.config.scoring()).ask("context")))
     try:
         audit.calibrate(table, detector).score(context.empty_table())
     except UsageError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,20 +50,54 @@ def test_a_commit_writes_the_tables_and_the_errors_of_a_shard(ledger: Ledger) ->
 
 def test_errors_of_an_earlier_try_go_when_there_are_none_any_more(ledger: Ledger) -> None:
     errors = errors_table([{"stage": "s", "kind": "k", "message": "m"}])
-    ledger.commit("00000", {"main": numbers(1), "errors": errors})
+    ledger.write("errors", "main-00000", errors)  # and then the worker died
     ledger.commit("00000", {"main": numbers(1), "errors": errors_table([])})
     assert ledger.parts("errors") == []
 
 
-def test_a_failed_write_leaves_no_part(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(pa.ArrowException):
-        # A union type has no place in Parquet.
-        union = pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])])
-        ledger.write("main", "00000", pa.table({"u": union}))
-    assert ledger.parts("main") == []
-    assert list(Path(ledger.uri).rglob("*.tmp"))
+def test_what_is_done_stays_whoever_comes_after(ledger: Ledger) -> None:
+    errors = errors_table([{"stage": "s", "kind": "k", "message": "m"}])
+    first = ledger.commit("00000", {"main": numbers(1), "other": numbers(2, 3), "errors": errors})
+    assert ledger.commit("00000", {"main": numbers(4, 5), "other": numbers(), "errors": errors_table([])}) == first
+    assert ledger.read("main")["n"].to_pylist() == [1]
+    assert len(ledger.read("errors")) == 1
+
+
+def test_what_a_killed_writer_left_is_no_part_and_is_swept(ledger: Ledger) -> None:
+    ledger.write("main", "00001", numbers(1))
+    Path(ledger.uri, "main", ".00000.parquet.0123.tmp").write_bytes(b"PAR1")
+    assert ledger.parts("main") == ["00001"]
     ledger.sweep()
-    assert not list(Path(ledger.uri).rglob("*.tmp"))
+    assert [path.name for path in Path(ledger.uri).rglob("*") if path.is_file()] == ["00001.parquet"]
+
+
+FILL = """
+import resource, sys
+import numpy as np, pyarrow as pa
+from audit.errors import AuditError
+from pipelines.ledger import Ledger
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+ledger = Ledger(sys.argv[1])
+ledger.write("main", "00000", pa.table({"x": np.arange(10)}))
+for write in (
+    lambda: ledger.write("main", "00001", pa.table({"x": np.random.default_rng(0).random(10_000)})),
+    lambda: ledger.write_bytes("manifest.json", bytes(20_001)),
+):
+    try:
+        write()
+    except AuditError as error:
+        print(error.kind, error)
+"""
+
+
+def test_where_there_is_no_room_nothing_partial_is_left_and_the_error_says_so(tmp_path: Path) -> None:
+    """A limit on the size of files stops a write as a full disk does: half-way, by an error of the system."""
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", FILL, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.count("disk_full") == done.stdout.count("there is no room to write") == 2
+    assert str(tmp_path / "run/main/00001.parquet") in done.stdout
+    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()] == ["00000.parquet"]
 
 
 def test_slice_and_read_follow_the_parts(ledger: Ledger) -> None:

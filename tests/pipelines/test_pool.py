@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
 from audit.errors import AuditError, UsageError
-from pipelines.ledger import Shard
-from pipelines.pool import BARREN, Pool, start_ray
+from pipelines.cluster import start_ray
+from pipelines.ledger import DISK_FULL, Shard
+from pipelines.pool import STARTS, Pool
+from pipelines.schedule import BARREN
 
 pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
 class Doubling:
-    """Doubles numbers; `deadly` ones end the process, `bad` ones raise."""
+    """Doubles numbers; `deadly` ones end the process, `hanging` ones never end, `bad` ones raise, `full` is no room."""
 
     deadly: tuple[int, ...] = ()
     bad: tuple[int, ...] = ()
+    hanging: tuple[int, ...] = ()
+    full: int | None = None
 
     def lost(self, shard: Shard, kind: str, message: str) -> list[Any]:
         assert len(shard) == 1
@@ -34,6 +40,9 @@ class Doubling:
 
 
 class Doubler:
+    def prepare(self, *needs: str) -> dict[str, str]:
+        return {name: f"weights of {name}" for name in needs}
+
     def run(self, work: Doubling, shard: Shard) -> list[Any]:
         return self.compute(work, shard)
 
@@ -41,12 +50,19 @@ class Doubler:
         for number in range(shard.start, shard.stop):
             if number in work.deadly:
                 os._exit(1)
+            if number in work.hanging:
+                threading.Event().wait()
             if number in work.bad:
                 raise ValueError(f"{number} is bad")
+            if number == work.full:
+                raise AuditError("there is no room", kind=DISK_FULL)
         return [2 * number for number in range(shard.start, shard.stop)]
 
     def refuse(self) -> None:
         raise UsageError("not like this")
+
+    def where(self) -> int:
+        return os.getpid()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,13 +75,13 @@ def cluster() -> Iterator[None]:
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def pool(size: int = 2, retries: int = 0) -> Pool:
-    actor = ray.remote(Doubler).options(num_cpus=1)
-    return Pool(lambda: actor.remote(), size, retries)
+def pool(kind: type = Doubler, workers: tuple[int, int] = (2, 2), retries: int = 0, **more: Any) -> Pool:
+    actor = ray.remote(kind).options(num_cpus=1)
+    return Pool(lambda: actor.remote(), workers, retries, **more)
 
 
-def result(work: Doubling, shards: list[Shard], size: int = 2, retries: int = 0) -> dict[str, list[Any]]:
-    workers = pool(size, retries)
+def result(work: Doubling, shards: list[Shard], **options: Any) -> dict[str, list[Any]]:
+    workers = pool(**options)
     try:
         return {shard.name: rows for shard, rows in workers.map(work, shards)}
     finally:
@@ -92,7 +108,60 @@ def test_a_row_that_raises_is_the_only_one_lost_and_says_why() -> None:
 
 def test_one_worker_and_two_give_the_same() -> None:
     work = Doubling(bad=(7,))
-    assert result(work, cut(30, 4), size=1) == result(work, cut(30, 4), size=2)
+    assert result(work, cut(30, 4), workers=(1, 1)) == result(work, cut(30, 4))
+
+
+def test_a_row_that_hangs_is_the_only_one_lost_once_its_time_is_up() -> None:
+    found = result(Doubling(hanging=(2,)), cut(8, 4), seconds=1.0)
+    assert found == {"00000": [0, 2, (2, "timed_out", "no result after 1 s"), 6], "00004": [8, 10, 12, 14]}
+
+
+def test_workers_that_ray_cannot_place_do_not_stop_the_others() -> None:
+    """Eight are asked for where there is room for two."""
+    assert result(Doubling(), cut(12, 2), workers=(8, 8)) == result(Doubling(), cut(12, 2), workers=(1, 1))
+
+
+def test_there_are_more_workers_only_where_there_is_work_for_them() -> None:
+    made: list[Any] = []
+    actor = ray.remote(Doubler).options(num_cpus=0)
+
+    def make() -> Any:
+        made.append(actor.remote())
+        return made[-1]
+
+    workers = Pool(make, (1, 4), 0)
+    counts = []
+    for shards in (1, 3, 9):
+        list(workers.map(Doubling(), cut(shards, 1)))
+        counts.append(len(made))
+    workers.close()
+    assert counts == [1, 3, 4]
+
+
+def test_a_full_disk_is_no_fault_of_any_row() -> None:
+    with pytest.raises(AuditError, match="there is no room"):
+        result(Doubling(full=3), cut(8, 4), retries=2)
+
+
+def test_every_worker_loads_what_is_needed_before_it_works() -> None:
+    workers = pool()
+    assert workers.prepare("model") == {"model": "weights of model"}
+    assert workers.prepare("sscd") == {"sscd": "weights of sscd"}
+    assert len(list(workers.map(Doubling(), cut(8, 2)))) == 4
+    workers.close()
+
+
+class Different(Doubler):
+    def prepare(self, *needs: str) -> dict[str, str]:
+        return {name: str(os.getpid()) for name in needs}
+
+
+def test_workers_that_load_different_weights_are_refused() -> None:
+    workers = pool(Different, workers=(1, 1), retries=1)
+    workers.prepare("model")
+    with pytest.raises(AuditError, match="two workers have loaded different weights of model"):
+        list(workers.map(Doubling(deadly=(0,)), cut(1, 1)))
+    workers.close()
 
 
 def test_when_nothing_can_be_worked_it_ends_with_the_reason() -> None:
@@ -102,9 +171,9 @@ def test_when_nothing_can_be_worked_it_ends_with_the_reason() -> None:
 
 
 def test_a_mistake_of_use_is_raised_as_it_is() -> None:
-    workers = pool(1)
+    workers = pool(workers=(1, 1))
     with pytest.raises(UsageError, match="not like this"):
-        workers.each("refuse")
+        workers.ask("refuse")
     workers.close()
 
 
@@ -113,12 +182,29 @@ class Stillborn(Doubler):
         raise OSError("no room")
 
 
-def test_a_worker_that_cannot_start_is_not_blamed_on_a_row() -> None:
-    actor = ray.remote(Stillborn).options(num_cpus=1)
-    workers = Pool(lambda: actor.remote(), 1, 0)
+class Unready(Doubler):
+    def prepare(self, *needs: str) -> dict[str, str]:
+        raise OSError("no room")
+
+
+@pytest.mark.parametrize("kind", [Stillborn, Unready])
+def test_a_worker_that_cannot_start_is_not_blamed_on_a_row(kind: type) -> None:
+    workers = pool(kind, workers=(1, 1))
     with pytest.raises(AuditError, match="cannot start.*no room"):
         list(workers.map(Doubling(), cut(1, 1)))
     workers.close()
+
+
+def test_a_worker_that_starts_at_the_last_try_is_as_good_as_any(tmp_path: Path) -> None:
+    class Late(Doubler):
+        def prepare(self, *needs: str) -> dict[str, str]:
+            tries = len(list(tmp_path.iterdir()))
+            (tmp_path / str(tries)).touch()
+            if tries < STARTS - 1:
+                os._exit(1)
+            return {}
+
+    assert result(Doubling(), cut(2, 2), kind=Late, workers=(1, 1)) == {"00000": [0, 2]}
 
 
 @dataclass(frozen=True)
@@ -137,8 +223,5 @@ class Forgiving(Doubler):
 
 
 def test_a_shard_that_fails_once_is_tried_again_whole(tmp_path: Any) -> None:
-    actor = ray.remote(Forgiving).options(num_cpus=1)
-    workers = Pool(lambda: actor.remote(), 1, 1)
-    [(_, rows)] = workers.map(Flaky(mark=str(tmp_path / "mark")), cut(4, 4))
-    workers.close()
-    assert rows == [0, 2, 4, 6]
+    work = Flaky(mark=str(tmp_path / "mark"))
+    assert result(work, cut(4, 4), kind=Forgiving, workers=(1, 1), retries=1) == {"00000": [0, 2, 4, 6]}

@@ -69,7 +69,7 @@ def test_every_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
     lines = message(tmp_path, generate={"steps": "many"}, engine={"workers": 0}).splitlines()
     assert len(lines) == 2
     assert "generate.steps should be a valid integer" in lines[0] and "'many'" in lines[0]
-    assert "engine.workers should be greater than 0, not 0" in lines[1]
+    assert "engine.workers: 0 is neither a positive number nor {min, max}" in lines[1]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -97,6 +97,20 @@ def test_an_embedder_without_weights_is_refused_unless_there_are_no_images(tmp_p
 
 def test_too_few_null_captions_for_the_rate_are_refused(tmp_path: Path) -> None:
     assert "needs null_captions of at least 999" in message(tmp_path, confirm={"null_rate": 0.001})
+
+
+def test_workers_are_a_number_or_a_least_and_a_most(tmp_path: Path) -> None:
+    def workers(value: Any) -> tuple[int, int]:
+        found = load_config(write_config(tmp_path, engine={"workers": value}))[0].engine.workers
+        return found.min, found.max
+
+    assert (workers(3), workers({"max": 8}), workers({"min": 2, "max": 8})) == ((3, 3), (1, 8), (2, 8))
+    assert "engine.workers: min is 5 and max 4" in message(tmp_path, engine={"workers": {"min": 5, "max": 4}})
+
+
+def test_more_than_one_gpu_is_whole_ones(tmp_path: Path) -> None:
+    assert load_config(write_config(tmp_path, engine={"gpus_per_worker": 0.25}))[0].engine.gpus_per_worker == 0.25
+    assert "1.5 GPUs: more than one must be whole" in message(tmp_path, engine={"gpus_per_worker": 1.5})
 
 
 def test_seeds_are_distinct(tmp_path: Path) -> None:
@@ -136,5 +150,8 @@ def test_the_json_schema_accepts_what_loads(tmp_path: Path) -> None:
     settings = settings_of(captions=["a.parquet", "b.parquet"])
     jsonschema.validate(settings, schema)
     jsonschema.validate(settings | {"captions": {"path": "a.parquet"}, "images": None}, schema)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(settings | {"scren": {}}, schema)
+    for workers in (3, {"max": 8}, {"min": 2, "max": 8}):
+        jsonschema.validate(settings | {"engine": {"workers": workers}}, schema)
+    for wrong in ({"scren": {}}, {"engine": {"workers": 0}}, {"engine": {"workers": {"min": 2}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(settings | wrong, schema)
