@@ -21,9 +21,11 @@ from pipelines.commands import (
     index,
     init,
     layers,
+    lookup,
     mitigate,
     query,
     report,
+    reproduce,
     run,
 )
 from pipelines.commands.options import state
@@ -40,7 +42,7 @@ app = typer.Typer(
 )
 for module in (
     *(init, demo, fetch, index, run, mitigate, query, report, check),
-    *(export, apply, detectors, layers, explain, config),
+    *(lookup, reproduce, export, apply, detectors, layers, explain, config),
 ):
     module.register(app)
 

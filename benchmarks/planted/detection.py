@@ -34,7 +34,7 @@ from benchmarks.planted.evaluate import decoded, pictures, reproduced
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
-# No choice was made by these, but by the last one, of which docs/evidence.md says so, and by the shipped model (seed 0).
+# No choice was made by these, but by the last one and by the shipped model (docs/evidence.md says which).
 VARIANTS = {
     "seed-1": Recipe(1, epochs=5),
     "seed-2-shallow": Recipe(2, epochs=5, layers_per_block=1),

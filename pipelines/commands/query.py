@@ -52,10 +52,11 @@ def query(
         for row in result.to_pylist():
             typer.echo(json.dumps(row, default=_plain, ensure_ascii=False))
     else:
-        _print(result)
+        show(result)
 
 
-def _print(result: pa.Table) -> None:
+def show(result: pa.Table) -> None:
+    """Prints a table, as wide as it needs where nobody looks at a terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

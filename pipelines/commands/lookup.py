@@ -1,0 +1,72 @@
+"""crossaudit lookup"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.options import RunDir, Verbose
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit lookup run --image mine.png")(lookup)
+
+
+def lookup(
+    run: RunDir,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="An image: is it a training image?")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="The source URL of a row of the data set.")] = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="A host, and all below it.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="Captions that contain it.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Look up what a rights holder asks for: is it in the data set, under which captions, does the model reproduce it?
+
+    Give one of --image, --url, --host and --text. An image is looked up in the run's own index.
+    """
+    from audit.errors import UsageError
+    from pipelines.commands.query import show
+    from reports import lookup as ask
+
+    given = {name: value for name, value in (("url", url), ("host", host), ("text", text)) if value is not None}
+    if len(given) + (image is not None) != 1:
+        raise UsageError("give one of --image, --url, --host and --text")
+    if image is not None:
+        from pipelines.lookup import nearest_images
+
+        nearest = nearest_images(run, image)
+        show(nearest)
+        same = [row["image_id"] for row in nearest.to_pylist() if row["same"]]
+        if not same:
+            typer.echo("None of them is the same picture: it is not among the training images of this run.")
+            return
+        found = ask.of_images(run, same)
+    else:
+        [(name, value)] = given.items()
+        found = {"url": ask.of_url, "host": ask.of_host, "text": ask.of_text}[name](run, value)
+    if len(found):
+        show(found)
+    typer.echo(_summary(found))
+
+
+def _summary(found: pa.Table) -> str:
+    rows = found.to_pylist()
+    if not rows:
+        return "No caption of this run has to do with it."
+    captions = {row["caption_id"] for row in rows}
+    copied = {row["caption_id"]: row for row in rows if row["copied"]}
+    made = f"{len(captions):,} caption{'s' * (len(captions) != 1)}; " + (
+        f"{len(copied):,} of them made the model copy such an image"
+        if copied
+        else "no generation of this run copied such an image"
+    )
+    again = [row for row in copied.values() if row["reproduced_n"]]
+    if again:
+        k, n = (sum(row[name] for row in again) for name in ("reproduced_k", "reproduced_n"))
+        made += f", and did again with {k:,} of {n:,} fresh seeds"
+    return made + "."

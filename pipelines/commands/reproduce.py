@@ -1,0 +1,37 @@
+"""crossaudit reproduce"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import RunDir, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog='Example: crossaudit reproduce run "a caption" --out case.png')(reproduce)
+
+
+def reproduce(
+    run: RunDir,
+    case: Annotated[str, typer.Argument(metavar="CASE", help="A confirmed caption, or its caption_id.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the image, as PNG.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Generate one confirmed case again, and say whether it agrees with the record (exit code 1 if not)."""
+    from pipelines.reproduce import reproduce as again
+
+    found = again(run, case)
+    if out is not None:
+        out.write_bytes(found.image)
+    typer.echo(f"{found.verdict}, seed {found.seed}: {found.caption}")
+    typer.echo(f"similarity to the training image: {found.similarity:.4f}, recorded {found.recorded:.4f}")
+    if found.difference is None:
+        typer.echo("the generation was not kept: only the similarity can be compared")
+    else:
+        typer.echo(f"largest difference to the generation of the run: {found.difference} of 255 levels")
+    typer.echo("agrees with the record" if found.agrees else "does NOT agree with the record")
+    if not found.agrees:
+        raise typer.Exit(1)

@@ -1,0 +1,79 @@
+"""Which training images a picture is, by a run's own index."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit.errors import AuditError
+from audit.pictures import decode
+from pipelines.ledger import Ledger
+from pipelines.mitigate import finished
+from pipelines.settings import absolute
+from pipelines.stages import embed, search
+from pipelines.worker import Worker
+
+NEIGHBOURS = 5
+NEAREST = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("similarity", pa.float64()),
+        ("same", pa.string()),  # bytes: the very file; picture: beyond the run's threshold of `verbatim`; null: neither
+    ]
+)
+
+
+def nearest_images(uri: str, image: Path) -> pa.Table:
+    """The training images most like a picture (NEAREST), most similar first.
+
+    Raises AuditError for a file that is no image, a run that is not finished or has no images, or an embedder whose
+    weights are not those of the run.
+    """
+    ledger = Ledger(absolute(uri, Path.cwd()))
+    manifest, config = finished(ledger)
+    if config.images is None or not ledger.parts(embed.table(config.confirm.embedders[0])):
+        raise AuditError("the run has no training images to look it up in", where=ledger.uri)
+    try:
+        content = image.read_bytes()
+        picture = decode(content, config.images.crop)
+    except Exception as error:  # Pillow raises what it likes
+        raise AuditError(f"cannot be read as an image: {error}", where=str(image), do="Give an image file.") from error
+    worker, name = Worker(config), config.confirm.embedders[0]
+    embedder = worker.embedder(name)
+    manifest.model(name, embedder.fingerprint)
+    ids_1K, similarity_1K = search.find(worker, name, embedder.embed([picture]), NEIGHBOURS)
+    limit = manifest.data["thresholds"][name]["verbatim"]["value"]
+    similarity_of = dict(zip(ids_1K[0].tolist(), similarity_1K[0].tolist(), strict=True))
+    same_bytes, places = _places(ledger, name, list(similarity_of), hashlib.sha256(content).hexdigest())
+    rows = [
+        place
+        | {
+            "similarity": similarity_of.get(place["image_id"]),
+            "same": "bytes"
+            if place["image_id"] in same_bytes
+            else "picture"
+            if similarity_of[place["image_id"]] >= limit
+            else None,
+        }
+        for place in places
+    ]
+    rows.sort(key=lambda row: (row["same"] != "bytes", -(row["similarity"] or 0.0), row["image_id"]))
+    return pa.Table.from_pylist(rows, schema=NEAREST)
+
+
+def _places(ledger: Ledger, embedder: str, ids: list[str], sha256: str) -> tuple[set[str], list[dict]]:
+    """(the images with these bytes, where these and the images of `ids` lie)."""
+    columns = ["image_id", "file", "row", "key", "sha256"]
+    same, found = set(), []
+    for _, part in ledger.each(embed.table(embedder), columns):
+        bytes_same = pc.equal(part["sha256"], sha256)
+        same |= set(part.filter(bytes_same)["image_id"].to_pylist())
+        wanted = pc.or_(bytes_same, pc.is_in(part["image_id"], value_set=pa.array(ids, pa.string())))
+        found += part.filter(wanted).drop_columns("sha256").to_pylist()
+    return same, found

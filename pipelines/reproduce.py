@@ -1,0 +1,123 @@
+"""One confirmed case of a run, generated again: does it agree with the record?"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from audit.errors import AuditError, UsageError
+from audit.pictures import decode
+from pipelines.ledger import Ledger
+from pipelines.mitigate import finished
+from pipelines.settings import absolute
+from pipelines.worker import Worker
+
+# Batches of other sizes and other machines round differently: so many of 255 levels are still the same picture.
+ROUNDING = 3
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """`difference`: the largest of a pixel, in levels of 255; None if the generation was not kept. `recorded` and
+    `similarity`: to the training image of the verdict, then and now. `image`: PNG."""
+
+    caption: str
+    verdict: str
+    seed: int
+    recorded: float
+    similarity: float
+    difference: int | None
+    image: bytes
+
+    @property
+    def agrees(self) -> bool:
+        """The same picture; or, where that was not kept, as like the training image as it was."""
+        if self.difference is not None:
+            return self.difference <= ROUNDING
+        return abs(self.similarity - self.recorded) < 0.01
+
+
+def reproduce(uri: str, case: str) -> Reproduced:
+    """Generates a case as the run did. `case`: a caption, a caption_id or the beginning of one.
+
+    Raises UsageError if the run has no such case, AuditError if the model or the embedder is no longer the run's.
+    """
+    import audit
+
+    ledger = Ledger(absolute(uri, Path.cwd()))
+    manifest, config = finished(ledger)
+    row, copy = _case(ledger, case)
+    worker, name = Worker(config), config.confirm.embedders[0]
+    manifest.model("model", worker.model.weights_sha256)
+    embedder = worker.embedder(name)
+    manifest.model(name, embedder.fingerprint)
+    settings = config.generate
+    made = audit.generate(
+        worker.model, [row["caption"]], [copy["seed"]], settings.steps, settings.guidance_scale, detectors=()
+    )
+    image: bytes | None = made["image"][0].as_py()
+    if image is None:
+        raise AuditError(f"the generation failed: {made['error'][0].as_py()}", where=row["caption_id"])
+    training = _evidence(ledger, row["image_id"])
+    own_E, other_E = embedder.embed([decode(image), decode(training)])
+    from pipelines.stages import search
+
+    similarity = float(own_E @ other_E - search.background(worker, name, own_E[None])[0])
+    return Reproduced(
+        row["caption"],
+        row["verdict"],
+        copy["seed"],
+        copy["similarity"],
+        similarity,
+        _difference(image, _kept(ledger, row["caption_id"], copy["seed"])),
+        image,
+    )
+
+
+def _case(ledger: Ledger, case: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The row of `verdicts`, and that of `copied_images` for its image."""
+    found = []
+    for _, part in ledger.each("verdicts", ["caption_id", "caption", "verdict", "image_id"]):
+        named = pc.or_(pc.starts_with(part["caption_id"], case), pc.equal(part["caption"], case))
+        confirmed = pc.is_in(part["verdict"], value_set=pa.array(["verbatim", "partial"]))
+        found += part.filter(pc.and_(named, confirmed)).to_pylist()
+    if len(found) != 1:
+        what = "no confirmed caption is" if not found else f"{len(found)} confirmed captions are"
+        raise UsageError(
+            f"{what} named {case!r}", where=ledger.uri, do="Give a caption, or the caption_id of `verdicts`."
+        )
+    [row] = found
+    copies = ledger.read("copied_images").filter(
+        (pc.field("caption_id") == row["caption_id"]) & (pc.field("image_id") == row["image_id"])
+    )
+    return row, copies.to_pylist()[0]
+
+
+def _evidence(ledger: Ledger, image_id: str) -> bytes:
+    for _, part in ledger.each("evidence", ["image_id", "image"]):
+        for row in part.filter(pc.equal(part["image_id"], image_id)).to_pylist():
+            if row["image"] is not None:
+                return bytes(row["image"])
+    raise AuditError(f"training image {image_id} is not in the table evidence", where=ledger.uri)
+
+
+def _kept(ledger: Ledger, caption_id: str, seed: int) -> bytes | None:
+    wanted = (pc.field("caption_id") == caption_id) & (pc.field("seed") == seed) & (pc.field("purpose") == "discover")
+    for _, part in ledger.each("generations", ["caption_id", "seed", "purpose", "image"]):
+        for row in part.filter(wanted).to_pylist():
+            return None if row["image"] is None else bytes(row["image"])
+    return None
+
+
+def _difference(image: bytes, kept: bytes | None) -> int | None:
+    if kept is None:
+        return None
+    now, then = (np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16) for content in (image, kept))
+    return 255 if now.shape != then.shape else int(np.abs(now - then).max())

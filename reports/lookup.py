@@ -1,0 +1,57 @@
+"""What a run knows of some images or captions: for a rights holder's request (docs/design.md, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from reports.views import connect
+
+# One row a caption and image that have to do with each other: the caption's row carries the image, or it copied it.
+_FOUND = """
+with carried as (select distinct caption_id, image_id from rows),
+pairs as (
+    select caption_id, image_id, true as carries from carried
+    union all
+    select caption_id, image_id, false from copied_images c
+    where not exists (from carried o where o.caption_id = c.caption_id and o.image_id = c.image_id)),
+wanted as (select distinct caption_id, image_id, carries from pairs where {condition})
+select w.image_id, w.caption_id, v.caption, v.copies, w.carries, c.how as copied, c.seed, c.similarity, v.verdict,
+       v.risk, v.reproduced_k, v.reproduced_n
+from wanted w join verdicts v on v.caption_id = w.caption_id
+left join copied_images c on c.caption_id = w.caption_id and c.image_id = w.image_id
+order by w.image_id, c.how is null, w.carries desc, v.caption, w.caption_id
+"""
+# The images of these rows, or the captions of those without one.
+_OF_URL = """image_id in (select image_id from rows where {condition})
+    or caption_id in (select caption_id from rows where image_id is null and {condition})"""
+_HOST = "lower(regexp_extract(url, '^[^:]+://(?:[^/?#]*@)?([^/:?#]+)', 1))"
+
+
+def of_images(run: str | Path, image_ids: Sequence[str]) -> pa.Table:
+    """The captions that carry one of these training images or made the model copy it: one row a caption and image."""
+    return _found(run, "list_contains($value, image_id)", list(image_ids))
+
+
+def of_url(run: str | Path, url: str) -> pa.Table:
+    """The same of the rows with that URL."""
+    return _found(run, _OF_URL.format(condition="url = $value"), url)
+
+
+def of_host(run: str | Path, host: str) -> pa.Table:
+    """The same of the rows whose URL lies at that host, or at one below it."""
+    condition = f"({_HOST} = lower($value) or ends_with({_HOST}, '.' || lower($value)))"
+    return _found(run, _OF_URL.format(condition=condition), host)
+
+
+def of_text(run: str | Path, text: str) -> pa.Table:
+    """The same of the captions that contain a text, in upper or lower case."""
+    condition = "caption_id in (select caption_id from verdicts where contains(lower(caption), lower($value)))"
+    return _found(run, condition, text)
+
+
+def _found(run: str | Path, condition: str, value: str | list[str]) -> pa.Table:
+    with connect(run) as connection:
+        return connection.sql(_FOUND.format(condition=condition), params={"value": value}).to_arrow_table()
