@@ -118,13 +118,15 @@ def _band_keys(captions: Sequence[str]) -> Words:
 
 
 def _near(folded: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    if not len(pairs_P2):
+        return np.zeros(0, bool)
     used, inverse = np.unique(pairs_P2, return_inverse=True)
     shingle_W, start_N = _shingles([folded[at] for at in used])
     of_W = np.repeat(np.arange(len(used)), np.diff([*start_N, len(shingle_W)]))
     _, column_W = np.unique(shingle_W, return_inverse=True)
     sets = sparse.csr_array((np.ones(len(of_W), np.int32), (of_W, column_W)))
     sets.data[:] = 1  # a shingle that occurs twice is one of the set
-    size_N, found = np.diff(sets.indptr), [np.zeros(0, bool)]
+    size_N, found = np.diff(sets.indptr), []
     for at in range(0, len(pairs_P2), _CHUNK):
         one, other = inverse.reshape(pairs_P2.shape)[at : at + _CHUNK].T
         shared = sets[one].multiply(sets[other]).sum(axis=1)

@@ -32,7 +32,7 @@ TOP[:5] = True
 def pixels() -> Embedder:
     """An embedder whose vector is the image itself, 8 x 8, without its mean."""
     encode: Callable = lambda x_BCHW: (x_BCHW - x_BCHW.mean(dim=(1, 2, 3), keepdim=True)).flatten(1)  # noqa: E731
-    return Embedder("pixels", 192, {}, "8 x 8", lambda image: to_tensor(image, 8), encode)
+    return Embedder("pixels", 192, {}, lambda image: to_tensor(image, 8), encode)
 
 
 def mosaic(seed: int, side: int = 64) -> Image.Image:
