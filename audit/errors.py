@@ -25,6 +25,11 @@ class UsageError(AuditError):
         return _rebuild_usage, (self.what, self.where, self.do, self.kind)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _rebuild(what: str, where: str | None, do: str | None, kind: str) -> AuditError:
     return AuditError(what, where=where, do=do, kind=kind)
 

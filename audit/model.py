@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from audit.attention import cross_attention_layers
-from audit.errors import AuditError
+from audit.errors import AuditError, first_line
 from audit.hub import is_hub_id
 from audit.lora import add_lora
 
@@ -151,7 +151,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict
         }
     except Exception as error:  # what the loaders raise for a damaged file is not documented
         raise AuditError(
-            f"the model does not load: {_first_line(error)}", where=str(folder), do="Is a file damaged or missing?"
+            f"the model does not load: {first_line(error)}", where=str(folder), do="Is a file damaged or missing?"
         ) from error
     hashes = {name: _sha256(_weights_files(folder / name)) for name in _WEIGHTS}
     hashes["tokenizer"] = _sha256(sorted(file for file in (folder / "tokenizer").iterdir() if file.is_file()))
@@ -175,7 +175,7 @@ def _load_single_file(
     except Exception as error:
         offline = "" if config else "Without network, give config=, a diffusers folder with its configuration. "
         raise AuditError(
-            f"the model does not load: {_first_line(error)}", where=str(file), do=offline + SUPPORTED
+            f"the model does not load: {first_line(error)}", where=str(file), do=offline + SUPPORTED
         ) from error
     digest = _sha256([file])
     parts = {**pipeline.components, "scheduler_config": dict(pipeline.scheduler.config)}
@@ -208,7 +208,7 @@ def _download(path: str | Path) -> Path:
         )
     except Exception as error:
         raise AuditError(
-            f"no such folder here, and not to be had from the hub: {_first_line(error)}",
+            f"no such folder here, and not to be had from the hub: {first_line(error)}",
             where=str(path),
             do="Give a diffusers folder, a .safetensors file or the id of a model with safetensors weights.",
         ) from error
@@ -269,8 +269,4 @@ def _read_json(file: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return content
     except (OSError, ValueError) as error:
-        raise AuditError(f"not readable as JSON: {_first_line(error)}", where=str(file)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AuditError(f"not readable as JSON: {first_line(error)}", where=str(file)) from error

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from audit.errors import AuditError, UsageError
+from audit.errors import AuditError, UsageError, first_line
 from pipelines.commands import (
     apply,
     check,
@@ -75,8 +75,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        _fail(f"unexpected {type(error).__name__}: {first}\nRun again with --verbose to see where.", 1)
+        _fail(f"unexpected {type(error).__name__}: {first_line(error)}\nRun again with --verbose to see where.", 1)
 
 
 def _fail(message: str, code: int) -> None:

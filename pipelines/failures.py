@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
+from audit.errors import first_line
+
 
 def lost_with_machine(error: BaseException) -> bool:
     """Whether the machine failed and not the worker on it, as far as Ray can tell."""
@@ -14,10 +16,6 @@ def lost_with_machine(error: BaseException) -> bool:
 def cause_of(error: BaseException) -> BaseException:
     cause = getattr(error, "cause", None)
     return cause if isinstance(error, RayTaskError) and isinstance(cause, BaseException) else error
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def reason_of(error: BaseException) -> str:

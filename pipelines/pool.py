@@ -18,8 +18,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from audit.errors import AuditError, UsageError
-from pipelines.failures import cause_of, first_line, lost_with_machine, reason_of
+from audit.errors import AuditError, UsageError, first_line
+from pipelines.failures import cause_of, lost_with_machine, reason_of
 from pipelines.ledger import DISK_FULL, Shard
 from pipelines.schedule import MOVES, Attempt, Finished, Schedule, Work
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audit.embedding import Embedder, embedder_of
-from audit.errors import AuditError
+from audit.errors import AuditError, first_line
 from audit.pictures import flatten
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _load(
         )
     except Exception as error:  # open_clip raises whatever its many model classes raise
         where = weights or model.removeprefix("local-dir:")
-        raise AuditError(f"open_clip cannot load the model: {str(error).splitlines()[0]}", where=where) from error
+        raise AuditError(f"open_clip cannot load the model: {first_line(error)}", where=where) from error
     network = network.eval().requires_grad_(False)
 
     @cache
@@ -159,7 +159,7 @@ def _fetched(architecture: str, tag: str | None) -> Path:
         )
     except Exception as error:  # the hub's client raises what its own transport raises
         raise AuditError(
-            f"the weights are not in the hub's cache and cannot be fetched: {str(error).splitlines()[0]}",
+            f"the weights are not in the hub's cache and cannot be fetched: {first_line(error)}",
             where=f"{architecture}/{tag}",
             do=f"Fetch them elsewhere, and set confirm.clip.model: {architecture}/{tag} and weights: the file.",
         ) from error

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audit.errors import AuditError
+from audit.errors import AuditError, first_line
 from audit.pictures import flatten
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -98,8 +98,8 @@ class CopyDescriptor(nn.Module):
             model = cls(config)
             model.load_state_dict(load_file(str(path)))
         except (RuntimeError, SafetensorError, TypeError, ValueError, IndexError) as error:
-            first_line = str(error).splitlines()[0]
-            raise AuditError(f"the weights do not fit the copy descriptor: {first_line}", where=str(path)) from error
+            what = f"the weights do not fit the copy descriptor: {first_line(error)}"
+            raise AuditError(what, where=str(path)) from error
         return model.eval().requires_grad_(False)
 
 

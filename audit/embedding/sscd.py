@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from audit.embedding import Embedder, embedder_of
 from audit.embedding.descriptor import IMAGENET_MEAN, IMAGENET_STD
-from audit.errors import AuditError
+from audit.errors import AuditError, first_line
 from audit.pictures import flatten
 
 WIDTH = 512
@@ -68,7 +68,7 @@ def load_sscd(name: str, path: Path, device: str, resize: str, torchscript: bool
     try:
         return embedder_of(name, {path.name: path}, f"{resize}, bilinear", preprocess, network, device)
     except (RuntimeError, IndexError, AttributeError) as error:
-        raise AuditError(f"the network does not work on an image: {_first_line(error)}", where=str(path)) from error
+        raise AuditError(f"the network does not work on an image: {first_line(error)}", where=str(path)) from error
 
 
 def prepare(image: Image.Image, resize: str) -> Tensor:
@@ -105,7 +105,7 @@ def _state_dict(path: Path) -> Sscd:
         state = torch.load(path, map_location="cpu", weights_only=True)
         wrong = _difference(state, wanted)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise AuditError(f"{what}: {_first_line(error)}", where=str(path), do=do) from error
+        raise AuditError(f"{what}: {first_line(error)}", where=str(path), do=do) from error
     if wrong:
         raise AuditError(f"{what}: {wrong}", where=str(path), do=do)
     network.load_state_dict(state, assign=True)
@@ -139,7 +139,7 @@ def _torchscript(path: Path, device: str, allowed: bool) -> nn.Module:
             warnings.simplefilter("ignore", DeprecationWarning)
             network = torch.jit.load(str(path), map_location=device)
     except (RuntimeError, AttributeError, ValueError) as error:  # gone in Python 3.14
-        raise AuditError(f"torch cannot load this TorchScript: {_first_line(error)}", where=str(path)) from error
+        raise AuditError(f"torch cannot load this TorchScript: {first_line(error)}", where=str(path)) from error
     return network.eval()
 
 
@@ -152,7 +152,3 @@ def refuse_large(path: Path, most: int) -> None:
         raise AuditError("not a file of torch.save: no zip archive, or not whole", where=str(path)) from error
     if size > most:
         raise AuditError(f"unpacks to {size:,} bytes; at most {most:,} are expected", where=str(path))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
