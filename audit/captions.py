@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.sparse import csgraph
+
+from audit.components import components
 
 # Shapes: N captions, B bands, R minima a band, W shingles of all captions together, P pairs.
 
@@ -83,16 +84,6 @@ def near_pairs(
 def near(captions: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """[P]: whether the two captions of each pair are near-identical."""
     return _near([_folded(caption) for caption in captions], pairs_P2)
-
-
-def components(pairs_P2: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(the numbers that occur in the pairs, in order; the smallest number that each is connected with)."""
-    members, inverse = np.unique(pairs_P2, return_inverse=True)
-    one_P, other_P = inverse.reshape(pairs_P2.shape).T
-    links = sparse.coo_array((np.ones(len(one_P), np.int8), (one_P, other_P)), shape=(len(members),) * 2)
-    _, label = csgraph.connected_components(links, directed=False) if len(members) else (0, np.zeros(0, np.int64))
-    _, first, of = np.unique(label, return_index=True, return_inverse=True)
-    return members, members[first[of]]
 
 
 def mixed(values: Words) -> Words:

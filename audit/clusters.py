@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from audit.components import components
 from audit.thresholds import PUBLISHED
 
 if TYPE_CHECKING:
@@ -75,18 +74,8 @@ def near_pairs(block_QE: np.ndarray, start: int, shards: Iterable[np.ndarray], t
 
 def forest(pairs_M2: np.ndarray) -> np.ndarray:
     """Pairs (first image of its component, image) that connect the same images as `pairs_M2`."""
-    image_F, root_F = _components(pairs_M2)
+    image_F, root_F = components(pairs_M2)
     return np.stack([root_F, image_F], axis=1)[root_F != image_F]
-
-
-def _components(pairs_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images in any pair, ascending, and the first image that each is connected with."""
-    image_F, at = np.unique(pairs_M2, return_inverse=True)
-    a, b = at.reshape(-1, 2).T
-    graph = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(len(image_F), len(image_F)))
-    _, component_F = connected_components(graph, directed=False)
-    _, first, inverse = np.unique(component_F, return_index=True, return_inverse=True)
-    return image_F, image_F[first[inverse]]
 
 
 def clusters(sha256: pa.ChunkedArray, near_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +87,7 @@ def clusters(sha256: pa.ChunkedArray, near_M2: np.ndarray) -> tuple[np.ndarray, 
     _, first, inverse = np.unique(bytes_N, return_index=True, return_inverse=True)
     every_N = np.arange(len(bytes_N))
     same_N2 = np.stack([first[inverse], every_N], axis=1)
-    image_F, root_F = _components(np.concatenate([same_N2[first[inverse] != every_N], near_M2]))
+    image_F, root_F = components(np.concatenate([same_N2[first[inverse] != every_N], near_M2]))
     cluster_N = every_N
     cluster_N[image_F] = root_F
     return cluster_N, np.bincount(cluster_N, minlength=len(every_N))[cluster_N]

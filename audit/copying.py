@@ -8,17 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from audit.regions import LEAST, WHOLE, Pixels, region_of, showing
+from audit.components import components
+from audit.regions import LEAST, SIDE, WHOLE, Pixels, region_of, showing, tile_means
 from audit.schema import COPIED_IMAGES
 from audit.thresholds import Threshold
 
 VERBATIM, PARTIAL = "verbatim", "partial"
 LINKS = pa.schema([("image_id", pa.string()), ("other_id", pa.string())])
-
-
 Flags = npt.NDArray[np.bool_]
 
 
@@ -61,11 +58,12 @@ def links(copied: pa.Table, pixels_of: Mapping[str, Pixels]) -> pa.Table:
     `pixels_of`: `thumbnail` of every image of `copied`.
     """
     ids = sorted(set(copied["image_id"].to_pylist()))
-    pixels_NPP3 = np.stack([pixels_of[id_] for id_ in ids]) if ids else np.empty((0, 0, 0, 3), np.float32)
+    pixels_NPP3 = np.stack([pixels_of[id_] for id_ in ids]) if ids else np.empty((0, SIDE, SIDE, 3), np.float32)
+    means_NTT3 = tile_means(pixels_NPP3)
     parts = copied.filter(pc.equal(copied["how"], PARTIAL)).group_by(["image_id", "region"]).aggregate([])
     found: set[tuple[str, str]] = set()
     for id_, region in zip(*(parts[name].to_pylist() for name in ("image_id", "region")), strict=True):
-        others = np.flatnonzero(showing(pixels_NPP3, pixels_of[id_], region_of(region)))
+        others = np.flatnonzero(showing(pixels_NPP3, means_NTT3, pixels_of[id_], region_of(region)))
         found |= {(id_, ids[n]) for n in others if ids[n] != id_}
     rows = [dict(zip(LINKS.names, link, strict=True)) for link in sorted(found)]
     return pa.Table.from_pylist(rows, schema=LINKS)
@@ -77,16 +75,12 @@ def families(copied: pa.Table, links: pa.Table) -> pa.Table:
     `links`: (image_id, other_id), images that show the same where one of them was copied.
     """
     caption, image = (copied[name].combine_chunks().dictionary_encode() for name in ("caption_id", "image_id"))
-    n, total = len(caption.dictionary), len(caption.dictionary) + len(image.dictionary)
-    one, other = (pc.index_in(links[name], value_set=image.dictionary).to_numpy() for name in links.column_names)
-    start = np.concatenate([caption.indices.to_numpy(), one + n])
-    end = np.concatenate([image.indices.to_numpy(), other]) + n
-    graph = coo_array((np.ones(len(start), dtype=bool), (start, end)), shape=(total, total))
-    _, component = connected_components(graph, directed=False)
-    # Captions are sorted, so the first of a component is its smallest.
-    _, first, inverse = np.unique(component[:n], return_index=True, return_inverse=True)
-    family = caption.dictionary.take(pa.array(first[inverse]))
-    return pa.table({"caption_id": caption.dictionary, "family": family})
+    n = len(caption.dictionary)
+    copied_P2 = np.stack([caption.indices.to_numpy(), n + image.indices.to_numpy()], axis=1)
+    one, other = (n + pc.index_in(links[name], value_set=image.dictionary).to_numpy() for name in links.column_names)
+    # Captions come before images, and are sorted: the smallest number of a component is its smallest caption.
+    _, root = components(np.concatenate([copied_P2, np.stack([one, other], axis=1)]).astype(np.int64))
+    return pa.table({"caption_id": caption.dictionary, "family": caption.dictionary.take(pa.array(root[:n]))})
 
 
 def _at_least(values: pa.ChunkedArray, threshold: Threshold) -> Flags:

@@ -44,7 +44,13 @@ def thumbnail(image: Image.Image) -> Pixels:
 
 def agreement(one_PP3: Pixels, other_PP3: Pixels) -> Region:
     """The tiles in which two pictures agree; of more than one pair at once, [..., T, T]."""
-    return _tile_means((one_PP3 - other_PP3) ** 2).mean(-1) < AGREES**2
+    return tile_means((one_PP3 - other_PP3) ** 2).mean(-1) < AGREES**2
+
+
+def tile_means(pixels_PP3: Pixels) -> Pixels:
+    """The mean of each channel in each tile: [..., P, P, 3] to [..., T, T, 3]."""
+    side = SIDE // TILES
+    return pixels_PP3.reshape(*pixels_PP3.shape[:-3], TILES, side, TILES, side, 3).mean((-4, -2))
 
 
 def common(pixels_SPP3: Pixels) -> npt.NDArray[np.bool_]:
@@ -96,14 +102,17 @@ def similarities(
     return found_C
 
 
-def showing(pixels_NPP3: Pixels, own_PP3: Pixels, region_TT: Region) -> npt.NDArray[np.bool_]:
-    """Which of N pictures show within a region what one of them does: [N]. Its blank tiles do not count."""
-    mean_TT3 = _tile_means(own_PP3)
-    content_TT = region_TT & ((_tile_means(own_PP3**2) - mean_TT3**2).max(-1) >= BLANK_DEVIATION**2)
+def showing(pixels_NPP3: Pixels, means_NTT3: Pixels, own_PP3: Pixels, region_TT: Region) -> npt.NDArray[np.bool_]:
+    """Which of N pictures, of `tile_means` as given, show within a region what another does: [N].
+
+    Blank tiles of the other do not count.
+    """
+    mean_TT3 = tile_means(own_PP3)
+    content_TT = region_TT & ((tile_means(own_PP3**2) - mean_TT3**2).max(-1) >= BLANK_DEVIATION**2)
     shown_N = np.zeros(len(pixels_NPP3), bool)
     if content_TT.sum() >= SHOWN_TILES:
         # Means differ less than pixels do: most pictures need not be looked at pixel by pixel.
-        near_NTT = ((_tile_means(pixels_NPP3) - mean_TT3) ** 2).mean(-1) < AGREES**2
+        near_NTT = ((means_NTT3 - mean_TT3) ** 2).mean(-1) < AGREES**2
         near_N = np.flatnonzero(near_NTT[:, content_TT].mean(1) >= SHOWN)
         shown_N[near_N] = agreement(pixels_NPP3[near_N], own_PP3)[:, content_TT].mean(1) >= SHOWN
     return shown_N
@@ -124,8 +133,3 @@ def blank(pixels_PP3: Pixels, region_TT: Region) -> bool:
 
 def _pixels_of(region_TT: Region) -> npt.NDArray[np.bool_]:
     return np.kron(region_TT, np.ones((SIDE // TILES, SIDE // TILES), bool))
-
-
-def _tile_means(pixels_PP3: Pixels) -> Pixels:
-    side = SIDE // TILES
-    return pixels_PP3.reshape(*pixels_PP3.shape[:-3], TILES, side, TILES, side, 3).mean((-4, -2))

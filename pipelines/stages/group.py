@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.captions import BANDS, KEY_BITS, band_keys, components, near, near_pairs
+from audit.captions import BANDS, KEY_BITS, band_keys, near, near_pairs
+from audit.components import components
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables
 
