@@ -10,9 +10,8 @@ import pyarrow.compute as pc
 
 from audit.errors import AuditError
 from audit.pictures import decode
+from pipelines.finished import finished
 from pipelines.ledger import Ledger
-from pipelines.mitigate import finished
-from pipelines.settings import absolute
 from pipelines.stages import embed, search
 from pipelines.worker import Worker
 
@@ -35,8 +34,7 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     Raises AuditError for a file that is no image, a run that is not finished or has no images, or an embedder whose
     weights are not those of the run.
     """
-    ledger = Ledger(absolute(uri, Path.cwd()))
-    manifest, config = finished(ledger)
+    ledger, manifest, config = finished(uri)
     if config.images is None or not ledger.parts(embed.table(config.confirm.embedders[0])):
         raise AuditError("the run has no training images to look it up in", where=ledger.uri)
     try:
@@ -51,18 +49,12 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     limit = manifest.data["thresholds"][name]["verbatim"]["value"]
     similarity_of = dict(zip(ids_1K[0].tolist(), similarity_1K[0].tolist(), strict=True))
     same_bytes, places = _places(ledger, name, list(similarity_of), hashlib.sha256(content).hexdigest())
-    rows = [
-        place
-        | {
-            "similarity": similarity_of.get(place["image_id"]),
-            "same": "bytes"
-            if place["image_id"] in same_bytes
-            else "picture"
-            if similarity_of[place["image_id"]] >= limit
-            else None,
-        }
-        for place in places
-    ]
+    rows = []
+    for place in places:
+        similarity = similarity_of.get(place["image_id"])
+        same = "picture" if similarity is not None and similarity >= limit else None
+        same = "bytes" if place["image_id"] in same_bytes else same
+        rows.append(place | {"similarity": similarity, "same": same})
     rows.sort(key=lambda row: (row["same"] != "bytes", -(row["similarity"] or 0.0), row["image_id"]))
     return pa.Table.from_pylist(rows, schema=NEAREST)
 

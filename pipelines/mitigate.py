@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import ValidationError
 
-from audit.errors import AuditError, UsageError
+from audit.errors import UsageError
 from pipelines.config import Clip, Config
 from pipelines.context import Run
-from pipelines.ledger import Ledger
-from pipelines.manifest import NAME, Manifest
+from pipelines.finished import finished
 from pipelines.progress import Reporter
 from pipelines.settings import absolute
 
@@ -48,8 +45,7 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
     settings = grid(request.bos_scales, request.keeps)
     if request.confirmed < 1 or request.ordinary < 0:
         raise UsageError("captions is at least 1 and ordinary at least 0", do="Give other numbers.")
-    ledger = Ledger(absolute(uri, Path.cwd()))
-    manifest, config = finished(ledger)
+    ledger, manifest, config = finished(uri)
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
         config = _with_clip(config, request.clip)
@@ -61,23 +57,6 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
     finally:
         run.close()
     return summary
-
-
-def finished(ledger: Ledger) -> tuple[Manifest, Config]:
-    content = ledger.read_bytes(NAME)
-    if content is None:
-        raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
-    data = json.loads(content)
-    if data.get("kind") == "index":
-        raise AuditError("this is an index, no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
-    if data["finished"] is None:
-        raise AuditError("the run is not finished", where=ledger.uri, do="`crossaudit run` goes on with it.")
-    try:
-        config = Config.model_validate(data["resolved"]).model_copy(update={"out": ledger.uri})
-    except ValidationError as error:
-        what = f"its configuration is not of this version: {error.errors()[0]['msg']}"
-        raise AuditError(what, where=f"{ledger.uri}/{NAME}") from error
-    return Manifest.open(ledger, config, data["config"]), config
 
 
 def _seeds(given: Sequence[int] | None, default: Sequence[int]) -> list[int]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from audit.errors import AuditError, UsageError
 from audit.pictures import decode
+from pipelines.finished import finished
 from pipelines.ledger import Ledger
-from pipelines.mitigate import finished
-from pipelines.settings import absolute
+from pipelines.stages import judge, search
 from pipelines.worker import Worker
 
 # Batches of other sizes and other machines round differently: so many of 255 levels are still the same picture.
@@ -51,9 +48,9 @@ def reproduce(uri: str, case: str) -> Reproduced:
     """
     import audit
 
-    ledger = Ledger(absolute(uri, Path.cwd()))
-    manifest, config = finished(ledger)
-    row, copy = _case(ledger, case)
+    ledger, manifest, config = finished(uri)
+    row = _case(ledger, case)
+    copy = judge.copies_of(ledger, [row])[row["caption_id"]]
     worker, name = Worker(config), config.confirm.embedders[0]
     manifest.model("model", worker.model.weights_sha256)
     embedder = worker.embedder(name)
@@ -65,10 +62,8 @@ def reproduce(uri: str, case: str) -> Reproduced:
     image: bytes | None = made["image"][0].as_py()
     if image is None:
         raise AuditError(f"the generation failed: {made['error'][0].as_py()}", where=row["caption_id"])
-    training = _evidence(ledger, row["image_id"])
+    training = judge.evidence_of(ledger, [row["image_id"]])[row["image_id"]]
     own_E, other_E = embedder.embed([decode(image), decode(training)])
-    from pipelines.stages import search
-
     similarity = float(own_E @ other_E - search.background(worker, name, own_E[None])[0])
     return Reproduced(
         row["caption"],
@@ -81,8 +76,8 @@ def reproduce(uri: str, case: str) -> Reproduced:
     )
 
 
-def _case(ledger: Ledger, case: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The row of `verdicts`, and that of `copied_images` for its image."""
+def _case(ledger: Ledger, case: str) -> dict[str, Any]:
+    """The row of `verdicts`."""
     found = []
     for _, part in ledger.each("verdicts", ["caption_id", "caption", "verdict", "image_id"]):
         named = pc.or_(pc.starts_with(part["caption_id"], case), pc.equal(part["caption"], case))
@@ -90,22 +85,9 @@ def _case(ledger: Ledger, case: str) -> tuple[dict[str, Any], dict[str, Any]]:
         found += part.filter(pc.and_(named, confirmed)).to_pylist()
     if len(found) != 1:
         what = "no confirmed caption is" if not found else f"{len(found)} confirmed captions are"
-        raise UsageError(
-            f"{what} named {case!r}", where=ledger.uri, do="Give a caption, or the caption_id of `verdicts`."
-        )
-    [row] = found
-    copies = ledger.read("copied_images").filter(
-        (pc.field("caption_id") == row["caption_id"]) & (pc.field("image_id") == row["image_id"])
-    )
-    return row, copies.to_pylist()[0]
-
-
-def _evidence(ledger: Ledger, image_id: str) -> bytes:
-    for _, part in ledger.each("evidence", ["image_id", "image"]):
-        for row in part.filter(pc.equal(part["image_id"], image_id)).to_pylist():
-            if row["image"] is not None:
-                return bytes(row["image"])
-    raise AuditError(f"training image {image_id} is not in the table evidence", where=ledger.uri)
+        do = "Give a caption, or the caption_id of `verdicts`."
+        raise UsageError(f"{what} named {case!r}", where=ledger.uri, do=do)
+    return found[0]
 
 
 def _kept(ledger: Ledger, caption_id: str, seed: int) -> bytes | None:
@@ -119,5 +101,5 @@ def _kept(ledger: Ledger, caption_id: str, seed: int) -> bytes | None:
 def _difference(image: bytes, kept: bytes | None) -> int | None:
     if kept is None:
         return None
-    now, then = (np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16) for content in (image, kept))
+    now, then = (np.asarray(decode(content), np.int16) for content in (image, kept))
     return 255 if now.shape != then.shape else int(np.abs(now - then).max())

@@ -163,10 +163,10 @@ def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
     name, found = "every training image has a vector of every embedder, or is in `errors`", []
     lost = """(select distinct left(sha256(file || chr(0) || "row"), 32) as image_id from errors
                where stage = 'embed' and "row" is not null)"""
+    failed = _count(connection, f"select count(*) from {lost}")
     for embedder in manifest["resolved"]["confirm"]["embedders"]:
         table = f'"embeddings_{embedder}"'
         vectors, images = connection.execute(f"select count(*), count(distinct image_id) from {table}").fetchall()[0]
-        failed = _count(connection, f"select count(*) from {lost}")
         both = _count(connection, f"select count(*) from {table} semi join {lost} using (image_id)")
         detail = f"{vectors:,} vectors of {embedder} + {failed:,} in errors of {listed:,} images"
         if vectors != images or both:

@@ -106,8 +106,8 @@ def clustered(images: dict[str, np.ndarray], keys: list[str]) -> tuple[float, np
 
 
 def _embedded(embedder: Embedder, files: list[Image.Image]) -> np.ndarray:
-    parts = [embedder.embed(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
-    return np.concatenate(parts).astype(np.float16).astype(np.float32)
+    """As the table of embeddings holds them."""
+    return embedder.embed(files).astype(np.float16).astype(np.float32)
 
 
 def scored(folder: Path, cluster_of: dict[str, str]) -> pa.Table:

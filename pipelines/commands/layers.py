@@ -63,13 +63,10 @@ def _of_run(run: str) -> tuple[str, list[str], list[str]]:
     import pyarrow.compute as pc
 
     from audit.errors import AuditError
-    from pipelines.ledger import Ledger
-    from pipelines.mitigate import finished
-    from pipelines.settings import absolute
+    from pipelines.finished import finished
     from pipelines.stages.calibrate import NULLS
 
-    ledger = Ledger(absolute(run, Path.cwd()))
-    _, config = finished(ledger)
+    ledger, _, config = finished(run)
     verdicts = ledger.read("verdicts", columns=["caption", "verdict"])
     confirmed = verdicts.filter(pc.field("verdict").isin(["verbatim", "partial"]))["caption"].to_pylist()
     if not confirmed:

@@ -14,10 +14,8 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.clusters import clusters, duplicate_threshold, edited, near_pairs
 from audit.matching import vectors_of
-from audit.pictures import decode
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.reading import images
 from pipelines.stages import embed
 
 if TYPE_CHECKING:
@@ -107,7 +105,8 @@ def _edited(worker: Worker, shard: Shard) -> Tables:
     options, embedder = worker.config.images, worker.embedder(worker.config.confirm.embedders[0])
     ids = shard.source[shard.start : shard.stop]
     places = embed.places_of(worker.ledger, ids)
-    pictures = [decode(next(iter(images.read(places[id_], options.column))), options.crop) for id_ in ids]
+    picture_of = dict(embed.pictures(options, places, ids))
+    pictures = [picture_of[id_] for id_ in ids]
     # Each has a seed of its own, so that what one becomes does not depend on the others.
     copies = [edited(image, np.random.default_rng(int(id_, 16))) for id_, image in zip(ids, pictures, strict=True)]
     similarity_N = (embedder.embed(pictures) * embedder.embed(copies)).sum(axis=1)

@@ -152,10 +152,11 @@ def _regions(
     for start in range(0, len(pictures), COMPARED):
         batch = range(start, min(start + COMPARED, len(pictures)))
         picture_of = dict(embed.pictures(worker.config.images, places, ids_QK[batch].reshape(-1).tolist()))
+        pixels_of = {id_: thumbnail(picture) for id_, picture in picture_of.items()}
         for q in batch:
             neighbours = [picture_of[id_] for id_ in ids_QK[q].tolist()]
             pixels_PP3 = thumbnail(pictures[q])
-            agreed = [agreement(pixels_PP3, thumbnail(image)) for image in neighbours]
+            agreed = [agreement(pixels_PP3, pixels_of[id_]) for id_ in ids_QK[q].tolist()]
             region_TT = own[q]
             alike_K = np.full(len(neighbours), np.nan)
             if region_TT is not None:

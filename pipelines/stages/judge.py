@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.claims import claims
 from audit.copying import LINKS, copied_images, links
+from audit.errors import AuditError
 from audit.judging import Images, judge
 from audit.pictures import decode
 from audit.png import png
@@ -61,6 +63,29 @@ def run(run: Run) -> None:
         stage |= {"rows_in": len(captions), "rows_out": len(table)}
         counts = pc.value_counts(table["verdict"].combine_chunks()).to_pylist()
         run.progress.say("judge: " + ", ".join(f"{item['counts']:,} {item['values']}" for item in counts))
+
+
+def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
+    """By image_id, the training images of the table `evidence` (PNG). Raises AuditError if one is missing."""
+    found: dict[str, bytes] = {}
+    for _, part in ledger.each("evidence", ["image_id", "image"]):
+        part = part.filter(pc.field("image_id").isin(image_ids) & pc.field("image").is_valid())
+        found |= dict(zip(part["image_id"].to_pylist(), part["image"].to_pylist(), strict=True))
+    missing = sorted(set(image_ids) - found.keys())
+    if missing:
+        raise AuditError(
+            f"{len(missing):,} training images of confirmed captions are not in the table evidence, {missing[0]} first",
+            where=ledger.uri,
+            do="`crossaudit run` with the run's audit.yaml reads them from `images` again.",
+        )
+    return found
+
+
+def copies_of(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By caption_id, how the image of its verdict was copied (schema COPIED_IMAGES)."""
+    image_of = {row["caption_id"]: row["image_id"] for row in rows}
+    found = ledger.read("copied_images").filter(pc.field("caption_id").isin(list(image_of))).to_pylist()
+    return {row["caption_id"]: row for row in found if row["image_id"] == image_of[row["caption_id"]]}
 
 
 def _published() -> dict[str, Threshold]:

@@ -19,7 +19,7 @@ from audit.regions import region_of, similarities
 from audit.serving import PLAIN, Setting, serve
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.stages import confirm, embed, search
+from pipelines.stages import confirm, embed, judge, search
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -98,9 +98,9 @@ def _confirmed(run: Run, plan: Plan) -> pa.Table:
         do = "`crossaudit run` with the run's audit.yaml makes it again."
         raise AuditError(f"the table {embed.table(embedder)} is gone", where=run.ledger.uri, do=do)
     rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
-    images = _evidence(run.ledger, [row["image_id"] for row in rows])
+    images = judge.evidence_of(run.ledger, [row["image_id"] for row in rows])
     shown = _one_a_family(rows, PICTURED["confirmed"])
-    copied = _copied(run.ledger, rows)
+    copied = judge.copies_of(run.ledger, rows)
     more = []
     for row in rows:
         copy = copied[row["caption_id"]]
@@ -131,33 +131,11 @@ def _drawn(captions: pa.Table, most: int, seed: int) -> pa.Table:
     return captions.sort_by("caption_id").take(pa.array(order))
 
 
-def _evidence(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for _, part in ledger.each("evidence", ["image_id", "image"]):
-        part = part.filter(pc.field("image_id").isin(image_ids) & pc.field("image").is_valid())
-        found |= dict(zip(part["image_id"].to_pylist(), part["image"].to_pylist(), strict=True))
-    missing = sorted(set(image_ids) - found.keys())
-    if missing:
-        raise AuditError(
-            f"{len(missing):,} training images of confirmed captions are not in the table evidence, {missing[0]} first",
-            where=ledger.uri,
-            do="`crossaudit run` with the run's audit.yaml reads them from `images` again.",
-        )
-    return found
-
-
 def _one_a_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
     """The captions to show: the first of each family, then others."""
     first = {row["family"] or row["caption_id"]: row["caption_id"] for row in reversed(rows)}
     order = sorted(rows, key=lambda row: row["caption_id"] not in first.values())
     return {row["caption_id"] for row in order[:most]}
-
-
-def _copied(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By caption_id, how the image of its verdict was copied (schema COPIED_IMAGES)."""
-    image_of = {row["caption_id"]: row["image_id"] for row in rows}
-    found = ledger.read("copied_images").filter(pc.field("caption_id").isin(list(image_of))).to_pylist()
-    return {row["caption_id"]: row for row in found if row["image_id"] == image_of[row["caption_id"]]}
 
 
 def _forget_others(run: Run, plan: Plan, captions_of: dict[str, pa.Table]) -> None:

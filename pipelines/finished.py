@@ -1,0 +1,33 @@
+"""A finished run, opened to be looked at or added to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from audit.errors import AuditError
+from pipelines.config import Config
+from pipelines.ledger import Ledger
+from pipelines.manifest import NAME, Manifest
+from pipelines.settings import absolute
+
+
+def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
+    """The run at a path or URI. Raises AuditError if there is none, or if it is not finished or of another version."""
+    ledger = Ledger(absolute(uri, Path.cwd()))
+    content = ledger.read_bytes(NAME)
+    if content is None:
+        raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
+    data = json.loads(content)
+    if data.get("kind") == "index":
+        raise AuditError("this is an index, no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
+    if data["finished"] is None:
+        raise AuditError("the run is not finished", where=ledger.uri, do="`crossaudit run` goes on with it.")
+    try:
+        config = Config.model_validate(data["resolved"]).model_copy(update={"out": ledger.uri})
+    except ValidationError as error:
+        what = f"its configuration is not of this version: {error.errors()[0]['msg']}"
+        raise AuditError(what, where=f"{ledger.uri}/{NAME}") from error
+    return ledger, Manifest.open(ledger, config, data["config"]), config
