@@ -43,14 +43,15 @@ def layers(
     from audit.layers import layers as look
     from pipelines.reading.nulls import read_null_captions, spread
 
+    lora = None
     if captions is None and null is None:
-        model, own, unseen = _of_run(source)
+        model, lora, own, unseen = _of_run(source)
     elif captions is None or null is None:
         raise audit.UsageError("captions of one kind only", do="Give both --captions and --null, or neither and a run.")
     else:
         model, own, unseen = source, *(read_null_captions(file, "caption") for file in (captions, null))
     own, unseen = spread(own, MOST), spread(unseen, MOST)
-    table = look(audit.load_model(model, device), own, unseen, seed)
+    table = look(audit.load_model(model, device, lora=lora), own, unseen, seed)
     if out is not None:
         import pyarrow.parquet as pq
 
@@ -58,8 +59,8 @@ def layers(
     _print(table, len(own), len(unseen))
 
 
-def _of_run(run: str) -> tuple[str, list[str], list[str]]:
-    """Model, confirmed captions and null captions of a run."""
+def _of_run(run: str) -> tuple[str, str | None, list[str], list[str]]:
+    """Model, LoRA weights, confirmed captions and null captions of a run."""
     import pyarrow.compute as pc
 
     from audit.errors import AuditError
@@ -71,7 +72,7 @@ def _of_run(run: str) -> tuple[str, list[str], list[str]]:
     confirmed = verdicts.filter(pc.field("verdict").isin(["verbatim", "partial"]))["caption"].to_pylist()
     if not confirmed:
         raise AuditError("the run confirmed no caption", where=run, do="Give a model, --captions and --null.")
-    return config.model, confirmed, ledger.read(NULLS)["caption"].to_pylist()
+    return config.model, config.lora, confirmed, ledger.read(NULLS)["caption"].to_pylist()
 
 
 def _print(table: pa.Table, captions: int, null: int) -> None:

@@ -1,0 +1,43 @@
+"""crossaudit layers: it looks at the model that the run audited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+
+import audit
+from audit.layers import layers as look
+from audit.schema import VERDICTS
+from pipelines.commands.layers import layers
+from pipelines.ledger import Ledger
+from pipelines.manifest import Manifest
+from pipelines.settings import load_config
+from pipelines.stages.calibrate import NULLS
+from tests.pipelines.toy import MODEL, write_config
+
+QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
+CONFIRMED, UNSEEN = ["a planted picture", "another one"], ["lamp number 1", "river number 2"]
+
+
+def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path) -> None:
+    width = audit.load_model(MODEL).unet.get_submodule(QUERY).weight.shape
+    factors = torch.full((2, width[1]), 0.5), torch.full((width[0], 2), 0.5)
+    lora = tmp_path / "lora.safetensors"
+    save_file({f"unet.{QUERY}.lora_{side}.weight": factor for side, factor in zip("AB", factors, strict=True)}, lora)
+
+    config, given = load_config(write_config(tmp_path, lora=str(lora)))
+    ledger = Ledger(config.out)
+    Manifest.open(ledger, config, given).finish()
+    rows = [{"caption_id": text, "caption": text, "copies": 1, "verdict": "verbatim"} for text in CONFIRMED]
+    filled = [dict.fromkeys(VERDICTS.names) | row for row in rows]
+    ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, VERDICTS))
+    ledger.write(NULLS, "00000", pa.table({"caption": UNSEEN}))
+
+    layers(config.out, out=tmp_path / "found.parquet", captions=None, null=None, seed=0, device="cpu", verbose=False)
+    found = pq.read_table(tmp_path / "found.parquet")
+    assert found.equals(look(audit.load_model(MODEL, lora=lora), CONFIRMED, UNSEEN))
+    assert not found.equals(look(audit.load_model(MODEL), CONFIRMED, UNSEEN))
