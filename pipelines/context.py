@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from audit.errors import AuditError
 from pipelines.config import Config
@@ -47,7 +47,7 @@ class Step:
 
 @dataclass
 class Run:
-    """One audit under way."""
+    """One audit under way. As a context it begins and ends in the manifest too."""
 
     config: Config
     ledger: Ledger
@@ -55,6 +55,20 @@ class Run:
     progress: Reporter
     _pool: Pool | None = field(default=None, repr=False)
     _loaded: set[str] = field(default_factory=set, repr=False)
+
+    def __enter__(self) -> Run:
+        self.ledger.sweep()
+        self.manifest.begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.manifest.end(error)
+        except (AuditError, OSError):
+            if error is None:  # else what went wrong first is what counts
+                raise
+        finally:
+            self.close()
 
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
         """Works the shards that have no part yet."""
@@ -70,12 +84,14 @@ class Run:
             self.manifest.reopen()
         pool = self.workers(step.needs)
         with self.progress.stage(step.title, total, step.unit, total - left) as stage:
-            for shard, counts in pool.map(step, todo):
-                for table, rows in counts.items():
-                    if table != "errors":
-                        self.manifest.part(table, shard.name, rows)
-                stage.advance(len(shard), counts.get("errors", 0))
-                self.manifest.write_soon()
+            for finished in pool.map(step, todo):
+                for shard, counts in finished:
+                    for table, rows in counts.items():
+                        if table != "errors":
+                            self.manifest.part(table, shard.name, rows)
+                    stage.advance(len(shard), counts.get("errors", 0))
+                stage.show(pool.alive)
+                self.manifest.progress(stage.numbers)
 
     def workers(self, needs: Sequence[str] = ()) -> Pool:
         """The pool, started at the first need of one, with `needs` loaded."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,17 +9,13 @@ from pydantic import ValidationError
 from audit.errors import AuditError
 from pipelines.config import Config
 from pipelines.ledger import Ledger
-from pipelines.manifest import NAME, Manifest
+from pipelines.manifest import NAME, Manifest, read
 from pipelines.settings import absolute
 
 
 def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
     """The run at a path or URI. Raises AuditError if there is none, or if it is not finished or of another version."""
-    ledger = Ledger(absolute(uri, Path.cwd()))
-    content = ledger.read_bytes(NAME)
-    if content is None:
-        raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
-    data = json.loads(content)
+    ledger, data = Ledger(absolute(uri, Path.cwd())), read(uri)
     if data.get("kind") == "index":
         raise AuditError("this is an index, no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
     if data["finished"] is None:

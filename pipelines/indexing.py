@@ -35,9 +35,7 @@ def build_index(
     run = Run(config, ledger, manifest, progress or Reporter())
     if manifest.finished:
         run.progress.say(f"{path} holds this very index, finished: what is there is not computed again")
-    try:
-        ledger.sweep()
-        manifest.write()
+    with run:
         if not manifest.finished:
             run.workers(tuple(config.confirm.embedders))
         manifest.inputs(ingest.prints("images", files))
@@ -45,6 +43,4 @@ def build_index(
         embed.run(run)
         search.run(run)
         manifest.finish()
-    finally:
-        run.close()
     return path

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from audit.errors import AuditError
+from audit.errors import AuditError, first_line
 from pipelines.config import Config
+from pipelines.jobs import current_job
 from pipelines.ledger import Ledger
+from pipelines.progress import Numbers
+from pipelines.settings import absolute
 
 NAME = "manifest.json"
 PACKAGES = (
@@ -67,10 +72,27 @@ class Manifest:
         # It grows with the parts: a hundred thousand of them may not cost more than a hundredth of the time.
         self._pause = max(_WRITE_EVERY, 100 * (self._written - began))
 
-    def write_soon(self) -> None:
-        """Writes, but not more often than every few seconds."""
+    def begin(self) -> None:
+        """Says that the run goes on, and as which job of a cluster if it is one."""
+        self.data |= {"failed": None, "progress": None}
+        if job := current_job():
+            self.data["jobs"].append(asdict(job) | {"began": _now()})
+        self.write()
+
+    def progress(self, numbers: Callable[[], Numbers]) -> None:
+        """Writes how far the step is that is being worked, but not more often than every few seconds."""
         if time.monotonic() - self._written > self._pause:
+            self.data["progress"] = (self.data["progress"] or {}) | asdict(numbers())
             self.write()
+
+    def end(self, error: BaseException | None) -> None:
+        """Says how the run ended; where it was when it failed stays."""
+        if error is None:
+            self.data["progress"] = None
+        else:
+            what = first_line(error) if isinstance(error, Exception) else "interrupted"
+            self.data["failed"] = {"at": _now(), "message": what}
+        self.write()
 
     def inputs(self, files: list[dict[str, Any]]) -> None:
         """Records the input files; raises AuditError if one has changed since the run began, or has come or gone."""
@@ -120,6 +142,8 @@ class Manifest:
         """One stage: the caller fills rows_in and rows_out; errors and seconds are filled here."""
         entry = self.data["stages"].setdefault(name, {"rows_in": 0, "rows_out": 0, "errors": 0, "seconds": 0.0})
         began = time.monotonic()
+        self.data["progress"] = {"stage": name, "at": _now()}
+        self.write()
         try:
             yield entry
         finally:
@@ -138,6 +162,15 @@ class Manifest:
     def finish(self) -> None:
         self.data["finished"] = self.data["finished"] or _now()
         self.write()
+
+
+def read(uri: str) -> dict[str, Any]:
+    """The manifest of the run at a path or URI. Raises AuditError if there is none."""
+    ledger = Ledger(absolute(uri, Path.cwd()))
+    content = ledger.read_bytes(NAME)
+    if content is None:
+        raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
+    return json.loads(content)
 
 
 def of_index(config: Config) -> dict[str, Any]:
@@ -172,6 +205,9 @@ def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) 
         "stages": {},
         "accounting": {"input_rows": 0, "sampled_out": 0},
         "parts": {},
+        "jobs": [],
+        "progress": None,
+        "failed": None,
         "started": _now(),
         "finished": None,
     }

@@ -49,13 +49,9 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
         config = _with_clip(config, request.clip)
-    run = Run(config, ledger, manifest, progress or Reporter())
-    try:
-        ledger.sweep()
+    with Run(config, ledger, manifest, progress or Reporter()) as run:
         summary = mitigate.run(run, mitigate.Plan(settings, request.confirmed, request.ordinary, seeds))
         report.run(run)
-    finally:
-        run.close()
     return summary
 
 

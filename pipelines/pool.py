@@ -27,6 +27,8 @@ from pipelines.schedule import MOVES, Attempt, Finished, Schedule, Work
 STARTS = 3
 # Seconds without any worker until that is said, and without work until a worker beyond the least is let go.
 PATIENCE = 60.0
+# Seconds after which whoever maps hears that nothing was finished.
+TICK = 5.0
 
 
 @dataclass(eq=False, slots=True)
@@ -66,6 +68,12 @@ class Pool:
         self._idle: dict[_Worker, None] = {}
         self._running: dict[_Worker, None] = {}
         self._answers: SimpleQueue[tuple[_Worker, Future]] = SimpleQueue()
+        self._waiting_since = time.monotonic()
+
+    @property
+    def alive(self) -> int:
+        """Workers that have loaded what they need."""
+        return len(self._idle) + len(self._running)
 
     def prepare(self, *needs: str) -> dict[str, Any]:
         """Has `needs` loaded by every worker, later ones too, and returns what the first says of them.
@@ -94,16 +102,19 @@ class Pool:
                 _kill(worker)
         raise AuditError(f"{STARTS} workers died while asked for their {method}: {last}", kind="worker_died")
 
-    def map(self, work: Work, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
-        """(shard, result) of each shard, as they finish. Raises AuditError if nothing can be worked at all."""
+    def map(self, work: Work, shards: Sequence[Shard]) -> Iterator[Finished]:
+        """(shard, result) of what was finished since the last time, none of it every few seconds: each shard once.
+
+        Raises AuditError if nothing can be worked at all.
+        """
         schedule = Schedule(work, shards, self._retries)
         try:
             while schedule.waiting or self._running:
                 self._resize(schedule.waiting)
                 while self._idle and (attempt := schedule.take()):
                     self._give(work, attempt)
-                if answer := self._answer():
-                    yield from self._outcome(schedule, *answer)
+                answer = self._answer()
+                yield self._outcome(schedule, *answer) if answer else []
         finally:
             for worker in self._running:
                 _kill(worker)
@@ -154,15 +165,18 @@ class Pool:
     def _answer(self) -> tuple[_Worker, Future | None] | None:
         """The next answer to an attempt (none of one that is out of time), or nothing yet: answers to starts go on."""
         oldest = next(iter(self._running), None)
-        wait = PATIENCE
-        if oldest and self._seconds:
-            wait = min(wait, oldest.since + self._seconds - time.monotonic())
+        wait = TICK
+        if oldest:
+            self._waiting_since = time.monotonic()
+            if self._seconds:
+                wait = min(wait, oldest.since + self._seconds - time.monotonic())
         try:
             worker, future = self._answers.get(timeout=max(wait, 0))
         except Empty:
             if oldest and self._seconds and time.monotonic() >= oldest.since + self._seconds:
                 return oldest, None
-            if not self._running:
+            if time.monotonic() - self._waiting_since > PATIENCE:
+                self._waiting_since = time.monotonic()
                 self._say("waiting for Ray to place a worker")
             return None
         if worker in self._starting:

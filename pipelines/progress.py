@@ -1,15 +1,46 @@
-"""What a run shows while it goes on: bars on a terminal, plain lines elsewhere."""
+"""What a run shows while it goes on: bars on a terminal, elsewhere a line a minute; the manifest has the same."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-EVERY = 5.0
+EVERY = 60.0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How far a step is at the time `at`: `done` of `total` units, `before` of them by an earlier run.
+
+    `errors`, `per_second`: of this one; `eta_seconds`: None before anything is done; `workers` alive: None without any.
+    """
+
+    step: str
+    unit: str
+    done: int
+    total: int
+    before: int
+    errors: int
+    per_second: float
+    eta_seconds: float | None
+    workers: int | None
+    at: str
+
+    def line(self) -> str:
+        """All but done and total, for people."""
+        parts = [f"{self.per_second:,.1f} {self.unit}/s"]
+        parts += [f"{self.errors:,} errors"] if self.errors else []
+        if self.done < self.total:
+            parts += [f"{duration(self.eta_seconds)} left"] if self.eta_seconds is not None else []
+            parts += [f"{self.workers:,} worker{'s' * (self.workers != 1)}"] if self.workers is not None else []
+        parts += [f"{self.before:,} from before"] if self.before else []
+        return ", ".join(parts)
 
 
 class Stage:
@@ -18,6 +49,7 @@ class Stage:
     def __init__(self, console: Console, title: str, total: int, unit: str, before: int) -> None:
         self._console, self._title, self._total, self._unit, self._before = console, title, total, unit, before
         self._done, self._errors = before, 0
+        self._workers: int | None = None
         self._began = self._shown = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -27,7 +59,6 @@ class Stage:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(compact=True),
             )
             self._bar = Progress(*columns, console=console)
             self._task = self._bar.add_task(title, total=total, completed=before, note="")
@@ -38,24 +69,38 @@ class Stage:
     def advance(self, rows: int, errors: int) -> None:
         self._done += rows
         self._errors += errors
+
+    def show(self, workers: int | None = None) -> None:
+        """Tells where it is, with so many workers alive: a bar at once, a line when a minute has passed."""
+        self._workers = workers
         if self._bar:
-            self._bar.update(self._task, completed=self._done, note=self._note())
+            self._bar.update(self._task, completed=self._done, note=self.numbers().line())
         elif time.monotonic() - self._shown > EVERY and self._done < self._total:
             self._shown = time.monotonic()
-            self._console.print(f"{self._title}: {self._done:,} of {self._total:,}, {self._note()}", highlight=False)
+            where = f"{self._done:,} of {self._total:,}"
+            self._console.print(f"{self._title}: {where}, {self.numbers().line()}", highlight=False)
 
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
         else:
-            self._console.print(f"{self._title}: done, {self._note()}", highlight=False)
+            self._console.print(f"{self._title}: done, {self.numbers().line()}", highlight=False)
 
-    def _note(self) -> str:
-        seconds = max(time.monotonic() - self._began, 1e-3)
-        parts = [f"{(self._done - self._before) / seconds:,.1f} {self._unit}/s"]
-        parts += [f"{self._before:,} from before"] if self._before else []
-        parts += [f"{self._errors:,} errors"] if self._errors else []
-        return ", ".join(parts)
+    def numbers(self) -> Numbers:
+        new = self._done - self._before
+        rate = new / max(time.monotonic() - self._began, 1e-3)
+        return Numbers(
+            step=self._title,
+            unit=self._unit,
+            done=self._done,
+            total=self._total,
+            before=self._before,
+            errors=self._errors,
+            per_second=round(rate, 3),
+            eta_seconds=round((self._total - self._done) / rate, 1) if new else None,
+            workers=self._workers,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
 
 class Reporter:
@@ -74,3 +119,17 @@ class Reporter:
             yield stage
         finally:
             stage.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3 h 20 min, 4 d 2 h."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"

@@ -39,9 +39,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
     run = Run(config, ledger, manifest, progress or Reporter())
     if manifest.finished:
         run.progress.say(f"{config.out} holds this very run, finished: what is there is not computed again")
-    try:
-        ledger.sweep()
-        run.manifest.write()
+    with run:
         if not manifest.finished:
             # Loaded first: that a folder is no model should not come out after hours of reading.
             run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
@@ -54,5 +52,3 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         for stage in (vectors, search, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
-    finally:
-        run.close()

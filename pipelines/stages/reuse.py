@@ -129,6 +129,8 @@ def _take(run: Run, tables: list[str]) -> None:
             for table, part, rows in threads.map(copy, todo):
                 run.manifest.part(table, part, rows)
                 stage.advance(rows if table == tables[0] else 0, 0)
+                stage.show()
+                run.manifest.progress(stage.numbers)
 
 
 def _copy(ledger: Ledger, source: Ledger, table: str, part: str, rows: int) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_killed_worker_or_machine_changes_nothing(
     shards = driver.write_captions(ledger)
     workers = pool(config_in(tmp_path, ledger.uri), (1, 3))
     done: list[Shard] = []
-    for shard, _ in workers.map(driver.step(ledger), shards):
+    for shard, _ in chain.from_iterable(workers.map(driver.step(ledger), shards)):
         done.append(shard)
         if len(done) == moment:
             kill(connected, rng)
@@ -138,7 +139,7 @@ def test_one_worker_and_two_and_eight_give_the_same(
     ledger = Ledger(str(tmp_path / "run"))
     shards = driver.write_captions(ledger)
     workers = pool(config_in(tmp_path, ledger.uri), (count, count))
-    assert len(list(workers.map(driver.step(ledger), shards))) == len(shards)
+    assert len(list(chain.from_iterable(workers.map(driver.step(ledger), shards)))) == len(shards)
     workers.close()
     assert tables(ledger) == undisturbed
 
@@ -177,7 +178,7 @@ def test_a_shard_that_is_taken_apart_around_a_deadly_row_scores_the_others_the_s
     config = config_in(tmp_path, ledger.uri)
     step = Step("screen", "screen", "captions", ledger, driver.screen, partial(screen._left, seeds=[0]), ("model",))
     workers = pool(config, (1, 1), retries=0)
-    assert [counts for _, counts in workers.map(step, shards)] == [{"screen": 4, "errors": 1}]
+    assert [counts for _, counts in chain.from_iterable(workers.map(step, shards))] == [{"screen": 4, "errors": 1}]
     workers.close()
     whole = screen._screen(Worker(config), shards[0])["screen"].to_pylist()
     for found, expected in zip(ledger.read("screen").to_pylist(), whole, strict=True):

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def pool(kind: type = Doubler, workers: tuple[int, int] = (2, 2), retries: int =
 def result(work: Doubling, shards: list[Shard], **options: Any) -> dict[str, list[Any]]:
     workers = pool(**options)
     try:
-        return {shard.name: rows for shard, rows in workers.map(work, shards)}
+        return {shard.name: rows for shard, rows in chain.from_iterable(workers.map(work, shards))}
     finally:
         workers.close()
 
@@ -147,7 +148,7 @@ def test_every_worker_loads_what_is_needed_before_it_works() -> None:
     workers = pool()
     assert workers.prepare("model") == {"model": "weights of model"}
     assert workers.prepare("sscd") == {"sscd": "weights of sscd"}
-    assert len(list(workers.map(Doubling(), cut(8, 2)))) == 4
+    assert len(list(chain.from_iterable(workers.map(Doubling(), cut(8, 2))))) == 4
     workers.close()
 
 
