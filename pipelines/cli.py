@@ -21,12 +21,16 @@ from pipelines.commands import (
     index,
     init,
     layers,
+    logs,
     lookup,
     mitigate,
     query,
     report,
     reproduce,
     run,
+    status,
+    stop,
+    submit,
 )
 from pipelines.commands.options import state
 
@@ -41,7 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    *(init, demo, fetch, index, run, mitigate, query, report, check),
+    *(init, demo, fetch, index, run, submit, status, logs, stop, mitigate, query, report, check),
     *(lookup, reproduce, export, apply, detectors, layers, explain, config),
 ):
     module.register(app)

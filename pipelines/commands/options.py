@@ -25,6 +25,10 @@ def _verbose(asked: bool) -> None:
 Verbose = Annotated[bool, typer.Option("--verbose", callback=_verbose, help="Show the traceback of an error.")]
 RunDir = Annotated[str, typer.Argument(metavar="RUN", help="The run: a folder or a URI.", show_default=False)]
 ConfigFile = Annotated[str, typer.Argument(metavar="AUDIT.YAML", help="The configuration.", show_default=False)]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The dashboard of its cluster, if it is reached otherwise than when submitted."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as select.budget=500. May be repeated."),

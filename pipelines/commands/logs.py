@@ -1,0 +1,31 @@
+"""crossaudit logs"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import Address, RunDir, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit logs s3://bucket/runs/june --follow")(logs)
+
+
+def logs(
+    run: RunDir,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    address: Address = None,
+    verbose: Verbose = False,
+) -> None:
+    """What the last job of a submitted run has printed."""
+    from pipelines.jobs import Cluster
+    from pipelines.status import job_of
+
+    job = job_of(run, address)
+    cluster = Cluster(job.address)
+    if follow:
+        cluster.follow(job.id, lambda text: typer.echo(text, nl=False))
+    else:
+        typer.echo(cluster.logs(job.id), nl=False)

@@ -1,0 +1,39 @@
+"""crossaudit status"""
+
+from __future__ import annotations
+
+import typer
+
+from pipelines.commands.options import Address, RunDir, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit status s3://bucket/runs/june")(status)
+
+
+def status(run: RunDir, address: Address = None, verbose: Verbose = False) -> None:
+    """How far a run is: what it says itself, and of a submitted one what the cluster says of its job.
+
+    The run may be under way anywhere; its folder or URI is enough.
+    """
+    import pyarrow as pa
+
+    from audit.errors import AuditError
+    from pipelines.commands.query import show
+    from pipelines.jobs import Cluster
+    from pipelines.manifest import read
+    from pipelines.status import job_of, where
+
+    manifest = read(run)
+    typer.echo(where(manifest))
+    if manifest["jobs"]:
+        job = job_of(run, address)
+        at = f" at {job.address}" if job.address else ""
+        try:
+            state = Cluster(job.address).status(job.id)
+        except AuditError as error:
+            state = str(error).splitlines()[0]
+        typer.echo(f"job {job.id}{at}: {state}")
+    stages = [{"stage": name} | numbers for name, numbers in manifest["stages"].items()]
+    if stages:
+        show(pa.Table.from_pylist(stages))

@@ -1,0 +1,21 @@
+"""crossaudit stop"""
+
+from __future__ import annotations
+
+import typer
+
+from pipelines.commands.options import Address, RunDir, Verbose
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit stop s3://bucket/runs/june")(stop)
+
+
+def stop(run: RunDir, address: Address = None, verbose: Verbose = False) -> None:
+    """End the job of a submitted run. What is done stays: the same submission again goes on with it."""
+    from pipelines.jobs import Cluster
+    from pipelines.status import job_of
+
+    job = job_of(run, address)
+    stopping = Cluster(job.address).stop(job.id)
+    typer.echo(f"job {job.id} {'is stopping' if stopping else 'was not running'}")

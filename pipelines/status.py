@@ -1,0 +1,67 @@
+"""Where a run is and which job works on it, by its manifest: the run may be anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from audit.errors import AuditError
+from pipelines.jobs import Cluster, Job
+from pipelines.manifest import NAME, read
+from pipelines.progress import Numbers, duration
+
+# Between two lines of progress lie seconds, or as long as one shard or a global stage takes.
+_SILENT = 600.0
+
+
+def where(manifest: Mapping[str, Any]) -> str:
+    """One line: finished, stopped and why, or how far it is and when it said so."""
+    if manifest["finished"]:
+        return f"finished at {manifest['finished']}"
+    progress = manifest["progress"] or {}
+    at = progress.get("stage", "starting")
+    if "done" in progress:
+        numbers = Numbers(**{field.name: progress[field.name] for field in fields(Numbers)})
+        at = f"{numbers.step}: {numbers.done:,} of {numbers.total:,}, {numbers.line()}"
+    if failed := manifest["failed"]:
+        return (
+            f"stopped at {failed['at']}: {failed['message']}\nIt was at {at}. The same command again goes on with it."
+        )
+    said = progress.get("at", manifest["started"])
+    age = (datetime.now(UTC) - datetime.fromisoformat(said)).total_seconds()
+    silent = "; was it killed? The same command again goes on with it." if age > _SILENT else ""
+    return f"running: {at} ({duration(max(age, 0))} ago){silent}"
+
+
+def last_job(uri: str) -> Job | None:
+    """The job that began a run last, as far as the run can be read from here."""
+    try:
+        known = read(uri)["jobs"]
+    except (AuditError, OSError):
+        return None
+    return Job(known[-1]["id"], known[-1]["address"]) if known else None
+
+
+def job_of(uri: str, address: str | None = None) -> Job:
+    """That job; `address`: where its cluster is reached from here, if not as when submitted. Raises AuditError without
+    any."""
+    known = read(uri)["jobs"]
+    if not known:
+        raise AuditError("no job of a cluster has worked on it", where=f"{uri}/{NAME}", do="Was it submitted at all?")
+    return Job(known[-1]["id"], address or known[-1]["address"])
+
+
+def refuse_second(uri: str) -> None:
+    """Raises AuditError if a job works on the run already."""
+    job = last_job(uri)
+    if job is None:
+        return
+    try:
+        state = Cluster(job.address).status(job.id)
+    except AuditError:
+        return  # that cluster is gone, and its jobs with it
+    if state in ("PENDING", "RUNNING"):
+        do = f"`crossaudit stop {uri}` ends it."
+        raise AuditError(f"job {job.id} works on it ({state.lower()}, {job.address})", where=uri, do=do)
