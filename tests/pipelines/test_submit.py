@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -53,8 +55,10 @@ def crossaudit(*arguments: str) -> subprocess.CompletedProcess[str]:
 def cluster() -> Iterator[str]:
     """The address of a cluster that `ray start --head` has started."""
     dashboard = free_port()
+    # In a folder of its own, as jobs go to the cluster that was started last in their folder; sockets want a short name.
+    folder = tempfile.mkdtemp(dir="/tmp")
     ports = f"--port={free_port()} --dashboard-port={dashboard} --dashboard-agent-listen-port={free_port()}"
-    command = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", *ports.split()]
+    command = ["ray", "start", "--head", "--block", "--num-cpus=1", f"--temp-dir={folder}", *ports.split()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
     ) as ray:
@@ -73,6 +77,7 @@ def cluster() -> Iterator[str]:
         for process in processes:
             if process.is_running():
                 process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
