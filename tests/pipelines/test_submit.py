@@ -55,7 +55,7 @@ def crossaudit(*arguments: str) -> subprocess.CompletedProcess[str]:
 def cluster() -> Iterator[str]:
     """The address of a cluster that `ray start --head` has started."""
     dashboard = free_port()
-    # In a folder of its own, as jobs go to the cluster that was started last in their folder; sockets want a short name.
+    # In a folder of its own: a job goes to the cluster that was started last in its folder. Sockets want a short name.
     folder = tempfile.mkdtemp(dir="/tmp")
     ports = f"--port={free_port()} --dashboard-port={dashboard} --dashboard-agent-listen-port={free_port()}"
     command = ["ray", "start", "--head", "--block", "--num-cpus=1", f"--temp-dir={folder}", *ports.split()]
