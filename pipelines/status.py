@@ -16,8 +16,8 @@ from pipelines.progress import Numbers, duration
 _SILENT = 600.0
 
 
-def where(manifest: Mapping[str, Any]) -> str:
-    """One line: finished, stopped and why, or how far it is and when it said so."""
+def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
+    """One line: finished, stopped and why, or how far it is and when it said so. `job`: what Ray says of its job."""
     if manifest["finished"]:
         return f"finished at {manifest['finished']}"
     progress = manifest["progress"] or {}
@@ -29,6 +29,8 @@ def where(manifest: Mapping[str, Any]) -> str:
         return (
             f"stopped at {failed['at']}: {failed['message']}\nIt was at {at}. The same command again goes on with it."
         )
+    if job in ("FAILED", "STOPPED"):
+        return f"killed: it was at {at}. The same command again goes on with it."
     said = progress.get("at", manifest["started"])
     age = (datetime.now(UTC) - datetime.fromisoformat(said)).total_seconds()
     silent = "; was it killed? The same command again goes on with it." if age > _SILENT else ""

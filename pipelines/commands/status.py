@@ -24,16 +24,16 @@ def status(run: RunDir, address: Address = None, verbose: Verbose = False) -> No
     from pipelines.manifest import read
     from pipelines.status import job_of, where
 
-    manifest = read(run)
-    typer.echo(where(manifest))
+    manifest, job, state = read(run), None, None
     if manifest["jobs"]:
         job = job_of(run, address)
-        at = f" at {job.address}" if job.address else ""
         try:
             state = Cluster(job.address).status(job.id)
         except AuditError as error:
             state = str(error).splitlines()[0]
-        typer.echo(f"job {job.id}{at}: {state}")
+    typer.echo(where(manifest, state))
+    if job is not None:
+        typer.echo(f"job {job.id}{f' at {job.address}' if job.address else ''}: {state}")
     stages = [{"stage": name} | numbers for name, numbers in manifest["stages"].items()]
     if stages:
         show(pa.Table.from_pylist(stages))

@@ -78,6 +78,7 @@ def test_a_run_that_was_killed_is_silent(run: Run) -> None:
     manifest = told(run)
     manifest["started"] = (datetime.now(UTC) - timedelta(hours=3)).isoformat(timespec="seconds")
     assert "(3 h 0 min ago); was it killed?" in where(manifest)
+    assert where(manifest, "FAILED").startswith("killed: it was at starting.")
 
 
 def test_every_job_that_worked_on_a_run_is_in_its_manifest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
