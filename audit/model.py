@@ -17,6 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -109,17 +110,25 @@ def load_model(
     """
     place = Path(path)
     if place.is_file():
-        with _no_progress_bars():
+        with no_progress_bars():
             parts, hashes = _load_single_file(place, dtype, config)
     else:
-        folder = place if place.is_dir() else _download(path)
-        with _no_progress_bars():
+        folder = place if place.is_dir() else from_hub(path)
+        with no_progress_bars():
             parts, hashes = _load_folder(folder, dtype)
-    unet, text_encoder, vae = parts["unet"], parts["text_encoder"], parts["vae"]
-    _check_unet(unet.config, str(path))
+    unet, text_encoder = parts["unet"], parts["text_encoder"]
+    check_unet(unet.config, str(path))
     if lora is not None:
         add_lora(lora, {"unet": unet, "text_encoder": text_encoder})
         hashes["lora"] = _sha256([Path(lora)])
+    return assembled(parts, hashes, device, dtype)
+
+
+def assembled(
+    parts: Mapping[str, Any], hashes: Mapping[str, str], device: str | torch.device, dtype: torch.dtype
+) -> Model:
+    """The Model of loaded parts: `unet`, `text_encoder`, `vae`, `tokenizer` and `scheduler_config`."""
+    unet, text_encoder, vae = parts["unet"], parts["text_encoder"], parts["vae"]
     for module in (unet, text_encoder, vae):
         module.to(device).eval().requires_grad_(False)
     size = unet.config.sample_size
@@ -140,7 +149,9 @@ def load_model(
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, str]]:
-    _check_folder(folder)
+    check_folder(folder)
+    for name in _WEIGHTS:
+        _weights_files(folder / name)
     try:
         parts = {
             "unet": UNet2DConditionModel.from_pretrained(folder / "unet", dtype=dtype, use_safetensors=True),
@@ -184,7 +195,7 @@ def _load_single_file(
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Loading takes seconds, and the bars of the libraries would tear a progress display of the caller's."""
     libraries = [library for library in (transformers_logging, diffusers_logging) if library.is_progress_bar_enabled()]
     for library in libraries:
@@ -196,11 +207,14 @@ def _no_progress_bars() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _download(path: str | Path) -> Path:
+def from_hub(path: str | Path, weights: bool = True) -> Path:
+    """The folder of a model of the hub in its cache; without `weights`, of its configuration and tokenizer alone."""
     if not is_hub_id(str(path)):
         do = "Give a diffusers folder, a .safetensors file or a hub id."
         raise AuditError("no such model", where=str(path), do=do)
     try:
+        if not weights:
+            return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.txt"]))
         return Path(
             StableDiffusionPipeline.download(
                 str(path), use_safetensors=True, safety_checker=None, feature_extractor=None, image_encoder=None
@@ -214,7 +228,8 @@ def _download(path: str | Path) -> Path:
         ) from error
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raises AuditError unless a folder is laid out as a supported pipeline of diffusers; says nothing of weights."""
     index = folder / "model_index.json"
     kind = _read_json(index).get("_class_name") if index.is_file() else None
     if not (folder / "unet").is_dir():
@@ -230,11 +245,10 @@ def _check_folder(folder: Path) -> None:
     text = (encoder.get("architectures") or [encoder.get("model_type")])[0]
     if unet != "UNet2DConditionModel" or text not in ("CLIPTextModel", "clip_text_model"):
         raise AuditError(f"this is {unet} + {text}", where=str(folder), do=SUPPORTED, kind="unsupported_model")
-    for name in _WEIGHTS:
-        _weights_files(folder / name)
 
 
-def _check_unet(config: Mapping[str, Any], where: str) -> None:
+def check_unet(config: Mapping[str, Any], where: str) -> None:
+    """Raises AuditError if a UNet is conditioned by more than text and time."""
     conditions = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds")
     extra = [name for name in conditions if config[name] is not None]
     if config["in_channels"] != config["out_channels"]:

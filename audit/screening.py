@@ -58,7 +58,7 @@ def screen(
     chosen = screen_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
     scheduler = ddim(model.scheduler_config)
-    plan = _plan(chosen, model, scheduler.timesteps.tolist())
+    plan = forwards(chosen, model, scheduler.timesteps.tolist())
 
     def epsilon(forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor) -> tuple[Tensor | None, Tensor | None]:
         output_BCHW, attn_BLK = run_forward(model, forward, latents_BCHW, hidden_BKD)
@@ -115,7 +115,7 @@ def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
             return
 
 
-def _plan(detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int]) -> list[Forward]:
+def forwards(detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int]) -> list[Forward]:
     """The union of what the detectors need, one forward a timestep."""
     layers: dict[int, int] = {}
     for detector in detectors:

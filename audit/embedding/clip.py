@@ -70,7 +70,7 @@ def _load(
     preparation: dict[str, Any],
 ) -> Embedder:
     """What open_clip makes of its own names for a model and its weights; `text`: the text tower's configuration."""
-    open_clip = _open_clip()
+    open_clip = open_clip_library()
     try:
         network, transform = open_clip.create_model_from_pretrained(
             model, weights, device=device, weights_only=True, **preparation
@@ -103,7 +103,7 @@ def _text_config(model: str, where: str) -> dict[str, Any]:
     """The configuration of the text tower; AuditError if there is none or if it lies on a model hub."""
     # open_clip would fetch it from there: an audit runs offline.
     try:
-        text: dict[str, Any] = _open_clip().get_model_config(model).get("text_cfg", {})
+        text: dict[str, Any] = open_clip_library().get_model_config(model).get("text_cfg", {})
     except (ValueError, KeyError, AttributeError) as error:
         raise AuditError("not an open_clip configuration", where=where) from error
     if "hf_model_name" in text:
@@ -118,7 +118,7 @@ def _text_config(model: str, where: str) -> dict[str, Any]:
 def _known(model: str) -> tuple[str, str | None]:
     """(architecture, tag or None) of `architecture/tag`; AuditError if open_clip knows no such thing, or if the weights
     of the tag were trained with the activation of a sister architecture (open_clip only warns)."""
-    open_clip = _open_clip()
+    open_clip = open_clip_library()
     architecture, _, tag = model.partition("/")
     if architecture not in open_clip.list_models():
         do = "Give a folder, architecture/tag such as ViT-B-32/laion2b_s34b_b79k, or `model` and a weights file."
@@ -138,7 +138,7 @@ def _known(model: str) -> tuple[str, str | None]:
 
 def _preparation(architecture: str, tag: str | None) -> dict[str, Any]:
     """How the pictures of a tag are prepared; without one, as all tags of the architecture agree on."""
-    open_clip = _open_clip()
+    open_clip = open_clip_library()
     tags = open_clip.list_pretrained_tags_by_model(architecture) if tag is None else [tag]
     found = [open_clip.pretrained.get_pretrained_cfg(architecture, tag) for tag in tags]
     known = [{key: cfg[key] for key in PREPARATION if key in cfg} for cfg in found]
@@ -152,7 +152,7 @@ def _preparation(architecture: str, tag: str | None) -> dict[str, Any]:
 
 
 def _fetched(architecture: str, tag: str | None) -> Path:
-    open_clip = _open_clip()
+    open_clip = open_clip_library()
     try:
         return Path(
             open_clip.pretrained.download_pretrained(open_clip.pretrained.get_pretrained_cfg(architecture, tag))
@@ -165,7 +165,7 @@ def _fetched(architecture: str, tag: str | None) -> Path:
         ) from error
 
 
-def _open_clip() -> Any:
+def open_clip_library() -> Any:
     try:
         import open_clip
     except ImportError as error:

@@ -1,0 +1,119 @@
+"""Networks without weights, from their configuration alone, on torch's `meta` device: what they cost, not what they say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from audit.errors import AuditError, first_line
+from audit.hub import is_hub_id
+from audit.model import Model, assembled, check_folder, check_unet, from_hub, load_model, no_progress_bars
+
+# Shapes: B images, C channels, H and W pixels, E embedding width.
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class EmbedderOutline:
+    """An image embedder without weights: `encode` [B, C, H, W] to [B, width], of inputs of `shape` (C, H, W)."""
+
+    encode: Callable[[Tensor], Tensor]
+    shape: tuple[int, int, int]
+    width: int
+
+
+def outline_model(path: str | Path) -> Model:
+    """The model of a diffusers folder or a hub id, of which the configuration and the tokenizer are read alone.
+
+    A single .safetensors file says its architecture by its weights, so these are read. Raises AuditError as
+    `load_model`, but not where weights are missing.
+    """
+    if Path(path).is_file():
+        return load_model(path, device=META)
+    folder = Path(path) if Path(path).is_dir() else from_hub(path, weights=False)
+    check_folder(folder)
+    try:
+        with no_progress_bars(), META:
+            parts = {
+                "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+                "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+                "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+            }
+        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        parts["scheduler_config"] = DDIMScheduler.load_config(folder / "scheduler")
+    except Exception as error:  # what the loaders raise for a damaged file is not documented
+        what = f"its configuration does not load: {first_line(error)}"
+        raise AuditError(what, where=str(folder), do="Is a file damaged or missing?") from error
+    check_unet(parts["unet"].config, str(path))
+    return assembled(parts, {}, META, torch.float32)
+
+
+def outline_embedder(
+    weights: str | Path, *, resize: str = "square_320", torchscript: bool = False, model: str | None = None
+) -> EmbedderOutline:
+    """What `load_embedder` would make of the same arguments; of published weights not even the file is needed."""
+    path = Path(weights)
+    if model is not None or path.is_dir() or (not path.exists() and is_hub_id(str(weights))):
+        return _clip(f"local-dir:{path}" if path.is_dir() else (model or str(weights)).partition("/")[0])
+    if path.suffix == ".safetensors":
+        from audit.embedding.descriptor import CopyDescriptor, read_config
+
+        config = read_config(path)
+        with META:
+            descriptor = CopyDescriptor(config)
+        return _embedder(descriptor.eval(), config.image_size, config.image_size)
+    from PIL import Image
+
+    from audit.embedding.sscd import SIZES
+
+    width, height = SIZES[resize](Image.new("RGB", (512, 512)))
+    return _embedder(_sscd(path.name), height, width)
+
+
+def _sscd(name: str) -> nn.Module:
+    """SSCD has two architectures, and what is TorchScript says by its name alone which one it is."""
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    from audit.embedding.sscd import Sscd
+
+    with META:
+        network = Sscd()
+        if "large" in name:  # ResNeXt-101 32x4d, 1024 dimensions
+            network.backbone = ResNet(Bottleneck, [3, 4, 23, 3], num_classes=1024, groups=32, width_per_group=4)
+    return network.eval()
+
+
+def _clip(name: str) -> EmbedderOutline:
+    from audit.embedding.clip import open_clip_library
+
+    library = open_clip_library()
+    level = logging.root.level
+    try:
+        logging.root.setLevel(logging.ERROR)  # it warns of a network without weights
+        with META:
+            network = library.create_model(name, load_weights=False, device=META).eval()
+    except Exception as error:  # open_clip raises whatever its many model classes raise
+        what = f"open_clip cannot make the model: {first_line(error)}"
+        raise AuditError(what, where=name.removeprefix("local-dir:")) from error
+    finally:
+        logging.root.setLevel(level)
+    size = network.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return _embedder(network.encode_image, height, width)
+
+
+def _embedder(encode: Callable[[Tensor], Tensor], height: int, width: int) -> EmbedderOutline:
+    shape = 3, height, width
+    with torch.inference_mode():
+        found_1E = encode(torch.empty(1, *shape, device=META))
+    return EmbedderOutline(encode, shape, int(found_1E.shape[1]))
