@@ -27,7 +27,7 @@ from audit.screening import Forward, forwards, run_forward
 @dataclass(frozen=True)
 class ScreenCost:
     """FLOPs: `text` a caption, `row` a caption and seed (its conditional forwards), `null` a seed and call (the
-    unconditional ones). forwards: how many conditional ones there are, those that end early among them. values: how many
+    unconditional ones). forwards: how many conditional ones there are, those that end early too. values: how many
     numbers a row has in each column."""
 
     text: int

@@ -1,4 +1,4 @@
-"""Networks without weights, from their configuration alone, on torch's `meta` device: what they cost, not what they say."""
+"""Networks without weights, from their configuration alone, on torch's `meta` device: to ask what they cost."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,15 +40,18 @@ def image_id(file: str, row: int) -> str:
     return hashlib.sha256(f"{file}\0{row}".encode()).hexdigest()[:32]
 
 
-def index(file: File, column: str) -> tuple[pa.Table, str | None]:
-    """(the places of a file's images, why its rest cannot be read or None). Raises UsageError without the column."""
+def index(file: File, column: str, most: int | None = None) -> tuple[pa.Table, str | None]:
+    """(the places of a file's images, or of the first of them; why its rest cannot be read or None).
+
+    Raises UsageError without the column.
+    """
     if isinstance(file, Folder):
-        return _folder_places(file), None
+        return _folder_places(file).slice(0, most), None
     found: list[dict] = []
     problem = None
     places = _parquet_places(file, column) if file.name.endswith(".parquet") else _tar_places(file)
     try:
-        for row, key, offset, size in places:
+        for row, key, offset, size in islice(places, most):
             where = {"image_id": image_id(file.name, row), "file": file.name, "row": row, "key": key}
             found.append(where | {"uri": file.uri, "offset": offset, "size": size})
     except (tarfile.TarError, pa.ArrowException, OSError, EOFError) as error:

@@ -55,6 +55,13 @@ def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
         return [], reason(error)
 
 
+def beginning(file: File, samples: int) -> Slice:
+    """The first samples of a tar, or all that it has; raises UNREADABLE."""
+    with open_file(file.uri) as source:
+        sizes = list(islice(_sizes(source), samples))
+    return Slice(file, 0, len(sizes), (0, sum(sizes)))
+
+
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
     rows, malformed = [], []
     with open_file(part.file.uri) as source, open_file(part.file.uri) as contents:
