@@ -79,7 +79,7 @@ class Rows:
         if self._batch_size is not None:
             starts = range(0, len(self), self._batch_size)
             return [work(slice(start, min(start + self._batch_size, len(self)))) for start in starts]
-        size = sizes.get(task, 16 if self.model.device.type == "cpu" else 64)
+        size = sizes.get(task, usual_batch(self.model.device.type))
         return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}))
 
     def batch(self, rows: slice) -> Batch:
@@ -166,6 +166,11 @@ class Rows:
         offsets = pa.array(np.arange(len(values_Rn) + 1, dtype=np.int32) * values_Rn.shape[1])
         flat = pa.array(np.where(finite[:, None], values_Rn, 0.0).ravel(), kind.value_type)
         return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array(~finite))
+
+
+def usual_batch(device: str) -> int:
+    """Rows a forward, where nobody says how many and they fit."""
+    return 16 if device == "cpu" else 64
 
 
 def _checked_captions(captions: Sequence[str]) -> list[str]:

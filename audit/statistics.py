@@ -53,3 +53,8 @@ def _check_counts(k: int, n: int) -> None:
 def nulls_needed(rate: float) -> int:
     """The fewest null captions that can set a threshold at `rate`: the smallest m with (m + 1) rate >= 1."""
     return math.ceil(1 / rate - 1 - 1e-9)  # 1 / 0.01 - 1 must not become 100
+
+
+def sample_needed(high: float, confidence: float = 0.95) -> int:
+    """The smallest sample that, if none of it reproduces, bounds a proportion by `high` (`clopper_pearson`)."""
+    return math.ceil(math.log((1 - confidence) / 2) / math.log1p(-high) - 1e-9)

@@ -24,6 +24,7 @@ from pipelines.commands import (
     logs,
     lookup,
     mitigate,
+    plan,
     query,
     report,
     reproduce,
@@ -45,7 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    *(init, demo, fetch, index, run, submit, status, logs, stop, mitigate, query, report, check),
+    *(init, demo, fetch, index, plan, run, submit, status, logs, stop, mitigate, query, report, check),
     *(lookup, reproduce, export, apply, detectors, layers, explain, config),
 ):
     module.register(app)

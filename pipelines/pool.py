@@ -87,13 +87,13 @@ class Pool:
         self._ready()
         return {name: self._loaded[name] for name in needs}
 
-    def ask(self, method: str) -> Any:
+    def ask(self, method: str, *arguments: Any) -> Any:
         """What any worker answers. Raises what it raises."""
         last = ""
         for _ in range(STARTS):
             worker = self._ready()
             try:
-                return ray.get(getattr(worker.actor, method).remote())
+                return ray.get(getattr(worker.actor, method).remote(*arguments))
             except RayTaskError as error:
                 raise cause_of(error) from error
             except RayError as error:

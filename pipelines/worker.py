@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,12 @@ from pipelines.config import Config
 from pipelines.ledger import Ledger, Shard, Tables
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from audit.embedding import Embedder
     from audit.model import Model
     from pipelines.context import Step
+    from pipelines.probing import Probe
 
 
 class Worker:
@@ -47,6 +50,12 @@ class Worker:
         screen = self.config.screen
         table = audit.screen(self.model, [], screen.seeds, screen.detectors, reference=self.reference)
         return table.schema.serialize().to_pybytes()
+
+    def probe(self, captions: Sequence[str], places: pa.Table) -> Probe:
+        """How fast this worker is, by a short measurement."""
+        from pipelines.probing import measure
+
+        return measure(self, captions, places)
 
     def run(self, step: Step, shard: Shard) -> dict[str, int]:
         return step.commit(shard, [self.compute(step, shard)])

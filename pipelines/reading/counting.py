@@ -32,8 +32,8 @@ _THREADS = 64
 
 @dataclass(frozen=True)
 class Count:
-    """What files hold: `rows`, and their mean `length` in bytes of text (0: not asked); of `estimated` of the files it is
-    an estimate from `looked` of them. `unreadable` ones, of those that were opened, count as empty."""
+    """What files hold: `rows`, and the mean `length` of their text in bytes (0: not asked). Of `estimated` of the files
+    that is an estimate, from `looked` of them. `unreadable` ones, of those that were opened, count as empty."""
 
     files: int
     rows: int

@@ -100,8 +100,12 @@ def pictures(options: Images, places: Mapping[str, pa.Table], ids: Iterable[str]
 
 
 def _embed(worker: Worker, shard: Shard) -> Tables:
+    return vectors_at(worker, worker.ledger.slice(IMAGES, shard.source, shard.start, shard.stop))
+
+
+def vectors_at(worker: Worker, places: pa.Table) -> Tables:
+    """The tables `embeddings_*` and `errors` of the images at places (schema INDEX)."""
     names = worker.config.confirm.embedders
-    places = worker.ledger.slice(IMAGES, shard.source, shard.start, shard.stop)
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in names}

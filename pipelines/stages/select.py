@@ -17,6 +17,7 @@ from pipelines.stages import calibrate, cluster
 
 if TYPE_CHECKING:
     from audit.calibration import Calibration
+    from pipelines.config import Select
 
 # An image that so many rows of the data set have may be memorized whatever its captions say: most of what was
 # extracted from Stable Diffusion had a hundred duplicates, some of it ten (arXiv 2301.13188).
@@ -29,7 +30,7 @@ def run(run: Run) -> None:
         parts = run.ledger.parts("captions")
         scores = _scores(run.ledger, parts, calibrate.load(run.ledger))
         total = len(scores)
-        budget = config.budget if config.budget is not None else max(1000, -(-total // 1000))
+        budget = allowed(config, total)
         sampled = min(config.audit_sample, total)
         own = cluster.own(run.ledger)
         at = pc.index_in(scores["caption_id"], value_set=own["caption_id"].combine_chunks())
@@ -68,6 +69,11 @@ def run(run: Run) -> None:
         stage |= {"rows_in": total, "rows_out": int((in_budget | in_sample).sum())}
         how = f"{in_budget.sum() - by_rows:,} by score, {by_rows:,} by duplicates, {sampled:,} at random"
         run.progress.say(f"select: {how}, of {total:,} captions")
+
+
+def allowed(config: Select, captions: int) -> int:
+    """The budget, of so many captions."""
+    return config.budget if config.budget is not None else max(1000, -(-captions // 1000))
 
 
 def selected(ledger: Ledger) -> pa.Table:

@@ -1,0 +1,183 @@
+"""crossaudit plan"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.options import ConfigFile, Overrides, Verbose
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipelines.planning import Plan
+    from pipelines.reading.counting import Count
+    from pipelines.workload import Line
+
+CONFIRMED = 100
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit plan audit.yaml --gpus 8 --price 2.50")(plan)
+
+
+def plan(
+    config: ConfigFile,
+    set_: Overrides = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="How many (on CPUs: workers); by default as many as `engine.workers` has.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Dollars for an hour of a GPU (on CPUs: of a core).")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="TFLOP/s that a GPU sustains: assumed, and nothing is measured.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Say what an audit would cost before it is run: hours, dollars and disk of each stage, and what it could claim.
+
+    Counts rows from metadata and FLOPs from the models' configurations, and measures one worker for a minute or so
+    (or believes --tflops, which needs neither GPU nor weights). Writes nothing.
+    """
+    from rich.console import Console
+
+    from audit.foreseen import of_audit_sample, of_null_captions
+    from pipelines.planning import make_plan
+    from pipelines.settings import load_config
+
+    settings, _ = load_config(config, set_ or [])
+    made = make_plan(settings, tflops)
+    work, lines = made.work, made.work.lines()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=100)
+    rate = settings.confirm.null_rate if settings.images else None
+    sample = min(settings.select.audit_sample, work.captions)
+    console.print(_list([*_inputs(made), *_speeds(made, tflops)]))
+    console.print(_table(made, lines, work.fresh(CONFIRMED), price))
+    console.print(_list(_notes(made, lines, gpus)))
+    console.print("What it could claim", style="bold")
+    console.print(_list([*of_null_captions(work.nulls, rate, work.captions), *of_audit_sample(sample, work.captions)]))
+
+
+def _list(lines: list[str]) -> Table:
+    """Lines with a dash, which wrap behind it, and an empty one at the end."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        table.add_row("-", escape(line))
+    table.add_row()
+    return table
+
+
+def _inputs(made: Plan) -> list[str]:
+    work = made.work
+    found = [f"captions: {_counted(work.rows, 'rows')}; at most {work.captions:,} captions, as if no two were alike"]
+    if work.rows.rows != work.captions:
+        found[0] += " (captions.sample)"
+    if work.images is not None:
+        found.append(f"images: {_counted(work.images, 'images')}")
+    return found
+
+
+def _counted(count: Count, unit: str) -> str:
+    files = f"{count.files:,} file{'s' if count.files > 1 else ''}"
+    text = f"{count.rows:,} {unit} in {files}"
+    if count.estimated:
+        text = f"about {text} (by the beginnings of {count.looked:,}: only Parquet says how many it has)"
+    return text + (f"; {count.unreadable:,} cannot be read" if count.unreadable else "")
+
+
+def _speeds(made: Plan, tflops: float | None) -> list[str]:
+    work, probe = made.work, made.probe
+    engine = work.config.engine
+    cores = f"{engine.cpus_per_worker} core{'s' if engine.cpus_per_worker > 1 else ''}"
+    worker = f"{engine.gpus_per_worker:g} GPU and {cores}" if engine.gpus_per_worker else cores
+    forwards = work.costs.screen[0].forwards * len(work.config.screen.seeds)
+    found = [f"a screen is {forwards} forward{'s' if forwards > 1 else ''} of the UNet a caption"]
+    if probe is None:
+        found.append(
+            f"assumed: {tflops:g} TFLOP/s sustained (--tflops); reading of images, search and clusters as our cores do "
+            "them; nothing was measured"
+        )
+        return found
+    costs, speed, steps = work.costs, work.speed, work.config.generate.steps
+    generating = costs.generated(1, 1, steps) / speed.generating(costs, 1, 1, steps)
+    took = [f"{probe.screen.units:,} captions screened in {probe.screen.seconds:.1f} s ({_si(speed.screen)}FLOP/s)"]
+    took.append(f"{probe.more.units:,} images generated in {probe.more.seconds:.1f} s ({_si(generating)}FLOP/s)")
+    if probe.embed:
+        took.append(f"{probe.embed.units:,} images embedded in {probe.embed.seconds:.1f} s ({_si(speed.embed)}FLOP/s)")
+        took.append(f"vectors searched at {_si(speed.search)}FLOP/s and clustered at {_si(speed.cluster)}FLOP/s")
+    return [*found, f"measured on one worker ({worker}): {', '.join(took)}"]
+
+
+def _table(made: Plan, lines: list[Line], fresh: Line | None, price: float | None) -> Table:
+    from rich.table import Table
+
+    engine = made.work.config.engine
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    hours = "GPU-hours" if engine.gpus_per_worker else "core-hours"
+    for name in ("units", "shards", "FLOPs each", hours, *(["dollars"] if price is not None else []), "disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def add(stage: str, units: str, shards: str, flops: str, seconds: float, disk: float, style: str = "") -> None:
+        spent = seconds / 3600 * (engine.gpus_per_worker or engine.cpus_per_worker)
+        cost = [] if price is None else [_number(spent * price)]
+        table.add_row(stage, units, shards, flops, _number(spent), *cost, f"{_si(disk)}B", style=style)
+
+    for line in lines:
+        flops = "" if line.flops is None else _si(line.flops).strip()
+        add(line.stage, f"{line.units:,} {line.unit}", f"{line.shards:,}", flops, line.seconds, line.disk)
+    shards = sum(line.shards for line in lines)
+    total, disk = sum(line.seconds for line in lines), sum(line.disk for line in lines)
+    add("total", "", f"{shards:,}", "", total, disk, "bold")
+    if fresh is not None:
+        units, flops = f"{fresh.units:,} {fresh.unit}", _si(fresh.flops or 0).strip()
+        table.add_row()
+        add(f"+ per {CONFIRMED} confirmed", units, f"{fresh.shards:,}", flops, fresh.seconds, fresh.disk)
+    table.add_row()
+    return table
+
+
+def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
+    engine = made.work.config.engine
+    seconds = sum(line.seconds for line in lines)
+    workers: float = engine.workers.max
+    what = f"{workers:g} workers"
+    if gpus is not None:
+        workers = gpus / (engine.gpus_per_worker or 1)
+        what = f"{gpus:,} {'GPUs' if engine.gpus_per_worker else 'workers'}"
+    found = [f"with {what} it takes {_duration(seconds / workers)}, loading, select, judge and report not counted"]
+    if engine.gpus_per_worker:
+        found.append("a worker holds its GPU in all stages, also where its cores alone work (ingest, cluster, search)")
+    by = {line.stage: line.seconds for line in lines}
+    if by.get("cluster", 0) > seconds / 2:
+        found.append("most of it is the stage cluster, which compares every image with every other one")
+    if made.work.config.index.type != "exact":
+        found.append("building and searching the inverted file is not counted")
+    return found
+
+
+def _si(value: float) -> str:
+    """Three digits and a prefix, with the space between."""
+    prefixes = ("", "k", "M", "G", "T", "P", "E")
+    at = 0
+    while value >= 999.5 and at < len(prefixes) - 1:
+        value, at = value / 1000, at + 1
+    return f"{value:.3g} {prefixes[at]}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{_number(seconds / length)} {unit}"
+    return f"{_number(seconds)} seconds"

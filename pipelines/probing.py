@@ -1,0 +1,111 @@
+"""How fast a worker is: a little of what a run does, by the run's own code, timed after a warm-up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from pipelines.worker import Worker
+
+# Seconds that a batch may take, and that several may.
+WAIT, SHORT = 60.0, 5.0
+# Generations of few and of more steps: what these differ in is the cost of a step, the rest is that of the image.
+FEW, MORE = 1, 4
+# Training images at most, and vectors that are compared with each other.
+IMAGES, QUERIES, BLOCK = 256, 1024, 4096
+
+
+@dataclass(frozen=True)
+class Timed:
+    """So many `units` took so many seconds."""
+
+    units: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one worker took. `screen`: captions; `few`, `more`: generations of so many steps; `embed`: images, read and
+    decoded too; `search`, `cluster`: products of vectors of `width`. None without images."""
+
+    screen: Timed
+    few: Timed
+    more: Timed
+    embed: Timed | None = None
+    search: Timed | None = None
+    cluster: Timed | None = None
+
+
+def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> Probe:
+    """Times a worker on null captions, and on training images at places (schema INDEX) if there are any."""
+    import audit
+    from audit.clusters import near_pairs
+    from audit.matching import nearest
+    from audit.rows import usual_batch
+    from pipelines.stages import embed
+    from pipelines.stages.screen import screen_texts
+
+    config = worker.config
+
+    def texts(count: int) -> list[str]:
+        return list(islice(cycle(captions), count))
+
+    def screen(count: int) -> None:
+        ids = pa.array([f"{row:032x}" for row in range(count)])
+        screen_texts(worker, pa.table({"caption_id": ids, "caption": texts(count)}), "plan")
+
+    def generate(steps: int) -> Callable[[int], None]:
+        options = config.generate
+        return lambda count: audit.generate(
+            worker.model,
+            texts(count),
+            options.seeds[:1],
+            steps,
+            options.guidance_scale,
+            options.detectors,
+            batch_size=options.batch_size,
+        )
+
+    usual = usual_batch(worker.device)
+    rows = max(1, (config.screen.batch_size or usual) // len(config.screen.seeds))
+    images = config.generate.batch_size or usual
+    found = Probe(timed(screen, rows), timed(generate(FEW), images), timed(generate(MORE), images))
+    if not len(places):
+        return found
+    width = worker.embedder(config.confirm.embedders[0]).width
+    vectors_NE = np.random.default_rng(0).standard_normal((BLOCK, width)).astype(np.float16)
+    ids = pa.array([f"{row:032x}" for row in range(BLOCK)])
+    return Probe(
+        found.screen,
+        found.few,
+        found.more,
+        timed(lambda count: embed.vectors_at(worker, places.slice(0, count)), embed.BATCH, len(places)),
+        timed(lambda count: nearest(vectors_NE[:QUERIES], [(ids, vectors_NE)] * count, 5), 1),
+        timed(lambda count: near_pairs(vectors_NE, count * BLOCK, [vectors_NE] * count, 1e9), 1),
+    )
+
+
+def timed(work: Callable[[int], object], batch: int, most: int | None = None) -> Timed:
+    """The time of `work` of a batch, or of several if they are short; of one unit, if a batch would take too long."""
+    units, seconds = 1, clocked(work, 1)
+    if seconds < WAIT:  # the first one warmed up only
+        seconds = clocked(work, 1)
+    while True:
+        wanted = batch if units < batch else 4 * units
+        more = wanted if most is None else min(wanted, most)
+        if more <= units or seconds * more / units > (WAIT if units < batch else SHORT):
+            return Timed(units, seconds)
+        units, seconds = more, clocked(work, more)
+
+
+def clocked(work: Callable[[int], object], units: int) -> float:
+    began = time.perf_counter()
+    work(units)
+    return time.perf_counter() - began

@@ -1,0 +1,153 @@
+"""What each stage of an audit has to do, how long one worker would take and how much it writes: an upper estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from audit.schema import DETECTOR_COLUMNS
+from pipelines.config import Config
+from pipelines.reading.counting import Count
+from pipelines.reading.slices import SLICE_ROWS
+from pipelines.speed import Costs, Speed
+from pipelines.stages import cluster, confirm, generate, ingest, select
+
+# Rows that a worker takes in, in a second: docs/evidence.md, "Ingest".
+TAKEN_IN = 32_000
+# Screens of a self-control: eight variants, and the caption itself.
+CONTROLS = 9
+# Bytes on the disk, after zstd: of a hash, of a letter of a caption, of a pixel of a PNG, of a value of a vector;
+ID, LETTER, PIXEL, VALUE = 18, 0.58, 1.6, 1.72
+# and of what else there is of an input row, a caption, a verdict, an image, a generation and a match.
+ROW, CAPTION, VERDICT, IMAGE, GENERATION, MATCH = 40, 200, 75, 105, 400, 30
+
+
+@dataclass(frozen=True)
+class Line:
+    """One stage: so many `units` in so many `shards`, `flops` a unit; `seconds` of one worker; bytes on the `disk`."""
+
+    stage: str
+    units: int
+    unit: str
+    shards: int
+    flops: float | None
+    seconds: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What there is: input rows and training images as counted, captions (at most), null captions."""
+
+    config: Config
+    rows: Count
+    images: Count | None
+    captions: int
+    nulls: int
+    costs: Costs
+    speed: Speed
+
+    def lines(self) -> list[Line]:
+        """The stages that take time, in their order."""
+        made = self.config.generate.seeds
+        purposes = [self.selected]
+        if self.images is not None:
+            purposes.append(min(self.nulls, self.config.confirm.null_captions))
+        found = [self._ingest()]
+        if self.images is not None:
+            found += [self._embed(self.images), self._cluster(self.images)]
+        found += self._screens()
+        found.append(self._generate("generate", purposes, len(made)))
+        if self.images is not None:
+            found.append(self._confirm(self.images, purposes, len(made)))
+        return found
+
+    def fresh(self, confirmed: int) -> Line | None:
+        """Confirmed captions with fresh seeds, and the matches of these."""
+        seeds = self.config.confirm.fresh_seeds
+        if self.images is None or not seeds:
+            return None
+        made, found = self._generate("fresh", [confirmed], seeds), self._confirm(self.images, [confirmed], seeds)
+        flops = (made.flops or 0) + (found.flops or 0)
+        seconds, disk = made.seconds + found.seconds, made.disk + found.disk
+        return Line("fresh seeds", made.units, made.unit, made.shards + found.shards, flops, seconds, disk)
+
+    @property
+    def selected(self) -> int:
+        """Captions that are generated, if the audit sample has none of the budget."""
+        chosen = self.config.select
+        return min(self.captions, select.allowed(chosen, self.captions) + chosen.audit_sample)
+
+    def _ingest(self) -> Line:
+        disk = self.rows.rows * ROW + self.captions * (CAPTION + 2 * LETTER * self.rows.length)
+        shards, seconds = _parts(self.captions, SLICE_ROWS), self.rows.rows / TAKEN_IN
+        return Line("ingest", self.rows.rows, "rows", shards, None, seconds, disk)
+
+    def _embed(self, images: Count) -> Line:
+        """Nothing to do if the vectors are taken from an index."""
+        count, flops = images.rows, sum(self.costs.embed)
+        shards = images.files * _parts(_parts(count, images.files), self.config.engine.shard_rows)
+        seconds = 0.0 if self.config.index.path else count * flops / self.speed.embed
+        disk = count * sum(VALUE * width + IMAGE for width in self.costs.widths)
+        return Line("embed", count, "images", shards, flops, seconds, disk)
+
+    def _cluster(self, images: Count) -> Line:
+        count, flops = images.rows, self.costs.clustered(images.rows)
+        shards, disk = _parts(count, cluster.BLOCK), count * (2 * ID + 8)
+        return Line("cluster", count, "images", shards, flops / max(1, count), flops / self.speed.cluster, disk)
+
+    def _screens(self) -> list[Line]:
+        size, seeds = self.config.engine.shard_rows, len(self.config.screen.seeds)
+        nulls = 0 if self.config.calibration.screen else self.nulls
+        buckets = _parts(self.captions, ingest.BUCKET_ROWS)
+        shards = buckets * _parts(_parts(self.captions, buckets), size)
+        row, verdict = seeds * self._row_bytes(), VERDICT + LETTER * self.rows.length
+        planned = [
+            ("calibrate", nulls, _parts(nulls, size), self.nulls * row),
+            ("screen", self.captions, shards, self.captions * (row + verdict)),
+        ]
+        if self.config.select.self_control:
+            planned.append(("control", CONTROLS * self.selected, _parts(self.selected, size), self.selected * ID))
+        found = []
+        for stage, count, calls, disk in planned:
+            flops = self.costs.screened(count, seeds, calls)
+            seconds = flops / self.speed.screen
+            found.append(Line(stage, count, "captions", calls, flops / max(1, count), seconds, disk))
+        return found
+
+    def _generate(self, stage: str, purposes: Sequence[int], seeds: int) -> Line:
+        captions, steps, size = sum(purposes), self.config.generate.steps, self._generated_together()
+        height, width = self.costs.generation.size
+        count, flops = captions * seeds, self.costs.generated(captions, seeds, steps)
+        shards = sum(_parts(each, size) for each in purposes)
+        seconds = self.speed.generating(self.costs, captions, seeds, steps)
+        disk = count * (PIXEL * height * width + GENERATION)
+        return Line(stage, count, "generations", shards, flops / max(1, count), seconds, disk)
+
+    def _confirm(self, images: Count, purposes: Sequence[int], seeds: int) -> Line:
+        """Generations are embedded and compared with what an exact search finds; of an inverted file the search is not
+        counted."""
+        count, part = seeds * sum(purposes), seeds * self._generated_together()
+        together = part * max(1, self.config.engine.shard_rows // part)
+        matched = self.costs.matched(count)
+        searched = self.costs.searched(count, images.rows) if self.config.index.type == "exact" else 0
+        shards = sum(_parts(seeds * each, together) for each in purposes)
+        seconds = matched / self.speed.embed + searched / self.speed.search
+        disk = count * len(self.costs.embed) * confirm.NEIGHBOURS * MATCH
+        return Line("confirm", count, "generations", shards, (matched + searched) / max(1, count), seconds, disk)
+
+    def _generated_together(self) -> int:
+        return max(1, self.config.engine.shard_rows // generate.SMALLER)
+
+    def _row_bytes(self) -> float:
+        """Of a caption and seed in the table `screen`: numbers hardly compress."""
+        kinds = {name: DETECTOR_COLUMNS[name] for name in self.costs.screen[0].values}
+        single = {name: kind.value_type if pa.types.is_list(kind) else kind for name, kind in kinds.items()}
+        values = sum(count * single[name].bit_width / 8 for name, count in self.costs.screen[0].values.items())
+        return ID + 4 + len(self.costs.screen) * values
+
+
+def _parts(count: int, size: int) -> int:
+    return -(-count // max(1, size))
