@@ -148,7 +148,7 @@ def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
     engine = made.work.config.engine
     seconds = sum(line.seconds for line in lines)
     workers: float = engine.workers.max
-    what = f"{workers:g} workers"
+    what = f"{workers:g} worker{'s' if workers > 1 else ''}"
     if gpus is not None:
         workers = gpus / (engine.gpus_per_worker or 1)
         what = f"{gpus:,} {'GPUs' if engine.gpus_per_worker else 'workers'}"

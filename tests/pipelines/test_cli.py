@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "init",
     "demo",
+    "plan",
     "run",
     "submit",
     "status",

@@ -1,0 +1,120 @@
+"""A plan counts what a run then does, measures a real worker, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from audit.errors import AuditError, UsageError
+from pipelines.ledger import Ledger
+from pipelines.planning import make_plan
+from pipelines.settings import load_config
+from pipelines.workload import Line
+from tests.pipelines.toy import MODEL, write_config
+
+BUNDLE = Path(__file__).parents[2] / "pipelines/demo/bundle"
+
+
+@pytest.fixture
+def dataset(make_dataset: Callable[[Path], Path], tmp_path: Path) -> Path:
+    return make_dataset(tmp_path)
+
+
+def lines_of(path: Path, *overrides: str) -> dict[str, Line]:
+    return {line.stage: line for line in make_plan(load_config(path, overrides)[0], tflops=1.0).work.lines()}
+
+
+@pytest.mark.slow
+def test_units_and_shards_are_those_of_the_run(dataset: Path, audited: Callable[..., str]) -> None:
+    # Small parts of generations, which are matched several at once.
+    overrides = ["generate.seeds=[1,2,3]", "generate.steps=1", "engine.shard_rows=8", "confirm.fresh_seeds=0"]
+    lines = lines_of(dataset, *overrides)
+    ledger = Ledger(audited(dataset, *overrides))
+    assert lines["ingest"].units == 40 and lines["screen"].units == 40
+    assert (lines["ingest"].shards, lines["screen"].shards) == (len(ledger.parts("rows")), len(ledger.parts("screen")))
+    assert (lines["embed"].units, lines["embed"].shards) == (40, len(ledger.parts("embeddings_sscd")))
+    assert lines["cluster"].shards == len(ledger.parts("_image_links"))
+    made = len(ledger.read("generations"))
+    # The sample has two of the budget, and is drawn from 38 captions.
+    assert made <= lines["generate"].units <= made + 5 * 3
+    parts = len(ledger.parts("generations"))
+    assert parts <= lines["generate"].shards <= parts + 5
+    assert lines["confirm"].units == lines["generate"].units
+    assert len(ledger.parts("matches")) <= lines["confirm"].shards <= len(ledger.parts("matches")) + 2
+    assert lines["calibrate"].units == lines["calibrate"].shards == 0  # null_screen is given
+
+
+@pytest.mark.slow
+def test_a_real_worker_is_measured_and_nothing_is_written(dataset: Path) -> None:
+    before = sorted(dataset.parent.rglob("*"))
+    config, _ = load_config(dataset)
+    plan = make_plan(config)
+    assert plan.probe is not None and plan.probe.embed is not None
+    assert plan.probe.embed.units == 20  # of the first file
+    assert plan.probe.screen.units >= 16
+    assert all(value > 0 for value in vars(plan.work.speed).values())
+    assert sum(line.seconds for line in plan.work.lines()) > 0
+    assert sorted(dataset.parent.rglob("*")) == before
+
+
+def test_a_plan_needs_no_weights_if_speed_is_assumed(dataset: Path) -> None:
+    model = dataset.parent / "model"
+    shutil.copytree(MODEL, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    lines = lines_of(dataset, f"model={model}")
+    assert lines == lines_of(dataset)
+    assert not (dataset.parent / "run").exists()
+
+
+@pytest.mark.slow
+def test_where_there_is_no_gpu_the_error_says_what_to_do(dataset: Path) -> None:
+    config, _ = load_config(dataset, ["engine.gpus_per_worker=64"])
+    with pytest.raises(UsageError, match="(?s)nothing can be measured: a worker needs 64 GPUs .*Give --tflops"):
+        make_plan(config)
+    assert make_plan(config, tflops=40.0).probe is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=nothing", "no such model"),
+        ("captions=nothing/*.parquet", "no file matches"),
+        ("captions.caption=text", "no column 'text'"),
+        ("calibration.captions=nothing.txt", "no such file"),
+        ("screen.detectors=[entropy_trajectory]", "belongs to audit.generate"),
+        ("confirm.sscd.weights=nothing.safetensors", "nothing.safetensors"),
+    ],
+)
+def test_what_a_run_refuses_a_plan_refuses(dataset: Path, override: str, message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        lines_of(dataset, override)
+
+
+@pytest.mark.slow
+def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
+    plain = lines_of(dataset)
+    assert list(plain) == ["ingest", "embed", "cluster", "calibrate", "screen", "generate", "confirm"]
+    assert lines_of(dataset, "captions.sample=10")["screen"].units == 10
+    assert lines_of(dataset, "screen.seeds=[0,1]")["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.02)
+    assert lines_of(dataset, "screen.detectors=[noise_magnitude]")["screen"].seconds < 0.2 * plain["screen"].seconds
+    assert lines_of(dataset, "select.self_control=true")["control"].units == 9 * 30
+    assert lines_of(dataset, "index.path=elsewhere")["embed"].seconds == 0
+    path = write_config(dataset.parent, images=None)
+    assert list(lines_of(path)) == ["ingest", "calibrate", "screen", "generate"]
+
+
+def test_fresh_seeds_stand_apart_and_grow_with_the_confirmed(dataset: Path) -> None:
+    work = make_plan(load_config(dataset)[0], tflops=1.0).work
+    one, hundred = work.fresh(1), work.fresh(100)
+    assert one is not None and hundred is not None
+    assert (one.units, hundred.units) == (2, 200)
+    assert hundred.seconds == pytest.approx(100 * one.seconds)
+    assert hundred.flops == one.flops
+
+
+def test_the_disk_that_a_screen_takes_is_foreseen() -> None:
+    """The bundle has the screen of 2,223 null captions as a file."""
+    wanted = (BUNDLE / "null_screen.parquet").stat().st_size
+    assert lines_of(BUNDLE / "audit.yaml")["calibrate"].disk == pytest.approx(wanted, rel=0.15)
