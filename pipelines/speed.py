@@ -9,8 +9,8 @@ from audit.outline import outline_embedder, outline_model
 from pipelines.config import Config
 from pipelines.probing import BLOCK, FEW, MORE, QUERIES, Probe
 
-# Pictures of 512 x 512 that a core reads as JPEG and makes an input of SSCD in a second, and FLOP/s of a core in the
-# search (with the reading of vectors) and in the clusters: docs/evidence.md, "Search".
+# Pictures of 512 x 512 that a core decodes from JPEG and makes inputs of SSCD in a second (docs/design.md, section 8),
+# and FLOP/s of a core in the search, with the reading of vectors, and in the clusters (docs/evidence.md, "Search").
 DECODED, SEARCHED, CLUSTERED = 200, 4.1e10, 1.3e11
 # Beside a whole picture its region is compared, and those of its neighbours.
 REGIONS = 6
