@@ -173,6 +173,9 @@ def _si(value: float) -> str:
 
 
 def _number(value: float) -> str:
+    """Three digits; of what is near nothing, that."""
+    if 0 < value < 0.01:
+        return "< 0.01"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
