@@ -24,6 +24,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "null_screen": schema.null_screen(()),
     "screen": schema.screen(()),
     "scores": schema.SCORES,
+    "controls": schema.CONTROLS,
     "generations": schema.generations(()),
     "image_clusters": schema.IMAGE_CLUSTERS,
     "matches": schema.MATCHES,

@@ -159,7 +159,10 @@ def _take_precomputed(run: Run) -> None:
             do="Leave calibration.screen out: the run then makes its own.",
         )
     at = pc.index_in(table["caption"], value_set=captions["caption"].combine_chunks())
-    table, at = table.filter(pc.is_valid(at)), at.drop_null()
+    keys = zip(table["caption"].to_pylist(), table["seed"].to_pylist(), at.to_pylist(), strict=True)
+    once = {(caption, seed): row for row, (caption, seed, known) in enumerate(keys) if known is not None}
+    chosen = pa.array(sorted(once.values()))  # what it has twice is taken once
+    table, at = table.take(chosen), at.take(chosen)
     for name in ("caption_id", "caption_group"):
         table = table.append_column(name, captions[name].take(at))
     layout = schema.null_screen(schema.features_of(table.schema)).with_metadata(table.schema.metadata)

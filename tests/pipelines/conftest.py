@@ -56,7 +56,8 @@ def make_dataset(weights: Path, planted: bytes, null_screen: pa.Table) -> Callab
             members = [(f"{key}.png", image) for key, image in zip(keys, images, strict=True)]
             write_tar(folder / f"images/{shard:05d}.tar", members)
         (folder / "nulls.txt").write_text("\n".join([*NULLS, NULL_TWIN]), encoding="utf-8")
-        pq.write_table(null_screen, folder / "null_screen.parquet")
+        # One of them twice, which is no other caption.
+        pq.write_table(pa.concat_tables([null_screen, null_screen[:1]]), folder / "null_screen.parquet")
         (folder / "sscd.safetensors").write_bytes(weights.read_bytes())
         return write_config(folder)
 

@@ -38,6 +38,8 @@ SINGLE = [
 ]
 FAILED, UNKNOWN = "a caption that failed", "a caption whose image is broken"
 CALM = [f"ordinary caption number {i}" for i in range(300)]
+NULLS = [f"null {i}" for i in range(200)]
+GENERATED_NULLS = NULLS[:100]
 CAPTIONS = SINGLE + SHARED + TEMPLATES + [FAILED, UNKNOWN] + CALM
 SEEDS = {"screen": [0], "generate": [1], "fresh": [11, 12, 13, 14]}
 
@@ -105,6 +107,8 @@ class Builder:
         for _ in range(copies):
             row = len(self.tables.get("rows", ()))
             self.add("rows", caption_id=ident, file="captions.parquet", row=row, image_id=image_id(caption))
+        if selected_by:
+            self.add("controls", caption_id=ident, self_control=score / 2)
         self.add("screen", caption_id=ident, seed=0, prompt_tokens=8, entropy_single_step=score, status="ok")
         return ident
 
@@ -113,7 +117,8 @@ class Builder:
         sha256 = hashlib.sha256(data).hexdigest()
         place = {"image_id": image_id(key), "file": "images.tar", "row": 0, "key": key, "sha256": sha256}
         self.add("evidence", **place, image=data)
-        self.add("embeddings_sscd", **place, vector=np.zeros(4, np.float16))
+        for embedder in ("sscd", "clip"):
+            self.add(f"embeddings_{embedder}", **place, vector=np.zeros(4, np.float16))
         self.add("image_clusters", image_id=image_id(key), cluster=image_id(key), size=1)
 
 
@@ -154,8 +159,11 @@ def build(root: Path) -> None:
         ident = builder.caption(caption, rng.exponential(0.8) + (1.5 if n < 20 else 0), selected, 1 + n % 3)
         if selected:
             builder.generation(ident, "discover", 1, png(picture(200 + n)), "case", rng.normal(0.35, 0.08), 0.4)
-    for n in range(100):
-        ident = caption_id(f"null {n}")
+    for text in NULLS:
+        known = {"caption_id": caption_id(text), "caption": text, "caption_group": caption_id(text)}
+        builder.add("null_screen", **known, seed=0, prompt_tokens=8, entropy_single_step=1.0, status="ok")
+    for n, text in enumerate(GENERATED_NULLS):
+        ident = caption_id(text)
         builder.generation(
             ident, "null", 1, png(picture(900 + n)), "case", rng.normal(0.35, 0.08), rng.normal(0.5, 0.05)
         )
@@ -171,6 +179,7 @@ def build(root: Path) -> None:
         "message": "cannot identify image file",
     }
     builder.add("errors", stage="embed", **broken)
+    builder.add("errors", stage="generate", caption_id=caption_id(FAILED), kind="not_finite", message="out of memory")
     write(root, builder.tables)
 
 
@@ -180,13 +189,16 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "rows": schema.ROWS,
         "captions": schema.CAPTIONS,
         "caption_groups": schema.CAPTION_GROUPS,
+        "null_screen": schema.null_screen(detectors),
         "screen": schema.screen(detectors),
         "scores": schema.SCORES,
+        "controls": schema.CONTROLS,
         "generations": schema.generations(detectors),
         "matches": schema.MATCHES,
         "evidence": schema.EVIDENCE,
         "errors": schema.ERRORS,
         "embeddings_sscd": schema.embeddings(4),
+        "embeddings_clip": schema.embeddings(4),
         "image_clusters": schema.IMAGE_CLUSTERS,
     }
     arrow = {name: pa.Table.from_pylist(rows, schemas[name]) for name, rows in tables.items()}
@@ -199,7 +211,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
     arrow["verdicts"] = judge(
         captions=arrow["captions"],
         scores=arrow["scores"],
-        controls=schema.CONTROLS.empty_table(),
+        controls=arrow["controls"],
         rows=arrow["rows"],
         generations=arrow["generations"],
         matches=matches,
@@ -224,7 +236,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "resolved": {
             "model": "model",
             "screen": {"detectors": ["profile"], "seeds": [0]},
-            "select": {"budget": 38, "audit_sample": 41},
+            "select": {"budget": 38, "audit_sample": 41, "self_control": True},
             "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
             "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "null_captions": 100, "null_rate": 0.01},
             "report": {"title": "Audit of the test model"},
@@ -236,10 +248,10 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "dtype": "float32",
         "device": "cpu",
         "calibration": {
-            "null_captions": 2000,
+            "null_captions": len(NULLS),
             "removed": 3,
-            "fit": 998,
-            "held_out": 999,
+            "fit": 100,
+            "held_out": 100,
             "detector": "profile",
             "null_scores": np.random.default_rng(1).exponential(0.8, 999).round(3).tolist(),
         },
@@ -252,6 +264,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
                 "errors": 2,
                 "seconds": 1.5,
             },
+            "embed": {"rows_in": len(tables["evidence"]) + 1, "rows_out": len(tables["evidence"]), "errors": 1},
             "screen": {"rows_in": len(CAPTIONS), "rows_out": len(CAPTIONS), "errors": 0, "seconds": 64.2},
             "generate": {"rows_in": 259, "rows_out": 259, "errors": 1, "seconds": 3725.0},
         },

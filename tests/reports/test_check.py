@@ -17,11 +17,13 @@ def failed(run: Path) -> list[str]:
 
 
 def edit(run: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Changes the first part of a table, and the manifest with it, as an engine with a fault would."""
-    part = run / table / "00000.parquet"
-    changed = change(pq.read_table(part))
-    pq.write_table(changed, part)
-    edit_manifest(run, lambda manifest: manifest["parts"][table].update({"00000.parquet": changed.num_rows}))
+    """Changes a table, and the manifest with it, as an engine with a fault would."""
+    parts = sorted((run / table).iterdir())
+    changed = change(pa.concat_tables(map(pq.read_table, parts)))
+    for part in parts:
+        part.unlink()
+    pq.write_table(changed, parts[0])
+    edit_manifest(run, lambda manifest: manifest["parts"].update({table: {parts[0].name: changed.num_rows}}))
 
 
 def edit_manifest(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -45,6 +47,16 @@ def without_first(table: pa.Table) -> pa.Table:
     return table[1:]
 
 
+def without_one(purpose: str) -> Callable[[pa.Table], pa.Table]:
+    """A change: the first generation of that purpose is gone."""
+
+    def change(table: pa.Table) -> pa.Table:
+        row = table["purpose"].to_pylist().index(purpose)
+        return pa.concat_tables([table[:row], table[row + 1 :]])
+
+    return change
+
+
 def test_a_finished_run_closes(run: Path) -> None:
     assert failed(run) == []
     assert len(check(run)) > 10
@@ -66,17 +78,52 @@ def test_a_finished_run_closes(run: Path) -> None:
             "verdicts.verdict has known words only: unknown: copied",
         ),
         ("verdicts", lambda table: replaced(table, "verdict", None), "verdicts.verdict has known words only"),
+        ("verdicts", lambda table: replaced(table, "risk", "great"), "verdicts.risk"),
         ("verdicts", lambda table: replaced(table, "caption", "another"), "carries the caption"),
-        ("verdicts", lambda table: replaced(table, "image_id", None), "names a training image"),
+        ("verdicts", lambda table: replaced(table, "image_id", None), "training image that it names"),
+        ("verdicts", lambda table: replaced(table, "verdict", "error"), "every error verdict says why"),
+        ("caption_groups", without_first, "exactly one group"),
+        ("caption_groups", twice, "exactly one group"),
+        ("scores", without_first, "exactly one row of scores"),
+        ("scores", twice, "exactly one row of scores"),
+        ("scores", lambda table: replaced(table, "selected_by", None), "selected caption was generated once"),
+        ("null_screen", without_first, "`null_screen` has every null caption"),
+        ("null_screen", twice, "every null caption was screened once"),
+        ("null_screen", lambda table: replaced(table, "seed", 5), "every null caption was screened once"),
         ("screen", without_first, "screened once"),
         ("screen", twice, "screened once"),
         ("screen", lambda table: replaced(table, "seed", 5), "screened once"),
         ("screen", lambda table: replaced(table, "status", "odd"), "screen.status"),
-        ("generations", without_first, "generated with every seed"),
-        ("generations", twice, "no generation occurs twice"),
+        ("controls", without_first, "one control"),
+        ("controls", twice, "one control"),
+        ("controls", lambda table: replaced(table, "caption_id", "another"), "one control"),
+        ("generations", without_one("discover"), "selected caption was generated once"),
+        ("generations", without_one("fresh"), "confirmed caption was generated again once"),
+        ("generations", without_one("null"), "each is of a generation"),
+        ("generations", lambda table: replaced(table, "purpose", "null"), "null caption that was generated"),
+        ("generations", twice, "selected caption was generated once"),
         ("generations", lambda table: replaced(table, "purpose", "fun"), "generations.purpose"),
-        ("scores", lambda table: replaced(table, "selected_by", None), "generated with every seed"),
+        ("generations", lambda table: replaced(table, "status", "odd"), "generations.status"),
+        ("matches", twice, "no match occurs twice"),
+        ("matches", without_first, "looked up in `embeddings_sscd`"),
+        ("matches", lambda table: replaced(table, "seed", 99), "each is of a generation"),
+        ("matches", lambda table: replaced(table, "image_id", "nowhere"), "match is an image of `embeddings_sscd`"),
+        ("matches", lambda table: replaced(table, "embedder", "eye"), "matches.embedder"),
+        ("embeddings_sscd", without_first, "has a vector of every embedder"),
+        ("embeddings_clip", twice, "has a vector of every embedder"),
+        ("copied_images", twice, "copied an image twice"),
+        ("copied_images", lambda table: replaced(table, "caption_id", "another"), "are the confirmed ones"),
+        ("copied_images", without_first, "training image that it names"),
+        ("copied_images", lambda table: replaced(table, "how", "somehow"), "in the way that its verdict says"),
+        ("copied_images", lambda table: replaced(table, "image_id", "nowhere"), "copied image is an image"),
+        ("evidence", without_first, "`evidence` is the training images"),
+        ("evidence", twice, "`evidence` is the training images"),
+        ("evidence", lambda table: replaced(table, "image_id", "another"), "`evidence` is the training images"),
         ("errors", without_first, "every input row"),
+        ("errors", twice, "as many rows of every stage"),
+        ("errors", lambda table: replaced(table, "stage", "elsewhere"), "as many rows of every stage"),
+        ("image_clusters", without_first, "in a cluster, and no other is"),
+        ("image_clusters", lambda table: replaced(table, "image_id", "nowhere"), "in a cluster, and no other is"),
         ("image_clusters", twice, "in one cluster"),
         ("image_clusters", lambda table: replaced(table, "size", 2), "in one cluster"),
     ],
@@ -86,14 +133,19 @@ def test_a_fault_in_the_engine_is_found(own_run: Path, table: str, change: Any, 
     assert any(statement in line for line in failed(own_run)), failed(own_run)
 
 
-@pytest.mark.parametrize(("stage", "table"), [("screen", "screen"), ("generate", "generations")])
-def test_what_failed_may_be_missing_if_errors_says_so(own_run: Path, stage: str, table: str) -> None:
-    part = pq.read_table(own_run / table / "00000.parquet")
-    ident = part["caption_id"][0].as_py()
-    edit(own_run, table, lambda rows: rows.filter(pc.not_equal(rows["caption_id"], ident)))
+@pytest.mark.parametrize(
+    ("stage", "tables"), [("screen", ("screen",)), ("generate", ("generations", "matches")), ("confirm", ("matches",))]
+)
+def test_what_failed_may_be_missing_if_errors_says_so(own_run: Path, stage: str, tables: tuple[str, ...]) -> None:
+    ident = pq.read_table(own_run / tables[0] / "00000.parquet")["caption_id"][0].as_py()
+    for table in tables:
+        edit(own_run, table, lambda rows: rows.filter(pc.not_equal(rows["caption_id"], ident)))
     assert failed(own_run)
     lost = {"stage": stage, "caption_id": ident, "kind": "crash", "message": "the worker died"}
     edit(own_run, "errors", lambda rows: pa.concat_tables([rows, pa.Table.from_pylist([lost], rows.schema)]))
+    stages = json.loads((own_run / "manifest.json").read_text())["stages"]
+    known = {"errors": stages.get(stage, {}).get("errors", 0) + 1}
+    edit_manifest(own_run, lambda manifest: manifest["stages"].setdefault(stage, {}).update(known))
     assert failed(own_run) == []
 
 
@@ -121,6 +173,68 @@ def test_a_part_that_is_missing_torn_short_or_unlisted_is_named(own_run: Path) -
     for wrong in ("rows/00000.parquet is missing", "screen/00001.parquet cannot be read", "scores/00000.parquet has"):
         assert wrong in line
     assert "captions/00009.parquet is not listed" in line
+
+
+TABLES = (
+    "rows",
+    "captions",
+    "caption_groups",
+    "null_screen",
+    "screen",
+    "scores",
+    "controls",
+    "generations",
+    "embeddings_sscd",
+    "embeddings_clip",
+    "image_clusters",
+    "matches",
+    "copied_images",
+    "evidence",
+    "verdicts",
+    "errors",
+)
+
+
+def test_these_are_all_tables_of_the_run(run: Path) -> None:
+    assert {path.name for path in run.iterdir() if path.is_dir()} == set(TABLES)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_part_of_any_table_that_is_removed_truncated_or_doubled_is_named(own_run: Path, table: str) -> None:
+    part = own_run / table / "00000.parquet"
+    content = part.read_bytes()
+    part.unlink()
+    assert f"{table}/00000.parquet is missing" in failed(own_run)[0]
+    for cut in (len(content) - 1, len(content) // 2, 0):
+        part.write_bytes(content[:cut])
+        assert f"{table}/00000.parquet cannot be read" in failed(own_run)[0]
+    part.write_bytes(content)
+    (own_run / table / "twin.parquet").write_bytes(content)
+    assert f"{table}/twin.parquet is not listed" in failed(own_run)[0]
+
+
+@pytest.mark.parametrize("part", ["00000.parquet", "00001.parquet"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_part_that_the_manifest_too_has_forgotten_or_counts_twice_is_found(
+    own_run: Path, table: str, part: str
+) -> None:
+    path, twin = own_run / table / part, own_run / table / "twin.parquet"
+    rows = pq.read_metadata(path).num_rows
+    twin.write_bytes(path.read_bytes())
+    edit_manifest(own_run, lambda manifest: manifest["parts"][table].update({twin.name: rows}))
+    assert failed(own_run), "doubled"
+    twin.unlink()
+    path.unlink()
+    edit_manifest(own_run, lambda manifest: [manifest["parts"][table].pop(name) for name in (twin.name, part)])
+    assert failed(own_run), "removed"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_that_the_manifest_too_has_forgotten_is_found(own_run: Path, table: str) -> None:
+    for part in (own_run / table).iterdir():
+        part.unlink()
+    edit_manifest(own_run, lambda manifest: manifest["parts"].pop(table))
+    assert failed(own_run)
 
 
 def test_damage_inside_a_part_is_a_failed_check_and_not_a_crash(own_run: Path) -> None:

@@ -140,6 +140,8 @@ def change(run: Path, sql: str) -> None:
         ("from mitigation where not (keep = 'eos' and bos_scale = 4 and similarity < 0.5 and \"group\" = 'ordinary') "
          "or caption_id = (select min(caption_id) from mitigation where \"group\" = 'ordinary')", "same captions"),
         ("from mitigation union all (from mitigation limit 1)", "same captions and seeds"),
+        ("from mitigation where bos_scale <> 4", "one row in `mitigation_summary`"),
+        ("from mitigation where seed is null", "one row in `mitigation_summary`"),
         ("select * replace ('some' as keep) from mitigation", "mitigation.keep has known words only"),
         ("select * replace ('others' as \"group\") from mitigation", "mitigation.group has known words only"),
     ],

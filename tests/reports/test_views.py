@@ -16,7 +16,6 @@ def test_every_table_of_the_contract_is_a_view_empty_where_the_run_has_none(run:
             names = [column[0] for column in connection.execute(f"select * from {table} limit 0").description or ()]
             assert set(layout.names) <= set(names)
         assert connection.execute("select count(*) from mitigation").fetchall() == [(0,)]
-        assert connection.execute("select count(*) from null_screen").fetchall() == [(0,)]
 
 
 def test_a_view_reads_all_parts_and_the_detector_columns_of_this_run(run: Path) -> None:

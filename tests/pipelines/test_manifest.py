@@ -1,0 +1,22 @@
+"""The manifest, which is kept true while a run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.ledger import Ledger, errors_table
+from pipelines.manifest import Manifest
+from pipelines.settings import load_config
+from tests.pipelines.toy import write_config
+
+
+def test_errors_are_counted_with_their_own_stage_whichever_stage_left_them(tmp_path: Path) -> None:
+    config, given = load_config(write_config(tmp_path))
+    ledger = Ledger(config.out)
+    manifest = Manifest.open(ledger, config, given)
+    with manifest.stage("generate"):
+        pass
+    with manifest.stage("confirm"):
+        rows = [{"stage": stage, "caption_id": "a", "kind": "odd"} for stage in ("generate", "confirm", "generate")]
+        ledger.write("errors", "generations-fresh-00000", errors_table(rows))
+    assert {name: stage["errors"] for name, stage in manifest.data["stages"].items()} == {"generate": 2, "confirm": 1}
