@@ -25,6 +25,7 @@ from pipelines.commands import (
     lookup,
     mitigate,
     plan,
+    purge,
     query,
     report,
     reproduce,
@@ -46,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    *(init, demo, fetch, index, plan, run, submit, status, logs, stop, mitigate, query, report, check),
+    *(init, demo, fetch, index, plan, run, submit, status, logs, stop, mitigate, query, report, check, purge),
     *(lookup, reproduce, export, apply, detectors, layers, explain, config),
 ):
     module.register(app)

@@ -11,6 +11,7 @@ from pipelines.ledger import Ledger
 from pipelines.manifest import Manifest
 from pipelines.progress import Reporter
 from pipelines.settings import check_detectors
+from reports.purged import note
 
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
@@ -37,6 +38,9 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
     ledger = Ledger(config.out)
     manifest = Manifest.open(ledger, config, given)
     run = Run(config, ledger, manifest, progress or Reporter())
+    if removed := note(manifest.data):
+        run.progress.say(f"{config.out}: {removed}; nothing is computed again (`crossaudit check` says if it is whole)")
+        return
     if manifest.finished:
         run.progress.say(f"{config.out} holds this very run, finished: what is there is not computed again")
     with run:

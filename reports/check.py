@@ -10,7 +10,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.rules import WORDS, embedders_of, rules_of
+from reports.purged import kept, note, unfinished
+from reports.rules import CONFIRMED, WORDS, embedders_of, rules_of
 from reports.views import Run, connect, open_run
 
 
@@ -45,6 +46,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
     for name, counted, sql in rules_of(manifest):
         n = _count(connection, sql)
         results.append(Check(name, n == 0, f"{n:,} {counted}"))
+    results += _purged(connection, manifest)
     words = (*WORDS, ("matches", "embedder", tuple(embedders_of(manifest))))
     return results + [_words(connection, *known) for known in words]
 
@@ -112,6 +114,24 @@ def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
             detail += f"; {vectors - images:,} twice, {both:,} in both"
         found.append(Check(name, vectors == images and not both and vectors + failed == listed, detail))
     return found
+
+
+def _purged(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
+    """For a run without its pictures: that they are gone, and that this is known."""
+    removed, again = note(manifest), unfinished(manifest)
+    if removed is None:
+        return []
+    kept_ids = f"select caption_id from ({CONFIRMED})" if kept(manifest) == "confirmed" else "select null where false"
+    left = _count(
+        connection,
+        f"select count(image) from generations where caption_id not in ({kept_ids})",
+    )
+    if kept(manifest) == "none":
+        left += _count(connection, "select count(image) from evidence")
+    detail = f"{removed}; {left:,} are left that should be gone"
+    if again:
+        detail += f"; interrupted: `crossaudit purge --keep {again}` goes on with it"
+    return [Check("the pictures that were to be removed are gone", left == 0 and again is None, detail)]
 
 
 def _words(connection: duckdb.DuckDBPyConnection, table: str, column: str, words: tuple[str, ...]) -> Check:

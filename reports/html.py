@@ -17,6 +17,7 @@ from audit.errors import AuditError
 from audit.schema import VERDICT_WORDS
 from reports.facts import PER_FAMILY, Facts
 from reports.mitigation import read as read_mitigation
+from reports.purged import note
 from reports.views import connect, open_run
 
 MAX_SIDE = 256  # pixels of an image in the report
@@ -53,6 +54,7 @@ def render(run: str | Path) -> str:
             facts = Facts(connection, manifest)
             context = {
                 "manifest": manifest,
+                "removed": note(manifest),
                 "settings": facts.settings,
                 "embedder": facts.embedder,
                 "thresholds": facts.thresholds,

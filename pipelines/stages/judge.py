@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,9 +22,11 @@ from audit.regions import thumbnail
 from audit.thresholds import PUBLISHED, Threshold
 from pipelines.context import Run
 from pipelines.ledger import Ledger
+from pipelines.manifest import NAME
 from pipelines.reading import images
 from pipelines.stages import embed
 from pipelines.stages.confirm import thresholds
+from reports.purged import kept, note
 
 
 def run(run: Run) -> None:
@@ -73,6 +76,10 @@ def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
         found |= dict(zip(part["image_id"].to_pylist(), part["image"].to_pylist(), strict=True))
     missing = sorted(set(image_ids) - found.keys())
     if missing:
+        manifest = json.loads(ledger.read_bytes(NAME) or b"{}")
+        if kept(manifest) == "none":
+            do = "An audit with another --out makes them again, from the model and the data set."
+            raise AuditError(f"no training image is left to compare with: {note(manifest)}", where=ledger.uri, do=do)
         raise AuditError(
             f"{len(missing):,} training images of confirmed captions are not in the table evidence, {missing[0]} first",
             where=ledger.uri,

@@ -1,0 +1,39 @@
+"""crossaudit purge"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import RunDir, Verbose
+
+
+class Keep(StrEnum):
+    """Whose pictures stay."""
+
+    confirmed = "confirmed"
+    none = "none"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: crossaudit purge run --keep confirmed")(purge)
+
+
+def purge(
+    run: RunDir,
+    keep: Annotated[Keep, typer.Option(help="Pictures of confirmed captions and the evidence stay, or none do.")],
+    verbose: Verbose = False,
+) -> None:
+    """Remove generations and training images from a finished run, for good: they may be personal data.
+
+    Rows, scores, vectors and verdicts stay, and the manifest records what was removed. The report is written again.
+    """
+    from pipelines.purge import purge as remove
+
+    removed = remove(run, keep.value)
+    for table, pictures in removed.items():
+        if not table.startswith("_"):
+            typer.echo(f"{table}: {pictures:,} pictures removed")
+    typer.echo(f"{run.rstrip('/')}/report.html")

@@ -1,0 +1,80 @@
+"""`crossaudit purge`: the pictures of a finished run go, which may be personal data; its rows stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit.errors import AuditError
+from pipelines.finished import finished
+from pipelines.ledger import Ledger
+from pipelines.stages import mitigate
+from reports.purged import unfinished
+
+# The columns that hold pictures; a working table of `mitigate` holds training images once more.
+PICTURES = {"generations": "image", "evidence": "image", mitigate.MEASURED: "image", mitigate.CAPTIONS: "reference"}
+
+
+def purge(uri: str, keep: str) -> dict[str, int]:
+    """Makes pictures null and writes the report without them; returns how many went, by table.
+
+    `keep`: confirmed (the pictures of confirmed captions and the evidence stay) or none. The manifest says that it has
+    begun before anything is removed, so that an interrupted purge is known, and finished by the same command. Raises
+    AuditError if the run is not finished, or if another purge of it was interrupted.
+    """
+    from reports.html import write
+
+    ledger, manifest, _ = finished(uri)
+    interrupted = unfinished(manifest.data)
+    if interrupted not in (None, keep):
+        do = f"`crossaudit purge {ledger.uri} --keep {interrupted}` finishes it."
+        raise AuditError(f"a purge with --keep {interrupted} was interrupted", where=ledger.uri, do=do)
+    confirmed = _confirmed(ledger)
+    purges: list[dict[str, Any]] = manifest.data.setdefault("purged", [])
+    if interrupted is None:
+        removed = dict.fromkeys(PICTURES, 0)
+        for table, _, _, going in _parts(ledger, keep, confirmed):
+            removed[table] += pc.sum(going).as_py() or 0
+        if purges and not any(removed.values()):
+            return removed
+        purges.append({"keep": keep, "begun": _now(), "finished": None, "removed": removed})
+        manifest.write()
+    ledger.sweep()
+    for table, name, part, going in _parts(ledger, keep, confirmed):
+        if pc.any(going).as_py():
+            ledger.write(table, name, _without(part, PICTURES[table], going))
+    write(ledger.uri)
+    purges[-1]["finished"] = _now()
+    manifest.write()
+    done: dict[str, int] = purges[-1]["removed"]
+    return done
+
+
+def _parts(ledger: Ledger, keep: str, confirmed: pa.Array) -> Iterator[tuple[str, str, pa.Table, pa.ChunkedArray]]:
+    """(table, part, its rows, which of their pictures go) of every part that may hold pictures."""
+    for table, column in PICTURES.items():
+        for name, part in ledger.each(table):
+            there = pc.is_valid(part[column])
+            if keep == "none":
+                yield table, name, part, there
+            elif "caption_id" in part.column_names:
+                yield table, name, part, pc.and_(there, pc.invert(pc.is_in(part["caption_id"], value_set=confirmed)))
+
+
+def _confirmed(ledger: Ledger) -> pa.Array:
+    verdicts = ledger.read("verdicts", columns=["caption_id", "verdict"])
+    return verdicts.filter(pc.field("verdict").isin(["verbatim", "partial"]))["caption_id"].combine_chunks()
+
+
+def _without(part: pa.Table, column: str, going: pa.ChunkedArray) -> pa.Table:
+    at = part.schema.get_field_index(column)
+    field = part.schema.field(at)
+    return part.set_column(at, field, pc.if_else(going, pa.scalar(None, field.type), part[column]))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
