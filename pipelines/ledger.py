@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,22 +145,25 @@ class Ledger:
     def take(self, source: Ledger, table: str, name: str) -> None:
         """A part of another ledger, byte for byte."""
         path = source.path(table, f"{name}.parquet")
-        with source.filesystem.open_input_stream(path) as content, self._sink(table, f"{name}.parquet") as sink:
-            shutil.copyfileobj(content, sink, _CHUNK)
+        with source.filesystem.open_input_file(path) as content:
+            self._put(content.read_buffer(), table, f"{name}.parquet")
 
     def put(self, file: Path, table: str) -> None:
-        """A local file, that is no part of a table, under its own name beside the parts."""
+        """A local file, that is no part of a table, under its own name beside the parts: one of those says it is whole."""
         with file.open("rb") as content, self._sink(table, file.name) as sink:
             shutil.copyfileobj(content, sink, _CHUNK)
 
-    def local(self, table: str, file: str) -> str:
-        """A local path of such a file, fetched if it lies elsewhere."""
+    @contextmanager
+    def local(self, table: str, file: str) -> Iterator[str]:
+        """A local path of such a file; if it lies elsewhere it is fetched, and goes again at the end."""
         if isinstance(self.filesystem, pafs.LocalFileSystem):
-            return self.path(table, file)
-        path = Path(tempfile.mkdtemp(), file)
-        with self.filesystem.open_input_stream(self.path(table, file)) as content, path.open("wb") as sink:
-            shutil.copyfileobj(content, sink, _CHUNK)
-        return str(path)
+            yield self.path(table, file)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, file)
+            with self.filesystem.open_input_stream(self.path(table, file)) as content, path.open("wb") as sink:
+                shutil.copyfileobj(content, sink, _CHUNK)
+            yield str(path)
 
     def remove(self, table: str, name: str) -> None:
         if self._exists(table, name):
@@ -189,18 +193,26 @@ class Ledger:
         return self.filesystem.get_file_info(self.path(table, f"{name}.parquet")).type == pafs.FileType.File
 
     def _put(self, content: pa.Buffer, *at: str) -> None:
-        """A file that is whole once it is there, and not before: a single put where the store has that."""
-        if self.filesystem.type_name in OBJECT_STORES:
-            with self.filesystem.open_output_stream(self.path(*at)) as sink:
-                sink.write(content)
-        else:
+        """A file that is whole once it is there, and not before."""
+
+        def write() -> None:
             with self._sink(*at) as sink:
                 sink.write(content)
 
+        with ThreadPoolExecutor(1) as thread:  # an interrupt of this one then cuts no put short
+            thread.submit(write).result()
+
     @contextmanager
     def _sink(self, *at: str) -> Iterator[pa.NativeFile]:
-        """A file that is written under a temporary name and then renamed. Raises AuditError where there is no room."""
+        """A file that is written under a temporary name and then renamed. Raises AuditError where there is no room.
+
+        In an object store it is a put: what is not ended is not there, and a rename would be a copy, of 5 GB at most.
+        """
         path = self.path(*at)
+        if self.filesystem.type_name in OBJECT_STORES:
+            with self.filesystem.open_output_stream(path) as sink:
+                yield sink
+            return
         folder, name = posixpath.split(path)
         temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
         try:

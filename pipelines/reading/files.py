@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from audit.errors import AuditError, UsageError
+from audit.errors import AuditError, UsageError, first_line
 
 _MIB = 1 << 20
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -74,7 +74,7 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
     found: dict[str, tuple[str, int]] = {}
     roots = []
     with ThreadPoolExecutor(16) as threads:
-        listed = list(threads.map(_matches, patterns))
+        listed = list(threads.map(_listed, patterns))
     for pattern, (root, matches) in zip(patterns, listed, strict=True):
         if not matches:
             missing = "no file matches" if _is_glob(pattern) else "no such file"
@@ -123,6 +123,15 @@ def _choices(inside: str, pattern: str) -> list[str]:
 
 def _is_glob(pattern: str) -> bool:
     return any(letter in pattern for letter in "*?[")
+
+
+def _listed(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
+    """As `_matches`. Raises AuditError where there is nothing to be seen."""
+    try:
+        return _matches(pattern)
+    except OSError as error:
+        do = "Check that it may be read; of s3:// the AWS_ variables of the environment: keys, region, endpoint."
+        raise AuditError(f"cannot be listed: {first_line(error)}", where=pattern, do=do) from error
 
 
 def _matches(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:

@@ -118,8 +118,8 @@ def _build(worker: Worker, shard: Shard) -> Tables:
 
 def _opened(worker: Worker, embedder: str) -> faiss.Index:
     if (IVF, embedder) not in worker.cache:
-        file = _home(worker.config, embedder).local(IVF, f"{embedder}.faiss")
-        worker.cache[IVF, embedder] = ivf.opened(file)
+        with _home(worker.config, embedder).local(IVF, f"{embedder}.faiss") as file:
+            worker.cache[IVF, embedder] = ivf.opened(file)  # mapped, it outlives its name
     index: faiss.Index = worker.cache[IVF, embedder]
     return index
 

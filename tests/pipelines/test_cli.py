@@ -31,6 +31,7 @@ COMMANDS = (
     "query",
     "report",
     "check",
+    "purge",
     "export",
     "apply",
     "detectors",
@@ -56,7 +57,7 @@ def run(tmp_path: Path) -> str:
     filled = [{name: row.get(name) for name in VERDICTS.names} for row in verdicts]
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
     parts = {"captions": {"00000.parquet": 2}, "verdicts": {"00000.parquet": 2}}
-    seeds = {"screen": [0], "generate": [1]}
+    seeds = {"screen": [0], "generate": [1], "fresh": []}
     manifest = {"parts": parts, "seeds": seeds, "accounting": {"input_rows": 2, "sampled_out": 0}}
     ledger.write_bytes("manifest.json", json.dumps(manifest).encode())
     return ledger.uri
