@@ -149,7 +149,7 @@ class Ledger:
             self._put(content.read_buffer(), table, f"{name}.parquet")
 
     def put(self, file: Path, table: str) -> None:
-        """A local file, that is no part of a table, under its own name beside the parts: one of those says it is whole."""
+        """A local file under its own name beside the parts: it is none, and one of them is to say that it is whole."""
         with file.open("rb") as content, self._sink(table, file.name) as sink:
             shutil.copyfileobj(content, sink, _CHUNK)
 
