@@ -46,6 +46,22 @@ def test_the_report_is_one_file_that_needs_nothing_and_runs_nothing(page: str) -
     assert "default-src 'none'" in page
 
 
+def test_it_says_what_to_do_with_what_was_found(page: str) -> None:
+    said = text_of(page[page.index("What to do next") : page.index("<h2>Method")])
+    for command in ("export", "apply", "mitigate", "explain", "reproduce", "lookup", "purge"):
+        assert f"crossaudit {command} " in said
+
+
+def test_captions_chosen_by_duplicates_are_not_called_the_highest(own_run: Path) -> None:
+    manifest = json.loads((own_run / "manifest.json").read_text())
+    manifest["selection"] = {"budget": 450, "by_duplicates": 40, "audit_sample": 50, "captions": 3000}
+    manifest["clusters"] = {"threshold": 0.917, "source": "200 edited copies", "images_with_duplicates": 106}
+    (own_run / "manifest.json").write_text(json.dumps(manifest))
+    said = text_of(render(own_run))
+    assert "The 410 highest, 40 more whose images the data set has ten times and more, and 50 drawn" in said
+    assert "106 have near duplicates among them (similarity 0.92 and more, from 200 edited copies)" in said
+
+
 def test_a_hostile_caption_is_shown_as_text(page: str, hostile: str) -> None:
     assert "<script>" in hostile and "<script" not in page
     assert hostile in text_of(page)
@@ -150,6 +166,7 @@ def test_a_run_without_images_findings_sample_or_errors_is_reported_too(own_run:
     assert "no claim beyond the captions that it generated" in text
     assert "No training images were given" in text
     assert "Every row of the input was audited" in text and "No caption was confirmed" in text
+    assert "crossaudit lookup" in text and "crossaudit export" not in text
 
 
 def test_a_torn_table_is_an_audit_error(own_run: Path) -> None:
