@@ -70,8 +70,8 @@ class Manifest:
         text = json.dumps(self.data, indent=1, default=str, allow_nan=False)
         self._ledger.write_bytes(NAME, text.encode())
         self._written = time.monotonic()
-        # It grows with the parts: a hundred thousand of them may not cost more than a hundredth of the time.
-        self._pause = max(_WRITE_EVERY, 100 * (self._written - began))
+        # It grows with the parts, and no worker gets a shard meanwhile: a thousandth of the time may go into it.
+        self._pause = max(_WRITE_EVERY, 1000 * (self._written - began))
 
     def begin(self) -> None:
         """Says that the run goes on, and as which job of a cluster if it is one."""

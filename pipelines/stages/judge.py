@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from audit.regions import thumbnail
 from audit.thresholds import PUBLISHED, Threshold
 from pipelines.context import Run
 from pipelines.ledger import Ledger
-from pipelines.manifest import NAME
+from pipelines.manifest import read
 from pipelines.reading import images
 from pipelines.stages import embed
 from pipelines.stages.confirm import thresholds
@@ -76,7 +75,7 @@ def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
         found |= dict(zip(part["image_id"].to_pylist(), part["image"].to_pylist(), strict=True))
     missing = sorted(set(image_ids) - found.keys())
     if missing:
-        manifest = json.loads(ledger.read_bytes(NAME) or b"{}")
+        manifest = read(ledger.uri)
         if kept(manifest) == "none":
             do = "An audit with another --out makes them again, from the model and the data set."
             raise AuditError(f"no training image is left to compare with: {note(manifest)}", where=ledger.uri, do=do)
