@@ -240,7 +240,9 @@ class Config(_Section):
 
     model_config = ConfigDict(json_schema_extra=_short_forms)
 
-    model: str = Field(description="A diffusers folder with safetensors weights, one .safetensors file, or a hub id.")
+    model: str = Field(
+        description="A diffusers folder with safetensors weights or one .safetensors file, path or URI, or a hub id."
+    )
     reference_model: str | None = Field(
         default=None, description="A model that cannot have memorized these captions: scores are what differs from it."
     )

@@ -8,6 +8,7 @@ from audit.flops import GenerationCost, ScreenCost, embedding_cost, generation_c
 from audit.outline import outline_embedder, outline_model
 from pipelines.config import Config
 from pipelines.probing import BLOCK, FEW, MORE, QUERIES, Probe
+from pipelines.reading.fetched import fetched
 
 # Pictures of 512 x 512 that a core decodes from JPEG and makes inputs of SSCD in a second (docs/design.md, section 8),
 # and FLOP/s of a core in the search, with the reading of vectors, and in the clusters (docs/evidence.md, "Search").
@@ -51,12 +52,14 @@ class Costs:
 
 def costs_of(config: Config) -> Costs:
     """Raises AuditError where a model is missing or not supported."""
-    model = outline_model(config.model)
-    models = [model] if config.reference_model is None else [model, outline_model(config.reference_model)]
+    model, *others = (
+        outline_model(fetched(path, weights=False)) for path in (config.model, config.reference_model) if path
+    )
     named = config.confirm.embedders if config.images else []
-    embedders = [outline_embedder(**config.embedder(name).network()) for name in named]
+    networks = [config.embedder(name).network() for name in named]
+    embedders = [outline_embedder(**network | {"weights": fetched(network["weights"])}) for network in networks]
     return Costs(
-        tuple(screen_cost(each, config.screen.detectors) for each in models),
+        tuple(screen_cost(each, config.screen.detectors) for each in (model, *others)),
         generation_cost(model, config.generate.guidance_scale, config.generate.detectors),
         tuple(map(embedding_cost, embedders)),
         tuple(embedder.width for embedder in embedders),

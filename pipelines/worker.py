@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Config
 from pipelines.ledger import Ledger, Shard, Tables
+from pipelines.reading.fetched import fetched
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,7 +86,8 @@ class Worker:
 
         import audit
 
-        return audit.load_model(path, device=self.device, dtype=torch.float32, lora=lora)
+        lora = None if lora is None else fetched(lora)
+        return audit.load_model(fetched(path), device=self.device, dtype=torch.float32, lora=lora)
 
     def embedder(self, name: str) -> Embedder:
         if name not in self._embedders:
@@ -93,6 +95,7 @@ class Worker:
             from audit.embedding import load_embedder
 
             network = self.config.embedder(name).network()
+            network["weights"] = fetched(network["weights"])
             self._embedders[name] = load_embedder(name, device=self.device, **network)
         return self._embedders[name]
 

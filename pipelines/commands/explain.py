@@ -40,6 +40,7 @@ def explain(
     """
     import audit
     from audit.explanation import explain as look
+    from pipelines.reading.fetched import fetched
     from pipelines.reading.nulls import read_null_captions, spread
     from reports.explanation import render
 
@@ -47,7 +48,7 @@ def explain(
     if null and not unseen:
         raise audit.UsageError("there are no null captions", where=null, do="Give one caption a line.")
     known = None if calibration is None else audit.load_calibration(calibration)
-    explained = look(audit.load_model(model, device), caption, seed, steps, guidance_scale, known, unseen)
+    explained = look(audit.load_model(fetched(model), device), caption, seed, steps, guidance_scale, known, unseen)
     try:
         out.write_text(render(explained), encoding="utf-8")
     except OSError as error:

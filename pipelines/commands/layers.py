@@ -41,6 +41,7 @@ def layers(
     """
     import audit
     from audit.layers import layers as look
+    from pipelines.reading.fetched import fetched
     from pipelines.reading.nulls import read_null_captions, spread
 
     lora = None
@@ -51,7 +52,8 @@ def layers(
     else:
         model, own, unseen = source, *(read_null_captions(file, "caption") for file in (captions, null))
     own, unseen = spread(own, MOST), spread(unseen, MOST)
-    table = look(audit.load_model(model, device, lora=lora), own, unseen, seed)
+    lora = None if lora is None else fetched(lora)
+    table = look(audit.load_model(fetched(model), device, lora=lora), own, unseen, seed)
     if out is not None:
         import pyarrow.parquet as pq
 

@@ -23,6 +23,7 @@ from audit.errors import AuditError
 from pipelines.applying import apply
 from pipelines.indexing import build_index
 from pipelines.ledger import Ledger
+from pipelines.planning import make_plan
 from pipelines.purge import purge
 from pipelines.reading.files import find, open_file
 from pipelines.settings import load_config
@@ -32,7 +33,7 @@ from reports.query import query
 from tests.pipelines.test_chaos import ROOT, until
 from tests.pipelines.test_cli import crossaudit
 from tests.pipelines.test_run import same
-from tests.pipelines.toy import MEMORIZED, settings_of
+from tests.pipelines.toy import MEMORIZED, MODEL, settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +41,8 @@ BUCKET = "s3://bucket"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def s3() -> Iterator[pafs.S3FileSystem]:
-    """An empty bucket; workers and child processes inherit how to get there."""
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pafs.S3FileSystem]:
+    """An empty bucket, and an empty cache; workers and child processes inherit how to get there."""
     logging.getLogger("werkzeug").setLevel("ERROR")  # else a line a request
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
@@ -49,6 +50,7 @@ def s3() -> Iterator[pafs.S3FileSystem]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("CROSSAUDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         for name, value in (("ACCESS_KEY_ID", "no"), ("SECRET_ACCESS_KEY", "secret"), ("DEFAULT_REGION", "us-east-1")):
             patch.setenv(f"AWS_{name}", value)
         filesystem, bucket = pafs.FileSystem.from_uri(f"{BUCKET}?allow_bucket_creation=true")
@@ -65,9 +67,13 @@ def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def uploaded(s3: pafs.S3FileSystem, dataset: Path) -> Path:
-    """The same data set in the bucket, and its audit.yaml; model and weights are local folders and files."""
+    """The same data set in the bucket, with the model and the weights, and its audit.yaml."""
     pafs.copy_files(str(dataset.parent), f"{BUCKET}/data")
+    pafs.copy_files(str(MODEL), f"{BUCKET}/model")
+    confirm = settings_of()["confirm"]
     there = {
+        "model": f"{BUCKET}/model",
+        "confirm": confirm | {"sscd": confirm["sscd"] | {"weights": f"{BUCKET}/data/sscd.safetensors"}},
         "captions": f"{BUCKET}/data/captions/*.parquet",
         "images": f"{BUCKET}/data/images/*.tar",
         "calibration": {name: f"{BUCKET}/data/{file}" for name, file in settings_of()["calibration"].items()},
@@ -173,6 +179,13 @@ def test_a_clean_copy_of_the_data_set_goes_from_bucket_to_bucket(run: Ledger) ->
     assert (counts.rows_in, counts.dropped) == (80, 2 * done.dropped)
     with open_file(f"{BUCKET}/clean/00000.parquet") as source:
         assert len(pq.read_table(source)) < 20
+
+
+def test_a_plan_reads_no_weights_of_the_model(uploaded: Path) -> None:
+    work = make_plan(load_config(uploaded)[0], tflops=1.0).work
+    assert (work.rows.rows, work.images and work.images.rows) == (40, 40)
+    copies = [path for path in Path(os.environ["CROSSAUDIT_CACHE"], "fetched").glob("*/model") if path.is_dir()]
+    assert sorted(len(list(copy.rglob("*.safetensors"))) for copy in copies) == [0, 3]
 
 
 def test_what_is_not_there_is_named(s3: pafs.S3FileSystem) -> None:

@@ -1,0 +1,77 @@
+"""Models and weights that are named by a URI: a copy on this machine, made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from audit.embedding.published import cache_folder
+from audit.errors import AuditError
+from pipelines.reading.files import open_filesystem
+
+_CHUNK = 1 << 22
+# What a folder has that is no configuration.
+WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt", ".msgpack", ".h5")
+
+
+def fetched(path: str, weights: bool = True) -> str:
+    """A local path of a model's folder or a file of weights: itself, or of what a URI names a copy in the cache.
+
+    A copy is known by names, sizes and times of the files, and is whole once it is there. Without `weights` a folder
+    is copied without them, to read its configuration. Raises AuditError where there is nothing.
+    """
+    if "://" not in path:
+        return path
+    filesystem, root = open_filesystem(path)
+    root = root.rstrip("/")
+    files = _files(filesystem, root, weights)
+    if not files:
+        raise AuditError("no such file or folder", where=path, do="Check the path in the configuration.")
+    known = sorted((name, info.size, info.mtime_ns) for name, info in files.items())
+    digest = hashlib.sha256(json.dumps([path.rstrip("/"), known]).encode()).hexdigest()[:16]
+    place = cache_folder() / "fetched" / digest
+    copy = place / posixpath.basename(root)
+    if not copy.exists():
+        try:
+            _fetch(filesystem, files, place, copy.name)
+        except OSError as error:
+            do = f"Is there room in {place.parent}? CROSSAUDIT_CACHE names another cache."
+            raise AuditError(f"cannot be copied: {error.strerror or error}", where=path, do=do) from error
+    return str(copy)
+
+
+def _files(filesystem: pafs.FileSystem, root: str, weights: bool) -> dict[str, pafs.FileInfo]:
+    """The files below a folder by their names there; of a file itself, by no name."""
+    info = filesystem.get_file_info(root)
+    if info.is_file:
+        return {"": info}
+    found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+    wanted = [each for each in found if each.is_file and (weights or not each.path.endswith(WEIGHTS))]
+    return {each.path.removeprefix(f"{root}/"): each for each in wanted}
+
+
+def _fetch(filesystem: pafs.FileSystem, files: Mapping[str, pafs.FileInfo], place: Path, name: str) -> None:
+    """Copies files under `name`; `place` is there once they all are. Of several that do so at once the first wins."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=place.parent))
+    try:
+        for below, info in files.items():
+            target = folder / name / below
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with filesystem.open_input_stream(info.path) as content, target.open("wb") as sink:
+                shutil.copyfileobj(content, sink, _CHUNK)
+        try:
+            os.rename(folder, place)
+        except OSError:
+            if not place.exists():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
