@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from audit.errors import UsageError
 from pipelines.config import Config
 from pipelines.ledger import Ledger, Shard, Tables
 from pipelines.reading.fetched import fetched
@@ -32,6 +34,7 @@ class Worker:
         self.device = "cuda" if config.engine.gpus_per_worker else "cpu"
         self._embedders: dict[str, Embedder] = {}
         self.cache: dict[Any, Any] = {}
+        self._sees_run = False
 
     def prepare(self, *needs: str) -> dict[str, dict[str, str]]:
         """Loads "model", "reference_model" or embedders by name; returns the sha256 of their weights, by name
@@ -59,6 +62,12 @@ class Worker:
         return measure(self, captions, places)
 
     def run(self, step: Step, shard: Shard) -> dict[str, int]:
+        """Writes a shard. Raises UsageError on a machine that does not see the run."""
+        self._sees_run = self._sees_run or self.ledger.holds_anything()
+        if not self._sees_run:
+            what = f"the machine {socket.gethostname()} sees nothing there, where the run has begun"
+            do = "`out` has to be a URI, or a folder that all machines share."
+            raise UsageError(what, where=self.config.out, do=do)
         return step.commit(shard, [self.compute(step, shard)])
 
     def compute(self, step: Step, shard: Shard) -> Tables:
