@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from audit.embedding import Embedder
     from audit.model import Model
     from pipelines.context import Step
-    from pipelines.probing import Probe
+    from pipelines.planning.probing import Probe
 
 
 class Worker:
@@ -57,7 +57,7 @@ class Worker:
 
     def probe(self, captions: Sequence[str], places: pa.Table) -> Probe:
         """How fast this worker is, by a short measurement."""
-        from pipelines.probing import measure
+        from pipelines.planning.probing import measure
 
         return measure(self, captions, places)
 

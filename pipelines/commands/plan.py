@@ -11,9 +11,9 @@ from pipelines.commands.options import ConfigFile, Overrides, Verbose
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipelines.planning import Plan
+    from pipelines.planning.plan import Plan
+    from pipelines.planning.workload import Line
     from pipelines.reading.counting import Count
-    from pipelines.workload import Line
 
 CONFIRMED = 100
 
@@ -44,7 +44,7 @@ def plan(
     from rich.console import Console
 
     from audit.foreseen import of_audit_sample, of_null_captions
-    from pipelines.planning import make_plan
+    from pipelines.planning.plan import make_plan
     from pipelines.settings import load_config
 
     settings, _ = load_config(config, set_ or [])

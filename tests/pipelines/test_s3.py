@@ -23,7 +23,7 @@ from audit.errors import AuditError
 from pipelines.applying import apply
 from pipelines.indexing import build_index
 from pipelines.ledger import Ledger
-from pipelines.planning import make_plan
+from pipelines.planning.plan import make_plan
 from pipelines.purge import purge
 from pipelines.reading.files import find, open_file
 from pipelines.settings import load_config

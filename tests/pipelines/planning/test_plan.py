@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from audit.errors import AuditError, UsageError
+from pipelines.demo.demo import bundle
 from pipelines.ledger import Ledger
-from pipelines.planning import make_plan
+from pipelines.planning.plan import make_plan
+from pipelines.planning.workload import Line
 from pipelines.settings import load_config
-from pipelines.workload import Line
 from tests.pipelines.toy import MODEL, write_config
 
-BUNDLE = Path(__file__).parents[2] / "pipelines/demo/bundle"
+BUNDLE = bundle()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from audit.flops import GenerationCost, ScreenCost, embedding_cost, generation_cost, screen_cost
 from audit.outline import outline_embedder, outline_model
 from pipelines.config import Config
-from pipelines.probing import BLOCK, FEW, MORE, QUERIES, Probe
+from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, Probe
 from pipelines.reading.fetched import fetched
 
 # Pictures of 512 x 512 that a core decodes from JPEG and makes inputs of SSCD in a second (docs/design.md, section 8),

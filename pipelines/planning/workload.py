@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from audit.schema import DETECTOR_COLUMNS
 from pipelines.config import Config
+from pipelines.planning.speed import Costs, Speed
 from pipelines.reading.counting import Count
 from pipelines.reading.slices import SLICE_ROWS
-from pipelines.speed import Costs, Speed
 from pipelines.stages import cluster, confirm, generate, ingest, select
 
 # Rows that a worker takes in, in a second: docs/evidence.md, "Ingest".

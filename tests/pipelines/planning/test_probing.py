@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines import probing
-from pipelines.probing import timed
+from pipelines.planning import probing
+from pipelines.planning.probing import timed
 
 
 def units_of(batch: int, most: int | None = None) -> list[int]:

@@ -10,9 +10,9 @@ import pytest
 from audit.flops import generation_cost, screen_cost
 from audit.outline import outline_model
 from pipelines.config import Config
-from pipelines.probing import BLOCK, FEW, MORE, QUERIES, Probe, Timed
+from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, Probe, Timed
+from pipelines.planning.speed import DECODED, Costs, Speed, assumed, costs_of, measured
 from pipelines.settings import load_config
-from pipelines.speed import DECODED, Costs, Speed, assumed, costs_of, measured
 from tests.pipelines.toy import MODEL
 
 

@@ -12,16 +12,16 @@ from pipelines.config import Config, Workers
 from pipelines.context import Run
 from pipelines.ledger import Ledger
 from pipelines.manifest import Manifest
-from pipelines.probing import IMAGES, Probe
+from pipelines.planning.probing import IMAGES, Probe
+from pipelines.planning.speed import assumed, costs_of, measured
+from pipelines.planning.workload import Workload
 from pipelines.progress import Reporter
 from pipelines.reading import images as images_of
 from pipelines.reading.counting import count_captions, count_images
 from pipelines.reading.files import File
 from pipelines.reading.nulls import read_null_captions
 from pipelines.settings import check_detectors
-from pipelines.speed import assumed, costs_of, measured
 from pipelines.stages import calibrate, ingest
-from pipelines.workload import Workload
 
 
 @dataclass(frozen=True)

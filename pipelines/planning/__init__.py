@@ -1,0 +1,1 @@
+"""What an audit would take, before it is begun: counted, measured or assumed, never run."""
