@@ -199,7 +199,9 @@ class Ledger:
             with self._sink(*at) as sink:
                 sink.write(content)
 
-        with ThreadPoolExecutor(1) as thread:  # an interrupt of this one then cuts no put short
+        if self.filesystem.type_name not in OBJECT_STORES:
+            return write()
+        with ThreadPoolExecutor(1) as thread:  # an interrupt of this one ends a put, half of it or not
             thread.submit(write).result()
 
     @contextmanager
