@@ -201,7 +201,7 @@ class Ledger:
 
         if self.filesystem.type_name not in OBJECT_STORES:
             return write()
-        with ThreadPoolExecutor(1) as thread:  # an interrupt of this one ends a put, half of it or not
+        with ThreadPoolExecutor(1) as thread:  # interrupted it would be closed, and half of it be there
             thread.submit(write).result()
 
     @contextmanager
