@@ -1,8 +1,9 @@
 """What the engine costs: shards that only wait, through the run's own schedule, pool, ledger and manifest.
 
-python -m benchmarks.engine [--calls 64 --calls 256] [--waves 400] [--plot overhead.svg]
+python -m benchmarks.engine [--calls 64 --calls 256] [--waves 400] [--spread 0.5] [--plot overhead.svg]
 
-The ideal is the waiting alone, `shards * seconds / calls`. A call waits in an asynchronous actor, of which few hold
+The ideal is the waiting alone, its sum over the calls. Without a spread all shards take equally long, so that all calls
+end at once, again and again, and queue; no real shards do. A call waits in an asynchronous actor, of which few hold
 many; it then writes its part as a worker does. Two cores must carry all of it: the driver, the actors and Ray.
 """
 
@@ -14,6 +15,7 @@ import os
 import tempfile
 import threading
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,15 +42,20 @@ TABLE = pa.table({"row": pa.array([0], pa.int64())})
 class Sleeper:
     """Stands for as many workers as it has calls at a time."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, spread: float) -> None:
+        self._seconds, self._spread = seconds, spread
 
     async def prepare(self) -> dict[str, Any]:
         return {}
 
     async def run(self, step: Step, shard: Shard) -> dict[str, int]:
-        await asyncio.sleep(self._seconds)
+        await asyncio.sleep(lasts(shard, self._seconds, self._spread))
         return await asyncio.to_thread(step.commit, shard, [{"slept": TABLE}])
+
+
+def lasts(shard: Shard, seconds: float, spread: float) -> float:
+    """How long a shard takes: `seconds`, more or less by up to a share `spread`, as its name decides."""
+    return seconds * (1 + spread * (2 * zlib.crc32(shard.name.encode()) / 0xFFFFFFFF - 1))
 
 
 @dataclass(frozen=True)
@@ -67,22 +74,23 @@ def main(
     calls: Annotated[list[int] | None, typer.Option(help="Calls at a time.")] = None,
     waves: Annotated[int, typer.Option(help="Shards, in multiples of the calls.")] = 60,
     seconds: Annotated[float, typer.Option(help="How long a shard takes.")] = 1.0,
+    spread: Annotated[float, typer.Option(help="By which share of that shards differ.")] = 0.0,
     plot: Annotated[Path | None, typer.Option(help="Where to draw the overhead against the calls.")] = None,
 ) -> None:
     """Print a line for each number of calls."""
-    found = [measure(number, number * waves, seconds) for number in calls or [16, 64, 256]]
+    found = [measure(number, number * waves, seconds, spread) for number in calls or [16, 64, 256]]
     if plot:
         draw(found, seconds).savefig(plot)
 
 
-def measure(calls: int, shards: int, seconds: float) -> Measured:
+def measure(calls: int, shards: int, seconds: float, spread: float) -> Measured:
     start_ray(None, PROCESSES, 1, 0)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(folder)
         sections = {"model": "none", "captions": "none", "calibration": {"captions": "none"}, "out": folder}
         config = Config.model_validate(sections)
         actor = ray.remote(Sleeper).options(num_cpus=1, max_concurrency=calls)
-        actors = itertools.cycle([actor.remote(seconds) for _ in range(PROCESSES)])
+        actors = itertools.cycle([actor.remote(seconds, spread) for _ in range(PROCESSES)])
         pool = Pool(lambda: next(actors), (calls, calls), retries=0)
         run = Run(config, ledger, Manifest.open(ledger, config, {}), Reporter(), _pool=pool)
         step = Step("sleep", "slept", "shards", ledger, _no_work)
@@ -93,18 +101,19 @@ def measure(calls: int, shards: int, seconds: float) -> Measured:
         watch = threading.Thread(target=_watch, args=(memory, over))
         watch.start()
         began, used, load = time.monotonic(), time.process_time(), os.getloadavg()[0]
-        run.execute(step, slices("", None, shards, 1))
+        todo = slices("", None, shards, 1)
+        run.execute(step, todo)
         wall, used = time.monotonic() - began, time.process_time() - used
         over.set()
         watch.join()
         assert len(ledger.parts("slept")) == shards + calls
         run.close()
-    overhead = wall * calls / (shards * seconds) - 1
+    overhead = wall * calls / sum(lasts(shard, seconds, spread) for shard in todo) - 1
     tenths = [memory[(len(memory) - 1) * tenth // 10] for tenth in range(11)]
     found = Measured(calls, shards, overhead, used, tenths, max(load, os.getloadavg()[0]))
     sizes = " ".join(f"{size:.0f}" for size in tenths)
     print(
-        f"{calls} calls, {shards:,} shards of {seconds:g} s: overhead {overhead:.1%}; driver "
+        f"{calls} calls, {shards:,} shards of {seconds:g} s (spread {spread:g}): overhead {overhead:.1%}; driver "
         f"{used / shards * 1e3:.2f} ms of CPU a shard, {sizes} MiB; load {found.load:.1f}",
         flush=True,
     )
