@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from audit.schema import CONFIRMED_WORDS
 from audit.statistics import clopper_pearson
 
 MILLION = 1_000_000
@@ -26,17 +27,17 @@ def claims(verdicts: pa.Table, scores: pa.Table, confidence: float = 0.95) -> di
     sample = table.filter(pc.match_substring(table["selected_by"], "sample"))
     outside = sample.filter(pc.equal(sample["selected_by"], "sample"))
     budget = table.filter(pc.match_substring(table["selected_by"], "budget"))
-    found = _count(budget, "verbatim", "partial")
+    found = _count(budget, *CONFIRMED_WORDS)
     result: dict[str, Any] = {
         "confidence": confidence,
         "captions": table.num_rows,
-        "prevalence": _proportion(sample, confidence, "verbatim", "partial"),
+        "prevalence": _proportion(sample, confidence, *CONFIRMED_WORDS),
         "prevalence_verbatim": _proportion(sample, confidence, "verbatim"),
         "missed": None,
         "recall": None,
     }
     if outside.num_rows:
-        missed = _proportion(outside, confidence, "verbatim", "partial")
+        missed = _proportion(outside, confidence, *CONFIRMED_WORDS)
         rest = table.num_rows - budget.num_rows
         assert missed is not None
         missed["captions"] = rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from audit.schema import CONFIRMED_WORDS
 from audit.statistics import clopper_pearson
 
 
@@ -22,7 +23,7 @@ def risk(
     as is known, is one step higher: removing duplicates would not have prevented it, and what occurs once is the
     likeliest to be private. Bound: Clopper-Pearson, two-sided 95 %.
     """
-    if verdict not in ("verbatim", "partial"):
+    if verdict not in CONFIRMED_WORDS:
         return {"unconfirmed": "low", "clear": "none"}.get(verdict, "unknown")
     if not reproduced_n or reproduced_k is None:
         step = 1

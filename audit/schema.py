@@ -192,6 +192,8 @@ MITIGATION_SUMMARY = pa.schema(
 )
 
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "clear", "unknown", "error")
+# Of those the ones that say that the model reproduces a training image.
+CONFIRMED_WORDS = ("verbatim", "partial")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")
 PURPOSES = ("discover", "fresh", "null")
 STATUS_WORDS = ("ok", "error")

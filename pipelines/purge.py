@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from audit.errors import AuditError
 from pipelines.finished import finished
 from pipelines.ledger import Ledger
-from pipelines.stages import mitigate
+from pipelines.stages import judge, mitigate
 from reports.purged import unfinished
 
 # The columns that hold pictures; a working table of `mitigate` holds training images once more.
@@ -66,8 +66,7 @@ def _parts(ledger: Ledger, keep: str, confirmed: pa.Array) -> Iterator[tuple[str
 
 
 def _confirmed(ledger: Ledger) -> pa.Array:
-    verdicts = ledger.read("verdicts", columns=["caption_id", "verdict"])
-    return verdicts.filter(pc.field("verdict").isin(["verbatim", "partial"]))["caption_id"].combine_chunks()
+    return judge.confirmed(ledger.read("verdicts", columns=["caption_id", "verdict"]))["caption_id"].combine_chunks()
 
 
 def _without(part: pa.Table, column: str, going: pa.ChunkedArray) -> pa.Table:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.errors import AuditError, UsageError
@@ -81,8 +80,7 @@ def _case(ledger: Ledger, case: str) -> dict[str, Any]:
     found = []
     for _, part in ledger.each("verdicts", ["caption_id", "caption", "verdict", "image_id"]):
         named = pc.or_(pc.starts_with(part["caption_id"], case), pc.equal(part["caption"], case))
-        confirmed = pc.is_in(part["verdict"], value_set=pa.array(["verbatim", "partial"]))
-        found += part.filter(pc.and_(named, confirmed)).to_pylist()
+        found += judge.confirmed(part.filter(named)).to_pylist()
     if len(found) != 1:
         what = "no confirmed caption is" if not found else f"{len(found)} confirmed captions are"
         do = "Give a caption, or the caption_id of `verdicts`."

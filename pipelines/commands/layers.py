@@ -63,15 +63,13 @@ def layers(
 
 def _of_run(run: str) -> tuple[str, str | None, list[str], list[str]]:
     """Model, LoRA weights, confirmed captions and null captions of a run."""
-    import pyarrow.compute as pc
-
     from audit.errors import AuditError
     from pipelines.finished import finished
+    from pipelines.stages import judge
     from pipelines.stages.calibrate import NULLS
 
     ledger, _, config = finished(run)
-    verdicts = ledger.read("verdicts", columns=["caption", "verdict"])
-    confirmed = verdicts.filter(pc.field("verdict").isin(["verbatim", "partial"]))["caption"].to_pylist()
+    confirmed = judge.confirmed(ledger.read("verdicts", columns=["caption", "verdict"]))["caption"].to_pylist()
     if not confirmed:
         raise AuditError("the run confirmed no caption", where=run, do="Give a model, --captions and --null.")
     return config.model, config.lora, confirmed, ledger.read(NULLS)["caption"].to_pylist()

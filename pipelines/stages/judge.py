@@ -67,6 +67,11 @@ def run(run: Run) -> None:
         run.progress.say("judge: " + ", ".join(f"{item['counts']:,} {item['values']}" for item in counts))
 
 
+def confirmed(verdicts: pa.Table) -> pa.Table:
+    """The verbatim and partial ones."""
+    return verdicts.filter(pc.field("verdict").isin(schema.CONFIRMED_WORDS))
+
+
 def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
     """By image_id, the training images of the table `evidence` (PNG). Raises AuditError if one is missing."""
     found: dict[str, bytes] = {}
@@ -137,8 +142,7 @@ def _evidence(run: Run, table: pa.Table, rows: pa.Table) -> pa.Table:
     """The images of verbatim and partial verdicts, read back from their source, as PNG: as they were compared."""
     if run.config.images is None:
         return schema.EVIDENCE.empty_table()
-    confirmed = table.filter(pc.is_in(table["verdict"], value_set=pa.array(["verbatim", "partial"])))
-    places = embed.places_of(run.ledger, confirmed["image_id"].drop_null().to_pylist())
+    places = embed.places_of(run.ledger, confirmed(table)["image_id"].drop_null().to_pylist())
     url_of = _urls(rows, places)
     found = []
     for id_, place in sorted(places.items()):

@@ -89,8 +89,7 @@ def run(run: Run, plan: Plan) -> pa.Table:
 def _confirmed(run: Run, plan: Plan) -> pa.Table:
     """The confirmed captions to generate, as _CAPTIONS."""
     columns = ["caption_id", "caption", "verdict", "image_id", "family"]
-    verdicts = run.ledger.read("verdicts", columns=columns)
-    found = verdicts.filter(pc.is_in(verdicts["verdict"], value_set=pa.array(["verbatim", "partial"])))
+    found = judge.confirmed(run.ledger.read("verdicts", columns=columns))
     if not len(found):
         raise AuditError("no caption of this run is confirmed: there is nothing to mitigate", where=run.ledger.uri)
     embedder = run.config.confirm.embedders[0]
