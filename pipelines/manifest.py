@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from audit.errors import AuditError, first_line
 from pipelines.config import Config
 from pipelines.jobs import current_job
 from pipelines.ledger import Ledger
-from pipelines.progress import Numbers
+from pipelines.progress import Numbers, now
 from pipelines.settings import absolute
 
 NAME = "manifest.json"
@@ -48,14 +47,13 @@ class Manifest:
         """A new one, or that of the run to resume; `kind` is audit or index. Raises AuditError if that run had another
         configuration, or was of another kind."""
         resolved = config.model_dump(mode="json") if kind == "audit" else of_index(config)
-        content = ledger.read_bytes(NAME)
-        if content is None:
+        data = stored(ledger)
+        if data is None:
             if ledger.holds_anything():
                 raise AuditError(
                     f"holds files but no {NAME}: it is not a run", where=ledger.uri, do="Choose another --out."
                 )
             return cls(ledger, _new(config, given, resolved) | {"kind": kind})
-        data = json.loads(content)
         if (found := data.get("kind", "audit")) != kind:
             raise AuditError(f"holds an {found}, no {kind}", where=ledger.uri, do="Choose another --out.")
         _refuse_changes(data["resolved"], resolved, ledger.uri)
@@ -77,7 +75,7 @@ class Manifest:
         """Says that the run goes on, and as which job of a cluster if it is one."""
         self.data |= {"failed": None, "progress": None}
         if job := current_job():
-            self.data["jobs"].append(asdict(job) | {"began": _now()})
+            self.data["jobs"].append(asdict(job) | {"began": now()})
         self.write()
 
     def progress(self, numbers: Callable[[], Numbers]) -> None:
@@ -92,7 +90,7 @@ class Manifest:
             self.data["progress"] = None
         else:
             what = first_line(error) if isinstance(error, Exception) else "interrupted"
-            self.data["failed"] = {"at": _now(), "message": what}
+            self.data["failed"] = {"at": now(), "message": what}
         self.write()
 
     def inputs(self, files: list[dict[str, Any]]) -> None:
@@ -143,7 +141,7 @@ class Manifest:
         """One stage: the caller fills rows_in and rows_out; errors and seconds are filled here."""
         entry = self.data["stages"].setdefault(name, {"rows_in": 0, "rows_out": 0, "errors": 0, "seconds": 0.0})
         began = time.monotonic()
-        self.data["progress"] = {"stage": name, "at": _now()}
+        self.data["progress"] = {"stage": name, "at": now()}
         self.write()
         try:
             yield entry
@@ -163,17 +161,23 @@ class Manifest:
         self.data["finished"] = None
 
     def finish(self) -> None:
-        self.data["finished"] = self.data["finished"] or _now()
+        self.data["finished"] = self.data["finished"] or now()
         self.write()
+
+
+def stored(ledger: Ledger) -> dict[str, Any] | None:
+    """The manifest of a ledger, if it has one."""
+    content = ledger.read_bytes(NAME)
+    return json.loads(content) if content else None
 
 
 def read(uri: str) -> dict[str, Any]:
     """The manifest of the run at a path or URI. Raises AuditError if there is none."""
     ledger = Ledger(absolute(uri, Path.cwd()))
-    content = ledger.read_bytes(NAME)
-    if content is None:
+    data = stored(ledger)
+    if data is None:
         raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
-    return json.loads(content)
+    return data
 
 
 def of_index(config: Config) -> dict[str, Any]:
@@ -211,7 +215,7 @@ def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) 
         "jobs": [],
         "progress": None,
         "failed": None,
-        "started": _now(),
+        "started": now(),
         "finished": None,
     }
 
@@ -239,7 +243,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -99,7 +99,7 @@ class Stage:
             per_second=round(rate, 3),
             eta_seconds=round((self._total - self._done) / rate, 1) if new else None,
             workers=self._workers,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            at=now(),
         )
 
 
@@ -119,6 +119,11 @@ class Reporter:
             yield stage
         finally:
             stage.close()
+
+
+def now() -> str:
+    """The time, as a manifest has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def duration(seconds: float) -> str:

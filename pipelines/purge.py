@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from audit.errors import AuditError
 from pipelines.finished import finished
 from pipelines.ledger import Ledger
+from pipelines.progress import now
 from pipelines.stages import judge, mitigate
 from reports.purged import unfinished
 
@@ -41,14 +41,14 @@ def purge(uri: str, keep: str) -> dict[str, int]:
             removed[table] += pc.sum(going).as_py() or 0
         if purges and not any(removed.values()):
             return removed
-        purges.append({"keep": keep, "begun": _now(), "finished": None, "removed": removed})
+        purges.append({"keep": keep, "begun": now(), "finished": None, "removed": removed})
         manifest.write()
     ledger.sweep()
     for table, name, part, going in _parts(ledger, keep, confirmed):
         if pc.any(going).as_py():
             ledger.write(table, name, _without(part, PICTURES[table], going))
     write(ledger.uri)
-    purges[-1]["finished"] = _now()
+    purges[-1]["finished"] = now()
     manifest.write()
     done: dict[str, int] = purges[-1]["removed"]
     return done
@@ -73,7 +73,3 @@ def _without(part: pa.Table, column: str, going: pa.ChunkedArray) -> pa.Table:
     at = part.schema.get_field_index(column)
     field = part.schema.field(at)
     return part.set_column(at, field, pc.if_else(going, pa.scalar(None, field.type), part[column]))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -37,22 +37,26 @@ def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
     return f"running: {at} ({duration(max(age, 0))} ago){silent}"
 
 
+def job_in(manifest: Mapping[str, Any], address: str | None = None) -> Job | None:
+    """The job that began a run last; `address`: where its cluster is reached from here, if not as when submitted."""
+    known = manifest["jobs"]
+    return Job(known[-1]["id"], address or known[-1]["address"]) if known else None
+
+
 def last_job(uri: str) -> Job | None:
-    """The job that began a run last, as far as the run can be read from here."""
+    """That job, as far as the run can be read from here."""
     try:
-        known = read(uri)["jobs"]
+        return job_in(read(uri))
     except (AuditError, OSError):
         return None
-    return Job(known[-1]["id"], known[-1]["address"]) if known else None
 
 
 def job_of(uri: str, address: str | None = None) -> Job:
-    """That job; `address`: where its cluster is reached from here, if not as when submitted. Raises AuditError without
-    any."""
-    known = read(uri)["jobs"]
-    if not known:
+    """That job. Raises AuditError where there is no run, or none was submitted."""
+    job = job_in(read(uri), address)
+    if job is None:
         raise AuditError("no job of a cluster has worked on it", where=f"{uri}/{NAME}", do="Was it submitted at all?")
-    return Job(known[-1]["id"], address or known[-1]["address"])
+    return job
 
 
 def refuse_second(uri: str) -> None:

@@ -22,11 +22,11 @@ def status(run: RunDir, address: Address = None, verbose: Verbose = False) -> No
     from pipelines.commands.query import show
     from pipelines.jobs import Cluster
     from pipelines.manifest import read
-    from pipelines.status import job_of, where
+    from pipelines.status import job_in, where
 
-    manifest, job, state = read(run), None, None
-    if manifest["jobs"]:
-        job = job_of(run, address)
+    manifest = read(run)
+    job, state = job_in(manifest, address), None
+    if job is not None:
         try:
             state = Cluster(job.address).status(job.id)
         except AuditError as error:

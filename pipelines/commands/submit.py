@@ -43,17 +43,21 @@ def submit(
     refuse_second(settings.out)
     cluster = Cluster(address)
     job = cluster.submit(given, settings.out)
+
+    def known() -> bool:
+        return last_job(settings.out) == job
+
     typer.echo(f"job {job.id} at {job.address}", err=True)
     try:
         if wait:
             cluster.follow(job.id, lambda text: typer.echo(text, nl=False, err=True))
             typer.echo(f"{settings.out}/report.html")
             return
-        state = cluster.await_start(job.id, lambda: last_job(settings.out) == job)
+        state = cluster.await_start(job.id, known)
     except KeyboardInterrupt:
         typer.echo(f"\nThe job goes on: `crossaudit stop {settings.out}` ends it.", err=True)
         raise typer.Exit(130) from None
-    if last_job(settings.out) == job:
+    if known():
         typer.echo(f"{state.lower()}: `crossaudit status|logs|stop {settings.out}`")
     else:
         typer.echo(f"{state.lower()}: `ray job logs {job.id} --address {job.address} --follow`")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 from audit.errors import AuditError
 from pipelines.context import Run
 from pipelines.ledger import Ledger
-from pipelines.manifest import NAME
+from pipelines.manifest import NAME, stored
 from pipelines.stages import embed
 
 THREADS = 8
@@ -52,11 +51,10 @@ def _index(run: Run) -> tuple[Ledger, dict[str, Any]]:
     path = run.config.index.path
     assert path is not None
     source = Ledger(path)
-    content = source.read_bytes(NAME)
-    if content is None:
+    index = stored(source)
+    if index is None:
         do = "`crossaudit index AUDIT.YAML` builds one there."
         raise AuditError(f"no {NAME}: there is no index here", where=path, do=do)
-    index = json.loads(content)
     if index["finished"] is None:
         raise AuditError("the index is not finished", where=path, do="The command that began it goes on with it.")
     return source, index

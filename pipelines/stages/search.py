@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from audit.matching import nearest
 from audit.pictures import decode
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables
-from pipelines.manifest import NAME
+from pipelines.manifest import stored
 from pipelines.stages import embed
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ def check(run: Run) -> None:
         path = run.config.embedder(name).background
         if path is None:
             continue
-        content = Ledger(path).read_bytes(NAME)
-        manifest: dict[str, Any] = json.loads(content) if content else {"finished": None}
+        manifest: dict[str, Any] = stored(Ledger(path)) or {"finished": None}
         do = "`crossaudit index` builds one from other images, with this audit's embedders."
         if manifest["finished"] is None:
             raise AuditError(f"confirm.{name}.background is no finished index", where=path, do=do)
