@@ -35,6 +35,7 @@ def submit(
     Only the configuration travels: every machine of the cluster reaches the model, the data set and the run under the
     same paths or URIs. The same submission again goes on where the run was stopped.
     """
+    from audit.errors import AuditError
     from pipelines.jobs import Cluster
     from pipelines.settings import load_config
     from pipelines.status import last_job, refuse_second
@@ -50,7 +51,8 @@ def submit(
     typer.echo(f"job {job.id} at {job.address}", err=True)
     try:
         if wait:
-            cluster.follow(job.id, lambda text: typer.echo(text, nl=False, err=True))
+            if cluster.follow(job.id, lambda text: typer.echo(text, nl=False, err=True)) == "STOPPED":
+                raise AuditError("was stopped", where=f"job {job.id}", do="The same submission again goes on with it.")
             typer.echo(f"{settings.out}/report.html")
             return
         state = cluster.await_start(job.id, known)

@@ -137,6 +137,14 @@ def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, d
     with follow(run) as logs:
         logs.communicate()
     assert crossaudit("status", run).stdout.startswith("stopped at")
+
+    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, "--set", STEPS, "--wait"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
+        assert waiting.stderr is not None
+        next(line for line in waiting.stderr if line.startswith("loading"))
+        assert "is stopping" in crossaudit("stop", run).stdout
+        _, said = waiting.communicate()
+    assert waiting.returncode == 1 and "was stopped" in said
     assert "was not running" in crossaudit("stop", run).stdout
 
 
