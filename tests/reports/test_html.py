@@ -47,7 +47,7 @@ def test_the_report_is_one_file_that_needs_nothing_and_runs_nothing(page: str) -
 
 
 def test_it_says_what_to_do_with_what_was_found(page: str) -> None:
-    said = text_of(page[page.index("What to do next") : page.index("<h2>Method")])
+    said = text_of(page[page.index("What to do next") : page.index("<h2>Confirmed cases")])
     for command in ("export", "apply", "mitigate", "explain", "reproduce", "lookup", "purge"):
         assert f"crossaudit {command} " in said
 
