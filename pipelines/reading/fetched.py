@@ -68,6 +68,8 @@ def _fetch(filesystem: pafs.FileSystem, files: Mapping[str, pafs.FileInfo], plac
             target.parent.mkdir(parents=True, exist_ok=True)
             with filesystem.open_input_stream(info.path) as content, target.open("wb") as sink:
                 shutil.copyfileobj(content, sink, _CHUNK)
+            if target.stat().st_size != info.size:
+                raise OSError(f"{below or name} came with {target.stat().st_size} bytes instead of {info.size}")
         try:
             os.rename(folder, place)
         except OSError:

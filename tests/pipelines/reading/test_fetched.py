@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from audit.errors import AuditError
 from pipelines.reading.fetched import fetched
@@ -68,9 +70,13 @@ def test_without_weights_a_folder_is_its_configuration(model: str) -> None:
     assert contents(fetched(model)) == FILES
 
 
-def test_several_at_once_have_one_copy_and_leave_nothing(model: str) -> None:
+def test_several_at_once_have_one_copy_and_leave_nothing(model: str, tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_bytes(content)
     with ThreadPoolExecutor(8) as threads:
-        found = set(threads.map(fetched, [model] * 8))
+        # Not of memory: there all readers of a file share one position in it.
+        found = set(threads.map(fetched, [f"file://{tmp_path}/mine"] * 8))
     assert len(found) == 1 and contents(found.pop()) == FILES
     assert len(copies()) == 1
 
@@ -78,6 +84,28 @@ def test_several_at_once_have_one_copy_and_leave_nothing(model: str) -> None:
 def test_what_is_not_there_is_named(model: str) -> None:
     with pytest.raises(AuditError, match="memory://models/yours: no such file or folder"):
         fetched("memory://models/yours")
+
+
+class Short(MemoryFileSystem):
+    """A store that gives less than it says, as of a file that is written anew meanwhile."""
+
+    protocol = "short"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("short://"))
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = super()._open(path, mode, **options)
+        file.seek(1)
+        return file
+
+
+def test_a_copy_that_is_not_whole_is_none(model: str) -> None:
+    fsspec.register_implementation("short", Short, clobber=True)
+    with pytest.raises(AuditError, match=r"cannot be copied: \S+ came with \d bytes instead of \d"):
+        fetched("short://models/mine")
+    assert copies() == []
 
 
 def test_where_there_is_no_room_nothing_is_left(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
