@@ -108,13 +108,17 @@ class Pool:
         Raises AuditError if nothing can be worked at all.
         """
         schedule = Schedule(work, shards, self._retries)
+        finished: Finished = []
         try:
             while schedule.waiting or self._running:
                 self._resize(schedule.waiting)
                 while self._idle and (attempt := schedule.take()):
                     self._give(work, attempt)
+                # Only now, when nobody waits for work.
+                yield finished
                 answer = self._answer()
-                yield self._outcome(schedule, *answer) if answer else []
+                finished = self._outcome(schedule, *answer) if answer else []
+            yield finished
         finally:
             for worker in self._running:
                 _kill(worker)
