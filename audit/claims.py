@@ -14,10 +14,11 @@ from audit.statistics import clopper_pearson
 MILLION = 1_000_000
 
 
-def claims(verdicts: pa.Table, scores: pa.Table, confidence: float = 0.95) -> dict[str, Any]:
+def claims(verdicts: pa.Table, scores: pa.Table, captions: int, confidence: float = 0.95) -> dict[str, Any]:
     """The claims as numbers and sentences, for the manifest and the report.
 
-    `verdicts` (caption_id, verdict) has all captions; `scores` (caption_id, selected_by) says how each was selected.
+    `verdicts` (caption_id, verdict) and `scores` (caption_id, selected_by) of the selected captions at least, of
+    `captions` in all.
     A caption reproduces if its verdict is verbatim or partial. A sampled caption whose verdict is `unknown` or `error`
     may or may not: it counts as not in every lower end, and as reproducing in every upper end.
     """
@@ -30,7 +31,7 @@ def claims(verdicts: pa.Table, scores: pa.Table, confidence: float = 0.95) -> di
     found = _count(budget, *CONFIRMED_WORDS)
     result: dict[str, Any] = {
         "confidence": confidence,
-        "captions": table.num_rows,
+        "captions": captions,
         "prevalence": _proportion(sample, confidence, *CONFIRMED_WORDS),
         "prevalence_verbatim": _proportion(sample, confidence, "verbatim"),
         "missed": None,
@@ -38,7 +39,7 @@ def claims(verdicts: pa.Table, scores: pa.Table, confidence: float = 0.95) -> di
     }
     if outside.num_rows:
         missed = _proportion(outside, confidence, *CONFIRMED_WORDS)
-        rest = table.num_rows - budget.num_rows
+        rest = captions - budget.num_rows
         assert missed is not None
         missed["captions"] = rest
         missed["low_captions"], missed["high_captions"] = floor(rest * missed["low"]), ceil(rest * missed["high"])

@@ -44,8 +44,9 @@ def judge(
     failures: pa.Table,
     max_unreadable: float = 0.01,
 ) -> pa.Table:
-    """One verdict a caption (schema VERDICTS), in the order of `captions`.
+    """One verdict a caption (schema VERDICTS), in the order of `captions`; `p_not_reproduced` is still null.
 
+    Captions may be judged in parts, beside the same other tables: no verdict depends on what other captions are given.
     Tables as in audit.schema (of `generations` and `rows` only the columns used: no pixels are needed);
     `embedder` decides, by `thresholds["verbatim"]` and `thresholds["region"]`; `copied`: `copied_images` of `matches`
     by both; `links`: as of `families`; `failures`: (caption_id, error), what failed outside `generations`: the errors
@@ -79,7 +80,7 @@ def judge(
         "score": score["score"],
         "self_control": _lookup(ids, controls)["self_control"],
         "p_unseen": score["p_unseen"],
-        "p_not_reproduced": _p_not_reproduced(score["score"], score["selected_by"], verdict),
+        "p_not_reproduced": pa.nulls(len(ids), pa.float64()),
         "reproduced_k": k,
         "reproduced_n": n,
         "image_id": pc.coalesce(best["image_id"], found["image_id"]),
@@ -94,6 +95,33 @@ def judge(
     parts = zip(verdict, *(column.to_pylist() for column in counts), strict=True)
     columns["risk"] = pa.array([risk(*part) for part in parts], pa.string())
     return pa.table({name: columns[name] for name in VERDICTS.names}, schema=VERDICTS)
+
+
+def negatives(verdicts: pa.Table, scores: pa.Table) -> np.ndarray:
+    """The scores [M] of the captions of the audit sample that do not reproduce: the null of `p_not_reproduced`."""
+    found = _lookup(verdicts["caption_id"].combine_chunks(), scores)
+    return verdicts["score"].filter(pa.array(_negative(verdicts, found["selected_by"]))).to_numpy()
+
+
+def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, null_M: np.ndarray) -> pa.Table:
+    """Verdicts with conformal p-values against `negatives` of all captions (Jin and Candes, arXiv 2210.01408).
+
+    A small one: scored unlike a caption that does not reproduce. Null without a sample, or without a score.
+    """
+    if not len(null_M):
+        return verdicts
+    found = _lookup(verdicts["caption_id"].combine_chunks(), scores)
+    score_N = verdicts["score"].to_numpy().astype(float)
+    p_N = conformal_p(null_M, score_N)
+    one_N, m = _negative(verdicts, found["selected_by"]), len(null_M)
+    p_N[one_N] = (p_N[one_N] * (m + 1) - 1) / m  # against the others: its own score was counted twice
+    at = verdicts.schema.get_field_index("p_not_reproduced")
+    return verdicts.set_column(at, verdicts.field(at), pa.array(p_N, mask=np.isnan(score_N)))
+
+
+def _negative(verdicts: pa.Table, selected_by: pa.ChunkedArray) -> np.ndarray:
+    sampled_N, scored_N = pc.match_substring(selected_by, "sample"), pc.is_valid(verdicts["score"])
+    return _true(sampled_N) & _true(scored_N) & _true(pc.equal(verdicts["verdict"], "unconfirmed"))
 
 
 def _lookup(ids: pa.Array, table: pa.Table) -> pa.Table:
@@ -174,21 +202,6 @@ def _reproduced(
     null = pa.scalar(None, pa.int64())
     k, n = (pc.if_else(pa.array(confirmed), counts[name], null) for name in ("copy_max_sum", "copy_max_count"))
     return k.combine_chunks(), n.combine_chunks()
-
-
-def _p_not_reproduced(score: pa.ChunkedArray, selected_by: pa.ChunkedArray, verdict: np.ndarray) -> pa.Array:
-    """Conformal p-values against the audit sample's captions that do not reproduce (Jin and Candes, arXiv 2210.01408).
-
-    A small one: scored unlike a caption that does not reproduce. Null without a sample, or without a score.
-    """
-    score_N = score.to_numpy().astype(float)
-    null = _true(pc.match_substring(selected_by, "sample")) & (verdict == "unconfirmed") & ~np.isnan(score_N)
-    if not null.any():
-        return pa.nulls(len(score_N), pa.float64())
-    m = int(null.sum())
-    p = conformal_p(score_N[null], score_N)
-    p[null] = (p[null] * (m + 1) - 1) / m  # against the others: its own score was counted twice
-    return pa.array(p, mask=np.isnan(score_N))
 
 
 def _matched_own(ids: pa.Array, own: pa.Table, copied: pa.Table) -> pa.ChunkedArray:

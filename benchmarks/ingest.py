@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import typer
 
 from audit.captions import Words, mixed
+from benchmarks.spent import watched
 from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard
@@ -114,46 +111,6 @@ def take_in(work: Path, workers: int, form: str) -> str:
     captions = sum(ledger.rows("captions", name) for name in ledger.parts("captions"))
     grouped = sum(ledger.rows("_groups", name) for name in ledger.parts("_groups"))
     return f"{captions:,} captions, {grouped:,} of them with a near-identical one"
-
-
-@dataclass
-class Spent:
-    """By this process and all below it: the largest sum of bytes held (a shared page in parts), CPU seconds of each."""
-
-    memory: int = 0
-    seconds: dict[int, float] = field(default_factory=dict)
-
-    def cpu(self) -> float:
-        return sum(self.seconds.values())
-
-    def look(self) -> None:
-        here, total = psutil.Process(), 0
-        for process in [here, *here.children(recursive=True)]:
-            try:
-                total += process.memory_full_info().pss
-                self.seconds[process.pid] = sum(process.cpu_times()[:2])
-            except psutil.Error:
-                continue
-        self.memory = max(self.memory, total)
-
-
-@contextmanager
-def watched() -> Iterator[Spent]:
-    spent, ended = Spent(), threading.Event()
-    before = sum(psutil.Process().cpu_times()[:2])
-
-    def watch() -> None:
-        while not ended.wait(0.5):
-            spent.look()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield spent
-    finally:
-        ended.set()
-        watcher.join()
-        spent.seconds[os.getpid()] = sum(psutil.Process().cpu_times()[:2]) - before
 
 
 if __name__ == "__main__":

@@ -109,9 +109,14 @@ class Ledger:
 
     def between(self, table: str, column: str, low: int, high: int) -> pa.Table:
         """The rows of all parts with low <= column < high, in order; the parts are sorted by it."""
+        return self.dataset(table).to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
+
+    def dataset(self, table: str, layout: pa.Schema | None = None) -> pads.Dataset:
+        """All parts of a table in order, to be scanned; without any it is an empty one of that layout."""
         paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
-        found = pads.dataset(paths, filesystem=self.filesystem, format="parquet")
-        return found.to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
+        if not paths and layout is not None:
+            return pads.dataset(layout.empty_table())
+        return pads.dataset(paths, layout, "parquet", self.filesystem)
 
     def each(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         for name in self.parts(table):

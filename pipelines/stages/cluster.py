@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from audit import schema
 from audit.clusters import clusters, duplicate_threshold, edited, near_pairs
@@ -28,7 +27,6 @@ BLOCK = 16_384
 EDITED, LINKS = "_edited_copies", "_image_links"
 SIMILARITY = pa.schema([("image_id", pa.string()), ("similarity", pa.float64())])
 LINK = pa.schema([("first", pa.int64()), ("image", pa.int64())])
-OWN = pa.schema([("caption_id", pa.string()), ("cluster", pa.string()), ("rows", pa.int64()), ("size", pa.int64())])
 
 
 def run(run: Run) -> None:
@@ -61,29 +59,6 @@ def _write(run: Run, counts: dict[str, int], listed: pa.Table) -> np.ndarray:
         run.ledger.write("image_clusters", part, found.slice(start, count))
         run.manifest.part("image_clusters", part, count)
     return size_N
-
-
-def own(ledger: Ledger) -> pa.Table:
-    """What each caption's own images are duplicates of (schema OWN), of the captions that have any.
-
-    `size`: images of their largest cluster; `cluster`: the one of most `rows`, which are the rows of the data set with
-    an image of it: one row may be all that a caption has, and an image that many rows share lies there once.
-    """
-    if not ledger.parts("image_clusters"):
-        return OWN.empty_table()
-    known = ledger.read("image_clusters")
-    found = []
-    for _, part in ledger.each("rows", ["caption_id", "image_id"]):
-        at = pc.index_in(part["image_id"], value_set=known["image_id"].combine_chunks())
-        clusters = {"cluster": known["cluster"].take(at), "size": known["size"].take(at)}
-        found.append(pa.table({"caption_id": part["caption_id"]} | clusters).filter(pc.is_valid(at)))
-    rows = pa.concat_tables(found)
-    counts = rows.group_by("cluster").aggregate([("cluster", "count")])
-    of_rows = pc.index_in(rows["cluster"], value_set=counts["cluster"].combine_chunks())
-    rows = rows.append_column("rows", counts["cluster_count"].take(of_rows))
-    ordered = rows.sort_by([("rows", "descending"), ("cluster", "ascending")])
-    first = [("cluster", "first"), ("rows", "first"), ("size", "max")]
-    return ordered.group_by("caption_id", use_threads=False).aggregate(first).rename_columns(OWN.names).cast(OWN)
 
 
 def _threshold(run: Run, image_ids: pa.ChunkedArray) -> tuple[float, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from audit import schema
 from audit.claims import claims
 from audit.copying import LINKS, copied_images, links
 from audit.errors import AuditError
-from audit.judging import Images, judge
+from audit.judging import Images, judge, negatives, with_p_not_reproduced
 from audit.pictures import decode
 from audit.png import png
 from audit.regions import thumbnail
@@ -31,40 +33,70 @@ from reports.purged import kept, note
 def run(run: Run) -> None:
     ledger, config = run.ledger, run.config
     with run.manifest.stage("judge") as stage:
-        captions, scores = ledger.read("captions"), ledger.read("scores")
-        rows, matches = ledger.read("rows"), _all(ledger, "matches", schema.MATCHES)
+        matches = _all(ledger, "matches", schema.MATCHES)
         limits = thresholds(run) if config.images else _published()
         copied = copied_images(matches, config.confirm.embedders[0], limits)
         ledger.write("copied_images", "00000", copied)
         run.manifest.part("copied_images", "00000", len(copied))
-        table = judge(
-            captions=captions,
-            scores=scores,
-            controls=_all(ledger, "controls", schema.CONTROLS),
-            generations=_without_pixels(ledger),
-            matches=matches,
-            copied=copied,
-            links=_links(run, copied),
-            rows=rows,
+        captions, scores = _selected(ledger)
+        found = {
+            "controls": _all(ledger, "controls", schema.CONTROLS),
+            "generations": _without_pixels(ledger),
+            "matches": matches,
+            "copied": copied,
+            "links": _links(run, copied),
+            "rows": _rows(ledger, ["caption_id", "image_id"], "caption_id", captions["caption_id"].combine_chunks()),
+        }
+        judged = partial(
+            judge,
             embedder=config.confirm.embedders[0],
             thresholds=limits,
             images=_images(ledger),
             failures=_failures(ledger),
             max_unreadable=config.confirm.max_unreadable,
         )
-        start = 0
-        for name in ledger.parts("captions"):
-            count = ledger.rows("captions", name)
-            ledger.write("verdicts", name, table.slice(start, count))
-            run.manifest.part("verdicts", name, count)
-            start += count
-        evidence = _evidence(run, table, rows)
+        selected = judged(captions=captions, scores=scores, **found)
+        nothing = {name: table.slice(0, 0) for name, table in found.items()}
+        counts = _write(run, selected, partial(judged, **nothing), negatives(selected, scores))
+        evidence = _evidence(run, selected)
         ledger.write("evidence", "00000", evidence)
         run.manifest.part("evidence", "00000", len(evidence))
-        run.manifest.data["claims"] = claims(table, scores)
-        stage |= {"rows_in": len(captions), "rows_out": len(table)}
-        counts = pc.value_counts(table["verdict"].combine_chunks()).to_pylist()
-        run.progress.say("judge: " + ", ".join(f"{item['counts']:,} {item['values']}" for item in counts))
+        total = sum(counts.values())
+        run.manifest.data["claims"] = claims(selected, scores, total)
+        stage |= {"rows_in": total, "rows_out": total}
+        run.progress.say("judge: " + ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items())))
+
+
+def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], null_M: np.ndarray) -> Counter[str]:
+    """Writes the verdicts part by part, those of the captions that were not selected too; returns how many of each."""
+    counts: Counter[str] = Counter()
+    start = 0
+    for name, scores in run.ledger.each("scores"):
+        passed_over = pc.is_null(scores["selected_by"])
+        captions = run.ledger.read("captions", name).filter(passed_over)
+        stop = start + len(scores) - len(captions)
+        table = pa.concat_tables([selected.slice(start, stop - start), judged(captions=captions, scores=scores)])
+        table = table.take(pc.index_in(scores["caption_id"], value_set=table["caption_id"].combine_chunks()))
+        run.ledger.write("verdicts", name, with_p_not_reproduced(table, scores, null_M))
+        run.manifest.part("verdicts", name, len(table))
+        counts.update(table["verdict"].to_pylist())
+        start = stop
+    return counts
+
+
+def _selected(ledger: Ledger) -> tuple[pa.Table, pa.Table]:
+    """The selected captions and their scores, in order."""
+    captions, scores = [schema.CAPTIONS.empty_table()], [schema.SCORES.empty_table()]
+    for name, part in ledger.each("scores"):
+        chosen = pc.is_valid(part["selected_by"])
+        scores.append(part.filter(chosen))
+        captions.append(ledger.read("captions", name).filter(chosen))
+    return pa.concat_tables(captions), pa.concat_tables(scores)
+
+
+def _rows(ledger: Ledger, columns: list[str], column: str, values: pa.Array) -> pa.Table:
+    """The rows of the data set that have one of a few values in a column."""
+    return ledger.dataset("rows", schema.ROWS).to_table(columns, pc.field(column).isin(values))
 
 
 def confirmed(verdicts: pa.Table) -> pa.Table:
@@ -138,12 +170,12 @@ def _failures(ledger: Ledger) -> pa.Table:
     return named.select(["caption_id", "message"]).rename_columns(["caption_id", "error"])
 
 
-def _evidence(run: Run, table: pa.Table, rows: pa.Table) -> pa.Table:
+def _evidence(run: Run, verdicts: pa.Table) -> pa.Table:
     """The images of verbatim and partial verdicts, read back from their source, as PNG: as they were compared."""
     if run.config.images is None:
         return schema.EVIDENCE.empty_table()
-    places = embed.places_of(run.ledger, confirmed(table)["image_id"].drop_null().to_pylist())
-    url_of = _urls(rows, places)
+    places = embed.places_of(run.ledger, confirmed(verdicts)["image_id"].drop_null().to_pylist())
+    url_of = _urls(run.ledger, places)
     found = []
     for id_, place in sorted(places.items()):
         [content] = images.read(place, run.config.images.column)
@@ -154,6 +186,7 @@ def _evidence(run: Run, table: pa.Table, rows: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(found, schema=schema.EVIDENCE)
 
 
-def _urls(rows: pa.Table, ids: Iterable[str]) -> dict[str, str]:
-    mine = rows.filter(pc.field("image_id").isin(pa.array(list(ids), pa.string())) & pc.field("url").is_valid())
+def _urls(ledger: Ledger, ids: Iterable[str]) -> dict[str, str]:
+    mine = _rows(ledger, ["image_id", "url"], "image_id", pa.array(list(ids), pa.string()))
+    mine = mine.filter(pc.field("url").is_valid())
     return dict(zip(mine["image_id"].to_pylist(), mine["url"].to_pylist(), strict=True))

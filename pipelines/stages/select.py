@@ -1,8 +1,11 @@
-"""Select: which captions are generated: the highest scores, and a random sample of all that says what those miss."""
+"""Select: which captions are generated: the highest scores, and a random sample of all that says what those miss.
+
+All captions are looked at, those of one part at a time.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,63 +14,62 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.statistics import q_values
-from pipelines.context import Run
-from pipelines.ledger import Ledger
-from pipelines.stages import calibrate, cluster
+from pipelines.context import Run, Step
+from pipelines.ledger import Ledger, Shard, Tables, slices
+from pipelines.stages import calibrate, own
 
 if TYPE_CHECKING:
-    from audit.calibration import Calibration
     from pipelines.config import Select
+    from pipelines.worker import Worker
 
 # An image that so many rows of the data set have may be memorized whatever its captions say: most of what was
 # extracted from Stable Diffusion had a hundred duplicates, some of it ten (arXiv 2301.13188).
 DUPLICATED = 10
+# Working tables, both as `captions`: their scores, and what their images are duplicates of.
+SCORED, OWNED = "_scored", "_owned"
+_SCORED = pa.schema([("caption_id", pa.string()), ("score", pa.float64()), ("p_unseen", pa.float64())])
+_RANKED = pa.schema([("number", pa.int64()), ("score", pa.float64()), ("cluster", pa.string())])
 
 
 def run(run: Run) -> None:
-    config, data = run.config.select, run.manifest.data
+    config, data, ledger = run.config.select, run.manifest.data, run.ledger
     with run.manifest.stage("select") as stage:
-        parts = run.ledger.parts("captions")
-        scores = _scores(run.ledger, parts, calibrate.load(run.ledger))
-        total = len(scores)
-        budget = allowed(config, total)
+        counts = {name: ledger.rows("captions", name) for name in ledger.parts("captions")}
+        total = sum(counts.values())
+        shards = [Shard(name, count, 0, 1) for name, count in counts.items()]
+        run.execute(Step("select: scores", SCORED, "parts", ledger, _score), shards)
+        for name, clusters in zip(counts, own.each(ledger, list(counts)), strict=True):
+            ledger.write(OWNED, name, clusters)
+        by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config, total))
         sampled = min(config.audit_sample, total)
-        own = cluster.own(run.ledger)
-        at = pc.index_in(scores["caption_id"], value_set=own["caption_id"].combine_chunks())
-        for name in ("cluster", "rows", "size"):
-            scores = scores.append_column(name, own[name].take(at))
-        in_budget, by_rows = _budget(scores, budget)
-        in_sample = np.zeros(total, bool)
-        in_sample[np.random.default_rng(config.seed).choice(total, sampled, replace=False)] = True
-        words = np.select([in_budget & in_sample, in_budget, in_sample], ["budget+sample", "budget", "sample"], "")
-        q, reason = _q_values(scores["p_unseen"].to_numpy(), data["calibration"]["held_out"])
+        by_sample = np.random.default_rng(config.seed).choice(total, sampled, replace=False)
+        q, reason = _q_values(ledger, data["calibration"]["held_out"])
+        start = 0
+        for name, table in zip(counts, _scored(ledger, counts), strict=True):
+            at = range(start, start + len(table))
+            words = _words(*(np.isin(at, chosen) for chosen in (by_budget, by_sample)))
+            columns = {
+                "caption_id": table["caption_id"],
+                "score": table["score"],
+                "p_unseen": table["p_unseen"],
+                "q_unseen": pa.nulls(len(table), pa.float64()) if q is None else q.slice(start, len(table)),
+                "selected_by": words,
+                "inclusion_probability": pa.repeat(sampled / total, len(table)),
+                "image_cluster_size": table["size"],
+            }
+            ledger.write("scores", name, pa.table(columns, schema=schema.SCORES))
+            run.manifest.part("scores", name, len(table))
+            start += len(table)
+        selected = len(np.union1d(by_budget, by_sample))
         data["calibration"]["q_unseen"] = reason
         data["selection"] = {
-            "budget": int(in_budget.sum()),
+            "budget": len(by_budget),
             "by_duplicates": by_rows,
             "audit_sample": sampled,
             "captions": total,
         }
-        table = pa.table(
-            {
-                "caption_id": scores["caption_id"],
-                "score": scores["score"],
-                "p_unseen": scores["p_unseen"],
-                "q_unseen": q,
-                "selected_by": pa.array(words, pa.string(), mask=words == ""),
-                "inclusion_probability": pa.repeat(sampled / total, total),
-                "image_cluster_size": scores["size"],
-            },
-            schema=schema.SCORES,
-        )
-        start = 0
-        for name in parts:
-            rows = run.ledger.rows("captions", name)
-            run.ledger.write("scores", name, table.slice(start, rows))
-            run.manifest.part("scores", name, rows)
-            start += rows
-        stage |= {"rows_in": total, "rows_out": int((in_budget | in_sample).sum())}
-        how = f"{in_budget.sum() - by_rows:,} by score, {by_rows:,} by duplicates, {sampled:,} at random"
+        stage |= {"rows_in": total, "rows_out": selected}
+        how = f"{len(by_budget) - by_rows:,} by score, {by_rows:,} by duplicates, {sampled:,} at random"
         run.progress.say(f"select: {how}, of {total:,} captions")
 
 
@@ -85,46 +87,73 @@ def selected(ledger: Ledger) -> pa.Table:
     return pa.concat_tables(found)
 
 
-def _scores(ledger: Ledger, parts: list[str], calibration: Calibration) -> pa.Table:
-    """caption_id, score, p_unseen of every caption, in the order of `captions`; null where the screen failed."""
-    ids = pa.concat_tables([ledger.read("captions", name, ["caption_id"]) for name in parts])["caption_id"]
-    found = pa.concat_tables([calibration.score(table) for _, table in ledger.each("screen")])
+def _score(worker: Worker, shard: Shard) -> Tables:
+    """caption_id, score, p_unseen of the captions of a part, in their order; null where the screen failed."""
+    ledger, calibration = worker.ledger, calibrate.load(worker.ledger)
+    ids = ledger.read("captions", shard.name, ["caption_id"])["caption_id"]
+    parts = slices(shard.name, None, shard.source, worker.config.engine.shard_rows)
+    scores = (calibration.score(ledger.read("screen", part.name)) for part in parts)
+    found = pa.concat_tables([_SCORED.empty_table(), *scores])
     at = pc.index_in(ids, value_set=found["caption_id"].combine_chunks())
-    return pa.table({"caption_id": ids, "score": found["score"].take(at), "p_unseen": found["p_unseen"].take(at)})
+    return {SCORED: pa.table([ids, found["score"].take(at), found["p_unseen"].take(at)], schema=_SCORED)}
 
 
-def _budget(scores: pa.Table, budget: int) -> tuple[np.ndarray, int]:
-    """(which captions are in the budget [N] bool, how many of them by duplicates and not by score).
+def _scored(ledger: Ledger, parts: Iterable[str]) -> Iterator[pa.Table]:
+    """The captions of each part with their scores and what their images are duplicates of."""
+    for name in parts:
+        scores, clusters = ledger.read(SCORED, name), ledger.read(OWNED, name)
+        yield pa.table({column: each[column] for each in (clusters, scores) for column in each.column_names})
+
+
+def _budget(parts: Iterable[pa.Table], budget: int) -> tuple[np.ndarray, int]:
+    """(the captions in the budget, by their number in all parts; how many of them by duplicates and not by score).
 
     Half of it goes by score. Then come captions of images that DUPLICATED or more rows have, near duplicates included:
     from every cluster the one of highest score, then from every cluster the second. What they leave goes by score:
-    without duplicates all does. Ties go by caption_id; a caption without a score is in no budget.
+    without duplicates all does. Ties go by caption_id, in whose order they come; one without a score is in no budget.
     """
-    numbered = scores.append_column("at", pa.array(np.arange(len(scores)))).filter(pc.is_valid(scores["score"]))
-    numbered = numbered.sort_by([("score", "descending"), ("caption_id", "ascending")])
-    by_score = numbered["at"].to_numpy()
-    copied = numbered.filter(pc.field("rows") >= DUPLICATED)
-    seen: Counter[str] = Counter()
-    places = []
-    for name in copied["cluster"].to_pylist():
-        places.append(seen[name])
-        seen[name] += 1
-    by_rows = copied["at"].to_numpy()[np.argsort(np.array(places, np.int64), kind="stable")]
+    best, copied, start = _RANKED.empty_table(), _RANKED.empty_table(), 0
+    for part in parts:
+        part = part.append_column("number", pa.array(start + np.arange(len(part))))
+        start += len(part)
+        scored = part.filter(pc.is_valid(part["score"]))
+        several = scored.filter(pc.field("rows") >= DUPLICATED)
+        # What is beyond the budget already can only fall further back.
+        best = _highest(pa.concat_tables([best, scored.select(_RANKED.names)])).slice(0, budget)
+        copied = _in_turn(pa.concat_tables([copied, several.select(_RANKED.names)])).slice(0, budget)
+    by_score, by_rows = best["number"].to_numpy(), copied["number"].to_numpy()
     ranked = np.concatenate([by_score[: budget - budget // 2], by_rows, by_score])
     _, first = np.unique(ranked, return_index=True)
-    taken = ranked[np.sort(first)][:budget]
-    chosen = np.zeros(len(scores), bool)
-    chosen[taken] = True
-    return chosen, len(np.setdiff1d(taken, by_score[:budget]))
+    taken = np.sort(ranked[np.sort(first)][:budget])
+    return taken, len(np.setdiff1d(taken, by_score[:budget]))
 
 
-def _q_values(p: np.ndarray, held_out: int) -> tuple[pa.Array, str]:
-    """(q-values or nulls, why): Benjamini-Hochberg, where the smallest p-value can reach 1/N at all."""
-    tested = ~np.isnan(p)
-    count = int(tested.sum())
+def _highest(ranked: pa.Table) -> pa.Table:
+    return ranked.sort_by([("score", "descending"), ("number", "ascending")])
+
+
+def _in_turn(ranked: pa.Table) -> pa.Table:
+    """From every cluster the highest, then from every cluster the second."""
+    ranked = _highest(ranked)
+    cluster_N = ranked["cluster"].combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.argsort(cluster_N, kind="stable")
+    place_N = np.empty(len(order), np.int64)
+    place_N[order] = np.arange(len(order)) - np.searchsorted(cluster_N[order], cluster_N[order])
+    return ranked.take(pa.array(np.argsort(place_N, kind="stable")))
+
+
+def _words(in_budget: np.ndarray, in_sample: np.ndarray) -> pa.Array:
+    words = np.select([in_budget & in_sample, in_budget, in_sample], ["budget+sample", "budget", "sample"], "")
+    return pa.array(words, pa.string(), mask=words == "")
+
+
+def _q_values(ledger: Ledger, held_out: int) -> tuple[pa.Array | None, str]:
+    """(q-values of all captions or none, why): Benjamini-Hochberg, where the smallest p-value can reach 1/N at all."""
+    count = sum(len(part) - part["p_unseen"].null_count for _, part in ledger.each(SCORED, ["p_unseen"]))
     if held_out + 1 < count:
         need = f"{count:,} captions need as many null captions held out, there are {held_out:,}"
-        return pa.nulls(len(p), pa.float64()), f"null: {need}; the screen ranks, it does not flag"
-    q = np.full(len(p), np.nan)
-    q[tested] = q_values(p[tested]) if count else []
-    return pa.array(q, pa.float64(), mask=~tested), f"Benjamini-Hochberg over {count:,} captions"
+        return None, f"null: {need}; the screen ranks, it does not flag"
+    p_N = ledger.read(SCORED, columns=["p_unseen"])["p_unseen"].to_numpy()
+    tested_N, q_N = ~np.isnan(p_N), np.full(len(p_N), np.nan)
+    q_N[tested_N] = q_values(p_N[tested_N]) if count else []
+    return pa.array(q_N, pa.float64(), mask=~tested_N), f"Benjamini-Hochberg over {count:,} captions"

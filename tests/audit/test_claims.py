@@ -12,7 +12,7 @@ def audit(*groups: tuple[int, str, str | None]) -> dict:
     ids = [str(i) for i in range(len(captions))]
     verdicts = pa.table({"caption_id": ids, "verdict": [verdict for verdict, _ in captions]})
     by = pa.array([by for _, by in captions], pa.string())
-    return claims(verdicts, pa.table({"caption_id": ids, "selected_by": by}))
+    return claims(verdicts, pa.table({"caption_id": ids, "selected_by": by}), len(ids))
 
 
 def test_prevalence_is_the_clopper_pearson_interval_of_the_sample() -> None:
@@ -75,7 +75,8 @@ def test_the_stated_intervals_cover_the_truth() -> None:
     for _ in range(200):
         sample = np.isin(np.arange(population), rng.choice(population, sampled, replace=False))
         by = np.select([budget & sample, budget, sample], ["budget+sample", "budget", "sample"], "")
-        result = claims(verdicts, pa.table({"caption_id": ids, "selected_by": [word or None for word in by]}))
+        scores = pa.table({"caption_id": ids, "selected_by": [word or None for word in by]})
+        result = claims(verdicts, scores, population)
         recall, prevalence = result["recall"], result["prevalence"]
         covered["prevalence"] += prevalence["low"] <= 60 / population <= prevalence["high"]
         covered["recall"] += recall["low"] <= 40 / 60 <= recall["high"]

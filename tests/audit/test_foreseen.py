@@ -11,7 +11,7 @@ from audit.foreseen import of_audit_sample, of_null_captions
 def test_the_bound_of_a_clean_sample_is_that_of_the_claims() -> None:
     ids = [str(number) for number in range(1000)]
     verdicts = pa.table({"caption_id": ids, "verdict": ["unconfirmed"] * 1000})
-    made = claims(verdicts, pa.table({"caption_id": ids, "selected_by": ["sample"] * 1000}))
+    made = claims(verdicts, pa.table({"caption_id": ids, "selected_by": ["sample"] * 1000}), 1000)
     assert "at most 3,682 per million captions" in made["sentences"][0]
     first, more = of_audit_sample(1000, 400_000_000)
     assert "at most 3,682 per million captions" in first

@@ -6,7 +6,7 @@ import pytest
 
 from audit import schema
 from audit.copying import LINKS, copied_images
-from audit.judging import Images, judge
+from audit.judging import Images, judge, negatives, with_p_not_reproduced
 from audit.thresholds import Threshold
 
 THRESHOLDS = {"verbatim": Threshold(0.8, "null", 200), "region": Threshold(0.6, "null", 200)}
@@ -54,9 +54,10 @@ class Case:
 
     def judge(self) -> dict[str, dict[str, Any]]:
         matches = pa.Table.from_pylist(self.matches, schema.MATCHES)
+        scores = pa.Table.from_pylist(self.scores, schema.SCORES)
         verdicts = judge(
             captions=pa.Table.from_pylist(self.captions, schema.CAPTIONS),
-            scores=pa.Table.from_pylist(self.scores, schema.SCORES),
+            scores=scores,
             controls=pa.Table.from_pylist(self.controls, schema.CONTROLS),
             rows=pa.Table.from_pylist(self.rows, schema.ROWS),
             generations=pa.Table.from_pylist(self.generations, GENERATIONS),
@@ -69,6 +70,7 @@ class Case:
             thresholds=THRESHOLDS,
             **self.arguments,
         )
+        verdicts = with_p_not_reproduced(verdicts, scores, negatives(verdicts, scores))
         assert verdicts.schema.equals(schema.VERDICTS)
         assert verdicts["caption_id"].to_pylist() == [row["caption_id"] for row in self.captions]
         return {row["caption_id"]: row for row in verdicts.to_pylist()}
@@ -292,35 +294,22 @@ def test_an_audit_of_nothing_has_no_verdicts() -> None:
     assert Case().judge() == {}
 
 
-def test_a_million_captions_are_judged_in_memory() -> None:
-    n, selected = 1_000_000, 1_000
-    ids = pa.array([f"{i:032x}" for i in range(n)])
-    zeros = pa.nulls(n, pa.float64()).fill_null(0.0)
-    captions = pa.table({"caption_id": ids, "caption": ids, "copies": pa.nulls(n, pa.int64()).fill_null(1)})
-    by = pa.array(["budget"] * selected + [None] * (n - selected), pa.string())
-    nulls = {name: pa.nulls(n, schema.SCORES.field(name).type) for name in schema.SCORES.names}
-    scored = pa.table({**nulls, "caption_id": ids, "score": zeros, "selected_by": by}, schema=schema.SCORES)
-    rows = pa.table({"caption_id": ids, "image_id": pa.nulls(n, pa.string())})
+def test_captions_may_be_judged_in_parts() -> None:
     case = Case()
-    for i in range(selected):
-        case.generate(f"{i:032x}", 0.9 if i < 100 else 0.1, images=[f"image {i}"])
-    matches = pa.Table.from_pylist(case.matches, schema.MATCHES)
-    verdicts = judge(
-        captions=captions,
-        scores=scored,
-        controls=schema.CONTROLS.empty_table(),
-        rows=rows,
-        generations=pa.Table.from_pylist(case.generations, GENERATIONS),
-        matches=matches,
-        copied=copied_images(matches, "sscd", THRESHOLDS),
-        links=LINKS.empty_table(),
-        failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
-        thresholds=THRESHOLDS,
-        embedder="sscd",
-        images=Images(10),
-    )
-    counts = {row["values"]: row["counts"] for row in verdicts["verdict"].value_counts().to_pylist()}
-    assert counts == {"verbatim": 100, "unconfirmed": 900, "clear": n - selected}
+    for name, similarity in {"a": 0.9, "b": 0.85, "c": 0.1, "d": 0.2}.items():
+        case.caption(name, own="b")
+        case.generate(name, similarity, region=0.7 if name == "d" else None)
+        case.generate(name, similarity, seed=9, purpose="fresh")
+    case.caption("e", selected_by=None)
+    case.caption("f", score=None, selected_by=None)
+    whole, captions = case.judge(), case.captions
+    apart = {}
+    for caption in captions:
+        case.captions = [caption]
+        apart |= case.judge()
+    assert {row["verdict"] for row in whole.values()} == {"verbatim", "partial", "unconfirmed", "clear", "error"}
+    assert {row["family"] for row in whole.values()} == {"a", None}
+    assert apart == whole
 
 
 def test_the_self_control_stands_beside_the_score_where_there_is_one() -> None:

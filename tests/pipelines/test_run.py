@@ -18,7 +18,7 @@ from audit.variants import content_words, self_control
 from pipelines.applying import apply
 from pipelines.ledger import Ledger
 from pipelines.reading.images import image_id
-from pipelines.stages import calibrate
+from pipelines.stages import calibrate, ingest
 from reports.check import check
 from reports.exports import exclusions
 from tests.pipelines.toy import MEMORIZED, MODEL, NULLS, png, write_config, write_parquet
@@ -165,6 +165,26 @@ def test_two_workers_give_the_same_tables(
     run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
     same(run, Ledger(audited(dataset, "engine.workers=2", out=str(tmp_path / "two"))))
+
+
+def test_captions_in_many_parts_are_selected_and_judged_as_in_one(
+    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BUCKET_ROWS", 1)
+    other = Ledger(audited(dataset, out=str(tmp_path / "parts")))
+    rows = [other.rows("captions", name) for name in other.parts("captions")]
+    assert len(rows) == 40 and min(rows) == 0 and other.parts("verdicts") == other.parts("captions")
+    exact = ["caption_id", "copies", "verdict", "risk", "reproduced_k", "image_id", "family", "image_cluster_size"]
+    assert other.read("verdicts").select(exact).equals(run.read("verdicts").select(exact))
+    assert other.read("scores")["selected_by"].equals(run.read("scores")["selected_by"])
+    for column in ("score", "p_unseen", "p_not_reproduced"):  # of other batches
+        found, expected = (each.read("verdicts")[column].to_pylist() for each in (other, run))
+        assert found == pytest.approx(expected, rel=2e-5)
+    assert (manifest(other)["claims"], manifest(other)["selection"]) == (
+        manifest(run)["claims"],
+        manifest(run)["selection"],
+    )
+    assert [result for result in check(other.uri) if not result.ok] == []
 
 
 def test_an_inverted_file_of_few_images_finds_the_same(

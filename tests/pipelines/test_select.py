@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.statistics import q_values
-from pipelines.stages.select import DUPLICATED, _budget, _q_values
+from pipelines.ledger import Ledger
+from pipelines.stages.select import _SCORED, DUPLICATED, SCORED, _budget, _q_values
 
 
 def scores(*values: float | None, clusters: Sequence[tuple[str, int] | None] = ()) -> pa.Table:
@@ -28,7 +30,7 @@ def scores(*values: float | None, clusters: Sequence[tuple[str, int] | None] = (
 
 
 def taken(table: pa.Table, budget: int) -> list[bool]:
-    return _budget(table, budget)[0].tolist()
+    return np.isin(np.arange(len(table)), _budget([table], budget)[0]).tolist()
 
 
 def test_the_budget_takes_the_highest_scores_and_never_a_failure() -> None:
@@ -44,8 +46,8 @@ def test_ties_go_by_caption_id_so_that_a_rerun_selects_the_same() -> None:
 def test_half_of_the_budget_goes_to_duplicated_images_one_caption_of_each_first() -> None:
     big, other, small = ("big", DUPLICATED), ("other", 2 * DUPLICATED), ("small", DUPLICATED - 1)
     table = scores(9, 8, 7, 6, 5, 4, 3, clusters=[None, None, small, big, big, other, None])
-    assert _budget(table, 4)[0].tolist() == [True, True, False, True, False, True, False]
-    assert _budget(table, 4)[1] == 1
+    assert taken(table, 4) == [True, True, False, True, False, True, False]
+    assert _budget([table], 4)[1] == 1
     assert taken(table, 5) == [True, True, True, True, False, True, False]
     assert taken(table, 6) == [True, True, True, True, True, True, False]
 
@@ -63,18 +65,37 @@ def test_the_budget_is_used_up_the_better_half_always_in_it_and_all_of_it_by_sco
     order = sorted((-v, n) for n, v in enumerate(values) if v is not None)
     assert np.flatnonzero(plain).tolist() == sorted(n for _, n in order[:budget])
     clusters = [(str(name), DUPLICATED) if name else None for name in large[: len(values)]]
-    found, by_rows = _budget(scores(*values, clusters=clusters), budget)
-    assert found.sum() == min(budget, scored)
+    table = scores(*values, clusters=clusters)
+    found, by_rows = taken(table, budget), _budget([table], budget)[1]
+    assert sum(found) == min(budget, scored)
     assert all(found[n] for _, n in order[: budget - budget // 2])
-    assert by_rows == sum(found & ~np.array(plain, bool))
+    assert by_rows == sum(np.array(found, bool) & ~np.array(plain, bool))
 
 
-def test_q_values_are_given_only_where_the_null_is_large_enough() -> None:
-    p = np.array([0.01, 0.5, np.nan, 0.2])
-    q, reason = _q_values(p, held_out=2)
-    assert q.to_pylist()[2] is None
+@given(
+    values=st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=30),
+    clusters=st.lists(st.integers(0, 3), min_size=30, max_size=30),
+    cuts=st.lists(st.integers(0, 30), max_size=6),
+    budget=st.integers(0, 35),
+)
+def test_the_budget_does_not_depend_on_how_captions_are_cut_into_parts(
+    values: list[float | None], clusters: list[int], cuts: list[int], budget: int
+) -> None:
+    table = scores(*values, clusters=[(str(name), DUPLICATED) for name in clusters[: len(values)]])
+    ends = sorted({min(cut, len(table)) for cut in cuts} | {len(table)})
+    parts = [table.slice(start, end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    (whole, by_rows), (found, also) = _budget([table], budget), _budget(parts, budget)
+    assert (found.tolist(), also) == (whole.tolist(), by_rows)
+
+
+def test_q_values_are_given_only_where_the_null_is_large_enough(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+    for name, p in {"0": [0.01, 0.5], "1": [None, 0.2]}.items():
+        ledger.write(SCORED, name, pa.table([["a", "b"], [1.0, 1.0], pa.array(p, pa.float64())], schema=_SCORED))
+    q, reason = _q_values(ledger, held_out=2)
+    assert q is not None and q.to_pylist()[2] is None
     assert [value for value in q.to_pylist() if value is not None] == pytest.approx(q_values([0.01, 0.5, 0.2]))
     assert reason == "Benjamini-Hochberg over 3 captions"
-    q, reason = _q_values(p, held_out=1)
-    assert q.null_count == 4
+    q, reason = _q_values(ledger, held_out=1)
+    assert q is None
     assert reason.startswith("null: 3 captions need as many null captions held out, there are 1")

@@ -256,7 +256,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             "null_scores": np.random.default_rng(1).exponential(0.8, 999).round(3).tolist(),
         },
         "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
-        "claims": claims(arrow["verdicts"], arrow["scores"]),
+        "claims": claims(arrow["verdicts"], arrow["scores"], len(arrow["verdicts"])),
         "stages": {
             "ingest": {
                 "rows_in": arrow["rows"].num_rows + 1,

@@ -71,26 +71,6 @@ def test_clusters_do_not_depend_on_how_the_images_are_cut(config: Config, sizes:
     assert manifest.data["parts"]["image_clusters"] == {f"{part}.parquet": rows for part, rows in counts.items()}
 
 
-def test_a_caption_is_of_the_cluster_that_most_rows_are_of(config: Config) -> None:
-    ledger = Ledger(config.out)
-    clusters = [("a", "a", 2), ("b", "a", 2), ("c", "c", 1), ("d", "d", 1)]
-    ledger.write("image_clusters", "0", pa.table(list(map(list, zip(*clusters, strict=True))), schema.IMAGE_CLUSTERS))
-    own = [("one", "c"), ("one", "a"), ("two", "c"), ("three", "c"), ("four", "d"), ("none", None), ("lost", "z")]
-    rows = [{"caption_id": caption, "image_id": image} for caption, image in own]
-    ledger.write("rows", "0", pa.Table.from_pylist(rows, schema.ROWS))
-    found = {row["caption_id"]: row for row in cluster.own(ledger).to_pylist()}
-    assert found == {
-        "one": {"caption_id": "one", "cluster": "c", "rows": 3, "size": 2},
-        "two": {"caption_id": "two", "cluster": "c", "rows": 3, "size": 1},
-        "three": {"caption_id": "three", "cluster": "c", "rows": 3, "size": 1},
-        "four": {"caption_id": "four", "cluster": "d", "rows": 1, "size": 1},
-    }
-
-
-def test_without_clusters_no_caption_is_in_one(config: Config) -> None:
-    assert len(cluster.own(Ledger(config.out))) == 0
-
-
 def test_a_lost_image_is_named_and_the_others_are_compared(config: Config) -> None:
     ledger = Ledger(config.out)
     written(ledger, copies(0, 2, 2), [4])

@@ -1,0 +1,51 @@
+"""What a stretch of work takes: the peak of memory and the seconds of cores, of this process and all below it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+
+
+@dataclass
+class Spent:
+    """By this process and all below it: the largest sum of bytes held (a shared page in parts), CPU seconds of each."""
+
+    memory: int = 0
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    def cpu(self) -> float:
+        return sum(self.seconds.values())
+
+    def look(self) -> None:
+        here, total = psutil.Process(), 0
+        for process in [here, *here.children(recursive=True)]:
+            try:
+                total += process.memory_full_info().pss
+                self.seconds[process.pid] = sum(process.cpu_times()[:2])
+            except psutil.Error:
+                continue
+        self.memory = max(self.memory, total)
+
+
+@contextmanager
+def watched() -> Iterator[Spent]:
+    spent, ended = Spent(), threading.Event()
+    before = sum(psutil.Process().cpu_times()[:2])
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            spent.look()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield spent
+    finally:
+        ended.set()
+        watcher.join()
+        spent.seconds[os.getpid()] = sum(psutil.Process().cpu_times()[:2]) - before
