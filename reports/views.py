@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,22 +99,26 @@ def open_run(run: str | Path) -> Run:
     return Run(filesystem, root.rstrip("/"))
 
 
-def connect(run: str | Path) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection that sees the run's tables and nothing else, and can write nothing but its own memory.
+@contextmanager
+def connect(run: str | Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection that sees the run's tables and nothing else, and can write nothing that stays.
 
-    The views of `embeddings_*` leave `vector` out: DuckDB 2.0 cannot read Arrow's float16.
+    What memory cannot hold goes to a folder of its own, which is deleted with all that is in it. (By default DuckDB has
+    `.tmp` where it is called, and lets every statement write there.) The views of `embeddings_*` leave `vector` out:
+    DuckDB 2.0 cannot read Arrow's float16.
     """
     located = open_run(run)
-    connection = duckdb.connect()
-    tables = located.tables()
-    for table in sorted({*SCHEMAS, *tables}):
-        paths = tables.get(table, [])
-        layout = _schema(located, table, paths)
-        view = ds.dataset(paths, layout, "parquet", located.filesystem) if paths else layout.empty_table()
-        connection.register(table, view)
-    for setting in ("enable_external_access=false", "lock_configuration=true"):
-        connection.execute(f"SET {setting}")
-    return connection
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        tables = located.tables()
+        for table in sorted({*SCHEMAS, *tables}):
+            paths = tables.get(table, [])
+            layout = _schema(located, table, paths)
+            view = ds.dataset(paths, layout, "parquet", located.filesystem) if paths else layout.empty_table()
+            connection.register(table, view)
+        settings = {"temp_directory": folder, "enable_external_access": "false", "lock_configuration": "true"}
+        for setting, value in settings.items():
+            connection.execute(f"set {setting} = '{value}'")
+        yield connection
 
 
 def _schema(run: Run, table: str, paths: list[str]) -> pa.Schema:

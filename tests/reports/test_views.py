@@ -73,6 +73,24 @@ def test_a_python_variable_is_not_a_table(run: Path) -> None:
     assert secret.num_rows == 1
 
 
+def test_a_query_does_not_write_where_duckdb_may_by_default(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".tmp").mkdir()
+    with pytest.raises(AuditError):
+        query(run, "copy captions to '.tmp/stolen.csv'")
+    assert list((tmp_path / ".tmp").iterdir()) == []
+
+
+def test_what_memory_cannot_hold_goes_to_a_folder_that_goes_too(run: Path) -> None:
+    with connect(run) as connection:
+        [(folder,)] = connection.execute("select current_setting('temp_directory')").fetchall()
+        connection.execute(f"copy captions to '{folder}/kept.csv'")
+        assert Path(folder, "kept.csv").exists()
+    assert not Path(folder).exists()
+
+
 def test_a_run_may_be_a_uri(run: Path) -> None:
     assert query(run.as_uri(), "from captions") == query(run, "from captions")
     assert open_run(run.as_uri()).manifest() == open_run(run).manifest()
@@ -80,9 +98,9 @@ def test_a_run_may_be_a_uri(run: Path) -> None:
 
 def test_what_is_no_run_is_an_audit_error(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="no such directory"):
-        connect(tmp_path / "nowhere")
+        query(tmp_path / "nowhere", "select 1")
     with pytest.raises(AuditError, match="cannot be opened"):
-        connect("nosuchscheme://somewhere")
+        query("nosuchscheme://somewhere", "select 1")
     with pytest.raises(AuditError, match="no manifest.json"):
         open_run(tmp_path).manifest()
     (tmp_path / "manifest.json").write_text("{")
