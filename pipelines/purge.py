@@ -66,7 +66,7 @@ def _parts(ledger: Ledger, keep: str, confirmed: pa.Array) -> Iterator[tuple[str
 
 
 def _confirmed(ledger: Ledger) -> pa.Array:
-    return judge.confirmed(ledger.read("verdicts", columns=["caption_id", "verdict"]))["caption_id"].combine_chunks()
+    return judge.confirmed(ledger, ["caption_id"])["caption_id"].combine_chunks()
 
 
 def _without(part: pa.Table, column: str, going: pa.ChunkedArray) -> pa.Table:

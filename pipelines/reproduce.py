@@ -77,10 +77,9 @@ def reproduce(uri: str, case: str) -> Reproduced:
 
 def _case(ledger: Ledger, case: str) -> dict[str, Any]:
     """The row of `verdicts`."""
-    found = []
-    for _, part in ledger.each("verdicts", ["caption_id", "caption", "verdict", "image_id"]):
-        named = pc.or_(pc.starts_with(part["caption_id"], case), pc.equal(part["caption"], case))
-        found += judge.confirmed(part.filter(named)).to_pylist()
+    confirmed = judge.confirmed(ledger, ["caption_id", "caption", "verdict", "image_id"])
+    named = pc.or_(pc.starts_with(confirmed["caption_id"], case), pc.equal(confirmed["caption"], case))
+    found = confirmed.filter(named).to_pylist()
     if len(found) != 1:
         what = "no confirmed caption is" if not found else f"{len(found)} confirmed captions are"
         do = "Give a caption, or the caption_id of `verdicts`."

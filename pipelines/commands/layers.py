@@ -69,7 +69,7 @@ def _of_run(run: str) -> tuple[str, str | None, list[str], list[str]]:
     from pipelines.stages.calibrate import NULLS
 
     ledger, _, config = finished(run)
-    confirmed = judge.confirmed(ledger.read("verdicts", columns=["caption", "verdict"]))["caption"].to_pylist()
+    confirmed = judge.confirmed(ledger, ["caption"])["caption"].to_pylist()
     if not confirmed:
         raise AuditError("the run confirmed no caption", where=run, do="Give a model, --captions and --null.")
     return config.model, config.lora, confirmed, ledger.read(NULLS)["caption"].to_pylist()

@@ -1,4 +1,4 @@
-"""Which rows `captions.sample` takes: those that a random permutation of all rows puts first."""
+"""A sample of numbered rows: those that a random permutation of all rows puts first."""
 
 from __future__ import annotations
 

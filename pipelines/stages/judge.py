@@ -29,6 +29,8 @@ from pipelines.stages import embed
 from pipelines.stages.confirm import thresholds
 from reports.purged import kept, note
 
+_CONFIRMED = pc.field("verdict").isin(schema.CONFIRMED_WORDS)
+
 
 def run(run: Run) -> None:
     ledger, config = run.ledger, run.config
@@ -99,9 +101,9 @@ def _rows(ledger: Ledger, columns: list[str], column: str, values: pa.Array) -> 
     return ledger.dataset("rows", schema.ROWS).to_table(columns, pc.field(column).isin(values))
 
 
-def confirmed(verdicts: pa.Table) -> pa.Table:
-    """The verbatim and partial ones."""
-    return verdicts.filter(pc.field("verdict").isin(schema.CONFIRMED_WORDS))
+def confirmed(ledger: Ledger, columns: list[str]) -> pa.Table:
+    """Of the captions whose verdict is verbatim or partial, in order."""
+    return ledger.dataset("verdicts", schema.VERDICTS).to_table(columns, _CONFIRMED)
 
 
 def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
@@ -174,7 +176,7 @@ def _evidence(run: Run, verdicts: pa.Table) -> pa.Table:
     """The images of verbatim and partial verdicts, read back from their source, as PNG: as they were compared."""
     if run.config.images is None:
         return schema.EVIDENCE.empty_table()
-    places = embed.places_of(run.ledger, confirmed(verdicts)["image_id"].drop_null().to_pylist())
+    places = embed.places_of(run.ledger, verdicts.filter(_CONFIRMED)["image_id"].drop_null().to_pylist())
     url_of = _urls(run.ledger, places)
     found = []
     for id_, place in sorted(places.items()):

@@ -19,6 +19,7 @@ from audit.regions import region_of, similarities
 from audit.serving import PLAIN, Setting, serve
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
+from pipelines.reading.sampling import Sample
 from pipelines.stages import confirm, embed, judge, search
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ def run(run: Run, plan: Plan) -> pa.Table:
 
 def _confirmed(run: Run, plan: Plan) -> pa.Table:
     """The confirmed captions to generate, as _CAPTIONS."""
-    columns = ["caption_id", "caption", "verdict", "image_id", "family"]
-    found = judge.confirmed(run.ledger.read("verdicts", columns=columns))
+    found = judge.confirmed(run.ledger, ["caption_id", "caption", "verdict", "image_id", "family"])
     if not len(found):
         raise AuditError("no caption of this run is confirmed: there is nothing to mitigate", where=run.ledger.uri)
     embedder = run.config.confirm.embedders[0]
@@ -116,16 +116,21 @@ def _confirmed(run: Run, plan: Plan) -> pa.Table:
 
 def _ordinary(run: Run, plan: Plan) -> pa.Table:
     """Captions of the run that were not selected, as _CAPTIONS."""
-    verdicts = run.ledger.read("verdicts", columns=["caption_id", "caption", "verdict"])
-    clear = verdicts.filter(pc.equal(verdicts["verdict"], "clear"))
-    rows = _drawn(clear, plan.ordinary, run.config.select.seed).to_pylist()
+    columns, clear = ["caption_id", "caption", "verdict"], pc.field("verdict") == "clear"
+    total = run.ledger.dataset("verdicts", schema.VERDICTS).count_rows(filter=clear)
+    sample = Sample(min(plan.ordinary, total), total, run.config.select.seed)
+    rows, start = [], 0
+    for _, part in run.ledger.each("verdicts", columns):
+        part = part.filter(clear)
+        rows += part.take(pa.array(sample.within(start, start + len(part)) - start)).to_pylist()
+        start += len(part)
     for number, row in enumerate(rows):
         row["shown_seed"] = plan.seeds[0] if number < PICTURED["ordinary"] else None
     return pa.Table.from_pylist(rows, schema=_CAPTIONS)
 
 
 def _drawn(captions: pa.Table, most: int, seed: int) -> pa.Table:
-    """At most so many of the captions, at random; of a larger number they are the first."""
+    """At most so many of the captions, at random; those of a smaller number are among those of a larger."""
     order = np.random.default_rng(seed).permutation(len(captions))[:most]
     return captions.sort_by("caption_id").take(pa.array(order))
 
