@@ -21,7 +21,7 @@ CONTROLS = 9
 # Bytes on the disk, after zstd: of a hash, of a letter of a caption, of a pixel of a PNG, of a value of a vector;
 ID, LETTER, PIXEL, VALUE = 18, 0.58, 1.6, 1.72
 # and of what else there is of an input row, a caption, a verdict, an image, a generation and a match.
-ROW, CAPTION, VERDICT, IMAGE, GENERATION, MATCH = 40, 200, 75, 105, 400, 30
+ROW, CAPTION, VERDICT, IMAGE, GENERATION, MATCH = 40, 200, 130, 105, 400, 30
 
 
 @dataclass(frozen=True)

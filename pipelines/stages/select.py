@@ -39,7 +39,7 @@ def run(run: Run) -> None:
         shards = [Shard(name, count, 0, 1) for name, count in counts.items()]
         run.execute(Step("select: scores", SCORED, "parts", ledger, _score), shards)
         for name, clusters in zip(counts, own.each(ledger, list(counts)), strict=True):
-            ledger.write(OWNED, name, clusters)
+            ledger.write(OWNED, name, clusters.drop_columns("caption_id"))
         by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config, total))
         sampled = min(config.audit_sample, total)
         by_sample = np.random.default_rng(config.seed).choice(total, sampled, replace=False)
@@ -102,7 +102,7 @@ def _scored(ledger: Ledger, parts: Iterable[str]) -> Iterator[pa.Table]:
     """The captions of each part with their scores and what their images are duplicates of."""
     for name in parts:
         scores, clusters = ledger.read(SCORED, name), ledger.read(OWNED, name)
-        yield pa.table({column: each[column] for each in (clusters, scores) for column in each.column_names})
+        yield pa.table({column: each[column] for each in (scores, clusters) for column in each.column_names})
 
 
 def _budget(parts: Iterable[pa.Table], budget: int) -> tuple[np.ndarray, int]:
