@@ -57,6 +57,7 @@ def test_package_data_comes_along(environment: Path) -> None:
 @pytest.mark.slow
 def test_a_tiny_audit_of_the_bundled_model(environment: Path) -> None:
     tiny = {
+        "captions.sample": 200,
         "select.budget": 3,
         "select.audit_sample": 3,
         "generate.steps": 2,
