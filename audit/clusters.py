@@ -78,16 +78,21 @@ def forest(pairs_M2: np.ndarray) -> np.ndarray:
     return np.stack([root_F, image_F], axis=1)[root_F != image_F]
 
 
-def clusters(sha256: pa.ChunkedArray, near_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(number of the first image of its cluster, size of that) for each image: [N], [N].
-
-    Images are in one cluster if they are connected by pairs of the same bytes or of `near_M2`.
-    """
+def same_bytes(sha256: pa.ChunkedArray, number_N: np.ndarray) -> np.ndarray:
+    """Pairs [M, 2]: (the first image of its bytes, image), by the sha256 [N] of images and their numbers."""
     bytes_N = sha256.combine_chunks().dictionary_encode().indices.to_numpy()
+    order_N = np.lexsort((number_N, bytes_N))
+    bytes_N, number_N = bytes_N[order_N], number_N[order_N]
     _, first, inverse = np.unique(bytes_N, return_index=True, return_inverse=True)
-    every_N = np.arange(len(bytes_N))
-    same_N2 = np.stack([first[inverse], every_N], axis=1)
-    image_F, root_F = components(np.concatenate([same_N2[first[inverse] != every_N], near_M2]))
-    cluster_N = every_N
-    cluster_N[image_F] = root_F
-    return cluster_N, np.bincount(cluster_N, minlength=len(every_N))[cluster_N]
+    pairs_N2 = np.stack([number_N[first[inverse]], number_N], axis=1)
+    return pairs_N2[pairs_N2[:, 0] != pairs_N2[:, 1]]
+
+
+def clusters(pairs_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(images that are in any pair, ascending; the first image of each one's cluster; the size of that): [F], [F], [F].
+
+    Images are in one cluster if pairs connect them; one that is in no pair is a cluster of its own.
+    """
+    image_F, first_F = components(pairs_M2)
+    _, inverse, count = np.unique(first_F, return_inverse=True, return_counts=True)
+    return image_F, first_F, count[inverse]

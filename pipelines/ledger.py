@@ -30,6 +30,9 @@ Tables = dict[str, pa.Table]
 _CHUNK = 1 << 22
 # Small row groups: a shard reads its slice of a part, or its range of a sorted one, and little else.
 GROUP_ROWS = 1 << 13
+# Of vectors, which are large.
+VECTOR_ROWS = 1 << 9
+_TOGETHER = 16
 
 # What a put makes visible whole or not at all; elsewhere that is a rename.
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -118,6 +121,13 @@ class Ledger:
             return pads.dataset(layout.empty_table())
         return pads.dataset(paths, layout, "parquet", self.filesystem)
 
+    def ranged(self, table: str, column: str, low: int, high: int) -> Iterator[pa.Table]:
+        """As `between`, a few parts after the other: all that is known of thousands of files fills the memory."""
+        paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
+        for start in range(0, len(paths), _TOGETHER):
+            found = pads.dataset(paths[start : start + _TOGETHER], filesystem=self.filesystem, format="parquet")
+            yield found.to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
+
     def each(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         for name in self.parts(table):
             yield name, self.read(table, name, columns)
@@ -144,7 +154,7 @@ class Ledger:
     def write(self, table: str, name: str, content: pa.Table) -> None:
         """One part. Raises AuditError where there is no room for it."""
         buffer = pa.BufferOutputStream()
-        pq.write_table(content, buffer, compression="zstd", row_group_size=GROUP_ROWS, **_encoding(content.schema))
+        pq.write_table(content, buffer, compression="zstd", **_encoding(content.schema))
         self._put(buffer.getvalue(), table, f"{name}.parquet")
 
     def take(self, source: Ledger, table: str, name: str) -> None:
@@ -252,9 +262,10 @@ def _encoding(layout: pa.Schema) -> dict[str, Any]:
     """
     halves = [field.name for field in layout if pa.types.is_fixed_size_list(field.type)]
     if not halves:
-        return {}
+        return {"row_group_size": GROUP_ROWS}
     split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in halves}
-    return {"use_dictionary": [name for name in layout.names if name not in halves], "column_encoding": split}
+    plain = [name for name in layout.names if name not in halves]
+    return {"row_group_size": VECTOR_ROWS, "use_dictionary": plain, "column_encoding": split}
 
 
 def _sync(path: str) -> None:

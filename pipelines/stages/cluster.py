@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,9 @@ from audit.clusters import clusters, duplicate_threshold, edited, near_pairs
 from audit.matching import vectors_of
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.stages import embed
+from pipelines.stages import copies, embed, near
+from pipelines.stages.blocks import block, blocks, numbers
+from pipelines.stages.copies import COPIES, LINK
 
 if TYPE_CHECKING:
     from pipelines.worker import Worker
@@ -24,54 +25,91 @@ if TYPE_CHECKING:
 SAMPLE = 200
 # So many images are compared with all before them in one scan of those.
 BLOCK = 16_384
-EDITED, LINKS = "_edited_copies", "_image_links"
+EDITED, LINKS, MEMBERS, NAMED = "_edited_copies", "_image_links", "_image_members", "_image_names"
 SIMILARITY = pa.schema([("image_id", pa.string()), ("similarity", pa.float64())])
-LINK = pa.schema([("first", pa.int64()), ("image", pa.int64())])
+_MEMBERS = pa.schema([("first", pa.int64()), ("image", pa.int64()), ("size", pa.int64())])
+_NAMED = pa.schema([("image", pa.int64()), ("cluster", pa.string()), ("size", pa.int64())])
 
 
 def run(run: Run) -> None:
-    if run.config.images is None or not run.ledger.parts(embed.table(run.config.confirm.embedders[0])):
+    table = embed.table(run.config.confirm.embedders[0])
+    if run.config.images is None or not run.manifest.refresh(table):
         return
-    ledger, table = run.ledger, embed.table(run.config.confirm.embedders[0])
-    counts = {part: ledger.rows(table, part) for part in ledger.parts(table)}
+    counts = {file.removesuffix(".parquet"): rows for file, rows in run.manifest.data["parts"][table].items()}
     with run.manifest.stage("cluster") as stage:
-        listed = pa.concat_tables([part for _, part in ledger.each(table, ["image_id", "sha256"])])
-        threshold, source = _threshold(run, listed["image_id"])
-        step = Step(
-            "cluster", LINKS, "images", ledger, partial(_near, threshold=threshold), partial(_left, table=table)
-        )
-        run.execute(step, _blocks(counts))
-        size_N = _write(run, counts, listed)
-        several = int((size_N > 1).sum())
-        stage |= {"rows_in": len(listed), "rows_out": run.manifest.refresh("image_clusters")}
-        run.manifest.data["clusters"] = {"threshold": threshold, "source": source, "images_with_duplicates": several}
-        run.progress.say(f"cluster: {several:,} of {len(listed):,} images have duplicates (similarity {threshold:.2f})")
+        copies.run(run, table, counts)
+        threshold, source = _threshold(run, counts)
+        lists = run.config.index.type == "ivf"
+        if lists:
+            near.run(run, counts, LINKS, threshold)
+        else:
+            work, left = partial(_near, threshold=threshold), partial(_left, table=table)
+            run.execute(Step("cluster", LINKS, "images", run.ledger, work, left), blocks(counts, BLOCK))
+        image_F, first_F = _write(run, counts)
+        measured = near.recall(run.ledger, image_F, first_F) if lists else {}
+        found = {"threshold": threshold, "source": source, "images_with_duplicates": len(image_F)} | measured
+        run.manifest.data["clusters"] = found
+        stage |= {"rows_in": sum(counts.values()), "rows_out": run.manifest.refresh("image_clusters")}
+        several = f"{len(image_F):,} of {stage['rows_in']:,} images have duplicates (similarity {threshold:.2f})"
+        run.progress.say(f"cluster: {several}" + (f"; {near.sentence(measured)}" if lists else ""))
 
 
-def _write(run: Run, counts: dict[str, int], listed: pa.Table) -> np.ndarray:
-    """Writes `image_clusters`, a part for each of the embeddings; returns the size of each image's cluster."""
-    links = run.ledger.read(LINKS)
-    near_M2 = np.stack([links["first"].to_numpy(), links["image"].to_numpy()], axis=1)
-    cluster_N, size_N = clusters(listed["sha256"], near_M2)
-    first = listed["image_id"].take(pa.array(cluster_N))
-    found = pa.table([listed["image_id"], first, pa.array(size_N)], schema=schema.IMAGE_CLUSTERS)
-    for (part, count), start in zip(counts.items(), accumulate(counts.values(), initial=0), strict=False):
-        run.ledger.write("image_clusters", part, found.slice(start, count))
-        run.manifest.part("image_clusters", part, count)
-    return size_N
+def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Writes `image_clusters`; returns the images that have duplicates and the first of those of each, by number."""
+    ledger, shards = run.ledger, blocks(counts, copies.BLOCK)
+    links = pa.concat_tables([ledger.read(COPIES), ledger.read(LINKS)])
+    image_F, first_F, size_F = clusters(np.stack([links["first"].to_numpy(), links["image"].to_numpy()], axis=1))
+    if not ledger.parts(MEMBERS):
+        ledger.write(MEMBERS, "00000", pa.table([first_F, image_F, size_F], schema=_MEMBERS).sort_by("first"))
+    run.execute(Step("cluster: first images", NAMED, "images", ledger, _named), shards)
+    run.execute(Step("cluster: names", "image_clusters", "images", ledger, _clusters), shards)
+    return image_F, first_F
 
 
-def _threshold(run: Run, image_ids: pa.ChunkedArray) -> tuple[float, str]:
+def _named(worker: Worker, shard: Shard) -> Tables:
+    """The members of clusters whose first image is one of the shard's, with its name, by number."""
+    low, high = numbers(shard)
+    members = worker.ledger.between(MEMBERS, "first", low, high)
+    names = _ids(worker, shard).take(pa.array(members["first"].to_numpy() - low))
+    return {NAMED: pa.table([members["image"], names, members["size"]], schema=_NAMED).sort_by("image")}
+
+
+def _clusters(worker: Worker, shard: Shard) -> Tables:
+    low, high = numbers(shard)
+    ids, known = _ids(worker, shard), worker.ledger.between(NAMED, "image", low, high)
+    at = pc.index_in(pa.array(np.arange(low, high)), value_set=known["image"].combine_chunks())
+    names, sizes = (known[name].combine_chunks().take(at) for name in ("cluster", "size"))
+    columns = [ids, pc.coalesce(names, ids), pc.coalesce(sizes, 1)]
+    return {"image_clusters": pa.table(columns, schema=schema.IMAGE_CLUSTERS)}
+
+
+def _ids(worker: Worker, shard: Shard) -> pa.Array:
+    table = embed.table(worker.config.confirm.embedders[0])
+    return block(worker.ledger, table, shard, ["image_id"])["image_id"].combine_chunks()
+
+
+def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
     """From which similarity on images are near duplicates, and where that comes from."""
     given = run.config.embedder(run.config.confirm.embedders[0]).duplicate
     if given is not None:
         return given, "configured"
-    drawn = np.random.default_rng(run.config.select.seed).permutation(len(image_ids))[:SAMPLE]
-    sample = Shard("00000", tuple(image_ids.take(pa.array(drawn)).to_pylist()), 0, len(drawn))
+    ids = _drawn(run, counts)
+    sample = Shard("00000", tuple(ids), 0, len(ids))
     needs = (run.config.confirm.embedders[0],)
     run.execute(Step("cluster: edited copies", EDITED, "images", run.ledger, _edited, _unedited, needs), [sample])
     similarity_N = run.ledger.read(EDITED)["similarity"].to_numpy()
     return duplicate_threshold(similarity_N), f"{len(similarity_N)} edited copies"
+
+
+def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
+    """Some images, drawn from all."""
+    parts, start_N = list(counts), np.cumsum([0, *counts.values()])
+    table, ids = embed.table(run.config.confirm.embedders[0]), []
+    for number in np.random.default_rng(run.config.select.seed).permutation(start_N[-1])[:SAMPLE]:
+        at = int(np.searchsorted(start_N, number, "right")) - 1
+        row = int(number - start_N[at])
+        ids += run.ledger.slice(table, parts[at], row, row + 1, ["image_id"])["image_id"].to_pylist()
+    return ids
 
 
 def _edited(worker: Worker, shard: Shard) -> Tables:
@@ -93,33 +131,16 @@ def _unedited(_ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     return {EDITED: SIMILARITY.empty_table(), "errors": errors_table([error])}
 
 
-def _blocks(counts: dict[str, int], block: int = BLOCK) -> list[Shard]:
-    """Consecutive parts of the embeddings, together up to `block` images; source: (place of the first image, parts)."""
-    groups: list[tuple[int, list[str], int]] = []
-    for (part, count), start in zip(counts.items(), accumulate(counts.values(), initial=0), strict=False):
-        if groups and groups[-1][2] + count <= block:
-            first, parts, rows = groups[-1]
-            groups[-1] = first, [*parts, part], rows + count
-        else:
-            groups.append((start, [part], count))
-    return [Shard(f"{number:05d}", (first, parts), 0, rows) for number, (first, parts, rows) in enumerate(groups)]
-
-
-def _block(ledger: Ledger, table: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
-    parts = [ledger.read(table, part, columns) for part in shard.source[1]]
-    return pa.concat_tables(parts).slice(shard.start, len(shard))
-
-
 def _near(worker: Worker, shard: Shard, threshold: float) -> Tables:
     """What connects the images of the shard with near duplicates in it and before it."""
     name = worker.config.confirm.embedders[0]
-    block_QE = vectors_of(_block(worker.ledger, embed.table(name), shard, ["vector"])["vector"])
+    block_QE = vectors_of(block(worker.ledger, embed.table(name), shard, ["vector"])["vector"])
     shards = (vectors_NE for _, vectors_NE in embed.embedded(worker.ledger, name))
     found_M2 = near_pairs(block_QE, shard.source[0] + shard.start, shards, threshold)
     return {LINKS: pa.table([found_M2[:, 0], found_M2[:, 1]], schema=LINK)}
 
 
 def _left(ledger: Ledger, shard: Shard, kind: str, message: str, table: str) -> Tables:
-    [place] = _block(ledger, table, shard, ["file", "row"]).to_pylist()
+    [place] = block(ledger, table, shard, ["file", "row"]).to_pylist()
     error = place | {"stage": "cluster", "rows": 1, "kind": kind, "message": message}
     return {LINKS: LINK.empty_table(), "errors": errors_table([error])}

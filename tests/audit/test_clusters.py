@@ -9,16 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from audit.clusters import clusters, duplicate_threshold, edited, forest, near_pairs
+from audit.clusters import clusters, duplicate_threshold, edited, forest, near_pairs, same_bytes
 
 
 def unit_rows(seed: int, n: int, width: int = 3) -> np.ndarray:
     rows = np.random.default_rng(seed).normal(size=(n, width))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
-
-
-def distinct(n: int) -> pa.ChunkedArray:
-    return pa.chunked_array([[str(number) for number in range(n)]])
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,14 +38,18 @@ def test_clusters_are_the_connected_components_of_all_pairs_however_images_are_c
         if stop > start
     ]
     files = same[:total]
-    cluster, size = clusters(pa.chunked_array([[str(file) for file in files]]), np.concatenate(pairs))
+    images = np.random.default_rng(seed).permutation(total)  # hashes come in no order
+    of_bytes = same_bytes(pa.chunked_array([[str(files[image]) for image in images]]), images)
+    found, first, size = clusters(np.concatenate([*pairs, of_bytes]))
 
     alike = vectors.astype(np.float64) @ vectors.astype(np.float64).T
     edge = (alike >= threshold) | (np.array(files)[:, None] == np.array(files))
     if (np.abs(alike - threshold) > 1e-6).all():
-        first = first_connected(edge)
-        assert cluster.tolist() == first.tolist()
-        assert size.tolist() == [int((first == image).sum()) for image in first]
+        connected = first_connected(edge)
+        sizes = np.bincount(connected, minlength=total)[connected]
+        assert found.tolist() == np.flatnonzero(sizes > 1).tolist()
+        assert first.tolist() == connected[found].tolist()
+        assert size.tolist() == sizes[found].tolist()
 
 
 def first_connected(edge: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_many_duplicates_leave_few_pairs() -> None:
     vectors = np.ones((500, 4), np.float16) / 2
     pairs = near_pairs(vectors, 0, iter([vectors]), 0.9)
     assert len(pairs) == 499
-    assert set(clusters(distinct(500), pairs)[1]) == {500}
+    assert set(clusters(pairs)[2]) == {500}
 
 
 def test_a_forest_connects_what_its_pairs_connect() -> None:
@@ -74,9 +74,14 @@ def test_a_forest_connects_what_its_pairs_connect() -> None:
     assert forest(np.empty((0, 2), np.int64)).shape == (0, 2)
 
 
-def test_an_image_of_no_other_is_a_cluster_of_its_own() -> None:
-    cluster, size = clusters(distinct(3), np.empty((0, 2), np.int64))
-    assert (cluster.tolist(), size.tolist()) == ([0, 1, 2], [1, 1, 1])
+def test_an_image_of_no_other_is_in_no_pair() -> None:
+    assert [list(found) for found in clusters(np.empty((0, 2), np.int64))] == [[], [], []]
+    assert same_bytes(pa.chunked_array([["a", "b"]]), np.arange(2)).shape == (0, 2)
+
+
+def test_copies_of_bytes_are_paired_with_the_first_of_them() -> None:
+    pairs = same_bytes(pa.chunked_array([["b", "a"], ["b", "b", "c"]]), np.array([7, 1, 3, 9, 4]))
+    assert sorted(pairs.tolist()) == [[3, 7], [3, 9]]
 
 
 def test_near_is_what_three_of_four_edited_copies_reach_but_never_less_than_a_copy() -> None:

@@ -10,14 +10,11 @@ import pyarrow as pa
 import pytest
 
 from audit import schema
-from pipelines.config import Config
-from pipelines.context import Run
+from pipelines.config import Config, Index
 from pipelines.ledger import Ledger, Shard
-from pipelines.manifest import Manifest
-from pipelines.progress import Reporter
 from pipelines.settings import load_config
-from pipelines.stages import cluster, embed
-from pipelines.worker import Worker
+from pipelines.stages import cluster, embed, near
+from tests.pipelines.stages.serial import serial
 from tests.pipelines.toy import settings_of, write_config
 
 WIDTH = 8
@@ -52,23 +49,48 @@ def written(ledger: Ledger, vectors_NE: np.ndarray, sizes: list[int]) -> None:
         ledger.write(embed.table("sscd"), f"{number:05d}", embeddings(int(start), vectors_NE[start : start + count]))
 
 
-@pytest.mark.parametrize(("sizes", "halved"), [([20], False), ([7, 7, 6], False), ([3, 17], True)])
-def test_clusters_do_not_depend_on_how_the_images_are_cut(config: Config, sizes: list[int], halved: bool) -> None:
-    ledger, table = Ledger(config.out), embed.table("sscd")
-    manifest = Manifest.open(ledger, config, {})
-    written(ledger, copies(0, 5, 4), sizes)
-    counts = {part: ledger.rows(table, part) for part in ledger.parts(table)}
-    shards = cluster._blocks(counts, 8)
-    shards = [half for shard in shards for half in shard.halves()] if halved else shards
-    worker = Worker(config)
-    for number, shard in enumerate(shards):
-        ledger.commit(str(number), cluster._near(worker, shard, threshold=0.9))
-    size = cluster._write(Run(config, ledger, manifest, Reporter()), counts, ledger.read(table))
-    found = ledger.read("image_clusters")
+@pytest.mark.parametrize("index", ["exact", "ivf"])
+@pytest.mark.parametrize(("sizes", "halved"), [([20], False), ([7, 7, 6], False), ([3, 0, 17], True)])
+def test_clusters_do_not_depend_on_how_the_images_are_cut(
+    config: Config, monkeypatch: pytest.MonkeyPatch, index: str, sizes: list[int], halved: bool
+) -> None:
+    for module in (cluster, cluster.copies, near):
+        monkeypatch.setattr(module, "BLOCK", 8)
+    config = config.model_copy(update={"index": Index(type=index)})
+    run = serial(config, halved)
+    written(run.ledger, copies(0, 5, 4), sizes)
+    cluster.run(run)
+    found = run.ledger.read("image_clusters")
     assert found.schema.equals(schema.IMAGE_CLUSTERS)
+    assert found["image_id"].equals(run.ledger.read(embed.table("sscd"))["image_id"])
     assert [int(name, 16) for name in found["cluster"].to_pylist()] == list(range(5)) * 4
-    assert set(found["size"].to_pylist()) == {4} == set(size)
-    assert manifest.data["parts"]["image_clusters"] == {f"{part}.parquet": rows for part, rows in counts.items()}
+    assert set(found["size"].to_pylist()) == {4}
+    stage, known = run.manifest.data["stages"]["cluster"], run.manifest.data["clusters"]
+    assert (stage["rows_in"], stage["rows_out"], known["images_with_duplicates"]) == (20, 20, 20)
+    assert (known.get("recall"), known.get("pairs")) == ((1.0, 60) if index == "ivf" else (None, None))
+
+
+def test_images_of_the_same_bytes_are_one_cluster_whatever_their_vectors(config: Config) -> None:
+    run = serial(config)
+    vectors_NE = np.eye(WIDTH)
+    for part in range(2):
+        table = embeddings(4 * part, vectors_NE[4 * part : 4 * part + 4])
+        sha256 = pa.array(["f" * 64, *(f"{row:064x}" for row in range(4 * part, 4 * part + 2)), "e" * 64])
+        run.ledger.write(embed.table("sscd"), f"{part:05d}", table.set_column(4, "sha256", sha256))
+    cluster.run(run)
+    found = run.ledger.read("image_clusters").to_pylist()
+    assert [int(row["cluster"], 16) for row in found] == [0, 1, 2, 3, 0, 5, 6, 3]
+    assert [row["size"] for row in found] == [2, 1, 1, 2, 2, 1, 1, 2]
+    assert run.manifest.data["clusters"]["images_with_duplicates"] == 4
+
+
+def test_the_images_that_the_threshold_is_measured_on_are_drawn_from_all_parts(config: Config) -> None:
+    run = serial(config)
+    written(run.ledger, copies(0, 5, 4), [3, 0, 17])
+    listed = run.ledger.read(embed.table("sscd"))["image_id"]
+    order = np.random.default_rng(config.select.seed).permutation(20)
+    drawn = cluster._drawn(run, {"00000": 3, "00001": 0, "00002": 17})
+    assert drawn == listed.take(pa.array(order)).to_pylist()
 
 
 def test_a_lost_image_is_named_and_the_others_are_compared(config: Config) -> None:
