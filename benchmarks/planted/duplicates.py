@@ -102,7 +102,10 @@ def clustered(images: dict[str, np.ndarray], keys: list[str]) -> tuple[float, np
     copies = _embedded(embedder, [edited(files[n], np.random.default_rng(n)) for n in sample])
     threshold = duplicate_threshold((vectors_NE[sample] * copies).sum(axis=1))
     pairs_M2 = near_pairs(vectors_NE, 0, [vectors_NE], threshold)
-    return threshold, *clusters(pa.chunked_array([keys]), pairs_M2)
+    cluster_N, size_N = np.arange(len(keys)), np.ones(len(keys), np.int64)
+    image_F, cluster_F, size_F = clusters(pairs_M2)
+    cluster_N[image_F], size_N[image_F] = cluster_F, size_F
+    return threshold, cluster_N, size_N
 
 
 def _embedded(embedder: Embedder, files: list[Image.Image]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from audit import schema
 from audit.clusters import clusters, duplicate_threshold, edited, near_pairs

@@ -1,0 +1,115 @@
+"""What it costs to find near duplicates, by comparing all images and by lists, and what the lists miss.
+
+A tenth of the vectors are copies of others, of cosine 0.9 to 0.99. Vectors lie in directions whose variance falls off
+as a power of their rank, as those of real embedders do; that is harder than round clusters, whose copies share a list.
+
+python -m benchmarks.clusters [--images 20000 --images 100000] [--workers 1]
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import typer
+
+from audit import lists, schema
+from benchmarks.ingest import Timed
+from benchmarks.spent import watched
+from pipelines.config import Config
+from pipelines.ledger import Ledger
+from pipelines.manifest import Manifest
+from pipelines.progress import Reporter
+from pipelines.stages import cluster, embed
+
+NAME, WIDTH, THRESHOLD = "sscd", 512, 0.9
+FALL, COPIED, ROWS = 0.5, 0.1, 1024
+
+
+def main(
+    images: Annotated[list[int] | None, typer.Option(help="How many; given again, one after the other.")] = None,
+    workers: int = 1,
+    exact: Annotated[bool, typer.Option(help="Compare all with all too.")] = True,
+    popular: Annotated[int, typer.Option(help="So many more are copies of one picture.")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="Where there is room; a temporary folder if not given.")] = None,
+) -> None:
+    """Print the seconds of both, the pairs that are in one cluster, and the recall that the run itself measured."""
+    for count in images or [20_000, 100_000]:
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            vectors_NE, planted_M2 = planted(count, popular)
+            for kind in ("exact", "ivf") if exact else ("ivf",):
+                print(f"{count + popular:,} images, {kind}, load {os.getloadavg()[0]:.1f}", flush=True)
+                _print(Path(work, kind), kind, workers, vectors_NE, planted_M2)
+
+
+def planted(count: int, popular: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(vectors [N, E] of float16, pairs [M, 2] of a copy and its original); `popular` more are copies of the first."""
+    rng = np.random.default_rng(seed)
+    scale_E = np.arange(1, WIDTH + 1) ** -FALL
+    copies = int(count * COPIED) + popular
+    of_M = np.append(rng.integers(count + popular - copies, size=copies - popular), np.zeros(popular, np.int64))
+
+    def drawn(rows: int) -> np.ndarray:
+        return (rng.standard_normal((rows, WIDTH), np.float32) * scale_E).astype(np.float32)
+
+    own_NE = _unit(drawn(count + popular - copies))
+    aside_ME = drawn(copies)
+    aside_ME -= (aside_ME * own_NE[of_M]).sum(axis=1, keepdims=True) * own_NE[of_M]
+    cosine_M1 = rng.uniform(THRESHOLD, 0.99, size=(copies, 1))
+    copies_ME = cosine_M1 * own_NE[of_M] + (1 - cosine_M1**2) ** 0.5 * _unit(aside_ME)
+    order = rng.permutation(count + popular)
+    place = np.argsort(order)
+    pairs_M2 = np.stack([place[of_M], place[len(own_NE) :]], axis=1)
+    return np.concatenate([own_NE, copies_ME]).astype(np.float16)[order], pairs_M2
+
+
+def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
+    ledger = Ledger(str(out))
+    for number, start in enumerate(range(0, len(vectors_NE), ROWS)):
+        ledger.write(embed.table(NAME), f"{number:05d}", _table(start, vectors_NE[start : start + ROWS]))
+    settings = {
+        "images": {"path": "none"},
+        "confirm": {"sscd": {"weights": "none", "duplicate": THRESHOLD}},
+        "index": {"type": kind},
+        "engine": {"workers": workers},
+        "out": str(out),
+    }
+    config = Config.model_validate(
+        {"model": "none", "captions": "none", "calibration": {"captions": "none"}, **settings}
+    )
+    run = Timed(config, ledger, Manifest(ledger, {"stages": {}, "parts": {}, "finished": None}), Reporter())
+    run.workers()
+    began = time.perf_counter()
+    try:
+        with watched() as spent:
+            cluster.run(run)
+    finally:
+        run.close()
+    seconds = time.perf_counter() - began
+    named = ledger.read("image_clusters")["cluster"].to_numpy()
+    together = (named[planted_M2[:, 0]] == named[planted_M2[:, 1]]).mean()
+    found = f"{together:.4f} of {len(planted_M2):,} planted pairs; {run.manifest.data['clusters']}"
+    print(f"{kind}: {seconds:.1f} s, {spent.cpu():.0f} s of cores, {spent.memory / 2**30:.2f} GiB at most; {found}")
+    if kind == "ivf":
+        print(f"{lists.lists_of(len(vectors_NE)):,} lists of {lists.EACH} an image", flush=True)
+
+
+def _table(start: int, vectors_NE: np.ndarray) -> pa.Table:
+    ids = pa.array([f"{row:032x}" for row in range(start, start + len(vectors_NE))])
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors_NE.ravel()), WIDTH)
+    rows = pa.array(range(len(ids)), pa.int64())
+    places = {"image_id": ids, "file": pa.repeat("f", len(ids)), "row": rows, "key": ids, "sha256": ids}
+    return pa.table(places | {"vector": vector.cast(schema.embeddings(WIDTH).field("vector").type)})
+
+
+def _unit(vectors_NE: np.ndarray) -> np.ndarray:
+    return vectors_NE / np.linalg.norm(vectors_NE, axis=1, keepdims=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
