@@ -20,8 +20,8 @@ from audit.clusters import PIECE, forest, near_pairs
 EACH = 4
 # Lists at most, rounds of k-means, and images that a list is learned from.
 MOST_LISTS, ROUNDS, FROM_A_LIST = 1 << 15, 5, 32
-# Images of a list that are compared with all before them at once.
-BLOCK = 8192
+# Images of a list that are compared with all before them at once, and (about) those whose pairs are found exactly.
+BLOCK, SCANNED = 8192, 1024
 
 
 def lists_of(images: int) -> int:
@@ -33,12 +33,15 @@ def lists_of(images: int) -> int:
     return max(1, min(round(EACH * (images / 2) ** 0.5), images // FROM_A_LIST, MOST_LISTS))
 
 
-def products(images: int, measured: int) -> int:
-    """Inner products of vectors in all: to learn the lists, to assign and compare the images, to measure the recall."""
-    lists = lists_of(images)
-    each = min(EACH, lists)
-    learning = ROUNDS * min(FROM_A_LIST * lists, images) * lists
-    return learning + images * lists + (each * images) ** 2 // (2 * lists) + images * min(measured, images)
+def products(images: int) -> int:
+    """Inner products in all: to learn the lists, to assign and compare images, and to measure what is missed.
+
+    As if lists were of one size; those of real images are not.
+    """
+    count = lists_of(images)
+    learning = ROUNDS * min(FROM_A_LIST * count, images) * count
+    compared = (min(EACH, count) * images) ** 2 // (2 * count)
+    return learning + images * (count + min(SCANNED, images)) + compared
 
 
 def drawn(number_N: np.ndarray, images: int, wanted: int, seed: int) -> np.ndarray:

@@ -156,10 +156,14 @@ def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
     if engine.gpus_per_worker:
         found.append("a worker holds its GPU in all stages, also where its cores alone work (ingest, cluster, search)")
     by = {line.stage: line.seconds for line in lines}
-    if by.get("cluster", 0) > seconds / 2:
-        found.append("most of it is the stage cluster, which compares every image with every other one")
-    if made.work.config.index.type != "exact":
-        found.append("building and searching the inverted file is not counted")
+    exact = made.work.config.index.type == "exact"
+    if by.get("cluster", 0) > seconds / 2 and exact:
+        found.append(
+            "most of it is the stage cluster, which compares every image with every other one; with index.type: ivf "
+            "only those of one list"
+        )
+    if not exact:
+        found.append("building and searching the inverted file is not counted; lists of cluster as if of one size")
     return found
 
 

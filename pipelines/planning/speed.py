@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from audit import lists
 from audit.flops import GenerationCost, ScreenCost, embedding_cost, generation_cost, screen_cost
 from audit.outline import outline_embedder, outline_model
 from pipelines.config import Config
@@ -45,9 +46,10 @@ class Costs:
         """Of an exact search of all images for each generation."""
         return sum(2 * width * generations * images for width in self.widths)
 
-    def clustered(self, images: int) -> int:
-        """Of the comparison of each image with all before it."""
-        return 2 * self.widths[0] * images * images // 2 if self.widths else 0
+    def clustered(self, images: int, index: str) -> int:
+        """Of the comparison of each image with all before it, or (ivf) with those that share a list with it."""
+        products = images * images // 2 if index == "exact" else lists.products(images)
+        return 2 * self.widths[0] * products if self.widths else 0
 
 
 def costs_of(config: Config) -> Costs:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from audit import lists
 from audit.schema import DETECTOR_COLUMNS
 from pipelines.config import Config
 from pipelines.planning.speed import Costs, Speed
 from pipelines.reading.counting import Count
 from pipelines.reading.slices import SLICE_ROWS
-from pipelines.stages import cluster, confirm, generate, ingest, select
+from pipelines.stages import cluster, confirm, generate, ingest, near, select
 
 # Rows that a worker takes in, in a second: docs/evidence.md, "Ingest".
 TAKEN_IN = 32_000
@@ -20,6 +21,8 @@ TAKEN_IN = 32_000
 CONTROLS = 9
 # Bytes on the disk, after zstd: of a hash, of a letter of a caption, of a pixel of a PNG, of a value of a vector;
 ID, LETTER, PIXEL, VALUE = 18, 0.58, 1.6, 1.72
+# of the hash of an image's file, with a key and a number;
+HASHED = 48
 # and of what else there is of an input row, a caption, a verdict, an image, a generation and a match.
 ROW, CAPTION, VERDICT, IMAGE, GENERATION, MATCH = 40, 200, 130, 105, 400, 30
 
@@ -94,8 +97,13 @@ class Workload:
         return Line("embed", count, "images", shards, flops, seconds, disk)
 
     def _cluster(self, images: Count) -> Line:
-        count, flops = images.rows, self.costs.clustered(images.rows)
-        shards, disk = _parts(count, cluster.BLOCK), count * (2 * ID + 8)
+        """With lists the vectors lie once more in each, until they are compared."""
+        count, index = images.rows, self.config.index.type
+        flops = self.costs.clustered(count, index)
+        shards, disk = _parts(count, cluster.BLOCK), count * (2 * ID + 8 + HASHED)
+        if index == "ivf":
+            shards = _parts(count, near.BLOCK) + len(near.ranges_of(count))
+            disk += count * min(lists.EACH, lists.lists_of(count)) * VALUE * self.costs.widths[0]
         return Line("cluster", count, "images", shards, flops / max(1, count), flops / self.speed.cluster, disk)
 
     def _screens(self) -> list[Line]:

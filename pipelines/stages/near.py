@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from pipelines.worker import Worker
 
 SAMPLE, MEASURED, CENTRES, LISTS, PAIRS = "_image_sample", "_measured", "_centres", "_lists", "_measured_pairs"
-# Images that are put into lists together, and rows of the lists that are compared in one shard.
-BLOCK, RANGE = 1 << 17, 1 << 20
-# The pairs of about so many images are found exactly.
-SCANNED = 1024
+# Images that are put into lists together, and rows of the lists that are compared in one shard: each looks into every
+# block, which costs more than 20 ms.
+BLOCK, RANGE = 1 << 17, 1 << 21
 
 
 def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> None:
@@ -60,16 +59,23 @@ def ranges_of(images: int) -> list[Shard]:
 
 
 def recall(ledger: Ledger, image_F: np.ndarray, first_F: np.ndarray) -> dict[str, Any]:
-    """The share of the exact scan's pairs whose images are in one cluster, None without any, and how many there are."""
+    """Of the pairs of an image in the exact scan, the share whose other image is in its cluster.
+
+    It is the mean over images, so that one picture of a million copies does not stand for all, and None without pairs.
+    """
     found = ledger.read(PAIRS)
-    one_M, other_M = (_first(found[name].to_numpy(), image_F, first_F) for name in ("first", "image"))
-    return {"recall": float((one_M == other_M).mean()) if len(found) else None, "pairs": len(found)}
+    one_M, other_M = found["first"].to_numpy(), found["image"].to_numpy()
+    joined_M = _first(one_M, image_F, first_F) == _first(other_M, image_F, first_F)
+    _, image_M, count_I = np.unique(one_M, return_inverse=True, return_counts=True)
+    share_I = np.bincount(image_M, joined_M) / count_I
+    return {"recall": float(share_I.mean()) if len(share_I) else None, "images": len(share_I), "pairs": len(one_M)}
 
 
 def sentence(found: Mapping[str, Any]) -> str:
     """What `recall` found, in words."""
-    pairs, share = found["pairs"], found["recall"]
-    return f"lists connect {share:.1%} of {pairs:,} pairs" if pairs else "no pair to measure the lists by"
+    if not found["pairs"]:
+        return "no pair to measure the lists by"
+    return f"lists connect {found['recall']:.1%} of {found['pairs']:,} pairs, as the mean of {found['images']:,} images"
 
 
 def _first(number_M: np.ndarray, image_F: np.ndarray, first_F: np.ndarray) -> np.ndarray:
@@ -93,7 +99,7 @@ def _distinct(worker: Worker, shard: Shard) -> Iterator[tuple[np.ndarray, np.nda
 
 def _sample(worker: Worker, shard: Shard, images: int, seed: int) -> Tables:
     """The images that lists are learned from, and those whose pairs are counted."""
-    wanted = {SAMPLE: lists.FROM_A_LIST * lists.lists_of(images), MEASURED: SCANNED}
+    wanted = {SAMPLE: lists.FROM_A_LIST * lists.lists_of(images), MEASURED: lists.SCANNED}
     found: dict[str, list[Any]] = {table: [] for table in wanted}
     for number_N, vectors_NE in _distinct(worker, shard):
         for salt, (table, count) in enumerate(wanted.items()):

@@ -197,6 +197,11 @@ def test_an_inverted_file_of_few_images_finds_the_same(
     found = {"recipe": "IVF1,SQ8", "queries": 45, "recall_at_1": 1.0}
     assert manifest(other)["index"] == {"sscd": found}
     assert "index" not in manifest(run)
+    assert other.read("image_clusters").equals(run.read("image_clusters"))
+    known = manifest(other)["clusters"]
+    assert known.items() >= manifest(run)["clusters"].items()
+    assert known["recall"] == (1.0 if known["pairs"] else None)
+    assert [result for result in check(other.uri) if not result.ok] == []
 
 
 def test_a_run_that_lost_parts_makes_them_again(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from audit import lists
 from audit.errors import AuditError, UsageError
 from pipelines.demo.demo import bundle
 from pipelines.ledger import Ledger
 from pipelines.planning.plan import make_plan
-from pipelines.planning.workload import Line
+from pipelines.planning.workload import VALUE, Line
 from pipelines.settings import load_config
 from tests.pipelines.toy import MODEL, write_config
 
@@ -104,6 +105,16 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
     assert lines_of(dataset, "index.path=elsewhere")["embed"].seconds == 0
     path = write_config(dataset.parent, images=None)
     assert list(lines_of(path)) == ["ingest", "calibrate", "screen", "generate"]
+
+
+def test_lists_take_time_and_disk_of_their_own(dataset: Path) -> None:
+    exact, by_lists = (lines_of(dataset, f"index.type={kind}")["cluster"] for kind in ("exact", "ivf"))
+    assert (exact.shards, by_lists.shards) == (1, 2)
+    # So few images are in one list, and their vectors of 16 lie once more in that.
+    assert by_lists.disk - exact.disk == pytest.approx(40 * 16 * VALUE)
+    assert by_lists.flops is not None and exact.flops is not None
+    assert 40 * by_lists.flops == 2 * 16 * lists.products(40)
+    assert 40 * exact.flops == 2 * 16 * 40 * 40 // 2
 
 
 def test_fresh_seeds_stand_apart_and_grow_with_the_confirmed(dataset: Path) -> None:

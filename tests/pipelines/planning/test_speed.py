@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from audit import lists
 from audit.flops import generation_cost, screen_cost
 from audit.outline import outline_model
 from pipelines.config import Config
@@ -35,7 +36,8 @@ def test_costs_are_those_of_the_configured_models(config: Config, costs: Costs) 
     assert costs.screened(10, 3, 2) == 10 * (one.text + 3 * one.row) + 2 * (one.text + 3 * one.null)
     assert costs.generated(5, 2, 7) == 5 * (costs.generation.text + 2 * costs.generation.of(7))
     assert costs.searched(3, 1000) == 2 * 16 * 3 * 1000
-    assert costs.clustered(1000) == 16 * 1000 * 1000
+    assert costs.clustered(1000, "exact") == 16 * 1000 * 1000
+    assert costs.clustered(10**6, "ivf") == 2 * 16 * lists.products(10**6)
 
 
 def test_a_reference_model_doubles_a_screen(config: Config, costs: Costs) -> None:

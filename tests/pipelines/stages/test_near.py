@@ -122,7 +122,16 @@ def test_without_a_pair_there_is_no_recall(tmp_path: Path) -> None:
     _, known = found(clustered(config_of(tmp_path), np.eye(WIDTH), [WIDTH]))
     assert (known["recall"], known["pairs"], known["images_with_duplicates"]) == (None, 0, 0)
     assert near.sentence(known) == "no pair to measure the lists by"
-    assert near.sentence({"recall": 0.975, "pairs": 2000}) == "lists connect 97.5% of 2,000 pairs"
+
+
+def test_every_image_counts_once_however_many_copies_it_has(tmp_path: Path) -> None:
+    """Image 0 has three pairs, all found; 5 and 6 have one, which is not."""
+    ledger = Ledger(str(tmp_path))
+    first, image = [0, 0, 0, 5, 6], [1, 2, 3, 6, 5]
+    ledger.write(near.PAIRS, "00000", pa.table([first, image], schema=copies.LINK))
+    measured = near.recall(ledger, np.array([0, 1, 2, 3]), np.zeros(4, np.int64))
+    assert measured == {"recall": pytest.approx(1 / 3), "images": 3, "pairs": 5}
+    assert near.sentence(measured) == "lists connect 33.3% of 5 pairs, as the mean of 3 images"
 
 
 def test_a_list_that_cannot_be_compared_is_named(tmp_path: Path) -> None:
