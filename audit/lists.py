@@ -16,8 +16,10 @@ import numpy as np
 from audit.captions import mixed
 from audit.clusters import PIECE, forest, near_pairs
 
-# Lists of each image: of pairs of two, 2 miss one in six, 3 one in fifteen, 4 one in thirty (docs/design.md, 8).
+# Lists of each image: of 100,000, 2 miss one pair in six, 3 one in thirteen, 4 one in thirty (docs/design.md, 8).
 EACH = 4
+# So many times more is compared than in lists of one size (`python -m benchmarks.clusters`).
+UNEVEN = 2
 # Lists at most, rounds of k-means, and images that a list is learned from.
 MOST_LISTS, ROUNDS, FROM_A_LIST = 1 << 15, 5, 32
 # Images of a list that are compared with all before them at once, and (about) those whose pairs are found exactly.
@@ -34,13 +36,10 @@ def lists_of(images: int) -> int:
 
 
 def products(images: int) -> int:
-    """Inner products in all: to learn the lists, to assign and compare images, and to measure what is missed.
-
-    As if lists were of one size; those of real images are not.
-    """
+    """Inner products in all: to learn the lists, to assign and compare images, and to measure what is missed."""
     count = lists_of(images)
     learning = ROUNDS * min(FROM_A_LIST * count, images) * count
-    compared = (min(EACH, count) * images) ** 2 // (2 * count)
+    compared = UNEVEN * (min(EACH, count) * images) ** 2 // (2 * count)
     return learning + images * (count + min(SCANNED, images)) + compared
 
 

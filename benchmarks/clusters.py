@@ -42,6 +42,7 @@ def main(
     for count in images or [20_000, 100_000]:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             vectors_NE, planted_M2 = planted(count, popular)
+            _lists(vectors_NE, planted_M2)
             for kind in ("exact", "ivf") if exact else ("ivf",):
                 print(f"{count + popular:,} images, {kind}, load {os.getloadavg()[0]:.1f}", flush=True)
                 _print(Path(work, kind), kind, workers, vectors_NE, planted_M2)
@@ -66,6 +67,23 @@ def planted(count: int, popular: int, seed: int = 0) -> tuple[np.ndarray, np.nda
     place = np.argsort(order)
     pairs_M2 = np.stack([place[of_M], place[len(own_NE) :]], axis=1)
     return np.concatenate([own_NE, copies_ME]).astype(np.float16)[order], pairs_M2
+
+
+def _lists(vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
+    """What more lists an image would find, and what comparing costs over that in lists of one size."""
+    images = len(vectors_NE)
+    count = lists.lists_of(images)
+    sample_N = lists.drawn(np.arange(images), images, lists.FROM_A_LIST * count, 0)
+    centres_KE = lists.learned(vectors_NE[sample_N], count, 0)
+    list_NL = np.concatenate(
+        [lists.assigned(vectors_NE[at : at + ROWS], centres_KE, 6) for at in range(0, images, ROWS)]
+    )
+    same_MLL = list_NL[planted_M2[:, 0]][:, :, None] == list_NL[planted_M2[:, 1]][:, None]
+    shares = [f"{each}: {same_MLL[:, :each, :each].any(axis=(1, 2)).mean():.3f}" for each in range(1, 7)]
+    sizes = np.bincount(list_NL[:, : lists.EACH].ravel(), minlength=count).astype(float)
+    uneven = (sizes**2).mean() / sizes.mean() ** 2
+    print(f"{images:,} images, {count:,} lists, {uneven:.2f} times even ones; planted pairs in a common list, by")
+    print(f"lists an image: {', '.join(shares)}", flush=True)
 
 
 def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
@@ -94,9 +112,10 @@ def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M
     named = ledger.read("image_clusters")["cluster"].to_numpy()
     together = (named[planted_M2[:, 0]] == named[planted_M2[:, 1]]).mean()
     found = f"{together:.4f} of {len(planted_M2):,} planted pairs; {run.manifest.data['clusters']}"
-    print(f"{kind}: {seconds:.1f} s, {spent.cpu():.0f} s of cores, {spent.memory / 2**30:.2f} GiB at most; {found}")
-    if kind == "ivf":
-        print(f"{lists.lists_of(len(vectors_NE)):,} lists of {lists.EACH} an image", flush=True)
+    print(
+        f"{kind}: {seconds:.1f} s, {spent.cpu():.0f} s of cores, {spent.memory / 2**30:.2f} GiB at most; {found}",
+        flush=True,
+    )
 
 
 def _table(start: int, vectors_NE: np.ndarray) -> pa.Table:

@@ -163,7 +163,7 @@ def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
             "only those of one list"
         )
     if not exact:
-        found.append("building and searching the inverted file is not counted; lists of cluster as if of one size")
+        found.append("building and searching the inverted file is not counted")
     return found
 
 

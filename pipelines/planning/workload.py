@@ -99,11 +99,11 @@ class Workload:
     def _cluster(self, images: Count) -> Line:
         """With lists the vectors lie once more in each, until they are compared."""
         count, index = images.rows, self.config.index.type
-        flops = self.costs.clustered(count, index)
-        shards, disk = _parts(count, cluster.BLOCK), count * (2 * ID + 8 + HASHED)
+        flops, copied, shards = self.costs.clustered(count, index), 0.0, _parts(count, cluster.BLOCK)
         if index == "ivf":
             shards = _parts(count, near.BLOCK) + len(near.ranges_of(count))
-            disk += count * min(lists.EACH, lists.lists_of(count)) * VALUE * self.costs.widths[0]
+            copied = min(lists.EACH, lists.lists_of(count)) * VALUE * self.costs.widths[0]
+        disk = count * (2 * ID + 8 + HASHED + copied)
         return Line("cluster", count, "images", shards, flops / max(1, count), flops / self.speed.cluster, disk)
 
     def _screens(self) -> list[Line]:

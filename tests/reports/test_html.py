@@ -62,6 +62,23 @@ def test_captions_chosen_by_duplicates_are_not_called_the_highest(own_run: Path)
     assert "106 have near duplicates among them (similarity 0.92 and more, from 200 edited copies)" in said
 
 
+def test_how_many_duplicates_lists_miss_is_said(own_run: Path) -> None:
+    manifest = json.loads((own_run / "manifest.json").read_text())
+    manifest["clusters"] = {"threshold": 0.9, "source": "configured", "images_with_duplicates": 106}
+    for measured, sentence in (
+        ({}, None),
+        ({"recall": 0.974, "pairs": 2100}, "which find 97.4% of an image's duplicates: an exact scan for about a"),
+        (
+            {"recall": None, "pairs": 0},
+            "misses is not known, as an exact scan for about a thousand images found 0 pairs.",
+        ),
+    ):
+        (own_run / "manifest.json").write_text(json.dumps(manifest | {"clusters": manifest["clusters"] | measured}))
+        said = text_of(render(own_run))
+        assert ("looked for in lists" in said) == (sentence is not None)
+        assert sentence is None or sentence in said
+
+
 def test_a_hostile_caption_is_shown_as_text(page: str, hostile: str) -> None:
     assert "<script>" in hostile and "<script" not in page
     assert hostile in text_of(page)
