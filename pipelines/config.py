@@ -174,7 +174,8 @@ class Confirm(_Section):
 class Index(_Section):
     type: Literal["exact", "ivf"] = Field(
         default="exact",
-        description="Compare with every image, or (for many audits of the same images) with those of an inverted file.",
+        description="Compare generations and images with every image, or (for many images, or many audits of the same) "
+        "with those of an inverted file, and images with those of a few lists.",
     )
     path: str | None = Field(
         default=None,

@@ -137,5 +137,7 @@ def test_a_slice_and_a_range_are_the_rows_asked_for(ledger: Ledger, monkeypatch:
     for start, stop in ((0, 8), (0, 3), (2, 4), (3, 6), (7, 8), (4, 4)):
         assert ledger.slice("t", "00000", start, stop)["n"].to_pylist() == list(range(start, stop))
     assert ledger.between("t", "n", 2, 6)["n"].to_pylist() == [2, 3, 4, 5, 2, 5]
+    monkeypatch.setattr("pipelines.ledger._TOGETHER", 1)
+    assert [found["n"].to_pylist() for found in ledger.ranged("t", "n", 2, 6)] == [[2, 3, 4, 5], [2, 5]]
     ledger.write("t", "00002", numbers())
     assert ledger.slice("t", "00002", 0, 0)["n"].to_pylist() == []
