@@ -60,11 +60,13 @@ def near_pairs(block_QE: np.ndarray, start: int, shards: Iterable[np.ndarray], t
     for vectors_NE in shards:
         for at in range(0, len(vectors_NE), PIECE):
             piece_NE = vectors_NE[at : at + PIECE].astype(np.float32)
-            q, n = np.nonzero(block_QE @ piece_NE.T >= threshold)
-            n += first + at
-            before = n < number_Q[q]
+            later = max(0, first + at - start)  # the others of the block are before all of the piece
+            near_QN = block_QE[later:] @ piece_NE.T >= threshold
+            q, n = np.divmod(np.flatnonzero(near_QN), len(piece_NE))
+            number, n = number_Q[later:][q], n + first + at
+            before = n < number
             if before.any():
-                found_M2 = np.stack([n[before], number_Q[q[before]]], axis=1)
+                found_M2 = np.stack([n[before], number[before]], axis=1)
                 pairs_M2 = forest(np.concatenate([pairs_M2, found_M2]))
         first += len(vectors_NE)
         if first >= start + len(block_QE):

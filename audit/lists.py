@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from audit.captions import mixed
-from audit.clusters import PIECE, forest, near_pairs
+from audit.clusters import forest, near_pairs
 
 # Lists of each image: of 100,000, 2 miss one pair in six, 3 one in thirteen, 4 one in thirty (docs/design.md, 8).
 EACH = 4
@@ -22,8 +22,10 @@ EACH = 4
 UNEVEN = 2
 # Lists at most, rounds of k-means, and images that a list is learned from.
 MOST_LISTS, ROUNDS, FROM_A_LIST = 1 << 15, 5, 32
-# Images of a list that are compared with all before them at once, and (about) those whose pairs are found exactly.
-BLOCK, SCANNED = 8192, 1024
+# Images of a list that are compared with all before them at once, and of those so many at a time.
+BLOCK, PIECE = 8192, 256
+# The pairs of about so many images are found exactly.
+SCANNED = 1024
 
 
 def lists_of(images: int) -> int:
