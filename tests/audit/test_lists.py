@@ -95,4 +95,4 @@ def test_products_are_those_of_all_four_steps() -> None:
     compared = lists.UNEVEN * (lists.EACH * 1_000_000) ** 2 // (2 * count)
     learning = lists.ROUNDS * lists.FROM_A_LIST * count * count
     assert lists.products(1_000_000) == learning + 1_000_000 * (count + lists.SCANNED) + compared
-    assert lists.products(400_000_000) < 400_000_000**2 / 2 / 1000
+    assert lists.products(400_000_000) < 400_000_000**2 / 2 / 800
