@@ -26,7 +26,7 @@ from pipelines.stages.copies import COPIES, LINK
 if TYPE_CHECKING:
     from pipelines.worker import Worker
 
-SAMPLE, MEASURED, CENTRES, LISTS, PAIRS = "_image_sample", "_measured", "_centres", "_lists", "_measured_pairs"
+SAMPLE, MEASURED, CENTRES, LISTS, PAIRS = "_image_sample", "_image_scanned", "_centres", "_lists", "_scanned_pairs"
 # Images that are put into lists together, and rows of the lists that are compared in one shard: each looks into every
 # block, which costs more than 20 ms.
 BLOCK, RANGE = 1 << 17, 1 << 21
@@ -53,7 +53,7 @@ def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> No
 def ranges_of(images: int) -> list[Shard]:
     """The lists of so many images, in ranges of about RANGE rows."""
     count = lists.lists_of(images)
-    parts = min(count, -(-images * min(lists.EACH, count) // RANGE))
+    parts = max(1, min(count, -(-images * min(lists.EACH, count) // RANGE)))
     edges = [count * part // parts for part in range(parts + 1)]
     return [Shard(f"{part:05d}", None, *edges[part : part + 2]) for part in range(parts)]
 

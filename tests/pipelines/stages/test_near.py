@@ -134,6 +134,15 @@ def test_every_image_counts_once_however_many_copies_it_has(tmp_path: Path) -> N
     assert near.sentence(measured) == "lists connect 33.3% of 5 pairs, as the mean of 3 images"
 
 
+@pytest.mark.parametrize("images", [0, 1, 30, 5000, 10**7])
+def test_every_list_is_in_one_range(images: int) -> None:
+    ranges = near.ranges_of(images)
+    assert [number for shard in ranges for number in range(shard.start, shard.stop)] == list(
+        range(lists.lists_of(images))
+    )
+    assert all(len(shard) for shard in ranges)
+
+
 def test_a_list_that_cannot_be_compared_is_named(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
     tables = near._unlinked(ledger, Shard("00001", None, 17, 18), "timeout", "took too long", links=cluster.LINKS)
