@@ -49,6 +49,6 @@ def test_a_generation_of_the_centre_is_a_copy_if_training_cropped(crop: str, tmp
     verdict = {"caption_id": "a", "caption": "a", "verdict": "verbatim", "image_id": own}
     run = Run(config, ledger, Manifest(ledger, {}), Reporter())
     verdicts = pa.Table.from_pylist([verdict], schema=schema.VERDICTS)
-    [evidence] = judge._evidence(run, verdicts, schema.ROWS.empty_table()).to_pylist()
+    [evidence] = judge._evidence(run, verdicts).to_pylist()
     wanted = decode(encode(wide(2)), crop)
     assert (np.asarray(Image.open(io.BytesIO(evidence["image"]))) == np.asarray(wanted)).all()
