@@ -5,7 +5,7 @@ All captions are looked at, those of one part at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,23 +44,6 @@ def run(run: Run) -> None:
         sampled = min(config.audit_sample, total)
         by_sample = np.random.default_rng(config.seed).choice(total, sampled, replace=False)
         q, reason = _q_values(ledger, data["calibration"]["held_out"])
-        start = 0
-        for name, table in zip(counts, _scored(ledger, counts), strict=True):
-            at = range(start, start + len(table))
-            words = _words(*(np.isin(at, chosen) for chosen in (by_budget, by_sample)))
-            columns = {
-                "caption_id": table["caption_id"],
-                "score": table["score"],
-                "p_unseen": table["p_unseen"],
-                "q_unseen": pa.nulls(len(table), pa.float64()) if q is None else q.slice(start, len(table)),
-                "selected_by": words,
-                "inclusion_probability": pa.repeat(sampled / total, len(table)),
-                "image_cluster_size": table["size"],
-            }
-            ledger.write("scores", name, pa.table(columns, schema=schema.SCORES))
-            run.manifest.part("scores", name, len(table))
-            start += len(table)
-        selected = len(np.union1d(by_budget, by_sample))
         data["calibration"]["q_unseen"] = reason
         data["selection"] = {
             "budget": len(by_budget),
@@ -68,9 +51,29 @@ def run(run: Run) -> None:
             "audit_sample": sampled,
             "captions": total,
         }
-        stage |= {"rows_in": total, "rows_out": selected}
+        _write(run, counts, by_budget, by_sample, q)
+        stage |= {"rows_in": total, "rows_out": len(np.union1d(by_budget, by_sample))}
         how = f"{len(by_budget) - by_rows:,} by score, {by_rows:,} by duplicates, {sampled:,} at random"
         run.progress.say(f"select: {how}, of {total:,} captions")
+
+
+def _write(run: Run, parts: Collection[str], by_budget: np.ndarray, by_sample: np.ndarray, q: pa.Array | None) -> None:
+    """Writes `scores`, part by part as `captions`. The selected captions are given by their number in all parts."""
+    start, probability = 0, len(by_sample) / run.manifest.data["selection"]["captions"]
+    for name, table in zip(parts, _scored(run.ledger, parts), strict=True):
+        at = range(start, start + len(table))
+        columns = {
+            "caption_id": table["caption_id"],
+            "score": table["score"],
+            "p_unseen": table["p_unseen"],
+            "q_unseen": pa.nulls(len(table), pa.float64()) if q is None else q.slice(start, len(table)),
+            "selected_by": _words(*(np.isin(at, chosen) for chosen in (by_budget, by_sample))),
+            "inclusion_probability": pa.repeat(probability, len(table)),
+            "image_cluster_size": table["size"],
+        }
+        run.ledger.write("scores", name, pa.table(columns, schema=schema.SCORES))
+        run.manifest.part("scores", name, len(table))
+        start += len(table)
 
 
 def allowed(config: Select, captions: int) -> int:
