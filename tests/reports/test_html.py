@@ -79,6 +79,19 @@ def test_how_many_duplicates_lists_miss_is_said(own_run: Path) -> None:
         assert sentence is None or sentence in said
 
 
+def test_a_search_is_called_exact_only_if_it_was(own_run: Path) -> None:
+    manifest = json.loads((own_run / "manifest.json").read_text())
+    assert "with every training image by an exact search" in text_of(render(own_run))
+    manifest["index"] = {
+        "clip": {"recipe": "IVF53,SQ8", "queries": 0, "recall_at_1": None},
+        "sscd": {"recipe": "IVF53,SQ8", "queries": 256, "recall_at_1": 0.98},
+    }
+    (own_run / "manifest.json").write_text(json.dumps(manifest))
+    said = text_of(render(own_run))
+    assert "exact search" not in said
+    assert "an inverted file gives, which was not measured for clip, and found the nearest of all for 98.0% of" in said
+
+
 def test_a_hostile_caption_is_shown_as_text(page: str, hostile: str) -> None:
     assert "<script>" in hostile and "<script" not in page
     assert hostile in text_of(page)
