@@ -1,4 +1,4 @@
-"""Blocks: consecutive parts of the embeddings that are worked together. Images are numbered in their order."""
+"""Blocks: consecutive parts of a table that are worked together. Its rows are numbered in their order."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 from pipelines.ledger import Ledger, Shard
 
 
-def blocks(counts: Mapping[str, int], size: int) -> list[Shard]:
-    """Parts of so many images each, in blocks of up to `size`; source: (number of the first image, parts)."""
+def blocks(counts: Mapping[str, int], size: int, prefix: str = "") -> list[Shard]:
+    """Parts of so many rows each, in blocks of up to `size`; source: (number of the first row, parts)."""
     groups: list[tuple[int, list[str], int]] = []
     for (part, count), start in zip(counts.items(), accumulate(counts.values(), initial=0), strict=False):
         if groups and groups[-1][2] + count <= size:
@@ -19,7 +19,9 @@ def blocks(counts: Mapping[str, int], size: int) -> list[Shard]:
             groups[-1] = first, [*parts, part], rows + count
         else:
             groups.append((start, [part], count))
-    return [Shard(f"{number:05d}", (first, parts), 0, rows) for number, (first, parts, rows) in enumerate(groups)]
+    return [
+        Shard(f"{prefix}{number:05d}", (first, parts), 0, rows) for number, (first, parts, rows) in enumerate(groups)
+    ]
 
 
 def block(ledger: Ledger, table: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
@@ -28,5 +30,5 @@ def block(ledger: Ledger, table: str, shard: Shard, columns: Sequence[str]) -> p
 
 
 def numbers(shard: Shard) -> tuple[int, int]:
-    """The number of the shard's first image, and that after its last."""
+    """The number of the shard's first row, and that after its last."""
     return shard.source[0] + shard.start, shard.source[0] + shard.stop

@@ -18,6 +18,7 @@ from audit.thresholds import Threshold, choose_threshold, null_maxima
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.stages import embed, search
+from pipelines.stages.blocks import block, blocks
 from pipelines.stages.generate import PROMPTS, generate
 
 if TYPE_CHECKING:
@@ -97,21 +98,13 @@ def _shards(ledger: Ledger, purpose: str, size: int) -> list[Shard]:
 
     Each shard scans all embeddings once: the more queries a scan has, the less it costs to read them.
     """
-    groups: list[tuple[list[str], int]] = []
-    for part in ledger.parts("generations"):
-        if part.startswith(f"{purpose}-"):
-            rows = ledger.rows("generations", part)
-            if groups and groups[-1][1] + rows <= size:
-                groups[-1] = [*groups[-1][0], part], groups[-1][1] + rows
-            else:
-                groups.append(([part], rows))
-    return [Shard(f"{purpose}-{number:05d}", tuple(parts), 0, rows) for number, (parts, rows) in enumerate(groups)]
+    parts = [part for part in ledger.parts("generations") if part.startswith(f"{purpose}-")]
+    return blocks({part: ledger.rows("generations", part) for part in parts}, size, f"{purpose}-")
 
 
 def _generations(ledger: Ledger, shard: Shard) -> pa.Table:
     columns = ["caption_id", "purpose", "seed", "image", "region", "status"]
-    parts = [ledger.read("generations", part, columns) for part in shard.source]
-    return pa.concat_tables(parts).slice(shard.start, len(shard))
+    return block(ledger, "generations", shard, columns)
 
 
 def _nearest(worker: Worker, shard: Shard) -> Tables:
