@@ -24,7 +24,7 @@ def first_not_finite(rows: Rows, one: Batch, latents_1CHW: Tensor, timestep: int
 @torch.inference_mode()
 def _first(model: Model, latents_1CHW: Tensor, timestep: int, hidden_1KD: Tensor) -> str | None:
     with AttentionProbe(model.layers) as probe:
-        output_1CHW = model.unet(latents_1CHW, timestep, encoder_hidden_states=hidden_1KD).sample
+        output_1CHW = model.predict(latents_1CHW, timestep, hidden_1KD)
         (attn_LK,) = probe.take()
     checks = [("hidden states of the text encoder", hidden_1KD)]
     checks += [(f"cross-attention layer {layer}", attn_K) for layer, attn_K in enumerate(attn_LK)]

@@ -118,7 +118,7 @@ def denoise(
             if end_probe:
                 end_probe.active = step == last
             input_BCHW = torch.cat([latents_BCHW] * 2) if both else latents_BCHW
-            output_BCHW: Tensor = model.unet(input_BCHW, timestep, encoder_hidden_states=hidden_BKD).sample
+            output_BCHW = model.predict(input_BCHW, timestep, hidden_BKD)
             conditional_BCHW = output_BCHW[-size:]
             response_BCHW = None
             if both:

@@ -76,6 +76,21 @@ class Model:
         ids_BK, mask_BK = self.tokenize(captions)
         return self.embed(ids_BK, mask_BK), mask_BK.sum(1).tolist()
 
+    def predict(self, latents_BCHW: Tensor, timestep: int, hidden_BKD: Tensor) -> Tensor:
+        """Run the UNet in the model's dtype on float32 latents.
+
+        Args:
+            latents_BCHW: The noisy latents, [B, C, H, W].
+            timestep: The timestep of training, the same for all rows.
+            hidden_BKD: Hidden states of the captions, [B, K, D].
+
+        Returns:
+            The UNet's output, [B, C, H, W], in float32: predicted noise or velocity, as the model was trained.
+        """
+        sample = self.unet(latents_BCHW.to(self.dtype), timestep, encoder_hidden_states=hidden_BKD).sample
+        predicted_BCHW: Tensor = sample.float()
+        return predicted_BCHW
+
     def pipeline(self) -> StableDiffusionPipeline:
         """The model as diffusers serves it, by DDIM: for the same noise its latents are those of `audit.generate`."""
         pipeline = StableDiffusionPipeline(

@@ -15,8 +15,6 @@ def initial_latent(seed: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
-def initial_latents(
-    seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """The initial latents of several seeds: [S, C, H, W], drawn in float32, then moved and cast."""
-    return torch.stack([initial_latent(seed, shape) for seed in seeds]).to(device, dtype)
+def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """The initial latents of several seeds: [S, C, H, W], float32, drawn on the CPU and moved to the device."""
+    return torch.stack([initial_latent(seed, shape) for seed in seeds]).to(device)

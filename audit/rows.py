@@ -20,6 +20,7 @@ from audit.memory import in_batches
 from audit.model import Model
 from audit.noise import initial_latents
 from audit.png import map_png
+from audit.precision import name_of, overflow_hint
 
 T = TypeVar("T")
 
@@ -64,8 +65,8 @@ class Rows:
 
     @cached_property
     def noise_SCHW(self) -> Tensor:
-        """The initial latents of the seeds: [S, C, H, W], on the model's device and in its dtype."""
-        return initial_latents(self.seeds, self.model.latent_shape, self.model.device, self.model.dtype)
+        """The initial latents of the seeds: [S, C, H, W], float32, on the model's device."""
+        return initial_latents(self.seeds, self.model.latent_shape, self.model.device)
 
     @cached_property
     def empty_1KD(self) -> Tensor:
@@ -140,14 +141,14 @@ class Rows:
 
     def _why(self, broken: dict[str, npt.NDArray[np.bool_]], row: int) -> str:
         names = ", ".join(name for name, bad_R in broken.items() if bad_R[row])
-        return f"not finite: {self.broken_at[row]}" if row in self.broken_at else f"not finite: {names}"
+        return f"not finite: {self.broken_at.get(row, names)}{overflow_hint(self.model.dtype)}"
 
     def context(self, detectors: Sequence[Any]) -> dict[str, Any]:
         """What the columns of these detectors depend on, as JSON can hold it."""
         model = self.model
         return {
             "weights": {name: sha256 for name, sha256 in model.weights_sha256.items() if name != "vae"},
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": name_of(model.dtype),
             "seeds": self.seeds,
             "scheduler": dict(model.scheduler_config),
             "latent_shape": list(model.latent_shape),

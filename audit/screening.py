@@ -136,11 +136,10 @@ def run_forward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The UNet's output, if the forward is a full one, and the attention of its layers, if any are recorded."""
     if not forward.layers:
-        output: Tensor = model.unet(latents_BCHW, forward.timestep, encoder_hidden_states=hidden_BKD).sample
-        return output, None
+        return model.predict(latents_BCHW, forward.timestep, hidden_BKD), None
     with AttentionProbe(model.layers[: forward.layers], stop=not forward.full) as probe:
         try:
-            output = model.unet(latents_BCHW, forward.timestep, encoder_hidden_states=hidden_BKD).sample
+            output_BCHW = model.predict(latents_BCHW, forward.timestep, hidden_BKD)
         except LayersSeen:
             return None, probe.take()
-        return output, probe.take()
+        return output_BCHW, probe.take()

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from audit.precision import DtypeName
 from audit.statistics import nulls_needed
 
 
@@ -209,6 +210,11 @@ class Engine(_Section):
     )
     cpus_per_worker: int = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0, description="Whole GPUs, or a fraction of one; 0 runs on the CPU.")
+    dtype: DtypeName = Field(
+        default="auto",
+        description="What the model runs in: float32, bfloat16 or float16. auto: bfloat16 on a GPU that has it, "
+        "float16 on an older one, float32 on the CPU. Scores and latents are float32 in any case.",
+    )
     shard_rows: int = Field(default=1024, gt=0, description="Captions or images a shard: the unit of work and retry.")
     retries: int = Field(default=2, ge=0, description="How often a shard that fails is tried again before it is split.")
     shard_seconds: float | None = Field(

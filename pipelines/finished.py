@@ -14,7 +14,10 @@ from pipelines.settings import absolute
 
 
 def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
-    """The run at a path or URI. Raises AuditError if there is none, or if it is not finished or of another version."""
+    """Open the run at a path or URI: its tables, its manifest and its configuration, with the dtype that it ran in.
+
+    Raises AuditError if there is none, or if it is not finished or of another version.
+    """
     ledger, data = Ledger(absolute(uri, Path.cwd())), read(uri)
     if data.get("kind") == "index":
         raise AuditError("this is an index, no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
@@ -25,4 +28,6 @@ def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
     except ValidationError as error:
         what = f"its configuration is not of this version: {error.errors()[0]['msg']}"
         raise AuditError(what, where=f"{ledger.uri}/{NAME}") from error
-    return ledger, Manifest.open(ledger, config, data["config"]), config
+    manifest = Manifest.open(ledger, config, data["config"])
+    engine = config.engine.model_copy(update={"dtype": data["dtype"] or config.engine.dtype})
+    return ledger, manifest, config.model_copy(update={"engine": engine})

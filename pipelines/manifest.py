@@ -112,8 +112,10 @@ class Manifest:
                 item |= {"rows": sum(rows for rows, *_ in slices) if slices else None, "slices": slices}
 
     def model(self, name: str, sha256: Mapping[str, str]) -> None:
-        """Records the weights of a model; raises AuditError if they were others when the run began."""
+        """Records the weights and the dtype of a model; raises AuditError if they differ from when the run began."""
         known = self.data["models"].setdefault(name, dict(sha256))
+        if name == "model":
+            self.data["dtype"] = sha256["dtype"]
         for part, digest in sha256.items():
             if known.get(part) != digest:
                 raise AuditError(
@@ -203,7 +205,7 @@ def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) 
             "sample": config.select.seed,
             "captions": config.captions.seed,
         },
-        "dtype": "float32",
+        "dtype": None,  # known once a worker has loaded the model
         "device": "cuda" if config.engine.gpus_per_worker else "cpu",
         "threads": config.engine.cpus_per_worker,
         "calibration": {},

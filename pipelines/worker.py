@@ -38,14 +38,14 @@ class Worker:
 
     def prepare(self, *needs: str) -> dict[str, dict[str, str]]:
         """Loads "model", "reference_model" or embedders by name; returns the sha256 of their weights, by name
-        (and how an embedder prepares its images)."""
+        (and the dtype of a model, and how an embedder prepares its images)."""
         return {name: dict(self._loaded(name)) for name in needs}
 
     def _loaded(self, name: str) -> Mapping[str, str]:
         if name == "reference_model":
             assert self.reference is not None
-            return self.reference.weights_sha256
-        return self.model.weights_sha256 if name == "model" else self.embedder(name).fingerprint
+            return fingerprint(self.reference)
+        return fingerprint(self.model) if name == "model" else self.embedder(name).fingerprint
 
     def context(self) -> bytes:
         """What the columns of `screen` depend on, as the metadata of its schema."""
@@ -91,12 +91,12 @@ class Worker:
 
     def _load(self, path: str, lora: str | None = None) -> Model:
         self._one_torch()
-        import torch
-
         import audit
+        from audit.precision import resolve_dtype
 
         lora = None if lora is None else fetched(lora)
-        return audit.load_model(fetched(path), device=self.device, dtype=torch.float32, lora=lora)
+        dtype = resolve_dtype(self.config.engine.dtype, self.device)
+        return audit.load_model(fetched(path), device=self.device, dtype=dtype, lora=lora)
 
     def embedder(self, name: str) -> Embedder:
         if name not in self._embedders:
@@ -111,4 +111,14 @@ class Worker:
     def _one_torch(self) -> None:
         import torch
 
+        from audit.precision import use_exact_float32
+
         torch.set_num_threads(self.config.engine.cpus_per_worker)
+        use_exact_float32()
+
+
+def fingerprint(model: Model) -> dict[str, str]:
+    """Return what must be equal in all workers and in a resumed run: the sha256 of the weights, and the dtype."""
+    from audit.precision import name_of
+
+    return {**model.weights_sha256, "dtype": name_of(model.dtype)}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Verbose
+from pipelines.commands.options import Device, Dtype, Verbose
 
 BAND = 64  # null captions that are run for the band: each costs a generation
 
@@ -30,7 +30,8 @@ def explain(
     seed: Annotated[int, typer.Option(min=0, help="Of the run.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Of the run.")] = 50,
     guidance_scale: Annotated[float, typer.Option(help="Of the run.")] = 7.5,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("explanation.html"),
     verbose: Verbose = False,
 ) -> None:
@@ -40,6 +41,7 @@ def explain(
     """
     import audit
     from audit.explanation import explain as look
+    from audit.precision import resolve_dtype
     from pipelines.reading.fetched import fetched
     from pipelines.reading.nulls import read_null_captions, spread
     from reports.explanation import render
@@ -48,7 +50,8 @@ def explain(
     if null and not unseen:
         raise audit.UsageError("there are no null captions", where=null, do="Give one caption a line.")
     known = None if calibration is None else audit.load_calibration(calibration)
-    explained = look(audit.load_model(fetched(model), device), caption, seed, steps, guidance_scale, known, unseen)
+    loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device))
+    explained = look(loaded, caption, seed, steps, guidance_scale, known, unseen)
     try:
         out.write_text(render(explained), encoding="utf-8")
     except OSError as error:

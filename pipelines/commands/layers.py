@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Verbose
+from pipelines.commands.options import Device, Dtype, Verbose
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,8 @@ def layers(
         str | None, typer.Option(metavar="FILE", help="Captions never trained on, one a line (of a run: its own).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table as Parquet, BOS attention too.")
     ] = None,
@@ -41,6 +42,7 @@ def layers(
     """
     import audit
     from audit.layers import layers as look
+    from audit.precision import resolve_dtype
     from pipelines.reading.fetched import fetched
     from pipelines.reading.nulls import read_null_captions, spread
 
@@ -53,7 +55,8 @@ def layers(
         model, own, unseen = source, *(read_null_captions(file, "caption") for file in (captions, null))
     own, unseen = spread(own, MOST), spread(unseen, MOST)
     lora = None if lora is None else fetched(lora)
-    table = look(audit.load_model(fetched(model), device, lora=lora), own, unseen, seed)
+    loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device), lora=lora)
+    table = look(loaded, own, unseen, seed)
     if out is not None:
         import pyarrow.parquet as pq
 

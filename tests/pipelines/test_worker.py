@@ -1,30 +1,39 @@
-"""What a worker looks at before it works."""
+"""What a worker loads, and what it says of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+import torch
 
-from audit.errors import UsageError
-from pipelines.context import Step
-from pipelines.ledger import Ledger, Shard, Tables
+from audit.errors import AuditError
+from pipelines.ledger import Ledger
+from pipelines.manifest import Manifest
 from pipelines.settings import load_config
 from pipelines.worker import Worker
-from tests.pipelines.toy import write_config
 
 
-def one_row(worker: Worker, shard: Shard) -> Tables:
-    return {"found": pa.table({"row": [shard.start]})}
+@pytest.fixture
+def configuration(make_dataset: Callable[[Path], Path], tmp_path: Path) -> Path:
+    return make_dataset(tmp_path)
 
 
-def test_a_machine_that_does_not_share_the_run_writes_none_of_its_own(tmp_path: Path) -> None:
-    config, _ = load_config(write_config(tmp_path))
-    ledger = Ledger(config.out)
-    step, shard = Step("find", "found", "rows", ledger, one_row), Shard("00000", None, 0, 1)
-    with pytest.raises(UsageError, match=r"(?s)run: the machine \S+ sees nothing there.*all machines share"):
-        Worker(config).run(step, shard)
-    assert not Path(config.out).exists()
-    ledger.write_bytes("manifest.json", b"{}")
-    assert Worker(config).run(step, shard) == {"found": 1}
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_it_runs_the_model_in_the_dtype_of_the_configuration(configuration: Path, dtype: str) -> None:
+    config, _ = load_config(configuration, [f"engine.dtype={dtype}"])
+    worker = Worker(config)
+    assert worker.prepare("model")["model"]["dtype"] == dtype
+    assert worker.model.unet.dtype == worker.model.text_encoder.dtype == getattr(torch, dtype)
+
+
+def test_the_manifest_records_the_dtype_and_refuses_another_one(configuration: Path) -> None:
+    """`auto` may mean another dtype on the machine that resumes a run."""
+    config, given = load_config(configuration)
+    manifest = Manifest.open(Ledger(config.out), config, given)
+    loaded = Worker(config).prepare("model")["model"]
+    manifest.model("model", loaded)
+    assert manifest.data["dtype"] == "float32"
+    with pytest.raises(AuditError, match="model: dtype has changed since this run began"):
+        manifest.model("model", loaded | {"dtype": "bfloat16"})

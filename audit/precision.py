@@ -1,0 +1,61 @@
+"""The number format that a model runs in, and what stays in float32.
+
+Weights and activations of the text encoder, the UNet and the VAE are in the model's dtype. The initial noise, the
+latents between steps, the scheduler, predicted noise and every score are in float32 or better, whatever the dtype.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from audit.errors import UsageError
+
+if TYPE_CHECKING:  # the configuration names these dtypes, and is read without torch
+    import torch
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def resolve_dtype(name: str, device: str | torch.device) -> torch.dtype:
+    """Turn the name of a dtype into the dtype to run in on a device.
+
+    Args:
+        name: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU that computes in it (NVIDIA: Ampere and
+            newer), float16 on an older GPU, float32 on the CPU.
+        device: The device that the model will run on.
+
+    Raises:
+        UsageError: If there is no such name.
+    """
+    import torch
+
+    names = get_args(DtypeName)
+    if name not in names:
+        raise UsageError(f"dtype is {name!r}", do=f"Give one of: {', '.join(names)}.")
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.float16 if kind == "mps" else torch.float32
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Name a dtype as `engine.dtype` does: "float32", "bfloat16" or "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def use_exact_float32() -> None:
+    """Make float32 mean float32 on a GPU: by default cuDNN computes convolutions with 10 bits of mantissa (TF32)."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def overflow_hint(dtype: torch.dtype) -> str:
+    """Say what to do about a value that is not finite, where the dtype may be the cause; else an empty string."""
+    if name_of(dtype) != "float16":
+        return ""
+    return "; float16 ends at 65,504: set engine.dtype to bfloat16 or float32"
