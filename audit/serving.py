@@ -83,7 +83,7 @@ def serve(
         began = time.perf_counter()
         latents_BCHW: Tensor = pipeline(
             [rows.captions[caption] for caption in caption_B],
-            latents=rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)],
+            latents=rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)].to(model.dtype),
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             output_type="latent",

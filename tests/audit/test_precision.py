@@ -12,6 +12,7 @@ import torch
 import audit
 from audit.errors import AuditError, UsageError
 from audit.precision import resolve_dtype
+from audit.serving import serve
 
 CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
@@ -57,6 +58,12 @@ def test_latents_stay_in_float32_between_steps(data: Path, dtype: torch.dtype) -
 def test_images_are_decoded_in_half_precision(data: Path, dtype: torch.dtype) -> None:
     table = audit.generate(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:1], steps=1)
     assert table["status"].to_pylist() == ["ok"] and table["image"][0].as_py().startswith(b"\x89PNG")
+
+
+@HALVES
+def test_a_pipeline_serves_in_half_precision(data: Path, dtype: torch.dtype) -> None:
+    table = serve(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:1], steps=1)
+    assert table["image"].null_count == 0
 
 
 def test_what_overflows_float16_is_an_error_that_names_the_remedy(data: Path) -> None:

@@ -1,0 +1,151 @@
+"""What half precision gains in time, and what it costs in accuracy.
+
+Speed: the architecture of Stable Diffusion 1.5 at full size with random weights, screened and generated in each dtype,
+as ratios of paired runs. Accuracy: the bundled model, which really memorizes, screened and generated in each dtype.
+
+python -m benchmarks.dtypes [--device cuda] [--captions 64] [--no-speed]
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import typer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import audit
+from audit.model import assembled
+from audit.pictures import decode
+from audit.precision import name_of, use_exact_float32
+from audit.rates import tpr_at
+from benchmarks.paired import ratio
+from pipelines.demo.demo import bundle
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+PAIRS = 5
+STEPS = 10
+SAME_PIXELS = 8  # levels of 255, root mean square
+
+
+def main(
+    device: str = "cpu",
+    captions: Annotated[int, typer.Option(help="Per call at full size, which is also the batch size.")] = 64,
+    speed: Annotated[bool, typer.Option(help="Measure the time at full size.")] = True,
+) -> None:
+    """Print both tables."""
+    use_exact_float32()
+    if speed:
+        measure_speed(device, captions)
+    measure_accuracy(device)
+
+
+def measure_speed(device: str, captions: int) -> None:
+    """Print the time of each dtype over float32's, the rate in captions per second, and the peak of memory."""
+    texts = [f"a picture of the thing number {number}" for number in range(captions)]
+    models = {dtype: full_size(device, dtype) for dtype in DTYPES}
+    tasks = {
+        "screen (profile)": lambda model: audit.screen(model, texts, batch_size=captions),
+        f"generate ({STEPS} steps)": lambda model: audit.generate(model, texts[:16], steps=STEPS, batch_size=16),
+    }
+    for title, task in tasks.items():
+        rows = captions if title.startswith("screen") else 16
+        for dtype in DTYPES:
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            task(models[dtype])
+            seconds = _seconds(partial(task, models[dtype]), device)
+            peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""
+            print(f"{title}, {name_of(dtype)}: {rows / seconds:.2f} captions/s{peak}", flush=True)
+        for dtype in DTYPES[1:]:
+            found = ratio(partial(task, models[torch.float32]), partial(task, models[dtype]), device, PAIRS)
+            print(f"{title}, time of {name_of(dtype)} over float32: {found}", flush=True)
+
+
+def full_size(device: str, dtype: torch.dtype) -> audit.Model:
+    """Build Stable Diffusion 1.5 with random weights, and the tokenizer of the bundled model."""
+    torch.manual_seed(0)
+    tokenizer = audit.load_model(bundle() / "model").tokenizer
+    with torch.device(device):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        text = CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+        parts = {"unet": unet, "text_encoder": CLIPTextModel(text), "vae": vae, "tokenizer": tokenizer}
+    for module in (unet, parts["text_encoder"], vae):
+        module.to(dtype)
+    scheduler = audit.load_model(bundle() / "model").scheduler_config
+    hashes = dict.fromkeys(("unet", "text_encoder", "vae", "tokenizer"), "random")
+    return assembled(parts | {"scheduler_config": scheduler}, hashes, device, dtype)
+
+
+def measure_accuracy(device: str) -> None:
+    """Print, for each dtype, how well the bundled model's memorized captions are told apart, and what changes."""
+    labels = pq.read_table(bundle() / "labels.parquet").to_pydict()
+    pairs = list(zip(labels["caption"], labels["label"], strict=True))
+    planted, unseen = ([text for text, label in pairs if label == wanted] for wanted in ("verbatim", "none"))
+    controls = (bundle() / "calibration.txt").read_text(encoding="utf-8").splitlines()
+    reference = audit.load_model(bundle() / "model")
+    exact = audit.screen(reference, planted)
+    pictures = audit.generate(reference, planted[:32], steps=20, guidance_scale=4.0)["image"].to_pylist()
+    for dtype in DTYPES:
+        model = audit.load_model(bundle() / "model", device=device, dtype=dtype)
+        calibration = audit.calibrate(audit.screen(model, controls))
+        found = audit.screen(model, planted)
+        positive, negative = (_scores(calibration.score(table)) for table in (found, audit.screen(model, unseen)))
+        print(f"{name_of(dtype)} on {device}, beside float32 on the CPU:")
+        print(f"  profile: TPR {tpr_at(0.01, positive, negative):.3f} at 1 % FPR ({len(positive)}, {len(negative)})")
+        for column in ("noise_response", "layer_bos", "layer_entropy"):
+            print(f"  {column}: {_difference(found, exact, column)}")
+        alone = audit.screen(model, planted, batch_size=1)
+        print(f"  noise_response, batch 1 beside {len(planted)}: {_difference(alone, found, 'noise_response')}")
+        made = audit.generate(model, planted[:32], steps=20, guidance_scale=4.0)["image"].to_pylist()
+        rms = np.array([_rms(one, other) for one, other in zip(made, pictures, strict=True)])
+        print(
+            f"  images: median RMS {np.median(rms):.2f} of 255, {(rms > SAME_PIXELS).sum()} of {len(rms)} beyond "
+            f"{SAME_PIXELS}",
+            flush=True,
+        )
+
+
+def _scores(table: pa.Table) -> Any:
+    return table["score"].to_numpy()
+
+
+def _difference(one: pa.Table, other: pa.Table, column: str) -> str:
+    a, b = (np.array(table[column].to_pylist(), dtype=float) for table in (one, other))
+    return f"median difference {np.median(np.abs(a - b)):.2e}, largest {np.abs(a - b).max():.2e}"
+
+
+def _rms(one: bytes, other: bytes) -> float:
+    a, b = (np.asarray(decode(image), dtype=float) for image in (one, other))
+    return float(np.sqrt(((a - b) ** 2).mean()))
+
+
+def _seconds(run: Any, device: str) -> float:
+    _synchronize(device)
+    began = time.perf_counter()
+    run()
+    _synchronize(device)
+    return time.perf_counter() - began
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    typer.run(main)
