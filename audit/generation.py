@@ -111,12 +111,10 @@ def denoise(
         probe = end_probe = None
         if any(follower.needs_attention for follower in followers):
             probe = probes.enter_context(AttentionProbe(model.layers, conditional))
-        if any(follower.needs_end for follower in followers):
-            layers = finest_down_layers(model.unet)
-            end_probe = probes.enter_context(MapProbe(layers, batch.prompt_tokens_B - 1, conditional))
         for step, timestep in enumerate(scheduler.timesteps[:until].tolist()):
-            if end_probe:
-                end_probe.active = step == last
+            if step == last and any(follower.needs_end for follower in followers):
+                layers = finest_down_layers(model.unet)
+                end_probe = probes.enter_context(MapProbe(layers, batch.prompt_tokens_B - 1, conditional))
             input_BCHW = torch.cat([latents_BCHW] * 2) if both else latents_BCHW
             output_BCHW = model.predict(input_BCHW, timestep, hidden_BKD)
             conditional_BCHW = output_BCHW[-size:]
@@ -126,7 +124,7 @@ def denoise(
                 response_BCHW = eps_BCHW[size:] - eps_BCHW[:size]
                 response_BCHW = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
             attn_BLK = probe.take() if probe else None
-            end_BQ = end_probe.take() if end_probe and step == last else None
+            end_BQ = end_probe.take() if end_probe else None
             for follower in followers:
                 follower.observe(step, Step(attn_BLK, response_BCHW, end_BQ))
             noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW

@@ -142,4 +142,4 @@ def run_forward(
             output_BCHW = model.predict(latents_BCHW, forward.timestep, hidden_BKD)
         except LayersSeen:
             return None, probe.take()
-        return output_BCHW, probe.take()
+        return (output_BCHW if forward.full else None), probe.take()

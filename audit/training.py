@@ -15,6 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from audit.attention import AttentionProbe, cross_attention_layers
+from audit.calls import unwatch_calls, watch_calls
 from audit.errors import AuditError, UsageError
 from audit.silencing import REMEMBERED, TENTHS, EntropyQuantile, FixedEntropy, NullDistance
 
@@ -49,7 +50,7 @@ class Forward:
 class TrainingGuard:
     """Silences the samples of a training step whose attention is spread as that of memorized captions is.
 
-        guard = audit.TrainingGuard(unet, max_quantile=0.99)    # before torch.compile and DistributedDataParallel
+        guard = audit.TrainingGuard(unet, max_quantile=0.99)    # before torch.compile(unet) and DistributedDataParallel
         ...
         prediction = unet(noisy, timesteps, hidden).sample      # the forward that training runs anyway
         loss = (guard.weights(ids) * (prediction - target).square().mean((1, 2, 3))).mean()
@@ -66,7 +67,8 @@ class TrainingGuard:
     log: a folder for Parquet parts, one row a step: how many samples it saw and silenced, and of the silenced ones
     the ids, timesteps and scores (entropies or distances). It is written, and `seen` and `silenced` are counted up,
     every 1,000 steps and by `close()`: until then nothing waits for the device, but what `null` needs every 50 steps.
-    Forwards in eval mode are not looked at.
+    Forwards in eval mode are not looked at. The UNet may be compiled in place (`unet.compile()`), and adapters added,
+    before or after. A forward raises AuditError if a cross-attention layer does not attend exactly once.
     Raises UsageError for bad limits, AuditError for a model that is no UNet2DConditionModel.
     """
 
@@ -103,14 +105,9 @@ class TrainingGuard:
         self._pending: list[tuple[Tensor, Tensor, Tensor, list[str] | None]] = []
         self._steps = self._written = 0
         self._last: Forward | None = None
-        stride = 1 if null is None else NULL_STRIDE
-        self._probe = AttentionProbe(cross_attention_layers(unet), stride=stride)
-        self._probe.active = False
-        self._probe.__enter__()
-        self._handles = [
-            unet.register_forward_pre_hook(self._before),
-            unet.register_forward_hook(self._after, with_kwargs=True),
-        ]
+        self._stride = 1 if null is None else NULL_STRIDE
+        self._probe: AttentionProbe | None = None  # of the forward that is running
+        watch_calls(unet, self)
 
     @torch.no_grad()
     def weights(self, ids: Sequence[str | int] | None = None) -> Tensor:
@@ -120,7 +117,8 @@ class TrainingGuard:
         """
         forward, self._last = self._last, None
         if forward is None:
-            raise UsageError("no forward to weigh", do="Run the UNet in train mode, then ask for the weights, once.")
+            do = "Run the UNet in train mode, then ask for the weights, once. Make the guard before torch.compile(unet)."
+            raise UsageError("no forward to weigh", do=do)
         size = len(forward.attn_BLK)
         if ids is not None and len(ids) != size:
             raise UsageError(f"{len(ids)} ids for {size} samples", do="Give one id a sample.")
@@ -184,21 +182,29 @@ class TrainingGuard:
     def close(self) -> None:
         """Write what is left of the log and let go of the UNet."""
         self._flush()
-        self._probe.__exit__()
-        for handle in self._handles:
-            handle.remove()
+        unwatch_calls(self._unet, self)
 
-    def _before(self, unet: nn.Module, _inputs: Any) -> None:
-        # Gradient checkpointing runs layers again during backward, when nobody must look.
-        self._probe.active = unet.training
-        self._probe.forget()
+    def before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Called before each forward of the UNet (`audit.calls`): watch its layers as they are now.
+
+        Layers are left alone between forwards: gradient checkpointing runs them again during backward.
+        """
+        if unet.training:
+            assert isinstance(unet, UNet2DConditionModel)
+            self._probe = AttentionProbe(cross_attention_layers(unet), stride=self._stride)
+            self._probe.__enter__()
+        return args, kwargs
 
     @torch.no_grad()
-    def _after(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
-        self._probe.active = False
-        if not unet.training:
+    def after(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
+        """Called after each forward of the UNet (`audit.calls`): keep what it attended to."""
+        probe, self._probe = self._probe, None
+        if probe is None:
             return
-        attn_BLK = self._probe.take()
+        probe.__exit__()
+        if failed:
+            return
+        attn_BLK = probe.take()
         timestep = kwargs["timestep"] if len(args) < 2 else args[1]
         timestep_B = torch.as_tensor(timestep, device=attn_BLK.device).flatten().expand(len(attn_BLK))
         kind = attn_BLK.device.type

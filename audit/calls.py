@@ -1,0 +1,79 @@
+"""Looking at every call of an object from outside: before it begins and after it ended, however it is compiled.
+
+The object is given a subclass of its class with another `__call__`, as `torch.nn.utils.parametrize` does. Hooks of
+modules would not do: a graph that `torch.compile` has made already does not run the ones that are added later.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import torch
+
+_ATTRIBUTE = "_audit_watchers"
+
+
+class CallWatcher(Protocol):
+    """What happens around the calls of an object."""
+
+    def before(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the arguments to call with."""
+
+    def after(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
+        """Called however the call ended, unless `before` raised."""
+
+
+def watch_calls(target: Any, watcher: CallWatcher) -> None:
+    """Have `watcher` told of every call of `target`, until `unwatch_calls`."""
+    if _ATTRIBUTE not in vars(target):
+        target.__class__ = _watched(type(target))
+        vars(target)[_ATTRIBUTE] = ()
+    vars(target)[_ATTRIBUTE] += (watcher,)
+
+
+def unwatch_calls(target: Any, watcher: CallWatcher) -> None:
+    """Undo `watch_calls`."""
+    vars(target)[_ATTRIBUTE] = tuple(other for other in watchers_of(target) if other is not watcher)
+    if not vars(target)[_ATTRIBUTE]:
+        del vars(target)[_ATTRIBUTE]
+        target.__class__ = type(target).__mro__[1]
+
+
+def watchers_of(target: Any) -> tuple[CallWatcher, ...]:
+    """Return who watches the calls of `target`."""
+    found: tuple[CallWatcher, ...] = vars(target).get(_ATTRIBUTE, ())
+    return found
+
+
+@functools.cache
+def _watched(base: type) -> type:
+    # Where torch.compile is around it, dynamo skips this function, and compiles what the base's `__call__` runs.
+    @torch.compiler.disable(recursive=False)
+    @functools.wraps(base.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watchers = watchers_of(self)
+        begun, failed = [], True
+        try:
+            for watcher in watchers:
+                args, kwargs = _before(watcher, self, args, kwargs)
+                begun.append(watcher)
+            output = base.__call__(self, *args, **kwargs)
+            failed = False
+        finally:
+            for watcher in reversed(begun):
+                _after(watcher, self, args, kwargs, failed)
+        return output
+
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (base,), names | {"__call__": call})
+
+
+@torch.compiler.disable
+def _before(watcher: CallWatcher, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    return watcher.before(target, args, kwargs)
+
+
+@torch.compiler.disable
+def _after(watcher: CallWatcher, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
+    watcher.after(target, args, kwargs, failed)

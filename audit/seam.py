@@ -1,0 +1,179 @@
+"""The seam: where attention is seen, and may be changed, whatever the processor and however the model is compiled.
+
+A watched layer runs as always. While it runs, a `TorchFunctionMode` sees its call of `scaled_dot_product_attention`
+with the queries and keys in force: after adapters (LoRA), fused projections and norms. Processors without that call
+(sliced attention, xFormers) split their heads by `Attention.head_to_batch_dim`, which is seen instead.
+
+A layer is watched by giving it a subclass of its class, as `torch.nn.utils.parametrize` does. Dynamo guards on the
+class of a module, not on its hooks: so a warm `torch.compile` sees the seam, and forgets it when it is gone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from audit.errors import AuditError
+
+# Shapes: B rows, H heads, Q image queries, K text positions, D width of a head.
+
+_ATTRIBUTE = "_audit_seams"
+
+
+class Slot:
+    """What one layer has shown in the current forward: how often it attended, and what was read of it."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.value: Tensor | None = None
+
+
+class Seam:
+    """Sees the attention of the given layers while it is entered.
+
+    A subclass says in `attend` what it does with one attention. Each layer must attend once a forward: `check` raises
+    AuditError otherwise, because a processor or a patch then hides layers or attends more than once.
+    """
+
+    def __init__(self, layers: Sequence[Attention]) -> None:
+        self._layers = list(layers)
+        self._slots = [Slot() for _ in self._layers]
+
+    def __enter__(self) -> Self:
+        for layer, slot in zip(self._layers, self._slots, strict=True):
+            _attach(layer, self, slot)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for layer in self._layers:
+            _detach(layer, self)
+
+    def attend(self, slot: Slot, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Look at one attention before it is computed, and return the keys that it shall use.
+
+        Args:
+            slot: what the layer keeps; `slot.value` is for the subclass.
+            query_BHQD: the queries.
+            key_BHKD: the keys.
+            mask: boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
+            scale: the factor of the logits.
+        """
+        raise NotImplementedError
+
+    def check(self) -> list[Tensor | None]:
+        """Return what was read of each layer in the forward just run, in the order of the layers, and forget it.
+
+        Raises:
+            AuditError: a layer was not seen, or was seen more than once.
+        """
+        times, values = [slot.times for slot in self._slots], [slot.value for slot in self._slots]
+        for slot in self._slots:
+            slot.times, slot.value = 0, None
+        odd = [at for at, count in enumerate(times) if count != 1]
+        if odd:
+            processor = type(self._layers[odd[0]].processor).__name__
+            what = f"of {len(times)} cross-attention layers, {len(odd)} did not attend exactly once in this forward"
+            where = f"layer {odd[0]}, with {processor}, attended {times[odd[0]]} times"
+            do = "Take out what replaces attention: unet.set_default_attn_processor(), pipeline.unload_ip_adapter()."
+            raise AuditError(what, where=where, do=do, kind="unsupported_model")
+        return values
+
+
+class _Run:
+    """One run of one watched layer."""
+
+    def __init__(self, layer: Attention, seams: tuple[tuple[Seam, Slot], ...], mask: Tensor | None) -> None:
+        self._layer, self._seams, self._mask = layer, seams, mask
+        self._query_NQD: Tensor | None = None
+        self._parts = 0
+
+    def key(self, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+        """The keys to attend to, once every seam has seen them."""
+        scale = query_BHQD.shape[-1] ** -0.5 if scale is None else scale
+        for seam, slot in self._seams:
+            slot.times += 1
+            key_BHKD = seam.attend(slot, query_BHQD, key_BHKD, mask, scale)
+        return key_BHKD
+
+    def split(self, part_NTD: Tensor) -> Tensor:
+        """The same for processors that split query, key and value, in this order, to [B x H, positions, D]."""
+        self._parts += 1
+        if self._parts % 3 == 1:
+            self._query_NQD = part_NTD
+        if self._parts % 3 != 2 or self._query_NQD is None:
+            return part_NTD
+        heads = self._layer.heads
+        mask_B11K = None if self._mask is None else self._mask[:, None]
+        query_BHQD, key_BHKD = self._query_NQD.unflatten(0, (-1, heads)), part_NTD.unflatten(0, (-1, heads))
+        return self.key(query_BHQD, key_BHKD, mask_B11K, self._layer.scale).flatten(0, 1)
+
+
+class _Tap(TorchFunctionMode):
+    """Leads every `scaled_dot_product_attention` of a run past the seams."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is scaled_dot_product_attention:
+            return _attend(self.run, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(
+    run: _Run,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    key = run.key(query, key, attn_mask, scale)
+    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+
+
+@functools.cache
+def _watched(base: type[Attention]) -> type[Attention]:
+    class Watched(base):  # type: ignore[misc, valid-type]
+        """Its base, with a seam."""
+
+        def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            mask = kwargs.get("attention_mask") if len(args) < 2 else args[1]
+            run = _Run(self, self._audit_seams, mask)
+            self._audit_run = run
+            with _Tap(run):
+                output = super().__call__(hidden_states, *args, **kwargs)
+            self._audit_run = None
+            return output
+
+        def head_to_batch_dim(self, tensor: Tensor, out_dim: int = 3) -> Tensor:
+            return self._audit_run.split(super().head_to_batch_dim(tensor, out_dim))
+
+    Watched.__name__, Watched.__qualname__, Watched.__module__ = base.__name__, base.__qualname__, base.__module__
+    return Watched
+
+
+def _attach(layer: Attention, seam: Seam, slot: Slot) -> None:
+    if _ATTRIBUTE not in vars(layer):
+        layer.__class__ = _watched(type(layer))
+        vars(layer)[_ATTRIBUTE] = ()
+    vars(layer)[_ATTRIBUTE] += ((seam, slot),)
+
+
+def _detach(layer: Attention, seam: Seam) -> None:
+    vars(layer)[_ATTRIBUTE] = tuple(pair for pair in vars(layer)[_ATTRIBUTE] if pair[0] is not seam)
+    if not vars(layer)[_ATTRIBUTE]:
+        del vars(layer)[_ATTRIBUTE]
+        vars(layer).pop("_audit_run", None)
+        layer.__class__ = type(layer).__mro__[1]
