@@ -124,9 +124,7 @@ class MapProbe(Seam):
         return key_BHKD
 
 
-def _of(
-    rows: slice, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _of(rows: slice, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The given rows of a batch; a mask of one row holds for all."""
     own = mask if mask is None or len(mask) == 1 else mask[rows]
     return query_BHQD[rows], key_BHKD[rows], own

@@ -140,7 +140,9 @@ def _attend(
     enable_gqa: bool = False,
 ) -> Tensor:
     key = run.key(query, key, attn_mask, scale)
-    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
 
 
 @functools.cache

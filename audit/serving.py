@@ -15,8 +15,9 @@ from torch import Tensor
 
 from audit.errors import UsageError
 from audit.generation import produce
-from audit.mitigation import Keep, check_setting, mitigated
+from audit.mitigation import check_setting, mitigated
 from audit.model import Model
+from audit.prompts import Keep
 from audit.rows import Rows
 
 # Shapes: B images of a batch, S seeds, C, H and W of the latent.

@@ -117,7 +117,7 @@ class TrainingGuard:
         """
         forward, self._last = self._last, None
         if forward is None:
-            do = "Run the UNet in train mode, then ask for the weights, once. Make the guard before torch.compile(unet)."
+            do = "Run the UNet in train mode, then ask for the weights, once. Make the guard before torch.compile."
             raise UsageError("no forward to weigh", do=do)
         size = len(forward.attn_BLK)
         if ids is not None and len(ids) != size:

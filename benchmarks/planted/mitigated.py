@@ -30,8 +30,8 @@ from torch import Tensor
 import audit
 from audit.attention import cross_attention_layers
 from audit.embedding import load_embedder
-from audit.mitigation import Keep
 from audit.noise import initial_latent
+from audit.prompts import Keep
 from audit.statistics import clopper_pearson
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.augment import Augment, insert_tokens, shuffle_tokens
