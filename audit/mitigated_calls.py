@@ -275,6 +275,6 @@ def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
     for name, processor in unet.attn_processors.items():
         if type(processor).__name__ not in PROCESSORS:
             what = f"the attention processor {type(processor).__name__} cannot be mitigated"
-            do = f"Take it out (unload_ip_adapter, set_default_attn_processor). Supported: {', '.join(PROCESSORS)}."
+            do = f"Take it out (unload_ip_adapter, set_attn_processor). Supported: {', '.join(PROCESSORS)}."
             raise AuditError(what, where=name, do=do, kind="unsupported_model")
     return unet

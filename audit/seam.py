@@ -24,7 +24,7 @@ from audit.errors import AuditError
 
 # Shapes: B rows, H heads, Q image queries, K text positions, D width of a head.
 
-_ATTRIBUTE = "_audit_seams"
+_ATTRIBUTE = "_audit_run"
 
 
 class Slot:
@@ -81,23 +81,29 @@ class Seam:
             processor = type(self._layers[odd[0]].processor).__name__
             what = f"of {len(times)} cross-attention layers, {len(odd)} did not attend exactly once in this forward"
             where = f"layer {odd[0]}, with {processor}, attended {times[odd[0]]} times"
-            do = "Take out what replaces attention: unet.set_default_attn_processor(), pipeline.unload_ip_adapter()."
+            do = "Take out what replaces attention: unet.set_attn_processor(AttnProcessor2_0()), unload_ip_adapter()."
             raise AuditError(what, where=where, do=do, kind="unsupported_model")
         return values
 
 
 class _Run:
-    """One run of one watched layer."""
+    """What watches one layer, and what is known of the run that goes on."""
 
-    def __init__(self, layer: Attention, seams: tuple[tuple[Seam, Slot], ...], mask: Tensor | None) -> None:
-        self._layer, self._seams, self._mask = layer, seams, mask
+    def __init__(self, layer: Attention) -> None:
+        self.seams: tuple[tuple[Seam, Slot], ...] = ()
+        self._heads, self._scale = layer.heads, layer.scale
+        self._mask: Tensor | None = None
         self._query_NQD: Tensor | None = None
         self._parts = 0
+
+    def begin(self, mask: Tensor | None) -> None:
+        """A run begins; mask: what is added to the logits, [B, 1, K]."""
+        self._mask, self._query_NQD, self._parts = mask, None, 0
 
     def key(self, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
         """The keys to attend to, once every seam has seen them."""
         scale = query_BHQD.shape[-1] ** -0.5 if scale is None else scale
-        for seam, slot in self._seams:
+        for seam, slot in self.seams:
             slot.times += 1
             key_BHKD = seam.attend(slot, query_BHQD, key_BHKD, mask, scale)
         return key_BHKD
@@ -109,10 +115,9 @@ class _Run:
             self._query_NQD = part_NTD
         if self._parts % 3 != 2 or self._query_NQD is None:
             return part_NTD
-        heads = self._layer.heads
         mask_B11K = None if self._mask is None else self._mask[:, None]
-        query_BHQD, key_BHKD = self._query_NQD.unflatten(0, (-1, heads)), part_NTD.unflatten(0, (-1, heads))
-        return self.key(query_BHQD, key_BHKD, mask_B11K, self._layer.scale).flatten(0, 1)
+        query_BHQD, key_BHKD = (part.unflatten(0, (-1, self._heads)) for part in (self._query_NQD, part_NTD))
+        return self.key(query_BHQD, key_BHKD, mask_B11K, self._scale).flatten(0, 1)
 
 
 class _Tap(TorchFunctionMode):
@@ -151,13 +156,10 @@ def _watched(base: type[Attention]) -> type[Attention]:
         """Its base, with a seam."""
 
         def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            mask = kwargs.get("attention_mask") if len(args) < 2 else args[1]
-            run = _Run(self, self._audit_seams, mask)
-            self._audit_run = run
+            run = self._audit_run
+            run.begin(kwargs.get("attention_mask") if len(args) < 2 else args[1])
             with _Tap(run):
-                output = super().__call__(hidden_states, *args, **kwargs)
-            self._audit_run = None
-            return output
+                return super().__call__(hidden_states, *args, **kwargs)
 
         def head_to_batch_dim(self, tensor: Tensor, out_dim: int = 3) -> Tensor:
             return self._audit_run.split(super().head_to_batch_dim(tensor, out_dim))
@@ -168,14 +170,14 @@ def _watched(base: type[Attention]) -> type[Attention]:
 
 def _attach(layer: Attention, seam: Seam, slot: Slot) -> None:
     if _ATTRIBUTE not in vars(layer):
+        vars(layer)[_ATTRIBUTE] = _Run(layer)
         layer.__class__ = _watched(type(layer))
-        vars(layer)[_ATTRIBUTE] = ()
-    vars(layer)[_ATTRIBUTE] += ((seam, slot),)
+    vars(layer)[_ATTRIBUTE].seams += ((seam, slot),)
 
 
 def _detach(layer: Attention, seam: Seam) -> None:
-    vars(layer)[_ATTRIBUTE] = tuple(pair for pair in vars(layer)[_ATTRIBUTE] if pair[0] is not seam)
-    if not vars(layer)[_ATTRIBUTE]:
-        del vars(layer)[_ATTRIBUTE]
-        vars(layer).pop("_audit_run", None)
+    run = vars(layer)[_ATTRIBUTE]
+    run.seams = tuple(pair for pair in run.seams if pair[0] is not seam)
+    if not run.seams:
         layer.__class__ = type(layer).__mro__[1]
+        del vars(layer)[_ATTRIBUTE]

@@ -38,3 +38,28 @@ class Explicit:
             self.means.append(weights.mean((1, 2)))
             self.maps.append(weights.mean(1))
         return attn.to_out[1](attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2)))
+
+
+class Defined:
+    """A processor that mitigates by the definition, row by row: the attention matrix is built, and changed.
+
+    `visible_BK`: which text positions each row may see; `scale_BK`: the factor of each logit. Of a batch with fewer
+    rows the last ones hold: the conditional branch alone.
+    """
+
+    def __init__(self, visible_BK: Tensor, scale_BK: Tensor) -> None:
+        self.visible_BK, self.scale_BK = visible_BK, scale_BK
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for part in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+        )
+        logits = torch.einsum("bhqd,bhkd->bhqk", query, key) / query.shape[-1] ** 0.5
+        if encoder_hidden_states is not None:
+            logits = logits * self.scale_BK[-len(text) :, None, None]
+            logits = logits.masked_fill(~self.visible_BK[-len(text) :, None, None], -torch.inf)
+        return attn.to_out[1](attn.to_out[0]((logits.softmax(-1) @ value).transpose(1, 2).flatten(2)))
