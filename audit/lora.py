@@ -17,17 +17,24 @@ from audit.errors import AuditError
 # Shapes: R rank, I inputs and O outputs of a layer (of a convolution: times its window).
 
 SUPPORTED = "Supported: plain LoRA of UNet and text encoder, as diffusers, peft or kohya write it, in .safetensors."
+# What PEFT's save_pretrained writes: the weights, and beside them a configuration without which their scale is unknown.
+PEFT_WEIGHTS, PEFT_CONFIG, PEFT_PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
 # `down` and `up` as they are called by peft, by diffusers, by its older processors and by kohya.
 _FACTOR = re.compile(r"[._]lora(?:_linear_layer)?[._](?P<factor>A|B|down|up)(?:\.weight)?$")
 _FACTORS = {"A": "down", "B": "up"}
 
 
 def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
-    """Adds the LoRA weights of a .safetensors file to the layers of `components` (`unet`, `text_encoder`), in place.
+    """Add LoRA weights to the layers of a model, in place, at their full strength.
 
-    Raises AuditError for another kind of file, and for weights that are no LoRA or belong to no layer.
+    Args:
+        path: A .safetensors file, or a folder that PEFT wrote (adapter_model.safetensors and adapter_config.json).
+        components: `unet` and `text_encoder`.
+
+    Raises:
+        AuditError: For another kind of file, and for weights that are no LoRA, belong to no layer, or are not finite.
     """
-    tensors, metadata = _read(Path(path))
+    tensors, metadata = _read(lora_files(path)[0])
     layers = {
         _plain(f"{component}.{name}"): layer
         for component, module in components.items()
@@ -36,7 +43,9 @@ def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
     }
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
-        name, role = _role(key)
+        name, role = _role(_of_component(key, layers))
+        if not tensor.isfinite().all():
+            raise AuditError(f"{key} has values that are NaN or infinite", where=str(path), do="Train it again.")
         if name not in layers or role in found[name]:
             raise AuditError(f"{key} belongs to no layer of this model", where=str(path), do=SUPPORTED)
         found[name][role] = tensor
@@ -56,6 +65,22 @@ def _add(layer: nn.Linear | nn.Conv2d, down: Tensor, up: Tensor, alpha: float | 
     layer.weight += (scale * (up_OR @ down_RI)).reshape(layer.weight.shape).to(layer.weight.dtype)
 
 
+def lora_files(path: str | Path) -> list[Path]:
+    """List the files of LoRA weights: the weights first, then their configuration, if PEFT wrote one."""
+    file = Path(path) / PEFT_WEIGHTS if Path(path).is_dir() else Path(path)
+    config = file.with_name(PEFT_CONFIG)
+    return [file, config] if file.name == PEFT_WEIGHTS and config.is_file() else [file]
+
+
+def _of_component(key: str, layers: Mapping[str, nn.Module]) -> str:
+    """PEFT does not say which network its adapter belongs to: the one that has such a layer."""
+    if not key.startswith(PEFT_PREFIX):
+        return key
+    rest = key.removeprefix(PEFT_PREFIX)
+    named = (f"{component}.{rest}" for component in ("unet", "text_encoder"))
+    return next((name for name in named if _role(name)[0] in layers), key)
+
+
 def _alpha(parts: Mapping[str, Tensor], metadata: Mapping[str, float], component: str) -> float | None:
     return float(parts["alpha"]) if "alpha" in parts else metadata.get(f"{component}.lora_alpha")
 
@@ -63,7 +88,8 @@ def _alpha(parts: Mapping[str, Tensor], metadata: Mapping[str, float], component
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The tensors, and what diffusers writes of the adapter beside them."""
     if path.suffix != ".safetensors" or not path.is_file():
-        raise AuditError("LoRA weights are one .safetensors file", where=str(path), do="Give another path.")
+        do = "Give the file, or the folder that PEFT wrote, with adapter_model.safetensors in it."
+        raise AuditError("LoRA weights are one .safetensors file", where=str(path), do=do)
     try:
         with safe_open(path, "pt") as file:
             adapter = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
@@ -73,7 +99,30 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     for key, value in adapter.items():
         if key.endswith((".alpha_pattern", ".use_dora", ".use_rslora")) and value:
             raise AuditError(f"it has {key.rpartition('.')[2]}", where=str(path), do=SUPPORTED)
+    if any(key.startswith(PEFT_PREFIX) for key in tensors):
+        adapter = _peft(path)
     return tensors, adapter
+
+
+def _peft(path: Path) -> dict[str, float]:
+    """Read the alpha of an adapter that PEFT wrote; it is in the configuration beside the weights."""
+    file = path.with_name(PEFT_CONFIG)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        alpha = float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"PEFT wrote these weights, and without {PEFT_CONFIG} beside them their strength is unknown"
+        raise AuditError(
+            what, where=str(path), do=f"Give the folder that holds both (set lora to it). {SUPPORTED}"
+        ) from error
+    extra = [name for name in ("alpha_pattern", "use_dora", "use_rslora", "fan_in_fan_out") if config.get(name)]
+    if (kind := config.get("peft_type", "LORA")) != "LORA":
+        extra.append(f"peft_type {kind}")
+    if config.get("bias", "none") != "none":
+        extra.append(f"bias {config['bias']}")
+    if extra:
+        raise AuditError(f"it has {', '.join(extra)}", where=str(file), do=SUPPORTED)
+    return {f"{component}.lora_alpha": alpha for component in ("unet", "text_encoder")}
 
 
 def _role(key: str) -> tuple[str, str]:

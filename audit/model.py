@@ -1,37 +1,42 @@
-"""Loading a text-to-image model: SD1- and SD2-shaped UNet pipelines of diffusers, from safetensors only."""
+"""A loaded text-to-image model: SD1- and SD2-shaped UNet pipelines of diffusers, from safetensors only."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import __version__ as diffusers_version
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from audit.attention import cross_attention_layers
-from audit.errors import AuditError, first_line
-from audit.hub import is_hub_id
-from audit.lora import add_lora
+from audit.errors import UsageError
+from audit.loading.architecture import check_text, check_vae, latent_size
+from audit.loading.files import sha256_of
+from audit.loading.hub import from_hub
+from audit.loading.networks import load_folder, loaded_sha256
+from audit.loading.prediction import check_prediction, decide
+from audit.loading.single_file import load_single_file
+from audit.loading.textual_inversion import (
+    TextualInversion,
+    add_textual_inversion,
+    expanded,
+    tokens_of_several_vectors,
+)
+from audit.lora import add_lora, lora_files
 
 # Shapes: B captions, K text positions, D width of the text encoder, C, H and W of the latent.
-
-SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x text-to-image pipelines (UNet2DConditionModel + CLIPTextModel)."
-CONVERT = "A pickle can run code. Convert it: load it where you trust it, then pipeline.save_pretrained(folder)."
-_WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +44,10 @@ class Model:
     """A loaded model, in eval mode, and what a result depends on.
 
     layers: the cross-attention layers in order of execution. latent_shape: (C, H, W). weights_sha256: of `unet`,
-    `text_encoder`, `tokenizer`, `vae`, and of `lora` if there is one; for a component with one weights file, what
-    `sha256sum` says of that file. batch_sizes: what has turned out to fit in memory, by task (`audit.rows`).
+    `text_encoder`, `tokenizer`, `vae`, and of `lora` and `textual_inversion` if there are any; for a component with
+    one weights file, what `sha256sum` says of that file. loaded_sha256: of the weights of each network as they were
+    loaded, before LoRA, in the dtype in which they run. facts: what else was decided on loading, such as the
+    resolution, in words. batch_sizes: what has turned out to fit in memory, by task (`audit.rows`).
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -53,14 +60,31 @@ class Model:
     latent_shape: tuple[int, int, int]
     layers: tuple[Attention, ...] = field(repr=False)
     weights_sha256: Mapping[str, str]
+    loaded_sha256: Mapping[str, str] = field(default_factory=dict, repr=False)
+    facts: Mapping[str, str] = field(default_factory=dict)
     batch_sizes: dict[str, int] = field(default_factory=dict, repr=False)
+    _several: tuple[str, ...] = field(default=(), repr=False)  # tokens that stand for several vectors
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What two workers of a run must agree on: sha256 of files and of loaded weights, and the facts."""
+        return {**self.weights_sha256, **self.loaded_sha256, **self.facts}
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of its images, in pixels."""
+        _, height, width = self.latent_shape
+        scale = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return scale * height, scale * width
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids, padded and truncated to the model's length, and their mask: [B, K] each, on the CPU."""
+        """Token ids, padded and truncated to the model's length, and their mask: [B, K] each, on the CPU.
+
+        Tokens of a textual inversion that stand for several vectors are expanded first, as diffusers does.
+        """
+        texts = expanded(captions, self.tokenizer) if self._several else list(captions)
         longest = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            list(captions), padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
-        )
+        tokens = self.tokenizer(texts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
         return tokens.input_ids, tokens.attention_mask
 
     @torch.inference_mode()
@@ -116,40 +140,89 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     config: str | Path | None = None,
     lora: str | Path | None = None,
+    *,
+    resolution: int | tuple[int, int] | None = None,
+    prediction_type: str | None = None,
+    textual_inversion: Sequence[TextualInversion | str | Path] = (),
+    variant: str | None = None,
 ) -> Model:
-    """Load a diffusers folder, a hub id or a single .safetensors file.
+    """Load a diffusers folder, a hub id or a single .safetensors file in the original layout.
 
-    config: for a single file, a diffusers folder that holds the configurations and the tokenizer (needs no network).
-    lora: LoRA weights (.safetensors) to add to the model's, at their full strength; their sha256 is that of `lora`.
-    Raises AuditError if there is no such model, if it is a pickle, or if its architecture is not supported.
+    Args:
+        path: The folder, file or hub id. A hub id needs no network where its cache holds the model.
+        device: Where it runs.
+        dtype: The dtype in which it is loaded and runs, whatever that of the files.
+        config: For a single file whose architecture is not that of SD 1.x or 2.x: a diffusers folder that holds the
+            configurations and the tokenizer.
+        lora: LoRA weights to add to the model's, at their full strength: a .safetensors file, or a folder of PEFT.
+        resolution: Pixels of the images, one number or (height, width); by default those of the UNet's `sample_size`.
+        prediction_type: "epsilon" or "v_prediction"; by default as the scheduler's configuration says. For a single
+            file, which has none, as the file's marker says or as measured.
+        textual_inversion: Files of learned embeddings.
+        variant: The variant of the weights to load where there is one, such as "fp16".
+
+    Raises:
+        AuditError: If there is no such model, if it is a pickle, if its architecture is not supported, or if its
+            weights are incomplete, foreign, NaN or infinite.
+        UsageError: If an argument does not fit.
     """
-    place = Path(path)
-    if place.is_file():
-        with no_progress_bars():
-            parts, hashes = _load_single_file(place, dtype, config)
-    else:
-        folder = place if place.is_dir() else from_hub(path)
-        with no_progress_bars():
-            parts, hashes = _load_folder(folder, dtype)
-    unet, text_encoder = parts["unet"], parts["text_encoder"]
-    check_unet(unet.config, str(path))
+    place, where = Path(path), str(path)
+    if prediction_type is not None:
+        check_prediction(prediction_type)
+    facts: dict[str, str] = {}
+    with no_progress_bars():
+        if place.is_file():
+            folder = None if config is None else Path(config)
+            parts, hashes, marked = load_single_file(place, dtype, folder)
+            _place(parts, device)
+            parts["scheduler_config"], how = decide(parts, marked, folder is not None, prediction_type, where)
+            facts["prediction_type"] = f"{parts['scheduler_config']['prediction_type']} ({how})"
+            if parts["scheduler_config"].get("rescale_betas_zero_snr"):
+                facts["zero terminal SNR"] = "yes"
+            if folder is None and parts["scheduler_config"]["prediction_type"] == "v_prediction":
+                _published_size(parts["unet"])
+        else:
+            if config is not None:
+                raise UsageError("config is for a single file", where=where, do="Leave config (model.config) out.")
+            folder = place if place.is_dir() else from_hub(path, variant=variant)
+            parts, hashes = load_folder(folder, dtype, variant)
+            if prediction_type is not None:
+                parts["scheduler_config"] = dict(parts["scheduler_config"]) | {"prediction_type": prediction_type}
+                facts["prediction_type"] = f"{prediction_type} (as given)"
+        check_text(parts["tokenizer"], parts["text_encoder"], parts["unet"].config, where)
+        listed = [each if isinstance(each, TextualInversion) else TextualInversion(each) for each in textual_inversion]
+        if listed:
+            add_textual_inversion(listed, parts)
+            hashes["textual_inversion"] = sha256_of([Path(each.path) for each in listed])
+    loaded = loaded_sha256(parts)
     if lora is not None:
-        add_lora(lora, {"unet": unet, "text_encoder": text_encoder})
-        hashes["lora"] = _sha256([Path(lora)])
-    return assembled(parts, hashes, device, dtype)
+        add_lora(lora, {"unet": parts["unet"], "text_encoder": parts["text_encoder"]})
+        hashes["lora"] = sha256_of(lora_files(lora))
+    return assembled(parts, hashes, device, dtype, resolution, where=where, loaded=loaded, facts=facts)
 
 
 def assembled(
-    parts: Mapping[str, Any], hashes: Mapping[str, str], device: str | torch.device, dtype: torch.dtype
+    parts: Mapping[str, Any],
+    hashes: Mapping[str, str],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    resolution: int | tuple[int, int] | None = None,
+    *,
+    where: str = "",
+    loaded: Mapping[str, str] | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Model:
     """The Model of loaded parts: `unet`, `text_encoder`, `vae`, `tokenizer` and `scheduler_config`."""
     unet, text_encoder, vae = parts["unet"], parts["text_encoder"], parts["vae"]
-    for module in (unet, text_encoder, vae):
-        module.to(device).eval().requires_grad_(False)
-    size = unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
+    _place(parts, device)
+    check_vae(vae.config, unet.config.in_channels, where)
+    height, width = latent_size(unet.config, vae.config, resolution, where)
+    # A pipeline of the model makes images of the same size; the constructor of diffusers changes nothing further.
+    unet.register_to_config(
+        sample_size=height if height == width else [height, width], _diffusers_version=diffusers_version
+    )
     scheduler = DDIMScheduler.from_config(parts["scheduler_config"])
-    return Model(
+    model = Model(
         unet=unet,
         text_encoder=text_encoder,
         tokenizer=parts["tokenizer"],
@@ -160,53 +233,22 @@ def assembled(
         latent_shape=(unet.config.in_channels, height, width),
         layers=tuple(cross_attention_layers(unet)),
         weights_sha256=hashes,
+        loaded_sha256=loaded or {},
+        _several=tuple(tokens_of_several_vectors(parts["tokenizer"])),
     )
+    size = "{} x {}".format(*model.resolution)
+    return replace(model, facts={"resolution": size, **(facts or {})})
 
 
-def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, str]]:
-    check_folder(folder)
-    for name in _WEIGHTS:
-        _weights_files(folder / name)
-    try:
-        parts = {
-            "unet": UNet2DConditionModel.from_pretrained(folder / "unet", dtype=dtype, use_safetensors=True),
-            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, use_safetensors=True),
-            "vae": AutoencoderKL.from_pretrained(folder / "vae", dtype=dtype, use_safetensors=True),
-            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            "scheduler_config": DDIMScheduler.load_config(folder / "scheduler"),
-        }
-    except Exception as error:  # what the loaders raise for a damaged file is not documented
-        raise AuditError(
-            f"the model does not load: {first_line(error)}", where=str(folder), do="Is a file damaged or missing?"
-        ) from error
-    hashes = {name: _sha256(_weights_files(folder / name)) for name in _WEIGHTS}
-    hashes["tokenizer"] = _sha256(sorted(file for file in (folder / "tokenizer").iterdir() if file.is_file()))
-    return parts, hashes
+def _place(parts: Mapping[str, Any], device: str | torch.device) -> None:
+    for name in ("unet", "text_encoder", "vae"):
+        parts[name].to(device).eval().requires_grad_(False)
 
 
-def _load_single_file(
-    file: Path, dtype: torch.dtype, config: str | Path | None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    if file.suffix != ".safetensors":
-        raise AuditError(f"a single-file model must be .safetensors, not {file.suffix!r}", where=str(file), do=CONVERT)
-    try:
-        pipeline = StableDiffusionPipeline.from_single_file(
-            str(file),
-            dtype=dtype,
-            config=None if config is None else str(config),
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-        )
-    except Exception as error:
-        offline = "" if config else "Without network, give config=, a diffusers folder with its configuration. "
-        raise AuditError(
-            f"the model does not load: {first_line(error)}", where=str(file), do=offline + SUPPORTED
-        ) from error
-    digest = _sha256([file])
-    parts = {**pipeline.components, "scheduler_config": dict(pipeline.scheduler.config)}
-    vocabulary = json.dumps(pipeline.tokenizer.get_vocab(), sort_keys=True).encode()
-    return parts, dict.fromkeys(_WEIGHTS, digest) | {"tokenizer": hashlib.sha256(vocabulary).hexdigest()}
+def _published_size(unet: UNet2DConditionModel) -> None:
+    """The published SD 2.x models that predict velocity were trained at 768 pixels, their bases at 512."""
+    if unet.config.cross_attention_dim == 1024:
+        unet.register_to_config(sample_size=96)
 
 
 @contextmanager
@@ -220,82 +262,3 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         for library in libraries:
             library.enable_progress_bar()
-
-
-def from_hub(path: str | Path, weights: bool = True) -> Path:
-    """The folder of a model of the hub in its cache; without `weights`, of its configuration and tokenizer alone."""
-    if not is_hub_id(str(path)):
-        do = "Give a diffusers folder, a .safetensors file or a hub id."
-        raise AuditError("no such model", where=str(path), do=do)
-    try:
-        if not weights:
-            return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.txt"]))
-        return Path(
-            StableDiffusionPipeline.download(
-                str(path), use_safetensors=True, safety_checker=None, feature_extractor=None, image_encoder=None
-            )
-        )
-    except Exception as error:
-        raise AuditError(
-            f"no such folder here, and not to be had from the hub: {first_line(error)}",
-            where=str(path),
-            do="Give a diffusers folder, a .safetensors file or the id of a model with safetensors weights.",
-        ) from error
-
-
-def check_folder(folder: Path) -> None:
-    """Raises AuditError unless a folder is laid out as a supported pipeline of diffusers; says nothing of weights."""
-    index = folder / "model_index.json"
-    kind = _read_json(index).get("_class_name") if index.is_file() else None
-    if not (folder / "unet").is_dir():
-        what = f"no unet/ in this folder{f' ({kind})' if kind else ''}"
-        raise AuditError(what, where=str(folder), do=SUPPORTED, kind="unsupported_model")
-    for name in ("text_encoder", "vae", "tokenizer", "scheduler"):
-        if not (folder / name).is_dir():
-            raise AuditError(f"no {name}/ in this folder", where=str(folder), do="Give a complete diffusers folder.")
-    if (folder / "text_encoder_2").is_dir():
-        raise AuditError(f"two text encoders ({kind})", where=str(folder), do=SUPPORTED, kind="unsupported_model")
-    unet = _read_json(folder / "unet" / "config.json").get("_class_name")
-    encoder = _read_json(folder / "text_encoder" / "config.json")
-    text = (encoder.get("architectures") or [encoder.get("model_type")])[0]
-    if unet != "UNet2DConditionModel" or text not in ("CLIPTextModel", "clip_text_model"):
-        raise AuditError(f"this is {unet} + {text}", where=str(folder), do=SUPPORTED, kind="unsupported_model")
-
-
-def check_unet(config: Mapping[str, Any], where: str) -> None:
-    """Raises AuditError if a UNet is conditioned by more than text and time."""
-    conditions = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "num_class_embeds")
-    extra = [name for name in conditions if config[name] is not None]
-    if config["in_channels"] != config["out_channels"]:
-        extra.append(f"in_channels {config['in_channels']}, out_channels {config['out_channels']}")
-    if extra:
-        raise AuditError(f"the UNet has {', '.join(extra)}", where=where, do=SUPPORTED, kind="unsupported_model")
-
-
-def _weights_files(folder: Path) -> list[Path]:
-    stem = _WEIGHTS[folder.name]
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        return [folder / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in {".bin", ".ckpt", ".pt", ".pth"})
-    if pickles:
-        raise AuditError(f"{pickles[0]} is a pickle; refused", where=str(folder), do=CONVERT, kind="pickle")
-    raise AuditError(f"no {single.name}", where=str(folder), do="Give a complete diffusers folder.")
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError) as error:
-        raise AuditError(f"not readable as JSON: {first_line(error)}", where=str(file)) from error

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from audit.errors import AuditError, first_line
 from audit.hub import is_hub_id
-from audit.model import Model, assembled, check_folder, check_unet, from_hub, load_model, no_progress_bars
+from audit.loading.hub import from_hub
+from audit.loading.networks import empty_networks, folder_configs, folder_tokenizer
+from audit.loading.single_file import read_header, single_file_configs
+from audit.loading.vocabulary import clip_tokenizer
+from audit.model import Model, assembled, no_progress_bars
 
 # Shapes: B images, C channels, H and W pixels, E embedding width.
 
@@ -32,30 +32,25 @@ class EmbedderOutline:
     width: int
 
 
-def outline_model(path: str | Path) -> Model:
-    """The model of a diffusers folder or a hub id, of which the configuration and the tokenizer are read alone.
+def outline_model(
+    path: str | Path, config: str | Path | None = None, resolution: int | tuple[int, int] | None = None
+) -> Model:
+    """Make a model without weights: of its configuration and tokenizer, or of a single file's header.
 
-    A single .safetensors file says its architecture by its weights, so these are read. Raises AuditError as
-    `load_model`, but not where weights are missing.
+    Takes what `load_model` takes. Raises AuditError as that does, but not where weights are missing.
     """
-    if Path(path).is_file():
-        return load_model(path, device=META)
-    folder = Path(path) if Path(path).is_dir() else from_hub(path, weights=False)
-    check_folder(folder)
-    try:
-        with no_progress_bars(), META:
-            parts = {
-                "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
-                "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
-                "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
-            }
-        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        parts["scheduler_config"] = DDIMScheduler.load_config(folder / "scheduler")
-    except Exception as error:  # what the loaders raise for a damaged file is not documented
-        what = f"its configuration does not load: {first_line(error)}"
-        raise AuditError(what, where=str(folder), do="Is a file damaged or missing?") from error
-    check_unet(parts["unet"].config, str(path))
-    return assembled(parts, {}, META, torch.float32)
+    place = Path(path)
+    if place.is_file():
+        header = read_header(place)
+        configs = single_file_configs(header, place, None if config is None else Path(config))
+        tokenizer = folder_tokenizer(Path(config)) if config is not None else clip_tokenizer(configs["pad_token"])
+    else:
+        folder = place if place.is_dir() else from_hub(path, weights=False)
+        configs, tokenizer = folder_configs(folder), folder_tokenizer(folder)
+    with no_progress_bars():
+        networks = empty_networks(configs, str(path))
+    parts = {**networks, "tokenizer": tokenizer, "scheduler_config": configs["scheduler"]}
+    return assembled(parts, {}, META, torch.float32, resolution, where=str(path))
 
 
 def outline_embedder(

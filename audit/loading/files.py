@@ -1,0 +1,110 @@
+"""The files of a diffusers folder: which hold the weights of a component, what its JSON says, and their sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from audit.errors import AuditError, first_line
+
+CONVERT = (
+    "A pickle can run code. Convert it where you trust it: "
+    "StableDiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder)."
+)
+CONVERT_SINGLE = (
+    "A pickle can run code. Convert it where you trust it: "
+    "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)."
+)
+# The name of the weights file of each component, without its suffix.
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+def weights_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """Find the weights files of a component.
+
+    Args:
+        folder: The folder of the component: `unet`, `vae` or `text_encoder`.
+        variant: The variant to take where there is one, such as "fp16". By default the plain weights, or the only
+            variant where there are no plain ones.
+
+    Returns:
+        One .safetensors file, or the shards of an index in order.
+
+    Raises:
+        AuditError: If there are no such weights, if only pickles are there, or if it is not clear which to take.
+    """
+    found = variants(folder)
+    if variant in found:
+        return found[variant]
+    if None in found:
+        return found[None]
+    names = sorted(name for name in found if name is not None)
+    if len(names) == 1 and variant is None:
+        return found[names[0]]
+    if names:
+        what = f"it holds the variants {', '.join(names)} of the weights, " + (
+            "and none without a variant" if variant is None else f"and no variant {variant}"
+        )
+        raise AuditError(what, where=str(folder), do=f"Set model.variant (variant=) to {' or '.join(names)}.")
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in {".bin", ".ckpt", ".pt", ".pth"})
+    if pickles:
+        raise AuditError(f"{pickles[0]} is a pickle; refused", where=str(folder), do=CONVERT, kind="pickle")
+    raise AuditError(f"no {STEMS[folder.name]}.safetensors", where=str(folder), do="Give a complete diffusers folder.")
+
+
+def variants(folder: Path) -> dict[str | None, list[Path]]:
+    """List the weights of a component by variant; None stands for those without one."""
+    stem = re.escape(STEMS[folder.name])
+    single = re.compile(rf"{stem}(?:\.(?P<variant>[\w.]+?))?\.safetensors")
+    index = re.compile(rf"{stem}\.safetensors\.index(?:\.(?P<variant>[\w.]+?))?\.json")
+    found: dict[str | None, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if match := single.fullmatch(file.name):
+            found[match["variant"]] = [file]
+        elif match := index.fullmatch(file.name):
+            found.setdefault(match["variant"], _shards(file))
+    return found
+
+
+def _shards(index: Path) -> list[Path]:
+    """List the files that an index names. Raises AuditError for one that is missing or in another folder."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise AuditError("it names no weights", where=str(index), do="Download the folder again.")
+    shards = [index.parent / str(name) for name in sorted(set(names.values()))]
+    for shard in shards:
+        if shard.parent != index.parent or not shard.is_file():
+            what = f"it names {shard.name}, which is not in this folder"
+            raise AuditError(what, where=str(index), do="Download the missing files.")
+    return shards
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises AuditError if there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = f"not readable as JSON: {first_line(error)}"
+        raise AuditError(what, where=str(file), do="Is the file damaged or missing?") from error
+    if not isinstance(content, dict):
+        raise AuditError("it is not a JSON object", where=str(file), do="Is the file damaged?")
+    return content
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """Hash files: for one file what `sha256sum` says of it, for several the sha256 of those lines."""
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def few(names: Iterable[str], count: int = 3) -> str:
+    """Name the first few of many."""
+    listed = sorted(names)
+    return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")
