@@ -26,7 +26,7 @@ from audit.loading.architecture import check_text, check_vae, latent_size
 from audit.loading.files import sha256_of
 from audit.loading.hub import from_hub
 from audit.loading.networks import load_folder, loaded_sha256
-from audit.loading.prediction import check_prediction, decide
+from audit.loading.prediction import check_prediction, decide, published_size
 from audit.loading.single_file import load_single_file
 from audit.loading.textual_inversion import (
     TextualInversion,
@@ -35,6 +35,7 @@ from audit.loading.textual_inversion import (
     tokens_of_several_vectors,
 )
 from audit.lora import add_lora, lora_files
+from audit.precision import name_of
 
 # Shapes: B captions, K text positions, D width of the text encoder, C, H and W of the latent.
 
@@ -67,8 +68,8 @@ class Model:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What two workers of a run must agree on: sha256 of files and of loaded weights, and the facts."""
-        return {**self.weights_sha256, **self.loaded_sha256, **self.facts}
+        """What two workers of a run must agree on: sha256 of files and of loaded weights, the dtype and the facts."""
+        return {**self.weights_sha256, **self.loaded_sha256, "dtype": name_of(self.dtype), **self.facts}
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -179,8 +180,9 @@ def load_model(
             facts["prediction_type"] = f"{parts['scheduler_config']['prediction_type']} ({how})"
             if parts["scheduler_config"].get("rescale_betas_zero_snr"):
                 facts["zero terminal SNR"] = "yes"
-            if folder is None and parts["scheduler_config"]["prediction_type"] == "v_prediction":
-                _published_size(parts["unet"])
+            if folder is None:
+                size = published_size(parts["unet"].config, parts["scheduler_config"]["prediction_type"])
+                parts["unet"].register_to_config(sample_size=size)
         else:
             if config is not None:
                 raise UsageError("config is for a single file", where=where, do="Leave config (model.config) out.")
@@ -243,12 +245,6 @@ def assembled(
 def _place(parts: Mapping[str, Any], device: str | torch.device) -> None:
     for name in ("unet", "text_encoder", "vae"):
         parts[name].to(device).eval().requires_grad_(False)
-
-
-def _published_size(unet: UNet2DConditionModel) -> None:
-    """The published SD 2.x models that predict velocity were trained at 768 pixels, their bases at 512."""
-    if unet.config.cross_attention_dim == 1024:
-        unet.register_to_config(sample_size=96)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from audit.errors import AuditError, first_line
 from audit.hub import is_hub_id
 from audit.loading.hub import from_hub
 from audit.loading.networks import empty_networks, folder_configs, folder_tokenizer
+from audit.loading.prediction import published_size
 from audit.loading.single_file import read_header, single_file_configs
 from audit.loading.vocabulary import clip_tokenizer
 from audit.model import Model, assembled, no_progress_bars
@@ -33,7 +34,10 @@ class EmbedderOutline:
 
 
 def outline_model(
-    path: str | Path, config: str | Path | None = None, resolution: int | tuple[int, int] | None = None
+    path: str | Path,
+    config: str | Path | None = None,
+    resolution: int | tuple[int, int] | None = None,
+    prediction_type: str | None = None,
 ) -> Model:
     """Make a model without weights: of its configuration and tokenizer, or of a single file's header.
 
@@ -43,7 +47,11 @@ def outline_model(
     if place.is_file():
         header = read_header(place)
         configs = single_file_configs(header, place, None if config is None else Path(config))
-        tokenizer = folder_tokenizer(Path(config)) if config is not None else clip_tokenizer(configs["pad_token"])
+        if config is None:
+            tokenizer = clip_tokenizer(configs["pad_token"])
+            configs["unet"]["sample_size"] = published_size(configs["unet"], prediction_type)
+        else:
+            tokenizer = folder_tokenizer(Path(config))
     else:
         folder = place if place.is_dir() else from_hub(path, weights=False)
         configs, tokenizer = folder_configs(folder), folder_tokenizer(folder)

@@ -39,6 +39,57 @@ def _paths(value: Any) -> Any:
     return {"path": value} if isinstance(value, str | list) else value
 
 
+def _path(value: Any) -> Any:
+    """A bare path is short for {path: ...}."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    """One item is short for a list of one."""
+    return [value] if isinstance(value, str | dict) else value
+
+
+Pixels = Annotated[int, Field(gt=0)]
+
+
+class Inversion(_Section):
+    path: str = Field(description="Learned embeddings: .safetensors, or .pt or .bin that loads without running code.")
+    token: str | None = Field(
+        default=None, description="The token that captions use for it (default: the one that the file says)."
+    )
+
+    _short = model_validator(mode="before")(_path)
+
+
+class ModelFiles(_Section):
+    path: str = Field(
+        description="A diffusers folder with safetensors weights, one .safetensors file of Stable Diffusion 1.x or 2.x "
+        "in the original layout, path or URI, or a hub id."
+    )
+    resolution: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = Field(
+        default=None,
+        description="Pixels of the images: one number or [height, width] (default: as the UNet's sample_size says).",
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        default=None,
+        description="What the UNet predicts (default: as the scheduler's configuration says; of a single file, as its "
+        "marker says or as measured).",
+    )
+    variant: str | None = Field(
+        default=None, description="The variant of the weights, such as fp16 (default: none, or the only one there is)."
+    )
+    config: str | None = Field(
+        default=None,
+        description="For a single file of another architecture: a diffusers folder with its configurations and "
+        "tokenizer.",
+    )
+    textual_inversion: Annotated[
+        list[Inversion], BeforeValidator(_listed, json_schema_input_type=list[Inversion | str] | Inversion | str)
+    ] = Field(default=[], description="Learned embeddings: paths, or {path, token} each.")
+
+    _short = model_validator(mode="before")(_path)
+
+
 class Captions(_Section):
     path: str | list[str] = Field(
         description="Parquet, WebDataset tars, JSON lines, CSV, TSV or text: a path, a glob, a brace range, or a list."
@@ -235,9 +286,15 @@ class Report(_Section):
 
 
 def _short_forms(schema: dict[str, Any]) -> None:
-    """Lets the JSON schema know that `captions` and `images` may be bare paths."""
-    paths = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
-    for name in ("captions", "images"):
+    """Lets the JSON schema know that models, `captions` and `images` may be bare paths."""
+    one, several = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+    short: dict[str, list[Any]] = {
+        "model": [one],
+        "reference_model": [one],
+        "captions": [one, several],
+        "images": [one, several],
+    }
+    for name, paths in short.items():
         known = schema["properties"][name]
         schema["properties"][name] = {"anyOf": [*known.pop("anyOf", [known.copy()]), *paths]}
 
@@ -247,10 +304,8 @@ class Config(_Section):
 
     model_config = ConfigDict(json_schema_extra=_short_forms)
 
-    model: str = Field(
-        description="A diffusers folder with safetensors weights or one .safetensors file, path or URI, or a hub id."
-    )
-    reference_model: str | None = Field(
+    model: ModelFiles
+    reference_model: ModelFiles | None = Field(
         default=None, description="A model that cannot have memorized these captions: scores are what differs from it."
     )
     lora: str | None = Field(default=None, description="LoRA weights (.safetensors) that are added to the model's.")

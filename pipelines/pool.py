@@ -8,7 +8,7 @@ there are or in which order they finish. Why not Ray Data: docs/design.md, secti
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -192,8 +192,9 @@ class Pool:
         error = future.exception()
         if error is None:
             for name, loaded in future.result().items():
-                if self._loaded.setdefault(name, loaded) != loaded:
-                    what = f"two workers have loaded different weights of {name}"
+                first = self._loaded.setdefault(name, loaded)
+                if first != loaded:
+                    what = f"two workers have loaded different weights of {name}{_difference(first, loaded)}"
                     raise AuditError(what, do="Are they the same files on every machine?")
             if worker.needs == self._needs:
                 self._rest(worker)
@@ -236,6 +237,13 @@ class Pool:
         if lost_with_machine(error):
             return schedule.moved(attempt, reason_of(error))
         return schedule.failed(attempt, "worker_died", reason_of(error))
+
+
+def _difference(first: Any, other: Any) -> str:
+    """The parts in which two mappings of hashes differ."""
+    if not (isinstance(first, Mapping) and isinstance(other, Mapping)):
+        return ""
+    return f": {', '.join(sorted(part for part in {*first, *other} if first.get(part) != other.get(part)))}"
 
 
 def _kill(worker: _Worker) -> None:

@@ -13,7 +13,7 @@ from audit.pictures import decode
 from pipelines.finished import finished
 from pipelines.ledger import Ledger
 from pipelines.stages import judge, search
-from pipelines.worker import Worker, fingerprint
+from pipelines.worker import Worker
 
 # Batches of other sizes and other machines round differently: so many of 255 levels are still the same picture.
 ROUNDING = 3
@@ -51,7 +51,7 @@ def reproduce(uri: str, case: str) -> Reproduced:
     row = _case(ledger, case)
     copy = judge.copies_of(ledger, [row])[row["caption_id"]]
     worker, name = Worker(config), config.confirm.embedders[0]
-    manifest.model("model", fingerprint(worker.model))
+    manifest.model("model", worker.model.fingerprint)
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
     settings = config.generate

@@ -53,10 +53,14 @@ def absolute(value: str, base: Path) -> str:
 
 _SSCD, _CLIP = ("confirm", "sscd", "weights"), ("confirm", "clip", "weights")
 # Where `organisation/name` may stand that is no path: a model of the hub, or an open_clip architecture and tag.
-_MODELS = (("model",), ("reference_model",), _CLIP)
-# Where audit.yaml holds paths.
+_MODELS = (("model",), ("model", "path"), ("reference_model",), ("reference_model", "path"), _CLIP)
+_BESIDE_MODELS = (("config",), ("textual_inversion",), ("textual_inversion", "path"))
+# The sections for which a bare path may stand.
+_SHORT = ("model", "reference_model", "captions", "images")
+# Where audit.yaml holds paths; those of the items of a list are named as if it were one of them.
 _PATHS = (
     *_MODELS,
+    *((model, *key) for model in ("model", "reference_model") for key in _BESIDE_MODELS),
     ("lora",),
     ("captions",),
     ("captions", "path"),
@@ -79,7 +83,7 @@ def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
         if at in _PATHS and isinstance(node, str):
             return _resolved(at, node, base)
         if at in _PATHS and isinstance(node, list):
-            return [absolute(item, base) if isinstance(item, str) else item for item in node]
+            return [absolute(item, base) if isinstance(item, str) else walk(item, at) for item in node]
         return node
 
     return walk(given, ())
@@ -107,7 +111,7 @@ def _override(given: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         child = node.get(key)
         if not isinstance(child, dict):
-            child = {"path": child} if key in ("captions", "images") and child is not None else {}
+            child = {"path": child} if key in _SHORT and child is not None else {}
             node[key] = child
         node = child
     node[keys[-1]] = value

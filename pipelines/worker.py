@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from audit.errors import UsageError
-from pipelines.config import Config
+from pipelines.config import Config, ModelFiles
 from pipelines.ledger import Ledger, Shard, Tables
 from pipelines.reading.fetched import fetched
 
@@ -37,15 +37,15 @@ class Worker:
         self._sees_run = False
 
     def prepare(self, *needs: str) -> dict[str, dict[str, str]]:
-        """Loads "model", "reference_model" or embedders by name; returns the sha256 of their weights, by name
-        (and the dtype of a model, and how an embedder prepares its images)."""
+        """Loads "model", "reference_model" or embedders by name; returns the sha256 of their files and of their
+        weights as loaded, by name (and the resolution of a model, and how an embedder prepares its images)."""
         return {name: dict(self._loaded(name)) for name in needs}
 
     def _loaded(self, name: str) -> Mapping[str, str]:
         if name == "reference_model":
             assert self.reference is not None
-            return fingerprint(self.reference)
-        return fingerprint(self.model) if name == "model" else self.embedder(name).fingerprint
+            return self.reference.fingerprint
+        return self.model.fingerprint if name == "model" else self.embedder(name).fingerprint
 
     def context(self) -> bytes:
         """What the columns of `screen` depend on, as the metadata of its schema."""
@@ -86,17 +86,15 @@ class Worker:
     @cached_property
     def reference(self) -> Model | None:
         """The model whose scores are taken off, if there is one."""
-        path = self.config.reference_model
-        return None if path is None else self._load(path)
+        files = self.config.reference_model
+        return None if files is None else self._load(files)
 
-    def _load(self, path: str, lora: str | None = None) -> Model:
+    def _load(self, files: ModelFiles, lora: str | None = None) -> Model:
         self._one_torch()
-        import audit
         from audit.precision import resolve_dtype
+        from pipelines.models import load
 
-        lora = None if lora is None else fetched(lora)
-        dtype = resolve_dtype(self.config.engine.dtype, self.device)
-        return audit.load_model(fetched(path), device=self.device, dtype=dtype, lora=lora)
+        return load(files, lora, self.device, resolve_dtype(self.config.engine.dtype, self.device))
 
     def embedder(self, name: str) -> Embedder:
         if name not in self._embedders:
@@ -115,10 +113,3 @@ class Worker:
 
         torch.set_num_threads(self.config.engine.cpus_per_worker)
         use_exact_float32()
-
-
-def fingerprint(model: Model) -> dict[str, str]:
-    """Return what must be equal in all workers and in a resumed run: the sha256 of the weights, and the dtype."""
-    from audit.precision import name_of
-
-    return {**model.weights_sha256, "dtype": name_of(model.dtype)}

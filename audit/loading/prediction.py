@@ -66,6 +66,15 @@ def check_prediction(given: str) -> None:
         raise UsageError(f"prediction_type is {given!r}", do=f"Give one of: {', '.join(PREDICTIONS)}.")
 
 
+def published_size(unet: Mapping[str, Any], prediction_type: str | None) -> int:
+    """Say which latent size a single file's family was trained at.
+
+    The SD 2.x models that predict velocity were trained at 768 pixels, all others at 512. Where the prediction type is
+    not known yet (None) the larger counts.
+    """
+    return 96 if unet["cross_attention_dim"] == 1024 and prediction_type != "epsilon" else int(unet["sample_size"])
+
+
 @torch.inference_mode()
 def noise_cosine(parts: Mapping[str, Any]) -> float:
     """Cosine of the UNet's output and its input, pure noise, at the last timestep, with the empty prompt.

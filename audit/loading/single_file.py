@@ -116,7 +116,7 @@ def markers(header: Mapping[str, Tensor]) -> dict[str, bool]:
 
 def _family(header: Mapping[str, Tensor]) -> str:
     try:
-        family: str = ldm.infer_diffusers_model_type(dict(header))  # type: ignore[no-untyped-call]
+        family: str = ldm.infer_diffusers_model_type(dict(header))
     except Exception:  # it looks at the values or shapes of other families' tensors
         return "unknown"
     return family

@@ -62,7 +62,7 @@ def add_textual_inversion(inversions: Sequence[TextualInversion], parts: Mapping
             raise AuditError("its embedding has values that are NaN or infinite", where=str(inversion.path), do=do)
         try:
             with _quiet():
-                pipeline.load_textual_inversion({token: vectors_VD}, token=token)  # type: ignore[arg-type]
+                pipeline.load_textual_inversion({token: vectors_VD}, token=token)
         except ValueError as error:
             do = "Give another token: {path: ..., token: ...}."
             raise AuditError(first_line(error), where=str(inversion.path), do=do) from error

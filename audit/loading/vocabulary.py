@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from typing import Any
 
 from transformers import CLIPTokenizer
 
@@ -25,9 +26,10 @@ def clip_tokenizer(pad_token: str) -> CLIPTokenizer:
     letters = list(bytes_to_unicode().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
+    pairs: Any = [tuple(merge.split()) for merge in merges]
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)},
-        merges=[tuple(merge.split()) for merge in merges],
+        merges=pairs,
         pad_token=pad_token,
         model_max_length=77,
     )

@@ -1,12 +1,12 @@
 """Weights into a network, strictly: every tensor of the network comes from the file, and every tensor of the file goes
-into the network. What a training tool adds to the names is taken off; anything else is an error that names the tensor.
+into the network. Anything else is an error that names the tensors and the likely cause.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from audit.errors import AuditError, first_line
 from audit.loading.files import few
 
-# Put into names by torch.compile, FSDP and activation checkpointing, wherever the wrapped module is.
-_INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# Put before all names: by DistributedDataParallel, by transformers before version 5, and by trainers' own modules.
-_BEFORE = ("module.", "text_model.", "model.", "unet.", "vae.", "text_encoder.")
+# What wraps a module puts into the names of its weights; saved like that, no library finds them again.
+_WRAPPERS = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+    "module.": "DistributedDataParallel",
+}
 # Left by PEFT in weights that were saved with an adapter in them.
 _ADAPTER = re.compile(r"(^|\.)(base_layer|lora_[AB]|lora_(down|up)|lora_magnitude_vector|base_model\.model)(\.|$)")
 # What published text encoders hold besides the text model: buffers of older transformers, and the rest of a CLIP model.
@@ -68,7 +71,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], component: str, where
 
 
 def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> dict[str, Tensor]:
-    """Take off what training tools add to names, and leave out what a text encoder's file holds besides it.
+    """Name the tensors of a text encoder as transformers does, without what its file holds besides the text model.
 
     Raises AuditError for weights that were saved with an adapter (PEFT) in them.
     """
@@ -80,20 +83,9 @@ def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> di
             "pipeline.save_pretrained(folder); of a PEFT model, merge_and_unload() first."
         )
         raise AuditError(what, where=where, do=do)
-    found: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        name = key
-        for part in _INSIDE:
-            name = name.replace(part, "")
-        if component == "text_encoder" and _NOT_TEXT.search(name):
-            continue
-        if name in found:
-            what = f"{component}: it holds two tensors for {name}"
-            raise AuditError(what, where=where, do="Save the model again, uncompiled.")
-        found[name] = tensor
-    while prefix := next((each for each in _BEFORE if found and all(key.startswith(each) for key in found)), None):
-        found = {key.removeprefix(prefix): tensor for key, tensor in found.items()}
-    return found
+    if component != "text_encoder":
+        return dict(tensors)
+    return {key.removeprefix("text_model."): tensor for key, tensor in tensors.items() if not _NOT_TEXT.search(key)}
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -123,13 +115,26 @@ def _check_names(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], co
         parts.append(f"{len(missing)} of its {len(expected)} weights are missing ({few(missing)})")
     if unexpected:
         parts.append(f"{len(unexpected)} weights belong to no layer ({few(unexpected)})")
-    if not found.keys() & expected.keys():
-        do = "No key is that of a layer: was it saved from a wrapped model? Save the plain model by save_pretrained."
-    elif unexpected:
-        do = "Does config.json belong to these weights? Save the model again by save_pretrained."
-    else:
-        do = "The file is incomplete. Download it again, or save the model again by save_pretrained."
-    raise AuditError(f"{component}: {'; '.join(parts)}", where=where, do=do)
+    raise AuditError(f"{component}: {'; '.join(parts)}", where=where, do=_remedy(found, expected, missing, unexpected))
+
+
+def _remedy(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], missing: Set[str], unexpected: Set[str]
+) -> str:
+    for part, wrapper in _WRAPPERS.items():
+        if any(key.startswith(part) or f".{part}" in key for key in unexpected):
+            return (
+                f"The keys have {part!r} in them: the weights were saved while {wrapper} wrapped the model. Save the "
+                f"model that it wraps by save_pretrained, or take {part!r} out of the keys."
+            )
+    first = {key.partition(".")[0] for key in unexpected}
+    if len(first) == 1 and not found.keys() & expected.keys():
+        return (
+            f"Every key begins with {first.pop()!r}: save the {len(expected)} weights without it, by save_pretrained."
+        )
+    if unexpected:
+        return "Does config.json belong to these weights? Save the model again by save_pretrained."
+    return "The file is incomplete. Download it again, or save the model again by save_pretrained."
 
 
 def _checked(tensor: Tensor, like: Tensor, name: str, where: str, dtype: torch.dtype) -> Tensor:

@@ -12,6 +12,8 @@ from pipelines.commands.options import Device, Dtype, Verbose
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipelines.config import ModelFiles
+
 MOST = 300  # captions of either kind
 
 
@@ -43,7 +45,8 @@ def layers(
     import audit
     from audit.layers import layers as look
     from audit.precision import resolve_dtype
-    from pipelines.reading.fetched import fetched
+    from pipelines.config import ModelFiles
+    from pipelines.models import load
     from pipelines.reading.nulls import read_null_captions, spread
 
     lora = None
@@ -52,11 +55,12 @@ def layers(
     elif captions is None or null is None:
         raise audit.UsageError("captions of one kind only", do="Give both --captions and --null, or neither and a run.")
     else:
-        model, own, unseen = source, *(read_null_captions(file, "caption") for file in (captions, null))
+        model, own, unseen = (
+            ModelFiles(path=source),
+            *(read_null_captions(file, "caption") for file in (captions, null)),
+        )
     own, unseen = spread(own, MOST), spread(unseen, MOST)
-    lora = None if lora is None else fetched(lora)
-    loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device), lora=lora)
-    table = look(loaded, own, unseen, seed)
+    table = look(load(model, lora, device, resolve_dtype(dtype, device)), own, unseen, seed)
     if out is not None:
         import pyarrow.parquet as pq
 
@@ -64,7 +68,7 @@ def layers(
     _print(table, len(own), len(unseen))
 
 
-def _of_run(run: str) -> tuple[str, str | None, list[str], list[str]]:
+def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
     """Model, LoRA weights, confirmed captions and null captions of a run."""
     from audit.errors import AuditError
     from pipelines.finished import finished

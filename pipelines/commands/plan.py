@@ -97,8 +97,10 @@ def _speeds(made: Plan, tflops: float | None) -> list[str]:
     engine = work.config.engine
     cores = f"{engine.cpus_per_worker} core{'s' if engine.cpus_per_worker > 1 else ''}"
     worker = f"{engine.gpus_per_worker:g} GPU and {cores}" if engine.gpus_per_worker else cores
+    height, width = work.costs.generation.size
     forwards = work.costs.screen[0].forwards * len(work.config.screen.seeds)
-    found = [f"a screen is {forwards} forward{'s' if forwards > 1 else ''} of the UNet a caption"]
+    found = [f"the model makes images of {height} x {width} pixels (model.resolution)"]
+    found.append(f"a screen is {forwards} forward{'s' if forwards > 1 else ''} of the UNet a caption")
     if probe is None:
         found.append(
             f"assumed: {tflops:g} TFLOP/s sustained (--tflops); reading of images, search and clusters as our cores do "

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from audit import lists
 from audit.flops import GenerationCost, ScreenCost, embedding_cost, generation_cost, screen_cost
-from audit.outline import outline_embedder, outline_model
+from audit.outline import outline_embedder
 from pipelines.config import Config
+from pipelines.models import outline
 from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, Probe
 from pipelines.reading.fetched import fetched
 
@@ -54,9 +55,7 @@ class Costs:
 
 def costs_of(config: Config) -> Costs:
     """Raises AuditError where a model is missing or not supported."""
-    model, *others = (
-        outline_model(fetched(path, weights=False)) for path in (config.model, config.reference_model) if path
-    )
+    model, *others = (outline(files) for files in (config.model, config.reference_model) if files)
     named = config.confirm.embedders if config.images else []
     networks = [config.embedder(name).network() for name in named]
     embedders = [outline_embedder(**network | {"weights": fetched(network["weights"])}) for network in networks]

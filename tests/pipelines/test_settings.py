@@ -31,9 +31,30 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 def test_a_model_that_is_no_folder_may_be_one_of_the_hub(tmp_path: Path) -> None:
     path = write_config(tmp_path, model="organisation/model-v1.5")
-    assert load_config(path)[0].model == "organisation/model-v1.5"
+    assert load_config(path)[0].model.path == "organisation/model-v1.5"
     (tmp_path / "organisation/model-v1.5").mkdir(parents=True)
-    assert load_config(path)[0].model == f"{tmp_path}/organisation/model-v1.5"
+    assert load_config(path)[0].model.path == f"{tmp_path}/organisation/model-v1.5"
+
+
+def test_a_model_is_a_path_or_a_section_and_its_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    inversions = ["a.safetensors", {"path": "b.safetensors", "token": "<b>"}]
+    section = {"path": "one.safetensors", "config": "folder", "resolution": [512, 768], "textual_inversion": inversions}
+    model = load_config(write_config(tmp_path, model=section))[0].model
+    assert (model.path, model.config) == (f"{tmp_path}/one.safetensors", f"{tmp_path}/folder")
+    assert model.resolution == [512, 768]
+    assert [(each.path, each.token) for each in model.textual_inversion] == [
+        (f"{tmp_path}/a.safetensors", None),
+        (f"{tmp_path}/b.safetensors", "<b>"),
+    ]
+    one = load_config(write_config(tmp_path, model={"path": "m", "textual_inversion": "c.pt"}))[0].model
+    assert [each.path for each in one.textual_inversion] == [f"{tmp_path}/c.pt"]
+    short = load_config(write_config(tmp_path, model="m"), ["model.resolution=256"])[0].model
+    assert (short.path, short.resolution) == (f"{tmp_path}/m", 256)
+
+
+def test_a_resolution_is_positive_and_a_prediction_type_known(tmp_path: Path) -> None:
+    assert "model.resolution" in message(tmp_path, model={"path": "m", "resolution": 0})
+    assert "model.prediction_type" in message(tmp_path, model={"path": "m", "prediction_type": "sample"})
 
 
 def test_out_of_the_command_line_is_relative_to_the_working_directory(
@@ -150,6 +171,8 @@ def test_the_json_schema_accepts_what_loads(tmp_path: Path) -> None:
     settings = settings_of(captions=["a.parquet", "b.parquet"])
     jsonschema.validate(settings, schema)
     jsonschema.validate(settings | {"captions": {"path": "a.parquet"}, "images": None}, schema)
+    for inversion in ("a.pt", {"path": "a.pt"}, ["a.pt", {"path": "b.pt", "token": "<b>"}]):
+        jsonschema.validate(settings | {"model": {"path": "m", "textual_inversion": inversion}}, schema)
     for workers in (3, {"max": 8}, {"min": 2, "max": 8}):
         jsonschema.validate(settings | {"engine": {"workers": workers}}, schema)
     for wrong in ({"scren": {}}, {"engine": {"workers": 0}}, {"engine": {"workers": {"min": 2}}}):

@@ -234,7 +234,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "version": "0.1.0",
         "config": {"model": "model", "captions": "captions.parquet"},
         "resolved": {
-            "model": "model",
+            "model": {"path": "model"},
             "screen": {"detectors": ["profile"], "seeds": [0]},
             "select": {"budget": 38, "audit_sample": 41, "self_control": True},
             "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
@@ -242,7 +242,10 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             "report": {"title": "Audit of the test model"},
         },
         "inputs": [{"file": "captions.parquet", "rows": arrow["rows"].num_rows + 1, "sha256": "ab" * 32}],
-        "models": {"model": {"unet": "12" * 32, "vae": "34" * 32}, "sscd": {"sscd.safetensors": "56" * 32}},
+        "models": {
+            "model": {"unet": "12" * 32, "vae": "34" * 32, "resolution": "512 x 512"},
+            "sscd": {"sscd.safetensors": "56" * 32},
+        },
         "packages": {"torch": "2.14.1", "diffusers": "0.42.1"},
         "seeds": SEEDS,
         "dtype": "float32",
