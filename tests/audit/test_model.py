@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import audit
 from audit.errors import AuditError
@@ -130,82 +127,3 @@ def test_a_transformer_pipeline_is_named_in_the_error(folder: Path) -> None:
     set_config(folder / "model_index.json", _class_name="FluxPipeline")
     with pytest.raises(AuditError, match="no unet/.*FluxPipeline"):
         audit.load_model(folder)
-
-
-def original_name(name: str) -> str:
-    """The name of a UNet tensor in an original Stable Diffusion checkpoint (two layers a block, four blocks)."""
-    rules = [
-        (r"time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
-        (r"conv_in", lambda m: "input_blocks.0.0"),
-        (r"conv_norm_out", lambda m: "out.0"),
-        (r"conv_out", lambda m: "out.2"),
-        (r"down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.0"),
-        (r"down_blocks\.(\d)\.attentions\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.1"),
-        (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
-        (r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
-        (r"mid_block\.attentions\.0", lambda m: "middle_block.1"),
-        (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0"),
-        (r"up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1"),
-        (r"up_blocks\.0\.upsamplers\.0", lambda m: "output_blocks.2.1"),
-        (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.2"),
-    ]
-    for pattern, replacement in rules:
-        if re.match(pattern, name):
-            name = re.sub(pattern, replacement, name, count=1)
-            break
-    if "transformer_blocks" not in name:
-        for new, old in {
-            "norm1": "in_layers.0",
-            "conv1": "in_layers.2",
-            "norm2": "out_layers.0",
-            "conv2": "out_layers.3",
-            "time_emb_proj": "emb_layers.1",
-            "conv_shortcut": "skip_connection",
-        }.items():
-            name = name.replace(f".{new}.", f".{old}.")
-    return f"model.diffusion_model.{name}"
-
-
-def original_vae_name(name: str) -> str:
-    for pattern, replacement in (
-        (r"encoder\.down_blocks\.(\d)\.resnets", r"encoder.down.\1.block"),
-        (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
-        (r"decoder\.up_blocks\.(\d)\.resnets", lambda m: f"decoder.up.{1 - int(m[1])}.block"),
-        (r"decoder\.up_blocks\.(\d)\.upsamplers\.0", lambda m: f"decoder.up.{1 - int(m[1])}.upsample"),
-        (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
-        (r"mid_block\.attentions\.0\.to_out\.0", r"mid.attn_1.proj_out"),
-        (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
-        (r"mid_block\.attentions\.0\.group_norm", r"mid.attn_1.norm"),
-        (r"conv_shortcut", r"nin_shortcut"),
-        (r"conv_norm_out", r"norm_out"),
-    ):
-        name = re.sub(pattern, replacement, name)
-    return f"first_stage_model.{name}"
-
-
-def test_a_single_file_loads_offline_given_a_configuration(sd1: audit.Model, data: Path, tmp_path: Path) -> None:
-    source = data / "tiny-sd1"
-    unet = load_file(source / "unet/diffusion_pytorch_model.safetensors")
-    vae = load_file(source / "vae/diffusion_pytorch_model.safetensors")
-    text = load_file(source / "text_encoder/model.safetensors")
-    tensors = {original_name(name): tensor for name, tensor in unet.items()}
-    for name, tensor in vae.items():
-        linear = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
-        tensors[original_vae_name(name)] = tensor[:, :, None, None].contiguous() if linear else tensor
-    tensors |= {f"cond_stage_model.transformer.{name}": tensor for name, tensor in text.items()}
-    save_file(tensors, tmp_path / "one.safetensors")
-    config = shutil.copytree(source, tmp_path / "config", ignore=shutil.ignore_patterns("*.safetensors"))
-
-    model = audit.load_model(tmp_path / "one.safetensors", config=config)
-    for part in ("unet", "text_encoder", "vae"):
-        theirs = getattr(sd1, part).state_dict()
-        assert all(torch.equal(tensor, theirs[name]) for name, tensor in getattr(model, part).state_dict().items())
-    captions = ["a dog", "a serene beach at sunrise"]
-    ours, theirs = (audit.generate(loaded, captions, steps=3, output="latents") for loaded in (model, sd1))
-    np.testing.assert_allclose(ours["latents"].to_pylist(), theirs["latents"].to_pylist(), atol=1e-5)
-
-
-def test_a_single_file_without_a_model_in_it_is_an_error(data: Path, tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(1)}, tmp_path / "one.safetensors")
-    with pytest.raises(AuditError, match="does not load"):
-        audit.load_model(tmp_path / "one.safetensors", config=data / "tiny-sd1")

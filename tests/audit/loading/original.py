@@ -1,0 +1,113 @@
+"""Checkpoints in the original layout of Stable Diffusion, made of diffusers folders by rules written independently."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def original_name(name: str) -> str:
+    """The name of a UNet tensor in an original Stable Diffusion checkpoint (two layers a block, four blocks)."""
+    rules = [
+        (r"time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
+        (r"conv_in", lambda m: "input_blocks.0.0"),
+        (r"conv_norm_out", lambda m: "out.0"),
+        (r"conv_out", lambda m: "out.2"),
+        (r"down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.0"),
+        (r"down_blocks\.(\d)\.attentions\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.1"),
+        (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
+        (r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
+        (r"mid_block\.attentions\.0", lambda m: "middle_block.1"),
+        (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0"),
+        (r"up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1"),
+        (r"up_blocks\.0\.upsamplers\.0", lambda m: "output_blocks.2.1"),
+        (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.2"),
+    ]
+    for pattern, replacement in rules:
+        if re.match(pattern, name):
+            name = re.sub(pattern, replacement, name, count=1)
+            break
+    if "transformer_blocks" not in name:
+        for new, old in {
+            "norm1": "in_layers.0",
+            "conv1": "in_layers.2",
+            "norm2": "out_layers.0",
+            "conv2": "out_layers.3",
+            "time_emb_proj": "emb_layers.1",
+            "conv_shortcut": "skip_connection",
+        }.items():
+            name = name.replace(f".{new}.", f".{old}.")
+    return f"model.diffusion_model.{name}"
+
+
+def original_vae_name(name: str) -> str:
+    for pattern, replacement in (
+        (r"encoder\.down_blocks\.(\d)\.resnets", r"encoder.down.\1.block"),
+        (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
+        (r"decoder\.up_blocks\.(\d)\.resnets", lambda m: f"decoder.up.{1 - int(m[1])}.block"),
+        (r"decoder\.up_blocks\.(\d)\.upsamplers\.0", lambda m: f"decoder.up.{1 - int(m[1])}.upsample"),
+        (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
+        (r"mid_block\.attentions\.0\.to_out\.0", r"mid.attn_1.proj_out"),
+        (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
+        (r"mid_block\.attentions\.0\.group_norm", r"mid.attn_1.norm"),
+        (r"conv_shortcut", r"nin_shortcut"),
+        (r"conv_norm_out", r"norm_out"),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return f"first_stage_model.{name}"
+
+
+def original_open_clip_name(name: str) -> str:
+    for new, old in (
+        ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+        ("text_model.embeddings.", ""),
+        ("text_model.final_layer_norm", "ln_final"),
+        ("text_model.encoder.layers", "transformer.resblocks"),
+        ("layer_norm", "ln_"),
+        ("mlp.fc1", "mlp.c_fc"),
+        ("mlp.fc2", "mlp.c_proj"),
+        ("self_attn", "attn"),
+    ):
+        name = name.replace(new, old)
+    return f"cond_stage_model.model.{name}"
+
+
+def original_open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The text encoder of a diffusers folder as open_clip names it: queries, keys and values in one tensor."""
+    found = {}
+    for name, tensor in text.items():
+        if ".q_proj." in name:
+            joined = torch.cat([tensor, *(text[name.replace("q_proj", f"{each}_proj")] for each in "kv")])
+            kind = name.rpartition(".")[2]
+            found[original_open_clip_name(name).replace(f"q_proj.{kind}", f"in_proj_{kind}")] = joined
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            found[original_open_clip_name(name)] = tensor
+    return found
+
+
+def original_tensors(source: Path, open_clip: bool = False) -> dict[str, Tensor]:
+    """The tensors of a diffusers folder as a single file of the original layout names them."""
+    unet = load_file(source / "unet/diffusion_pytorch_model.safetensors")
+    vae = load_file(source / "vae/diffusion_pytorch_model.safetensors")
+    text = load_file(source / "text_encoder/model.safetensors")
+    tensors = {original_name(name): tensor for name, tensor in unet.items()}
+    for name, tensor in vae.items():
+        linear = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
+        tensors[original_vae_name(name)] = tensor[:, :, None, None].contiguous() if linear else tensor
+    if open_clip:
+        return tensors | original_open_clip(text)
+    return tensors | {f"cond_stage_model.transformer.{name}": tensor for name, tensor in text.items()}
+
+
+def single_file(source: Path, folder: Path, open_clip: bool = False, **more: Tensor) -> tuple[Path, Path]:
+    """Write a diffusers folder as (a single file, a folder of its configurations)."""
+    file = folder / "one.safetensors"
+    save_file(original_tensors(source, open_clip) | more, file)
+    config = folder / "config"
+    shutil.copytree(source, config, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+    return file, config
