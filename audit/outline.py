@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from audit.errors import AuditError, first_line
 from audit.hub import is_hub_id
+from audit.loading.architecture import check_text
 from audit.loading.hub import from_hub
 from audit.loading.networks import empty_networks, folder_configs, folder_tokenizer
 from audit.loading.prediction import published_size
@@ -57,6 +58,7 @@ def outline_model(
         configs, tokenizer = folder_configs(folder), folder_tokenizer(folder)
     with no_progress_bars():
         networks = empty_networks(configs, str(path))
+    check_text(tokenizer, networks["text_encoder"], networks["unet"].config, str(path))
     parts = {**networks, "tokenizer": tokenizer, "scheduler_config": configs["scheduler"]}
     return assembled(parts, {}, META, torch.float32, resolution, where=str(path))
 

@@ -82,7 +82,8 @@ def noise_cosine(parts: Mapping[str, Any]) -> float:
     There the input is nearly the noise itself: about 1 for a UNet that predicts noise, about 0 for velocity.
     """
     unet, tokenizer, encoder = parts["unet"], parts["tokenizer"], parts["text_encoder"]
-    ids_1K = tokenizer("", padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    ids_1K = tokenizer("", padding="max_length", max_length=longest, return_tensors="pt").input_ids
     hidden_1KD = encoder(ids_1K.to(encoder.device))[0].to(unet.dtype)
     noise_1CHW = initial_latents([0], (unet.config.in_channels, _SIDE, _SIDE), unet.device, unet.dtype)
     last = parts["scheduler_config"].get("num_train_timesteps", 1000) - 1
