@@ -85,7 +85,7 @@ def noise_cosine(parts: Mapping[str, Any]) -> float:
     longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     ids_1K = tokenizer("", padding="max_length", max_length=longest, return_tensors="pt").input_ids
     hidden_1KD = encoder(ids_1K.to(encoder.device))[0].to(unet.dtype)
-    noise_1CHW = initial_latents([0], (unet.config.in_channels, _SIDE, _SIDE), unet.device, unet.dtype)
+    noise_1CHW = initial_latents([0], (unet.config.in_channels, _SIDE, _SIDE), unet.device).to(unet.dtype)
     last = parts["scheduler_config"].get("num_train_timesteps", 1000) - 1
     output_1CHW: Tensor = unet(noise_1CHW, last, encoder_hidden_states=hidden_1KD).sample
     return float(torch.cosine_similarity(output_1CHW.float().flatten(), noise_1CHW.float().flatten(), dim=0))
