@@ -19,7 +19,7 @@ from audit.loading.files import STEMS, read_json, sha256_of, variants, weights_f
 from audit.loading.weights import fill, read_tensors, state_sha256
 
 
-def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, nn.Module]:
+def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Any]:
     """Make `unet`, `vae` and `text_encoder` of their configurations, without memory for weights.
 
     Raises AuditError if a configuration makes no network, or one with inputs that are not supported.
@@ -29,7 +29,7 @@ def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict
         "vae": AutoencoderKL.from_config,
         "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
     }
-    found = {}
+    found: dict[str, Any] = {}
     for name, make in makers.items():
         try:
             with init_empty_weights(include_buffers=False):
@@ -37,7 +37,7 @@ def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict
         except Exception as error:  # what a network raises for a configuration that does not fit it is not documented
             what = f"{name}/config.json makes no network: {first_line(error)}"
             raise AuditError(what, where=where, do="Is the file damaged, or written by a newer diffusers?") from error
-    check_unet(found["unet"].config, where)  # type: ignore[arg-type]
+    check_unet(found["unet"].config, where)
     return found
 
 

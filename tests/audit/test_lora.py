@@ -92,6 +92,81 @@ def test_the_layers_are_w_plus_alpha_over_rank_times_up_times_down(
     assert changed == {f"{name}.weight" for name in (QUERY, OUT, CONV)}
 
 
+def peft_folder(folder: Path, factors: Factors, names: tuple[str, ...], **config: object) -> Path:
+    """What `save_pretrained` of a PeftModel writes: keys without a component, the strength beside them."""
+    tensors = {}
+    for name in names:
+        prefix = f"base_model.model.{'text_model.' if name == TEXT else ''}{name}"
+        down, up = factors[name]
+        tensors |= {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    known = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none", "use_dora": False}
+    (folder / "adapter_config.json").write_text(json.dumps(known | config))
+    return folder
+
+
+@pytest.mark.parametrize("names", [(QUERY, OUT, CONV), (TEXT,)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_of_peft_has_the_strength_that_its_configuration_says(
+    plain: audit.Model, factors: Factors, names: tuple[str, ...], whole: bool, tmp_path: Path
+) -> None:
+    folder = peft_folder(tmp_path, factors, names)
+    model = audit.load_model(MODEL, lora=folder if whole else folder / "adapter_model.safetensors")
+    for name in factors:
+        down, up = factors[name]
+        product = torch.einsum("or...,ri...->oi...", up.double().flatten(1), down.double().flatten(1))
+        expected = weight(plain, name).double()
+        if name in names:
+            expected = expected + ALPHA / RANK * product.reshape(expected.shape)
+        torch.testing.assert_close(weight(model, name).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [
+        ({"use_dora": True}, "it has use_dora"),
+        ({"use_rslora": True}, "it has use_rslora"),
+        ({"peft_type": "LOHA"}, "it has peft_type LOHA"),
+        ({"bias": "all"}, "it has bias all"),
+        ({"lora_alpha": None}, "their strength is unknown"),
+    ],
+)
+def test_other_adapters_of_peft_are_refused(
+    factors: Factors, config: dict[str, object], wrong: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AuditError, match=wrong):
+        audit.load_model(MODEL, lora=peft_folder(tmp_path, factors, (QUERY,), **config))
+
+
+def test_an_adapter_of_peft_without_its_configuration_is_refused(factors: Factors, tmp_path: Path) -> None:
+    (peft_folder(tmp_path, factors, (QUERY,)) / "adapter_config.json").unlink()
+    with pytest.raises(AuditError, match="without adapter_config.json beside them their strength is unknown"):
+        audit.load_model(MODEL, lora=tmp_path)
+
+
+def test_lora_weights_that_are_not_finite_are_named(factors: Factors, tmp_path: Path) -> None:
+    down, up = peft(QUERY)
+    save_file({down: factors[QUERY][0], up: factors[QUERY][1] * float("nan")}, tmp_path / "lora.safetensors")
+    with pytest.raises(AuditError, match=f"{up} has values that are NaN or infinite"):
+        audit.load_model(MODEL, lora=tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_unet_conv_in.hada_w1_a",
+        "lora_unet_conv_in.lokr_w1",
+        "base_model.model.no.such.layer.lora_A.weight",
+        f"{QUERY}.lora_A.weight",
+    ],
+)
+def test_loha_lokr_and_names_without_their_component_are_refused_by_key(name: str, tmp_path: Path) -> None:
+    save_file({name: torch.zeros(2, 3)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 1}))
+    with pytest.raises(AuditError, match=f"{name} belongs to no layer"):
+        audit.load_model(MODEL, lora=tmp_path)
+
+
 def test_scores_are_of_the_model_with_its_lora_and_say_so(plain: audit.Model, factors: Factors, tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     save_file(dict(zip(peft(QUERY), factors[QUERY], strict=True)), path)

@@ -153,14 +153,14 @@ def test_every_worker_loads_what_is_needed_before_it_works() -> None:
 
 
 class Different(Doubler):
-    def prepare(self, *needs: str) -> dict[str, str]:
-        return {name: str(os.getpid()) for name in needs}
+    def prepare(self, *needs: str) -> dict[str, dict[str, str]]:
+        return {name: {"unet": "the same", "text_encoder (as loaded)": str(os.getpid())} for name in needs}
 
 
 def test_workers_that_load_different_weights_are_refused() -> None:
     workers = pool(Different, workers=(1, 1), retries=1)
     workers.prepare("model")
-    with pytest.raises(AuditError, match="two workers have loaded different weights of model"):
+    with pytest.raises(AuditError, match=r"different weights of model: text_encoder \(as loaded\)"):
         list(workers.map(Doubling(deadly=(0,)), cut(1, 1)))
     workers.close()
 

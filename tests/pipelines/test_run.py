@@ -143,7 +143,10 @@ def test_tables_have_their_declared_schemas(run: Ledger) -> None:
 def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) -> None:
     found = manifest(run)
     assert {Path(item["file"]).name for item in found["inputs"]} >= {"00000.parquet", "00001.tar"}
-    assert found["models"]["model"].keys() == {"unet", "text_encoder", "tokenizer", "vae"}
+    networks = {"unet", "text_encoder", "vae"}
+    loaded = {f"{name} (as loaded)" for name in networks}
+    assert found["models"]["model"].keys() == networks | loaded | {"tokenizer", "resolution"}
+    assert found["models"]["model"]["resolution"] == "32 x 32"
     assert found["models"]["sscd"].keys() == {"sscd.safetensors", "preprocessing"}
     assert found["stages"]["ingest"] | {"seconds": 0} == {"rows_in": 40, "rows_out": 40, "errors": 0, "seconds": 0}
     assert found["claims"]["sentences"]

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
-from audit.errors import AuditError
-from pipelines.ledger import Ledger
+from audit.errors import AuditError, UsageError
+from pipelines.context import Step
+from pipelines.ledger import Ledger, Shard, Tables
 from pipelines.manifest import Manifest
+from pipelines.models import load
 from pipelines.settings import load_config
 from pipelines.worker import Worker
+from tests.pipelines.toy import write_config
+
+
+def one_row(worker: Worker, shard: Shard) -> Tables:
+    return {"found": pa.table({"row": [shard.start]})}
 
 
 @pytest.fixture
@@ -37,3 +45,27 @@ def test_the_manifest_records_the_dtype_and_refuses_another_one(configuration: P
     assert manifest.data["dtype"] == "float32"
     with pytest.raises(AuditError, match="model: dtype has changed since this run began"):
         manifest.model("model", loaded | {"dtype": "bfloat16"})
+
+
+def test_a_machine_that_does_not_share_the_run_writes_none_of_its_own(tmp_path: Path) -> None:
+    config, _ = load_config(write_config(tmp_path))
+    ledger = Ledger(config.out)
+    step, shard = Step("find", "found", "rows", ledger, one_row), Shard("00000", None, 0, 1)
+    with pytest.raises(UsageError, match=r"(?s)run: the machine \S+ sees nothing there.*all machines share"):
+        Worker(config).run(step, shard)
+    assert not Path(config.out).exists()
+    ledger.write_bytes("manifest.json", b"{}")
+    assert Worker(config).run(step, shard) == {"found": 1}
+
+
+def test_a_worker_says_what_it_runs_and_not_only_what_it_has_read(tmp_path: Path) -> None:
+    config, _ = load_config(write_config(tmp_path), ["model.resolution=48"])
+    worker = Worker(config)
+    before = worker.prepare("model")["model"]
+    assert before["resolution"] == "48 x 48"
+    other = Worker(config)
+    other.__dict__["model"] = load(config.model, None, "cpu", torch.float16)  # the same files, other numbers
+    after = other.prepare("model")["model"]
+    networks = ("unet", "text_encoder", "vae")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {f"{name} (as loaded)" for name in networks} | {"dtype"}
