@@ -70,8 +70,7 @@ def generate(
 
 def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
     """Images of latents: [B, 3, h, w], values 0 to 1, float32."""
-    config = model.vae.config
-    scaled_BCHW = latents_BCHW / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
+    scaled_BCHW = latents_BCHW / model.vae.config["scaling_factor"]
     parts = [model.vae.decode(part.to(model.dtype)).sample for part in scaled_BCHW.split(DECODED_TOGETHER)]
     return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 

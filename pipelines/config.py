@@ -308,7 +308,10 @@ class Config(_Section):
     reference_model: ModelFiles | None = Field(
         default=None, description="A model that cannot have memorized these captions: scores are what differs from it."
     )
-    lora: str | None = Field(default=None, description="LoRA weights (.safetensors) that are added to the model's.")
+    lora: str | None = Field(
+        default=None,
+        description="LoRA weights that are added to the model's: a .safetensors file, or a folder that PEFT wrote.",
+    )
     captions: Captions
     images: Images | None = None
     calibration: NullCaptions

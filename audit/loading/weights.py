@@ -91,7 +91,7 @@ def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> di
 def state_sha256(module: nn.Module) -> str:
     """Hash what a network runs: the name, dtype, shape and bytes of each of its tensors.
 
-    It takes about 0.8 s per GB (SD 1.5 in float32: 4.3 GB, 3 to 4 s), once per load.
+    It takes 0.8 to 1.5 s per GB (SD 1.5 in float32: 4.3 GB), once per load.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
