@@ -25,6 +25,7 @@ from audit.statistics import conformal_p
 
 Floats = npt.NDArray[np.float64]
 FORMAT = 1
+SAME = 1e-6  # features whose range is smaller than that share of their size differ by rounding only
 MIN_HALF = 30  # captions in each half; 1,000 and more are what a calibration should have
 
 
@@ -50,7 +51,8 @@ class Calibration:
 
         `score`: -log survival of the null at the caption's distance, of the part where it is largest; larger is more
         unlike the null captions, and no two ever tie beyond them. `p_unseen`: the smallest conformal p-value of the
-        parts times their number. Features are averaged over seeds first; rows of status "error" are left out.
+        parts times their number. Features are averaged over seeds first; rows in which a column of the detector is null
+        are left out.
         Raises AuditError where the table was made under another context (it says which item differs).
         """
         key, names_N, columns = _captions_of(table, self.detector)
@@ -74,7 +76,8 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
 
     Captions are split by `caption_group` (the column, else computed from `caption`), by hash: one half fits the
     distance (Ledoit-Wolf covariance after median/MAD scaling), the other gives p-values and the tail. Raises AuditError
-    if either half is too small, or if the table lacks the detector's columns.
+    if either half is too small, if the table lacks the detector's columns, or if all captions have the same features:
+    such a score tells nothing, and every p-value would be 1.
     """
     if detector not in SCORES:
         raise UsageError(f"no detector {detector!r} gives a score", do=f"Those that do: {', '.join(SCORES)}.")
@@ -96,6 +99,7 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
     for name in COMBINED.get(detector, (detector,)):
         features_NF = _features(name, columns)
         distance = fit_distance(distance_kind(name), features_NF[fits_N])
+        _check_varies(name, features_NF, distance)
         parts.append(Part(name, distance, Survival.fit(distance(features_NF[~fits_N]))))
     return Calibration(detector, context, tuple(parts))
 
@@ -125,6 +129,17 @@ def _features(detector: str, columns: dict[str, Floats]) -> Floats:
     return own - features(detector, found) if found else own
 
 
+def _check_varies(detector: str, features_NF: Floats, distance: Distance | Agreement) -> None:
+    """Raises AuditError if features [N, F] differ between captions by no more than float32 rounds."""
+    spread_F, size_F = np.ptp(features_NF, axis=0), np.abs(features_NF).max(axis=0)
+    if (spread_F > SAME * size_F).any() and np.ptp(distance(features_NF)) > 0:
+        return
+    raise AuditError(
+        f"{detector} gives all {len(features_NF)} control captions the same score",
+        do="It tells nothing about this model: screen with another detector, or check that the captions differ.",
+    )
+
+
 def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[str, Floats]]:
     """The name of the key column, the captions in order of appearance, and their columns averaged over seeds."""
     key = "caption" if "caption" in table.column_names else "caption_id"
@@ -135,7 +150,10 @@ def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[s
             f"the table has no column {', '.join(missing)}",
             do=f"Screen or generate with the detector {detector!r}; there is: {', '.join(table.column_names)}.",
         )
-    good = table.filter(pc.equal(table["status"], "ok"))
+    sound = pc.is_valid(table[key])
+    for name in wanted:  # the row's status may be that of another detector
+        sound = pc.and_(sound, pc.is_valid(table[name]))
+    good = table.filter(sound)
     encoded = good[key].combine_chunks().dictionary_encode()
     names, of_R = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
     rows_N = np.bincount(of_R, minlength=len(names))

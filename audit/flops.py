@@ -18,7 +18,7 @@ from audit.generation import decode, denoise
 from audit.model import Model
 from audit.outline import META, EmbedderOutline
 from audit.rows import Batch, Rows
-from audit.sampling import ddim
+from audit.sampling import ddim, first_informative
 from audit.screening import Forward, forwards, run_forward
 
 # Shapes: B rows (one), L layers, K text positions, C, H and W of the latent, h and w of the image.
@@ -62,7 +62,10 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
     """What `audit.screen` does with these detectors. Raises AuditError as it does."""
     chosen = screen_detectors(detectors)
     rows, batch = _one(model)
-    plan = forwards(chosen, model, ddim(model.scheduler_config).timesteps.tolist())
+    scheduler = ddim(model.scheduler_config)
+    earliest = first_informative(scheduler)
+    plan = forwards(chosen, model, scheduler.timesteps.tolist(), earliest)
+    responses = {at for detector in chosen for at in detector.response}
     flops_of: dict[tuple[int, bool], int] = {}  # at whatever timestep
 
     def cost(layers: int, full: bool) -> int:
@@ -74,10 +77,11 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
     attn_BLK = torch.empty(1, len(model.layers), batch.hidden_BKD.shape[1], device=META)
     seen = Seen(
         rows.noise_SCHW,
-        {forward.position: 0.5 for forward in plan},
+        dict.fromkeys(responses, 0.5),
         {forward.position: attn_BLK[:, : forward.layers] for forward in plan},
-        {forward.position: rows.noise_SCHW for forward in plan},
-        {forward.position: rows.noise_SCHW for forward in plan},
+        dict.fromkeys(responses, rows.noise_SCHW),
+        dict.fromkeys(responses, rows.noise_SCHW),
+        {0: rows.noise_SCHW.double()},
     )
     with torch.inference_mode():
         measured = [detector.measure(seen) for detector in chosen]

@@ -19,7 +19,7 @@ from audit.finite import first_not_finite
 from audit.model import Model
 from audit.png import png
 from audit.rows import Batch, Rows
-from audit.sampling import ddim, guide, to_epsilon
+from audit.sampling import ddim, guide, response
 
 # Shapes: B rows, Q image queries, K text positions, D text width, C, H and W of the latent (of the image: h and w).
 
@@ -41,8 +41,9 @@ def generate(
     """Generate captions: one row per caption and seed, caption-major, as `audit.schema.scored`.
 
     DDIM, eta 0, the same latents as diffusers' StableDiffusionPipeline with a DDIMScheduler and the same noise.
-    output: "image" adds `image` (PNG bytes), "latents" adds `latents` (C x H x W values). A row that is not finite
-    has status "error". Raises AuditError for an unknown detector, a bad number of steps, or unfit captions.
+    output: "image" adds `image` (PNG bytes), "latents" adds `latents` (C x H x W values). What is not finite is
+    null, and its row has status "error". Raises AuditError for an unknown detector, a bad number of steps, or unfit
+    captions.
     """
     if output not in OUTPUTS:
         raise UsageError(f"output is {output!r}", do=f"Give one of: {', '.join(OUTPUTS)}.")
@@ -61,11 +62,11 @@ def generate(
         return found, produce(model, latents_BCHW, output)
 
     done = rows.each("generate", run)
-    columns = [name for detector in chosen for name in detector.columns]
+    together = [detector.columns for detector in chosen]
     context = rows.context(chosen) | {"steps": steps, "guidance_scale": guidance_scale}
     context["weights"]["vae"] = model.weights_sha256["vae"]
     found, produced = [found for found, _ in done], [produced for _, produced in done]
-    return rows.table(columns, found, context, output=output, produced=produced)
+    return rows.table(together, found, context, output=output, produced=produced)
 
 
 def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
@@ -119,8 +120,7 @@ def denoise(
             conditional_BCHW = output_BCHW[-size:]
             response_BCHW = None
             if both:
-                eps_BCHW = to_epsilon(scheduler, output_BCHW, input_BCHW, timestep)
-                response_BCHW = eps_BCHW[size:] - eps_BCHW[:size]
+                response_BCHW = response(scheduler, output_BCHW[size:], output_BCHW[:size], timestep)
                 response_BCHW = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
             attn_BLK = probe.take() if probe else None
             end_BQ = end_probe.take() if end_probe else None

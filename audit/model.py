@@ -46,9 +46,11 @@ class Model:
 
     layers: the cross-attention layers in order of execution. latent_shape: (C, H, W). weights_sha256: of `unet`,
     `text_encoder`, `tokenizer`, `vae`, and of `lora` and `textual_inversion` if there are any; for a component with
-    one weights file, what `sha256sum` says of that file. loaded_sha256: of the weights of each network as they were
-    loaded, before LoRA, in the dtype in which they run. facts: what else was decided on loading, such as the
-    resolution, in words. batch_sizes: what has turned out to fit in memory, by task (`audit.rows`).
+    one weights file, what `sha256sum` says of that file. scheduler_config: every parameter of DDIM sampling
+    (`audit.schedulers`). loaded_sha256: of the weights of each network as they were loaded, before LoRA, in the dtype
+    in which they run. facts: what else was decided on loading, such as the resolution, in words. about: what else the
+    manifest records: `scheduler` (its class, and the keys of its file that have no effect) and `files_not_read` of a
+    folder. batch_sizes: what has turned out to fit in memory, by task (`audit.rows`).
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -63,6 +65,7 @@ class Model:
     weights_sha256: Mapping[str, str]
     loaded_sha256: Mapping[str, str] = field(default_factory=dict, repr=False)
     facts: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     batch_sizes: dict[str, int] = field(default_factory=dict, repr=False)
     _several: tuple[str, ...] = field(default=(), repr=False)  # tokens that stand for several vectors
 
@@ -214,7 +217,7 @@ def assembled(
     loaded: Mapping[str, str] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Model:
-    """The Model of loaded parts: `unet`, `text_encoder`, `vae`, `tokenizer` and `scheduler_config`."""
+    """The Model of loaded parts: `unet`, `text_encoder`, `vae`, `tokenizer`, `scheduler_config` and `about`."""
     unet, text_encoder, vae = parts["unet"], parts["text_encoder"], parts["vae"]
     _place(parts, device)
     check_vae(vae.config, unet.config.in_channels, where)
@@ -223,13 +226,12 @@ def assembled(
     unet.register_to_config(
         sample_size=height if height == width else [height, width], _diffusers_version=diffusers_version
     )
-    scheduler = DDIMScheduler.from_config(parts["scheduler_config"])
     model = Model(
         unet=unet,
         text_encoder=text_encoder,
         tokenizer=parts["tokenizer"],
         vae=vae,
-        scheduler_config={key: value for key, value in scheduler.config.items() if not key.startswith("_")},
+        scheduler_config=parts["scheduler_config"],
         device=torch.device(device),
         dtype=dtype,
         latent_shape=(unet.config.in_channels, height, width),
@@ -237,6 +239,7 @@ def assembled(
         weights_sha256=hashes,
         loaded_sha256=loaded or {},
         _several=tuple(tokens_of_several_vectors(parts["tokenizer"])),
+        about=parts.get("about", {}),
     )
     size = "{} x {}".format(*model.resolution)
     return replace(model, facts={"resolution": size, **(facts or {})})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +18,8 @@ from audit.errors import AuditError
 def beside(table: pa.Table, reference: pa.Table) -> pa.Table:
     """The screen of a model with the columns of a reference model's screen of the same rows beside its own.
 
-    Calibrations measure distances in the difference of the features. A row that failed in either has status "error".
+    Calibrations measure distances in the difference of the features. A row in which anything
+    failed in either has status "error"; a column that failed in one is null in both.
     Raises AuditError where the two are not screens of the same captions, seeds and noise.
     """
     ours, theirs = (json.loads((t.schema.metadata or {})[schema.METADATA_KEY]) for t in (table, reference))
@@ -31,14 +31,15 @@ def beside(table: pa.Table, reference: pa.Table) -> pa.Table:
         raise AuditError("the reference model screened other captions or seeds", do="Screen the same with both.")
     own = schema.features_of(table.schema)
     layout = schema.scored([*own, *(schema.REFERENCE + name for name in own)])
-    sound = np.logical_and(*(np.asarray(pc.equal(t["status"], "ok")) for t in (table, reference)))
-    why = pc.binary_join_element_wise("reference model", reference["error"], ": ")  # null where that is
     columns = {name: table[name] for name in ("caption", "seed", "prompt_tokens")}
     for name in own:
         nothing = pa.scalar(None, table.schema.field(name).type)
+        sound = pc.and_(pc.is_valid(table[name]), pc.is_valid(reference[name]))
         columns[name] = pc.if_else(sound, table[name], nothing)
         columns[schema.REFERENCE + name] = pc.if_else(sound, reference[name], nothing)
-    columns["status"] = pa.array(np.where(sound, "ok", "error").tolist(), pa.string())
+    fine = pc.and_(*(pc.equal(screened["status"], "ok") for screened in (table, reference)))
+    columns["status"] = pc.if_else(fine, "ok", "error")
+    why = pc.binary_join_element_wise("reference model", reference["error"], ": ")  # null where that is
     columns["error"] = pc.coalesce(table["error"], why)
     context = ours | {"reference": {"weights": theirs["weights"], "scheduler": theirs["scheduler"]}}
     metadata = {schema.METADATA_KEY: json.dumps(context, sort_keys=True).encode()}

@@ -102,46 +102,61 @@ class Rows:
 
     def table(
         self,
-        columns: Sequence[str],
+        together: Sequence[Sequence[str]],
         found: Sequence[dict[str, npt.NDArray[Any]]],
         context: dict[str, Any],
         *,
         output: str | None = None,
         produced: Sequence[dict[str, Any]] = (),
     ) -> pa.Table:
-        """The table of `schema.scored`: what each batch `found` (column -> [B] or [B, n]) and `produced` (the output).
+        """Build the table of `schema.scored` from what each batch gave.
 
-        A row with a value that is not finite has status "error" and no features and no output.
+        Args:
+            together: The columns of each detector. Where one of them is not finite, all of them are null.
+            found: For each batch, column -> [B] or [B, n].
+            context: What the columns depend on.
+            output: The name of the output column, if there is one.
+            produced: For each batch, the output of each row and whether it is finite.
+
+        Returns:
+            One row per caption and seed. A row in which anything is not finite has status "error", and `error` names
+            the columns; what is finite stays.
         """
+        columns = [name for names in together for name in names]
         layout = schema.scored(columns, output=output)
         joined = {name: np.concatenate([part[name] for part in found]) for name in columns if found}
-        finite = np.ones(len(self), dtype=bool)
         broken: dict[str, npt.NDArray[np.bool_]] = {}
+        for names in together if found else ():
+            bad = {name: ~finite_rows(joined[name]) for name in names}
+            broken |= {name: np.any(list(bad.values()), axis=0) for name in names}
         if output and produced:
             broken[output] = ~np.concatenate([part["finite"] for part in produced])
-        for name, values in joined.items():
-            broken[name] = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+        fine = np.ones(len(self), dtype=bool)
         for bad_R in broken.values():
-            finite &= ~bad_R
+            fine &= ~bad_R
         data: dict[str, pa.Array] = {
             "caption": pa.array(np.repeat(np.array(self.captions, dtype=object), len(self.seeds)), pa.string()),
             "seed": pa.array(np.tile(np.array(self.seeds, dtype=np.int64), len(self.captions))),
             "prompt_tokens": pa.array(self.prompt_tokens_R),
-            "status": pa.array(np.where(finite, "ok", "error").tolist(), pa.string()),
-            "error": pa.array([None if ok else self._why(broken, row) for row, ok in enumerate(finite)], pa.string()),
+            "status": pa.array(np.where(fine, "ok", "error").tolist(), pa.string()),
+            "error": pa.array([None if ok else self._why(broken, row) for row, ok in enumerate(fine)], pa.string()),
         }
         for name in columns:
-            data[name] = self._column(joined.get(name), layout.field(name).type, finite)
+            data[name] = self._column(joined.get(name), layout.field(name).type, ~broken.get(name, ~fine))
         if output:
             outputs = [value for part in produced for value in part["values"]]
-            kept = [value if ok else None for value, ok in zip(outputs, finite, strict=True)]
+            bad_R = broken.get(output, ~fine)
+            kept = [None if bad else value for value, bad in zip(outputs, bad_R, strict=True)]
             data[output] = pa.array(kept, layout.field(output).type)
         metadata = {schema.METADATA_KEY: json.dumps(context, sort_keys=True).encode()}
         return pa.table([data[name] for name in layout.names], schema=layout.with_metadata(metadata))
 
     def _why(self, broken: dict[str, npt.NDArray[np.bool_]], row: int) -> str:
-        names = ", ".join(name for name, bad_R in broken.items() if bad_R[row])
-        return f"not finite: {self.broken_at.get(row, names)}{overflow_hint(self.model.dtype)}"
+        names = [name for name, bad_R in broken.items() if bad_R[row]]
+        if row not in self.broken_at:
+            return f"not finite: {', '.join(names)}{overflow_hint(self.model.dtype)}"
+        only = f" ({', '.join(names)} only)" if len(names) < len(broken) else ""
+        return f"not finite: {self.broken_at[row]}{only}{overflow_hint(self.model.dtype)}"
 
     def context(self, detectors: Sequence[Any]) -> dict[str, Any]:
         """What the columns of these detectors depend on, as JSON can hold it."""
@@ -167,6 +182,11 @@ class Rows:
         offsets = pa.array(np.arange(len(values_Rn) + 1, dtype=np.int32) * values_Rn.shape[1])
         flat = pa.array(np.where(finite[:, None], values_Rn, 0.0).ravel(), kind.value_type)
         return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array(~finite))
+
+
+def finite_rows(values_Bn: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether each row of [B] or [B, n] values is finite: [B]."""
+    return np.isfinite(values_Bn.reshape(len(values_Bn), -1)).all(1)  # type: ignore[no-any-return]
 
 
 def usual_batch(device: str) -> int:

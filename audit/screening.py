@@ -19,8 +19,8 @@ from audit.errors import AuditError
 from audit.finite import first_not_finite
 from audit.model import Model
 from audit.reference import beside
-from audit.rows import Batch, Rows
-from audit.sampling import ddim, to_epsilon
+from audit.rows import Batch, Rows, finite_rows
+from audit.sampling import ddim, first_informative, response, to_epsilon, to_original
 
 # Shapes: B rows, S seeds, L layers, K text positions, C, H and W of the latent.
 
@@ -52,41 +52,42 @@ def screen(
     reference: a model that cannot have memorized the captions; its columns stand beside those of the model, and a
     calibration measures what the two differ in (`audit.reference`).
     batch_size: rows a forward; by default as many as fit in memory, 64 at most (16 on the CPU).
-    All detectors come out of one pass. A row whose values are not finite has status "error". What a calibration depends
-    on is JSON in the schema's metadata under `crossaudit`. Raises AuditError for an unknown detector or unfit captions.
+    All detectors come out of one pass. Where a detector's values are not finite, its columns are null and the row has
+    status "error"; the columns of the other detectors stay. With zero terminal SNR, a detector that compares predicted
+    noise at t = T takes the first timestep at which that depends on the caption. What a calibration depends on is JSON
+    in the schema's metadata under `crossaudit`. Raises AuditError for an unknown detector or unfit captions.
     """
     chosen = screen_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
     scheduler = ddim(model.scheduler_config)
-    plan = forwards(chosen, model, scheduler.timesteps.tolist())
+    timesteps, earliest = scheduler.timesteps.tolist(), first_informative(scheduler)
+    plan = forwards(chosen, model, timesteps, earliest)
+    positions = {at: max(at, earliest) for detector in chosen for at in detector.response}
+    alpha = {at: float(scheduler.alphas_cumprod[timesteps[moved]]) for at, moved in positions.items()}
 
-    def epsilon(forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        output_BCHW, attn_BLK = run_forward(model, forward, latents_BCHW, hidden_BKD)
-        if output_BCHW is None:
-            return None, attn_BLK
-        return to_epsilon(scheduler, output_BCHW, latents_BCHW, forward.timestep), attn_BLK
-
-    null_SCHW = {}
+    unconditional: dict[int, Tensor] = {}
     for forward in (forward for forward in plan if forward.full and len(rows)):
-        parts = [
-            epsilon(Forward(forward.position, forward.timestep, 0, True), noise_CHW[None], rows.empty_1KD)[0]
-            for noise_CHW in rows.noise_SCHW
-        ]
-        null_SCHW[forward.position] = torch.cat([part for part in parts if part is not None])
-
-    alpha = {forward.position: float(scheduler.alphas_cumprod[forward.timestep]) for forward in plan}
+        alone = Forward(forward.position, forward.timestep, 0, True)
+        parts = [run_forward(model, alone, noise_CHW[None], rows.empty_1KD)[0] for noise_CHW in rows.noise_SCHW]
+        unconditional[forward.position] = torch.cat([part for part in parts if part is not None])
 
     def see(batch: Batch) -> Seen:
         seen = Seen(rows.noise_SCHW[batch.seed_B], alpha)
+        responses: dict[int, Tensor] = {}
         for forward in plan:
-            eps_BCHW, attn_BLK = epsilon(forward, seen.noise_BCHW, batch.hidden_BKD)
-            at = forward.position
+            output_BCHW, attn_BLK = run_forward(model, forward, seen.noise_BCHW, batch.hidden_BKD)
             if attn_BLK is not None:
-                seen.attn_BLK[at] = attn_BLK
-            if eps_BCHW is not None:
-                seen.null_BCHW[at] = null_SCHW[at][batch.seed_B]
-                response_BCHW = eps_BCHW - seen.null_BCHW[at]
-                seen.response_BCHW[at] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
+                seen.attn_BLK[forward.position] = attn_BLK
+            if output_BCHW is not None:
+                null_BCHW = unconditional[forward.position][batch.seed_B]
+                response_BCHW = response(scheduler, output_BCHW, null_BCHW, forward.timestep)
+                responses[forward.position] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
+        for at, moved in positions.items():
+            null_BCHW, timestep = unconditional[moved][batch.seed_B], timesteps[moved]
+            seen.response_BCHW[at] = responses[moved]
+            seen.null_BCHW[at] = to_epsilon(scheduler, null_BCHW, seen.noise_BCHW, timestep)
+            if at == 0:
+                seen.null_original_BCHW[at] = to_original(scheduler, null_BCHW, seen.noise_BCHW, timestep)
         return seen
 
     def measure(at: slice) -> dict[str, npt.NDArray[Any]]:
@@ -94,14 +95,14 @@ def screen(
         seen = see(batch)
         measured = [detector.measure(seen) for detector in chosen]
         values = {name: value.cpu().numpy() for part in measured for name, value in part.items()}
-        finite_B = np.all([np.isfinite(value.reshape(len(value), -1)).all(1) for value in values.values()], axis=0)
+        finite_B = np.all([finite_rows(value) for value in values.values()], axis=0)
         for row in np.flatnonzero(~finite_B).tolist():
             _locate(rows, batch.one(row), plan)
         return values
 
     found = rows.each("screen", measure)
-    columns = [name for detector in chosen for name in detector.columns]
-    table = rows.table(columns, found, rows.context(chosen))
+    together = [detector.columns for detector in chosen]
+    table = rows.table(together, found, rows.context(chosen))
     return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))
 
 
@@ -115,8 +116,13 @@ def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
             return
 
 
-def forwards(detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int]) -> list[Forward]:
-    """The union of what the detectors need, one forward a timestep."""
+def forwards(
+    detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int], earliest: int = 0
+) -> list[Forward]:
+    """Plan the union of what the detectors need, one forward per timestep.
+
+    earliest: the first position at which a response can be measured (`audit.sampling.first_informative`).
+    """
     layers: dict[int, int] = {}
     for detector in detectors:
         for at, wanted in detector.attention.items():
@@ -127,7 +133,7 @@ def forwards(detectors: Sequence[ScreenDetector], model: Model, timesteps: Seque
                     do="Leave that detector out.",
                 )
             layers[at] = max(count, layers.get(at, 0))
-    full = {at for detector in detectors for at in detector.response}
+    full = {max(at, earliest) for detector in detectors for at in detector.response}
     return [Forward(at, timesteps[at], layers.get(at, 0), at in full) for at in sorted(full | layers.keys())]
 
 

@@ -23,8 +23,12 @@ DistanceKind = Literal["larger", "either", "agreement"]
 class Seen:
     """What the forwards of a batch showed, by position in the 50-step schedule.
 
+    With zero terminal SNR the predicted noise at position 0 is the input; what stands under 0 of `alpha`,
+    `response_BCHW`, `null_BCHW` and `null_original_BCHW` is then of the first position at which it is not.
+
     attn_BLK: averaged attention of the first layers, as many as any detector asked for. response_BCHW:
     `eps(c) - eps(null)`, zero where the caption's tokens are those of the empty prompt. null_BCHW: `eps(null)`.
+    null_original_BCHW: the image that the model predicts without caption, of position 0 only, in float64.
     noise_BCHW is the initial noise, `alpha` the cumulated alpha of the schedule.
     """
 
@@ -33,6 +37,7 @@ class Seen:
     attn_BLK: dict[int, Tensor] = field(default_factory=dict)
     response_BCHW: dict[int, Tensor] = field(default_factory=dict)
     null_BCHW: dict[int, Tensor] = field(default_factory=dict)
+    null_original_BCHW: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

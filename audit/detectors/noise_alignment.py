@@ -18,7 +18,7 @@ def measure(seen: Seen) -> dict[str, Tensor]:
     null_BCHW, response_BCHW = seen.null_BCHW[POSITION].double(), seen.response_BCHW[POSITION].double()
     product_BHW = (null_BCHW * response_BCHW).sum(1)
     norms_BHW = null_BCHW.norm(dim=1) * response_BCHW.norm(dim=1)
-    return {"noise_alignment": torch.where(norms_BHW > 0, product_BHW / norms_BHW, 0.0).mean((1, 2))}
+    return {"noise_alignment": torch.where(norms_BHW == 0, 0.0, product_BHW / norms_BHW).mean((1, 2))}
 
 
 DETECTOR = ScreenDetector(

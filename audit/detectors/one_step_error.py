@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from audit.detectors.detector import ScreenDetector, Seen
-from audit.sampling import guide
 
 GUIDANCE = 7.5
 
@@ -13,13 +12,13 @@ GUIDANCE = 7.5
 def measure(seen: Seen) -> dict[str, Tensor]:
     """Mean squared difference of the initial noise and the sample after one step from t = T, guidance 7.5: [B].
 
-    The sample is `(x_T - sqrt(1 - alpha) eps) / sqrt(alpha)`, `eps` the guided noise. Two-sided: on our toys the side
-    differs from model to model.
+    The sample is `(x_T - sqrt(1 - alpha) eps) / sqrt(alpha)`, `eps` the guided noise: the image that the model predicts
+    without caption, less the guided response. Two-sided: on our toys the side differs from model to model.
     """
-    alpha, noise_BCHW, null_BCHW = seen.alpha[0], seen.noise_BCHW.double(), seen.null_BCHW[0].double()
-    eps_BCHW = guide(null_BCHW, null_BCHW + seen.response_BCHW[0].double(), GUIDANCE)
-    sample_BCHW = (noise_BCHW - (1 - alpha) ** 0.5 * eps_BCHW) / alpha**0.5
-    return {"one_step_error": (sample_BCHW - noise_BCHW).square().mean((1, 2, 3))}
+    alpha = seen.alpha[0]
+    moved_BCHW = GUIDANCE * (1 - alpha) ** 0.5 / alpha**0.5 * seen.response_BCHW[0].double()
+    error_BCHW = seen.null_original_BCHW[0] - moved_BCHW - seen.noise_BCHW.double()
+    return {"one_step_error": error_BCHW.square().mean((1, 2, 3))}
 
 
 DETECTOR = ScreenDetector(

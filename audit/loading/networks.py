@@ -14,9 +14,11 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from audit.errors import AuditError, first_line
+from audit.leftovers import files_not_read
 from audit.loading.architecture import check_folder, check_unet
 from audit.loading.files import STEMS, read_json, sha256_of, variants, weights_files
 from audit.loading.weights import fill, read_tensors, state_sha256
+from audit.schedulers import read_scheduler
 
 
 def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Any]:
@@ -49,11 +51,13 @@ def folder_configs(folder: Path) -> dict[str, dict[str, Any]]:
     except Exception as error:
         what = f"text_encoder/config.json does not load: {first_line(error)}"
         raise AuditError(what, where=str(folder), do="Is the file damaged or missing?") from error
+    scheduler, record = read_scheduler(folder)
     return {
         "unet": read_json(folder / "unet" / "config.json"),
         "vae": read_json(folder / "vae" / "config.json"),
         "text_encoder": text,
-        "scheduler": read_json(folder / "scheduler" / "scheduler_config.json"),
+        "scheduler": scheduler,
+        "scheduler_record": record,
     }
 
 
@@ -71,7 +75,8 @@ def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple[
     """Load a diffusers folder.
 
     Returns:
-        The parts (`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler_config`) and the sha256 of the files of each.
+        The parts (`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler_config`, `about`) and the sha256 of the files
+        of each.
 
     Raises:
         AuditError: If a part is missing, damaged or not supported, or if its weights do not fit it.
@@ -84,7 +89,10 @@ def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple[
     networks = empty_networks(configs, str(folder))
     for name, network in networks.items():
         fill(network, read_tensors(files[name]), name, str(folder / name), dtype)
-    parts = {**networks, "tokenizer": folder_tokenizer(folder), "scheduler_config": configs["scheduler"]}
+    read = [file for paths in files.values() for file in paths]
+    about = {"scheduler": configs["scheduler_record"], "files_not_read": files_not_read(folder, read)}
+    parts = {**networks, "tokenizer": folder_tokenizer(folder), "about": about}
+    parts["scheduler_config"] = configs["scheduler"]
     hashes = {name: sha256_of(paths) for name, paths in files.items()}
     hashes["tokenizer"] = sha256_of(sorted(file for file in (folder / "tokenizer").iterdir() if file.is_file()))
     return parts, hashes

@@ -25,6 +25,7 @@ from audit.loading.files import CONVERT_SINGLE, few, sha256_of
 from audit.loading.networks import empty_networks, folder_configs, folder_tokenizer
 from audit.loading.vocabulary import clip_tokenizer
 from audit.loading.weights import fill, read_tensors
+from audit.schedulers import record, resolve
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 CLIP, OPEN_CLIP = f"{TEXT}transformer.", f"{TEXT}model."
@@ -45,8 +46,8 @@ def load_single_file(
     """Load a single file.
 
     Returns:
-        The parts (`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler_config`), the sha256 of each, and what the
-        file says of its prediction (`markers`).
+        The parts (`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler_config`, `about`), the sha256 of each, and
+        what the file says of its prediction (`markers`).
 
     Raises:
         AuditError: If it is no .safetensors file, of another family, incomplete, or if its weights do not fit.
@@ -67,7 +68,9 @@ def load_single_file(
     vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
     hashes = dict.fromkeys(("unet", "vae", "text_encoder"), sha256_of([file]))
     hashes["tokenizer"] = hashlib.sha256(vocabulary).hexdigest()
-    return {**networks, "tokenizer": tokenizer, "scheduler_config": configs["scheduler"]}, hashes, markers(header)
+    about = {"scheduler": configs["scheduler_record"], "files_not_read": []}
+    parts = {**networks, "tokenizer": tokenizer, "scheduler_config": configs["scheduler"], "about": about}
+    return parts, hashes, markers(header)
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
@@ -106,7 +109,9 @@ def single_file_configs(header: Mapping[str, Tensor], file: Path, config: Path |
         return folder_configs(config)
     content = resources.files("audit.loading").joinpath(f"configs/{family}.json").read_text(encoding="utf-8")
     configs: dict[str, Any] = json.loads(content)
-    return configs
+    written = configs["scheduler"]
+    described = record(written, written["_class_name"])
+    return configs | {"scheduler": resolve(written, written["_class_name"]), "scheduler_record": described}
 
 
 def markers(header: Mapping[str, Tensor]) -> dict[str, bool]:

@@ -1,0 +1,50 @@
+"""What a model folder contains that is not read: listed in the manifest, so that nobody takes it for audited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+_CONFIGS = {
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    *(f"{name}/config.json" for name in ("unet", "vae", "text_encoder")),
+}
+
+
+def files_not_read(folder: Path, read: Iterable[Path]) -> list[str]:
+    """List the files of a diffusers folder that loading it does not read.
+
+    Args:
+        folder: The folder.
+        read: The weights files that are read. Configurations and all files of `tokenizer/` count as read too, and so
+            does the index of weights in several files.
+
+    Returns:
+        Paths relative to the folder, sorted. A subfolder of which nothing is read is one entry, such as
+        `safety_checker/ (3 files)`; hidden files and folders are left out.
+    """
+    known = _CONFIGS | {file.relative_to(folder).as_posix() for file in read}
+    known |= {f"{Path(name).parent.as_posix()}/{_index_of(name)}" for name in known if "-of-" in name}
+    left: dict[str, list[str]] = {}
+    used = {"tokenizer"}
+    for file in sorted(folder.rglob("*")):
+        relative = file.relative_to(folder)
+        if not file.is_file() or any(part.startswith(".") for part in relative.parts):
+            continue
+        top = relative.parts[0] if len(relative.parts) > 1 else ""
+        if relative.as_posix() in known or (top == "tokenizer" and len(relative.parts) == 2):
+            used.add(top)
+        else:
+            left.setdefault(top, []).append(relative.as_posix())
+    found = []
+    for top, names in left.items():
+        whole = top and top not in used
+        count = f"{len(names)} file{'s' if len(names) > 1 else ''}"
+        found += [f"{top}/ ({count})"] if whole else names
+    return sorted(found)
+
+
+def _index_of(shard: str) -> str:
+    """Name the index of a shard such as `model-00001-of-00002.safetensors`."""
+    return f"{Path(shard).name.partition('-')[0]}{Path(shard).suffix}.index.json"
