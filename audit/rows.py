@@ -186,7 +186,7 @@ class Rows:
 
 def finite_rows(values_Bn: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether each row of [B] or [B, n] values is finite: [B]."""
-    return np.isfinite(values_Bn.reshape(len(values_Bn), -1)).all(1)  # type: ignore[no-any-return]
+    return np.isfinite(values_Bn.reshape(len(values_Bn), -1)).all(1)
 
 
 def usual_batch(device: str) -> int:

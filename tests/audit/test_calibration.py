@@ -154,11 +154,21 @@ def test_rows_that_failed_are_left_out(calibration: audit.Calibration) -> None:
     new = table(FRESH, seed=1)
     status = ["error", "error", "error", *["ok"] * (new.num_rows - 3)]  # both rows of one caption, one of the next
     failed = new.set_column(new.column_names.index("status"), "status", pa.array(status))
+    for name in schema.features_of(new.schema):
+        values = [None if word == "error" else value for word, value in zip(status, new[name].to_pylist(), strict=True)]
+        column = pa.array(values, new.schema.field(name).type)
+        failed = failed.set_column(new.column_names.index(name), name, column)
     scores = calibration.score(failed)
     assert scores["caption"].to_pylist() == FRESH[1:]
     good_row_twice = new.take([3, 3])  # what is left of the second caption is averaged over the seeds that are left
     assert scores["score"][0].as_py() == pytest.approx(calibration.score(good_row_twice)["score"][0].as_py())
     assert calibration.score(new.slice(0, 0)).num_rows == 0
+
+
+def test_a_row_whose_other_detector_failed_still_counts(calibration: audit.Calibration) -> None:
+    new = table(FRESH, seed=1)
+    status = new.set_column(new.column_names.index("status"), "status", pa.array(["error"] * new.num_rows))
+    assert calibration.score(status).equals(calibration.score(new))
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,11 @@ def test_distances_are_measured_in_the_difference_of_the_features(sd1: audit.Mod
     assert part.distance.median != pytest.approx(np.median(differences[0], axis=0), abs=0.3)
 
 
-def test_beside_itself_a_model_differs_nowhere(sd1: audit.Model) -> None:
+def test_beside_itself_a_model_differs_nowhere_and_cannot_be_calibrated(sd1: audit.Model) -> None:
     null = audit.screen(sd1, NULL, detectors=["noise_magnitude"], reference=sd1)
-    scores = audit.calibrate(null, "noise_magnitude").score(null)["score"].to_pylist()
-    assert len(set(scores)) == 1
+    assert null["noise_magnitude"].equals(null["reference_noise_magnitude"])
+    with pytest.raises(AuditError, match="noise_magnitude gives all .* control captions the same score"):
+        audit.calibrate(null, "noise_magnitude")
 
 
 def test_a_calibration_holds_for_one_reference_model(sd1: audit.Model, tuned: audit.Model) -> None:
