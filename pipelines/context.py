@@ -107,10 +107,10 @@ class Run:
 
     def close(self) -> None:
         if self._pool is not None:
-            import ray
+            from pipelines.cluster import stop_ray
 
             self._pool.close()
-            ray.shutdown()
+            stop_ray()
             self._pool = None
 
 

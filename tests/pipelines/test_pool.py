@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from audit.errors import AuditError, UsageError
-from pipelines.cluster import start_ray
+from pipelines.cluster import start_ray, stop_ray
 from pipelines.ledger import DISK_FULL, Shard
 from pipelines.pool import STARTS, Pool
 from pipelines.schedule import BARREN
@@ -72,7 +72,7 @@ def cluster() -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     start_ray(None, workers=2, cpus=1, gpus=0)
     yield
-    ray.shutdown()
+    stop_ray()
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 

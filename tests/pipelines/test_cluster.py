@@ -1,0 +1,95 @@
+"""The Ray of this machine: what it listens on, whom it contacts, and what it leaves behind.
+
+The sockets are those of a real session with one worker, as the kernel lists them for each of its processes. A listening
+socket stays, so none is missed; a short contact may fall between two looks. Those that Ray is known to make come from
+its API server and from its search for an address that others can reach, so that neither took place is tested by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from audit.errors import UsageError
+from pipelines import cluster
+from pipelines.cluster import start_ray, stop_ray
+
+
+@pytest.mark.slow
+def test_its_folder_is_private_and_goes_with_it() -> None:
+    start_ray(None, workers=1, cpus=1, gpus=0)
+    folder = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    stop_ray()
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Path]:
+    """The folder of a Ray with one worker at work."""
+    start_ray(None, workers=1, cpus=1, gpus=0)
+    assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
+    yield Path(ray._private.worker._global_node.get_session_dir_path())
+    stop_ray()
+
+
+def connections() -> Iterator[tuple[str, psutil._common.pconn]]:
+    here = psutil.Process()
+    for process in (here, *here.children(recursive=True)):
+        for found in process.net_connections("inet"):
+            yield process.name(), found
+
+
+def is_loopback(address: str) -> bool:
+    return address.removeprefix("::ffff:") in ("127.0.0.1", "::1")
+
+
+@pytest.mark.slow
+def test_every_process_listens_on_the_loopback_interface_only(session: Path) -> None:
+    listening = [(name, at.laddr.ip) for name, at in connections() if at.status == psutil.CONN_LISTEN]
+    assert {name for name, _ in listening} >= {"gcs_server", "raylet"}
+    assert [(name, ip) for name, ip in listening if not is_loopback(ip)] == []
+
+
+@pytest.mark.slow
+def test_no_process_is_connected_to_another_machine(session: Path) -> None:
+    assert [(name, at.raddr.ip) for name, at in connections() if at.raddr and not is_loopback(at.raddr.ip)] == []
+
+
+@pytest.mark.slow
+def test_what_contacts_other_machines_is_not_started(session: Path) -> None:
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("raylet" in command for command in commands)
+    assert not [command for command in commands if "dashboard/dashboard.py" in command]
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_the_token_is_readable_for_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cluster, "TOKEN", tmp_path / ".ray" / "auth_token")
+    cluster._private_token()
+    first = cluster.TOKEN.read_text()
+    assert len(first) == 64 and stat.S_IMODE(cluster.TOKEN.stat().st_mode) == 0o600
+    cluster.TOKEN.chmod(0o644)
+    cluster._private_token()
+    assert cluster.TOKEN.read_text() == first and stat.S_IMODE(cluster.TOKEN.stat().st_mode) == 0o600
+
+
+def test_a_cluster_is_not_used_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "TOKEN", tmp_path / "auth_token")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="used with a token only"):
+        start_ray("127.0.0.1:6379", 1, 1, 0)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a token")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(UsageError, match="RAY_AUTH_MODE=token"):
+        start_ray("127.0.0.1:6379", 1, 1, 0)
