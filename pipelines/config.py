@@ -28,10 +28,13 @@ def _distinct(seeds: list[int]) -> list[int]:
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+# Beyond this a number of rows or files is a slip of the pen; it fits in 64 bits with room to add.
+MOST = 10**15
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: `true` is no number, and a text is none either.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _paths(value: Any) -> Any:
@@ -101,7 +104,7 @@ class Captions(_Section):
     url: str | None = Field(
         default=None, description="The column of the source URL (default: `url` where there is one)."
     )
-    sample: int | None = Field(default=None, gt=0, description="So many rows at random, not all.")
+    sample: int | None = Field(default=None, gt=0, le=MOST, description="So many rows at random, not all.")
     seed: Seed = Field(default=0, description="The seed of that draw.")
 
     _short = model_validator(mode="before")(_paths)
@@ -135,6 +138,7 @@ class Screen(_Section):
     batch_size: int | None = Field(
         default=None,
         gt=0,
+        le=1 << 16,
         description="Captions a forward pass (default: as many as fit, 64 at most; 16 on the CPU).",
     )
 
@@ -143,10 +147,11 @@ class Select(_Section):
     budget: int | None = Field(
         default=None,
         ge=0,
+        le=MOST,
         description="How many captions to generate, highest scores first (default: max(1000, 0.1 %)).",
     )
     audit_sample: int = Field(
-        default=1000, ge=0, description="Captions drawn at random from all, whatever their score."
+        default=1000, ge=0, le=MOST, description="Captions drawn at random from all, whatever their score."
     )
     seed: Seed = Field(default=0, description="The seed of that draw.")
     self_control: bool = Field(
@@ -156,9 +161,9 @@ class Select(_Section):
 
 class Generate(_Section):
     seeds: Seeds = [1, 2, 3, 4]
-    steps: int = Field(default=50, gt=0)
-    guidance_scale: float = Field(default=7.5, ge=0)
-    batch_size: int | None = Field(default=None, gt=0)
+    steps: int = Field(default=50, gt=0, le=1000)
+    guidance_scale: float = Field(default=7.5, ge=0, le=1000)
+    batch_size: int | None = Field(default=None, gt=0, le=1 << 16)
     detectors: list[str] = Field(default=[], description="Trajectory detectors to record, such as entropy_trajectory.")
 
 
@@ -208,8 +213,8 @@ class Confirm(_Section):
     embedders: list[Literal["sscd", "clip"]] = Field(
         default=["sscd"], min_length=1, description="The first one decides."
     )
-    fresh_seeds: int = Field(default=16, ge=0, description="New seeds for each confirmed caption.")
-    null_captions: int = Field(default=200, gt=0, description="How many null captions set the threshold.")
+    fresh_seeds: int = Field(default=16, ge=0, le=10_000, description="New seeds for each confirmed caption.")
+    null_captions: int = Field(default=200, gt=0, le=MOST, description="How many null captions set the threshold.")
     null_rate: Rate = Field(default=0.01, description="The rate of null captions allowed beyond the threshold.")
     max_unreadable: float = Field(default=0.01, ge=0, le=1, description="Beyond this share no match means `unknown`.")
     sscd: Sscd = Sscd()
@@ -236,8 +241,8 @@ class Index(_Section):
 
 
 class Workers(_Section):
-    min: int = Field(default=1, gt=0)
-    max: int = Field(gt=0)
+    min: int = Field(default=1, gt=0, le=100_000)
+    max: int = Field(gt=0, le=100_000)
 
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
@@ -250,7 +255,7 @@ def _fixed(value: Any) -> Any:
     """A bare number of workers is short for {min: N, max: N}."""
     if isinstance(value, Workers | dict):
         return value
-    if not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{value!r} is neither a positive number nor {{min, max}}")
     return {"min": value, "max": value}
 
@@ -259,15 +264,21 @@ class Engine(_Section):
     workers: Annotated[Workers, BeforeValidator(_fixed, json_schema_input_type=Workers | PositiveInt)] = Field(
         default=Workers(max=1), description="How many; {min, max}: as many between them as there is work and room for."
     )
-    cpus_per_worker: int = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0, description="Whole GPUs, or a fraction of one; 0 runs on the CPU.")
+    cpus_per_worker: int = Field(default=1, gt=0, le=4096)
+    gpus_per_worker: float = Field(
+        default=0, ge=0, le=1024, description="Whole GPUs, or a fraction of one; 0 runs on the CPU."
+    )
     dtype: DtypeName = Field(
         default="auto",
         description="What the model runs in: float32, bfloat16 or float16. auto: bfloat16 on a GPU that has it, "
         "float16 on an older one, float32 on the CPU. Scores and latents are float32 in any case.",
     )
-    shard_rows: int = Field(default=1024, gt=0, description="Captions or images a shard: the unit of work and retry.")
-    retries: int = Field(default=2, ge=0, description="How often a shard that fails is tried again before it is split.")
+    shard_rows: int = Field(
+        default=1024, gt=0, le=MOST, description="Captions or images a shard: the unit of work and retry."
+    )
+    retries: int = Field(
+        default=2, ge=0, le=1000, description="How often a shard that fails is tried again before it is split."
+    )
     shard_seconds: float | None = Field(
         default=None, gt=0, description="A shard, or a piece of one, that takes longer has failed (default: no limit)."
     )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
 import uuid
@@ -19,13 +20,16 @@ from urllib.parse import urlsplit
 import yaml
 
 from audit.errors import AuditError, first_line
+from pipelines.ray_token import TOKEN
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
 # Ray gives a job's driver its id in this variable, and what whoever submitted it wrote down beside it.
 _OWN = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-_TOKEN = Path("~/.ray/auth_token")
+# By this variable Ray's workers know of a function to call when they start; the job's supervisor is one of them.
+_HOOK = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "pipelines.jobs.name_python"}
+_PYTHON = "CROSSAUDIT_PYTHON"
 _ID, _ADDRESS = "job_submission_id", "crossaudit_address"
 # Seconds between two looks at a job, and how long a submission waits for the run to know of it.
 _LOOK, _PATIENCE = 0.5, 60.0
@@ -45,6 +49,11 @@ def current_job() -> Job | None:
     return Job(known[_ID], known.get(_ADDRESS)) if _ID in known else None
 
 
+def name_python() -> None:
+    """Tells the shell that starts the job which Python the head runs on; PATH may name another, or none."""
+    os.environ[_PYTHON] = sys.executable
+
+
 class Cluster:
     """The job server of a Ray cluster at `address`, http://HEAD:8265. Raises AuditError where it does not answer."""
 
@@ -62,15 +71,19 @@ class Cluster:
             self.address: str = self._client.get_address()
 
     def submit(self, given: Mapping[str, Any], out: str) -> Job:
-        """Submits the run of a configuration, which holds absolute paths and URIs only."""
+        """Submits the run of a configuration, which holds absolute paths and URIs only.
+
+        Raises AuditError if the cluster runs jobs of whoever reaches it.
+        """
+        self._require_token()
         # The cluster that it runs on is the one that it is submitted to.
         engine = {**(given.get("engine") or {}), "address": "auto"}
         settings = yaml.safe_dump({**given, "engine": engine, "out": out}, allow_unicode=True, sort_keys=False)
         with tempfile.TemporaryDirectory() as folder, _asked(self.address):
             Path(folder, "audit.yaml").write_text(settings, encoding="utf-8")
             id_ = self._client.submit_job(
-                entrypoint="crossaudit run audit.yaml",
-                runtime_env={"working_dir": folder},
+                entrypoint=f'"${_PYTHON}" -m pipelines.cli run audit.yaml',
+                runtime_env={"working_dir": folder, "env_vars": _HOOK},
                 submission_id=f"crossaudit-{uuid.uuid4().hex[:8]}",
                 metadata={_ADDRESS: self.address},
             )
@@ -116,6 +129,15 @@ class Cluster:
         with _asked(self.address):
             return self._client.stop_job(id_)
 
+    def _require_token(self) -> None:
+        with _asked(self.address):
+            found = self._client._do_request("GET", "/api/authentication_mode")
+            mode = found.json().get("authentication_mode") if found.ok else None
+        if mode in (None, "disabled"):
+            what = "the cluster asks for no token: whoever reaches it can run code there"
+            do = "Start it with RAY_AUTH_MODE=token and a token on every machine (docs/cluster.md)."
+            raise AuditError(what, where=self.address, do=do)
+
     def _details(self, id_: str) -> JobDetails:
         with _asked(self.address):
             return self._client.get_job_info(id_)
@@ -124,18 +146,19 @@ class Cluster:
         """The status of a job that has ended. Raises AuditError if it failed, with the last lines that it printed."""
         if details.status.value != "FAILED":
             return details.status.value
-        do = "Is crossaudit installed on the head?" if details.driver_exit_code == 127 else None
         words = "\n".join(["", *printed.strip().splitlines()[-5:]])
-        what = f"failed with exit code {details.driver_exit_code}{words}"
+        what, do = f"failed with exit code {details.driver_exit_code}{words}", None
+        if details.driver_exit_code is None:
+            what, do = f"did not start: {details.message}", "Is crossaudit installed in the Python that runs the head?"
         raise AuditError(what, where=f"job {details.submission_id}", do=do)
 
 
 def _token(address: str) -> dict[str, str]:
     """From 2.59 on a Ray of this machine asks for the token that it made; to any other nobody sends that unasked."""
     here = urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
-    if not here or "RAY_AUTH_MODE" in os.environ or not _TOKEN.expanduser().is_file():
+    if not here or "RAY_AUTH_MODE" in os.environ or not TOKEN.expanduser().is_file():
         return {}
-    return {"Authorization": f"Bearer {_TOKEN.expanduser().read_text().strip()}"}
+    return {"Authorization": f"Bearer {TOKEN.expanduser().read_text().strip()}"}
 
 
 @contextmanager

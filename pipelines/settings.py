@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from audit.embedding.published import PUBLISHED
-from audit.errors import UsageError
+from audit.errors import UsageError, first_line
 from audit.hub import is_hub_id
 from pipelines.config import Config
+from pipelines.mapping import Lines, read_yaml
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None = None) -> tuple[Config, dict]:
@@ -27,9 +27,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None
     if not path.is_file():
         raise UsageError("no such file", where=str(path), do="`crossaudit init` writes a commented one.")
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"is not YAML: {_one_line(error)}", where=str(path)) from error
+        given, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot be read: {first_line(error)}", where=str(path)) from error
     if not isinstance(given, dict):
         raise UsageError("is not a mapping of keys", where=str(path), do="`crossaudit init` writes a commented one.")
     # A section whose keys are all commented out is null to YAML.
@@ -38,11 +38,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None
     for override in overrides:
         _override(given, override)
     if out is not None:
-        given["out"] = absolute(out, Path.cwd())
+        given["out"] = absolute(out, Path.cwd()) if out.strip() else out
+    replaced = [tuple(override.partition("=")[0].strip().split(".")) for override in overrides]
+    replaced += [("out",)] if out is not None else []
+    lines = {at: line for at, line in lines.items() if not any(_overlap(at, other) for other in replaced)}
+    _refuse_empty_paths(given, str(path), lines)
     try:
         config = Config.model_validate(given)
     except ValidationError as error:
-        raise UsageError("\n".join(_explain(item, str(path)) for item in error.errors())) from None
+        raise UsageError("\n".join(_explain(item, str(path), lines) for item in error.errors())) from None
     return config.model_copy(update={"out": absolute(config.out, path.parent.absolute())}), given
 
 
@@ -83,14 +87,28 @@ def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
         if at in _PATHS and isinstance(node, str):
             return _resolved(at, node, base)
         if at in _PATHS and isinstance(node, list):
-            return [absolute(item, base) if isinstance(item, str) else walk(item, at) for item in node]
+            return [_resolved(at, item, base) if isinstance(item, str) else walk(item, at) for item in node]
         return node
 
     return walk(given, ())
 
 
+def _refuse_empty_paths(given: dict[str, Any], where: str, lines: Lines) -> None:
+    """Raises UsageError for a path that names nothing: below a folder it would be that folder."""
+    for at in _PATHS:
+        node: Any = given
+        for key in at:
+            node = node.get(key) if isinstance(node, dict) else None
+        for value in node if isinstance(node, list) else [node]:
+            if isinstance(value, str) and (not value.strip() or "\0" in value):
+                what = f"{where}: {'.'.join(at)} should be a path or a URI, not {value!r}{_in_line(at, lines)}"
+                raise UsageError(what)
+
+
 def _resolved(at: tuple[str, ...], value: str, base: Path) -> str:
-    """A path made absolute; what is the name of a model and no path stays as it is."""
+    """A path made absolute; what is the name of a model and no path, or is no path at all, stays as it is."""
+    if not value.strip() or "\0" in value:
+        return value
     path = absolute(value, base)
     named = (at in _MODELS and is_hub_id(value)) or (at == _SSCD and value in PUBLISHED)
     return value if named and not os.path.exists(path) else path
@@ -100,11 +118,10 @@ def _override(given: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise UsageError(f"--set {override}: expected key=value", do="For example --set select.budget=500")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {override}: the value is not YAML: {_one_line(error)}") from error
+    value, _ = read_yaml(text, f"--set {name}")
     keys = tuple(name.strip().split("."))
+    if not all(keys):
+        raise UsageError(f"--set {override}: {name.strip()} is no key", do="For example --set select.budget=500")
     if keys in _PATHS and isinstance(value, str):
         value = _resolved(keys, value, Path.cwd())
     node = given
@@ -117,8 +134,24 @@ def _override(given: dict[str, Any], override: str) -> None:
     node[keys[-1]] = value
 
 
-def _explain(item: Any, where: str) -> str:
-    """One line a mistake: file, key, what was expected."""
+def _overlap(at: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether one key is the other, or a section that holds it."""
+    return all(one == two for one, two in zip(at, other, strict=False))
+
+
+def _in_line(at: Sequence[str], lines: Lines) -> str:
+    """Where in the file the key is, as far as it is there."""
+    return f" (line {lines[tuple(at)]})" if tuple(at) in lines else ""
+
+
+def _explain(item: Any, where: str, lines: Lines) -> str:
+    """One line per mistake: file, key, what was expected, and the line of the key."""
+    at = [str(part) for part in item["loc"]]
+    known = next((at[:length] for length in range(len(at), 0, -1) if tuple(at[:length]) in lines), at)
+    return f"{_mistake(item, where)}{_in_line(known, lines)}"
+
+
+def _mistake(item: Any, where: str) -> str:
     at = [str(part) for part in item["loc"]]
     name = ".".join(at)
     if item["type"] == "extra_forbidden":
@@ -143,13 +176,15 @@ def _keys_at(at: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def check_detectors(config: Config) -> None:
     """Raises UsageError for a detector that is unknown, or named in the wrong section."""
     from audit.detectors import run_detectors, screen_detectors
 
-    screen_detectors(config.screen.detectors)
-    run_detectors(config.generate.detectors)
+    for key, names, check in (
+        ("screen.detectors", config.screen.detectors, screen_detectors),
+        ("generate.detectors", config.generate.detectors, run_detectors),
+    ):
+        try:
+            check(names)
+        except UsageError as error:
+            raise UsageError(error.what, where=key, do=error.do) from error

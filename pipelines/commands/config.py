@@ -25,7 +25,7 @@ def config(
     import yaml
 
     from pipelines.config import Config
-    from pipelines.settings import load_config
+    from pipelines.settings import check_detectors, load_config
 
     if schema:
         typer.echo(json.dumps(Config.model_json_schema(), indent=2))
@@ -33,4 +33,5 @@ def config(
     if path is None:
         raise UsageError("give a configuration, or --schema", do="For example: crossaudit config audit.yaml")
     settings, _ = load_config(path, set_ or [])
+    check_detectors(settings)
     typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)

@@ -37,10 +37,11 @@ def submit(
     """
     from audit.errors import AuditError
     from pipelines.jobs import Cluster
-    from pipelines.settings import load_config
+    from pipelines.settings import check_detectors, load_config
     from pipelines.status import last_job, refuse_second
 
     settings, given = load_config(config, set_ or [], out)
+    check_detectors(settings)
     refuse_second(settings.out)
     cluster = Cluster(address)
     job = cluster.submit(given, settings.out)

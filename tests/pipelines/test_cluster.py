@@ -16,8 +16,6 @@ import psutil
 import pytest
 import ray
 
-from audit.errors import UsageError
-from pipelines import cluster
 from pipelines.cluster import start_ray, stop_ray
 
 
@@ -69,27 +67,3 @@ def test_what_contacts_other_machines_is_not_started(session: Path) -> None:
     assert not [command for command in commands if "dashboard/dashboard.py" in command]
     assert ray.util.get_node_ip_address() == "127.0.0.1"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-
-
-def test_the_token_is_readable_for_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cluster, "TOKEN", tmp_path / ".ray" / "auth_token")
-    cluster._private_token()
-    first = cluster.TOKEN.read_text()
-    assert len(first) == 64 and stat.S_IMODE(cluster.TOKEN.stat().st_mode) == 0o600
-    cluster.TOKEN.chmod(0o644)
-    cluster._private_token()
-    assert cluster.TOKEN.read_text() == first and stat.S_IMODE(cluster.TOKEN.stat().st_mode) == 0o600
-
-
-def test_a_cluster_is_not_used_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "TOKEN", tmp_path / "auth_token")
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="used with a token only"):
-        start_ray("127.0.0.1:6379", 1, 1, 0)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "a token")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(UsageError, match="RAY_AUTH_MODE=token"):
-        start_ray("127.0.0.1:6379", 1, 1, 0)

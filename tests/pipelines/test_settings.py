@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_an_override_without_a_value_is_explained(tmp_path: Path) -> None:
 
 def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path: Path) -> None:
     found = message(tmp_path, select={"bugdet": 3})
-    assert found == f"{tmp_path}/audit.yaml: unknown key select.bugdet; did you mean select.budget?"
+    assert found == f"{tmp_path}/audit.yaml: unknown key select.bugdet; did you mean select.budget? (line 24)"
     assert "did you mean screen?" in message(tmp_path, scren={})
     assert "known here: workers, cpus_per_worker" in message(tmp_path, engine={"zzz": 1})
 
@@ -140,8 +141,86 @@ def test_seeds_are_distinct(tmp_path: Path) -> None:
 
 def test_an_unknown_detector_is_named(tmp_path: Path) -> None:
     config, _ = load_config(write_config(tmp_path, screen={"detectors": ["profil"]}))
-    with pytest.raises(UsageError, match="unknown detector 'profil'"):
+    with pytest.raises(UsageError, match="screen.detectors: unknown detector 'profil'"):
         check_detectors(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "expected"),
+    [
+        ("generate", "guidance_scale: .inf", "generate.guidance_scale should be a finite number, not inf (line 2)"),
+        ("generate", "guidance_scale: .nan", "generate.guidance_scale should be a finite number, not nan (line 2)"),
+        ("generate", "steps: true", "generate.steps should be a valid integer, not True (line 2)"),
+        ("engine", "workers: true", "engine.workers: True is neither a positive number nor {min, max} (line 2)"),
+        ("select", "budget: 1e26", "select.budget should be a valid integer, not 1e+26 (line 2)"),
+        ("select", f"budget: {10**26}", "select.budget should be less than or equal to 1000000000000000"),
+        ("confirm", "fresh_seeds: 1000000000", "confirm.fresh_seeds should be less than or equal to 10000"),
+        ("select", "budget: 5\n  seed: 1\n  budget: 6", "select.budget is given twice, in line 2 and in line 4"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_with_its_key_and_line(
+    tmp_path: Path, section: str, text: str, expected: str
+) -> None:
+    rest = yaml.safe_dump({key: value for key, value in settings_of().items() if key != section})
+    (tmp_path / "audit.yaml").write_text(f"{section}:\n  {text}\n{rest}")
+    with pytest.raises(UsageError) as caught:
+        load_config(tmp_path / "audit.yaml")
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["generate.guidance_scale=.inf", "engine.workers=true", "select.budget=1e26"])
+def test_an_override_is_held_to_the_same(tmp_path: Path, override: str) -> None:
+    found = message(tmp_path, override)
+    assert override.partition("=")[0] in found and "(line" not in found
+
+
+@pytest.mark.parametrize("key", ["out", "model", "captions", "images"])
+@pytest.mark.parametrize("value", ["", "  ", "a\0b"])
+def test_an_empty_path_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    assert f"{key} should be a path or a URI" in message(tmp_path, **{key: value})
+    assert "out should be a path" in message(tmp_path, "out=''")
+    with pytest.raises(UsageError, match="out should be a path"):
+        load_config(write_config(tmp_path), out="")
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    config, _ = load_config(write_config(tmp_path), ["confirm.max_unreadable=1e-3"])
+    assert config.confirm.max_unreadable == 0.001
+
+
+def bomb(levels: int) -> str:
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    for level in range(1, levels):
+        lines.append(f"a{level}: &a{level} {{" + ", ".join(f"k{n}: *a{level - 1}" for n in range(9)) + "}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb(40),
+        bomb(9).replace("{x: 1, y: 2}", "[x, y]"),
+        "a: &a [*a]",
+        "[" * 5000,
+        "a0: &a0 {x: 1}\n" + "\n".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)),
+    ],
+    ids=["mappings", "lists", "itself", "deep", "merges"],
+)
+def test_aliases_cannot_take_the_memory(tmp_path: Path, text: str) -> None:
+    tracemalloc.start()
+    (tmp_path / "audit.yaml").write_text(text)
+    with pytest.raises(UsageError, match="larger than|contains it|maximum nesting depth"):
+        load_config(tmp_path / "audit.yaml")
+    with pytest.raises(UsageError, match="larger than|contains it|not YAML"):
+        load_config(write_config(tmp_path), [f"select={{{text}}}" if "\n" not in text else f"select={text}"])
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+
+
+def test_aliases_in_reason_are_welcome(tmp_path: Path) -> None:
+    text = yaml.safe_dump(settings_of(select={})).replace("select: {}", "select: &s {budget: 7}")
+    (tmp_path / "audit.yaml").write_text(text)
+    assert load_config(tmp_path / "audit.yaml")[0].select.budget == 7
 
 
 def test_the_file_that_init_writes_loads_with_all_defaults_and_is_never_overwritten(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from pipelines.ledger import Ledger
+from pipelines.ray_token import private_token
 from reports.check import check
 from tests.pipelines.test_run import same
 
@@ -57,10 +58,14 @@ def cluster() -> Iterator[str]:
     dashboard = free_port()
     # In a folder of its own: a job goes to the cluster that was started last in its folder. Sockets want a short name.
     folder = tempfile.mkdtemp(dir="/tmp")
+    private_token()  # what `ray get-auth-token --generate` makes, but readable for its owner only
     ports = f"--port={free_port()} --dashboard-port={dashboard} --dashboard-agent-listen-port={free_port()}"
-    command = ["ray", "start", "--head", "--block", "--num-cpus=1", f"--temp-dir={folder}", *ports.split()]
+    # By its full path: the environment that holds crossaudit need not be activated where a cluster is started.
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=1", f"--temp-dir={folder}", *ports.split()]
+    elsewhere = os.environ | {"PATH": os.defpath}
+    assert shutil.which("crossaudit", path=os.defpath) is None
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=elsewhere | {"RAY_AUTH_MODE": "token"}
     ) as ray:
         assert ray.stdout is not None
         said = []
@@ -90,7 +95,7 @@ def driver() -> psutil.Process:
     [found] = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [])[-3:] == [str(BIN / "crossaudit"), "run", "audit.yaml"]
+        if (process.info["cmdline"] or [])[1:] == ["-m", "pipelines.cli", "run", "audit.yaml"]
     ]
     return found
 

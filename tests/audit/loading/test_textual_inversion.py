@@ -78,7 +78,7 @@ def test_a_pipeline_saved_with_embeddings_is_expanded_too(
 def test_generate_serve_and_screen_expand_alike(files: list[Path], data: Path, theirs: StableDiffusionPipeline) -> None:
     model = audit.load_model(data / "tiny-sd1", textual_inversion=files)
     ours = audit.generate(model, CAPTIONS[:3], seeds=[3], steps=3, guidance_scale=4, output="latents")
-    noise = initial_latents([3], model.latent_shape, model.device, model.dtype).expand(3, -1, -1, -1)
+    noise = initial_latents([3], model.latent_shape, model.device).expand(3, -1, -1, -1)
     wanted = theirs(CAPTIONS[:3], latents=noise, num_inference_steps=3, guidance_scale=4.0, output_type="latent").images
     np.testing.assert_allclose(ours["latents"].to_pylist(), wanted.flatten(1).numpy(), atol=1e-5)
     images = audit.generate(model, CAPTIONS[:1], seeds=[3], steps=3, guidance_scale=7.5)["image"]
@@ -86,7 +86,7 @@ def test_generate_serve_and_screen_expand_alike(files: list[Path], data: Path, t
     table = audit.screen(model, CAPTIONS[:1], detectors=["noise_magnitude"])
     with torch.inference_mode():
         hidden, t = theirs.encode_prompt(CAPTIONS[:1], "cpu", 1, True)[:2], 981
-        start = initial_latents([0], model.latent_shape, model.device, model.dtype)
+        start = initial_latents([0], model.latent_shape, model.device)
         with_text, without = (theirs.unet(start, t, encoder_hidden_states=each).sample for each in hidden)
     assert table["noise_magnitude"][0].as_py() == pytest.approx(float((with_text - without).norm()), rel=1e-5)
 
