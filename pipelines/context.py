@@ -10,6 +10,7 @@ from audit.errors import AuditError
 from pipelines.config import Config
 from pipelines.ledger import Ledger, Shard, Tables, concat
 from pipelines.manifest import Manifest
+from pipelines.owner import Owner
 from pipelines.progress import Reporter
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Step:
 
 @dataclass
 class Run:
-    """One audit under way. As a context it begins and ends in the manifest too."""
+    """One audit under way. As a context it is the only writer, and begins and ends in the manifest too."""
 
     config: Config
     ledger: Ledger
@@ -55,10 +56,18 @@ class Run:
     progress: Reporter
     _pool: Pool | None = field(default=None, repr=False)
     _loaded: set[str] = field(default_factory=set, repr=False)
+    _owner: Owner | None = field(default=None, repr=False)
 
     def __enter__(self) -> Run:
-        self.ledger.sweep()
-        self.manifest.begin()
+        """Raises AuditError if another process writes into the run."""
+        self._owner = Owner(self.ledger).__enter__()
+        try:
+            self.manifest.reload()  # whoever wrote last may have ended since it was opened
+            self.ledger.sweep()
+            self.manifest.begin()
+        except BaseException:
+            self._owner.__exit__()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -69,6 +78,8 @@ class Run:
                 raise
         finally:
             self.close()
+            if self._owner is not None:
+                self._owner.__exit__()
 
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
         """Works the shards that have no part yet."""
@@ -85,6 +96,8 @@ class Run:
         pool = self.workers(step.needs)
         with self.progress.stage(step.title, total, step.unit, total - left) as stage:
             for finished in pool.map(step, todo):
+                if self._owner is not None:
+                    self._owner.check()
                 for shard, counts in finished:
                     for table, rows in counts.items():
                         if table != "errors":

@@ -34,6 +34,8 @@ GROUP_ROWS = 1 << 13
 VECTOR_ROWS = 1 << 9
 _TOGETHER = 16
 
+# Where writers of a run say that they are: no part of it (`pipelines.owner`).
+OWNERS = "_owners"
 # What a put makes visible whole or not at all; elsewhere that is a rename.
 OBJECT_STORES = ("s3", "gcs", "abfs")
 # The kind of the error that says so: no row's fault, so nothing is tried again or taken apart.
@@ -188,12 +190,12 @@ class Ledger:
         """Deletes the temporary files that a killed run left."""
         selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
         for info in self.filesystem.get_file_info(selector):
-            if info.base_name.endswith(".tmp"):
+            if info.base_name.endswith(".tmp") and f"/{OWNERS}/" not in info.path:
                 self.filesystem.delete_file(info.path)
 
     def holds_anything(self) -> bool:
         selector = pafs.FileSelector(self.root, allow_not_found=True)
-        return bool(self.filesystem.get_file_info(selector))
+        return any(info.base_name != OWNERS for info in self.filesystem.get_file_info(selector))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         self._put(pa.py_buffer(content), name)

@@ -71,6 +71,13 @@ class Manifest:
         # It grows with the parts, and no worker gets a shard meanwhile: a thousandth of the time may go into it.
         self._pause = max(_WRITE_EVERY, 1000 * (self._written - began))
 
+    def reload(self) -> None:
+        """Takes what has been written since it was opened. Raises AuditError if that is of another configuration."""
+        written = stored(self._ledger)
+        if written is not None:
+            _refuse_changes(written["resolved"], self.data["resolved"], self._ledger.uri)
+            self.data = written | {name: self.data[name] for name in ("config", "resolved")}
+
     def begin(self) -> None:
         """Says that the run goes on, and as which job of a cluster if it is one."""
         self.data |= {"failed": None, "progress": None}
