@@ -183,6 +183,12 @@ def _groups(table: pa.Table, key: str, names_N: Sequence[str]) -> list[str]:
     return caption_groups(names_N)
 
 
+def halves_of(groups: Sequence[str]) -> tuple[int, int]:
+    """How many captions of these caption groups fit the distance, and how many give p-values; each needs MIN_HALF."""
+    fit = sum(map(_in_fitting_half, groups))
+    return fit, len(groups) - fit
+
+
 def _in_fitting_half(group: str) -> bool:
     return bool(blake2b(group.encode(), digest_size=1, person=b"crossaudit split").digest()[0] & 1)
 

@@ -21,6 +21,7 @@ def build_index(
     An index is a run that ends with the stage embed and the inverted files that `index.type` may ask for. Raises
     UsageError where there is no place or there are no images.
     """
+    from pipelines.preflight import check_out
     from pipelines.stages import embed, ingest, search
 
     path = out or config.index.path
@@ -29,6 +30,7 @@ def build_index(
     if config.images is None:
         raise UsageError("there are no images to index", do="Set `images` in the configuration.")
     config = config.model_copy(update={"out": path, "index": Index(type=config.index.type)})
+    check_out(path)
     files = ingest.find_images(config)
     ledger = Ledger(path)
     manifest = Manifest.open(ledger, config, given, kind="index")

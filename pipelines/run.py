@@ -10,12 +10,12 @@ from pipelines.context import Run
 from pipelines.ledger import Ledger
 from pipelines.manifest import Manifest
 from pipelines.progress import Reporter
-from pipelines.settings import check_detectors
 from reports.purged import note
 
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
     """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
+    from pipelines import preflight
     from pipelines.stages import (
         calibrate,
         cluster,
@@ -32,9 +32,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         select,
     )
 
-    check_detectors(config)
-    inputs = ingest.plan(config)
-    calibrate.check(config)
+    inputs = preflight.check(config)
     ledger = Ledger(config.out)
     manifest = Manifest.open(ledger, config, given)
     run = Run(config, ledger, manifest, progress or Reporter())

@@ -51,9 +51,13 @@ class Inputs:
 
 def plan(config: Config) -> Inputs:
     """Finds the files and looks at their columns. Raises AuditError or UsageError that names what is missing."""
+    return Inputs(find_captions(config), find_images(config))
+
+
+def find_captions(config: Config) -> list[File]:
     captions = find(config.captions.path, "captions")
     captions_of.check(captions, config.captions)
-    return Inputs(captions, find_images(config))
+    return captions
 
 
 def find_images(config: Config) -> list[File]:
