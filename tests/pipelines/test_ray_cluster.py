@@ -35,6 +35,20 @@ def test_every_machine_gets_the_wheel_from_an_address_to_fill_in(path: Path) -> 
     assert "fill in" in install and "crossaudit-0.1.0-py3-none-any.whl" in install
 
 
+@pytest.mark.parametrize("path", [LOCAL, AWS], ids=lambda path: path.name)
+def test_every_machine_asks_for_a_token_that_only_its_owner_reads(path: Path) -> None:
+    cluster = yaml.safe_load(path.read_text())
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    for start in [command for command in starts if "ray start" in command]:
+        assert "RAY_AUTH_MODE=token ray start" in start and "chmod 600 ~/.ray/auth_token" in start
+
+
+def test_the_job_for_kubernetes_asks_for_a_token() -> None:
+    job, _ = yaml.safe_load_all(KUBERNETES.read_text())
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
 def test_the_schema_refuses_an_unknown_key() -> None:
     with pytest.raises(jsonschema.ValidationError):
         validate(yaml.safe_load(LOCAL.read_text()) | {"min_wokers": 2})
@@ -58,13 +72,14 @@ def test_the_job_for_kubernetes_runs_the_configuration_that_it_mounts(tmp_path: 
     job, mounted = yaml.safe_load_all(KUBERNETES.read_text())
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     [mount], [volume] = head["containers"][0]["volumeMounts"], head["volumes"]
-    command, verb, path, *options = shlex.split(job["spec"]["entrypoint"])
-    assert (command, verb, options) == ("crossaudit", "run", ["--set", "engine.address=auto"])
+    *command, path, set_, address = shlex.split(job["spec"]["entrypoint"])
+    assert command == ["python", "-m", "pipelines.cli", "run"]
+    assert [set_, address] == ["--set", "engine.address=auto"]
     assert mount["name"] == volume["name"] and volume["configMap"]["name"] == mounted["metadata"]["name"]
     assert Path(path).parent == Path(mount["mountPath"]) and Path(path).name in mounted["data"]
 
     (tmp_path / "audit.yaml").write_text(mounted["data"][Path(path).name])
-    config, _ = load_config(tmp_path / "audit.yaml", options[1:])
+    config, _ = load_config(tmp_path / "audit.yaml", [address])
     [workers] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert config.engine.workers.max == workers["maxReplicas"]
