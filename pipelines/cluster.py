@@ -6,19 +6,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 from ray._private.node import Node
 
 from audit.errors import UsageError
+from pipelines.owner import pid_space
 from pipelines.ray_token import private_token, require_token
 
 LOOPBACK = "127.0.0.1"
 # The path of a Unix socket is at most 107 bytes long, of which Ray and we need about 90.
 _LONGEST_FOLDER = 15
+_PREFIX, _PID = "crossaudit-", "pid"
 _sessions: list[str] = []
 
 
@@ -72,9 +76,17 @@ def stop_ray() -> None:
 
 
 def _folder() -> str:
-    """A new folder for a session of Ray, with a path short enough for its sockets."""
+    """A new folder for a session of Ray, with a path short enough for its sockets; those that killed runs left go."""
     usual = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="crossaudit-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp")
+    parent = usual if len(usual) <= _LONGEST_FOLDER else "/tmp"
+    for note in Path(parent).glob(f"{_PREFIX}*/{_PID}"):
+        with suppress(OSError, ValueError):  # they may be of somebody else
+            pid, space = note.read_text().split(maxsplit=1)
+            if space == pid_space() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(note.parent, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    Path(folder, _PID).write_text(f"{os.getpid()} {pid_space()}")
+    return folder
 
 
 @contextmanager

@@ -40,11 +40,11 @@ class Record:
     @classmethod
     def own(cls) -> Record:
         job = current_job()
-        return cls(socket.gethostname(), _pids(), os.getpid(), _began(os.getpid()) or 0.0, job.id if job else None)
+        return cls(socket.gethostname(), pid_space(), os.getpid(), _began(os.getpid()) or 0.0, job.id if job else None)
 
     def alive(self, age: float) -> bool:
         """Whether it still runs, as far as can be seen from here; `age`: seconds since its last sign of life."""
-        if (self.host, self.pids) != (socket.gethostname(), _pids()):
+        if (self.host, self.pids) != (socket.gethostname(), pid_space()):
             return age < DEAD
         began = _began(self.pid)
         # Another process may have got the number of one that has ended.
@@ -139,7 +139,7 @@ def _began(pid: int) -> float | None:
         return None
 
 
-def _pids() -> str:
+def pid_space() -> str:
     """The space that numbers of processes are of: each container has its own."""
     try:
         return os.readlink("/proc/self/ns/pid")

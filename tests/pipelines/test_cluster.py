@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +19,17 @@ import pytest
 import ray
 
 from pipelines.cluster import start_ray, stop_ray
+from pipelines.owner import pid_space
 
 
 @pytest.mark.slow
-def test_its_folder_is_private_and_goes_with_it() -> None:
+def test_its_folder_is_private_and_goes_with_it_and_so_does_that_of_a_killed_run() -> None:
+    left = Path(tempfile.mkdtemp(prefix="crossaudit-", dir="/tmp"))
+    with subprocess.Popen(["true"]) as process:
+        (left / "pid").write_text(f"{process.pid} {pid_space()}")
     start_ray(None, workers=1, cpus=1, gpus=0)
     folder = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
+    assert not left.exists()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     stop_ray()
     assert not folder.exists()
