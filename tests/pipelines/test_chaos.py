@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from pipelines.context import Step
 from pipelines.ledger import Ledger, Shard
 from pipelines.pool import Pool
+from pipelines.ray_token import private_token
 from pipelines.settings import load_config
 from pipelines.stages import screen
 from pipelines.worker import Worker
@@ -50,6 +51,7 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")])))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        private_token()  # a run uses a cluster with a token only
         found = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK},
