@@ -79,7 +79,9 @@ def control_captions(config: Config) -> Iterator[AuditError]:
     from audit.calibration import MIN_HALF, halves_of
     from audit.captions import caption_groups
 
-    yield from _raised(lambda: calibrate.check(config))
+    if found := _raised(lambda: calibrate.check(config)):
+        yield from found
+        return
     where = config.calibration.captions
     fit, held_out = halves_of(caption_groups(read_null_captions(where, config.calibration.column)))
     if min(fit, held_out) < MIN_HALF:
