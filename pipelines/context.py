@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipelines.pool import Pool
     from pipelines.worker import Worker
 
+MODELS = ("model", "reference_model")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -115,6 +117,9 @@ class Run:
             self.progress.say(f"loading {', '.join(missing)}")
             for name, sha256 in self._pool.prepare(*missing).items():
                 self.manifest.model(name, sha256)
+            if models := [name for name in missing if name in MODELS]:
+                for name, about in self._pool.ask("about", models).items():
+                    self.manifest.checkpoint(name, about)
             self._loaded.update(missing)
         return self._pool
 

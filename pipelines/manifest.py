@@ -131,6 +131,20 @@ class Manifest:
                     do="Choose another --out.",
                 )
 
+    def checkpoint(self, name: str, about: Mapping[str, Any]) -> None:
+        """Records how a model is sampled and which files of its folder are not read.
+
+        Raises AuditError if a sampling parameter was another one when the run began.
+        """
+        known = self.data.setdefault("checkpoints", {}).setdefault(name, dict(about))["sampling"]
+        for key, value in about["sampling"].items():
+            if known.get(key) != value:
+                raise AuditError(
+                    f"{name}: the sampling parameter {key} has changed since this run began",
+                    where=self._ledger.uri,
+                    do="Choose another --out, or put the scheduler file back.",
+                )
+
     def part(self, table: str, name: str, rows: int) -> None:
         if not table.startswith("_"):
             self.data["parts"].setdefault(table, {})[f"{name}.parquet"] = rows
@@ -204,6 +218,7 @@ def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) 
         "resolved": resolved,
         "inputs": [],
         "models": {},
+        "checkpoints": {},
         "packages": {name: _version(name) for name in PACKAGES},
         "seeds": {
             "screen": config.screen.seeds,

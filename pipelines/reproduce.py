@@ -52,6 +52,7 @@ def reproduce(uri: str, case: str) -> Reproduced:
     copy = judge.copies_of(ledger, [row])[row["caption_id"]]
     worker, name = Worker(config), config.confirm.embedders[0]
     manifest.model("model", worker.model.fingerprint)
+    manifest.checkpoint("model", worker.about(["model"])["model"])
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
     settings = config.generate

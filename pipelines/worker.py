@@ -47,6 +47,15 @@ class Worker:
             return self.reference.fingerprint
         return self.model.fingerprint if name == "model" else self.embedder(name).fingerprint
 
+    def about(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """For the manifest: how models are sampled, and which files of their folders are not read, by name."""
+        models = {name: self.reference if name == "reference_model" else self.model for name in names}
+        return {
+            name: {"sampling": dict(model.scheduler_config), **model.about}
+            for name, model in models.items()
+            if model is not None
+        }
+
     def context(self) -> bytes:
         """What the columns of `screen` depend on, as the metadata of its schema."""
         import audit

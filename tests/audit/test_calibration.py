@@ -262,3 +262,15 @@ def test_a_real_screen_calibrates_and_scores(sd1: audit.Model) -> None:
     scores = audit.calibrate(null, "attention_profile").score(new)
     assert scores["caption"].to_pylist() == FRESH[:5]
     assert np.isfinite(scores["score"]).all() and np.min(scores["p_unseen"]) > 0
+
+
+@pytest.mark.parametrize("value", [0.0, 3.84])
+def test_a_score_that_is_the_same_for_all_control_captions_is_refused_by_name(value: float) -> None:
+    """As with zero terminal SNR, where the predicted noise at t = T is the input: every p-value would be 1."""
+    captions = [f"caption {number} of a set" for number in range(200)]
+    context = CONTEXT | {"detectors": {"noise_magnitude": 1}, "seeds": [0]}
+    rounded = value * (1 + np.random.default_rng(0).uniform(-1e-8, 1e-8, len(captions)))
+    null = pa.table({"caption": captions, "seed": [0] * 200, "status": ["ok"] * 200, "noise_magnitude": rounded})
+    null = null.replace_schema_metadata({b"crossaudit": json.dumps(context).encode()})
+    with pytest.raises(AuditError, match="noise_magnitude gives all 200 control captions the same score"):
+        audit.calibrate(null, "noise_magnitude")

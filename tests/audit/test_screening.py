@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import audit
 from audit import schema
+from audit.detectors import SCREEN
 from audit.errors import AuditError
 from audit.noise import initial_latent
 from audit.rows import Rows
@@ -222,6 +223,21 @@ def test_a_row_that_is_not_finite_is_an_error_and_the_others_are_not(poisoned: a
         kept = table[name].combine_chunks()
         flat = kept.values if pa.types.is_list(kept.type) else kept.drop_null()
         assert np.isfinite(flat.to_numpy()).all()
+
+
+def test_a_detector_that_fails_leaves_the_columns_of_the_others(
+    sd1: audit.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the detector's own arithmetic overflows: all forwards are finite."""
+    odd = {"one_step_error": lambda seen: {"one_step_error": seen.noise_BCHW.new_tensor([1.0, torch.inf]).double()}}
+    monkeypatch.setitem(SCREEN, "one_step_error", replace(SCREEN["one_step_error"], measure=odd["one_step_error"]))
+    detectors = ["noise_magnitude", "one_step_error"]
+    table = audit.screen(sd1, ["a dog", "a cat"], detectors=detectors, batch_size=2)
+    assert table["status"].to_pylist() == ["ok", "error"]
+    assert table["error"].to_pylist() == [None, "not finite: one_step_error"]
+    assert table["one_step_error"].to_pylist() == [1.0, None]
+    plain = audit.screen(sd1, ["a dog", "a cat"], detectors=["noise_magnitude"], batch_size=2)
+    assert table["noise_magnitude"].equals(plain["noise_magnitude"])
 
 
 @pytest.mark.parametrize("layer", [0, 5, 15])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from audit.errors import AuditError
 from pipelines.ledger import Ledger, errors_table
 from pipelines.manifest import Manifest
 from pipelines.settings import load_config
@@ -20,3 +23,14 @@ def test_errors_are_counted_with_their_own_stage_whichever_stage_left_them(tmp_p
         rows = [{"stage": stage, "caption_id": "a", "kind": "odd"} for stage in ("generate", "confirm", "generate")]
         ledger.write("errors", "generations-fresh-00000", errors_table(rows))
     assert {name: stage["errors"] for name, stage in manifest.data["stages"].items()} == {"generate": 2, "confirm": 1}
+
+
+def test_a_resumed_run_samples_as_it_began(tmp_path: Path) -> None:
+    config, given = load_config(write_config(tmp_path))
+    manifest = Manifest.open(Ledger(config.out), config, given)
+    about = {"sampling": {"clip_sample": False}, "files_not_read": ["safety_checker/ (2 files)"]}
+    manifest.checkpoint("model", about)
+    manifest.checkpoint("model", about | {"files_not_read": []})
+    assert manifest.data["checkpoints"] == {"model": about}
+    with pytest.raises(AuditError, match="clip_sample has changed since this run began"):
+        manifest.checkpoint("model", {"sampling": {"clip_sample": True}})

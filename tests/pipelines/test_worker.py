@@ -69,3 +69,11 @@ def test_a_worker_says_what_it_runs_and_not_only_what_it_has_read(tmp_path: Path
     networks = ("unet", "text_encoder", "vae")
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {f"{name} (as loaded)" for name in networks} | {"dtype"}
+
+
+def test_a_worker_tells_how_its_model_is_sampled_and_what_it_does_not_read(tmp_path: Path) -> None:
+    config, _ = load_config(write_config(tmp_path))
+    about = Worker(config).about(["model"])["model"]
+    assert about["sampling"]["clip_sample"] is False
+    assert about["scheduler"] == {"class": "DDIMScheduler", "without_effect": []}
+    assert about["files_not_read"] == []
