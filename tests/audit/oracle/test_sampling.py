@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import audit
@@ -161,7 +161,9 @@ def test_any_scheduler_and_unet_agree_or_are_refused(
         resolved = resolve(config, config["_class_name"])
         audit.screen(replace(model, scheduler_config=resolved), [])
     except AuditError:
+        event("refused")
         return
+    event("agrees")
     theirs = DDIMScheduler.from_config(config, clip_sample=False, steps_offset=1).config
     check(model, config, {key: theirs[key] for key in SD})
 
