@@ -20,11 +20,10 @@ import pyarrow.fs as pafs
 
 from audit.errors import AuditError, UsageError, first_line
 from audit.hub import is_hub_id
-from pipelines.config import Config
+from pipelines.config import Config, ModelFiles
 from pipelines.ledger import Ledger
 from pipelines.manifest import stored
 from pipelines.ray_token import require_token
-from pipelines.reading.fetched import fetched
 from pipelines.reading.files import open_filesystem
 from pipelines.reading.nulls import read_null_captions
 from pipelines.settings import check_detectors
@@ -94,9 +93,9 @@ def control_captions(config: Config) -> Iterator[AuditError]:
 
 
 def models(config: Config) -> Iterator[AuditError]:
-    for path in (config.model, config.reference_model):
-        if path is not None:
-            yield from _raised(lambda path=path: _model(path))  # type: ignore[misc]
+    for files in (config.model, config.reference_model):
+        if files is not None:
+            yield from _raised(lambda files=files: _model(files))  # type: ignore[misc]
     if config.lora is not None:
         yield from _raised(lambda: _there(config.lora or "", "lora"))
 
@@ -181,57 +180,20 @@ def _raised(work: Callable[[], object]) -> list[AuditError]:
     return problems
 
 
-def _model(path: str) -> None:
-    """Whether it is of a known family, and whether its weights are there and whole, by their headers alone."""
-    from audit.model import CONVERT, SUPPORTED
-    from audit.outline import outline_model
+def _model(files: ModelFiles) -> None:
+    """Check that a model is of a supported family and that its weights are there, by configurations and headers alone."""
+    from audit.loading.files import STEMS, weights_files
+    from audit.loading.weights import check_header
+    from pipelines.models import outline
 
-    place = Path(fetched(path, weights=False))
-    if place.is_file():
-        if place.suffix != ".safetensors":
-            raise AuditError(f"a single-file model must be .safetensors, not {place.suffix!r}", where=path, do=CONVERT)
-        if not _keys([place]):
-            raise AuditError("holds no tensor", where=path, do=SUPPORTED)
-        return
-    if "://" not in path and os.path.isabs(path) and not place.exists():
-        raise AuditError("no such model", where=path, do="Give a diffusers folder, a .safetensors file or a hub id.")
-    outline = outline_model(place)
-    if "://" in path or not place.is_dir():
-        return  # its weights lie elsewhere
-    for name in ("unet", "vae", "text_encoder"):
-        found = _keys(_weights(place / name))
-        wanted = set(getattr(outline, name).state_dict()) if name == "unet" else set()
-        # With foreign names among them the loader decides: it may know what they stand for.
-        if (missing := sorted(wanted - found)) and found <= wanted:
-            what = f"{len(missing)} tensors of the UNet are missing, {missing[0]} the first of them"
-            raise AuditError(what, where=str(place / name), do="Was the file saved or copied whole?")
-
-
-def _weights(folder: Path) -> list[Path]:
-    from audit.model import CONVERT
-
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in {".bin", ".ckpt", ".pt", ".pth"})
-    if pickles:
-        raise AuditError(f"{pickles[0]} is a pickle; refused", where=str(folder), do=CONVERT, kind="pickle")
-    raise AuditError("no .safetensors file", where=str(folder), do="Give a complete diffusers folder.")
-
-
-def _keys(files: Iterable[Path]) -> set[str]:
-    """The names of the tensors in files."""
-    from safetensors import SafetensorError, safe_open
-
-    found: set[str] = set()
-    for file in files:
-        try:
-            with safe_open(file, "pt") as content:
-                found |= set(content.keys())
-        except (SafetensorError, OSError) as error:
-            do = "Was it copied whole?"
-            raise AuditError(f"is no whole .safetensors file: {first_line(error)}", where=str(file), do=do) from error
-    return found
+    if "://" not in files.path and os.path.isabs(files.path) and not os.path.exists(files.path):
+        do = "Give a diffusers folder, a .safetensors file or a hub id."
+        raise AuditError("no such model", where=files.path, do=do)
+    model = outline(files)
+    place = Path(files.path)
+    for name in STEMS if place.is_dir() else ():
+        found = weights_files(place / name, files.variant)
+        check_header(getattr(model, name), found, name, str(place / name))
 
 
 def _there(path: str, key: str) -> None:

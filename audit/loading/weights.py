@@ -41,10 +41,7 @@ def read_tensors(files: Sequence[Path]) -> dict[str, Tensor]:
                 for key in file.keys():  # noqa: SIM118
                     found[key] = file.get_tensor(key)
         except (SafetensorError, OSError, ValueError) as error:
-            what = f"the model does not load: {first_line(error)}"
-            raise AuditError(
-                what, where=str(path), do="The file is damaged or cut short. Download it again."
-            ) from error
+            raise _damaged(path, error) from error
     return found
 
 
@@ -68,6 +65,34 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], component: str, where
     for name, like in expected.items():
         state[name] = _checked(found.pop(name), like, f"{component}: {name}", where, dtype)
     module.load_state_dict(state, assign=True)
+
+
+def check_header(module: nn.Module, files: Sequence[Path], component: str, where: str) -> None:
+    """Check that the headers of .safetensors files name the tensors of a network, without reading any weights.
+
+    Args:
+        module: The network, which may be on the `meta` device.
+        files: The weights files of the component.
+        component: `unet`, `vae` or `text_encoder`.
+        where: The folder, for errors.
+
+    Raises:
+        AuditError: If a file is damaged, or if a tensor is missing or unexpected.
+    """
+    names: list[str] = []
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                names += file.keys()
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+    found = _renamed(module, plain_names({name: torch.empty(0) for name in names}, component, where))
+    _check_names(found, module.state_dict(), component, where)
+
+
+def _damaged(path: Path, error: Exception) -> AuditError:
+    do = "The file is damaged or cut short. Download it again."
+    return AuditError(f"the model does not load: {first_line(error)}", where=str(path), do=do)
 
 
 def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> dict[str, Tensor]:

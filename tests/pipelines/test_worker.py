@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from audit.errors import AuditError, UsageError
 from pipelines.context import Step
@@ -16,7 +18,7 @@ from pipelines.manifest import Manifest
 from pipelines.models import load
 from pipelines.settings import load_config
 from pipelines.worker import Worker
-from tests.pipelines.toy import write_config
+from tests.pipelines.toy import MODEL, write_config
 
 
 def one_row(worker: Worker, shard: Shard) -> Tables:
@@ -77,3 +79,18 @@ def test_a_worker_tells_how_its_model_is_sampled_and_what_it_does_not_read(tmp_p
     assert about["sampling"]["clip_sample"] is False
     assert about["scheduler"] == {"class": "DDIMScheduler", "without_effect": []}
     assert about["files_not_read"] == []
+
+
+def test_a_worker_names_the_tensor_that_is_nan_or_missing(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "model")
+    file = tmp_path / "model/unet/diffusion_pytorch_model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    tensors["conv_in.bias"][0] = float("nan")
+    save_file(tensors, file)
+    config, _ = load_config(write_config(tmp_path, model="model"))
+    with pytest.raises(AuditError, match="unet: conv_in.bias has values that are NaN or infinite"):
+        Worker(config).prepare("model")
+    del tensors["conv_in.bias"]
+    save_file(tensors, file)
+    with pytest.raises(AuditError, match=r"unet: 1 of its 684 weights are missing \(conv_in.bias\)"):
+        Worker(config).prepare("model")
