@@ -50,10 +50,10 @@ def test_what_is_no_supported_model_is_refused_as_load_model_does(data: Path, tm
         assert str(outlined.value) == str(loaded.value)
 
 
-def test_a_damaged_configuration_is_an_error_that_names_the_folder(data: Path, tmp_path: Path) -> None:
+def test_a_damaged_configuration_is_an_error_that_names_the_file(data: Path, tmp_path: Path) -> None:
     folder = without_weights(data / "tiny-sd1", tmp_path / "model")
     (folder / "vae/config.json").write_text("{")
-    with pytest.raises(AuditError, match="its configuration does not load"):
+    with pytest.raises(AuditError, match="vae/config.json: not readable as JSON"):
         outline_model(folder)
 
 
