@@ -86,6 +86,12 @@ def near(captions: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArra
     return _near([_folded(caption) for caption in captions], pairs_P2)
 
 
+def overlap(caption: str, others: Sequence[str]) -> list[float]:
+    """Compute the share of shingles that a caption has in common with each other one, of those of both together."""
+    own, *sets = [set(_shingles([_folded(text)])[0].tolist()) for text in (caption, *others)]
+    return [len(own & other) / len(own | other) for other in sets]
+
+
 def mixed(values: Words) -> Words:
     """Each number made random: the finalizer of SplitMix64 (Steele et al. 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)

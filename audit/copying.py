@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.components import components
+from audit.controls import plain
 from audit.regions import LEAST, SIDE, WHOLE, Pixels, region_of, showing, tile_means
 from audit.schema import COPIED_IMAGES
-from audit.thresholds import Threshold
+from audit.thresholds import COLUMNS, Threshold
 
 VERBATIM, PARTIAL = "verbatim", "partial"
 LINKS = pa.schema([("image_id", pa.string()), ("other_id", pa.string())])
@@ -26,8 +27,8 @@ def copies(matches: pa.Table, thresholds: Mapping[str, Threshold]) -> tuple[Flag
     (`shared` from LEAST to WHOLE; below LEAST a copy may be shifted, which says nothing). A copy of a region is such a
     one, or one beyond the threshold of `region` within the region.
     """
-    like = _at_least(matches["similarity"], thresholds["verbatim"])
-    inside = _at_least(matches["region_similarity"], thresholds["region"])
+    like = beyond(matches, "verbatim", thresholds["verbatim"])
+    inside = beyond(matches, "region", thresholds["region"])
     shared = matches["shared"].to_numpy()
     in_part = (shared >= LEAST) & (shared < WHOLE)
     whole = like & ~in_part
@@ -83,5 +84,24 @@ def families(copied: pa.Table, links: pa.Table) -> pa.Table:
     return pa.table({"caption_id": caption.dictionary, "family": caption.dictionary.take(pa.array(root[:n]))})
 
 
-def _at_least(values: pa.ChunkedArray, threshold: Threshold) -> Flags:
-    return np.asarray(pc.fill_null(pc.greater_equal(values, threshold.value), False)).astype(bool)
+def beyond(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
+    """Tell which matches are at or beyond a threshold, and with their background at or beyond its floor: [R]."""
+    if threshold.value is None:
+        return np.zeros(len(matches), bool)
+    column = COLUMNS[kind]
+    found_R = np.asarray(pc.fill_null(pc.greater_equal(matches[column], threshold.value), False)).astype(bool)
+    return found_R & near(matches, kind, threshold) if threshold.floor is not None else found_R
+
+
+def near(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
+    """Tell which matches look like copies to the embedder: a plain similarity at or beyond the floor, [R]."""
+    if threshold.value is None or threshold.floor is None:
+        return beyond(matches, kind, threshold)
+    return np.nan_to_num(plain(matches, COLUMNS[kind]), nan=-np.inf) >= threshold.floor
+
+
+def copying_captions(matches: pa.Table, purpose: str, embedder: str, thresholds: Mapping[str, Threshold]) -> set[str]:
+    """Find the captions of a purpose (discover | null | fresh) that the thresholds would confirm, by caption_id."""
+    mine = matches.filter((pc.field("embedder") == embedder) & (pc.field("purpose") == purpose))
+    whole, part = copies(mine, thresholds)
+    return set(mine.filter(pa.array(whole | part))["caption_id"].to_pylist())

@@ -19,13 +19,15 @@ def summarize(measured: pa.Table, vectors_NE: np.ndarray) -> dict[str, Any]:
     vectors_NE: the unit vectors of its images. A caption counts as above if any of its images is (as for a verdict);
     the interval is Clopper-Pearson's, 95 %, over captions.
     """
-    of_caption = measured.group_by("caption_id").aggregate([("above_threshold", "any")])
+    of_caption = measured.group_by("caption_id").aggregate([("above_threshold", "any"), ("near_miss", "any")])
     captions, above = len(of_caption), int(pc.sum(of_caption["above_threshold_any"]).as_py() or 0)
+    near = pc.and_(of_caption["near_miss_any"], pc.invert(of_caption["above_threshold_any"]))
     low, high = clopper_pearson(above, captions) if captions else (None, None)
     return {
         "captions": captions,
         "images": len(measured),
         "captions_above": above,
+        "captions_near": int(pc.sum(near).as_py() or 0),
         "share_above": above / captions if captions else None,
         "share_above_low": low,
         "share_above_high": high,

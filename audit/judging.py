@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit.copying import PARTIAL, VERBATIM, copies, families
+from audit.copying import PARTIAL, VERBATIM, copies, families, near
 from audit.risk import risk
-from audit.schema import VERDICTS
+from audit.schema import SUPPORT_WORDS, VERDICTS
 from audit.statistics import conformal_p
 from audit.thresholds import Threshold
 
@@ -72,6 +72,7 @@ def judge(
     verdict[(verdict == "unconfirmed") & _blind(ids, own, images, max_unreadable)] = "unknown"
 
     k, n = _reproduced(ids, mine, region, whole | region, thresholds)
+    missed = pa.array((verdict == "unconfirmed") & _true(pc.is_in(ids, value_set=_near(mine, thresholds))))
     columns = {
         "caption_id": ids,
         "caption": captions["caption"],
@@ -83,6 +84,8 @@ def judge(
         "p_not_reproduced": pa.nulls(len(ids), pa.float64()),
         "reproduced_k": k,
         "reproduced_n": n,
+        "support": _support(pa.array(whole | region), k, n),
+        "near_miss": missed,
         "image_id": pc.coalesce(best["image_id"], found["image_id"]),
         "matched_own_image": _matched_own(ids, own, copied),
         "similarity": found["similarity"],
@@ -202,6 +205,24 @@ def _reproduced(
     null = pa.scalar(None, pa.int64())
     k, n = (pc.if_else(pa.array(confirmed), counts[name], null) for name in ("copy_max_sum", "copy_max_count"))
     return k.combine_chunks(), n.combine_chunks()
+
+
+def _support(confirmed: pa.Array, k: pa.Array, n: pa.Array) -> pa.Array:
+    """What fresh seeds say of each confirmed caption (SUPPORT_WORDS); null for the others."""
+    reproduced, not_reproduced, untested = SUPPORT_WORDS
+    tried = pc.fill_null(pc.greater(n, 0), False)
+    again = pc.fill_null(pc.greater(k, 0), False)
+    word = pc.if_else(tried, pc.if_else(again, reproduced, not_reproduced), untested)
+    return pc.if_else(confirmed, word, pa.scalar(None, pa.string()))
+
+
+def _near(mine: pa.Table, thresholds: Mapping[str, Threshold]) -> pa.Array:
+    """The captions with a `discover` generation that looks like a copy to the embedder: by its floors alone."""
+    mine = mine.filter(pc.field("purpose") == "discover")
+    alike = np.zeros(len(mine), bool)
+    for kind in ("verbatim", "region"):
+        alike |= near(mine, kind, thresholds[kind])
+    return mine.filter(pa.array(alike))["caption_id"].combine_chunks()
 
 
 def _matched_own(ids: pa.Array, own: pa.Table, copied: pa.Table) -> pa.ChunkedArray:

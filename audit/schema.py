@@ -70,7 +70,8 @@ MATCHES = pa.schema(
         ("embedder", STRING),
         ("rank", INT64),
         ("image_id", STRING),
-        ("similarity", FLOAT64),
+        ("similarity", FLOAT64),  # less `background`
+        ("background", FLOAT64),  # what a background index took off the similarity; 0 without one
         ("region_similarity", FLOAT64),  # within the generation's `region`; null: there is nothing to compare
         ("shared", FLOAT64),  # the share of the picture in which the two agree pixel by pixel
         ("region", pa.binary()),  # where that is: a black and white PNG
@@ -114,6 +115,8 @@ VERDICTS = pa.schema(
         ("p_not_reproduced", FLOAT64),
         ("reproduced_k", INT64),
         ("reproduced_n", INT64),
+        ("support", STRING),  # of a confirmed caption: what its fresh seeds say (SUPPORT_WORDS)
+        ("near_miss", pa.bool_()),  # unconfirmed, though a generation looks like a copy to the embedder (its floor)
         ("image_id", STRING),
         ("matched_own_image", pa.bool_()),
         ("similarity", FLOAT64),
@@ -167,6 +170,7 @@ MITIGATION = pa.schema(
         ("nearest_image_id", STRING),
         ("nearest_similarity", FLOAT64),
         ("above_threshold", pa.bool_()),
+        ("near_miss", pa.bool_()),  # not above, though it looks like a copy to the embedder (its floor)
         ("clip_score", FLOAT64),
         ("seconds", FLOAT64),
         ("image", pa.binary()),  # kept of a few captions only
@@ -181,6 +185,7 @@ MITIGATION_SUMMARY = pa.schema(
         ("captions", INT64),
         ("images", INT64),
         ("captions_above", INT64),  # with any image above a threshold
+        ("captions_near", INT64),  # of the others, with any image that is a near miss
         ("share_above", FLOAT64),
         ("share_above_low", FLOAT64),
         ("share_above_high", FLOAT64),
@@ -194,6 +199,8 @@ MITIGATION_SUMMARY = pa.schema(
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "clear", "unknown", "error")
 # Of those the ones that say that the model reproduces a training image.
 CONFIRMED_WORDS = ("verbatim", "partial")
+# A fresh seed copied again; none of those tried did; none was tried.
+SUPPORT_WORDS = ("reproduced", "not reproduced", "untested")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")
 PURPOSES = ("discover", "fresh", "null")
 STATUS_WORDS = ("ok", "error")

@@ -1,76 +1,137 @@
-"""From which similarity on an image counts as copied: thresholds from null captions (design, 3)."""
+"""From which similarity on an image counts as copied: thresholds from control captions, never below a floor."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit.errors import AuditError
-from audit.statistics import nulls_needed
+from audit.controls import Control, Tail
+from audit.embedding.floors import PUBLISHED, PUBLISHED_SOURCE, Floor
 
-# Where there is no null: 0.75 is 90 % precision on DISC for SSCD (arXiv 2202.10261), 0.5 the looser rule
-# of the literature on diffusion models (Somepalli et al., arXiv 2212.03860).
-PUBLISHED = {"verbatim": 0.75, "region": 0.5}
+# Shapes: M control captions.
+Floats = npt.NDArray[np.float64]
+COLUMNS = {"verbatim": "similarity", "region": "region_similarity"}
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A similarity from which on an image counts as copied; `source`: null | configured | published."""
+    """A similarity from which on an image counts as copied, and all that it rests on.
 
-    value: float
+    Attributes:
+        value: the similarity; None: nothing is called a copy by this kind of similarity.
+        source: controls | floor | configured | missing (no control caption has such a similarity).
+        embedder, kind: whose similarity it is, and of what: verbatim (the whole image) | region.
+        floor, floor_source: the plain similarity that it never falls below, and where that comes from.
+        rate: the share of control captions that may lie beyond it.
+        controls: how many control captions were tried.
+        used: how many of them the threshold rests on: those not excluded.
+        without: how many of the used ones have no such similarity.
+        beyond: how many of the used ones lie at or beyond it.
+        excluded: control captions that really reproduce a training image, with the reasons.
+        tail: what the other control captions let expect, by a fitted distribution.
+        notes: what a reader must know, as sentences.
+    """
+
+    value: float | None
     source: str
-    null_n: int = 0
+    embedder: str = ""
+    kind: str = ""
+    floor: float | None = None
+    floor_source: str | None = None
+    rate: float | None = None
+    controls: int = 0
+    used: int = 0
+    without: int = 0
+    beyond: int = 0
+    excluded: tuple[Control, ...] = ()
+    tail: Tail | None = None
+    notes: tuple[str, ...] = ()
 
 
-def threshold_from_null(maxima: np.ndarray, rate: float) -> float:
-    """The ceil((m + 1)(1 - rate))-th smallest of m null maxima: a null caption exceeds it at most at this rate.
+def threshold_of_json(content: Mapping[str, Any]) -> Threshold:
+    """Build a threshold from what `dataclasses.asdict` and JSON made of one."""
+    excluded = tuple(Control(**{**item, "reasons": tuple(item["reasons"])}) for item in content["excluded"])
+    tail = content["tail"] and Tail(**content["tail"])
+    return Threshold(**{**content, "excluded": excluded, "tail": tail, "notes": tuple(content["notes"])})
 
-    `maxima`: [m], the highest similarity of each null caption over its seeds and all images.
-    Raises AuditError if m < 1/rate - 1: no such value exists.
+
+def threshold_from_controls(maxima_M: Floats, rate: float) -> float | None:
+    """Compute the ceil((M + 1)(1 - rate))-th smallest maximum: a control caption exceeds it at most at this rate.
+
+    Args:
+        maxima_M: the highest similarity of each control caption over its seeds and all images; NaN: it has none, and
+            was tried all the same.
+        rate: the share of control captions that may lie beyond.
+
+    Returns:
+        The threshold; the highest maximum where M is too small for the rate, or where the one of that rank is NaN.
+        None if all are.
     """
-    m = len(maxima)
-    rank = math.ceil((m + 1) * (1 - rate) - 1e-9)  # 100 * 0.99 must not become 100
-    if rank > m or m == 0:
-        raise AuditError(
-            f"{m} null captions cannot set a threshold at a null rate of {rate:g}",
-            where="confirm.null_captions",
-            do=f"Give at least {nulls_needed(rate)} null captions, or raise confirm.null_rate.",
-        )
-    return float(np.sort(maxima)[rank - 1])
+    known = np.sort(maxima_M[~np.isnan(maxima_M)])
+    if not len(known):
+        return None
+    rank = math.ceil((len(maxima_M) + 1) * (1 - rate) - 1e-9)  # 100 * 0.99 must not become 100
+    at = rank - 1 - (len(maxima_M) - len(known))
+    return float(known[at] if 0 <= at < len(known) else known[-1])
 
 
-def null_maxima(matches: pa.Table, embedder: str, column: str) -> np.ndarray:
-    """Per null caption, the maximum of `column` (similarity or region_similarity) over seeds and ranks: [m].
+def control_maxima(matches: pa.Table, embedder: str, kind: str) -> pa.Table:
+    """Find the highest similarity of each control caption over seeds and images: (caption_id, similarity).
 
-    A null caption whose generations have no comparable region counts with -1: it too was tried.
+    Null for a control caption whose generations have no comparable region.
     """
+    column = COLUMNS[kind]
     mine = matches.filter((pc.field("purpose") == "null") & (pc.field("embedder") == embedder))
-    best = mine.group_by("caption_id").aggregate([(column, "max")]).column(f"{column}_max")
-    return pc.fill_null(best, -1.0).to_numpy()
+    best = mine.group_by("caption_id").aggregate([(column, "max")]).sort_by("caption_id")
+    return best.select(["caption_id", f"{column}_max"]).rename_columns(["caption_id", "similarity"])
 
 
 def choose_threshold(
-    kind: str, maxima: np.ndarray, rate: float, floor: float | None = None, normalised: bool = False
+    kind: str,
+    maxima_M: Floats,
+    rate: float,
+    floor: Floor | float | None = PUBLISHED,
+    normalised: bool = False,
 ) -> Threshold:
-    """The threshold of `kind` (verbatim | region): the null's, but never below a configured floor.
+    """Choose the threshold of `kind` (verbatim | region): that of the control captions, but never below the floor.
 
-    Without any null captions (m = 0): the floor, or else the published constant. Both are of plain similarities:
-    AuditError where one would be used with normalised ones, which run lower.
+    Args:
+        kind: verbatim (the whole image) | region.
+        maxima_M: as of `threshold_from_controls`, without the control captions that are excluded.
+        rate: the share of control captions that may lie beyond.
+        floor: the least plain similarity of a copy (default: the published one of SSCD); None: the embedder has none,
+            and no verdict may rest on the threshold.
+        normalised: `maxima_M` are less a background: the floor then holds for plain similarities beside the threshold.
+
+    Returns:
+        A threshold without a value if no control caption has such a similarity, unless the floor was configured: what
+        pictures reach by chance is then not known. The published floor stands in for control captions of whole images.
     """
-    if normalised and (floor is not None or len(maxima) == 0):
-        raise AuditError(
-            f"the {'floor' if floor is not None else 'published threshold'} of `{kind}` is one of plain similarities, "
-            "and these are normalised by a background: only null captions can set their threshold",
-            where="confirm",
-            do="Leave out the floor or the background, and see that null captions are generated.",
-        )
-    if len(maxima) == 0:
-        return Threshold(floor, "configured") if floor is not None else Threshold(PUBLISHED[kind], "published")
-    value = threshold_from_null(maxima, rate)
-    if floor is not None and floor > value:
-        return Threshold(floor, "configured", len(maxima))
-    return Threshold(value, "null", len(maxima))
+    if isinstance(floor, int | float):
+        floor = Floor(float(floor), PUBLISHED_SOURCE)
+    value = threshold_from_controls(maxima_M, rate)
+    source = "missing" if value is None else "controls"
+    configured = floor is not None and floor.source == "configured"
+    if floor is not None and not normalised:
+        alone = value is None and (configured or (kind == "verbatim" and not len(maxima_M)))
+        if alone or (value is not None and value < floor.value):
+            value, source = floor.value, "configured" if configured else "floor"
+    return Threshold(
+        value,
+        source,
+        kind=kind,
+        floor=floor.value if floor else None,
+        floor_source=floor.source if floor else None,
+        rate=rate,
+        controls=len(maxima_M),
+        used=len(maxima_M),
+        without=int(np.isnan(maxima_M).sum()),
+        beyond=0 if value is None else int((maxima_M >= value).sum()),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -168,8 +168,14 @@ class Generate(_Section):
 
 
 class _Embedder(_Section):
-    verbatim: float | None = Field(default=None, description="A floor under the threshold of `verbatim`.")
-    region: float | None = Field(default=None, description="A floor under the threshold of `partial`.")
+    verbatim: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="The floor under the threshold of `verbatim`: the least similarity of a copy "
+        "(default: 0.5 for SSCD, what was measured for a small descriptor; other embedders need it to decide).",
+    )
+    region: float | None = Field(default=None, ge=-1, le=1, description="The same of a region, for `partial`.")
     duplicate: float | None = Field(
         default=None,
         description="From which similarity on training images are near duplicates (default: as edited copies are).",
@@ -182,12 +188,6 @@ class _Embedder(_Section):
     def network(self) -> dict[str, Any]:
         """What its vectors depend on: all but what is made of them."""
         return self.model_dump(mode="json", exclude=set(_Embedder.model_fields))
-
-    @model_validator(mode="after")
-    def _floors_are_of_plain_similarities(self) -> Self:
-        if self.background is not None and self.verbatim is not None:
-            raise ValueError("verbatim is a floor of plain similarities, and a background normalises them: give one")
-        return self
 
 
 class Sscd(_Embedder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +24,9 @@ NEAREST = pa.schema(
         ("row", pa.int64()),
         ("key", pa.string()),
         ("similarity", pa.float64()),
-        ("same", pa.string()),  # bytes: the very file; picture: beyond the run's threshold of `verbatim`; null: neither
+        # bytes: the very file; picture: beyond the run's threshold of `verbatim`; near: not beyond it, but at least the
+        # embedder's floor; null: none of these
+        ("same", pa.string()),
     ]
 )
 
@@ -45,18 +48,25 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     worker, name = Worker(config), config.confirm.embedders[0]
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
-    ids_1K, similarity_1K = search.find(worker, name, embedder.embed([picture]), NEIGHBOURS)
-    limit = manifest.data["thresholds"][name]["verbatim"]["value"]
+    ids_1K, similarity_1K, background_1 = search.find(worker, name, embedder.embed([picture]), NEIGHBOURS)
+    limit = manifest.data["thresholds"][name]["verbatim"]
     similarity_of = dict(zip(ids_1K[0].tolist(), similarity_1K[0].tolist(), strict=True))
     same_bytes, places = _places(ledger, name, list(similarity_of), hashlib.sha256(content).hexdigest())
     rows = []
     for place in places:
         similarity = similarity_of.get(place["image_id"])
-        same = "picture" if similarity is not None and similarity >= limit else None
+        same = None if similarity is None else _same(similarity, float(background_1[0]), limit)
         same = "bytes" if place["image_id"] in same_bytes else same
         rows.append(place | {"similarity": similarity, "same": same})
     rows.sort(key=lambda row: (row["same"] != "bytes", -(row["similarity"] or 0.0), row["image_id"]))
     return pa.Table.from_pylist(rows, schema=NEAREST)
+
+
+def _same(similarity: float, background: float, limit: dict[str, Any]) -> str | None:
+    alike = limit["floor"] is None or similarity + background >= limit["floor"]
+    if alike and limit["value"] is not None and similarity >= limit["value"]:
+        return "picture"
+    return "near" if alike and limit["floor"] is not None else None
 
 
 def _places(ledger: Ledger, embedder: str, ids: list[str], sha256: str) -> tuple[set[str], list[dict]]:

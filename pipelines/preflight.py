@@ -27,7 +27,7 @@ from pipelines.ray_token import require_token
 from pipelines.reading.files import open_filesystem
 from pipelines.reading.nulls import read_null_captions
 from pipelines.settings import check_detectors
-from pipelines.stages import calibrate, ingest
+from pipelines.stages import calibrate, ingest, thresholds
 
 T = TypeVar("T")
 # With less room than this nothing can be written.
@@ -111,6 +111,11 @@ def embedders(config: Config) -> Iterator[AuditError]:
             yield from _raised(lambda name=name, weights=weights: _there(weights, f"confirm.{name}.weights"))  # type: ignore[misc]
 
 
+def floors(config: Config) -> None:
+    """Check that the embedder that decides has a similarity from which two pictures look like copies."""
+    thresholds.check(config)
+
+
 def indexes(config: Config) -> Iterator[AuditError]:
     """Whether what is taken from other runs is there and finished."""
     named = {"index.path": config.index.path}
@@ -168,6 +173,7 @@ CHECKS: tuple[Callable[[Config], Iterable[AuditError] | None], ...] = (
     control_captions,
     models,
     embedders,
+    floors,
     indexes,
     out,
     cluster,

@@ -50,6 +50,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         if vectors is reuse and not manifest.finished:
             reuse.check(run)
         search.check(run)
+        calibrate.check_screen(run)
         ingest.run(run, inputs)
         for stage in (vectors, search, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)

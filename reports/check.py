@@ -17,11 +17,15 @@ from reports.views import Run, connect, open_run
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about a run; `detail` gives the figures, or what is wrong."""
+    """One statement about a run; `detail` gives the figures, or what is wrong.
+
+    `warning`: it is ok, and yet something that a reader must know.
+    """
 
     name: str
     ok: bool
     detail: str
+    warning: bool = False
 
 
 def check(run: str | Path) -> list[Check]:
@@ -47,6 +51,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
         n = _count(connection, sql)
         results.append(Check(name, n == 0, f"{n:,} {counted}"))
     results += _purged(connection, manifest)
+    results += _thresholds(manifest)
     words = (*WORDS, ("matches", "embedder", tuple(embedders_of(manifest))))
     return results + [_words(connection, *known) for known in words]
 
@@ -134,10 +139,26 @@ def _purged(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
     return [Check("the pictures that were to be removed are gone", left == 0 and again is None, detail)]
 
 
-def _words(connection: duckdb.DuckDBPyConnection, table: str, column: str, words: tuple[str, ...]) -> Check:
+def _thresholds(manifest: dict[str, Any]) -> list[Check]:
+    """That no threshold lies below its floor, and what is to be known of those of the embedder that decides."""
+    found = []
+    for embedder, kinds in list(manifest.get("thresholds", {}).items())[:1]:
+        for kind, limit in kinds.items():
+            value, floor = limit.get("value"), limit.get("floor")
+            normalised = manifest["resolved"]["confirm"].get(embedder, {}).get("background") is not None
+            ok = value is None or normalised or (floor is not None and value >= floor)
+            shown = "none" if value is None else f"{value:.3f}"
+            detail = f"{shown} ({limit.get('source')}), floor {floor}, {limit.get('used')} control captions"
+            name = f"the threshold of {kind} by {embedder} is not below the embedder's floor"
+            notes = limit.get("notes", [])
+            found.append(Check(name, ok, "; ".join([detail, *notes]), warning=bool(notes)))
+    return found
+
+
+def _words(connection: duckdb.DuckDBPyConnection, table: str, column: str, words: tuple[str | None, ...]) -> Check:
     found = connection.execute(f'select distinct "{column}" from {table}').fetchall()
     strange = sorted(str(word) for (word,) in found if word not in words)
-    detail = f"unknown: {_some(strange)}" if strange else f"among {', '.join(words)}"
+    detail = f"unknown: {_some(strange)}" if strange else f"among {', '.join(word for word in words if word)}"
     return Check(f"{table}.{column} has known words only", not strange, detail)
 
 

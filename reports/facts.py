@@ -9,7 +9,7 @@ import numpy as np
 
 from reports import figures
 
-MAX_CASES, PER_FAMILY = 100, 3
+MAX_CASES, PER_FAMILY, MAX_NEAR = 100, 3, 20
 COPY_BINS = ("1", "2-3", "4-9", "10-29", "30 up")
 BINS = 60
 
@@ -72,10 +72,22 @@ class Facts:
 
     def confirmed(self) -> dict[str, int]:
         [row] = self.rows(
-            """select count(*) as captions, count(distinct family) as families, count(distinct image_id) as images
+            """select count(*) as captions, count(distinct family) as families, count(distinct image_id) as images,
+                      count(*) filter (support = 'not reproduced') as unsupported,
+                      count(*) filter (support = 'untested') as untested
                from verdicts where verdict in ('verbatim', 'partial')"""
         )
         return row
+
+    def near_misses(self) -> dict[str, Any]:
+        """Unconfirmed captions that look like copies to the embedder: how many, and those that are the most alike."""
+        [row] = self.rows("select count(*) as captions from verdicts where near_miss")
+        shown = self.rows(
+            """select caption, copies, image_id, similarity, region_similarity from verdicts where near_miss
+               order by greatest(similarity, region_similarity) desc, caption_id limit $most""",
+            most=MAX_NEAR,
+        )
+        return row | {"shown": shown}
 
     def failures(self) -> list[dict[str, Any]]:
         """What was not audited: errors by stage and kind, and one example of each."""

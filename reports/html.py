@@ -26,7 +26,7 @@ MAX_CAPTION = 240  # characters
 MEANINGS = {
     "verbatim": "an image that the model made is a copy of a training image",
     "partial": "a region of an image that the model made is a copy",
-    "unconfirmed": "generated; nothing like it among the training images given",
+    "unconfirmed": "generated; no training image given is similar enough to be called a copy",
     "clear": "screened, and not selected for generation",
     "unknown": "no match, but what should have been looked up could not be",
     "error": "could not be audited; the reason is in the table verdicts",
@@ -65,6 +65,8 @@ def render(run: str | Path) -> str:
                 "figures": facts.figures(),
                 "cases": _embedded(facts.cases()),
                 "confirmed": facts.confirmed(),
+                "near_misses": facts.near_misses(),
+                "by_chance": manifest.get("by_chance") or {},
                 "per_family": PER_FAMILY,
                 "mitigation": _mitigation(facts),
             }

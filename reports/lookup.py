@@ -7,22 +7,38 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from reports.views import connect
+from reports.views import connect, open_run
 
-# One row a caption and image that have to do with each other: the caption's row carries the image, or it copied it.
+# One row a caption and image that have to do with each other: the caption's row carries the image, its generations
+# copied it, or one of them is a near miss. `similarity`: of its generations to the image; null where it is not among
+# the nearest of any.
 _FOUND = """
 with carried as (select distinct caption_id, image_id from rows),
+made as (
+    select caption_id, image_id, max(similarity) as similarity, max(region_similarity) as region_similarity
+    from matches where purpose = 'discover' and embedder = $embedder group by all),
+near as (
+    select m.caption_id, m.image_id from verdicts v join matches m using (caption_id)
+    where v.near_miss and m.purpose = 'discover' and m.embedder = $embedder
+          and (m.similarity + coalesce(m.background, 0) >= $floor or m.region_similarity >= $region_floor)
+    group by all),
 pairs as (
     select caption_id, image_id, true as carries from carried
     union all
-    select caption_id, image_id, false from copied_images c
+    select caption_id, image_id, false
+    from (select caption_id, image_id from copied_images union select caption_id, image_id from near) c
     where not exists (from carried o where o.caption_id = c.caption_id and o.image_id = c.image_id)),
 wanted as (select distinct caption_id, image_id, carries from pairs where {condition})
-select w.image_id, w.caption_id, v.caption, v.copies, w.carries, c.how as copied, c.seed, c.similarity, v.verdict,
-       v.risk, v.reproduced_k, v.reproduced_n
+select w.image_id, w.caption_id, v.caption, v.copies, w.carries, c.how as copied, c.seed,
+       coalesce(c.similarity, m.similarity) as similarity,
+       coalesce(c.region_similarity, m.region_similarity) as region_similarity,
+       n.caption_id is not null and c.how is null as near_miss,
+       v.verdict, v.risk, v.reproduced_k, v.reproduced_n
 from wanted w join verdicts v on v.caption_id = w.caption_id
 left join copied_images c on c.caption_id = w.caption_id and c.image_id = w.image_id
-order by w.image_id, c.how is null, w.carries desc, v.caption, w.caption_id
+left join made m on m.caption_id = w.caption_id and m.image_id = w.image_id
+left join near n on n.caption_id = w.caption_id and n.image_id = w.image_id
+order by w.image_id, c.how is null, n.caption_id is null, w.carries desc, v.caption, w.caption_id
 """
 # The images of these rows, or the captions of those without one.
 _OF_URL = """image_id in (select image_id from rows where {condition})
@@ -53,5 +69,10 @@ def of_text(run: str | Path, text: str) -> pa.Table:
 
 
 def _found(run: str | Path, condition: str, value: str | list[str]) -> pa.Table:
+    manifest = open_run(run).manifest()
+    embedder = next(iter(manifest.get("thresholds", {})), "")
+    limits = manifest.get("thresholds", {}).get(embedder, {})
+    floor, region_floor = (limits.get(kind, {}).get("floor") for kind in ("verbatim", "region"))
+    values = {"value": value, "embedder": embedder, "floor": floor, "region_floor": region_floor}
     with connect(run) as connection:
-        return connection.sql(_FOUND.format(condition=condition), params={"value": value}).to_arrow_table()
+        return connection.sql(_FOUND.format(condition=condition), params=values).to_arrow_table()

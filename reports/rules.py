@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from audit.errors import AuditError
-from audit.schema import KEEP_WORDS, MITIGATION_GROUPS, PURPOSES, RISK_WORDS, STATUS_WORDS, VERDICT_WORDS
+from audit.schema import KEEP_WORDS, MITIGATION_GROUPS, PURPOSES, RISK_WORDS, STATUS_WORDS, SUPPORT_WORDS, VERDICT_WORDS
 
 CONFIRMED = "from verdicts where verdict in ('verbatim', 'partial')"
 SELECTED = "from scores where selected_by is not null"
@@ -23,6 +23,7 @@ class Rule(NamedTuple):
 WORDS = (
     ("verdicts", "verdict", VERDICT_WORDS),
     ("verdicts", "risk", RISK_WORDS),
+    ("verdicts", "support", (None, *SUPPORT_WORDS)),
     ("generations", "purpose", PURPOSES),
     ("generations", "status", STATUS_WORDS),
     ("screen", "status", STATUS_WORDS),
@@ -72,6 +73,11 @@ ALWAYS = (
         "verbatim or partial verdicts that `copied_images` does not bear out",
         f"""select count(*) from ({CONFIRMED}) v left join copied_images i using (caption_id, image_id)
             where i.how is distinct from v.verdict""",
+    ),
+    Rule(
+        "no confirmed caption that no fresh seed reproduced has more than a low risk",
+        "such captions of another risk",
+        f"select count(*) from ({CONFIRMED}) where reproduced_n > 0 and reproduced_k = 0 and risk <> 'low'",
     ),
     Rule(
         "`evidence` is the training images of the confirmed captions, each once",

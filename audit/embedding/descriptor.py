@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,10 +86,18 @@ class CopyDescriptor(nn.Module):
         """One image to RGB [3, S, S] in [0, 1], S the square size the descriptor was trained at."""
         return to_tensor(flatten(image), self.config.image_size)
 
-    def save(self, path: str | Path) -> None:
-        """Writes the weights and, in the header, the configuration: one safetensors file."""
+    def save(self, path: str | Path, floors: Mapping[str, float] | None = None) -> None:
+        """Write the weights and, in the header, the configuration: one safetensors file.
+
+        Args:
+            path: the file.
+            floors: by kind (verbatim | region), from which similarity on two pictures look like copies to it.
+        """
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, str(path), metadata={"config": json.dumps(asdict(self.config))})
+        metadata = {"config": json.dumps(asdict(self.config))}
+        if floors:
+            metadata["floors"] = json.dumps(dict(floors))
+        save_file(state, str(path), metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> CopyDescriptor:
@@ -105,14 +114,25 @@ class CopyDescriptor(nn.Module):
 
 def read_config(path: Path) -> DescriptorConfig:
     """The configuration in the header of a safetensors file; AuditError if the file has none."""
+    return _read_header(path)[0]
+
+
+def read_floors(path: Path) -> dict[str, float]:
+    """Read the floors that `CopyDescriptor.save` wrote, by kind; empty if none were measured for the weights."""
+    return _read_header(path)[1]
+
+
+def _read_header(path: Path) -> tuple[DescriptorConfig, dict[str, float]]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise ValueError("not a safetensors file")
-            config = json.loads(json.loads(file.read(length))["__metadata__"]["config"])
-        return DescriptorConfig(**{**config, "channels": tuple(config["channels"])})
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+            metadata = json.loads(file.read(length))["__metadata__"]
+        config = json.loads(metadata["config"])
+        floors = {str(kind): float(value) for kind, value in json.loads(metadata.get("floors", "{}")).items()}
+        return DescriptorConfig(**{**config, "channels": tuple(config["channels"])}), floors
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise AuditError(
             "not the weights of a copy descriptor: no safetensors header with its configuration",
             where=str(path),

@@ -39,7 +39,8 @@ def train_embedders(work: Work, seed: Seed = 0) -> None:
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     images = dataset.pixels([image for image, _ in data.unseen])
-    descriptor.train(images, work / "sscd.safetensors", work / "checkpoints/sscd.pt", seed)
+    others = dataset.distinct_images(data)
+    descriptor.train(images, others, work / "sscd.safetensors", work / "checkpoints/sscd.pt", seed)
     clip.train(images, [caption for _, caption in data.unseen], work / "clip", work / "checkpoints/clip.pt", seed)
 
 

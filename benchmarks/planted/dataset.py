@@ -202,6 +202,12 @@ def training_images(data: Planted) -> torch.Tensor:
     return pixels([data.images[key] for key in sorted(data.images)])
 
 
+def distinct_images(data: Planted) -> torch.Tensor:
+    """The training images that are all different, those of verbatim and ordinary captions: uint8 [N, 3, 64, 64]."""
+    keys = sorted({str(key) for _, label, _, key in data.labels if label in ("verbatim", "ordinary")})
+    return pixels([data.images[key] for key in keys])
+
+
 def write(data: Planted, folder: Path, seed: int) -> None:
     """`captions.parquet`, `labels.parquet`, `calibration.txt` and `images/*.tar` (lossless WebP, 500 a tar)."""
     folder.mkdir(parents=True, exist_ok=True)

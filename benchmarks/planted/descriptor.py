@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from audit.embedding.descriptor import CopyDescriptor
+from audit.regions import LEAST, TILES
 from benchmarks.planted.loop import fit
 
 STEPS, BATCH, RATE = 2000, 64, 1e-3
 TEMPERATURE, ENTROPY_WEIGHT = 0.05, 1.0
+REGIONS = 8  # rectangles that the floor of regions is measured with
 
 # What a generator does to an image that it copies: blur, colour drift, small shifts, a rescaled or covered part.
 COPY = v2.Compose(
@@ -41,8 +44,68 @@ def loss_of(first_BD: torch.Tensor, second_BD: torch.Tensor) -> torch.Tensor:
     return contrastive - ENTROPY_WEIGHT * distance_N.log().mean()
 
 
-def train(images_NCHW: torch.Tensor, path: Path, checkpoint: Path, seed: int) -> CopyDescriptor:
-    """Train on uint8 images [N, 3, 64, 64] and save one safetensors file, float16 on disk."""
+def floors(model: CopyDescriptor, images_NCHW: torch.Tensor, seed: int) -> dict[str, float]:
+    """Measure from which similarity on two pictures look like copies: the equal error rate.
+
+    Below it more copies are missed, above it more pictures are taken for a copy of another one: of each picture a
+    copy (COPY) is compared with the picture and with the other one that it is most like.
+
+    Args:
+        model: the descriptor.
+        images_NCHW: uint8 pictures [N, 3, 64, 64], all different, that it was not trained on.
+        seed: of the copies and the regions.
+
+    Returns:
+        By kind: verbatim, of whole pictures; region, of pictures that are blank outside of a rectangle of tiles, drawn
+        for each, of at least the least region that an audit compares.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = model.float().eval()
+    images_NCHW = images_NCHW.float() / 255
+    copies_NCHW = torch.stack([COPY(image) for image in images_NCHW]).clamp(0, 1)
+    whole = _equal_error(_compared(model, copies_NCHW, images_NCHW))
+    masks = [_rectangle(rng, images_NCHW.shape[-1]) for _ in range(REGIONS)]
+    parts = [
+        _compared(model, torch.where(mask, copies_NCHW, 1.0), torch.where(mask, images_NCHW, 1.0)) for mask in masks
+    ]
+    region = _equal_error((torch.cat([own for own, _ in parts]), torch.cat([other for _, other in parts])))
+    return {"verbatim": round(whole, 3), "region": round(region, 3)}
+
+
+def _compared(model: CopyDescriptor, copies: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the similarity of each copy to its picture, that to the other picture that it is most like): [N], [N]."""
+    with torch.inference_mode():
+        vectors_CD, vectors_ND = (torch.cat([model(part) for part in batch.split(BATCH)]) for batch in (copies, images))
+    similarity_NN = vectors_CD @ vectors_ND.T
+    own_N = similarity_NN.diagonal().clone()
+    return own_N, similarity_NN.fill_diagonal_(-1).max(dim=1).values
+
+
+def _equal_error(compared: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """The similarity at which as large a share of copies lies below as of other pictures at or above."""
+    own, other = (part.sort().values for part in compared)
+    candidates = torch.cat([own, other]).sort().values
+    missed = torch.searchsorted(own, candidates) / len(own)
+    taken = 1 - torch.searchsorted(other, candidates) / len(other)
+    return float(candidates[int((missed >= taken).nonzero()[0])])
+
+
+def _rectangle(rng: np.random.Generator, side: int) -> torch.Tensor:
+    """Pixels [side, side] bool of a rectangle of tiles, of LEAST of the picture or more."""
+    tile = side // TILES
+    while True:
+        (top, bottom), (left, right) = (np.sort(rng.choice(TILES + 1, 2, replace=False)) * tile for _ in range(2))
+        if (bottom - top) * (right - left) >= LEAST * side**2:
+            mask = torch.zeros(side, side, dtype=torch.bool)
+            mask[top:bottom, left:right] = True
+            return mask
+
+
+def train(
+    images_NCHW: torch.Tensor, others_NCHW: torch.Tensor, path: Path, checkpoint: Path, seed: int
+) -> CopyDescriptor:
+    """Train on uint8 images [N, 3, 64, 64], measure the floors on others, and save one file, float16 on disk."""
     torch.manual_seed(seed)
     model = CopyDescriptor()
 
@@ -55,4 +118,12 @@ def train(images_NCHW: torch.Tensor, path: Path, checkpoint: Path, seed: int) ->
 
     fit("descriptor", model.parameters(), loss, steps=STEPS, rate=RATE, seed=seed, checkpoint=checkpoint)
     model.half().save(path)
+    add_floors(path, others_NCHW, seed)
     return CopyDescriptor.load(path)
+
+
+def add_floors(path: Path, others_NCHW: torch.Tensor, seed: int) -> dict[str, float]:
+    """Measure the floors of a saved descriptor and write them into its file, whose weights stay as they are."""
+    found = floors(CopyDescriptor.load(path), others_NCHW, seed)
+    CopyDescriptor.load(path).half().save(path, found)
+    return found

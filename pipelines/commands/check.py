@@ -24,7 +24,8 @@ def check(run: RunDir, verbose: Verbose = False) -> None:
     console = Console(soft_wrap=True)
     results = prove(run)
     for result in results:
-        mark = Text("ok    ", "green") if result.ok else Text("WRONG ", "bold red")
+        good = Text("warn  ", "yellow") if result.warning else Text("ok    ", "green")
+        mark = good if result.ok else Text("WRONG ", "bold red")
         console.print(mark + Text(f"{result.name}: {result.detail}"))
     if not all(result.ok for result in results):
         raise typer.Exit(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,9 +42,12 @@ def lookup(
 
         nearest = nearest_images(run, image)
         show(nearest)
-        same = [row["image_id"] for row in nearest.to_pylist() if row["same"]]
+        rows = nearest.to_pylist()
+        same = [row["image_id"] for row in rows if row["same"] in ("bytes", "picture")]
         if not same:
-            typer.echo("None of them is the same picture: it is not among the training images of this run.")
+            typer.echo(_not_found(rows))
+            same = [row["image_id"] for row in rows if row["same"] == "near"]
+        if not same:
             return
         found = ask.of_images(run, same)
     else:
@@ -54,6 +58,19 @@ def lookup(
     typer.echo(_summary(found))
 
 
+def _not_found(rows: Sequence[dict[str, Any]]) -> str:
+    """What to say where no training image is the same picture: how alike the nearest is."""
+    best = max((row["similarity"] for row in rows if row["similarity"] is not None), default=None)
+    if best is None:
+        return "There are no training images to compare it with."
+    if any(row["same"] == "near" for row in rows):
+        return (
+            f"A near miss: the most alike has similarity {best:.3f}, below the run's threshold but as alike as copies "
+            "are. Look at the images to tell whether one is the same picture."
+        )
+    return f"None of them looks like the same picture (the most alike has similarity {best:.3f})."
+
+
 def _summary(found: pa.Table) -> str:
     rows = found.to_pylist()
     if not rows:
@@ -61,12 +78,24 @@ def _summary(found: pa.Table) -> str:
     captions = {row["caption_id"] for row in rows}
     copied = {row["caption_id"]: row for row in rows if row["copied"]}
     made = f"{len(captions):,} caption{'s' * (len(captions) != 1)}; " + (
-        f"{len(copied):,} of them made the model copy such an image"
-        if copied
-        else "no generation of this run copied such an image"
+        f"{len(copied):,} of them made the model copy such an image" if copied else _uncopied(rows)
     )
     again = [row for row in copied.values() if row["reproduced_n"]]
     if again:
         k, n = (sum(row[name] for row in again) for name in ("reproduced_k", "reproduced_n"))
         made += f", and did again with {k:,} of {n:,} fresh seeds"
     return made + "."
+
+
+def _uncopied(rows: Sequence[dict[str, Any]]) -> str:
+    """What to say where no caption copied such an image: how near its generations came, if there are any."""
+    alike = [row["similarity"] for row in rows if row["similarity"] is not None]
+    near = [row["similarity"] for row in rows if row["near_miss"]]
+    if near:
+        return (
+            f"a near miss: no generation is beyond the threshold of a copy, but the most alike has similarity "
+            f"{max(alike):.3f}, as alike as copies are. Look at it before you conclude anything"
+        )
+    if alike:
+        return f"no generation of this run copied such an image (the most alike has similarity {max(alike):.3f})"
+    return "none was generated with such an image among its nearest, so whether the model copies it is not known"

@@ -62,7 +62,7 @@ def _print(summary: pa.Table) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("keep", "bos_scale", "still copied", "similarity", "CLIP, ordinary", "s/image")
+    table = Table("keep", "bos_scale", "still copied", "near misses", "similarity", "CLIP, ordinary", "s/image")
     for column in table.columns[1:]:
         column.justify = "right"
     rows = summary.to_pylist()
@@ -73,5 +73,6 @@ def _print(summary: pa.Table) -> None:
             figures = (row["median_similarity"], other.get("clip_score"))
             shown = ["" if figure is None else f"{figure:.3f}" for figure in figures]
             above = f"{row['captions_above']:,} of {row['captions']:,}"
-            table.add_row(row["keep"], f"{row['bos_scale']:g}", above, *shown, f"{row['seconds_per_image']:.2f}")
+            near = f"{row['captions_near']:,}"
+            table.add_row(row["keep"], f"{row['bos_scale']:g}", above, near, *shown, f"{row['seconds_per_image']:.2f}")
     Console().print(table)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import audit
 from audit import schema
@@ -19,7 +18,7 @@ from audit.statistics import nulls_needed
 from pipelines.config import Config
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, slices
-from pipelines.reading.files import open_file
+from pipelines.reading import precomputed
 from pipelines.reading.nulls import read_null_captions
 from pipelines.stages import group
 from pipelines.stages.screen import failed_rows, screen_errors, screen_texts
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from pipelines.worker import Worker
 
 NULLS = "_null_captions"
+# Working table: the control captions that a precomputed screen lacks.
+LACKING = "_lacking_null_captions"
 NAME = "calibration.json"
 
 
@@ -41,12 +42,14 @@ def run(run: Run) -> None:
             run.ledger.write(NULLS, "00000", kept)
         rows = run.ledger.rows(NULLS, "00000")
         _enough(config, rows)
-        if config.calibration.screen is None:
-            left = partial(_left, seeds=config.screen.seeds)
-            step = Step("calibrate", "null_screen", "captions", run.ledger, _screen, left, config.scoring())
-            run.execute(step, slices("", NULLS, rows, config.engine.shard_rows))
-        elif not run.ledger.parts("null_screen"):
-            _take_precomputed(run)
+        shards = slices("", NULLS, rows, config.engine.shard_rows)
+        if config.calibration.screen is not None:
+            if not run.ledger.parts(LACKING):
+                _take_precomputed(run)
+            shards = slices("lacking-", LACKING, run.ledger.rows(LACKING, "00000"), config.engine.shard_rows)
+        left = partial(_left, seeds=config.screen.seeds)
+        step = Step("calibrate", "null_screen", "captions", run.ledger, _screen, left, config.scoring())
+        run.execute(step, shards)
         null_table = run.ledger.read("null_screen")
         calibration = audit.calibrate(null_table, config.screen.detectors[0])
         _save(run.ledger, calibration)
@@ -59,10 +62,28 @@ def run(run: Run) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises AuditError if a file is missing or the null captions are too few, before any work is done."""
+    """Raise AuditError before any work if a file is missing, a precomputed screen lacks a column or the control
+    captions are too few."""
     if config.calibration.screen is not None:
-        open_file(config.calibration.screen).close()
+        precomputed.check(config.calibration.screen, config.screen.detectors[0], config.screen.seeds)
     _enough(config, len(read_null_captions(config.calibration.captions, config.calibration.column)))
+
+
+def check_screen(run: Run) -> None:
+    """Raise AuditError unless a precomputed screen is one of the loaded model, under this very configuration."""
+    path = run.config.calibration.screen
+    if path is None or run.manifest.finished or run.ledger.parts("null_screen"):
+        return
+    texts = read_null_captions(run.config.calibration.captions, run.config.calibration.column)
+    table = precomputed.read(path, texts)
+    context = pa.ipc.read_schema(pa.py_buffer(run.workers(run.config.scoring()).ask("context")))
+    detector = run.config.screen.detectors[0]
+    try:
+        audit.calibrate(table, detector).score(context.empty_table())
+    except UsageError:
+        raise
+    except AuditError as error:
+        raise AuditError(error.what, where=path, do=precomputed.DO) from error
 
 
 def load(ledger: Ledger) -> Calibration:
@@ -132,41 +153,18 @@ def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence
 
 
 def _take_precomputed(run: Run) -> None:
-    """The null captions' rows of a precomputed screen table, once it is one of this very model."""
+    """Write the rows of a precomputed screen table that `check_screen` has looked at, and the captions it lacks."""
     path = run.config.calibration.screen
     assert path is not None
-    with open_file(path) as source:
-        try:
-            table = pq.read_table(source)
-        except pa.ArrowException as error:
-            raise AuditError(f"cannot be read: {error}", where=path, do="Leave calibration.screen out.") from error
-    detector = run.config.screen.detectors[0]
-    context = pa.ipc.read_schema(pa.py_buffer(run.workers(run.config.scoring()).ask("context")))
-    try:
-        audit.calibrate(table, detector).score(context.empty_table())
-    except UsageError:
-        raise
-    except AuditError as error:
-        raise AuditError(
-            error.what, where=path, do="Leave calibration.screen out: the run then makes its own."
-        ) from error
     captions = run.ledger.read(NULLS, "00000")
-    missing = pc.sum(pc.invert(pc.is_in(captions["caption"], value_set=table["caption"].combine_chunks()))).as_py()
-    if missing:
-        raise AuditError(
-            f"lacks {missing} of the null captions in {run.config.calibration.captions}",
-            where=path,
-            do="Leave calibration.screen out: the run then makes its own.",
-        )
+    table = precomputed.read(path, captions["caption"].to_pylist())
     at = pc.index_in(table["caption"], value_set=captions["caption"].combine_chunks())
-    keys = zip(table["caption"].to_pylist(), table["seed"].to_pylist(), at.to_pylist(), strict=True)
-    once = {(caption, seed): row for row, (caption, seed, known) in enumerate(keys) if known is not None}
-    chosen = pa.array(sorted(once.values()))  # what it has twice is taken once
-    table, at = table.take(chosen), at.take(chosen)
     for name in ("caption_id", "caption_group"):
         table = table.append_column(name, captions[name].take(at))
     layout = schema.null_screen(schema.features_of(table.schema)).with_metadata(table.schema.metadata)
     run.ledger.write("null_screen", "00000", table.select(layout.names).cast(layout))
+    known = pc.is_in(captions["caption"], value_set=table["caption"].combine_chunks())
+    run.ledger.write(LACKING, "00000", captions.filter(pc.invert(known)))
 
 
 def _halves(calibration: Calibration, null_table: pa.Table) -> dict[str, Any]:

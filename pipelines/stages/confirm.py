@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,10 +13,10 @@ from audit import schema
 from audit.copying import copied_images
 from audit.pictures import decode
 from audit.regions import agreement, region_of, region_png, similarities, thumbnail
-from audit.thresholds import Threshold, choose_threshold, null_maxima
+from audit.thresholds import Threshold
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.stages import embed, search
+from pipelines.stages import embed, search, thresholds
 from pipelines.stages.blocks import block, blocks
 from pipelines.stages.generate import PROMPTS, generate
 
@@ -40,44 +39,13 @@ def run(run: Run) -> None:
         _match(run, "confirm", ("null", "discover"))
         search.measure(run)
         matches = run.ledger.read("matches")
-        limits = _thresholds(run, matches)
-        run.manifest.data["thresholds"] = {
-            name: {kind: asdict(limit) for kind, limit in kinds.items()} for name, kinds in limits.items()
-        }
+        limits = thresholds.choose(run, matches)
         decides = config.confirm.embedders[0]
-        confirmed = _confirmed(run.ledger, matches, decides, limits[decides])
+        confirmed = _confirmed(run.ledger, matches, decides, limits)
         generate(run, "confirm: fresh seeds", {"fresh": confirmed}, config.fresh_seeds())
         _match(run, "confirm: their matches", ("fresh",))
         stage["rows_in"] = run.manifest.refresh("generations")
         stage["rows_out"] = run.manifest.refresh("matches")
-
-
-def thresholds(run: Run) -> dict[str, Threshold]:
-    """The thresholds of the embedder that decides."""
-    found = run.manifest.data["thresholds"][run.config.confirm.embedders[0]]
-    return {kind: Threshold(**limit) for kind, limit in found.items()}
-
-
-def _thresholds(run: Run, matches: pa.Table) -> dict[str, dict[str, Threshold]]:
-    """By embedder and kind; regions are compared by the embedder that decides alone."""
-    config = run.config.confirm
-    limits: dict[str, dict[str, Threshold]] = {}
-    for name in config.embedders:
-        floors = run.config.embedder(name)
-        kinds = [("verbatim", "similarity", floors.verbatim)]
-        if name == config.embedders[0]:
-            kinds.append(("region", "region_similarity", floors.region))
-        limits[name] = {
-            kind: choose_threshold(
-                kind,
-                null_maxima(matches, name, column),
-                config.null_rate,
-                floor,
-                normalised=kind == "verbatim" and floors.background is not None,
-            )
-            for kind, column, floor in kinds
-        }
-    return limits
 
 
 def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> pa.Table:
@@ -115,10 +83,10 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     for name in worker.config.confirm.embedders if pictures else ():
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
-        ids_QK, similarity_QK = search.find(worker, name, vectors_QE, NEIGHBOURS)
+        ids_QK, similarity_QK, background_Q = search.find(worker, name, vectors_QE, NEIGHBOURS)
         decides = name == worker.config.confirm.embedders[0]
         regions = _regions(worker, embedder, generations, pictures, ids_QK) if decides else None
-        found.append(_table(generations, name, ids_QK, similarity_QK, regions))
+        found.append(_table(generations, name, ids_QK, similarity_QK, background_Q, regions))
     return {"matches": pa.concat_tables(found)}
 
 
@@ -161,7 +129,12 @@ def _regions(
 
 
 def _table(
-    generations: pa.Table, embedder: str, ids_QK: np.ndarray, similarity_QK: np.ndarray, regions: Regions | None
+    generations: pa.Table,
+    embedder: str,
+    ids_QK: np.ndarray,
+    similarity_QK: np.ndarray,
+    background_Q: np.ndarray,
+    regions: Regions | None,
 ) -> pa.Table:
     count, k = ids_QK.shape
     of_R = pa.array(np.repeat(np.arange(count), k))
@@ -171,6 +144,7 @@ def _table(
         "rank": pa.array(np.tile(np.arange(1, k + 1), count)),
         "image_id": pa.array(ids_QK.reshape(-1).tolist(), pa.string()),
         "similarity": pa.array(similarity_QK.reshape(-1).astype(np.float64)),
+        "background": pa.array(np.repeat(background_Q.astype(np.float64), k)),
         "region_similarity": pa.array(regions.similarity if regions else nothing, pa.float64()),
         "shared": pa.array(regions.shared if regions else nothing, pa.float64()),
         "region": pa.array(regions.region if regions else nothing, pa.binary()),

@@ -20,13 +20,12 @@ from audit.judging import Images, judge, negatives, with_p_not_reproduced
 from audit.pictures import decode
 from audit.png import png
 from audit.regions import thumbnail
-from audit.thresholds import PUBLISHED, Threshold
+from audit.thresholds import COLUMNS, Threshold
 from pipelines.context import Run
 from pipelines.ledger import Ledger
 from pipelines.manifest import read
 from pipelines.reading import images
-from pipelines.stages import embed
-from pipelines.stages.confirm import thresholds
+from pipelines.stages import embed, thresholds
 from reports.purged import kept, note
 
 _CONFIRMED = pc.field("verdict").isin(schema.CONFIRMED_WORDS)
@@ -36,7 +35,7 @@ def run(run: Run) -> None:
     ledger, config = run.ledger, run.config
     with run.manifest.stage("judge") as stage:
         matches = _all(ledger, "matches", schema.MATCHES)
-        limits = thresholds(run) if config.images else _published()
+        limits = thresholds.load(run) if config.images else _none()
         copied = copied_images(matches, config.confirm.embedders[0], limits)
         ledger.write("copied_images", "00000", copied)
         run.manifest.part("copied_images", "00000", len(copied))
@@ -133,9 +132,9 @@ def copies_of(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, dict[
     return {row["caption_id"]: row for row in found if row["image_id"] == image_of[row["caption_id"]]}
 
 
-def _published() -> dict[str, Threshold]:
-    """Without images nothing is compared, so it does not matter what with."""
-    return {kind: Threshold(value, "published") for kind, value in PUBLISHED.items()}
+def _none() -> dict[str, Threshold]:
+    """Without images nothing is compared, and nothing is a copy."""
+    return {kind: Threshold(None, "missing", kind=kind) for kind in COLUMNS}
 
 
 def _links(run: Run, copied: pa.Table) -> pa.Table:

@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
+from audit.copying import beyond, near
 from audit.effect import summarize
 from audit.errors import AuditError
 from audit.pictures import decode
 from audit.regions import region_of, similarities
 from audit.serving import PLAIN, Setting, serve
+from audit.thresholds import Threshold
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading.sampling import Sample
-from pipelines.stages import confirm, embed, judge, search
+from pipelines.stages import embed, judge, search, thresholds
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +67,7 @@ def run(run: Run, plan: Plan) -> pa.Table:
     Raises AuditError if no caption is confirmed, or if the run no longer holds what they are compared with.
     """
     captions_of = {"confirmed": _confirmed(run, plan), "ordinary": _ordinary(run, plan)}
-    limits = {kind: threshold.value for kind, threshold in confirm.thresholds(run).items()}
+    limits = thresholds.load(run)
     _forget_others(run, plan, captions_of)
     with run.manifest.stage("mitigate") as stage:
         shards = [
@@ -172,7 +174,7 @@ def _forget_others(run: Run, plan: Plan, captions_of: dict[str, pa.Table]) -> No
         ledger.write(CAPTIONS, group, captions)
 
 
-def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[str, float]) -> Tables:
+def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[str, Threshold]) -> Tables:
     group, setting = shard.source
     captions = worker.ledger.slice(CAPTIONS, group, shard.start, shard.stop)
     served, of_R = _serve(worker, captions["caption"].to_pylist(), seeds, setting)
@@ -185,14 +187,21 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     pictures = [decode(content) for content in served["image"].to_pylist()]
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     vectors_RE = embedder.embed(pictures)
-    ids_R1, nearest_R1 = search.find(worker, embedder.name, vectors_RE, 1)
+    ids_R1, nearest_R1, background_R = search.find(worker, embedder.name, vectors_RE, 1)
     nearest_R, region_R = nearest_R1[:, 0].astype(np.float64), np.full(len(rows), np.nan)
     similarity_R = nearest_R
     if group == "confirmed":
         similarity_R, region_R = _similarities(worker, rows, pictures, vectors_RE)
-        similarity_R -= search.background(worker, embedder.name, vectors_RE)
-    above_R = np.maximum(similarity_R, nearest_R) >= limits["verbatim"]
-    above_R |= np.nan_to_num(region_R, nan=-np.inf) >= limits["region"]
+        similarity_R -= background_R
+    found = {
+        "similarity": pa.array(np.maximum(similarity_R, nearest_R)),
+        "background": pa.array(background_R.astype(np.float64)),
+        "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
+    }
+    above_R, near_R = (
+        np.logical_or(*(test(pa.table(found), kind, limits[kind]) for kind in ("verbatim", "region")))
+        for test in (beyond, near)
+    )
     kept = pc.fill_null(pc.equal(rows["shown_seed"], served["seed"]), False)
     columns = {
         **{name: rows[name] for name in ("caption_id", "caption", "verdict", "image_id")},
@@ -205,6 +214,7 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
         "nearest_image_id": pa.array(ids_R1[:, 0].tolist(), pa.string()),
         "nearest_similarity": pa.array(nearest_R),
         "above_threshold": pa.array(above_R),
+        "near_miss": pa.array(near_R & ~above_R),
         "clip_score": _clip_scores(worker, rows["caption"].to_pylist(), pictures),
         "image": pc.if_else(kept, served["image"], pa.scalar(None, pa.binary())),
     }

@@ -35,14 +35,19 @@ BACKGROUND_NEIGHBOURS = 2
 RECALL_QUERIES = 256
 
 
-def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, similarities) [Q, K] of the nearest training images, most similar first."""
+def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the nearest training images, most similar first.
+
+    Returns:
+        (ids [Q, K], similarities less the background [Q, K], the background [Q]).
+    """
     if worker.config.index.type == "ivf":
         places_QC = ivf.candidates(_opened(worker, embedder), vectors_QE)
         ids_QK, similarity_QK = ivf.ranked(vectors_QE, places_QC, embed.readers(worker.ledger, embedder), k)
     else:
         ids_QK, similarity_QK = nearest(vectors_QE, embed.embedded(worker.ledger, embedder), k)
-    return ids_QK, similarity_QK - background(worker, embedder, vectors_QE)[:, None]
+    background_Q = background(worker, embedder, vectors_QE)
+    return ids_QK, similarity_QK - background_Q[:, None], background_Q
 
 
 def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
@@ -126,8 +131,8 @@ def _recall(worker: Worker, shard: Shard) -> Tables:
     pictures = [decode(content) for content in _some_generations(worker.ledger, RECALL_QUERIES)]
     vectors_QE = worker.embedder(shard.source).embed(pictures)
     _, exact_Q1 = nearest(vectors_QE, embed.embedded(worker.ledger, shard.source), 1)
-    _, found_Q1 = find(worker, shard.source, vectors_QE, 1)
-    found_Q1 += background(worker, shard.source, vectors_QE)[:, None]
+    _, found_Q1, background_Q = find(worker, shard.source, vectors_QE, 1)
+    found_Q1 += background_Q[:, None]
     hits = int((found_Q1 >= exact_Q1 - 1e-5).sum())  # as near as the nearest, if two are
     return {RECALL: pa.table([[len(pictures)], [hits]], schema=MEASURED)}
 

@@ -7,7 +7,7 @@ from audit.copying import copied_images, links
 from audit.regions import region_png, thumbnail
 from audit.thresholds import Threshold
 
-THRESHOLDS = {"verbatim": Threshold(0.8, "null"), "region": Threshold(0.6, "null")}
+THRESHOLDS = {"verbatim": Threshold(0.8, "controls"), "region": Threshold(0.6, "controls")}
 TOP = np.zeros((8, 8), bool)
 TOP[:5] = True
 

@@ -9,7 +9,7 @@ from audit.copying import LINKS, copied_images
 from audit.judging import Images, judge, negatives, with_p_not_reproduced
 from audit.thresholds import Threshold
 
-THRESHOLDS = {"verbatim": Threshold(0.8, "null", 200), "region": Threshold(0.6, "null", 200)}
+THRESHOLDS = {"verbatim": Threshold(0.8, "controls"), "region": Threshold(0.6, "controls")}
 GENERATIONS = pa.schema([f for f in schema.generations([]) if f.name not in ("image", "region")])
 
 

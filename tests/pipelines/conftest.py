@@ -16,13 +16,16 @@ from pipelines.run import run_audit
 from pipelines.settings import load_config
 from tests.pipelines.toy import MEMORIZED, MODEL, NULL_TWIN, NULLS, png, write_config, write_parquet, write_tar
 
+# A random descriptor finds all pictures alike: these floors let the control captions speak.
+FLOORS = {"verbatim": 0.5, "region": 0.5}
+
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy descriptor with random weights."""
     path = tmp_path_factory.mktemp("weights") / "sscd.safetensors"
     torch.manual_seed(0)
-    CopyDescriptor(DescriptorConfig(image_size=32, channels=(8, 16), width=16)).save(path)
+    CopyDescriptor(DescriptorConfig(image_size=32, channels=(8, 16), width=16)).save(path, FLOORS)
     return path
 
 

@@ -130,9 +130,10 @@ def test_null_captions_go_through_the_seeds_of_discovery_and_fresh_seeds_are_new
 
 def test_thresholds_come_from_the_null_captions_unless_a_floor_is_above(run: Ledger) -> None:
     limits = manifest(run)["thresholds"]["sscd"]
-    assert limits["verbatim"]["source"] == "null"
-    assert limits["verbatim"]["null_n"] == 19
-    assert limits["region"] == {"value": 0.9999, "source": "configured", "null_n": 19}
+    assert (limits["verbatim"]["source"], limits["verbatim"]["floor"]) == ("controls", 0.5)
+    assert (limits["verbatim"]["controls"], limits["verbatim"]["used"]) == (19, 19)
+    region = limits["region"]
+    assert (region["value"], region["source"], region["without"]) == (0.9999, "configured", 19)
 
 
 def test_tables_have_their_declared_schemas(run: Ledger) -> None:

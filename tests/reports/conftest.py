@@ -21,7 +21,7 @@ from audit.captions import caption_id
 from audit.claims import claims
 from audit.copying import LINKS, copied_images
 from audit.judging import Images, judge
-from audit.thresholds import choose_threshold, null_maxima
+from audit.thresholds import choose_threshold, control_maxima
 
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
 BIDI = "a cat \u202egnp.tac\u202c in a hat\u0007"
@@ -204,8 +204,8 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
     arrow = {name: pa.Table.from_pylist(rows, schemas[name]) for name, rows in tables.items()}
     matches = arrow["matches"]
     thresholds = {
-        "verbatim": choose_threshold("verbatim", null_maxima(matches, "sscd", "similarity"), 0.01),
-        "region": choose_threshold("region", null_maxima(matches, "sscd", "region_similarity"), 0.01),
+        kind: choose_threshold(kind, control_maxima(matches, "sscd", kind)["similarity"].to_numpy(), 0.01)
+        for kind in ("verbatim", "region")
     }
     arrow["copied_images"] = copied_images(matches, "sscd", thresholds)
     arrow["verdicts"] = judge(

@@ -40,12 +40,12 @@ def queries() -> np.ndarray:
 def test_an_inverted_file_finds_what_the_scan_finds_and_may_lie_with_the_index(tmp_path: Path) -> None:
     exact = config_of(tmp_path)
     written(Ledger(exact.out), copies(0, 60, 3), [100, 80])
-    ids, similarity = search.find(Worker(exact), "sscd", queries(), 5)
+    ids, similarity, _ = search.find(Worker(exact), "sscd", queries(), 5)
 
     run = config_of(tmp_path, index={"type": "ivf"})
     tables = search._build(Worker(run), Shard("sscd", "sscd", 0, 1))
     assert tables[search.IVF].to_pylist() == [{"recipe": "IVF4,SQ8", "images": 180}]
-    found, near = search.find(Worker(run), "sscd", queries(), 5)
+    found, near, _ = search.find(Worker(run), "sscd", queries(), 5)
     assert (found == ids).all()
     assert near == pytest.approx(similarity, abs=1e-6)
 
@@ -61,11 +61,12 @@ def test_a_background_takes_off_the_mean_of_the_two_nearest_in_it(tmp_path: Path
     written(background, copies(5, 9, 1), [4, 5])
     plain, config = (config_of(tmp_path, confirm=confirm(**more)) for more in ({}, {"background": background.uri}))
     written(Ledger(config.out), copies(0, 10, 2), [20])
-    ids, similarity = search.find(Worker(plain), "sscd", queries(), 3)
-    normalised_ids, normalised = search.find(Worker(config), "sscd", queries(), 3)
+    ids, similarity, _ = search.find(Worker(plain), "sscd", queries(), 3)
+    normalised_ids, normalised, taken_off = search.find(Worker(config), "sscd", queries(), 3)
     _, two = nearest(queries(), embed.embedded(background, "sscd"), 2)
     assert (normalised_ids == ids).all()
     assert normalised == pytest.approx(similarity - two.mean(axis=1, keepdims=True), abs=1e-6)
+    assert normalised + taken_off[:, None] == pytest.approx(similarity, abs=1e-6)
 
 
 def test_a_floor_of_plain_similarities_is_refused_beside_a_background(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The screen table of the control captions, computed before: by `audit.screen`, or by an earlier run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audit.captions import caption_id
+from audit.detectors import COMBINED, columns_of
+from audit.errors import AuditError
+from audit.schema import METADATA_KEY
+from pipelines.reading.files import find, open_file
+
+DO = "Leave calibration.screen out: the run then makes its own."
+
+
+def check(path: str, detector: str, seeds: Sequence[int]) -> None:
+    """Check the columns and the seeds of a screen table, from the schema of its files alone.
+
+    Args:
+        path: a Parquet file, or a folder of them: `null_screen` or `screen` of a run.
+        detector: the one that ranks the captions.
+        seeds: those of `screen.seeds`.
+
+    Raises:
+        AuditError: that names every column that is missing, or the seeds that differ.
+    """
+    for layout in (_schema(uri) for uri in _files(path)):
+        parts = COMBINED.get(detector, (detector,))
+        wanted = ["seed", "status", *(name for part in parts for name in columns_of(part))]
+        missing = [name for name in dict.fromkeys(wanted) if name not in layout.names]
+        if "caption" not in layout.names and "caption_id" not in layout.names:
+            missing.insert(0, "caption (or caption_id)")
+        if missing:
+            raise AuditError(
+                f"calibration.screen has no column {', '.join(missing)}; there is: {', '.join(layout.names)}",
+                where=path,
+                do=f"Give a table that was screened with the detector {detector!r}, or leave calibration.screen out.",
+            )
+        content = (layout.metadata or {}).get(METADATA_KEY)
+        if content is None:
+            what = "calibration.screen does not say what it depends on (no schema metadata 'crossaudit')"
+            raise AuditError(what, where=path, do=DO)
+        found = json.loads(content).get("seeds")
+        if found is not None and list(found) != list(seeds):
+            what = f"calibration.screen has the seeds {list(found)}, screen.seeds are {list(seeds)}"
+            raise AuditError(what, where=path, do=DO)
+
+
+def read(path: str, captions: Sequence[str]) -> pa.Table:
+    """Read the rows of some captions, each caption and seed once, with the column `caption`, in the order of captions.
+
+    A table of an earlier run may know its captions by `caption_id` alone, and may lack some.
+
+    Raises:
+        AuditError: a file cannot be read.
+    """
+    try:
+        tables = []
+        for uri in _files(path):
+            with open_file(uri) as source:
+                tables.append(pq.read_table(source))
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise AuditError(f"cannot be read: {error}", where=path, do=DO) from error
+    by_text = "caption" in table.column_names
+    keys = pa.array(captions if by_text else [caption_id(text) for text in captions], pa.string())
+    key_R = table["caption" if by_text else "caption_id"]
+    at_R = pc.index_in(key_R, value_set=keys).to_pylist()
+    once = {
+        (at, seed): row
+        for row, (at, seed) in enumerate(zip(at_R, table["seed"].to_pylist(), strict=True))
+        if at is not None
+    }
+    chosen = [once[key] for key in sorted(once)]  # what it has twice is taken once
+    texts = pa.array([captions[at] for at, _ in sorted(once)], pa.string())
+    table = table.take(pa.array(chosen, pa.int64()))
+    kept = [name for name in table.column_names if name not in ("caption", "caption_id", "caption_group")]
+    return table.select(kept).add_column(0, "caption", texts)
+
+
+def _files(path: str) -> list[str]:
+    return [file.uri for file in find(path, "calibration.screen")]
+
+
+def _schema(uri: str) -> pa.Schema:
+    try:
+        with open_file(uri) as source:
+            return pq.read_schema(source)
+    except pa.ArrowException as error:
+        raise AuditError(f"cannot be read: {error}", where=uri, do=DO) from error
