@@ -29,7 +29,7 @@ def check(path: str, detector: str, seeds: Sequence[int]) -> None:
     Raises:
         AuditError: that names every column that is missing, or the seeds that differ.
     """
-    for layout in (_schema(uri) for uri in _files(path)):
+    for layout in (_schema(uri) for uri in files(path)):
         parts = COMBINED.get(detector, (detector,))
         wanted = ["seed", "status", *(name for part in parts for name in columns_of(part))]
         missing = [name for name in dict.fromkeys(wanted) if name not in layout.names]
@@ -61,7 +61,7 @@ def read(path: str, captions: Sequence[str]) -> pa.Table:
     """
     try:
         tables = []
-        for uri in _files(path):
+        for uri in files(path):
             with open_file(uri) as source:
                 tables.append(pq.read_table(source))
         table = pa.concat_tables(tables)
@@ -83,7 +83,8 @@ def read(path: str, captions: Sequence[str]) -> pa.Table:
     return table.select(kept).add_column(0, "caption", texts)
 
 
-def _files(path: str) -> list[str]:
+def files(path: str) -> list[str]:
+    """List the Parquet files of a screen table: one, or those of a folder."""
     return [file.uri for file in find(path, "calibration.screen")]
 
 

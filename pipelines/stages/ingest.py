@@ -21,6 +21,7 @@ from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of
+from pipelines.reading import precomputed
 from pipelines.reading.files import File, find
 from pipelines.reading.folders import gather
 from pipelines.reading.sampling import Sample
@@ -92,7 +93,9 @@ def run(run: Run, inputs: Inputs) -> None:
 
 def fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
     """What the manifest keeps of each input file."""
-    nulls = [File(path, path, 0) for path in (config.calibration.captions, config.calibration.screen) if path]
+    screen = config.calibration.screen
+    names = [config.calibration.captions, *(precomputed.files(screen) if screen else [])]
+    nulls = [File(name, name, 0) for name in names]
     found = [("captions", inputs.captions), ("images", inputs.images), ("calibration", nulls)]
     return [item for kind, files in found for item in prints(kind, files)]
 

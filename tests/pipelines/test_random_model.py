@@ -17,6 +17,7 @@ from tests.pipelines.toy import MODEL, png, write_parquet, write_tar
 pytestmark = pytest.mark.slow
 
 SEEDS = ((1, 2), (101, 102), (201, 202))
+DESCRIPTOR = bundle() / "embedders/sscd.safetensors"
 CAPTIONS, CONTROLS = 24, 99
 
 
@@ -42,7 +43,11 @@ def run_with(dataset: Path, audited: Callable[..., str], seeds: tuple[int, ...],
         "calibration": {"captions": "controls.txt"} | ({"screen": str(first / "null_screen")} if first else {}),
         "select": {"budget": 10, "audit_sample": 4},
         "generate": {"seeds": list(seeds), "steps": 2},
-        "confirm": {"sscd": {"weights": str(bundle() / "embedders/sscd.safetensors")}, "null_captions": 19, "null_rate": 0.05},
+        "confirm": {
+            "sscd": {"weights": str(bundle() / "embedders/sscd.safetensors")},
+            "null_captions": 19,
+            "null_rate": 0.05,
+        },
         "index": {"path": str(first)} if first else {},
         "out": f"run-{seeds[0]}",
     }
