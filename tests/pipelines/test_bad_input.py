@@ -223,4 +223,4 @@ def test_a_screen_table_of_another_model_is_refused_and_says_what_differs(folder
     context = table.schema.metadata[b"crossaudit"].replace(b'"seeds": [0]', b'"seeds": [5]')
     pq.write_table(table.replace_schema_metadata({b"crossaudit": context}), folder / "null_screen.parquet")
     message = failure(folder / "audit.yaml")
-    assert "null_screen.parquet" in message and "seeds is [0]" in message
+    assert "null_screen.parquet" in message and "has the seeds [5], screen.seeds are [0]" in message
