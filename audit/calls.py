@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 _ATTRIBUTE = "_audit_watchers"
+_BASE = "_audit_base"
 
 
 class CallWatcher(Protocol):
@@ -27,7 +28,8 @@ class CallWatcher(Protocol):
 def watch_calls(target: Any, watcher: CallWatcher) -> None:
     """Have `watcher` told of every call of `target`, until `unwatch_calls`."""
     if _ATTRIBUTE not in vars(target):
-        target.__class__ = _watched(type(target))
+        if not hasattr(type(target), _BASE):  # made by `type(other)(...)` it is of a watched class already
+            _set_class(target, _watched(type(target)))  # type: ignore[arg-type]
         vars(target)[_ATTRIBUTE] = ()
     vars(target)[_ATTRIBUTE] += (watcher,)
 
@@ -37,7 +39,11 @@ def unwatch_calls(target: Any, watcher: CallWatcher) -> None:
     vars(target)[_ATTRIBUTE] = tuple(other for other in watchers_of(target) if other is not watcher)
     if not vars(target)[_ATTRIBUTE]:
         del vars(target)[_ATTRIBUTE]
-        target.__class__ = type(target).__mro__[1]
+        _set_class(target, getattr(type(target), _BASE))
+
+
+def _set_class(target: Any, new: type) -> None:
+    object.__setattr__(target, "__class__", new)  # the usual way, a compiled module sets the class of what it compiled
 
 
 def watchers_of(target: Any) -> tuple[CallWatcher, ...]:
@@ -66,7 +72,7 @@ def _watched(base: type) -> type:
         return output
 
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (base,), names | {"__call__": call})
+    return type(base.__name__, (base,), names | {"__call__": call, _BASE: base})
 
 
 @torch.compiler.disable

@@ -1,8 +1,8 @@
 """The calls of a mitigated pipeline and of its UNet: which prompt is running, and what its forwards may see.
 
-Nothing but these calls is changed (`audit.calls`). The layers are looked up anew in each call of the pipeline, and
-after each forward it is checked that every cross-attention was mitigated. So what is loaded, fused or compiled later
-is mitigated too, or the call raises.
+Nothing but these calls is changed (`audit.calls`). The UNet and its layers are looked up anew in each call of the
+pipeline, and after each forward it is checked that every cross-attention was mitigated. So what is loaded, fused or
+compiled later is mitigated too, or the call raises. Between the calls the UNet has a hook that refuses other callers.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTextModel
 
 from audit.attention import cross_attention_layers
@@ -63,6 +64,7 @@ class _Call:
     owner: Mitigation | None
     pipeline: DiffusionPipeline | None = None
     unet: UNet2DConditionModel | None = None
+    called: Any = None  # the UNet, or what torch.compile has made of it
     layers: list[Attention] = field(default_factory=list)
     text: _Text | None = None
     seam: _Rescale | None = None  # of the forward that is running
@@ -71,7 +73,7 @@ class _Call:
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
-_LOCKS: WeakKeyDictionary[UNet2DConditionModel, threading.RLock] = WeakKeyDictionary()  # one forward at a time
+_LOCKS: WeakKeyDictionary[nn.Module | None, threading.RLock] = WeakKeyDictionary()  # one forward at a time
 
 
 class Mitigation:
@@ -91,6 +93,7 @@ class Mitigation:
         self._encode_prompt = pipeline.encode_prompt
         self._signature = inspect.signature(pipeline.encode_prompt)
         self._unet: UNet2DConditionModel | None = None
+        self._handle: RemovableHandle | None = None
         self.calls = PipelineCalls(self)
 
     def install(self, pipeline: DiffusionPipeline) -> None:
@@ -100,21 +103,22 @@ class Mitigation:
         watch_calls(pipeline, self.calls)
 
     def follow(self, pipeline: DiffusionPipeline) -> UNet2DConditionModel:
-        """Watch the UNet that the pipeline has now."""
+        """Return the UNet that the pipeline has now, which refuses other callers."""
         unet = checked_unet(pipeline)
         if unet is not self._unet:
-            watch_calls(unet, self)
-            if self._unet is not None:
-                unwatch_calls(self._unet, self)
-            self._unet = unet
+            self._let_go()
+            self._unet, self._handle = unet, unet.register_forward_pre_hook(_refuse_others)
         return unet
 
     def remove(self, pipeline: DiffusionPipeline) -> None:
         unwatch_calls(pipeline, self.calls)
         vars(pipeline).pop("encode_prompt", None)
-        if self._unet is not None:
-            unwatch_calls(self._unet, self)
-        self._unet = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._unet = self._handle = None
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
         """The pipeline's own; in a call of the pipeline, note which positions of the prompts are prompt."""
@@ -123,18 +127,18 @@ class Mitigation:
         if call is not None and call.owner is self:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            call.text = self._text(call, encoded[0], bound.arguments)
+            call.text = self._text(call.pipeline, encoded[0], bound.arguments)
         return encoded
 
-    def _text(self, call: _Call, hidden_NKD: Tensor, given: dict[str, Any]) -> _Text:
+    def _text(self, pipeline: Any, hidden_NKD: Tensor, given: dict[str, Any]) -> _Text:
         images, length, _ = hidden_NKD.shape
         guided, each = bool(given["do_classifier_free_guidance"]), given["num_images_per_prompt"]
-        window = min(length, call.pipeline.tokenizer.model_max_length)
+        window = min(length, pipeline.tokenizer.model_max_length)
         flagged_P = self._flagged(given, images // each)
         visible_PK = torch.ones(images // each, length, dtype=torch.bool)
         if self._keep != "all":
             with plainly():
-                visible_PK = self._visible(call.pipeline, given, guided, length, window) | ~flagged_P[:, None]
+                visible_PK = self._visible(pipeline, given, guided, length, window) | ~flagged_P[:, None]
         scale_PK = torch.ones(images // each, length, dtype=hidden_NKD.dtype)
         windows(length, window)  # it is known where each BOS is
         scale_PK[:, ::window] = torch.where(flagged_P, self._bos_scale, 1.0).to(scale_PK)[:, None]
@@ -165,12 +169,10 @@ class Mitigation:
     def before(self, unet: UNet2DConditionModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Called before each forward of the UNet (`audit.calls`): cut or mask its hidden states, watch its layers."""
         call = _CALL.get()
-        if call is not None and (call.owner is None or (call.owner is not self and call.unet is unet)):
+        if call is None or call.owner is not self:
             return args, kwargs  # plain, or another mitigated pipeline with the same UNet
-        if call is None or call.owner is not self or call.text is None:
-            what = "this UNet is part of a mitigated pipeline, which has encoded no prompt for this forward"
-            do = "Call the pipeline, not its UNet, and mitigate every pipeline that shares the UNet (mitigate_)."
-            raise UsageError(what, do=do)
+        if call.text is None:
+            _refuse()
         text = call.text
         hidden_BKD: Tensor = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
         self._check_rows(call, text, hidden_BKD)
@@ -189,7 +191,7 @@ class Mitigation:
                 kwargs = {**kwargs, "encoder_hidden_states": hidden_BKD}
             else:
                 args = (*args[:2], hidden_BKD, *args[3:])
-        _LOCKS.setdefault(unet, threading.RLock()).acquire()
+        _LOCKS.setdefault(call.unet, threading.RLock()).acquire()
         scale_B1V1 = text.scale_BV[rows][:, None, :, None] if self._bos_scale != 1 else None
         call.seam = _Rescale(call.layers, scale_B1V1).__enter__()
         return args, kwargs
@@ -201,7 +203,7 @@ class Mitigation:
             return
         seam, call.seam = call.seam, None
         seam.__exit__()
-        _LOCKS[unet].release()
+        _LOCKS[call.unet].release()
         if not failed:
             seam.check()
             call.forwards += 1
@@ -227,18 +229,35 @@ class PipelineCalls:
 
     def before(self, pipeline: DiffusionPipeline, args: Any, kwargs: Any) -> tuple[Any, Any]:
         unet = self.owner.follow(pipeline)
-        call = _Call(self.owner, pipeline, unet, cross_attention_layers(unet))
-        call.token = _CALL.set(call)
+        call = _Call(self.owner, pipeline, unet, layers=cross_attention_layers(unet))
+        call.token, call.called = _CALL.set(call), pipeline.unet
+        watch_calls(call.called, self.owner)
         return args, kwargs
 
     def after(self, pipeline: DiffusionPipeline, _args: Any, _kwargs: Any, failed: bool) -> None:
         call = _CALL.get()
         assert call is not None and call.token is not None
         _CALL.reset(call.token)
+        unwatch_calls(call.called, self.owner)
         if not failed and not call.forwards:
             what = "the call ended, but its UNet was never seen"
             do = "Call mitigate_ before torch.compile(pipeline.unet), or compile in place by pipeline.unet.compile()."
             raise AuditError(what, where=type(pipeline).__name__, do=do, kind="unsupported_model")
+
+
+def _refuse_others(unet: nn.Module, _args: Any) -> None:
+    """A hook of mitigated UNets. A graph that was compiled before runs plain for others."""
+    if torch.compiler.is_compiling():
+        return
+    call = _CALL.get()
+    if call is None or (call.owner is not None and call.unet is not unet):
+        _refuse()
+
+
+def _refuse() -> NoReturn:
+    what = "this UNet is part of a mitigated pipeline, which has encoded no prompt for this forward"
+    do = "Call the pipeline, not its UNet, and mitigate every pipeline that shares the UNet (mitigate_)."
+    raise UsageError(what, do=do)
 
 
 class _Rescale(Seam):
@@ -277,4 +296,7 @@ def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
             what = f"the attention processor {type(processor).__name__} cannot be mitigated"
             do = f"Take it out (unload_ip_adapter, set_attn_processor). Supported: {', '.join(PROCESSORS)}."
             raise AuditError(what, where=name, do=do, kind="unsupported_model")
+    if not cross_attention_layers(unet):
+        what = "the UNet has no cross-attention layers"
+        raise AuditError(what, where=kind, do=SUPPORTED, kind="unsupported_model")
     return unet

@@ -171,7 +171,7 @@ def _watched(base: type[Attention]) -> type[Attention]:
 def _attach(layer: Attention, seam: Seam, slot: Slot) -> None:
     if _ATTRIBUTE not in vars(layer):
         vars(layer)[_ATTRIBUTE] = _Run(layer)
-        layer.__class__ = _watched(type(layer))
+        layer.__class__ = _watched(type(layer))  # type: ignore[arg-type]
     vars(layer)[_ATTRIBUTE].seams += ((seam, slot),)
 
 

@@ -221,39 +221,9 @@ def test_a_layer_inside_to_k_such_as_lora_is_rescaled_with_it(float64: StableDif
     np.testing.assert_allclose(ours, latents(float64, SHORT), atol=1e-9, rtol=0)
 
 
-def test_an_adapter_that_is_loaded_too_late_is_refused(pipeline: StableDiffusionPipeline) -> None:
-    with audit.mitigated(pipeline):
-        layer = cross_attention_layers(pipeline.unet)[0]
-        layer.to_k = torch.nn.Sequential(layer.to_k)
-        with pytest.raises(UsageError, match="to_k .* another module since"):
-            latents(pipeline, SHORT)
-
-
-def test_keys_and_values_are_projected_once_a_call(pipeline: StableDiffusionPipeline) -> None:
-    layer = cross_attention_layers(pipeline.unet)[0]
-    counts = {"to_k": 0, "to_v": 0}
-
-    def counting(name: str, forward: Any) -> Any:
-        def count(hidden: Tensor) -> Tensor:
-            counts[name] += 1
-            return forward(hidden)
-
-        return count
-
-    for name in counts:
-        module = getattr(layer, name)
-        module.forward = counting(name, module.forward)
-    with audit.mitigated(pipeline, bos_scale=2):
-        for call, prompt in enumerate((SHORT, LONG, [SHORT, LONG]), 1):
-            latents(pipeline, prompt, steps=4)
-            assert counts == {"to_k": call, "to_v": call}
-    latents(pipeline, SHORT, steps=4)
-    assert counts == {"to_k": 7, "to_v": 7}  # the forward that was there before is back
-
-
 @pytest.mark.parametrize("keep", ["all", "eos"])
 @pytest.mark.parametrize("inference", [False, True])
-def test_prompt_embeds_that_a_callback_rewrites_are_projected_anew(
+def test_prompt_embeds_that_a_callback_rewrites_are_mitigated_as_they_are(
     float64: StableDiffusionPipeline, keep: Any, inference: bool
 ) -> None:
     def rewrite(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
