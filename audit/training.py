@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from audit.silencing import REMEMBERED, TENTHS, EntropyQuantile, FixedEntropy, N
 
 NULL_STRIDE = 3  # odd: in a grid of even width it meets every column
 NULL_EVERY = 50  # steps: one more forward in so many costs less than one per cent
+# In compiled checkpoints, the probe is not to look again when backward recomputes them.
+LOOK_ONCE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 FLUSH = 1000  # steps that are kept in memory before they are written
 LOG = pa.schema(
     {
@@ -107,6 +110,7 @@ class TrainingGuard:
         self._last: Forward | None = None
         self._stride = 1 if null is None else NULL_STRIDE
         self._probe: AttentionProbe | None = None  # of the forward that is running
+        self._watching = ExitStack()
         watch_calls(unet, self)
 
     @torch.no_grad()
@@ -192,7 +196,9 @@ class TrainingGuard:
         if unet.training:
             assert isinstance(unet, UNet2DConditionModel)
             self._probe = AttentionProbe(cross_attention_layers(unet), stride=self._stride)
-            self._probe.__enter__()
+            self._watching.enter_context(self._probe)
+            if hasattr(torch._dynamo.config, LOOK_ONCE):
+                self._watching.enter_context(torch._dynamo.config.patch({LOOK_ONCE: True}))
         return args, kwargs
 
     @torch.no_grad()
@@ -201,7 +207,7 @@ class TrainingGuard:
         probe, self._probe = self._probe, None
         if probe is None:
             return
-        probe.__exit__()
+        self._watching.close()
         if failed:
             return
         attn_BLK = probe.take()

@@ -10,7 +10,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 import audit
+from audit.attention import cross_attention_layers
 from audit.errors import AuditError, UsageError
+from audit.silencing import mean_entropy
 from tests.audit.explicit import Explicit
 
 
@@ -117,6 +119,97 @@ def test_torch_compile(unet: UNet2DConditionModel, checkpointing: bool) -> None:
     assert [weights_of(guard, compiled, batch).tolist() for batch in batches] == truth
 
 
+class Adapted(torch.nn.Module):
+    """What peft puts in the place of a linear layer."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.delta = torch.nn.Linear(base.in_features, base.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.base_layer(x) + self.delta(x)
+        return output
+
+
+@pytest.mark.parametrize("change", ["adapter", "fused", "sliced"])
+def test_what_is_changed_after_the_guard_was_made_is_what_it_reads(unet: UNet2DConditionModel, change: str) -> None:
+    batch = inputs(unet)
+    guard = audit.TrainingGuard(unet, max_entropy=100)
+    loss_of(unet, batch)
+    before = scores_of(guard)
+    truth = before
+    if change == "adapter":
+        for layer in cross_attention_layers(unet):
+            layer.to_q, layer.to_k = Adapted(layer.to_q), Adapted(layer.to_k)
+        recording = Explicit()
+        processors = unet.attn_processors
+        unet.set_attn_processor(recording)
+        with torch.no_grad():
+            unet.eval()(*batch)
+        unet.train().set_attn_processor(processors)
+        truth = mean_entropy(torch.stack(recording.means, 1))
+        assert (truth - before).abs().min() > 1e-3
+    elif change == "fused":
+        unet.fuse_qkv_projections()
+    else:
+        unet.set_attention_slice(1)
+    loss_of(unet, batch)
+    torch.testing.assert_close(scores_of(guard), truth.double(), atol=1e-5, rtol=0)
+
+
+def scores_of(guard: audit.TrainingGuard) -> Tensor:
+    """The entropies of the forward just run."""
+    assert guard._last is not None
+    scores = mean_entropy(guard._last.attn_BLK)
+    guard.weights()
+    return scores
+
+
+def test_peft_adapters_added_after_the_guard_was_made(unet: UNet2DConditionModel) -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    guard, batch = audit.TrainingGuard(unet, max_entropy=100), inputs(unet)
+    unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, target_modules=["to_q", "to_k"]))
+    unet.train()
+    loss_of(unet, batch)
+    late = scores_of(guard)
+    guard.close()
+    early = audit.TrainingGuard(unet, max_entropy=100)
+    loss_of(unet, batch)
+    torch.testing.assert_close(late, scores_of(early), atol=1e-6, rtol=0)
+    unet.disable_adapters()
+    loss_of(unet, batch)
+    assert (late - scores_of(early)).abs().min() > 1e-3
+
+
+def test_a_layer_that_hides_from_the_guard_is_an_error(unet: UNet2DConditionModel) -> None:
+    audit.TrainingGuard(unet, max_entropy=100)
+    unet.set_attn_processor(Explicit())
+    with pytest.raises(AuditError, match="16 did not attend exactly once"):
+        unet(*inputs(unet))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_unet_that_was_compiled_in_place_before(checkpointing: bool) -> None:
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    shape = {"block_out_channels": (16,), "attention_head_dim": 4, "norm_num_groups": 8, "layers_per_block": 1}
+    unet = UNet2DConditionModel(sample_size=16, cross_attention_dim=24, **blocks, **shape).train()
+    batch = inputs(unet)
+    truth = true_entropies(unet, batch)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    unet.compile(backend="aot_eager", fullgraph=True)
+    loss_of(unet, batch).mean().backward()
+    guard = audit.TrainingGuard(unet, max_entropy=float(np.sort(truth)[1:3].mean()))
+    loss = loss_of(unet, batch)
+    assert guard._last is not None
+    np.testing.assert_allclose(mean_entropy(guard._last.attn_BLK), truth, atol=1e-5)
+    (guard.weights() * loss).mean().backward()
+
+
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -157,6 +250,7 @@ def test_close_lets_go_of_the_unet(unet: UNet2DConditionModel) -> None:
     guard = audit.TrainingGuard(unet, max_entropy=1)
     guard.close()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
+    assert type(unet) is UNet2DConditionModel and not any(name.startswith("_audit") for name in vars(unet))
 
 
 def test_one_limit_and_a_sensible_one(unet: UNet2DConditionModel) -> None:
