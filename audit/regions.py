@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from audit.pictures import flatten
+from audit.pictures import rgb
 from audit.png import png
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ BLANK_DEVIATION = 0.06
 
 def thumbnail(image: Image.Image) -> Pixels:
     """The pixels [P, P, 3] that pictures are compared by; the shape of the picture does not matter."""
-    small = flatten(image).resize((SIDE, SIDE), Image.Resampling.BOX)
+    small = rgb(image).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
@@ -120,9 +120,9 @@ def showing(pixels_NPP3: Pixels, means_NTT3: Pixels, own_PP3: Pixels, region_TT:
 
 def blanked(image: Image.Image, region_TT: Region) -> Image.Image:
     """The picture, white outside the region."""
-    rgb = flatten(image)
-    mask = Image.fromarray(region_TT.astype(np.uint8) * 255).resize(rgb.size, Image.Resampling.NEAREST)
-    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), mask)
+    picture = rgb(image)
+    mask = Image.fromarray(region_TT.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.composite(picture, Image.new("RGB", picture.size, "white"), mask)
 
 
 def blank(pixels_PP3: Pixels, region_TT: Region) -> bool:

@@ -70,6 +70,7 @@ MATCHES = pa.schema(
         ("embedder", STRING),
         ("rank", INT64),
         ("image_id", STRING),
+        ("orientation", STRING),  # upright | stored: how the training image lies where it is most similar
         ("similarity", FLOAT64),  # less `background`
         ("background", FLOAT64),  # what a background index took off the similarity; 0 without one
         ("region_similarity", FLOAT64),  # within the generation's `region`; null: there is nothing to compare
@@ -82,6 +83,7 @@ COPIED_IMAGES = pa.schema(
     [
         ("caption_id", STRING),
         ("image_id", STRING),
+        ("orientation", STRING),  # as in `matches`
         ("how", STRING),  # verbatim: the whole image; partial: a region of it
         ("seed", INT64),
         ("similarity", FLOAT64),
@@ -99,6 +101,7 @@ EVIDENCE = pa.schema(
         ("key", STRING),
         ("url", STRING),
         ("sha256", STRING),
+        ("orientation", STRING),  # as in `matches`: how `image` lies
         ("image", pa.binary()),
     ]
 )

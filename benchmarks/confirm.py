@@ -48,7 +48,7 @@ def main(
         before = _resident()
 
         def found() -> Any:
-            return nearest(query_QE, embed.embedded(ledger, NAME), NEIGHBOURS)
+            return nearest(query_QE, embed.embedded(ledger, embed.table(NAME)), NEIGHBOURS)
 
         began = time.perf_counter()
         found()
@@ -60,7 +60,7 @@ def main(
         shards = [part.astype(np.float32) for _, part in zip(range(32), _blocks(ledger), strict=False)]
 
         def same() -> Any:
-            parts = zip(range(len(shards)), embed.embedded(ledger, NAME), strict=False)
+            parts = zip(range(len(shards)), embed.embedded(ledger, embed.table(NAME)), strict=False)
             return nearest(query_QE, (part for _, part in parts), NEIGHBOURS)
 
         plain = {
@@ -74,7 +74,7 @@ def main(
 
 
 def _blocks(ledger: Ledger) -> Any:
-    return (vectors for _, vectors in embed.embedded(ledger, NAME))
+    return (vectors for _, vectors in embed.embedded(ledger, embed.table(NAME)))
 
 
 def _vectors(start: int, count: int, width: int) -> pa.Table:

@@ -123,6 +123,12 @@ class Images(_Section):
         default="none", description="How training cropped them: not at all, or to the largest square in the middle."
     )
 
+    exif: Literal["apply", "ignore", "both"] = Field(
+        default="both",
+        description="Whether training applied the EXIF orientation of the files, or ignored it and saw the pixels as "
+        "stored; both: each image is compared both ways, and the better match counts.",
+    )
+
     _short = model_validator(mode="before")(_paths)
 
 

@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.errors import AuditError
-from audit.pictures import decode
+from audit.pictures import decode_each
 from pipelines.finished import finished
 from pipelines.ledger import Ledger
 from pipelines.stages import embed, search
@@ -42,20 +43,24 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
         raise AuditError("the run has no training images to look it up in", where=ledger.uri)
     try:
         content = image.read_bytes()
-        picture = decode(content, config.images.crop)
+        pictures = list(decode_each(content, config.images.crop, "both").values())
     except Exception as error:  # Pillow raises what it likes
         raise AuditError(f"cannot be read as an image: {error}", where=str(image), do="Give an image file.") from error
     worker, name = Worker(config), config.confirm.embedders[0]
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
-    ids_1K, similarity_1K, background_1 = search.find(worker, name, embedder.embed([picture]), NEIGHBOURS)
+    near = search.find(worker, name, embedder.embed(pictures), NEIGHBOURS)
     limit = manifest.data["thresholds"][name]["verbatim"]
-    similarity_of = dict(zip(ids_1K[0].tolist(), similarity_1K[0].tolist(), strict=True))
+    # Whichever way the picture and the training image lie, the better match counts.
+    background_QK = np.repeat(near.background[:, None], near.ids.shape[1], axis=1)
+    each = zip(near.similarity.ravel().tolist(), background_QK.ravel().tolist(), near.ids.ravel().tolist(), strict=True)
+    best = {id_: (value, background) for value, background, id_ in sorted(each)}  # the most similar is the last
+    similarity_of = dict(sorted(best.items(), key=lambda item: -item[1][0])[:NEIGHBOURS])
     same_bytes, places = _places(ledger, name, list(similarity_of), hashlib.sha256(content).hexdigest())
     rows = []
     for place in places:
-        similarity = similarity_of.get(place["image_id"])
-        same = None if similarity is None else _same(similarity, float(background_1[0]), limit)
+        similarity, background = similarity_of.get(place["image_id"], (None, 0.0))
+        same = None if similarity is None else _same(similarity, background, limit)
         same = "bytes" if place["image_id"] in same_bytes else same
         rows.append(place | {"similarity": similarity, "same": same})
     rows.sort(key=lambda row: (row["same"] != "bytes", -(row["similarity"] or 0.0), row["image_id"]))

@@ -118,7 +118,20 @@ def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
         if vectors != images or both:
             detail += f"; {vectors - images:,} twice, {both:,} in both"
         found.append(Check(name, vectors == images and not both and vectors + failed == listed, detail))
+        found += _stored(connection, manifest, embedder)
     return found
+
+
+def _stored(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any], embedder: str) -> list[Check]:
+    """Check that each second vector of an embedder is of an image that has a first one."""
+    table = f"embeddings_{embedder}_stored"
+    if table not in manifest.get("parts", {}):
+        return []
+    vectors, images = connection.execute(f'select count(*), count(distinct image_id) from "{table}"').fetchall()[0]
+    strange = _count(connection, f'select count(*) from "{table}" anti join "embeddings_{embedder}" using (image_id)')
+    detail = f"{vectors:,} vectors of images as stored; {vectors - images:,} twice, {strange:,} of no upright image"
+    name = "every image that is compared as stored too has one such vector, and an upright one"
+    return [Check(name, vectors == images and not strange, detail)]
 
 
 def _purged(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:

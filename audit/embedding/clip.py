@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from audit.embedding import Embedder, embedder_of
 from audit.errors import AuditError, first_line
-from audit.pictures import flatten
+from audit.pictures import rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ def _load(
         name,
         files,
         f"{model if weights else 'open_clip'} {json.dumps(network.visual.preprocess_cfg, sort_keys=True)}",
-        lambda image: transform(flatten(image)),
+        lambda image: transform(rgb(image)),
         network.encode_image,
         device,
         encode_text if "hf_tokenizer_name" not in text else None,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audit.errors import AuditError, first_line
-from audit.pictures import flatten
+from audit.pictures import rgb
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -84,7 +84,7 @@ class CopyDescriptor(nn.Module):
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """One image to RGB [3, S, S] in [0, 1], S the square size the descriptor was trained at."""
-        return to_tensor(flatten(image), self.config.image_size)
+        return to_tensor(rgb(image), self.config.image_size)
 
     def save(self, path: str | Path, floors: Mapping[str, float] | None = None) -> None:
         """Write the weights and, in the header, the configuration: one safetensors file.

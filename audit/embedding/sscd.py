@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from audit.embedding import Embedder, embedder_of
 from audit.embedding.descriptor import IMAGENET_MEAN, IMAGENET_STD
 from audit.errors import AuditError, first_line
-from audit.pictures import flatten
+from audit.pictures import rgb
 
 WIDTH = 512
 # The largest TorchScript file that is opened; `sscd_disc_large` is a fifth of it.
@@ -73,7 +73,7 @@ def load_sscd(name: str, path: Path, device: str, resize: str, torchscript: bool
 
 def prepare(image: Image.Image, resize: str) -> Tensor:
     """One image to [3, H, W], resized as SSCD recommends, less ImageNet's mean and over its deviation."""
-    picture = flatten(image)
+    picture = rgb(image)
     picture = picture.resize(SIZES[resize](picture), Image.Resampling.BILINEAR)
     pixels_HWC = np.asarray(picture, dtype=np.float32) / 255
     pixels_HWC = (pixels_HWC - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)

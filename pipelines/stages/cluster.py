@@ -119,8 +119,9 @@ def _edited(worker: Worker, shard: Shard) -> Tables:
     options, embedder = worker.config.images, worker.embedder(worker.config.confirm.embedders[0])
     ids = shard.source[shard.start : shard.stop]
     places = embed.places_of(worker.ledger, ids)
-    picture_of = dict(embed.pictures(options, places, ids))
-    pictures = [picture_of[id_] for id_ in ids]
+    turned = [(id_, embed.primary(options)) for id_ in ids]
+    picture_of = dict(embed.pictures(options, places, turned))
+    pictures = [picture_of[image] for image in turned]
     # Each has a seed of its own, so that what one becomes does not depend on the others.
     copies = [edited(image, np.random.default_rng(int(id_, 16))) for id_, image in zip(ids, pictures, strict=True)]
     similarity_N = (embedder.embed(pictures) * embedder.embed(copies)).sum(axis=1)
@@ -136,7 +137,7 @@ def _near(worker: Worker, shard: Shard, threshold: float) -> Tables:
     """What connects the images of the shard with near duplicates in it and before it."""
     name = worker.config.confirm.embedders[0]
     block_QE = vectors_of(block(worker.ledger, embed.table(name), shard, ["vector"])["vector"])
-    shards = (vectors_NE for _, vectors_NE in embed.embedded(worker.ledger, name))
+    shards = (vectors_NE for _, vectors_NE in embed.embedded(worker.ledger, embed.table(name)))
     found_M2 = near_pairs(block_QE, shard.source[0] + shard.start, shards, threshold)
     return {LINKS: pa.table([found_M2[:, 0], found_M2[:, 1]], schema=LINK)}
 

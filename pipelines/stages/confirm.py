@@ -83,10 +83,10 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     for name in worker.config.confirm.embedders if pictures else ():
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
-        ids_QK, similarity_QK, background_Q = search.find(worker, name, vectors_QE, NEIGHBOURS)
+        near = search.find(worker, name, vectors_QE, NEIGHBOURS)
         decides = name == worker.config.confirm.embedders[0]
-        regions = _regions(worker, embedder, generations, pictures, ids_QK) if decides else None
-        found.append(_table(generations, name, ids_QK, similarity_QK, background_Q, regions))
+        regions = _regions(worker, embedder, generations, pictures, near) if decides else None
+        found.append(_table(generations, name, near, regions))
     return {"matches": pa.concat_tables(found)}
 
 
@@ -103,21 +103,23 @@ def _regions(
     embedder: Embedder,
     generations: pa.Table,
     pictures: Sequence[Image.Image],
-    ids_QK: np.ndarray,
+    near: search.Neighbours,
 ) -> Regions:
     """How each generation and each of its neighbours compare where the generation may be a copy, and pixel by pixel."""
     assert worker.config.images is not None
     found = Regions([], [], [])
-    places = embed.places_of(worker.ledger, ids_QK.reshape(-1).tolist())
+    places = embed.places_of(worker.ledger, near.ids.reshape(-1).tolist())
+    turned_QK = [list(zip(*row, strict=True)) for row in zip(near.ids.tolist(), near.orientation.tolist(), strict=True)]
     own = [region_of(region) if region else None for region in generations["region"].to_pylist()]
     for start in range(0, len(pictures), COMPARED):
         batch = range(start, min(start + COMPARED, len(pictures)))
-        picture_of = dict(embed.pictures(worker.config.images, places, ids_QK[batch].reshape(-1).tolist()))
-        pixels_of = {id_: thumbnail(picture) for id_, picture in picture_of.items()}
+        wanted = [image for q in batch for image in turned_QK[q]]
+        picture_of = dict(embed.pictures(worker.config.images, places, wanted))
+        pixels_of = {image: thumbnail(picture) for image, picture in picture_of.items()}
         for q in batch:
-            neighbours = [picture_of[id_] for id_ in ids_QK[q].tolist()]
+            neighbours = [picture_of[image] for image in turned_QK[q]]
             pixels_PP3 = thumbnail(pictures[q])
-            agreed = [agreement(pixels_PP3, pixels_of[id_]) for id_ in ids_QK[q].tolist()]
+            agreed = [agreement(pixels_PP3, pixels_of[image]) for image in turned_QK[q]]
             region_TT = own[q]
             alike_K = np.full(len(neighbours), np.nan)
             if region_TT is not None:
@@ -128,23 +130,17 @@ def _regions(
     return found
 
 
-def _table(
-    generations: pa.Table,
-    embedder: str,
-    ids_QK: np.ndarray,
-    similarity_QK: np.ndarray,
-    background_Q: np.ndarray,
-    regions: Regions | None,
-) -> pa.Table:
-    count, k = ids_QK.shape
+def _table(generations: pa.Table, embedder: str, near: search.Neighbours, regions: Regions | None) -> pa.Table:
+    count, k = near.ids.shape
     of_R = pa.array(np.repeat(np.arange(count), k))
     nothing = [None] * (count * k)
     columns = {name: generations[name].take(of_R) for name in ("caption_id", "purpose", "seed")} | {
         "embedder": pa.repeat(embedder, count * k),
         "rank": pa.array(np.tile(np.arange(1, k + 1), count)),
-        "image_id": pa.array(ids_QK.reshape(-1).tolist(), pa.string()),
-        "similarity": pa.array(similarity_QK.reshape(-1).astype(np.float64)),
-        "background": pa.array(np.repeat(background_Q.astype(np.float64), k)),
+        "image_id": pa.array(near.ids.reshape(-1).tolist(), pa.string()),
+        "orientation": pa.array(near.orientation.reshape(-1).tolist(), pa.string()),
+        "similarity": pa.array(near.similarity.reshape(-1).astype(np.float64)),
+        "background": pa.array(np.repeat(near.background.astype(np.float64), k)),
         "region_similarity": pa.array(regions.similarity if regions else nothing, pa.float64()),
         "shared": pa.array(regions.shared if regions else nothing, pa.float64()),
         "region": pa.array(regions.region if regions else nothing, pa.binary()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.matching import vectors_of
-from audit.pictures import decode
+from audit.pictures import STORED, UPRIGHT, decode, decode_each
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
 from pipelines.reading import images
@@ -44,7 +45,15 @@ def run(run: Run) -> None:
         step = Step("embed", table(embedders[0]), "images", run.ledger, _embed, left, tuple(embedders))
         run.execute(step, shards)
         stage["rows_in"] = listed(run.ledger)
-        stage["rows_out"] = [run.manifest.refresh(table(name)) for name in embedders][0]
+        stage["rows_out"] = refreshed(run)
+
+
+def refreshed(run: Run) -> int:
+    """Bring the manifest's parts of the embeddings up to date; return how many images have a vector."""
+    names = run.config.confirm.embedders
+    for name in names:
+        run.manifest.refresh(stored_table(name))
+    return [run.manifest.refresh(table(name)) for name in names][0]
 
 
 def listed(ledger: Ledger) -> int:
@@ -56,25 +65,38 @@ def table(embedder: str) -> str:
     return f"embeddings_{embedder}"
 
 
+def stored_table(embedder: str) -> str:
+    """The table of second vectors: of images whose EXIF orientation is not the identity, as their pixels are stored.
+
+    It is there with `images.exif: both` only, and only if the data set has such images.
+    """
+    return f"embeddings_{embedder}_stored"
+
+
+def primary(options: Images) -> str:
+    """The orientation of the pictures in `table`, of which every readable image has one."""
+    return STORED if options.exif == "ignore" else UPRIGHT
+
+
 Vectors = tuple[pa.Array, np.ndarray]
 
 
-def readers(ledger: Ledger, embedder: str) -> Iterator[tuple[int, Callable[[], Vectors]]]:
-    """(number of images, what reads their ids [N] and vectors [N, E]) of every shard of training images."""
+def readers(ledger: Ledger, name: str) -> Iterator[tuple[int, Callable[[], Vectors]]]:
+    """(number of images, what reads their ids [N] and vectors [N, E]) of every part of a table of embeddings."""
 
     def read(part: str) -> Vectors:
-        found = ledger.read(table(embedder), part, ["image_id", "vector"])
+        found = ledger.read(name, part, ["image_id", "vector"])
         return found["image_id"].combine_chunks(), vectors_of(found["vector"])
 
-    for part in ledger.parts(table(embedder)):
-        yield ledger.rows(table(embedder), part), partial(read, part)
+    for part in ledger.parts(name):
+        yield ledger.rows(name, part), partial(read, part)
 
 
-def embedded(ledger: Ledger, embedder: str) -> Iterator[Vectors]:
-    """(image ids [N], vectors [N, E]) of all training images, shard by shard; while one is used, the next is read."""
+def embedded(ledger: Ledger, name: str) -> Iterator[Vectors]:
+    """(image ids [N], vectors [N, E]) of a table of embeddings, part by part; while one is used, the next is read."""
     with ThreadPoolExecutor(1) as reader:
         ahead = None
-        for _, read in readers(ledger, embedder):
+        for _, read in readers(ledger, name):
             now, ahead = ahead, reader.submit(read)
             if now is not None:
                 yield now.result()
@@ -92,11 +114,23 @@ def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:
     return found
 
 
-def pictures(options: Images, places: Mapping[str, pa.Table], ids: Iterable[str]) -> Iterator[tuple[str, Image]]:
-    """(image_id, picture) of training images, each once, read back from their source; raises what `decode` raises."""
-    for id_ in sorted(set(ids)):
+# An image, and how it lies.
+Turned = tuple[str, str]
+
+
+def pictures(
+    options: Images, places: Mapping[str, pa.Table], wanted: Iterable[Turned]
+) -> Iterator[tuple[Turned, Image]]:
+    """Read training images back from their source.
+
+    Args:
+        wanted: (image_id, orientation) of each; `places` has where they lie.
+
+    Yields each once with its picture. Raises what `decode` raises.
+    """
+    for id_, orientation in sorted(set(wanted)):
         [content] = images.read(places[id_], options.column)
-        yield id_, decode(content, options.crop)
+        yield (id_, orientation), decode(content, options.crop, orientation)
 
 
 def _embed(worker: Worker, shard: Shard) -> Tables:
@@ -105,27 +139,35 @@ def _embed(worker: Worker, shard: Shard) -> Tables:
 
 def vectors_at(worker: Worker, places: pa.Table) -> Tables:
     """The tables `embeddings_*` and `errors` of the images at places (schema INDEX)."""
-    names = worker.config.confirm.embedders
-    rows: list[dict[str, Any]] = []
+    assert worker.config.images is not None
+    names, first = worker.config.confirm.embedders, primary(worker.config.images)
+    rows: dict[str, list[dict[str, Any]]] = {UPRIGHT: [], STORED: []}
     errors: list[dict[str, Any]] = []
-    vectors: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    vectors: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     for batch in _batches_ahead(worker, places, [worker.embedder(name) for name in names]):
         errors += [_error(place, "unreadable_image", found) for place, found in batch if isinstance(found, str)]
         readable = [(place, found) for place, found in batch if not isinstance(found, str)]
-        for place, found in readable:
-            known = {name: place[name] for name in ("image_id", "file", "row", "key")}
-            rows.append(known | {"sha256": found.sha256})
-        for n, name in enumerate(names):
-            vectors[name].append(worker.embedder(name).vectors([found.inputs[n] for _, found in readable]))
-    tables = {table(name): _table(rows, vectors[name], worker.embedder(name).width) for name in names}
+        for orientation, of_it in rows.items():
+            there = [(place, found) for place, found in readable if orientation in found.inputs]
+            for place, found in there:
+                known = {name: place[name] for name in ("image_id", "file", "row", "key")}
+                of_it.append(known | {"sha256": found.sha256})
+            for n, name in enumerate(names) if there else ():
+                inputs = [found.inputs[orientation][n] for _, found in there]
+                vectors[name, orientation].append(worker.embedder(name).vectors(inputs))
+    tables = {table(name): _table(rows[first], vectors[name, first], worker.embedder(name).width) for name in names}
+    if first == UPRIGHT and rows[STORED]:
+        for name in names:
+            width = worker.embedder(name).width
+            tables[stored_table(name)] = _table(rows[STORED], vectors[name, STORED], width)
     return tables | {"errors": errors_table(errors)}
 
 
 class Prepared(NamedTuple):
-    """An image that was read: the sha256 of its file, and what each embedder takes of it."""
+    """An image that was read: the sha256 of its file, and by orientation what each embedder takes of it."""
 
     sha256: str
-    inputs: list[Tensor]
+    inputs: dict[str, list[Tensor]]
 
 
 Batch = list[tuple[dict[str, Any], Prepared | str]]
@@ -143,8 +185,8 @@ def _batches_ahead(worker: Worker, places: pa.Table, embedders: Sequence[Embedde
     def prepare(item: tuple[dict[str, Any], bytes | None]) -> tuple[dict[str, Any], Prepared | str]:
         place, content = item
         try:
-            picture = decode(content, options.crop)
-            inputs = [embedder.preprocess(picture) for embedder in embedders]
+            found = decode_each(content, options.crop, options.exif)
+            inputs = {way: [embedder.preprocess(picture) for embedder in embedders] for way, picture in found.items()}
         except Exception as error:
             return place, f"{type(error).__name__}: {error}"
         assert content is not None

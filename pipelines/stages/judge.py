@@ -59,7 +59,7 @@ def run(run: Run) -> None:
         selected = judged(captions=captions, scores=scores, **found)
         nothing = {name: table.slice(0, 0) for name, table in found.items()}
         counts = _write(run, selected, partial(judged, **nothing), negatives(selected, scores))
-        evidence = _evidence(run, selected)
+        evidence = _evidence(run, selected, copied)
         ledger.write("evidence", "00000", evidence)
         run.manifest.part("evidence", "00000", len(evidence))
         total = sum(counts.values())
@@ -140,9 +140,15 @@ def _none() -> dict[str, Threshold]:
 def _links(run: Run, copied: pa.Table) -> pa.Table:
     if run.config.images is None:
         return LINKS.empty_table()
-    ids = copied["image_id"].to_pylist()
-    found = embed.pictures(run.config.images, embed.places_of(run.ledger, ids), ids)
-    return links(copied, {id_: thumbnail(picture) for id_, picture in found})
+    orientation_of = _orientations(copied)
+    found = embed.pictures(run.config.images, embed.places_of(run.ledger, list(orientation_of)), orientation_of.items())
+    return links(copied, {id_: thumbnail(picture) for (id_, _), picture in found})
+
+
+def _orientations(copied: pa.Table) -> dict[str, str]:
+    """By image_id, how each copied image lies where it is most similar to a copy."""
+    best = copied.sort_by([("similarity", "ascending")])
+    return dict(zip(best["image_id"].to_pylist(), best["orientation"].to_pylist(), strict=True))
 
 
 def _all(ledger: Ledger, table: str, layout: pa.Schema) -> pa.Table:
@@ -171,18 +177,22 @@ def _failures(ledger: Ledger) -> pa.Table:
     return named.select(["caption_id", "message"]).rename_columns(["caption_id", "error"])
 
 
-def _evidence(run: Run, verdicts: pa.Table) -> pa.Table:
+def _evidence(run: Run, verdicts: pa.Table, copied: pa.Table) -> pa.Table:
     """The images of verbatim and partial verdicts, read back from their source, as PNG: as they were compared."""
     if run.config.images is None:
         return schema.EVIDENCE.empty_table()
     places = embed.places_of(run.ledger, verdicts.filter(_CONFIRMED)["image_id"].drop_null().to_pylist())
-    url_of = _urls(run.ledger, places)
+    url_of, orientation_of = _urls(run.ledger, places), _orientations(copied)
     found = []
     for id_, place in sorted(places.items()):
         [content] = images.read(place, run.config.images.column)
-        picture = decode(content, run.config.images.crop)
+        way = orientation_of[id_]
+        picture = decode(content, run.config.images.crop, way)
         [row] = place.to_pylist()
-        known = {name: row[name] for name in ("image_id", "file", "row", "key")} | {"url": url_of.get(id_)}
+        known = {name: row[name] for name in ("image_id", "file", "row", "key")} | {
+            "url": url_of.get(id_),
+            "orientation": way,
+        }
         found.append(known | {"sha256": hashlib.sha256(content or b"").hexdigest(), "image": png(np.asarray(picture))})
     return pa.Table.from_pylist(found, schema=schema.EVIDENCE)
 

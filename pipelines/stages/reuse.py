@@ -20,12 +20,13 @@ THREADS = 8
 def run(run: Run) -> None:
     if run.config.images is None:
         return
-    tables = [embed.table(name) for name in run.config.confirm.embedders]
+    names = run.config.confirm.embedders
+    tables = [table(name) for table in (embed.stored_table, embed.table) for name in names]
     with run.manifest.stage("embed") as stage:
         if not run.manifest.finished or _lost(run, tables):
             _take(run, tables)
         stage["rows_in"] = embed.listed(run.ledger)
-        stage["rows_out"] = [run.manifest.refresh(table) for table in tables][0]
+        stage["rows_out"] = embed.refreshed(run)
 
 
 def check(run: Run) -> None:
@@ -62,7 +63,7 @@ def _index(run: Run) -> tuple[Ledger, dict[str, Any]]:
 
 def _options(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
     theirs, ours = index["resolved"]["images"] or {}, run.manifest.data["resolved"]["images"]
-    for key in ("crop", "column"):
+    for key in ("crop", "exif", "column"):
         if theirs.get(key) != ours[key]:
             yield f"images.{key} is {theirs.get(key)} there and {ours[key]} here"
 
@@ -99,7 +100,9 @@ def _short(digest: str | None) -> str:
 def _lost(run: Run, tables: list[str]) -> bool:
     """Whether parts are gone that the run once had."""
     known = run.manifest.data["parts"]
-    return any(known[table].keys() - {f"{part}.parquet" for part in run.ledger.parts(table)} for table in tables)
+    return any(
+        known.get(table, {}).keys() - {f"{part}.parquet" for part in run.ledger.parts(table)} for table in tables
+    )
 
 
 def _take(run: Run, tables: list[str]) -> None:
@@ -116,7 +119,7 @@ def _take(run: Run, tables: list[str]) -> None:
     if not todo:
         return
     run.manifest.reopen()
-    total = sum(rows for table, _, rows in todo if table == tables[0])
+    total = sum(rows for table, _, rows in todo if table == tables[-1])
     with run.progress.stage("embed: vectors from the index", total, "images", 0) as stage:
 
         def copy(item: tuple[str, str, int]) -> tuple[str, str, int]:
@@ -126,7 +129,7 @@ def _take(run: Run, tables: list[str]) -> None:
         with ThreadPoolExecutor(THREADS) as threads:
             for table, part, rows in threads.map(copy, todo):
                 run.manifest.part(table, part, rows)
-                stage.advance(rows if table == tables[0] else 0, 0)
+                stage.advance(rows if table == tables[-1] else 0, 0)
                 stage.show()
                 run.manifest.progress(stage.numbers)
 

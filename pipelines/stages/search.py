@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from audit import ivf
 from audit.errors import AuditError
 from audit.matching import nearest
-from audit.pictures import decode
+from audit.pictures import STORED, decode
 from pipelines.context import Run, Step
 from pipelines.ledger import Ledger, Shard, Tables
 from pipelines.manifest import stored
@@ -35,19 +35,55 @@ BACKGROUND_NEIGHBOURS = 2
 RECALL_QUERIES = 256
 
 
-def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the nearest training images, most similar first.
+class Neighbours(NamedTuple):
+    """The training images nearest to each query, most similar first.
 
-    Returns:
-        (ids [Q, K], similarities less the background [Q, K], the background [Q]).
+    `ids`, `similarity` (less the background) and `orientation` are [Q, K]; an orientation is how the image lies where
+    it is that similar, UPRIGHT or STORED. `background` is what was taken off, [Q].
     """
+
+    ids: np.ndarray
+    similarity: np.ndarray
+    orientation: np.ndarray
+    background: np.ndarray
+
+
+def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> Neighbours:
+    """Find the k training images nearest to each vector. Of an image that was embedded both ways, the better counts."""
+    assert worker.config.images is not None
+    ids_QK, similarity_QK = _find(worker, embedder, vectors_QE, k)
+    background_Q = background(worker, embedder, vectors_QE)
+    primary_QK = np.full(ids_QK.shape, embed.primary(worker.config.images), object)
+    found = Neighbours(ids_QK, similarity_QK, primary_QK, background_Q)
+    stored = embed.stored_table(embedder)
+    if worker.ledger.parts(stored):
+        ids_QK, similarity_QK = nearest(vectors_QE, embed.embedded(worker.ledger, stored), k)
+        stored_QK = np.full(ids_QK.shape, STORED, object)
+        found = _better(found, Neighbours(ids_QK, similarity_QK, stored_QK, background_Q))
+    return found._replace(similarity=found.similarity - background_Q[:, None])
+
+
+def _find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, similarities) [Q, K] by the vectors that every image has one of."""
+    table = embed.table(embedder)
     if worker.config.index.type == "ivf":
         places_QC = ivf.candidates(_opened(worker, embedder), vectors_QE)
-        ids_QK, similarity_QK = ivf.ranked(vectors_QE, places_QC, embed.readers(worker.ledger, embedder), k)
-    else:
-        ids_QK, similarity_QK = nearest(vectors_QE, embed.embedded(worker.ledger, embedder), k)
-    background_Q = background(worker, embedder, vectors_QE)
-    return ids_QK, similarity_QK - background_Q[:, None], background_Q
+        return ivf.ranked(vectors_QE, places_QC, embed.readers(worker.ledger, table), k)
+    return nearest(vectors_QE, embed.embedded(worker.ledger, table), k)
+
+
+def _better(first: Neighbours, second: Neighbours) -> Neighbours:
+    """The nearest of both, each image once: as many as `first` has, which has every image once."""
+    found = []
+    for row in zip(*first[:3], *second[:3], strict=True):
+        ids_M, similarity_M, orientation_M = (np.concatenate([row[n], row[n + 3]]) for n in range(3))
+        order_M = np.lexsort((ids_M, -similarity_M))
+        _, once = np.unique(ids_M[order_M], return_index=True)
+        best_K = order_M[np.sort(once)][: len(row[0])]
+        found.append((ids_M[best_K], similarity_M[best_K], orientation_M[best_K]))
+    if not found:
+        return first
+    return Neighbours(*(np.stack(column) for column in zip(*found, strict=True)), first.background)
 
 
 def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
@@ -55,7 +91,7 @@ def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndar
     path = worker.config.embedder(embedder).background
     if path is None:
         return np.zeros(len(vectors_QE), np.float32)
-    _, similarity_QK = nearest(vectors_QE, embed.embedded(Ledger(path), embedder), BACKGROUND_NEIGHBOURS)
+    _, similarity_QK = nearest(vectors_QE, embed.embedded(Ledger(path), embed.table(embedder)), BACKGROUND_NEIGHBOURS)
     return similarity_QK.mean(axis=1)
 
 
@@ -110,11 +146,12 @@ def _home(config: Config, embedder: str) -> Ledger:
 
 def _build(worker: Worker, shard: Shard) -> Tables:
     ledger, name = worker.ledger, shard.source
-    images = sum(count for count, _ in embed.readers(ledger, name))
-    width = next(len(vectors_NE[0]) for _, vectors_NE in embed.embedded(ledger, name) if len(vectors_NE))
+    table = embed.table(name)
+    images = sum(count for count, _ in embed.readers(ledger, table))
+    width = next(len(vectors_NE[0]) for _, vectors_NE in embed.embedded(ledger, table) if len(vectors_NE))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{name}.faiss")
-        recipe = ivf.build(lambda: (part for _, part in embed.embedded(ledger, name)), images, width, file)
+        recipe = ivf.build(lambda: (part for _, part in embed.embedded(ledger, table)), images, width, file)
         ledger.put(file, IVF)
     return {IVF: pa.table([[recipe], [images]], schema=BUILT)}
 
@@ -130,9 +167,8 @@ def _opened(worker: Worker, embedder: str) -> faiss.Index:
 def _recall(worker: Worker, shard: Shard) -> Tables:
     pictures = [decode(content) for content in _some_generations(worker.ledger, RECALL_QUERIES)]
     vectors_QE = worker.embedder(shard.source).embed(pictures)
-    _, exact_Q1 = nearest(vectors_QE, embed.embedded(worker.ledger, shard.source), 1)
-    _, found_Q1, background_Q = find(worker, shard.source, vectors_QE, 1)
-    found_Q1 += background_Q[:, None]
+    _, exact_Q1 = nearest(vectors_QE, embed.embedded(worker.ledger, embed.table(shard.source)), 1)
+    _, found_Q1 = _find(worker, shard.source, vectors_QE, 1)
     hits = int((found_Q1 >= exact_Q1 - 1e-5).sum())  # as near as the nearest, if two are
     return {RECALL: pa.table([[len(pictures)], [hits]], schema=MEASURED)}
 

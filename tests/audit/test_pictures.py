@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from PIL import Image, ImageCms
 from torchvision.transforms import CenterCrop
 
-from audit.pictures import MOST_BYTES, centre, decode
+from audit.pictures import MOST_BYTES, STORED, UPRIGHT, centre, decode, decode_each
 
 SIZE = (12, 8)
 
@@ -49,16 +50,47 @@ def test_a_lossless_image_comes_back_as_it_was(kind: str) -> None:
     assert (pixels(decode(file_of(soft(), kind))) == pixels(soft())).all()
 
 
-def test_a_grey_image_of_16_bits_keeps_its_upper_8() -> None:
+def odd(kind: str) -> bytes:
+    """An image file of a mode that training scripts convert without a word."""
     deep_HW = np.arange(0, 1 << 16, 683, dtype=np.uint16).reshape(8, 12)
-    for kind in ("PNG", "TIFF"):
-        found = pixels(decode(file_of(Image.fromarray(deep_HW), kind)))
-        assert (found == (deep_HW >> 8)[..., None]).all(), kind
+    alpha = soft()
+    alpha.putalpha(Image.fromarray(np.arange(96, dtype=np.uint8).reshape(8, 12)))
+    frames = [soft(seed) for seed in range(3)]
+    files: dict[str, Callable[[], bytes]] = {
+        "cmyk jpeg": lambda: file_of(soft().convert("CMYK"), "JPEG"),
+        "cmyk tiff": lambda: file_of(soft().convert("CMYK"), "TIFF"),
+        "16 bits, png": lambda: file_of(Image.fromarray(deep_HW), "PNG"),
+        "16 bits, tiff": lambda: file_of(Image.fromarray(deep_HW), "TIFF"),
+        "32 bits": lambda: file_of(Image.fromarray(deep_HW.astype(np.int32)), "TIFF"),
+        "floats": lambda: file_of(Image.fromarray(np.linspace(-9, 300, 96, dtype=np.float32).reshape(8, 12)), "TIFF"),
+        "palette": lambda: file_of(soft().quantize(7), "PNG"),
+        "palette with transparency": lambda: file_of(soft().quantize(7), "PNG", transparency=0),
+        "palette with alpha": lambda: file_of(soft().quantize(7), "PNG", transparency=bytes(range(7))),
+        "a transparent colour": lambda: file_of(soft(), "PNG", transparency=soft().getpixel((0, 0))),
+        "alpha": lambda: file_of(alpha, "PNG"),
+        "grey with alpha": lambda: file_of(alpha.convert("LA"), "PNG"),
+        "one bit": lambda: file_of(soft().convert("1"), "PNG"),
+        "moving gif": lambda: file_of(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "moving webp": lambda: file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
+    }
+    return files[kind]()
 
 
-def test_floating_point_pixels_have_no_known_range() -> None:
-    with pytest.raises(ValueError, match="mode F whose range is unknown"):
-        decode(file_of(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("cmyk jpeg", "cmyk tiff", "16 bits, png", "16 bits, tiff", "32 bits", "floats", "one bit"),
+        *("palette", "palette with transparency", "palette with alpha", "a transparent colour"),
+        *("alpha", "grey with alpha", "moving gif", "moving webp"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_an_image_of_any_mode_is_what_diffusers_training_scripts_make_of_it(kind: str) -> None:
+    """`image.convert("RGB")` in examples/text_to_image/train_text_to_image.py."""
+    content = odd(kind)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = pixels(image.convert("RGB"))
+    assert (pixels(decode(content)) == expected).all()
 
 
 def test_cmyk_becomes_rgb() -> None:
@@ -66,21 +98,6 @@ def test_cmyk_becomes_rgb() -> None:
     assert np.abs(found - pixels(soft())).max() <= 1
     lossy = pixels(decode(file_of(soft().convert("CMYK"), "JPEG", quality=100)))
     assert np.abs(lossy - pixels(soft())).max() <= 12
-
-
-def test_a_palette_with_transparency_is_laid_on_white() -> None:
-    image = Image.new("P", (4, 4), 0)
-    image.putpalette([255, 0, 0, 0, 0, 255])
-    image.putpixel((1, 2), 1)
-    found = decode(file_of(image, "PNG", transparency=0))
-    assert found.getpixel((0, 0)) == (255, 255, 255) and found.getpixel((1, 2)) == (0, 0, 255)
-
-
-def test_a_colour_that_stands_for_transparency_is_laid_on_white() -> None:
-    image = Image.new("RGB", (4, 4), (9, 8, 7))
-    image.putpixel((1, 2), (0, 0, 255))
-    found = decode(file_of(image, "PNG", transparency=(9, 8, 7)))
-    assert found.getpixel((0, 0)) == (255, 255, 255) and found.getpixel((1, 2)) == (0, 0, 255)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
@@ -104,16 +121,33 @@ ORIENTATIONS = {
 }
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_an_image_is_turned_as_its_exif_says(orientation: int) -> None:
+def turned(scene: np.ndarray, orientation: int) -> tuple[bytes, np.ndarray]:
+    """A file that shows the scene when its orientation is applied, and its pixels as stored."""
     row, column = ORIENTATIONS[orientation]
-    scene = pixels(soft())
     stored = scene if row in ("top", "bottom") else scene.transpose(1, 0, 2)
     stored = stored[:: -1 if row in ("bottom", "right") else 1, :: -1 if column in ("bottom", "right") else 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = file_of(Image.fromarray(stored.astype(np.uint8)), "PNG", exif=exif)
-    assert (pixels(decode(content)) == scene).all()
+    return file_of(Image.fromarray(stored.astype(np.uint8)), "PNG", exif=exif), stored
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_an_image_is_turned_as_its_exif_says(orientation: int) -> None:
+    scene = pixels(soft())
+    assert (pixels(decode(turned(scene, orientation)[0])) == scene).all()
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("exif", ["apply", "ignore", "both"])
+def test_an_image_is_decoded_in_each_orientation_that_training_may_have_seen(exif: str, orientation: int) -> None:
+    scene = pixels(soft())
+    content, stored = turned(scene, orientation)
+    ways = {"apply": [UPRIGHT], "ignore": [STORED], "both": [UPRIGHT, STORED] if orientation > 1 else [UPRIGHT]}
+    found = decode_each(content, exif=exif)
+    assert list(found) == ways[exif]
+    for way, picture in found.items():
+        assert (pixels(picture) == {UPRIGHT: scene, STORED: stored}[way]).all()
+        assert (pixels(decode(content, orientation=way)) == pixels(picture)).all()
 
 
 def test_one_pixel_is_a_picture() -> None:
