@@ -104,6 +104,12 @@ class Captions(_Section):
     url: str | None = Field(
         default=None, description="The column of the source URL (default: `url` where there is one)."
     )
+    delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="The delimiter of CSV files (default: the one that the line of names has).",
+    )
     sample: int | None = Field(default=None, gt=0, le=MOST, description="So many rows at random, not all.")
     seed: Seed = Field(default=0, description="The seed of that draw.")
 
@@ -123,6 +129,13 @@ class Images(_Section):
         default="none", description="How training cropped them: not at all, or to the largest square in the middle."
     )
 
+    min_paired: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="The run stops if a smaller share of the rows finds its own image (unless pair is none, or all "
+        "captions are plain text, whose lines name no image).",
+    )
     exif: Literal["apply", "ignore", "both"] = Field(
         default="both",
         description="Whether training applied the EXIF orientation of the files, or ignored it and saw the pixels as "

@@ -84,6 +84,8 @@ def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any])
     accounting = manifest.get("accounting", {})
     given, sampled_out = accounting.get("input_rows"), accounting.get("sampled_out", 0)
     detail = f"{rows:,} rows + {failed:,} in errors + {sampled_out:,} sampled out of {given} input rows"
+    if pairs := accounting.get("pairs"):
+        detail += f"; {pairs['paired']:,} of {pairs['rows']:,} are paired with their own image"
     if unknown:
         detail += f"; {unknown:,} units of unknown size apart"
     return Check(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipelines.config import Captions
 from pipelines.reading.files import File
+from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import (
     BYTE_ORDER_MARK,
     LONGEST,
@@ -26,6 +27,7 @@ from pipelines.reading.slices import (
     require,
     table_of,
     too_long,
+    without_mark,
 )
 
 
@@ -37,18 +39,18 @@ def check(file: File, captions: Captions) -> None:
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
     try:
         begin, _ = _header(file, captions)
-        return cut(file, (size for size, _ in _records(file, begin)), begin)
+        return cut(file, (size for size, _ in _records(file, begin, delimiter(file, captions))), begin)
     except UNREADABLE as error:
         return [], reason(error)
 
 
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
     _, names = _header(part.file, captions)
-    wanted = (captions.caption, captions.key or "key", captions.url or "url", "status")
+    wanted = (captions.caption, key_column(part.file, captions), captions.url or "url", "status")
     at_caption, *others = (names.index(name) if name in names else None for name in wanted)
     assert at_caption is not None
     rows, malformed = [], []
-    for at, (_, fields) in enumerate(islice(_records(part.file, part.place[0]), stop)):
+    for at, (_, fields) in enumerate(islice(_records(part.file, part.place[0], delimiter(part.file, captions)), stop)):
         if at < start:
             continue
         row = part.first + at
@@ -58,22 +60,25 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
             malformed.append(Malformed(row, "malformed", fields))
         elif not fields:
             malformed.append(Malformed(row, "empty_line", "an empty line; expected a row"))
-        elif len(fields) != len(names):
+        elif len(fields) > len(names):
             expected = f"{len(fields)} fields; expected {len(names)}: {', '.join(names)}"
             malformed.append(Malformed(row, "malformed", expected[:300]))
         else:
-            key, url, status = (None if other is None else _text(fields[other]) for other in others)
-            rows.append((fields[at_caption].encode("latin-1"), row, key, url, status))
+            # A short row has nulls in the columns that it lacks, as pandas reads it.
+            padded: list[str | None] = [*fields, *[None] * (len(names) - len(fields))]
+            caption = padded[at_caption]
+            key, url, status = (None if other is None else _text(padded[other]) for other in others)
+            rows.append((None if caption is None else caption.encode("latin-1"), row, key, url, status))
     return table_of(rows), malformed
 
 
 def _header(file: File, captions: Captions) -> tuple[int, list[str]]:
     """(byte where the first row begins, names of the columns)."""
     mark = len(BYTE_ORDER_MARK) if next(chunks(file), b"").startswith(BYTE_ORDER_MARK) else 0
-    size, fields = next(_records(file, mark), (0, []))
+    size, fields = next(_records(file, mark, delimiter(file, captions)), (0, []))
     if not isinstance(fields, list):
         raise csv.Error("the first line is no list of names")
-    names = [_text(name) for name in fields]
+    names = [_text(name) or "" for name in fields]
     require(captions.caption, names, file.uri, "captions.caption")
     for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
         if name is not None:
@@ -81,7 +86,7 @@ def _header(file: File, captions: Captions) -> tuple[int, list[str]]:
     return mark + size, names
 
 
-def _records(file: File, start: int) -> Iterator[tuple[int, list[str] | str | None]]:
+def _records(file: File, start: int, delimiter: str) -> Iterator[tuple[int, list[str] | str | None]]:
     """(bytes that it takes, fields) of each record; in place of fields why there are none, or None: it is too long.
 
     Fields are decoded as Latin-1: every byte is one letter, and comes back. Raises csv.Error at a field without end.
@@ -96,7 +101,7 @@ def _records(file: File, start: int) -> Iterator[tuple[int, list[str] | str | No
             yield "\n" if line is None else line.decode("latin-1") + "\n"
 
     csv.field_size_limit(LONGEST)
-    reader = csv.reader(feed(), delimiter="\t" if ".tsv" in file.name else ",", strict=True)
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
     while True:
         before = taken
         try:
@@ -111,5 +116,22 @@ def _records(file: File, start: int) -> Iterator[tuple[int, list[str] | str | No
         long = False
 
 
-def _text(field: str) -> str:
-    return field.encode("latin-1").decode("utf-8", "replace")
+def delimiter(file: File, captions: Captions) -> str:
+    """The delimiter of a file: the configured one, a tab for .tsv, else the one that the line of names has."""
+    if captions.delimiter is not None:
+        return captions.delimiter
+    if ".tsv" in file.name:
+        return "\t"
+    _, line = next(lines(file), (0, b""))
+    header = without_mark(line or b"").decode("latin-1")
+    names = next(csv.reader([header]), [])
+    if captions.caption in names or len(names) > 1:
+        return ","
+    try:
+        return csv.Sniffer().sniff(header, ";\t|").delimiter
+    except csv.Error:
+        return ","
+
+
+def _text(field: str | None) -> str | None:
+    return None if field is None else field.encode("latin-1").decode("utf-8", "replace")

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines.config import Captions
 from pipelines.reading import plaintext
 from pipelines.reading.files import File
+from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import HEAD, Malformed, Slice, lines, numbered, require, table_of, without_mark
 
 # A line is a line: the same counting pass.
@@ -38,7 +39,7 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
             malformed.append(caption)
         else:
             assert isinstance(item, dict)
-            rows.append((caption, row, text_of(item, captions.key or "key"), *source_of(item, captions)))
+            rows.append((caption, row, text_of(item, key_column(part.file, captions)), *source_of(item, captions)))
     return table_of(rows), malformed
 
 

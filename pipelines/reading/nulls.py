@@ -1,32 +1,38 @@
-"""Null captions: few enough to be held."""
+"""Control captions: few enough to be held, in every format that captions come in."""
 
 from __future__ import annotations
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import os
 
 from audit.errors import AuditError
-from pipelines.reading.files import open_file
-from pipelines.reading.slices import require, without_mark
+from pipelines.config import Captions
+from pipelines.reading import captions as captions_of
+from pipelines.reading.files import File, open_file
+
+# Rows that hold no caption are left out; any other error is one of the file.
+_EMPTY = ("empty_line", "null_caption")
 
 
 def read_null_captions(path: str, column: str) -> list[str]:
-    """The distinct null captions of a text file, one a line, or of a Parquet column, in order."""
-    if not path.endswith(".parquet"):
-        with open_file(path) as source:
-            try:
-                lines = without_mark(source.read()).decode("utf-8").split("\n")
-            except UnicodeDecodeError as error:
-                raise AuditError(f"is not UTF-8: {error}", where=path, do="Save the captions as UTF-8.") from error
-        return list(dict.fromkeys(line.rstrip("\r") for line in lines if line.strip()))
+    """Read the distinct control captions of a file in order, as captions of that format are read.
+
+    Raises UsageError for an unknown format or a missing column, AuditError that names the first row that is malformed.
+    """
     with open_file(path) as source:
-        try:
-            parquet = pq.ParquetFile(source)
-            require(column, parquet.schema_arrow.names, path, "calibration.column")
-            values = parquet.read(columns=[column])[column].to_pylist()
-        except pa.ArrowException as error:
-            raise AuditError(f"cannot be read: {error}", where=path) from error
-    return list(dict.fromkeys(value for value in values if value is not None))
+        file = File(path, os.path.basename(path), source.size())
+    options = Captions(path=path, caption=column)
+    captions_of.check([file], options)
+    slices, problems = captions_of.plan(file, options)
+    found: list[str] = []
+    for part in slices:
+        table, errors = captions_of.read(part, 0, part.rows, options)
+        problems += [error for error in errors if error["kind"] not in _EMPTY]
+        found += table["caption"].to_pylist()
+    if problems:
+        row = problems[0]["row"]
+        what = problems[0]["message"] if row is None else f"row {row}: {problems[0]['message']}"
+        raise AuditError(f"a control caption cannot be read: {what}", where=path, do="Correct or remove it.")
+    return list(dict.fromkeys(caption for caption in found if caption.strip()))
 
 
 def spread(captions: list[str], most: int) -> list[str]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from audit.errors import UsageError
 from pipelines.config import Captions
 from pipelines.reading.files import File, open_file
+from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import RAW, SLICE_ROWS, UNREADABLE, Malformed, Slice, reason, require
 
 
@@ -43,9 +44,10 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
     with open_file(part.file.uri) as source:
         parquet = pq.ParquetFile(source)
         there = parquet.schema_arrow.names
+        key = key_column(part.file, captions)
         names = {
             "caption": captions.caption,
-            "key": captions.key or ("key" if "key" in there else None),
+            "key": key if key in there else None,
             "url": captions.url or ("url" if "url" in there else None),
             "status": "status" if "status" in there else None,
         }

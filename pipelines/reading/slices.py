@@ -97,6 +97,7 @@ def chunks(file: File, start: int = 0) -> Iterator[bytes]:
     What is unpacked comes in the same chunks whatever `start`: so a truncated file ends at the same byte for everybody.
     """
     codec = next((codec for suffix, codec in COMPRESSED.items() if file.name.endswith(suffix)), None)
+    first = start == 0
     with open_file(file.uri) as source:
         if codec is None:
             source.seek(start)
@@ -104,9 +105,25 @@ def chunks(file: File, start: int = 0) -> Iterator[bytes]:
         buffered = pa.BufferedInputStream(source, LONGEST)
         content = buffered if codec is None else pa.CompressedInputStream(buffered, codec)
         while chunk := content.read(_CHUNK):
+            if first:
+                refuse_other_encodings(chunk)
+            first = False
             if start < len(chunk):
                 yield chunk[start:]
             start = max(0, start - len(chunk))
+
+
+def refuse_other_encodings(beginning: bytes) -> None:
+    """Raises OSError that names the encoding of text that begins like UTF-16 or UTF-32."""
+    marks = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+    encoding = next((name for mark, name in marks.items() if beginning.startswith(mark)), None)
+    sides = beginning[:256:2], beginning[1:256:2]
+    # Every second byte of Latin letters is a NUL, and no other is.
+    counts = sorted(side.count(0) for side in sides)
+    if encoding is None and len(sides[1]) > 7 and counts in ([0, len(side)] for side in sides):
+        encoding = "UTF-16 without a byte-order mark"
+    if encoding is not None:
+        raise OSError(f"its encoding is {encoding}, not UTF-8: convert it (iconv -t UTF-8)")
 
 
 def lines(file: File, start: int = 0) -> Iterator[tuple[int, bytes | None]]:

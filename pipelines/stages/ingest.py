@@ -26,7 +26,7 @@ from pipelines.reading.files import File, find
 from pipelines.reading.folders import gather
 from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import Slice
-from pipelines.stages import group
+from pipelines.stages import group, pairs
 from pipelines.stages.rows import IMAGES, TEXTS, lost_row, rows_of, shards_of
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def run(run: Run, inputs: Inputs) -> None:
             Step("ingest: rows", "rows", "rows", run.ledger, rows_of, lost_row),
             list(shards_of(slices, run.config, inputs.images, buckets, sample)),
         )
+        pairs.run(run, inputs.captions)
         step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
         run.execute(step, [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)])
         group.run(run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +19,8 @@ from pipelines.config import Config
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import captions as captions_of
 from pipelines.reading.files import File
+from pipelines.reading.folders import Folder
+from pipelines.reading.imagefolder import names_files
 from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import SLICE_ROWS, Slice
 
@@ -68,9 +72,8 @@ def shards_of(
     """Slices in a row, of any files, as long as they have no more than SLICE_ROWS rows together."""
     pair: str = config.images.pair if config.images else "none"
     part_of = {file.uri: f"{number:05d}" for number, file in enumerate(image_files)}
-    of_stem: dict[str, list[str]] = {}
-    for file in image_files:
-        of_stem.setdefault(file.stem, []).append(part_of[file.uri])
+    alike = _namesakes(list(dict.fromkeys(part.file for part in slices)), image_files)
+    folders = tuple(part_of[file.uri] for file in image_files if isinstance(file, Folder))
     every = tuple(part_of.values())
     pieces: list[Piece] = []
     rows = ordinal = number = 0
@@ -78,13 +81,41 @@ def shards_of(
         if pieces and rows + part.rows > SLICE_ROWS:
             yield Shard(f"{number:05d}", Source(tuple(pieces), buckets, sample), 0, rows)
             pieces, rows, number = [], 0, number + 1
-        images: tuple[str, ...] = {"stem_key": tuple(of_stem.get(part.file.stem, ())), "key": every}.get(pair, ())
+        namesakes = tuple(part_of[file.uri] for file in alike[part.file])
+        images: tuple[str, ...] = {"stem_key": namesakes, "key": every}.get(pair, ())
         by = pair
+        if pair != "none" and folders and names_files(part.file, config.captions):
+            by, images = "file_name", folders
         if part.file.uri in part_of:  # captions and images in one file: a row's image is its own
             by, images = "row", (part_of[part.file.uri],)
         pieces.append(Piece(part, rows, ordinal, by, images))
         rows, ordinal = rows + part.rows, ordinal + part.rows
     yield Shard(f"{number:05d}", Source(tuple(pieces), buckets, sample), 0, rows)
+
+
+def _namesakes(caption_files: list[File], image_files: list[File]) -> dict[File, list[File]]:
+    """The image files that each file of captions is paired with: those of the same folder and stem.
+
+    The folder is compared as a whole path first, then relative to the configured roots. A file that neither finds is
+    paired by its stem alone, if no other file of captions and no other image file has that stem.
+    """
+    keys = (
+        lambda file: (os.path.dirname(file.uri), file.stem),
+        lambda file: (os.path.dirname(file.name), file.stem),
+    )
+    found: dict[File, list[File]] = {}
+    for key in keys:
+        of_key: dict[tuple[str, str], list[File]] = defaultdict(list)
+        for image in image_files:
+            of_key[key(image)].append(image)
+        for file in caption_files:
+            found[file] = found.get(file) or of_key.get(key(file), [])
+    stems, image_stems = (Counter(file.stem for file in files) for files in (caption_files, image_files))
+    of_stem = {image.stem: image for image in image_files}
+    for file in caption_files:
+        if not found[file] and stems[file.stem] == image_stems[file.stem] == 1:
+            found[file] = [of_stem[file.stem]]
+    return found
 
 
 def rows_of(worker: Worker, shard: Shard) -> Tables:
@@ -129,16 +160,28 @@ def _own_images(worker: Worker, piece: Piece, table: pa.Table) -> pa.Array:
         return pa.nulls(len(table), pa.string())
     known, places = worker.cache.get(IMAGES, (None, None))
     if known != (piece.pair, piece.images):
-        columns = ["image_id", "file", "row", "key"]
+        columns = ["image_id", "file", "row", "key", "uri"]
         places = pa.concat_tables([worker.ledger.read(IMAGES, part, columns) for part in piece.images])
-        if piece.pair != "row":
-            _refuse_twins(places)
+        if piece.pair not in ("row", "file_name"):
+            _refuse_twins(places, piece.pair)
         worker.cache[IMAGES] = (piece.pair, piece.images), places  # of one file at a time
+    if piece.pair == "file_name":
+        return _by_file_name(piece.slice.file, table, places)
     by = "row" if piece.pair == "row" else "key"
     return places["image_id"].combine_chunks().take(pc.index_in(table[by], value_set=places[by].combine_chunks()))
 
 
-def _refuse_twins(places: pa.Table) -> None:
+def _by_file_name(file: File, table: pa.Table, places: pa.Table) -> pa.Array:
+    """The image that each row names: its path from the folder of the captions, else from the root of the images."""
+    names = [os.path.normpath(name) if name else None for name in table["key"].to_pylist()]
+    folder = os.path.dirname(file.uri)
+    paths = pa.array([None if name is None else f"{folder}/{name}" for name in names], pa.string())
+    beside = pc.index_in(paths, value_set=places["uri"].combine_chunks())
+    below = pc.index_in(pa.array(names, pa.string()), value_set=places["file"].combine_chunks())
+    return places["image_id"].combine_chunks().take(pc.coalesce(beside, below))
+
+
+def _refuse_twins(places: pa.Table, pair: str) -> None:
     counts = pc.value_counts(places["key"].combine_chunks())
     twins = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
     if len(twins):
@@ -147,5 +190,5 @@ def _refuse_twins(places: pa.Table) -> None:
         raise UsageError(
             f"the image key {key!r} occurs in {' and in '.join(dict.fromkeys(files))} {len(files)} times",
             where="images.pair",
-            do="Pair by stem_key, or by none.",
+            do="Pair by stem_key, or by none." if pair == "key" else "Make keys unique within a file, or pair by none.",
         )

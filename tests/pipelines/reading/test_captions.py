@@ -161,7 +161,7 @@ BROKEN = {
         (b"u,caption", None),
         (b"u,good", None),
         (b"u,one,two", ("malformed", "3 fields; expected 2: u, caption")),
-        (b"u", ("malformed", "1 fields; expected 2")),
+        (b"u", ("null_caption", "the caption is null")),
         (b"", ("empty_line", "expected a row")),
         (b'u,"quoted" and not', ("malformed", "broken CSV")),
         (b"u,caf\xe9", ("invalid_utf8", "byte 3")),
@@ -295,3 +295,20 @@ def test_any_filesystem_of_fsspec_is_read() -> None:
         file.write(b"one\ntwo\n")
     rows, errors, _ = read("memory://captions/0.txt")
     assert [row["caption"] for row in rows] == ["one", "two"] and errors == []
+
+
+def test_the_delimiter_is_that_of_the_line_of_names_and_short_rows_have_nulls(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(";caption;URL\n0;a dog on a hill;u\n1;a red bus, at night;v\n")
+    rows, errors, _ = read(tmp_path / "p.csv")
+    assert [row["caption"] for row in rows] == ["a dog on a hill", "a red bus, at night"] and not errors
+    (tmp_path / "p.csv").write_text('caption,url\n"a picture, number 1"\n')
+    rows, errors, _ = read(tmp_path / "p.csv")
+    assert [(row["caption"], row["url"]) for row in rows] == [("a picture, number 1", None)] and not errors
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["0.txt", "0.csv", "0.jsonl"])
+def test_text_of_another_encoding_is_refused_by_its_name(name: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes("caption\na dog on a hill\n".encode(encoding))
+    with pytest.raises(AuditError, match="UTF-(16|32).*not UTF-8|encoding is UTF"):
+        read(tmp_path / name)
