@@ -187,7 +187,7 @@ def _raised(work: Callable[[], object]) -> list[AuditError]:
 
 
 def _model(files: ModelFiles) -> None:
-    """Check that a model is of a supported family and that its weights are there, by configurations and headers alone."""
+    """Check by configurations and headers alone that a model is of a supported family and its weights are there."""
     from audit.loading.files import STEMS, weights_files
     from audit.loading.weights import check_header
     from pipelines.models import outline

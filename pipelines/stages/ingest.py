@@ -80,6 +80,9 @@ def run(run: Run, inputs: Inputs) -> None:
             Step("ingest: rows", "rows", "rows", run.ledger, rows_of, lost_row),
             list(shards_of(slices, run.config, inputs.images, buckets, sample)),
         )
+        if not run.manifest.refresh("rows"):
+            ask = f'`crossaudit query {run.config.out} "from errors"` says why.'
+            raise AuditError(f"none of {taken} rows has a caption", where=inputs.captions[0].uri, do=ask)
         pairs.run(run, inputs.captions)
         step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
         run.execute(step, [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)])
@@ -87,9 +90,6 @@ def run(run: Run, inputs: Inputs) -> None:
         stage |= {"rows_in": total, "rows_out": run.manifest.refresh("rows")}
         for table in ("captions", "caption_groups"):
             run.manifest.refresh(table)
-        if not stage["rows_out"]:
-            ask = f'`crossaudit query {run.config.out} "from errors"` says why.'
-            raise AuditError(f"none of {taken} rows has a caption", where=inputs.captions[0].uri, do=ask)
 
 
 def fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:

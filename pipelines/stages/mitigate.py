@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.copying import beyond, near
+from audit.copying import beyond
 from audit.effect import summarize
 from audit.errors import AuditError
 from audit.pictures import decode
@@ -187,15 +187,15 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     pictures = [decode(content) for content in served["image"].to_pylist()]
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     vectors_RE = embedder.embed(pictures)
-    near = search.find(worker, embedder.name, vectors_RE, 1)
-    nearest_R, region_R = near.similarity[:, 0].astype(np.float64), np.full(len(rows), np.nan)
+    neighbours = search.find(worker, embedder.name, vectors_RE, 1)
+    nearest_R, region_R = neighbours.similarity[:, 0].astype(np.float64), np.full(len(rows), np.nan)
     similarity_R = nearest_R
     if group == "confirmed":
         similarity_R, region_R = _similarities(worker, rows, pictures, vectors_RE)
-        similarity_R -= near.background
+        similarity_R -= neighbours.background
     found = {
         "similarity": pa.array(np.maximum(similarity_R, nearest_R)),
-        "background": pa.array(near.background.astype(np.float64)),
+        "background": pa.array(neighbours.background.astype(np.float64)),
         "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
     }
     above_R, near_R = (
@@ -211,7 +211,7 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
         "keep": pa.repeat(setting.keep, len(rows)),
         "similarity": pa.array(similarity_R),
         "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
-        "nearest_image_id": pa.array(near.ids[:, 0].tolist(), pa.string()),
+        "nearest_image_id": pa.array(neighbours.ids[:, 0].tolist(), pa.string()),
         "nearest_similarity": pa.array(nearest_R),
         "above_threshold": pa.array(above_R),
         "near_miss": pa.array(near_R & ~above_R),

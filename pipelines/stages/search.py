@@ -83,7 +83,8 @@ def _better(first: Neighbours, second: Neighbours) -> Neighbours:
         found.append((ids_M[best_K], similarity_M[best_K], orientation_M[best_K]))
     if not found:
         return first
-    return Neighbours(*(np.stack(column) for column in zip(*found, strict=True)), first.background)
+    ids_QK, similarity_QK, orientation_QK = (np.stack(column) for column in zip(*found, strict=True))
+    return Neighbours(ids_QK, similarity_QK, orientation_QK, first.background)
 
 
 def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
