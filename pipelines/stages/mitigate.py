@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.copying import beyond
+from audit.copying import beyond, near
 from audit.effect import summarize
 from audit.errors import AuditError
 from audit.pictures import decode
