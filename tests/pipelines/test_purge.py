@@ -212,7 +212,9 @@ def test_what_needs_no_picture_works_as_before(finished: Path, none: Path, tmp_p
 
 
 def test_what_needs_a_training_image_says_that_it_was_removed(confirmed: Path, none: Path, tmp_path: Path) -> None:
-    assert reproduce(str(confirmed), MEMORIZED).difference == 0
+    found = reproduce(str(confirmed), MEMORIZED)
+    # Not equal to the bit: the run generated in a batch, and kernels may round differently for one row alone.
+    assert found.difference is not None and found.agrees
     copy = str(shutil.copytree(confirmed, tmp_path / "run"))
     assert mitigate_run(copy, SMALL).equals(Ledger(copy).read("mitigation_summary"))
     for command in (lambda: reproduce(str(none), MEMORIZED), lambda: mitigate_run(str(none), SMALL)):
