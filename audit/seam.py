@@ -1,8 +1,11 @@
 """The seam: where attention is seen, and may be changed, whatever the processor and however the model is compiled.
 
-A watched layer runs as always. While it runs, a `TorchFunctionMode` sees its call of `scaled_dot_product_attention`
-with the queries and keys in force: after adapters (LoRA), fused projections and norms. Processors without that call
-(sliced attention, xFormers) split their heads by `Attention.head_to_batch_dim`, which is seen instead.
+A watched layer runs as always. While it runs, the queries and keys in force are seen: after adapters (LoRA), fused
+projections and norms. The processors that diffusers uses by default ask the layer for `norm_q` and `norm_k` right
+before they attend, which costs next to nothing to watch. In compiled graphs, and with other processors, a
+`TorchFunctionMode` sees the call of `scaled_dot_product_attention`; a mode sees every torch call of a layer, at 2 µs
+each. Processors without that call (sliced attention, xFormers) split their heads by `Attention.head_to_batch_dim`,
+which is seen instead.
 
 A layer is watched by giving it a subclass of its class, as `torch.nn.utils.parametrize` does. Dynamo guards on the
 class of a module, not on its hooks: so a warm `torch.compile` sees the seam, and forgets it when it is gone.
@@ -15,7 +18,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from diffusers.models.attention_processor import Attention
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0, FusedAttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -25,6 +29,8 @@ from audit.errors import AuditError
 # Shapes: B rows, H heads, Q image queries, K text positions, D width of a head.
 
 _ATTRIBUTE = "_audit_run"
+# Processors that apply `norm_q` and then `norm_k`, where a layer has them, to [B, H, positions, D] and attend at once.
+_NORMING = (AttnProcessor2_0, FusedAttnProcessor2_0)
 
 
 class Slot:
@@ -92,13 +98,14 @@ class _Run:
     def __init__(self, layer: Attention) -> None:
         self.seams: tuple[tuple[Seam, Slot], ...] = ()
         self._heads, self._scale = layer.heads, layer.scale
+        self.norming = False
         self._mask: Tensor | None = None
-        self._query_NQD: Tensor | None = None
+        self._query: Tensor | None = None
         self._parts = 0
 
     def begin(self, mask: Tensor | None) -> None:
         """A run begins; mask: what is added to the logits, [B, 1, K]."""
-        self._mask, self._query_NQD, self._parts = mask, None, 0
+        self._mask, self._query, self._parts = mask, None, 0
 
     def key(self, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
         """The keys to attend to, once every seam has seen them."""
@@ -112,12 +119,25 @@ class _Run:
         """The same for processors that split query, key and value, in this order, to [B x H, positions, D]."""
         self._parts += 1
         if self._parts % 3 == 1:
-            self._query_NQD = part_NTD
-        if self._parts % 3 != 2 or self._query_NQD is None:
+            self._query = part_NTD
+        if self._parts % 3 != 2 or self._query is None:
             return part_NTD
-        mask_B11K = None if self._mask is None else self._mask[:, None]
-        query_BHQD, key_BHKD = (part.unflatten(0, (-1, self._heads)) for part in (self._query_NQD, part_NTD))
-        return self.key(query_BHQD, key_BHKD, mask_B11K, self._scale).flatten(0, 1)
+        query_BHQD, key_BHKD = (part.unflatten(0, (-1, self._heads)) for part in (self._query, part_NTD))
+        return self.key(query_BHQD, key_BHKD, self._mask_B11K(), self._scale).flatten(0, 1)
+
+    def norm_query(self, norm: Any, query_BHQD: Tensor) -> Tensor:
+        """Apply the layer's own norm, if it has one, to the queries, and keep them for the keys."""
+        self._query = query_BHQD if norm is None else norm(query_BHQD)
+        return self._query
+
+    def norm_key(self, norm: Any, key_BHKD: Tensor) -> Tensor:
+        """Apply the layer's own norm, if it has one, to the keys, and return the keys to attend to."""
+        assert self._query is not None
+        key_BHKD = key_BHKD if norm is None else norm(key_BHKD)
+        return self.key(self._query, key_BHKD, self._mask_B11K(), None)
+
+    def _mask_B11K(self) -> Tensor | None:
+        return None if self._mask is None else self._mask[:, None]
 
 
 class _Tap(TorchFunctionMode):
@@ -158,14 +178,35 @@ def _watched(base: type[Attention]) -> type[Attention]:
         def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             run = self._audit_run
             run.begin(kwargs.get("attention_mask") if len(args) < 2 else args[1])
+            if not torch.compiler.is_compiling() and type(self.processor) in _NORMING:
+                run.norming = True
+                try:
+                    return super().__call__(hidden_states, *args, **kwargs)
+                finally:
+                    run.norming = False
             with _Tap(run):
                 return super().__call__(hidden_states, *args, **kwargs)
+
+        @property
+        def norm_q(self) -> Any:
+            run, norm = self._audit_run, _own(self, "norm_q")
+            return functools.partial(run.norm_query, norm) if run.norming else norm
+
+        @property
+        def norm_k(self) -> Any:
+            run, norm = self._audit_run, _own(self, "norm_k")
+            return functools.partial(run.norm_key, norm) if run.norming else norm
 
         def head_to_batch_dim(self, tensor: Tensor, out_dim: int = 3) -> Tensor:
             return self._audit_run.split(super().head_to_batch_dim(tensor, out_dim))
 
     Watched.__name__, Watched.__qualname__, Watched.__module__ = base.__name__, base.__qualname__, base.__module__
     return Watched
+
+
+def _own(layer: Attention, name: str) -> Any:
+    """The norm that the layer itself has under a name, or None."""
+    return layer._modules[name] if name in layer._modules else vars(layer).get(name)
 
 
 def _attach(layer: Attention, seam: Seam, slot: Slot) -> None:

@@ -31,6 +31,7 @@ from pipelines.demo.demo import bundle
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PAIRS = 5
 STEPS = 10
+IMAGES = 16
 SAME_PIXELS = 8  # levels of 255, root mean square
 
 
@@ -40,6 +41,7 @@ def main(
     speed: Annotated[bool, typer.Option(help="Measure the time at full size.")] = True,
 ) -> None:
     """Print both tables."""
+    torch.set_num_threads(1)
     use_exact_float32()
     if speed:
         measure_speed(device, captions)
@@ -99,7 +101,7 @@ def measure_accuracy(device: str) -> None:
     controls = (bundle() / "calibration.txt").read_text(encoding="utf-8").splitlines()
     reference = audit.load_model(bundle() / "model")
     exact = audit.screen(reference, planted)
-    pictures = audit.generate(reference, planted[:32], steps=20, guidance_scale=4.0)["image"].to_pylist()
+    pictures = audit.generate(reference, planted[:IMAGES], steps=20, guidance_scale=4.0)["image"].to_pylist()
     for dtype in DTYPES:
         model = audit.load_model(bundle() / "model", device=device, dtype=dtype)
         calibration = audit.calibrate(audit.screen(model, controls))
@@ -111,7 +113,7 @@ def measure_accuracy(device: str) -> None:
             print(f"  {column}: {_difference(found, exact, column)}")
         alone = audit.screen(model, planted, batch_size=1)
         print(f"  noise_response, batch 1 beside {len(planted)}: {_difference(alone, found, 'noise_response')}")
-        made = audit.generate(model, planted[:32], steps=20, guidance_scale=4.0)["image"].to_pylist()
+        made = audit.generate(model, planted[:IMAGES], steps=20, guidance_scale=4.0)["image"].to_pylist()
         rms = np.array([_rms(one, other) for one, other in zip(made, pictures, strict=True)])
         print(
             f"  images: median RMS {np.median(rms):.2f} of 255, {(rms > SAME_PIXELS).sum()} of {len(rms)} beyond "
