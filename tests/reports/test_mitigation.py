@@ -68,7 +68,7 @@ def test_the_section_has_a_row_a_setting_and_the_trade_off(own_run: Path) -> Non
     found = section(render(own_run))
     text = text_of(found)
     assert "Without it 16 of 16 are copied, with keep eos , bos_scale 1.25 8 of 16" in text
-    assert "no mitigation 16 of 16 50.0% to 100.0% 1.000 0.310 0.500 0.310 0.500 0.200" in text
+    assert "no mitigation 16 of 16 0 50.0% to 100.0% 1.000 0.310 0.500 0.310 0.500 0.200" in text
     assert "keep eos , bos_scale 4 0 of 16" in text
     assert any(attributes.get("alt") == "The trade-off" for tag, attributes in Tags(found).tags if tag == "img")
 
