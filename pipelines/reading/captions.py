@@ -91,6 +91,10 @@ def read(
     try:
         table, malformed = format_of(part.file.name).read(part, start, stop, captions)
     except UNREADABLE as error:
+        if format_of(part.file.name) is parquet:
+            if len(part.place) > 1:
+                return _group_by_group(part, start, stop, captions, chosen)
+            error = OSError(f"row group {part.place[0]}: {reason(error)}")
         return _EMPTY.empty_table(), [unreadable(part.file, reason(error), part.first + start, wanted)]
     if chosen is not None:
         table = table.filter(pc.is_in(table["row"], value_set=pa.array(chosen)))
@@ -101,6 +105,22 @@ def read(
     table, rejected = _decode(_one_each(table.filter(downloaded).drop_columns("status")))
     bad = sorted([*malformed, *rejected], key=lambda item: item.row)
     return table, errors + _once(bad, table, part.file)
+
+
+def _group_by_group(
+    part: Slice, start: int, stop: int, captions: Captions, chosen: npt.NDArray[np.int64] | None
+) -> tuple[pa.Table, list[dict]]:
+    """As `read`, of a Parquet slice with a row group that cannot be read: the others are read all the same."""
+    tables, errors = [_EMPTY.empty_table()], []
+    for group in parquet.groups(part):
+        at = group.first - part.first
+        low, high = max(start - at, 0), min(stop - at, group.rows)
+        if low < high:
+            inside = None if chosen is None else chosen[(chosen >= group.first + low) & (chosen < group.first + high)]
+            table, problems = read(group, low, high, captions, inside)
+            tables.append(table.select(_EMPTY.names))
+            errors += problems
+    return pa.concat_tables(tables), errors
 
 
 def _not_downloaded(file: File, table: pa.Table) -> list[dict]:

@@ -78,6 +78,8 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
     for pattern, (root, matches) in zip(patterns, listed, strict=True):
         if not matches:
             missing = "no file matches" if _is_glob(pattern) else "no such file"
+            if (bucket := _missing_bucket(pattern)) is not None:
+                missing = f"there is no bucket {bucket!r}"
             raise AuditError(missing, where=pattern, do=f"Check `{what}` in the configuration.")
         roots.append(root)
         found.update({uri: (path, size) for uri, path, size in matches})
@@ -132,6 +134,15 @@ def _listed(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
     except OSError as error:
         do = "Check that it may be read; of s3:// the AWS_ variables of the environment: keys, region, endpoint."
         raise AuditError(f"cannot be listed: {first_line(error)}", where=pattern, do=do) from error
+
+
+def _missing_bucket(pattern: str) -> str | None:
+    """The bucket of a URI, where that is what is missing."""
+    if not pattern.startswith(("s3://", "gs://", "gcs://")):
+        return None
+    filesystem, path = open_filesystem(pattern)
+    bucket = path.partition("/")[0]
+    return bucket if bucket and filesystem.get_file_info(bucket).type == pafs.FileType.NotFound else None
 
 
 def _matches(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:

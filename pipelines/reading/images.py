@@ -6,17 +6,18 @@ import hashlib
 import io
 import os
 import tarfile
-from collections import defaultdict
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.errors import UsageError
+from audit.errors import AuditError, UsageError
 from audit.pictures import MOST_BYTES
 from pipelines.reading.files import File, open_file
 from pipelines.reading.folders import Folder, is_image
+from pipelines.reading.slices import UNREADABLE, reason
 
 _BUFFER = 1 << 20
 
@@ -41,43 +42,79 @@ def image_id(file: str, row: int) -> str:
 
 
 def index(file: File, column: str, most: int | None = None) -> tuple[pa.Table, str | None]:
-    """(the places of a file's images, or of the first of them; why its rest cannot be read or None).
+    """(the places of a file's images, or of the first of them; why others cannot be read or None).
 
-    Raises UsageError without the column.
+    A Parquet row group that cannot be read is left out and named, and the next one is read. Raises UsageError without
+    the column.
     """
     if isinstance(file, Folder):
         return _folder_places(file).slice(0, most), None
     found: list[dict] = []
-    problem = None
-    places = _parquet_places(file, column) if file.name.endswith(".parquet") else _tar_places(file)
+    problems: list[str] = []
+    places = _parquet_places(file, column, problems) if file.name.endswith(".parquet") else _tar_places(file)
     try:
         for row, key, offset, size in islice(places, most):
             where = {"image_id": image_id(file.name, row), "file": file.name, "row": row, "key": key}
             found.append(where | {"uri": file.uri, "offset": offset, "size": size})
-    except (tarfile.TarError, pa.ArrowException, OSError, EOFError) as error:
-        problem = " ".join(str(error).split()) or type(error).__name__
-    return pa.Table.from_pylist(found, schema=INDEX), problem
+    except UNREADABLE as error:
+        problems.append(reason(error))
+    return pa.Table.from_pylist(found, schema=INDEX), "; ".join(problems) or None
 
 
 def read(places: pa.Table, column: str) -> Iterator[bytes | None]:
-    """The bytes of images in the order of `places` (schema INDEX); None where the source has none any more, or too many
-    for one image."""
+    """As `read_each`. Raises AuditError that names the first image that cannot be read."""
+    for found in read_each(places, column):
+        if isinstance(found, AuditError):
+            raise found
+        yield found
+
+
+def read_each(places: pa.Table, column: str) -> Iterator[bytes | AuditError | None]:
+    """Read the bytes of images in the order of `places` (schema INDEX).
+
+    Yields None where the source has no bytes for an image, or too many, and an AuditError for every image of a file or
+    row group that is damaged or gone: the others are read all the same. Raises AuditError if the storage does not
+    answer, which says nothing about the images.
+    """
     rows = places.to_pylist()
-    if not rows:
-        return
-    uri = rows[0]["uri"]
-    if any(row["uri"] != uri for row in rows):
-        for row in range(len(places)):
-            yield from read(places.slice(row, 1), column)
-        return
-    with open_file(uri) as source:
-        if uri.endswith(".parquet"):
-            yield from _read_parquet(source, rows, column)
-            return
-        for row in rows:
-            source.seek(row["offset"])
-            content = source.read(row["size"]) if row["size"] <= MOST_BYTES else b""
-            yield content if len(content) == row["size"] else None
+    while rows:
+        uri = rows[0]["uri"]
+        count = next((at for at, row in enumerate(rows) if row["uri"] != uri), len(rows))
+        yield from _read_file(uri, rows[:count], column)
+        rows = rows[count:]
+
+
+def _read_file(uri: str, rows: list[dict], column: str) -> Iterator[bytes | AuditError | None]:
+    done = 0
+    try:
+        with open_file(uri) as source:
+            reader = _read_parquet(uri, source, rows, column) if uri.endswith(".parquet") else _read_bytes(source, rows)
+            for found in reader:
+                yield found
+                done += 1
+    except (AuditError, *UNREADABLE) as error:
+        lost = error if isinstance(error, AuditError) else AuditError(reason(error), where=uri)
+        if not isinstance(error, AuditError) and "://" in uri and not _whole(uri):
+            raise AuditError(f"the storage does not answer: {reason(error)}", where=uri) from error
+        yield from [lost] * (len(rows) - done)
+
+
+def _read_bytes(source: pa.NativeFile, rows: list[dict]) -> Iterator[bytes | None]:
+    for row in rows:
+        source.seek(row["offset"])
+        content = source.read(row["size"]) if row["size"] <= MOST_BYTES else b""
+        yield content if len(content) == row["size"] else None
+
+
+def _whole(uri: str) -> bool:
+    """Whether the storage gives every byte of a file: then the file is damaged, not the storage away."""
+    try:
+        with open_file(uri) as source:
+            while source.read(_BUFFER):
+                pass
+    except (AuditError, OSError):
+        return False
+    return True
 
 
 def samples(source: pa.NativeFile) -> Iterator[tuple[int, str, tarfile.TarInfo, int]]:
@@ -139,7 +176,8 @@ def _ends(source: pa.NativeFile, size: int) -> bool:
     return not any(source.read(512))
 
 
-def _parquet_places(file: File, column: str) -> Iterator[tuple[int, str, int, int]]:
+def _parquet_places(file: File, column: str, problems: list[str]) -> Iterator[tuple[int, str, int, int]]:
+    """The images of every row group; a group whose keys cannot be read goes to `problems`."""
     with open_file(file.uri) as source:
         parquet = pq.ParquetFile(source)
         names = parquet.schema_arrow.names
@@ -147,29 +185,41 @@ def _parquet_places(file: File, column: str) -> Iterator[tuple[int, str, int, in
             raise UsageError(
                 f"no column {column!r}; there is {', '.join(names)}", where=file.uri, do="Set images.column."
             )
-        number = 0
+        first = 0
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
-            keys = (
-                parquet.read_row_group(group, columns=["key"])["key"].cast(pa.string()).to_pylist()
-                if "key" in names
-                else [None] * rows
-            )
+            keys = [None] * rows
+            if "key" in names:
+                try:
+                    keys = parquet.read_row_group(group, columns=["key"])["key"].cast(pa.string()).to_pylist()
+                except UNREADABLE as error:
+                    problems.append(f"row group {group}, {rows:,} images: {reason(error)}")
+                    keys = []
             for row, key in enumerate(keys):
-                yield number, key if key is not None else str(number), group, row
-                number += 1
+                yield first + row, key if key is not None else str(first + row), group, row
+            first += rows
 
 
-def _read_parquet(source: pa.NativeFile, rows: list[dict], column: str) -> Iterator[bytes | None]:
+def _read_parquet(
+    uri: str, source: pa.NativeFile, rows: list[dict], column: str
+) -> Iterator[bytes | AuditError | None]:
     parquet = pq.ParquetFile(source)
-    wanted = defaultdict(list)
-    for row in rows:
-        wanted[row["offset"]].append(row["size"])
-    for group, inside in wanted.items():
-        values = parquet.read_row_group(group, columns=[column])[column].take(pa.array(inside, pa.int64()))
-        for value in values.to_pylist():
+    for group, same in groupby(rows, key=itemgetter("offset")):
+        inside = [row["size"] for row in same]
+        try:
+            values = _values(parquet, group, column, inside)
+        except UNREADABLE as error:
+            if "://" in uri and not _whole(uri):
+                raise
+            yield from [AuditError(f"row group {group}: {reason(error)}", where=uri)] * len(inside)
+            continue
+        for value in values:
             # Hugging Face data sets keep {bytes, path}.
             yield value.get("bytes") if isinstance(value, dict) else value
+
+
+def _values(parquet: pq.ParquetFile, group: int, column: str, inside: list[int]) -> list:
+    return parquet.read_row_group(group, columns=[column])[column].take(pa.array(inside, pa.int64())).to_pylist()
 
 
 class _Raw(io.RawIOBase):

@@ -40,6 +40,17 @@ def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
     return [Slice(file, first, count, groups) for groups, first, count in _consecutive(sizes)], None
 
 
+def groups(part: Slice) -> list[Slice]:
+    """The row groups of a slice, each as a slice of its own."""
+    with open_file(part.file.uri) as source:
+        metadata = pq.read_metadata(source)
+    first, found = part.first, []
+    for group in part.place:
+        found.append(Slice(part.file, first, metadata.row_group(group).num_rows, (group,)))
+        first += metadata.row_group(group).num_rows
+    return found
+
+
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
     with open_file(part.file.uri) as source:
         parquet = pq.ParquetFile(source)

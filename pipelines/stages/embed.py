@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
+from audit.errors import AuditError
 from audit.matching import vectors_of
 from audit.pictures import STORED, UPRIGHT, decode, decode_each
 from pipelines.context import Run, Step
@@ -182,8 +183,10 @@ def _batches_ahead(worker: Worker, places: pa.Table, embedders: Sequence[Embedde
     options = worker.config.images
     assert options is not None
 
-    def prepare(item: tuple[dict[str, Any], bytes | None]) -> tuple[dict[str, Any], Prepared | str]:
+    def prepare(item: tuple[dict[str, Any], bytes | AuditError | None]) -> tuple[dict[str, Any], Prepared | str]:
         place, content = item
+        if isinstance(content, AuditError):
+            return place, content.what
         try:
             found = decode_each(content, options.crop, options.exif)
             inputs = {way: [embedder.preprocess(picture) for embedder in embedders] for way, picture in found.items()}
@@ -192,7 +195,7 @@ def _batches_ahead(worker: Worker, places: pa.Table, embedders: Sequence[Embedde
         assert content is not None
         return place, Prepared(hashlib.sha256(content).hexdigest(), inputs)
 
-    contents = zip(places.to_pylist(), images.read(places, options.column), strict=True)
+    contents = zip(places.to_pylist(), images.read_each(places, options.column), strict=True)
     threads = worker.config.engine.cpus_per_worker
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as decoders:
 

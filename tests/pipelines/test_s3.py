@@ -102,6 +102,14 @@ def wrong(run: Ledger) -> list[str]:
     return [f"{result.name}: {result.detail}" for result in check(run.uri) if not result.ok]
 
 
+def test_a_missing_bucket_is_named_with_what_to_do() -> None:
+    for pattern in ("s3://no-such-bucket/captions/*.parquet", "s3://no-such-bucket"):
+        with pytest.raises(AuditError) as caught:
+            find(pattern, "captions")
+        assert caught.value.where == pattern
+        assert "there is no bucket 'no-such-bucket'" in str(caught.value) and "Check `captions`" in str(caught.value)
+
+
 def leftovers(run: Ledger) -> list[str]:
     found = run.filesystem.get_file_info(pafs.FileSelector(run.root, recursive=True))
     return [info.path for info in found if info.base_name.endswith(".tmp")]

@@ -22,6 +22,7 @@ from pipelines.config import Captions
 from pipelines.reading import captions as reading
 from pipelines.reading import slices as slices_of
 from pipelines.reading.files import find
+from tests.pipelines.reading.test_images import corrupt
 from tests.pipelines.toy import write_parquet, write_tar
 
 Rows = list[dict[str, Any]]
@@ -140,6 +141,26 @@ def test_of_a_truncated_file_the_rows_before_the_cut_are_read_and_the_rest_is_of
     assert len(rows) + sum(error["rows"] or 0 for error in errors) == planned
     complete = [row for row in rows if len(row["caption"]) == 2000]
     assert [row["caption"] for row in complete] == texts[: len(complete)] and len(complete) >= len(rows) - 1
+
+
+def test_a_damaged_row_group_costs_its_own_rows_and_is_named(tmp_path: Path) -> None:
+    """Wherever a slice of three row groups of 16 rows is cut, and whichever rows a sample takes."""
+    path = tmp_path / "0.parquet"
+    write_parquet(path, {"caption": [f"caption {row}" for row in range(48)]})
+    corrupt(path, 1, "caption")
+    options = Captions(path=str(path))
+    [file] = find(str(path), "captions")
+    [part] = reading.plan(file, options)[0]
+    for start, stop in ((0, 48), (0, 20), (20, 48), (30, 31), (0, 16)):
+        for chosen in (None, np.arange(start, stop, 3)):
+            table, errors = reading.read(part, start, stop, options, chosen)
+            wanted = range(start, stop) if chosen is None else chosen.tolist()
+            assert table["row"].to_pylist() == [row for row in wanted if not 16 <= row < 32]
+            lost = [row for row in wanted if 16 <= row < 32]
+            assert sum(error["rows"] for error in errors) == len(lost)
+            assert all("row group 1: " in error["message"] for error in errors)
+            if start == 0 and stop == 48:
+                assert [(e["file"], e["row"], e["kind"]) for e in errors] == [("0.parquet", 16, "unreadable_file")]
 
 
 BROKEN = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from audit.errors import UsageError
+from audit.errors import AuditError, UsageError
 from pipelines.reading.files import find
-from pipelines.reading.images import image_id, index, read
+from pipelines.reading.images import image_id, index, read, read_each
 from tests.pipelines.toy import png, write_parquet, write_tar
 
 
@@ -83,3 +85,54 @@ def test_an_image_of_too_many_bytes_is_not_read(tmp_path: Path, monkeypatch: pyt
     write_tar(tmp_path / "0.tar", [("a.png", bytes(101)), ("b.png", bytes(100))])
     [file] = find(str(tmp_path / "0.tar"), "images")
     assert list(read(index(file, "image")[0], "image")) == [None, bytes(100)]
+
+
+def corrupt(path: Path, group: int, column: str) -> None:
+    """Overwrite the pages of one column chunk; the footer stays sound."""
+    metadata = pq.read_metadata(path).row_group(group)
+    chunk = next(c for n in range(metadata.num_columns) if (c := metadata.column(n)).path_in_schema == column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(content)
+
+
+def three_groups(path: Path) -> list[bytes]:
+    images = [png(row) for row in range(48)]
+    write_parquet(path, {"image": images, "key": [f"k{row}" for row in range(48)]})
+    return images
+
+
+def test_a_damaged_row_group_costs_its_own_images_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "0.parquet"
+    images = three_groups(path)
+    corrupt(path, 1, "image")
+    [file] = find(str(path), "images")
+    places, problem = index(file, "image")
+    assert problem is None and len(places) == 48
+    found = list(read_each(places, "image"))
+    assert found[:16] == images[:16] and found[32:] == images[32:]
+    assert all(isinstance(lost, AuditError) and "0.parquet: row group 1: " in str(lost) for lost in found[16:32])
+    with pytest.raises(AuditError, match=r"0.parquet: row group 1: "):
+        list(read(places, "image"))
+
+
+def test_keys_that_cannot_be_read_cost_their_row_group_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "0.parquet"
+    images = three_groups(path)
+    corrupt(path, 1, "key")
+    [file] = find(str(path), "images")
+    places, problem = index(file, "image")
+    assert problem is not None and "row group 1, 16 images: " in problem
+    assert places["row"].to_pylist() == [*range(16), *range(32, 48)]
+    assert list(read(places, "image")) == [*images[:16], *images[32:]]
+
+
+def test_a_file_that_is_gone_costs_its_own_images(tmp_path: Path) -> None:
+    for name in ("0.tar", "1.tar"):
+        write_tar(tmp_path / name, [("a.png", png(1)), ("b.png", png(2))])
+    places = pa.concat_tables([index(file, "image")[0] for file in find(str(tmp_path / "*.tar"), "images")])
+    (tmp_path / "0.tar").unlink()
+    found = list(read_each(places, "image"))
+    assert ["no such file" in str(lost) for lost in found[:2]] == [True, True]
+    assert found[2:] == [png(1), png(2)]

@@ -21,7 +21,8 @@ from pipelines.ledger import Ledger, Shard, Tables, concat, slices
 from pipelines.settings import load_config
 from pipelines.stages import embed, ingest
 from pipelines.worker import Worker
-from tests.pipelines.toy import encode, png, write_config, write_tar
+from tests.pipelines.reading.test_images import corrupt
+from tests.pipelines.toy import encode, png, write_config, write_parquet, write_tar
 
 
 @pytest.fixture
@@ -144,3 +145,21 @@ def test_the_next_batch_is_decoded_while_the_embedder_works(tmp_path: Path, weig
     tables = embed._embed(worker, Shard("", "00000", 0, 3 * embed.BATCH))
     assert waited == [True] * 3
     assert len(tables["embeddings_sscd"]) == 3 * embed.BATCH
+
+
+def test_a_damaged_parquet_file_gives_errors_that_name_its_row_group_and_the_rest_is_embedded(
+    tmp_path: Path, weights: Path
+) -> None:
+    """More images are lost than single rows may fail in a row; none of them is tried again."""
+    for name in ("0", "1"):
+        write_parquet(tmp_path / f"{name}.parquet", {"image": [png(n) for n in range(48)]})
+    for group in (0, 1):
+        corrupt(tmp_path / "0.parquet", group, "image")
+    tables = embedded(config_of(tmp_path, weights, f"{tmp_path}/*.parquet", shard_rows=1024))
+    rows = [(row["file"], row["row"]) for row in tables["embeddings_sscd"].to_pylist()]
+    assert rows == [*(("0.parquet", n) for n in range(32, 48)), *(("1.parquet", n) for n in range(48))]
+    errors = tables["errors"].to_pylist()
+    assert [(e["file"], e["row"], e["rows"], e["kind"]) for e in errors] == [
+        ("0.parquet", n, 1, "unreadable_image") for n in range(32)
+    ]
+    assert [e["message"].partition(":")[0] for e in errors] == ["row group 0"] * 16 + ["row group 1"] * 16
