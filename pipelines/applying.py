@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 import tarfile
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,33 +18,18 @@ import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
 from pipelines import exclusions as exclusions_of
+from pipelines.config import Captions
 from pipelines.exclusions import Exclusions
-from pipelines.reading.files import find, open_file, open_filesystem
-from pipelines.writing import parquet, tar
+from pipelines.reading.files import File, open_file, open_filesystem
+from pipelines.writing import parquet, tar, text
 from pipelines.writing.counts import Counts
+from pipelines.writing.jobs import LINES, ROWS, SAMPLES, WHOLE, Job, find_jobs
 
-_AUDITED = "Give the very files that the run read, or audit these."
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to copy; `name` is what the audit calls it."""
-
-    uri: str
-    name: str
-    target: str
-
-    @property
-    def is_tar(self) -> bool:
-        return self.uri.endswith(".tar")
-
-    @property
-    def unit(self) -> str:
-        return "samples" if self.is_tar else "rows"
+_AUDITED = text.ANOTHER
 
 
 def apply(uri: str, dataset: Sequence[str], out: str, say: Callable[[str], None]) -> Counts:
-    """Writes a copy of each file without the rows that the exclusions drop, below `out`; returns the sums.
+    """Write a copy of each file without the rows that the exclusions drop, below `out`; return the sums.
 
     All is checked that can be before anything is written. Raises UsageError if a file was not audited or its copy is
     there already, AuditError if it is not the file that was audited, or if the counts do not close; such a copy is
@@ -50,19 +37,30 @@ def apply(uri: str, dataset: Sequence[str], out: str, say: Callable[[str], None]
     """
     exclusions = exclusions_of.read(uri)
     filesystem, root = open_filesystem(out)
-    jobs = _jobs(exclusions, dataset, root)
-    _refuse(jobs, exclusions, filesystem)
-    total = Counts()
+    scheme = out[: len(out) - len(root)] if "://" in out else ""
+    options = Captions(path=uri, caption=exclusions.caption or "caption", delimiter=exclusions.delimiter)
+    jobs, strange = find_jobs(exclusions, dataset)
+    jobs = _placed(jobs, root)
+    _refuse(jobs, exclusions, filesystem, options)
+    total, of_folder = Counts(), dict[str, Counts]()
     for job in jobs:
         with _naming(job.uri):
-            counts = _clean(job, exclusions, filesystem)
-        say(f"{job.name}: {_shown(counts, job.unit)}")
+            counts = _clean(job, filesystem, options, scheme)
+        if job.kind == WHOLE:
+            folder = posixpath.dirname(job.name) or "."
+            of_folder[folder] = of_folder.get(folder, Counts()) + counts
+        else:
+            say(f"{job.name}: {_shown(counts, job.unit)}")
         total += counts
-    rows = {job.name for job in jobs if not job.is_tar}
-    elsewhere = [len(part) for name, part in exclusions.rows_of.items() if name not in rows]
+    for folder, counts in sorted(of_folder.items()):
+        say(f"{folder}: {_shown(counts, 'files')}")
     say(f"{len(jobs):,} files: {_shown(total, 'rows and samples')}; every exclusion of these files was met once")
+    given = {job.name for job in jobs if job.role != "images"}
+    elsewhere = [len(part) for name, part in exclusions.rows_of.items() if name not in given]
     if elsewhere:
         say(f"{sum(elsewhere):,} exclusions are of rows in {len(elsewhere):,} caption files that were not given")
+    if strange:
+        say(f"{len(strange):,} files were no part of the audit and are not copied, such as {strange[0]}")
     return total
 
 
@@ -70,77 +68,67 @@ def _shown(counts: Counts, unit: str) -> str:
     return f"{counts.rows_in:,} {unit} in, {counts.dropped:,} dropped, {counts.rows_out:,} out"
 
 
-def _jobs(exclusions: Exclusions, dataset: Sequence[str], root: str) -> list[Job]:
-    jobs: dict[str, Job] = {}
-    for uri in _files(dataset):
-        known: Collection[str] = exclusions.images if uri.endswith(".tar") else exclusions.files
-        name = _audited(uri, known)
-        job = Job(uri, name, posixpath.join(root, name))
-        if jobs.setdefault(name, job) != job:
-            raise UsageError(f"is {name} of the audit, and so is {jobs[name].uri}", where=uri, do="Give one of them.")
-    return [jobs[name] for name in sorted(jobs)]
+def _placed(jobs: list[Job], root: str) -> list[Job]:
+    """Each with its target: the files keep their places to each other."""
+    common = os.path.commonprefix([job.base for job in jobs]).rpartition("/")[0]
+    placed = [
+        replace(job, target=posixpath.join(root, (job.base + job.name)[len(common) :].lstrip("/"))) for job in jobs
+    ]
+    return sorted(placed, key=lambda job: job.target)
 
 
-def _files(dataset: Sequence[str]) -> list[str]:
-    """The Parquet files and tars of paths, folders and globs, each once."""
-    found: dict[str, None] = {}
-    for pattern in dataset:
-        try:
-            files = [file.uri for file in find(pattern, "DATASET") if file.uri.endswith((".parquet", ".tar"))]
-        except AuditError as error:
-            raise UsageError(error.what, where=error.where) from None
-        if not files:
-            raise UsageError("neither a Parquet file nor a tar", where=pattern, do=_AUDITED)
-        found.update(dict.fromkeys(files))
-    return list(found)
-
-
-def _audited(uri: str, known: Collection[str]) -> str:
-    """The name under which the audit knows a file: the longest end of its path that is one."""
-    parts = uri.replace(os.sep, "/").split("/")
-    for start in range(len(parts)):
-        name = "/".join(parts[start:])
-        if name in known:
-            return name
-    raise UsageError("was not part of the audit: no file of that name was read", where=uri, do=_AUDITED)
-
-
-def _refuse(jobs: Sequence[Job], exclusions: Exclusions, filesystem: pafs.FileSystem) -> None:
+def _refuse(jobs: Sequence[Job], exclusions: Exclusions, filesystem: pafs.FileSystem, options: Captions) -> None:
     """Raises what can be known before anything is written."""
+    for info in filesystem.get_file_info([job.target for job in jobs]):
+        if info.type != pafs.FileType.NotFound:
+            raise UsageError("is there already", where=info.path, do="Give another --out, or move it away.")
+    _refuse_images(jobs, exclusions)
     for job in jobs:
-        if filesystem.get_file_info(job.target).type != pafs.FileType.NotFound:
-            raise UsageError("is there already", where=job.target, do="Give another --out, or move it away.")
-        if job.is_tar:
-            if exclusions.rows_of and not exclusions.samples_of:
-                raise UsageError(
-                    "no exclusion names a sample of a tar: the captions of the run have no images of their own",
-                    where=job.uri,
-                    do="Set images.pair and audit again, or apply to the captions only.",
-                )
+        if job.kind in (SAMPLES, WHOLE):
             continue
-        audited = exclusions.files[job.name]
-        with _naming(job.uri), open_file(job.uri) as source:
-            rows = pq.read_metadata(source).num_rows
-        if rows != audited:
-            was = "was not read whole" if audited is None else f"had {audited:,}"
-            raise AuditError(f"has {rows:,} rows; when audited it {was}", where=job.uri, do=_AUDITED)
+        if job.rows is None and job.role != "images":
+            raise AuditError("was not read whole when it was audited", where=job.uri, do=_AUDITED)
+        wanted = job.images if job.role == "images" else job.rows
+        with _naming(job.uri):
+            rows = _rows_in(job, job.uri, options)
+        if rows != wanted:
+            raise AuditError(f"has {rows:,} rows; when audited it had {wanted:,}", where=job.uri, do=_AUDITED)
 
 
-def _clean(job: Job, exclusions: Exclusions, filesystem: pafs.FileSystem) -> Counts:
+def _refuse_images(jobs: Sequence[Job], exclusions: Exclusions) -> None:
+    """Raises for images that no exclusion can name, and for a folder that has lost or gained some."""
+    found: Counter[str] = Counter()
+    for job in jobs:
+        if job.role == "images" and exclusions.rows_of and not exclusions.samples_of:
+            raise UsageError(
+                "no exclusion names a sample of a tar or an image: the captions of the run have no images of their own",
+                where=job.uri,
+                do="Set images.pair and audit again, or apply to the captions only.",
+            )
+        if job.is_image:
+            found[posixpath.dirname(job.name)] += 1
+    for folder, count in found.items():
+        if count != exclusions.folders[folder]:
+            was = f"{exclusions.folders[folder]:,}"
+            what = f"has {count:,} images, the folder that was audited {was}"
+            raise AuditError(what, where=folder or "the folder of the images", do=_AUDITED)
+
+
+def _clean(job: Job, filesystem: pafs.FileSystem, options: Captions, scheme: str) -> Counts:
     """One copy, under a temporary name, counted again as it was written, and then renamed."""
     folder, base = posixpath.split(job.target)
+    if job.kind == WHOLE:
+        if not job.is_image:
+            text.check_whole(File(job.uri, job.name, 0), job.part)
+        if "drop" in job.part["action"].to_pylist():
+            return _proved(Counts(1, 1, 0, len(job.part)), job)
     filesystem.create_dir(folder, recursive=True)
     temporary = posixpath.join(folder, f".{base}.{uuid.uuid4().hex}.tmp")
-    part = (exclusions.samples_of if job.is_tar else exclusions.rows_of).get(job.name)
     try:
-        with open_file(job.uri) as source, filesystem.open_output_stream(temporary) as sink:
-            if job.is_tar:
-                counts = tar.clean(source, sink, _samples(part), exclusions.images[job.name])
-            else:
-                counts = parquet.clean(source, sink, _rows(part), exclusions.caption)
-        with filesystem.open_input_file(temporary) as written:
-            counts = replace(counts, rows_out=tar.count(written) if job.is_tar else pq.read_metadata(written).num_rows)
-        _prove(counts, part, job.unit)
+        with filesystem.open_output_stream(temporary) as sink:
+            counts = _write(job, sink, options)
+        counts = replace(counts, rows_out=_rows_in(job, scheme + temporary, options))
+        _proved(counts, job)
         filesystem.move(temporary, job.target)
     finally:
         if filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
@@ -148,29 +136,46 @@ def _clean(job: Job, exclusions: Exclusions, filesystem: pafs.FileSystem) -> Cou
     return counts
 
 
-def _rows(part: pa.Table | None) -> pa.Table:
-    layout = pa.schema([("row", pa.int64()), ("caption_id", pa.string()), ("action", pa.string())])
-    return layout.empty_table() if part is None else part.select(layout.names)
+def _write(job: Job, sink: pa.NativeFile, options: Captions) -> Counts:
+    file = File(job.uri, job.name, 0)
+    if job.kind == LINES:
+        return text.clean(file, sink, job.part, options)
+    with open_file(job.uri) as source:
+        if job.kind == ROWS:
+            return parquet.clean(source, sink, job.part, options.caption if job.role != "images" else None)
+        if job.kind == SAMPLES:
+            if job.role != "images":
+                text.compare(file, job.part, options)
+            named = zip(*(job.part[name].to_pylist() for name in ("row", "key", "action")), strict=True)
+            counts = tar.clean(source, sink, {row: (key, action) for row, key, action in named}, job.images)
+            if job.rows is not None and counts.rows_in != job.rows:
+                what = f"has {counts.rows_in:,} samples; when audited it had {job.rows:,}"
+                raise AuditError(what, do=_AUDITED)
+            return counts
+        shutil.copyfileobj(source, sink, 1 << 22)
+    return Counts(1, 0, 0, len(job.part))
 
 
-def _samples(part: pa.Table | None) -> dict[int, tuple[str | None, str]]:
-    if part is None:
-        return {}
-    return {
-        row: (key, action)
-        for row, key, action in zip(*(part[n].to_pylist() for n in ("row", "key", "action")), strict=True)
-    }
+def _rows_in(job: Job, uri: str, options: Captions) -> int:
+    """How many rows or samples a file of the kind of a job has."""
+    if job.kind == LINES:
+        return text.count(File(uri, job.name, 0), options)
+    with open_file(uri) as source:
+        if job.kind == ROWS:
+            return pq.read_metadata(source).num_rows
+        return tar.count(source) if job.kind == SAMPLES else 1
 
 
-def _prove(counts: Counts, part: pa.Table | None, unit: str) -> None:
-    wanted = 0 if part is None else len(part)
-    drops = 0 if part is None else part["action"].to_pylist().count("drop")
+def _proved(counts: Counts, job: Job) -> Counts:
+    """Raises AuditError if the counts do not close."""
+    wanted, drops = len(job.part), job.part["action"].to_pylist().count("drop")
     if counts.met != wanted:
         raise AuditError(
             f"{counts.met:,} of {wanted:,} exclusions were met: it is shorter than when audited", do=_AUDITED
         )
     if counts.dropped != drops or counts.rows_in != counts.dropped + counts.rows_out:
-        raise AuditError(f"the counts do not close: {_shown(counts, unit)}; {drops:,} are to be dropped")
+        raise AuditError(f"the counts do not close: {_shown(counts, job.unit)}; {drops:,} are to be dropped")
+    return counts
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,18 +15,24 @@ from audit.errors import UsageError
 from pipelines.reading.files import open_file
 
 _COLUMNS = ["file", "row", "key", "caption_id", "action", "image_file", "image_row"]
+_NOTES = ("caption", "delimiter", "files", "images", "folders", "shared")
+_PART = pa.schema([schema.EXCLUSIONS.field(name) for name in ("row", "key", "caption_id", "action")])
 
 
 @dataclass(frozen=True)
 class Exclusions:
-    """`files`: input rows of each caption file (None: was unreadable); `images`: images of each tar.
+    """`files`: input rows of each caption file (None: was unreadable); `images`: images of each tar and Parquet file;
+    `folders`: image files of each folder; `shared`: files that hold captions and images.
 
-    `rows_of` and `samples_of` hold what is to be met in each of them, in order.
+    `rows_of` and `samples_of` hold what is to be met in each file, in order.
     """
 
     caption: str | None
+    delimiter: str | None
     files: dict[str, int | None]
     images: dict[str, int]
+    folders: dict[str, int]
+    shared: list[str]
     rows_of: dict[str, pa.Table]
     samples_of: dict[str, pa.Table]
 
@@ -37,7 +44,7 @@ def read(uri: str) -> Exclusions:
         try:
             table = pq.read_table(source, columns=_COLUMNS)
             notes = json.loads((table.schema.metadata or {})[schema.METADATA_KEY])
-            caption, files, images = notes["caption"], notes["files"], notes["images"]
+            known: dict[str, Any] = {name: notes[name] for name in _NOTES}
             table = table.cast(pa.schema([schema.EXCLUSIONS.field(name) for name in _COLUMNS]))
         except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
             raise UsageError(f"is no exclusions file: {error}", where=uri, do=again) from error
@@ -45,13 +52,23 @@ def read(uri: str) -> Exclusions:
     if strange:
         raise UsageError(f"action is drop or keep, not {', '.join(map(str, strange))}", where=uri, do=again)
     pairs = table.filter(pc.is_valid(table["image_file"])).group_by(["image_file", "image_row", "key", "action"])
-    return Exclusions(
-        caption,
-        files,
-        images,
-        _by_file(table.drop_columns(["image_file", "image_row"]), uri),
-        _by_file(pairs.aggregate([]).rename_columns(["file", "row", "key", "action"]), uri),
-    )
+    samples = pairs.aggregate([]).rename_columns(["file", "row", "key", "action"])
+    rows = table.drop_columns(["image_file", "image_row"])
+    return Exclusions(**known, rows_of=_by_file(rows, uri), samples_of=_by_file(samples, uri))
+
+
+def part_of(exclusions: Exclusions, name: str, role: str) -> pa.Table:
+    """What is to be met in one file, of its "captions", its "images" or "both": (row, key, caption_id, action) by row.
+
+    Of both, a row is met once; what is said of its caption counts.
+    """
+    rows = exclusions.rows_of.get(name) if role != "images" else None
+    samples = exclusions.samples_of.get(name) if role != "captions" else None
+    parts = [_PART.empty_table() if rows is None else rows.select(_PART.names)]
+    if samples is not None:
+        more = samples.filter(pc.invert(pc.is_in(samples["row"], value_set=parts[0]["row"].combine_chunks())))
+        parts.append(more.append_column("caption_id", pa.nulls(len(more), pa.string())).select(_PART.names))
+    return pa.concat_tables(parts).sort_by("row")
 
 
 def _by_file(table: pa.Table, uri: str) -> dict[str, pa.Table]:

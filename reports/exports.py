@@ -135,14 +135,20 @@ PROOFS = (
         """select (select count(*) from hits where by_caption), (select coalesce(sum(copies), 0) from confirmed)""",
     ),
 )
-# Input rows of each caption file, null where it was not read whole; the images of each image file.
+# Input rows of each caption file, null where it was not read whole; the images of each tar and Parquet file.
 FILES = """
 select file, case when bool_and(n is not null) and not $sampled then sum(n)::bigint end from (
     select file, count(distinct "row") as n from rows group by file
     union all select file, "rows" from errors where stage = 'ingest' and file is not null)
 group by file order by file
 """
-IMAGE_FILES = "select file, count(*) from images where file like '%.tar' group by file order by file"
+_PACKED = "file like '%.tar' or file like '%.parquet'"
+IMAGE_FILES = f"select file, count(*) from images where {_PACKED} group by file order by file"
+# The image files of each folder; that at the root of the images is ''.
+FOLDERS = f"""
+select regexp_replace(file, '/?[^/]*$', '') as folder, count(*) from images where not ({_PACKED})
+group by folder order by folder
+"""
 NO_ROW = """
 select count(distinct image_id) from memorized
 where image_id not in (select image_id from rows where image_id is not null)
@@ -188,7 +194,10 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
                 "policy": policy,
                 "caption": manifest.get("resolved", {}).get("captions", {}).get("caption"),
                 "files": dict(connection.execute(FILES, {"sampled": sampled}).fetchall()),
+                "delimiter": manifest.get("resolved", {}).get("captions", {}).get("delimiter"),
                 "images": dict(connection.execute(IMAGE_FILES).fetchall()),
+                "folders": dict(connection.execute(FOLDERS).fetchall()),
+                "shared": _shared(manifest),
             }
             result = connection.sql(RESULT, params={"policy": policy}).to_arrow_reader(BATCH)
             _write(result, filesystem, path, {METADATA_KEY: json.dumps(notes).encode()})
@@ -214,6 +223,15 @@ def _list(connection: duckdb.DuckDBPyConnection, run: Run, manifest: dict[str, A
     connection.register("groups", pa.table(names))
     connection.execute(HITS)
     connection.execute(LISTED, {"policy": policy})
+
+
+def _shared(manifest: dict[str, Any]) -> list[str]:
+    """The files of which captions and images were read."""
+    named = {kind: set[tuple[str, str]]() for kind in ("captions", "images")}
+    for item in manifest.get("inputs", []):
+        if item["kind"] in named:
+            named[item["kind"]].add((item["file"], item["name"]))
+    return sorted(name for _, name in named["captions"] & named["images"])
 
 
 def joined(links: list[tuple[str, str]]) -> dict[str, str]:

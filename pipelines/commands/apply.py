@@ -22,16 +22,20 @@ def apply(
         list[str],
         typer.Argument(
             metavar="DATASET",
-            help="The caption Parquet files and WebDataset tars that the run read: paths, folders or globs.",
+            help="The files of captions and images that the run read: paths, folders or globs.",
             show_default=False,
         ),
     ],
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where the copies go, under the same names.")],
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Where the copies go, under the same names and in the same folders.")
+    ],
     verbose: Verbose = False,
 ) -> None:
     """Write a copy of the data set without the rows to drop, and prove its counts.
 
-    Of a tar, all members of a dropped sample go. Nothing is overwritten; a file other than the one audited is an error.
+    Every format that `captions` and `images` accept is copied, and every byte of what stays is kept, except that Parquet
+    is encoded anew. Of a tar, all members of a dropped sample go. Nothing is overwritten; a file other than the one
+    audited is an error.
     """
     from pipelines.applying import apply as write
 

@@ -38,10 +38,16 @@ def check(file: File, captions: Captions) -> None:
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
     try:
-        begin, _ = _header(file, captions)
-        return cut(file, (size for size, _ in _records(file, begin, delimiter(file, captions))), begin)
+        begin, sizes = spans(file, captions)
+        return cut(file, sizes, begin)
     except UNREADABLE as error:
         return [], reason(error)
+
+
+def spans(file: File, captions: Captions) -> tuple[int, Iterator[int]]:
+    """(byte where the first row begins, bytes that each row takes)."""
+    begin, _ = _header(file, captions)
+    return begin, (size for size, _ in _records(file, begin, delimiter(file, captions)))
 
 
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:

@@ -103,6 +103,7 @@ def test_a_folder_of_captions_and_tars_is_copied_without_what_is_dropped(
         "00001.parquet: 5 rows in, 1 dropped, 4 out",
         "00001.tar: 5 samples in, 1 dropped, 4 out",
         "4 files: 20 rows and samples in, 6 dropped, 14 out; every exclusion of these files was met once",
+        f"2 files were no part of the audit and are not copied, such as {data}/00000_stats.json",
     ]
 
 
@@ -270,7 +271,7 @@ def test_a_data_set_that_was_not_audited_is_wrong_usage(data: Path, dropping: st
         cleaned(dropping, data, tmp_path / "clean")
     with pytest.raises(UsageError, match=r"missing.parquet: no such file"):
         cleaned(dropping, data / "missing.parquet", tmp_path / "clean")
-    with pytest.raises(UsageError, match=r"stats.json: neither a Parquet file nor a tar"):
+    with pytest.raises(UsageError, match=r"stats.json: was not part of the audit"):
         cleaned(dropping, data / "00000_stats.json", tmp_path / "clean")
     write_parquet(tmp_path / "again/00001.parquet", {"caption": CAPTIONS["00001"]})
     with pytest.raises(UsageError, match=r"is 00001.parquet of the audit, and so is"):
@@ -319,7 +320,8 @@ def test_whatever_is_excluded_the_copies_hold_the_rest_in_order(captions: list[s
             for n, action in chosen.items()
         ]
         sizes = {"files": {"0.parquet": len(captions)}, "images": {"0.tar": len(captions)}}
-        notes = {b"crossaudit": json.dumps(sizes | {"caption": "caption"}).encode()}
+        more = {"caption": "caption", "delimiter": None, "folders": {}, "shared": []}
+        notes = {b"crossaudit": json.dumps(sizes | more).encode()}
         pq.write_table(pa.Table.from_pylist(listed, EXCLUSIONS.with_metadata(notes)), folder / "exclusions.parquet")
         files = [str(folder / "0.parquet"), str(folder / "0.tar")]
         counts, _ = cleaned(str(folder / "exclusions.parquet"), files, folder / "clean")

@@ -185,7 +185,7 @@ def test_a_clean_copy_of_the_data_set_goes_from_bucket_to_bucket(run: Ledger) ->
     folders = [f"{BUCKET}/data/{name}" for name in ("captions", "images")]
     counts = apply(f"{run.uri}/exclusions.parquet", folders, f"{BUCKET}/clean", lambda line: None)
     assert (counts.rows_in, counts.dropped) == (80, 2 * done.dropped)
-    with open_file(f"{BUCKET}/clean/00000.parquet") as source:
+    with open_file(f"{BUCKET}/clean/captions/00000.parquet") as source:
         assert len(pq.read_table(source)) < 20
 
 
@@ -197,7 +197,7 @@ def test_a_plan_reads_no_weights_of_the_model(uploaded: Path) -> None:
 
 
 def test_what_is_not_there_is_named(s3: pafs.S3FileSystem) -> None:
-    for pattern in (f"{BUCKET}/data/*.csv", f"{BUCKET}/data/no.csv", "s3://no-such-bucket/a.csv"):
+    for pattern in (f"{BUCKET}/data/*.csv", f"{BUCKET}/data/no.csv"):
         with pytest.raises(AuditError, match=f"{pattern.replace('*', '.')}: no (file matches|such file)"):
             find(pattern, "captions")
     with pytest.raises(AuditError, match="no such file"):

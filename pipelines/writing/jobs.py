@@ -1,0 +1,144 @@
+"""The files of a data set that are to be copied: what the audit calls each of them, and what it read of it."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Collection, Container, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import AuditError, UsageError
+from pipelines.exclusions import Exclusions, part_of
+from pipelines.reading.captions import format_of
+from pipelines.reading.files import File, find, open_file
+from pipelines.reading.folders import is_image
+from pipelines.writing.text import ANOTHER
+
+_PACKED = (".parquet", ".tar")
+# What becomes of a file: rows go, or samples of a tar, or all of it (an image, a text file that is one caption).
+ROWS, SAMPLES, LINES, WHOLE = "rows", "samples", "lines", "whole"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to copy.
+
+    `name` is what the audit calls it, `role` what the audit read of it: "captions", "images" or "both"; `part` is what
+    is to be met in it (row, key, caption_id, action); `rows` and `images`: how many it had when audited, if known.
+    """
+
+    uri: str
+    name: str
+    kind: str
+    role: str
+    part: pa.Table
+    rows: int | None
+    images: int | None
+    target: str = ""
+
+    @property
+    def base(self) -> str:
+        """The folder that the name is relative to."""
+        return self.uri.replace(os.sep, "/").removesuffix(self.name)
+
+    @property
+    def unit(self) -> str:
+        return SAMPLES if self.kind == SAMPLES else ROWS
+
+    @property
+    def is_image(self) -> bool:
+        return self.kind == WHOLE and self.role == "images"
+
+
+def find_jobs(exclusions: Exclusions, dataset: Sequence[str]) -> tuple[list[Job], list[str]]:
+    """(the files of paths, folders and globs that were part of the audit, each once; what else of a format was there).
+
+    Raises UsageError for a Parquet file or tar that was not part of it, for a path where no file was, and for two files
+    that the audit calls the same.
+    """
+    found: dict[tuple[str, str], Job] = {}
+    strange: dict[str, None] = {}
+    for pattern in dataset:
+        try:
+            files = find(pattern, "DATASET")
+        except AuditError as error:
+            raise UsageError(error.what, where=error.where) from None
+        beside = {(posixpath.dirname(file.uri), file.stem) for file in files if is_image(file.name)}
+        jobs = [(file, _job(file, exclusions, beside)) for file in files]
+        if not any(job for _, job in jobs):
+            raise UsageError("was not part of the audit: no file of that name was read", where=pattern, do=ANOTHER)
+        for file, job in jobs:
+            if job is None:
+                strange[file.uri] = None
+                continue
+            other = found.setdefault((job.name, job.role), job)
+            if other.uri != job.uri:
+                raise UsageError(f"is {job.name} of the audit, and so is {other.uri}", where=job.uri, do="Give one.")
+    return list(found.values()), list(strange)
+
+
+def _job(file: File, exclusions: Exclusions, beside: Collection[tuple[str, str]]) -> Job | None:
+    """The job of a file, or None for one that is no part of the audit and may lie beside."""
+    if is_image(file.name):
+        name = _image(file.uri, exclusions.folders)
+        return (
+            None if name is None else Job(file.uri, name, WHOLE, "images", part_of(exclusions, name, "images"), None, 1)
+        )
+    if file.name.endswith(_PACKED):
+        return _packed(file, exclusions)
+    name = _known(file.uri, exclusions.files)
+    if name is None or not _is_text(name):
+        return None
+    whole = exclusions.files[name] == 1 and (posixpath.dirname(file.uri), file.stem) in beside
+    part, rows = part_of(exclusions, name, "captions"), exclusions.files[name]
+    return Job(file.uri, name, WHOLE if whole else LINES, "captions", part, rows, None)
+
+
+def _packed(file: File, exclusions: Exclusions) -> Job:
+    """A Parquet file or a tar; captions and images may have the same names, and then its columns tell what it is."""
+    name = _known(file.uri, exclusions.files.keys() | exclusions.images.keys())
+    if name is None:
+        raise UsageError("was not part of the audit: no file of that name was read", where=file.uri, do=ANOTHER)
+    captions, images = name in exclusions.files, name in exclusions.images
+    if captions and images and name not in exclusions.shared:
+        captions = _holds_captions(file, exclusions)
+        images = not captions
+    role = "both" if captions and images else "captions" if captions else "images"
+    part = part_of(exclusions, name, role)
+    rows, pictures = exclusions.files[name] if captions else None, exclusions.images[name] if images else None
+    return Job(file.uri, name, SAMPLES if file.uri.endswith(".tar") else ROWS, role, part, rows, pictures)
+
+
+def _holds_captions(file: File, exclusions: Exclusions) -> bool:
+    if not file.uri.endswith(".tar"):
+        with open_file(file.uri) as source:
+            return exclusions.caption in pq.read_schema(source).names
+    what = "captions and images of the audit have files of that name, and which this is cannot be told"
+    raise UsageError(what, where=file.uri, do="Rename one of them and audit again.")
+
+
+def _known(uri: str, known: Container[str]) -> str | None:
+    """The name under which the audit knows a file: the longest end of its path that is one."""
+    parts = uri.replace(os.sep, "/").split("/")
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((name for name in ends if name in known), None)
+
+
+def _image(uri: str, folders: Container[str]) -> str | None:
+    """As `_known`, of a file with one image: folders are known, not their files."""
+    folder, base = posixpath.split(uri.replace(os.sep, "/"))
+    name = _known(folder, folders)
+    if name is not None:
+        return f"{name}/{base}"
+    return base if "" in folders else None
+
+
+def _is_text(name: str) -> bool:
+    try:
+        format_of(name)
+    except UsageError:
+        return False
+    return True
