@@ -33,9 +33,9 @@ def apply(
 ) -> None:
     """Write a copy of the data set without the rows to drop, and prove its counts.
 
-    Every format that `captions` and `images` accept is copied, and every byte of what stays is kept, except that Parquet
-    is encoded anew. Of a tar, all members of a dropped sample go. Nothing is overwritten; a file other than the one
-    audited is an error.
+    Every format that `captions` and `images` accept is copied, and every byte of what stays is kept, except that
+    Parquet is encoded anew. Of a tar, all members of a dropped sample go. Nothing is overwritten; a file other than
+    the one audited is an error.
     """
     from pipelines.applying import apply as write
 
