@@ -16,6 +16,7 @@ from pyarrow import fs
 
 from audit.errors import AuditError, UsageError
 from audit.schema import EXCLUSIONS, METADATA_KEY
+from reports.tabular import check_suffix, open_writer
 from reports.views import Run, connect, locate, open_run
 
 POLICIES = ("drop", "dedup")
@@ -174,8 +175,11 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
     """Writes every dataset row of a confirmed caption, or with an image that one reproduces (schema EXCLUSIONS).
 
     Policy `drop` drops them all; `dedup` keeps the first row of each group: families, joined where they share a row
-    or an image. Raises AuditError if the run is not finished or does not add up, UsageError if `out` is no such file.
+    or an image. The suffix of `out` names the format: .parquet, .csv or .jsonl; `crossaudit apply` reads Parquet.
+    Raises AuditError if the run is not finished or does not add up, UsageError if `out` is of no such format or another
+    file is there.
     """
+    suffix = ".parquet" if out is None else check_suffix(out)
     located = open_run(run)
     manifest = located.manifest()
     if not manifest.get("finished"):
@@ -200,7 +204,7 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
                 "shared": _shared(manifest),
             }
             result = connection.sql(RESULT, params={"policy": policy}).to_arrow_reader(BATCH)
-            _write(result, filesystem, path, {METADATA_KEY: json.dumps(notes).encode()})
+            _write(result, filesystem, path, suffix, {METADATA_KEY: json.dumps(notes).encode()})
             return _summary(connection, path)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(str(error).strip(), where=str(run)) from error
@@ -258,35 +262,49 @@ def _summary(connection: duckdb.DuckDBPyConnection, path: str) -> Exported:
 
 
 def _place(run: Run, out: str | None) -> tuple[fs.FileSystem, str]:
-    """Where the file goes; UsageError if something else than exclusions is there."""
+    """Return where the file goes. Raises UsageError if something else than exclusions is there."""
     if out is None:
         return run.filesystem, f"{run.root}/exclusions.parquet"
     filesystem, path = locate(out)
     try:
         kind = filesystem.get_file_info(path).type
+        folder = filesystem.get_file_info(posixpath.dirname(path)).type
     except OSError as error:
         raise AuditError(f"cannot be opened: {error}", where=out) from error
-    try:
-        ours = kind == fs.FileType.File and METADATA_KEY in (pq.read_schema(path, filesystem=filesystem).metadata or {})
-    except (pa.ArrowException, OSError, ValueError):
-        ours = False
-    if kind != fs.FileType.NotFound and not ours:
+    if folder == fs.FileType.File:
+        raise UsageError("lies below a file", where=out, do="Give another --out.")
+    if kind != fs.FileType.NotFound and not (kind == fs.FileType.File and _is_ours(filesystem, path)):
         raise UsageError("is there already, and holds no exclusions", where=out, do="Give another --out.")
     return filesystem, path
 
 
-def _write(result: pa.RecordBatchReader, filesystem: fs.FileSystem, path: str, notes: dict[bytes, bytes]) -> None:
-    """Under a temporary name and then renamed."""
+def _is_ours(filesystem: fs.FileSystem, path: str) -> bool:
+    """Whether a file is an earlier export: of a Parquet file the metadata says so, of others the names in line 1."""
+    try:
+        if path.lower().endswith(".parquet"):
+            return METADATA_KEY in (pq.read_schema(path, filesystem=filesystem).metadata or {})
+        with filesystem.open_input_stream(path) as file:
+            first = file.read(1 << 12).decode(errors="replace").partition("\n")[0]
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return first == ",".join(f'"{name}"' for name in EXCLUSIONS.names) or all(
+        f'"{name}": ' in first for name in ("file", "row", "action", "why")
+    )
+
+
+def _write(
+    result: pa.RecordBatchReader, filesystem: fs.FileSystem, path: str, suffix: str, notes: dict[bytes, bytes]
+) -> None:
+    """Write under a temporary name, then rename."""
     folder, name = posixpath.split(path)
     temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
     layout = EXCLUSIONS.with_metadata(notes)
     try:
-        with (
-            filesystem.open_output_stream(temporary) as sink,
-            pq.ParquetWriter(sink, layout, compression="zstd") as file,
-        ):
+        with filesystem.open_output_stream(temporary) as sink:
+            file = open_writer(suffix, sink, layout)
             for batch in result:
                 file.write_batch(batch.cast(layout))
+            file.close()
         filesystem.move(temporary, path)
     except OSError as error:
         raise AuditError(f"cannot be written: {error}", where=path) from error

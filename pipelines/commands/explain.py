@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Device, Dtype, Verbose
+from pipelines.commands.options import Device, Dtype, Verbose, check_writable
 
 BAND = 64  # null captions that are run for the band: each costs a generation
 
@@ -32,7 +32,7 @@ def explain(
     guidance_scale: Annotated[float, typer.Option(help="Of the run.")] = 7.5,
     device: Device = "cpu",
     dtype: Dtype = "auto",
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("explanation.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write: .html.")] = Path("explanation.html"),
     verbose: Verbose = False,
 ) -> None:
     """Explain one caption's score: what each token is attended to, how widely, where in the image, which tokens matter.
@@ -45,7 +45,10 @@ def explain(
     from pipelines.reading.fetched import fetched
     from pipelines.reading.nulls import read_null_captions, spread
     from reports.explanation import render
+    from reports.tabular import check_suffix
 
+    check_suffix(out, (".html", ".htm"))
+    check_writable(out)
     unseen = spread(read_null_captions(null, "caption"), BAND) if null else []
     if null and not unseen:
         raise audit.UsageError("there are no null captions", where=null, do="Give one caption a line.")

@@ -33,7 +33,10 @@ def export(
     what: Annotated[What, typer.Option(help="What to write.")] = What.exclusions,
     policy: Annotated[Policy, typer.Option(help="Drop all of them, or keep the first of each family.")] = Policy.drop,
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The Parquet file to write (default: RUN/exclusions.parquet).")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The file to write: .parquet, .csv or .jsonl (default: RUN/exclusions.parquet)."
+        ),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -41,7 +44,8 @@ def export(
 
     These are all rows whose caption is verbatim or partial, or whose image such a caption reproduces.
 
-    In Parquet: file, row, key, why and more. `crossaudit apply` makes a clean copy of the data set from it.
+    The columns are file, row, key, why and more. `crossaudit apply` makes a clean copy of the data set from the Parquet
+    file; CSV and JSON lines are for other tools.
     """
     from reports.exports import exclusions
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Device, Dtype, Verbose
+from pipelines.commands.options import Device, Dtype, Verbose, check_writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +34,7 @@ def layers(
     device: Device = "cpu",
     dtype: Dtype = "auto",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table as Parquet, BOS attention too.")
+        Path | None, typer.Option(metavar="FILE", help="Write the table, BOS attention too: .parquet, .csv or .jsonl.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -48,7 +48,11 @@ def layers(
     from pipelines.config import ModelFiles
     from pipelines.models import load
     from pipelines.reading.nulls import read_null_captions, spread
+    from reports.tabular import check_suffix, write_table
 
+    if out is not None:
+        check_suffix(out)
+        check_writable(out)
     lora = None
     if captions is None and null is None:
         model, lora, own, unseen = _of_run(source)
@@ -62,9 +66,7 @@ def layers(
     own, unseen = spread(own, MOST), spread(unseen, MOST)
     table = look(load(model, lora, device, resolve_dtype(dtype, device)), own, unseen, seed)
     if out is not None:
-        import pyarrow.parquet as pq
-
-        pq.write_table(table, out)
+        write_table(table, out)
     _print(table, len(own), len(unseen))
 
 

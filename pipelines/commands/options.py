@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from audit.errors import UsageError
 
 
 @dataclass
@@ -35,3 +39,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as select.budget=500. May be repeated."),
 ]
+
+
+def check_writable(path: Path) -> None:
+    """Check before any work that a file can be written. Raises UsageError if it is a folder or its folder is none."""
+    do = "Give another --out."
+    if path.is_dir():
+        raise UsageError("is a folder, not a file", where=str(path), do=do)
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", where=str(path), do=do)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError("cannot be written: permission denied", where=str(path), do=do)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import RunDir, Verbose
+from pipelines.commands.options import RunDir, Verbose, check_writable
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +22,11 @@ def reproduce(
 ) -> None:
     """Generate one confirmed case again, and say whether it agrees with the record (exit code 1 if not)."""
     from pipelines.reproduce import reproduce as again
+    from reports.tabular import check_suffix
 
+    if out is not None:
+        check_suffix(out, (".png",))
+        check_writable(out)
     found = again(run, case)
     if out is not None:
         out.write_bytes(found.image)

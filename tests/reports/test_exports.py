@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -243,6 +245,32 @@ def test_out_replaces_exclusions_and_nothing_else(tmp_path: Path) -> None:
         exclusions(run, "drop", str(tmp_path / "nowhere/here.parquet"))
 
 
+@pytest.mark.parametrize("name", ["here.csv", "here.JSONL", "here.parquet"])
+def test_out_is_written_in_the_format_of_its_suffix_and_replaced_by_the_next(tmp_path: Path, name: str) -> None:
+    run = write_run(
+        tmp_path / "run", rows_of('a "cat", é', "a dog"), [reproduced('a "cat", é', IMAGES[0], 0.9)], IMAGES
+    )
+    for policy in ("drop", "dedup"):
+        wanted = pq.read_table(exclusions(run, policy).path)
+        out = tmp_path / name
+        assert exclusions(run, policy, str(out)).path == str(out)
+        read = {".csv": pacsv.read_csv, ".jsonl": pajson.read_json, ".parquet": pq.read_table}[out.suffix.lower()]
+        assert read(out).select(["file", "row", "why"]).to_pylist() == wanted.select(["file", "row", "why"]).to_pylist()
+        assert read(out).column_names == wanted.column_names
+    out.write_text("something else\n")
+    with pytest.raises(UsageError, match="is there already, and holds no exclusions"):
+        exclusions(run, "drop", str(out))
+
+
+@pytest.mark.parametrize("name", ["here.xlsx", "here", "here.parquet.gz"])
+def test_a_suffix_of_no_known_format_is_refused(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", rows_of("a cat"), [], IMAGES)
+    with pytest.raises(UsageError, match=r"no format|no suffix") as refused:
+        exclusions(run, "drop", str(tmp_path / name))
+    assert ".parquet or .csv or .jsonl" in str(refused.value)
+    assert not (tmp_path / name).exists()
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh"))))
 def test_what_is_linked_has_one_root_the_smallest(links: list[tuple[str, str]]) -> None:
     groups: list[set[str]] = []
@@ -254,5 +282,5 @@ def test_what_is_linked_has_one_root_the_smallest(links: list[tuple[str, str]]) 
 
 def test_an_out_that_no_filesystem_opens_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows_of("a cat"), [reproduced("a cat", IMAGES[0], 0.9)], IMAGES)
-    with pytest.raises(AuditError, match="nowhere://x: cannot be opened"):
-        exclusions(run, "drop", "nowhere://x")
+    with pytest.raises(AuditError, match="nowhere://x/y.parquet: cannot be opened"):
+        exclusions(run, "drop", "nowhere://x/y.parquet")

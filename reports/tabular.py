@@ -1,0 +1,64 @@
+"""Writing a table in the format that the suffix of its file names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from audit.errors import UsageError
+
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+class Writer(Protocol):
+    """A file that takes record batches and is complete once it is closed."""
+
+    def write_batch(self, batch: pa.RecordBatch) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def check_suffix(path: str | Path, known: Sequence[str] = SUFFIXES) -> str:
+    """Return the suffix of a file in lower case. Raises UsageError if it names no known format."""
+    suffix = Path(str(path)).suffix.lower()
+    if suffix in known:
+        return suffix
+    what = f"the suffix {suffix} names no format that can be written" if suffix else "has no suffix to name its format"
+    raise UsageError(what, where=str(path), do=f"Give a file that ends in {' or '.join(known)}.")
+
+
+def open_writer(suffix: str, sink: pa.NativeFile, layout: pa.Schema) -> Writer:
+    """Open a writer of the format of `suffix`, one of SUFFIXES. Only Parquet keeps the metadata of `layout`."""
+    if suffix == ".csv":
+        return pacsv.CSVWriter(sink, layout)
+    if suffix == ".jsonl":
+        return _JsonLines(sink)
+    return pq.ParquetWriter(sink, layout, compression="zstd")
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table of numbers and text to a local file. Raises UsageError for an unknown suffix, OSError."""
+    suffix = check_suffix(path)
+    with pa.OSFile(str(path), "wb") as sink:
+        writer = open_writer(suffix, sink, table.schema)
+        for batch in table.to_batches():
+            writer.write_batch(batch)
+        writer.close()
+
+
+class _JsonLines:
+    def __init__(self, sink: pa.NativeFile) -> None:
+        self._sink = sink
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        lines: list[dict[str, Any]] = batch.to_pylist()
+        self._sink.write("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())
+
+    def close(self) -> None:
+        """Leave the sink to its owner."""
