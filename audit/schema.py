@@ -201,7 +201,7 @@ MITIGATION_SUMMARY = pa.schema(
 
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "clear", "unknown", "error")
 # Of those the ones that say that the model reproduces a training image.
-CONFIRMED_WORDS = ("verbatim", "partial")
+CONFIRMED_WORDS = ("verbatim", "partial")  # the worst first
 # A fresh seed copied again; none of those tried did; none was tried.
 SUPPORT_WORDS = ("reproduced", "not reproduced", "untested")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")

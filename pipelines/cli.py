@@ -40,7 +40,8 @@ app = typer.Typer(
     name="crossaudit",
     help="Audit a text-to-image diffusion model for training images that it has memorized.",
     epilog="Start with `crossaudit demo`, or with `crossaudit init` and `crossaudit run audit.yaml`. "
-    "Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration.",
+    "Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, "
+    "3 `run --fail-on` applies.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

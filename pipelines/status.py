@@ -16,25 +16,49 @@ from pipelines.progress import Numbers, duration
 _SILENT = 600.0
 
 
+def state(manifest: Mapping[str, Any], job: str | None = None) -> str:
+    """Return finished, stopped, killed, running, or silent (perhaps killed); `job`: what Ray says of its job."""
+    if manifest["finished"]:
+        return "finished"
+    if manifest["failed"]:
+        return "stopped"
+    if job in ("FAILED", "STOPPED"):
+        return "killed"
+    return "silent" if _age(manifest) > _SILENT else "running"
+
+
 def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
     """One line: finished, stopped and why, or how far it is and when it said so. `job`: what Ray says of its job."""
-    if manifest["finished"]:
+    now = state(manifest, job)
+    if now == "finished":
         return f"finished at {manifest['finished']}"
     progress = manifest["progress"] or {}
     at = progress.get("stage", "starting")
     if "done" in progress:
         numbers = Numbers(**{field.name: progress[field.name] for field in fields(Numbers)})
         at = f"{numbers.step}: {numbers.done:,} of {numbers.total:,}, {numbers.line()}"
-    if failed := manifest["failed"]:
+    if now == "stopped":
+        failed = manifest["failed"]
         return (
             f"stopped at {failed['at']}: {failed['message']}\nIt was at {at}. The same command again goes on with it."
         )
-    if job in ("FAILED", "STOPPED"):
+    if now == "killed":
         return f"killed: it was at {at}. The same command again goes on with it."
-    said = progress.get("at", manifest["started"])
-    age = (datetime.now(UTC) - datetime.fromisoformat(said)).total_seconds()
-    silent = "; was it killed? The same command again goes on with it." if age > _SILENT else ""
-    return f"running: {at} ({duration(max(age, 0))} ago){silent}"
+    silent = "; was it killed? The same command again goes on with it." if now == "silent" else ""
+    return f"running: {at} ({duration(_age(manifest))} ago){silent}"
+
+
+def as_json(uri: str, manifest: Mapping[str, Any], job: Job | None, job_state: str | None) -> dict[str, Any]:
+    """Return what `crossaudit status --json` prints."""
+    found: dict[str, Any] = {"run": uri, "state": state(manifest, job_state)}
+    found |= {name: manifest[name] for name in ("started", "finished", "failed", "progress", "stages")}
+    return found | {"job": None if job is None else {"id": job.id, "address": job.address, "state": job_state}}
+
+
+def _age(manifest: Mapping[str, Any]) -> float:
+    """Return the seconds since the run last wrote where it is."""
+    said = (manifest["progress"] or {}).get("at", manifest["started"])
+    return max((datetime.now(UTC) - datetime.fromisoformat(said)).total_seconds(), 0.0)
 
 
 def job_in(manifest: Mapping[str, Any], address: str | None = None) -> Job | None:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import typer
 
-from pipelines.commands.options import RunDir, Verbose
+from pipelines.commands.options import Json, RunDir, Verbose
 
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: crossaudit check run")(check)
 
 
-def check(run: RunDir, verbose: Verbose = False) -> None:
+def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
     """Prove that a run's accounting closes: every row, caption and selected caption is somewhere, exactly once.
 
-    Exit code 1 if anything is amiss.
+    Exit code 1 if anything is amiss. The JSON document has the keys run, ok and checks (name, ok, detail, warning).
     """
     from rich.console import Console
     from rich.text import Text
 
     from reports.check import check as prove
 
-    console = Console(soft_wrap=True)
     results = prove(run)
+    ok = all(result.ok for result in results)
+    if json_:
+        typer.echo(json.dumps({"run": run, "ok": ok, "checks": [asdict(result) for result in results]}, indent=2))
+        results = []
+    console = Console(soft_wrap=True)
     for result in results:
         good = Text("warn  ", "yellow") if result.warning else Text("ok    ", "green")
         mark = good if result.ok else Text("WRONG ", "bold red")
         console.print(mark + Text(f"{result.name}: {result.detail}"))
-    if not all(result.ok for result in results):
+    if not ok:
         raise typer.Exit(1)

@@ -27,6 +27,9 @@ def _verbose(asked: bool) -> None:
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", callback=_verbose, help="Show the traceback of an error.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output; everything else goes to stderr.")
+]
 RunDir = Annotated[str, typer.Argument(metavar="RUN", help="The run: a folder or a URI.", show_default=False)]
 ConfigFile = Annotated[str, typer.Argument(metavar="AUDIT.YAML", help="The configuration.", show_default=False)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]

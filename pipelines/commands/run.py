@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+from contextlib import nullcontext, redirect_stdout
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.commands.options import ConfigFile, Overrides, Verbose
+from audit.errors import UsageError
+from pipelines.commands.options import ConfigFile, Json, Overrides, Verbose
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
+
+FOUND = 3
+
+
+class FailOn(StrEnum):
+    """The weakest verdict that fails a run."""
+
+    verbatim = "verbatim"
+    partial = "partial"
 
 
 def register(app: typer.Typer) -> None:
@@ -20,21 +37,62 @@ def run(
     check_only: Annotated[
         bool, typer.Option("--check-only", help="Look for problems, list all of them, and do no more.")
     ] = False,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option(
+            help=f"Exit with {FOUND} if a caption has this verdict or a worse one: partial includes verbatim."
+        ),
+    ] = None,
+    json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Audit a model: every caption screened, the suspicious ones generated and looked up, a verdict for each.
 
     Everything goes into one folder. The same command again goes on where it was stopped. What can be checked before the
-    work starts is checked first.
+    work starts is checked first. The JSON document has the keys run, report, verdicts (captions by verdict) and
+    fail_on (verdict, captions); that of --check-only caption_files and image_files.
+
+    Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, 3 the audit finished and --fail-on
+    applies.
     """
     from pipelines.preflight import check
     from pipelines.run import run_audit
     from pipelines.settings import load_config
 
     settings, given = load_config(config, set_ or [], out)
+    if fail_on and settings.images is None:
+        do = "Set `images`, or leave --fail-on out."
+        raise UsageError(f"without training images no caption can be found to be {fail_on}", where="--fail-on", do=do)
+    with redirect_stdout(sys.stderr) if json_ else nullcontext():
+        if check_only:
+            found = check(settings)
+        else:
+            run_audit(settings, given)
     if check_only:
-        found = check(settings)
-        typer.echo(f"no problem found: {len(found.captions):,} caption and {len(found.images):,} image files")
+        captions, images = len(found.captions), len(found.images)
+        if json_:
+            typer.echo(json.dumps({"caption_files": captions, "image_files": images}))
+        else:
+            typer.echo(f"no problem found: {captions:,} caption and {images:,} image files")
         return
-    run_audit(settings, given)
-    typer.echo(f"{settings.out}/report.html")
+    done = _outcome(settings, fail_on)
+    typer.echo(json.dumps(done, indent=2) if json_ else done["report"])
+    if fail_on and done["fail_on"]["captions"]:
+        if not json_:
+            typer.echo(f"--fail-on {fail_on}: {done['fail_on']['captions']:,} captions", err=True)
+        raise typer.Exit(FOUND)
+
+
+def _outcome(settings: Config, fail_on: FailOn | None) -> dict[str, Any]:
+    """Return what `run --json` prints of a finished run."""
+    from audit.schema import CONFIRMED_WORDS, VERDICT_WORDS
+    from pipelines.ledger import Ledger
+    from pipelines.stages.judge import count_verdicts
+
+    counts = count_verdicts(Ledger(settings.out))
+    verdicts = {word: counts.get(word, 0) for word in VERDICT_WORDS}
+    failed = None
+    if fail_on:
+        worse = CONFIRMED_WORDS[: CONFIRMED_WORDS.index(fail_on) + 1]
+        failed = {"verdict": fail_on.value, "captions": sum(verdicts[word] for word in worse)}
+    return {"run": settings.out, "report": f"{settings.out}/report.html", "verdicts": verdicts, "fail_on": failed}

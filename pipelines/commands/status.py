@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import typer
 
-from pipelines.commands.options import Address, RunDir, Verbose
+from pipelines.commands.options import Address, Json, RunDir, Verbose
 
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: crossaudit status s3://bucket/runs/june")(status)
 
 
-def status(run: RunDir, address: Address = None, verbose: Verbose = False) -> None:
+def status(run: RunDir, address: Address = None, json_: Json = False, verbose: Verbose = False) -> None:
     """How far a run is: what it says itself, and of a submitted one what the cluster says of its job.
 
-    The run may be under way anywhere; its folder or URI is enough.
+    The run may be under way anywhere; its folder or URI is enough. The JSON document has the keys run, state
+    (finished, stopped, killed, running, or silent for more than ten minutes), started, finished, failed, progress,
+    stages and job.
     """
     import pyarrow as pa
 
@@ -22,7 +26,7 @@ def status(run: RunDir, address: Address = None, verbose: Verbose = False) -> No
     from pipelines.commands.query import show
     from pipelines.jobs import Cluster
     from pipelines.manifest import read
-    from pipelines.status import job_in, where
+    from pipelines.status import as_json, job_in, where
 
     manifest = read(run)
     job, state = job_in(manifest, address), None
@@ -31,6 +35,9 @@ def status(run: RunDir, address: Address = None, verbose: Verbose = False) -> No
             state = Cluster(job.address).status(job.id)
         except AuditError as error:
             state = str(error).splitlines()[0]
+    if json_:
+        typer.echo(json.dumps(as_json(run, manifest, job, state), indent=2))
+        return
     typer.echo(where(manifest, state))
     if job is not None:
         typer.echo(f"job {job.id}{f' at {job.address}' if job.address else ''}: {state}")

@@ -105,6 +105,12 @@ def confirmed(ledger: Ledger, columns: list[str]) -> pa.Table:
     return ledger.dataset("verdicts", schema.VERDICTS).to_table(columns, _CONFIRMED)
 
 
+def count_verdicts(ledger: Ledger) -> dict[str, int]:
+    """Return how many captions have each verdict."""
+    verdicts = ledger.dataset("verdicts", schema.VERDICTS).to_table(["verdict"])["verdict"]
+    return Counter(verdicts.to_pylist())
+
+
 def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
     """By image_id, the training images of the table `evidence` (PNG). Raises AuditError if one is missing."""
     found: dict[str, bytes] = {}

@@ -1,0 +1,90 @@
+"""crossaudit run: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipelines.commands.called import called
+from tests.pipelines.commands.finished import finish_run
+from tests.pipelines.toy import write_config
+
+
+@pytest.fixture(scope="module")
+def folder(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data")).parent
+
+
+def audit(folder: Path, verdicts: tuple[str, ...], *options: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `run` on a run with these verdicts."""
+    out = "-".join(verdicts)
+    config = write_config(folder, out=out)
+    if not (folder / out).exists():
+        finish_run(config, *verdicts)
+    return called("run", str(config), *options)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "threshold", "code"),
+    [
+        (("clear", "unconfirmed"), "partial", 0),
+        (("clear", "partial"), "partial", 3),
+        (("clear", "partial"), "verbatim", 0),
+        (("clear", "verbatim"), "partial", 3),
+        (("clear", "verbatim"), "verbatim", 3),
+    ],
+)
+def test_fail_on_exits_with_3_for_this_verdict_and_worse_ones(
+    folder: Path, verdicts: tuple[str, ...], threshold: str, code: int
+) -> None:
+    assert audit(folder, verdicts)[0] == 0
+    assert audit(folder, verdicts, "--fail-on", threshold)[0] == code
+
+
+def test_fail_on_needs_training_images(folder: Path) -> None:
+    config = write_config(folder, images=None, out="no-images")
+    code, _, error = called("run", str(config), "--fail-on", "verbatim")
+    assert code == 2 and "without training images" in error
+
+
+def test_json_is_one_document_on_standard_output(folder: Path) -> None:
+    code, output, error = audit(folder, ("clear", "partial", "verbatim"), "--json", "--fail-on", "partial")
+    found: dict[str, Any] = json.loads(output)
+    run = str(folder / "clear-partial-verbatim")
+    assert code == 3 and "crossaudit purge" in error
+    assert (found["run"], found["report"]) == (run, f"{run}/report.html")
+    counted = {word: count for word, count in found["verdicts"].items() if count}
+    assert counted == {"verbatim": 1, "partial": 1, "clear": 1}
+    assert found["fail_on"] == {"verdict": "partial", "captions": 2}
+
+
+def test_json_of_check_only_counts_the_files(folder: Path) -> None:
+    code, output, _ = audit(folder, ("clear", "verbatim"), "--json", "--check-only")
+    assert (code, json.loads(output)) == (0, {"caption_files": 2, "image_files": 2})
+
+
+def test_json_prints_nothing_where_the_run_cannot_start(folder: Path) -> None:
+    code, output, error = called("run", str(write_config(folder, model="nowhere", out="x")), "--json")
+    assert (code, output) == (1, "") and "nowhere" in error
+
+
+def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
+    audit(folder, ("clear", "verbatim"))
+    code, output, _ = called("status", str(folder / "clear-verbatim"), "--json")
+    found = json.loads(output)
+    assert code == 0
+    assert found["state"] == "finished" and found["finished"] and found["job"] is None and found["stages"] == {}
+
+
+def test_json_of_check_has_every_statement_and_the_same_exit_code(folder: Path) -> None:
+    audit(folder, ("clear", "verbatim"))
+    run = str(folder / "clear-verbatim")
+    code, output, _ = called("check", run, "--json")
+    found = json.loads(output)
+    assert (code, found["run"], found["ok"]) == (called("check", run)[0], run, False)
+    assert {"name", "ok", "detail", "warning"} == set(found["checks"][0])
+    assert found["checks"][0]["ok"] and not all(item["ok"] for item in found["checks"])
