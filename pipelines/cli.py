@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from audit.errors import AuditError, UsageError, first_line
+from audit.errors import AuditError, UsageError
 from pipelines.commands import (
     apply,
     check,
@@ -35,6 +35,7 @@ from pipelines.commands import (
     submit,
 )
 from pipelines.commands.options import state
+from pipelines.tracebacks import plain
 
 app = typer.Typer(
     name="crossaudit",
@@ -82,7 +83,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
     except Exception as error:
-        _fail(f"unexpected {type(error).__name__}: {first_line(error)}\nRun again with --verbose to see where.", 1)
+        _fail(str(plain(error)), 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -12,6 +12,7 @@ from pipelines.ledger import Ledger, Shard, Tables, concat
 from pipelines.manifest import Manifest
 from pipelines.owner import Owner
 from pipelines.progress import Reporter
+from pipelines.tracebacks import StepLog
 
 if TYPE_CHECKING:
     from pipelines.pool import Pool
@@ -95,9 +96,19 @@ class Run:
             return
         if not step.addition:
             self.manifest.reopen()
+        log = StepLog(self.ledger, step.title)
+        try:
+            self._map(step, todo, total, total - left, log)
+        except AuditError as error:
+            raise log.naming(error) from error
+        if log.note:
+            self.progress.say(f"{step.title}: {log.note}")
+
+    def _map(self, step: Step, todo: Sequence[Shard], total: int, done: int, log: StepLog) -> None:
+        """Works these shards. `total` and `done` count rows."""
         pool = self.workers(step.needs)
-        with self.progress.stage(step.title, total, step.unit, total - left) as stage:
-            for finished in pool.map(step, todo):
+        with self.progress.stage(step.title, total, step.unit, done) as stage:
+            for finished in pool.map(step, todo, log.add):
                 if self._owner is not None:
                     self._owner.check()
                 for shard, counts in finished:

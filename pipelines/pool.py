@@ -102,10 +102,13 @@ class Pool:
                 _kill(worker)
         raise AuditError(f"{STARTS} workers died while asked for their {method}: {last}", kind="worker_died")
 
-    def map(self, work: Work, shards: Sequence[Shard]) -> Iterator[Finished]:
+    def map(
+        self, work: Work, shards: Sequence[Shard], trace: Callable[[str, str], None] = lambda shard, text: None
+    ) -> Iterator[Finished]:
         """(shard, result) of what was finished since the last time, none of it every few seconds: each shard once.
 
-        Raises AuditError if nothing can be worked at all.
+        `trace`: told the shard's name and the traceback of each attempt that raised. Raises AuditError if nothing can
+        be worked at all.
         """
         schedule = Schedule(work, shards, self._retries)
         finished: Finished = []
@@ -117,7 +120,7 @@ class Pool:
                 # Only now, when nobody waits for work.
                 yield finished
                 answer = self._answer()
-                finished = self._outcome(schedule, *answer) if answer else []
+                finished = self._outcome(schedule, trace, *answer) if answer else []
             yield finished
         finally:
             for worker in self._running:
@@ -216,7 +219,9 @@ class Pool:
             do = "Is there enough memory for `engine.workers` copies of the model?"
             raise AuditError(f"a worker cannot start: {reason_of(error)}", do=do, kind="worker_died") from error
 
-    def _outcome(self, schedule: Schedule, worker: _Worker, future: Future | None) -> Finished:
+    def _outcome(
+        self, schedule: Schedule, trace: Callable[[str, str], None], worker: _Worker, future: Future | None
+    ) -> Finished:
         attempt = worker.attempt
         assert attempt is not None
         del self._running[worker]
@@ -232,6 +237,7 @@ class Pool:
             raise cause from error
         if isinstance(error, RayTaskError):
             self._rest(worker)
+            trace(attempt.whole.name, str(error))
             return schedule.failed(attempt, "raised", f"{type(cause).__name__}: {first_line(cause)}")
         _kill(worker)
         if lost_with_machine(error):

@@ -107,6 +107,17 @@ def test_a_row_that_raises_is_the_only_one_lost_and_says_why() -> None:
     assert found == {"00000": [0, 2, 4, *lost, 10, 12, 14]}
 
 
+def test_the_traceback_of_what_raised_in_a_worker_is_told() -> None:
+    told: list[tuple[str, str]] = []
+    workers = pool()
+    try:
+        list(workers.map(Doubling(bad=(3,)), cut(4, 4), lambda shard, text: told.append((shard, text))))
+    finally:
+        workers.close()
+    assert {shard for shard, _ in told} == {"00000"}
+    assert all("in compute" in text and "ValueError: 3 is bad" in text for _, text in told)
+
+
 def test_one_worker_and_two_give_the_same() -> None:
     work = Doubling(bad=(7,))
     assert result(work, cut(30, 4), workers=(1, 1)) == result(work, cut(30, 4))
