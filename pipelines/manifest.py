@@ -18,6 +18,7 @@ from pipelines.jobs import current_job
 from pipelines.ledger import Ledger
 from pipelines.progress import Numbers, now
 from pipelines.settings import absolute
+from reports.manifests import missing, parse
 
 NAME = "manifest.json"
 PACKAGES = (
@@ -31,6 +32,8 @@ PACKAGES = (
     "ray",
     "numpy",
 )
+# What every manifest has from its beginning.
+KEYS = ("config", "resolved", "stages", "parts", "jobs", "progress", "failed", "started", "finished")
 # What may differ when a run is resumed: it changes no result.
 FREE = ("out", "report", "engine.workers", "engine.retries", "engine.shard_seconds", "engine.address")
 _WRITE_EVERY = 5.0
@@ -189,9 +192,9 @@ class Manifest:
 
 
 def stored(ledger: Ledger) -> dict[str, Any] | None:
-    """The manifest of a ledger, if it has one."""
+    """The manifest of a ledger, if it has one. Raises AuditError if it is damaged or of no run."""
     content = ledger.read_bytes(NAME)
-    return json.loads(content) if content else None
+    return None if content is None else parse(content, f"{ledger.uri}/{NAME}", KEYS)
 
 
 def read(uri: str) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def read(uri: str) -> dict[str, Any]:
     ledger = Ledger(absolute(uri, Path.cwd()))
     data = stored(ledger)
     if data is None:
-        raise AuditError(f"no {NAME}: this is no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
+        raise missing(ledger.uri)
     return data
 
 

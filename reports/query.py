@@ -8,11 +8,12 @@ import duckdb
 import pyarrow as pa
 
 from audit.errors import AuditError
-from reports.views import connect
+from reports.views import connect, open_run
 
 
 def query(run: str | Path, sql: str) -> pa.Table:
     """The result of one SQL statement over the views of a run; AuditError with DuckDB's own message if it fails."""
+    open_run(run).manifest()  # a folder that is no run has no tables, and its views would all be empty
     with connect(run) as connection:
         try:
             relation = connection.sql(sql)

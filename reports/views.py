@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from audit import schema
-from audit.errors import AuditError
+from audit.errors import AuditError, UsageError, first_line
+from reports.manifests import missing, parse
 
 # Views exist for all of these, empty where the run has no such table.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -60,28 +60,30 @@ class Run:
         return {table: sorted(paths) for table, paths in sorted(found.items())}
 
     def manifest(self) -> dict[str, Any]:
-        """manifest.json; AuditError if it is missing or not JSON."""
+        """manifest.json; AuditError if it is missing, damaged or of no run."""
         path = f"{self.root}/manifest.json"
+        if self.filesystem.get_file_info(path).type != fs.FileType.File:
+            raise missing(self.root)
         try:
             with self.filesystem.open_input_stream(path) as file:
-                manifest = json.loads(file.read())
-        except FileNotFoundError as error:
-            raise AuditError("no manifest.json: the run is not finished", where=self.root) from error
-        except ValueError as error:
-            raise AuditError(f"not JSON: {error}", where=path) from error
-        if not isinstance(manifest, dict):
-            raise AuditError("not a JSON object", where=path)
-        return manifest
+                content = file.read()
+        except OSError as error:
+            do = "Check who may read it."
+            raise AuditError(f"cannot be read: {first_line(error)}", where=path, do=do) from error
+        return parse(content, path)
 
 
 def locate(uri: str | Path) -> tuple[fs.FileSystem, str]:
     """The filesystem of a local path or a URI (s3://, gs://, ...), and the path in it; AuditError if it has none."""
+    if not str(uri).strip() or "\0" in str(uri):
+        raise UsageError(f"{str(uri)!r} is no path", do="Give the path of a folder or a file, or a URI.")
     if "://" not in str(uri):
         return fs.LocalFileSystem(), str(Path(uri).absolute())
     try:
         filesystem, path = fs.FileSystem.from_uri(str(uri))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise AuditError(f"cannot be opened: {error}", where=str(uri)) from error
+        do = "Give a path, or a URI of a known scheme: s3://, gs://, file:// and others."
+        raise AuditError(f"cannot be opened: {error}", where=str(uri), do=do) from error
     return filesystem, path
 
 
@@ -91,7 +93,8 @@ def open_run(run: str | Path) -> Run:
     try:
         kind = filesystem.get_file_info(root).type
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise AuditError(f"cannot be opened: {error}", where=str(run)) from error
+        do = "Check the path and who may read it; of s3:// the AWS_ variables: keys, region, endpoint."
+        raise AuditError(f"cannot be opened: {first_line(error)}", where=str(run), do=do) from error
     if kind != fs.FileType.Directory:
         raise AuditError(
             "no such directory", where=str(run), do="Give the directory of a run: the `out` of audit.yaml."

@@ -40,6 +40,8 @@ class File:
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URI or local path, pyarrow's or else fsspec's, and the path in it."""
+    if not uri.strip() or "\0" in uri:
+        raise UsageError(f"{uri!r} is no path", do="Give the path of a folder or a file, or a URI.")
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(uri)
     try:
@@ -50,7 +52,8 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         try:
             filesystem, path = fsspec.core.url_to_fs(uri)
         except (ImportError, ValueError) as error:
-            raise AuditError(f"cannot be opened: {unknown}; {error}", where=uri) from error
+            do = "Give a path, or a URI of a known scheme: s3://, gs://, file:// and others."
+            raise AuditError(f"cannot be opened: {unknown}; {error}", where=uri, do=do) from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 

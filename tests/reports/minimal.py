@@ -84,6 +84,6 @@ def write_run(
         (folder / name).mkdir(parents=True)
         pq.write_table(table, folder / name / "00000.parquet")
     settings = {"captions": {"caption": "caption"}, "confirm": {"embedders": ["sscd"]}}
-    facts = {"finished": "now", "resolved": settings}
+    facts = {"finished": "now", "resolved": settings, "parts": {}}
     (folder / "manifest.json").write_text(json.dumps(facts | manifest))
     return folder

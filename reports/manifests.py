@@ -1,0 +1,31 @@
+"""Reading manifest.json: what is in a run's folder may be damaged, or of another program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from audit.errors import AuditError
+
+_RUN = "Give the folder of a run: its `out`."
+
+
+def missing(where: str) -> AuditError:
+    """Return the error of a folder without a manifest."""
+    return AuditError("no manifest.json: this is no run", where=where, do=_RUN)
+
+
+def parse(content: bytes, where: str, keys: Sequence[str] = ("parts",)) -> dict[str, Any]:
+    """Return a manifest. Raises AuditError if it is damaged, or lacks a key that every run's has."""
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        do = f"Is it that of a run at all? {_RUN} If it is damaged, restore it from a copy or audit with another --out."
+        raise AuditError(f"not JSON, or damaged: {error}", where=where, do=do) from error
+    if not isinstance(data, dict):
+        raise AuditError("not a JSON object: this is no run's manifest", where=where, do=_RUN)
+    if lacking := [key for key in keys if key not in data]:
+        what = f"this is no manifest of a run of this version: it has no {', '.join(lacking)}"
+        raise AuditError(what, where=where, do=_RUN)
+    return data
