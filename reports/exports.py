@@ -233,7 +233,7 @@ def _shared(manifest: dict[str, Any]) -> list[str]:
     """The files of which captions and images were read."""
     named = {kind: set[tuple[str, str]]() for kind in ("captions", "images")}
     for item in manifest.get("inputs", []):
-        if item["kind"] in named:
+        if item.get("kind") in named:
             named[item["kind"]].add((item["file"], item["name"]))
     return sorted(name for _, name in named["captions"] & named["images"])
 

@@ -18,6 +18,7 @@ from pipelines.reading.images import image_id
 from pipelines.run import run_audit
 from pipelines.settings import load_config
 from reports.check import check
+from tests.pipelines.reading.test_images import corrupt
 from tests.pipelines.toy import MEMORIZED, MODEL, png, settings_of, write_config, write_parquet, write_tar
 
 LONG = "a very long story of a thing, " * 334
@@ -53,8 +54,15 @@ def messy(
     write_tar(folder / "images/00003.tar", [(f"cut{row}.png", png(600 + row)) for row in range(8)])
     tar = (folder / "images/00003.tar").read_bytes()
     (folder / "images/00003.tar").write_bytes(tar[: len(tar) // 2])
+    # More images than single rows may fail in a row.
+    write_parquet(folder / "images/00004.parquet", {"image": [png(700 + row) for row in range(48)]})
+    corrupt(folder / "images/00004.parquet", 0, "image")
+    corrupt(folder / "images/00004.parquet", 2, "image")
     path = write_config(
-        folder, select={"budget": 100, "audit_sample": 0}, confirm=settings_of()["confirm"] | {"max_unreadable": 1.0}
+        folder,
+        select={"budget": 100, "audit_sample": 0},
+        confirm=settings_of()["confirm"] | {"max_unreadable": 1.0},
+        images=["images/*.tar", "images/*.parquet"],
     )
     return Ledger(audited(path))
 
@@ -110,8 +118,8 @@ def test_an_empty_caption_and_a_very_long_one_are_captions_with_a_verdict(messy:
 
 @pytest.mark.slow
 def test_a_corrupt_image_is_a_row_of_errors_and_its_caption_unknown_unless_found(messy: Ledger) -> None:
-    [row] = errors(messy, stage="embed", kind="unreadable_image")
-    assert (row["file"], row["row"]) == ("00002.tar", 2)
+    [row] = errors(messy, stage="embed", kind="unreadable_image", file="00002.tar")
+    assert row["row"] == 2
     ids = messy.read("embeddings_sscd")["image_id"].to_pylist()
     assert image_id("00002.tar", 1) in ids
     assert image_id("00002.tar", 2) not in ids
@@ -128,6 +136,15 @@ def test_a_truncated_tar_gives_the_images_before_the_cut(messy: Ledger) -> None:
     keys = [key for key in messy.read("embeddings_sscd")["key"].to_pylist() if key.startswith("cut")]
     assert keys == [f"cut{number}" for number in range(len(keys))]
     assert 0 < len(keys) < 8
+
+
+@pytest.mark.slow
+def test_damaged_row_groups_of_images_are_named_and_the_group_between_them_is_embedded(messy: Ledger) -> None:
+    rows = errors(messy, stage="embed", kind="unreadable_image", file="00004.parquet")
+    assert [row["row"] for row in rows] == [*range(16), *range(32, 48)]
+    assert {row["message"].partition(":")[0] for row in rows} == {"row group 0", "row group 2"}
+    embedded = messy.read("embeddings_sscd").to_pylist()
+    assert [row["row"] for row in embedded if row["file"] == "00004.parquet"] == list(range(16, 32))
 
 
 @pytest.mark.slow

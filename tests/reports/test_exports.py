@@ -188,18 +188,24 @@ def test_reproduced_images_that_no_row_names_are_counted(tmp_path: Path) -> None
 
 
 def test_the_file_tells_how_many_rows_and_images_each_file_had(tmp_path: Path) -> None:
+    plain = [place(name, 0, "k") for name in ("a.png", "x/b.png", "x/c.png")]
+    both = {"file": "/d/1.parquet", "name": "1.parquet"}
+    inputs = [both | {"kind": kind} for kind in ("captions", "images")] + [both | {"kind": "images", "name": "x"}]
     lost = [
         {"stage": "ingest", "file": "0.parquet", "row": None, "rows": 4, "kind": "not_downloaded"},
         {"stage": "ingest", "file": "9.parquet", "row": None, "rows": None, "kind": "unreadable_file"},
         {"stage": "screen", "file": "0.parquet", "row": 1, "rows": 1, "kind": "crash"},
     ]
-    run = write_run(tmp_path / "run", rows_of("a cat", "a dog"), [], IMAGES, errors=lost)
+    run = write_run(tmp_path / "run", rows_of("a cat", "a dog"), [], [*IMAGES, *plain], errors=lost, inputs=inputs)
     notes = json.loads(pq.read_schema(exclusions(run).path).metadata[b"crossaudit"])
     assert notes == {
         "policy": "drop",
         "caption": "caption",
+        "delimiter": None,
         "files": {"0.parquet": 6, "9.parquet": None},
         "images": {"0.tar": 6},
+        "folders": {"": 1, "x": 2},
+        "shared": ["1.parquet"],
     }
 
 
