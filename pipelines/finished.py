@@ -27,7 +27,8 @@ def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
         config = Config.model_validate(data["resolved"]).model_copy(update={"out": ledger.uri})
     except ValidationError as error:
         what = f"its configuration is not of this version: {error.errors()[0]['msg']}"
-        raise AuditError(what, where=f"{ledger.uri}/{NAME}") from error
+        do = "Use the version of crossaudit that the manifest names, or audit again with another --out."
+        raise AuditError(what, where=f"{ledger.uri}/{NAME}", do=do) from error
     manifest = Manifest.open(ledger, config, data["config"])
     engine = config.engine.model_copy(update={"dtype": data["dtype"] or config.engine.dtype})
     return ledger, manifest, config.model_copy(update={"engine": engine})

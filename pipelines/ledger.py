@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from audit import schema
-from audit.errors import AuditError
+from audit.errors import AuditError, first_line
 from pipelines.reading.files import open_filesystem
 
 Tables = dict[str, pa.Table]
@@ -253,8 +253,23 @@ class Ledger:
             what = f"there is no room to write it: {os.strerror(error.errno)}"
             raise AuditError(what, where=path, do=do, kind=DISK_FULL) from error
 
+    def check(self, table: str) -> None:
+        """Raises AuditError that names the first part of a table that is damaged."""
+        for name in self.parts(table):
+            self._open(table, name)
+
     def _open(self, table: str, name: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self.filesystem.open_input_file(self.path(table, f"{name}.parquet")))
+        path = self.path(table, f"{name}.parquet")
+        try:
+            return pq.ParquetFile(self.filesystem.open_input_file(path))
+        except pa.ArrowInvalid as error:
+            raise damaged(path, error) from error
+
+
+def damaged(path: str, error: Exception) -> AuditError:
+    """Return the error of a part that is no Parquet file."""
+    do = "Restore it from a copy, or audit again with another --out; `crossaudit check` names every damaged part."
+    return AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, do=do)
 
 
 def _encoding(layout: pa.Schema) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     """
     ledger, manifest, config = finished(uri)
     if config.images is None or not ledger.parts(embed.table(config.confirm.embedders[0])):
-        raise AuditError("the run has no training images to look it up in", where=ledger.uri)
+        raise AuditError(
+            "the run has no training images to look it up in", where=ledger.uri, do="Give --url, --host or --text."
+        )
     try:
         content = image.read_bytes()
         pictures = list(decode_each(content, config.images.crop, "both").values())

@@ -19,4 +19,6 @@ def query(run: str | Path, sql: str) -> pa.Table:
             relation = connection.sql(sql)
             return relation.to_arrow_table() if relation is not None else pa.table({})
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise AuditError(str(error).strip(), where="query", kind="query") from error
+            raise AuditError(
+                str(error).strip(), where="query", do="`show tables` lists the tables.", kind="query"
+            ) from error

@@ -121,7 +121,21 @@ def connect(run: str | Path) -> Iterator[duckdb.DuckDBPyConnection]:
         settings = {"temp_directory": folder, "enable_external_access": "false", "lock_configuration": "true"}
         for setting, value in settings.items():
             connection.execute(f"set {setting} = '{value}'")
-        yield connection
+        try:
+            yield connection
+        except (AuditError, duckdb.Error, pa.ArrowException, OSError):
+            _refuse_damaged(located, tables)
+            raise
+
+
+def _refuse_damaged(run: Run, tables: dict[str, list[str]]) -> None:
+    """Raises AuditError that names the first part that is no Parquet file: why something else has failed."""
+    for path in (path for paths in tables.values() for path in paths):
+        try:
+            pq.read_metadata(path, filesystem=run.filesystem)
+        except (pa.ArrowException, OSError) as error:
+            do = "Restore it from a copy, or audit again with another --out; `crossaudit check` names every damaged part."
+            raise AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, do=do) from error
 
 
 def _schema(run: Run, table: str, paths: list[str]) -> pa.Schema:

@@ -101,12 +101,14 @@ def _rows(ledger: Ledger, columns: list[str], column: str, values: pa.Array) -> 
 
 
 def confirmed(ledger: Ledger, columns: list[str]) -> pa.Table:
-    """Of the captions whose verdict is verbatim or partial, in order."""
+    """Of the captions whose verdict is verbatim or partial, in order. Raises AuditError if a part is damaged."""
+    ledger.check("verdicts")
     return ledger.dataset("verdicts", schema.VERDICTS).to_table(columns, _CONFIRMED)
 
 
 def count_verdicts(ledger: Ledger) -> dict[str, int]:
-    """Return how many captions have each verdict."""
+    """Return how many captions have each verdict. Raises AuditError if a part is damaged."""
+    ledger.check("verdicts")
     verdicts = ledger.dataset("verdicts", schema.VERDICTS).to_table(["verdict"])["verdict"]
     return Counter(verdicts.to_pylist())
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.pipelines.commands.called import called
-
-ROOT_ONLY = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+from tests.pipelines.commands.finished import finish_run
+from tests.pipelines.toy import MODEL, settings_of
 
 
 def assert_plain(arguments: tuple[str, ...], named: str, codes: tuple[int, ...] = (1, 2)) -> str:
@@ -91,3 +93,116 @@ BAD_RUNS: dict[str, Callable[[Path], Path | str]] = {
 def test_what_is_no_run_is_named(tmp_path: Path, command: str, cause: str) -> None:
     run = str(BAD_RUNS[cause](tmp_path))
     assert_plain((command, run, *OF_A_RUN[command]), run.replace("\0", "\\x00"))
+
+
+# -- runs that a command cannot use, or whose files are damaged -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `run`, a finished run, and its audit.yaml."""
+    folder = tmp_path_factory.mktemp("sound")
+    (folder / "audit.yaml").write_text(yaml.safe_dump(settings_of()))
+    finish_run(folder / "audit.yaml", "verbatim", "clear")
+    return folder
+
+
+@pytest.fixture
+def own(sound: Path, tmp_path: Path) -> Path:
+    """A run that a test may damage."""
+    return Path(shutil.copytree(sound / "run", tmp_path / "run"))
+
+
+def change(run: Path, **keys: object) -> None:
+    path = run / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+NEEDS_FINISHED = ("mitigate", "purge", "lookup --image", "reproduce", "layers")
+CALLS = OF_A_RUN | {"lookup --image": ("--image", __file__)}
+
+
+@pytest.mark.parametrize("changes", [{"finished": None}, {"kind": "index"}, {"resolved": {"old": 1}}], ids=str)
+@pytest.mark.parametrize("call", NEEDS_FINISHED)
+def test_a_run_that_the_command_cannot_use_is_named(own: Path, call: str, changes: dict[str, object]) -> None:
+    change(own, **changes)
+    assert_plain((call.partition(" ")[0], str(own), *CALLS[call]), str(own))
+
+
+@pytest.mark.parametrize("content", [b"", b"no Parquet at all"], ids=["empty", "garbage"])
+@pytest.mark.parametrize("call", ["query", "report", "lookup", "reproduce", "export", "purge", "layers", "mitigate"])
+def test_a_damaged_part_is_named(own: Path, call: str, content: bytes) -> None:
+    part = own / "verdicts/00000.parquet"
+    part.write_bytes(content)
+    assert_plain((call, str(own), *OF_A_RUN[call]), str(part))
+
+
+def test_a_question_that_a_run_cannot_answer_is_plain(own: Path, tmp_path: Path) -> None:
+    run = str(own)
+    assert_plain(("query", run, "select nonsense from verdicts"), "nonsense")
+    assert_plain(("reproduce", run, "a caption of another run"), "a caption of another run")
+    assert_plain(("lookup", run, "--image", str(tmp_path / "no.png")), run)
+    assert_plain(("stop", run), run)
+    assert_plain(("logs", run), run)
+
+
+# -- configurations, and files on the command line --------------------------------------------------------------------
+
+BAD_CONFIGS = {
+    "missing": None,
+    "not UTF-8": b"model: \xff\xfe",
+    "not YAML": b"model: [",
+    "a list": b"- model",
+    "empty": b"",
+    "unknown key": b"modle: x",
+    "NUL": b'model: "a\\0b"',
+}
+
+
+@pytest.mark.parametrize("cause", BAD_CONFIGS)
+@pytest.mark.parametrize("command", ["run", "plan", "index", "config"])
+def test_a_configuration_that_cannot_be_read_is_wrong_usage(tmp_path: Path, command: str, cause: str) -> None:
+    path, content = tmp_path / "audit.yaml", BAD_CONFIGS[cause]
+    if content is not None:
+        path.write_bytes(content)
+    code, _, error = called(command, str(path))
+    assert (code, error.startswith(f"crossaudit: {path}: ")) == (2, True), error
+    assert "traceback is in" not in error and "unexpected" not in error
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "index", "config"])
+def test_a_folder_in_place_of_a_configuration_is_wrong_usage(tmp_path: Path, command: str) -> None:
+    assert_plain((command, str(tmp_path)), str(tmp_path), (2,))
+
+
+def calls_with_bad_files(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """(what is named, the call) of every file that a command takes beside a run and a configuration."""
+    junk, texts, nowhere = str(folder / "junk.bin"), str(folder / "texts.txt"), str(folder / "nowhere.txt")
+    Path(junk).write_bytes(b"\0\xff junk")
+    Path(texts).write_text("one\ntwo\n")
+    model, page = str(MODEL), ("--out", str(folder / "page.html"))
+    return [
+        (nowhere, ("apply", nowhere, texts, "--out", str(folder / "clean"))),
+        (junk, ("apply", junk, texts, "--out", str(folder / "clean"))),
+        (nowhere, ("explain", nowhere, "a cat", *page)),
+        (junk, ("explain", junk, "a cat", *page)),
+        (nowhere, ("explain", model, "a cat", "--null", nowhere, *page)),
+        (str(folder), ("explain", model, "a cat", "--calibration", str(folder), *page)),
+        (junk, ("explain", model, "a cat", "--calibration", junk, *page)),
+        (nowhere, ("explain", model, "a cat", "--calibration", nowhere, *page)),
+        (str(folder), ("explain", model, "a cat", "--out", str(folder))),
+        (f"{folder}/x.pdf", ("explain", model, "a cat", "--out", f"{folder}/x.pdf")),
+        (f"{nowhere}/x.html", ("explain", model, "a cat", "--out", f"{nowhere}/x.html")),
+        (f"{folder}/x.xls", ("layers", model, "--captions", texts, "--null", texts, "--out", f"{folder}/x.xls")),
+        (nowhere, ("layers", model, "--captions", nowhere, "--null", texts)),
+        (nowhere, ("layers", nowhere, "--captions", texts, "--null", texts)),
+        (texts, ("init", texts)),
+        (f"{nowhere}/a.yaml", ("init", f"{nowhere}/a.yaml")),
+        (texts, ("demo", "--out", texts)),
+    ]
+
+
+@pytest.mark.parametrize("number", range(17))
+def test_a_file_of_the_command_line_that_cannot_be_used_is_named(tmp_path: Path, number: int) -> None:
+    named, call = calls_with_bad_files(tmp_path)[number]
+    assert_plain(call, named)
