@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from audit.captions import caption_groups
 from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, features
 from audit.distance import Agreement, Distance, Survival, distance_of_json, fit_distance
-from audit.errors import AuditError, UsageError
+from audit.errors import AuditError, UsageError, first_line
 from audit.schema import METADATA_KEY, REFERENCE
 from audit.statistics import conformal_p
 
@@ -115,9 +115,15 @@ def load_calibration(path: str | Path) -> Calibration:
             for part in content["parts"]
         )
         return Calibration(content["detector"], content["context"], parts)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        what = f"cannot be read: {(error.strerror or first_line(error)).lower()}"
+        raise AuditError(what, where=str(path), do="Give the calibration.json of a run.") from error
+    except KeyError as error:
+        what = f"not a calibration: it has no key {error}"
+        raise AuditError(what, where=str(path), do="Make it again: calibrate, save.") from error
+    except (ValueError, TypeError) as error:
         raise AuditError(
-            f"not a calibration: {type(error).__name__} {error}", where=str(path), do="Make it again: calibrate, save."
+            f"not a calibration: {first_line(error)}", where=str(path), do="Make it again: calibrate, save."
         ) from error
 
 

@@ -134,7 +134,7 @@ def _refuse_damaged(run: Run, tables: dict[str, list[str]]) -> None:
         try:
             pq.read_metadata(path, filesystem=run.filesystem)
         except (pa.ArrowException, OSError) as error:
-            do = "Restore it from a copy, or audit again with another --out; `crossaudit check` names every damaged part."
+            do = "Restore it from a copy, or audit again with another --out; `crossaudit check` names all such parts."
             raise AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, do=do) from error
 
 

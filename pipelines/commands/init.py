@@ -27,5 +27,6 @@ def init(
     except FileExistsError:
         raise UsageError("is there already", where=str(path), do="Give another name, or move it away.") from None
     except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror}", where=str(path)) from None
+        do = "Give a name in a folder that is there and that you may write to."
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), do=do) from None
     typer.echo(f"{path}: fill in model, captions, images and calibration, then `crossaudit run {path}`")

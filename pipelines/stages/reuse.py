@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from audit.errors import AuditError
+from audit.errors import AuditError, first_line
 from pipelines.context import Run
 from pipelines.ledger import Ledger
 from pipelines.manifest import NAME, stored
@@ -138,8 +138,9 @@ def _copy(ledger: Ledger, source: Ledger, table: str, part: str, rows: int) -> N
     where = source.path(table, f"{part}.parquet")
     try:
         found = source.rows(table, part)
-    except (OSError, pa.ArrowException) as error:
-        raise AuditError(f"cannot be read: {error}", where=where, do="Build the index anew.") from error
+    except (AuditError, OSError, pa.ArrowException) as error:
+        what = f"cannot be read: {first_line(error.__cause__ or error)}"
+        raise AuditError(what, where=where, do="Build the index anew.") from error
     if found != rows:
         what = f"has {found:,} rows; the manifest of the index says {rows:,}"
         raise AuditError(what, where=where, do="Build the index anew.")
