@@ -73,6 +73,7 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> Probe:
             batch_size=options.batch_size,
         )
 
+    _ = worker.model  # loaded before the clock starts
     usual = usual_batch(worker.device)
     rows = max(1, (config.screen.batch_size or usual) // len(config.screen.seeds))
     images = config.generate.batch_size or usual

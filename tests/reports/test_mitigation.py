@@ -33,6 +33,7 @@ def mitigate(run: Path, clip: bool = True) -> None:
             setting = {"group": group, "keep": keep, "bos_scale": bos_scale}
             share = SHARE[keep, bos_scale] if group == "confirmed" else 0.0
             counts = {"captions": len(captions), "images": len(captions), "captions_above": int(share * len(captions))}
+            counts["captions_near"] = 0
             interval = {"share_above": share, "share_above_low": share / 2, "share_above_high": (1 + share) / 2}
             score = CLIP[keep, bos_scale] if clip else None
             figures = {"median_similarity": share, "clip_score": score, "diversity": 0.5, "seconds_per_image": 0.2}

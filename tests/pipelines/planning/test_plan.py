@@ -99,8 +99,10 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
     plain = lines_of(dataset)
     assert list(plain) == ["ingest", "embed", "cluster", "calibrate", "screen", "generate", "confirm"]
     assert lines_of(dataset, "captions.sample=10")["screen"].units == 10
-    assert lines_of(dataset, "screen.seeds=[0,1]")["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.02)
-    assert lines_of(dataset, "screen.detectors=[noise_magnitude]")["screen"].seconds < 0.2 * plain["screen"].seconds
+    two_seeds = lines_of(dataset, "screen.seeds=[0,1]", "calibration.screen=null")
+    assert two_seeds["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.02)
+    one_forward = lines_of(dataset, "screen.detectors=[noise_magnitude]", "calibration.screen=null")
+    assert one_forward["screen"].seconds < 0.2 * plain["screen"].seconds
     assert lines_of(dataset, "select.self_control=true")["control"].units == 9 * 30
     assert lines_of(dataset, "index.path=elsewhere")["embed"].seconds == 0
     path = write_config(dataset.parent, images=None)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from audit import schema
-from audit.pictures import centre, decode
+from audit.pictures import UPRIGHT, centre, decode
 from audit.regions import region_png
 from pipelines.context import Run
 from pipelines.ledger import Ledger, Shard
@@ -49,6 +49,7 @@ def test_a_generation_of_the_centre_is_a_copy_if_training_cropped(crop: str, tmp
     verdict = {"caption_id": "a", "caption": "a", "verdict": "verbatim", "image_id": own}
     run = Run(config, ledger, Manifest(ledger, {}), Reporter())
     verdicts = pa.Table.from_pylist([verdict], schema=schema.VERDICTS)
-    [evidence] = judge._evidence(run, verdicts).to_pylist()
+    copied = pa.Table.from_pylist([{"image_id": own, "orientation": UPRIGHT}], schema=schema.COPIED_IMAGES)
+    [evidence] = judge._evidence(run, verdicts, copied).to_pylist()
     wanted = decode(encode(wide(2)), crop)
     assert (np.asarray(Image.open(io.BytesIO(evidence["image"]))) == np.asarray(wanted)).all()

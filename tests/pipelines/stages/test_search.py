@@ -15,7 +15,7 @@ from audit.matching import nearest
 from pipelines.config import Config
 from pipelines.context import Run
 from pipelines.ledger import Ledger, Shard
-from pipelines.manifest import Manifest
+from pipelines.manifest import KEYS, Manifest
 from pipelines.progress import Reporter
 from pipelines.settings import load_config
 from pipelines.stages import embed, search
@@ -95,11 +95,6 @@ def test_a_background_takes_off_the_mean_of_the_two_nearest_in_it(tmp_path: Path
     assert normalised + taken_off[:, None] == pytest.approx(similarity, abs=1e-6)
 
 
-def test_a_floor_of_plain_similarities_is_refused_beside_a_background(tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="a floor of plain similarities"):
-        config_of(tmp_path, confirm=confirm(background="b", verbatim=0.75))
-
-
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
@@ -115,7 +110,7 @@ def test_a_background_is_a_finished_index_of_the_same_embedder(
 ) -> None:
     background = Ledger(str(tmp_path / "background"))
     if manifest:
-        background.write_bytes("manifest.json", json.dumps(manifest).encode())
+        background.write_bytes("manifest.json", json.dumps(dict.fromkeys(KEYS) | manifest).encode())
     config = config_of(tmp_path, confirm=confirm(background=background.uri))
     run = Run(config, Ledger(config.out), Manifest.open(Ledger(config.out), config, {}), Reporter())
     run.manifest.model("sscd", {"weights": "w"})
