@@ -174,7 +174,11 @@ def _images(ledger: Ledger) -> Images:
     errors = _all(ledger, "errors", schema.ERRORS)
     lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
     ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
-    return Images(embed.listed(ledger), len(ids), pa.array(ids, pa.string()))
+    listed, files = embed.listed(ledger), max(1, len(ledger.parts(embed.IMAGES)))
+    # How many images a damaged file had is unknown; it is taken to have had as many as the mean file.
+    damaged = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_null() & pc.field("file").is_valid())
+    unseen = -(-listed * pc.count_distinct(damaged["file"]).as_py() // files)
+    return Images(listed + unseen, len(ids) + unseen, pa.array(ids, pa.string()))
 
 
 def _failures(ledger: Ledger) -> pa.Table:

@@ -123,6 +123,15 @@ def test_of_a_file_of_images(ledger: Ledger) -> None:
     assert left[ingest.IMAGES].schema.equals(INDEX)
 
 
+def test_a_damaged_file_of_images_counts_as_many_as_the_mean_file(ledger: Ledger) -> None:
+    """Its images were never listed: that nothing like them was found is no negative."""
+    for number in (1, 2):
+        left = ingest._list_left(ledger, Shard("0", File(f"/x/{number}.tar", f"{number}.tar", 9), 0, 1), *DEAD)
+        ledger.commit(f"{number:05d}", left)
+    found = judge._images(ledger)
+    assert (found.listed, found.unreadable) == (3 + 2, 2)
+
+
 def test_of_a_mitigated_caption_which_is_no_failure_of_its_audit(ledger: Ledger) -> None:
     ledger.write(mitigate.CAPTIONS, "ordinary", ledger.read("captions").select(["caption_id"]))
     shard = Shard("ordinary-eos-2.0", ("ordinary", Setting(2.0, "eos")), 1, 2)
