@@ -88,9 +88,8 @@ def test_wrong_usage_exits_with_2() -> None:
 def test_a_wrong_configuration_exits_with_2_and_one_line(tmp_path: Path) -> None:
     failed = crossaudit("run", str(write_config(tmp_path, select={"bugdet": 1})))
     assert failed.returncode == 2
-    assert failed.stderr.splitlines() == [
-        f"crossaudit: {tmp_path}/audit.yaml: unknown key select.bugdet; did you mean select.budget?"
-    ]
+    [line] = failed.stderr.splitlines()
+    assert line.startswith(f"crossaudit: {tmp_path}/audit.yaml: unknown key select.bugdet; did you mean select.budget?")
 
 
 def test_an_audit_that_cannot_finish_exits_with_1_and_shows_the_traceback_if_asked(tmp_path: Path) -> None:

@@ -206,3 +206,36 @@ def calls_with_bad_files(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
 def test_a_file_of_the_command_line_that_cannot_be_used_is_named(tmp_path: Path, number: int) -> None:
     named, call = calls_with_bad_files(tmp_path)[number]
     assert_plain(call, named)
+
+
+# -- what a configuration names ---------------------------------------------------------------------------------------
+
+JUNK = b"\0\xff junk"
+DAMAGED = {
+    "unet config": "model/unet/config.json",
+    "unet weights": "model/unet/diffusion_pytorch_model.safetensors",
+    "scheduler": "model/scheduler/scheduler_config.json",
+    "tokenizer": "model/tokenizer/vocab.json",
+    "control captions": "nulls.txt",
+    "screen table": "null_screen.parquet",
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sound data set, its own model and audit.yaml."""
+    folder = make_dataset(tmp_path_factory.mktemp("inputs")).parent
+    shutil.copytree(MODEL, folder / "model")
+    (folder / "audit.yaml").write_text(yaml.safe_dump(settings_of(model="model")))
+    return folder
+
+
+@pytest.mark.parametrize("cause", DAMAGED)
+def test_a_damaged_file_that_a_configuration_names_is_found_before_the_run(
+    dataset: Path, tmp_path: Path, cause: str
+) -> None:
+    folder = Path(shutil.copytree(dataset, tmp_path / "own"))
+    (folder / DAMAGED[cause]).write_bytes(JUNK)
+    # transformers reads several files for a tokenizer, and does not say which of them is damaged.
+    named = str(folder / ("model/tokenizer" if cause == "tokenizer" else DAMAGED[cause]))
+    assert_plain(("run", str(folder / "audit.yaml"), "--check-only"), named)
