@@ -35,6 +35,7 @@ from pipelines.commands import (
     submit,
 )
 from pipelines.commands.options import state
+from pipelines.terminal import say
 from pipelines.tracebacks import plain
 
 app = typer.Typer(
@@ -88,8 +89,8 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> None:
     if state.verbose:
-        traceback.print_exc()
-    print(f"crossaudit: {message}", file=sys.stderr)
+        say(traceback.format_exc(), err=True, nl=False)
+    say(f"crossaudit: {message}", err=True)
     sys.exit(code)
 
 

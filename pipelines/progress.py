@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from pipelines.terminal import Console, visible
 
 EVERY = 60.0
 
@@ -110,7 +111,7 @@ class Reporter:
         self._console = console or Console(stderr=True)
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(visible(line), highlight=False, markup=False)
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str, before: int = 0) -> Iterator[Stage]:

@@ -38,5 +38,6 @@ def apply(
     the one audited is an error.
     """
     from pipelines.applying import apply as write
+    from pipelines.terminal import say
 
-    write(exclusions, dataset, out, typer.echo)
+    write(exclusions, dataset, out, say)

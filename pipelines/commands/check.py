@@ -19,9 +19,9 @@ def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
 
     Exit code 1 if anything is amiss. The JSON document has the keys run, ok and checks (name, ok, detail, warning).
     """
-    from rich.console import Console
     from rich.text import Text
 
+    from pipelines.terminal import Console, visible
     from reports.check import check as prove
 
     results = prove(run)
@@ -33,6 +33,6 @@ def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
     for result in results:
         good = Text("warn  ", "yellow") if result.warning else Text("ok    ", "green")
         mark = good if result.ok else Text("WRONG ", "bold red")
-        console.print(mark + Text(f"{result.name}: {result.detail}"))
+        console.print(mark + Text(visible(f"{result.name}: {result.detail}")))
     if not ok:
         raise typer.Exit(1)

@@ -13,10 +13,10 @@ def register(app: typer.Typer) -> None:
 
 def detectors(verbose: Verbose = False) -> None:
     """List the detectors: where each belongs, what it costs in UNet forwards a caption, and who published it."""
-    from rich.console import Console
     from rich.table import Table
 
     from audit.detectors import COMBINED, RUN, SCREEN
+    from pipelines.terminal import Console
 
     table = Table("detector", "in", "UNet forwards", "source", box=None, pad_edge=False, header_style="bold")
     for name, parts in COMBINED.items():

@@ -85,9 +85,10 @@ def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
 
 
 def _print(table: pa.Table, captions: int, null: int) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from pipelines.terminal import Console
 
     rows = [row for row in table.to_pylist() if row["feature"] == "entropy"]
     timesteps = sorted({row["timestep"] for row in rows}, reverse=True)

@@ -22,10 +22,11 @@ def logs(
     """What the last job of a submitted run has printed."""
     from pipelines.jobs import Cluster
     from pipelines.status import job_of
+    from pipelines.terminal import say_log
 
     job = job_of(run, address)
     cluster = Cluster(job.address)
     if follow:
-        cluster.follow(job.id, lambda text: typer.echo(text, nl=False))
+        cluster.follow(job.id, say_log)
     else:
-        typer.echo(cluster.logs(job.id), nl=False)
+        say_log(cluster.logs(job.id))

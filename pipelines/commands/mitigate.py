@@ -59,8 +59,9 @@ def mitigate(
 
 def _print(summary: pa.Table) -> None:
     """One line a setting: copies left, and what ordinary captions lose."""
-    from rich.console import Console
     from rich.table import Table
+
+    from pipelines.terminal import Console
 
     table = Table("keep", "bos_scale", "still copied", "near misses", "similarity", "CLIP, ordinary", "s/image")
     for column in table.columns[1:]:

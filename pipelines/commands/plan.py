@@ -41,11 +41,10 @@ def plan(
     Counts rows from metadata and FLOPs from the models' configurations, and measures one worker for a minute or so
     (or believes --tflops, which needs neither GPU nor weights). Writes nothing.
     """
-    from rich.console import Console
-
     from audit.foreseen import of_audit_sample, of_null_captions
     from pipelines.planning.plan import make_plan
     from pipelines.settings import load_config
+    from pipelines.terminal import Console
 
     settings, _ = load_config(config, set_ or [])
     made = make_plan(settings, tflops)
@@ -67,9 +66,11 @@ def _list(lines: list[str]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from pipelines.terminal import visible
+
     table = Table.grid(padding=(0, 1, 0, 0))
     for line in lines:
-        table.add_row("-", escape(line))
+        table.add_row("-", escape(visible(line)))
     table.add_row()
     return table
 

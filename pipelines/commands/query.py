@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,40 +32,75 @@ def query(
     run: RunDir,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement.", show_default=False)],
     format: Annotated[Format, typer.Option(help="How to print the result.")] = Format.table,
+    spreadsheet_safe: Annotated[
+        bool,
+        typer.Option(
+            "--spreadsheet-safe",
+            help="With --format csv: put ' before text that a spreadsheet would take for a formula.",
+        ),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Ask a run in SQL (DuckDB, read-only): one view a table.
 
     rows, captions, screen, scores, generations, matches, evidence, verdicts, errors and more: `show tables`.
+
+    CSV is UTF-8 with the data as they are, bytes in base64; on a terminal, control characters are written as escapes.
     """
+    from audit.errors import UsageError
     from reports.query import query as ask
 
+    if spreadsheet_safe and format is not Format.csv:
+        raise UsageError("--spreadsheet-safe changes CSV only", do="Add --format csv.")
     result = ask(run, sql)
     if format is Format.csv:
-        import io
-
-        from pyarrow import csv
-
-        buffer = io.BytesIO()
-        csv.write_csv(result, buffer)
-        typer.echo(buffer.getvalue().decode(), nl=False)
+        _print_csv(result, spreadsheet_safe)
     elif format is Format.json:
-        for row in result.to_pylist():
-            typer.echo(json.dumps(row, default=_plain, ensure_ascii=False))
+        _print_json(result)
     else:
         show(result)
 
 
+def _print_csv(table: pa.Table, spreadsheet_safe: bool) -> None:
+    from pipelines.terminal import say
+    from reports.spreadsheet import neutralised, to_csv
+
+    if spreadsheet_safe:
+        table, changed = neutralised(table)
+        say(f"--spreadsheet-safe: {changed:,} cells that look like formulas begin with ' now", err=True)
+    content = to_csv(table)
+    if sys.stdout.isatty():
+        say(content.decode(), nl=False)
+    else:
+        _write(content)
+
+
+def _print_json(table: pa.Table) -> None:
+    from pipelines.terminal import visible_json
+    from reports.spreadsheet import plain
+
+    for row in table.to_pylist():
+        _write(f"{visible_json(json.dumps(row, default=plain, ensure_ascii=False))}\n".encode())
+
+
+def _write(content: bytes) -> None:
+    """Writes to standard output, byte for byte."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
 def show(result: pa.Table) -> None:
     """Prints a table, as wide as it needs where nobody looks at a terminal."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*map(escape, result.column_names))
+    from pipelines.terminal import Console, visible
+
+    table = Table(*(escape(visible(name, keep="")) for name in result.column_names))
     for row in zip(*(column.to_pylist() for column in result.columns), strict=True):
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(visible(_cell(value), keep="")) for value in row))
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
@@ -75,9 +111,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: Any) -> str:
-    import base64
-
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -22,6 +22,7 @@ def reproduce(
 ) -> None:
     """Generate one confirmed case again, and say whether it agrees with the record (exit code 1 if not)."""
     from pipelines.reproduce import reproduce as again
+    from pipelines.terminal import say
     from reports.tabular import check_suffix
 
     if out is not None:
@@ -30,7 +31,7 @@ def reproduce(
     found = again(run, case)
     if out is not None:
         out.write_bytes(found.image)
-    typer.echo(f"{found.verdict}, seed {found.seed}: {found.caption}")
+    say(f"{found.verdict}, seed {found.seed}: {found.caption}")
     typer.echo(f"similarity to the training image: {found.similarity:.4f}, recorded {found.recorded:.4f}")
     if found.difference is None:
         typer.echo("the generation was not kept: only the similarity can be compared")

@@ -27,6 +27,7 @@ def status(run: RunDir, address: Address = None, json_: Json = False, verbose: V
     from pipelines.jobs import Cluster
     from pipelines.manifest import read
     from pipelines.status import as_json, job_in, where
+    from pipelines.terminal import say
 
     manifest = read(run)
     job, state = job_in(manifest, address), None
@@ -38,9 +39,9 @@ def status(run: RunDir, address: Address = None, json_: Json = False, verbose: V
     if json_:
         typer.echo(json.dumps(as_json(run, manifest, job, state), indent=2))
         return
-    typer.echo(where(manifest, state))
+    say(where(manifest, state))
     if job is not None:
-        typer.echo(f"job {job.id}{f' at {job.address}' if job.address else ''}: {state}")
+        say(f"job {job.id}{f' at {job.address}' if job.address else ''}: {state}")
     stages = [{"stage": name} | numbers for name, numbers in manifest["stages"].items()]
     if stages:
         show(pa.Table.from_pylist(stages))

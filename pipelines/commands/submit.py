@@ -39,6 +39,7 @@ def submit(
     from pipelines.jobs import Cluster
     from pipelines.settings import check_detectors, load_config
     from pipelines.status import last_job, refuse_second
+    from pipelines.terminal import say_log
 
     settings, given = load_config(config, set_ or [], out)
     check_detectors(settings)
@@ -52,7 +53,7 @@ def submit(
     typer.echo(f"job {job.id} at {job.address}", err=True)
     try:
         if wait:
-            if cluster.follow(job.id, lambda text: typer.echo(text, nl=False, err=True)) == "STOPPED":
+            if cluster.follow(job.id, lambda text: say_log(text, err=True)) == "STOPPED":
                 raise AuditError("was stopped", where=f"job {job.id}", do="The same submission again goes on with it.")
             typer.echo(f"{settings.out}/report.html")
             return

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
 from audit.errors import AuditError
@@ -16,6 +15,7 @@ from audit.schema import VERDICT_WORDS
 from pipelines.ledger import Ledger
 from pipelines.run import run_audit
 from pipelines.settings import load_config
+from pipelines.terminal import Console
 
 LABELS = ("verbatim", "partial", "near", "ordinary", "none")
 FLAGGED = ("verbatim", "partial")
