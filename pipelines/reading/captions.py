@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from audit.errors import AuditError, UsageError
 from pipelines.config import Captions
-from pipelines.reading import delimited, jsonlines, parquet, plaintext, tars
+from pipelines.reading import beside, delimited, jsonlines, parquet, plaintext, tars
 from pipelines.reading.files import File
 from pipelines.reading.slices import COMPRESSED, LONGEST, UNREADABLE, Malformed, Slice, reason
 
@@ -52,12 +52,26 @@ def format_of(name: str) -> ModuleType:
     )
 
 
+def module_of(file: File) -> ModuleType:
+    """The module that reads a file. Raises UsageError that lists the known formats."""
+    return beside if isinstance(file, beside.Sidecar) else format_of(file.name)
+
+
+def known(name: str) -> bool:
+    """Whether a file of that name is of a known format."""
+    try:
+        format_of(name)
+    except UsageError:
+        return False
+    return True
+
+
 def check(files: Sequence[File], captions: Captions) -> None:
     """Raises UsageError if a format is unknown or a column is missing, AuditError if no file can be read."""
 
     def problem(file: File) -> str | None:
         try:
-            format_of(file.name).check(file, captions)
+            module_of(file).check(file, captions)
         except UNREADABLE as error:
             return reason(error)
         return None
@@ -70,7 +84,7 @@ def check(files: Sequence[File], captions: Captions) -> None:
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], list[dict]]:
     """(the slices of a file, an error row if some of it cannot be read). A file of lines is read through once."""
-    slices, problem = format_of(file.name).plan(file, captions)
+    slices, problem = module_of(file).plan(file, captions)
     return slices, [unreadable(file, problem)] if problem else []
 
 
@@ -89,9 +103,9 @@ def read(
     """
     wanted = stop - start if chosen is None else len(chosen)
     try:
-        table, malformed = format_of(part.file.name).read(part, start, stop, captions)
+        table, malformed = module_of(part.file).read(part, start, stop, captions)
     except UNREADABLE as error:
-        if format_of(part.file.name) is parquet:
+        if module_of(part.file) is parquet:
             if len(part.place) > 1:
                 return _group_by_group(part, start, stop, captions, chosen)
             error = OSError(f"row group {part.place[0]}: {reason(error)}")

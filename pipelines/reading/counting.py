@@ -67,9 +67,9 @@ def count_captions(files: Sequence[File], options: Captions) -> Count:
         return _Head(metadata.num_rows, sum(column.total_uncompressed_size for column in own), 1.0)
 
     def look(file: File) -> _Head:
-        return (_head_of_tar if captions_of.format_of(file.name) is tars else _head_of_lines)(file, options)
+        return (_head_of_tar if captions_of.module_of(file) is tars else _head_of_lines)(file, options)
 
-    return _count(files, lambda file: captions_of.format_of(file.name) is parquet, footer, look)
+    return _count(files, lambda file: captions_of.module_of(file) is parquet, footer, look)
 
 
 def count_images(files: Sequence[File], column: str) -> Count:

@@ -72,8 +72,7 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
     `name` is relative to the folder before the first wildcard, or to the file's own folder. With several paths it is
     relative to the folder that they share.
     """
-    given = [paths] if isinstance(paths, str) else list(paths)
-    patterns = [pattern for path in given for pattern in expand(path)]
+    patterns = [pattern for path in paths_of(paths) for pattern in expand(path)]
     found: dict[str, tuple[str, int]] = {}
     roots = []
     with ThreadPoolExecutor(16) as threads:
@@ -89,6 +88,22 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
     base = os.path.commonpath(roots) if len(set(roots)) > 1 else roots[0]
     files = [File(uri, os.path.relpath(path, base), size) for uri, (path, size) in found.items()]
     return sorted(files, key=lambda file: file.name)
+
+
+def paths_of(paths: str | Sequence[str]) -> list[str]:
+    """One path or several, as a list."""
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path is a folder, whose files all count."""
+    if _is_glob(path):
+        return False
+    filesystem, place = open_filesystem(path)
+    try:
+        return filesystem.get_file_info(place.rstrip("/")).type == pafs.FileType.Directory
+    except OSError:
+        return False
 
 
 def expand(pattern: str) -> list[str]:
@@ -157,14 +172,18 @@ def _matches(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
         if info.type != pafs.FileType.Directory:
             exists = info.type == pafs.FileType.File
             return os.path.dirname(path), [(prefix + path, path, info.size)] if exists else []
-        path = f"{path}/*"
+        path = f"{path.rstrip('/')}/**"
     root = path[: min(path.index(letter) for letter in "*?[" if letter in path)].rpartition("/")[0]
     selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     return root, [
         (prefix + info.path, info.path, info.size)
         for info in filesystem.get_file_info(selector)
-        if info.type == pafs.FileType.File and _fits(info.path, path)
+        if info.type == pafs.FileType.File and _fits(info.path, path) and not _is_hidden(info.path, root)
     ]
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    return any(part.startswith(".") for part in os.path.relpath(path, root).split("/"))
 
 
 def _fits(path: str, pattern: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.reading.files import File
+from pipelines.reading.imagefolder import is_metadata
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".avif"}
 
@@ -30,14 +31,17 @@ class Folder(File):
 
 
 def gather(files: Sequence[File]) -> list[File]:
-    """Tars and Parquet files as they are, and image files by folder; what lies beside image files is left out."""
+    """Tars and Parquet files as they are, and image files by folder; what lies beside them is left out."""
+    tars = {os.path.splitext(file.uri)[0] for file in files if file.name.endswith(".tar")}
+    # The Parquet file of an img2dataset shard has the captions of the tar beside it, and no images.
+    files = [file for file in files if not (file.name.endswith(".parquet") and os.path.splitext(file.uri)[0] in tars)]
     folders: dict[str, list[File]] = defaultdict(list)
     for file in files:
         if is_image(file.name):
             folders[os.path.dirname(file.uri)].append(file)
+    found = [file for file in files if file.name.endswith((".tar", ".parquet")) and not is_metadata(file)]
     if not folders:
-        return list(files)
-    found = [file for file in files if file.name.endswith((".tar", ".parquet"))]
+        return found or list(files)
     for uri, images in folders.items():
         name, size = os.path.dirname(images[0].name) or ".", sum(image.size for image in images)
         found.append(Folder(uri, name, size, tuple(images)))

@@ -32,7 +32,7 @@ def run(run: Run, caption_files: list[File]) -> None:
     rows = run.ledger.dataset("rows", schema.ROWS)
     total = rows.count_rows()
     paired = rows.count_rows(filter=pc.field("image_id").is_valid())
-    named = any(captions_of.format_of(file.name) is not plaintext for file in caption_files)
+    named = any(captions_of.module_of(file) is not plaintext for file in caption_files)
     applies = options.pair != "none" and named
     run.manifest.data["accounting"]["pairs"] = {"rows": total, "paired": paired, "applies": applies}
     share = paired / total if total else 1.0

@@ -18,6 +18,7 @@ from audit.errors import UsageError
 from pipelines.config import Config
 from pipelines.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.reading import captions as captions_of
+from pipelines.reading.beside import Sidecar
 from pipelines.reading.files import File
 from pipelines.reading.folders import Folder
 from pipelines.reading.imagefolder import names_files
@@ -84,7 +85,8 @@ def shards_of(
         namesakes = tuple(part_of[file.uri] for file in alike[part.file])
         images: tuple[str, ...] = {"stem_key": namesakes, "key": every}.get(pair, ())
         by = pair
-        if pair != "none" and folders and names_files(part.file, config.captions):
+        named = isinstance(part.file, Sidecar) or names_files(part.file, config.captions)
+        if pair != "none" and folders and named:
             by, images = "file_name", folders
         if part.file.uri in part_of:  # captions and images in one file: a row's image is its own
             by, images = "row", (part_of[part.file.uri],)
