@@ -28,8 +28,8 @@ def test_image_files_count_by_folder_and_what_lies_beside_them_is_left_out(tmp_p
     assert list(read(places, "image")) == [b"a.png", b"b.JPG"]
     places, _ = index(found[1], "image")
     assert [(row["file"], row["key"]) for row in places.to_pylist()] == [("sub/c.webp", "c")]
-    # A folder alone is that folder, without those below it.
-    assert [file.name for file in gather(find(str(tmp_path / "photos"), "images"))] == ["."]
+    # A folder stands for all that is below it.
+    assert gather(find(str(tmp_path / "photos"), "images")) == found
 
 
 def test_a_folder_is_another_when_a_name_or_a_size_is(tmp_path: Path) -> None:
