@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,18 +14,28 @@ from pipelines.finished import finished
 from pipelines.ledger import Ledger
 from pipelines.progress import now
 from pipelines.stages import judge, mitigate
+from pipelines.written import due, remove_files
 from reports.purged import unfinished
 
 # The columns that hold pictures; a working table of `mitigate` holds training images once more.
 PICTURES = {"generations": "image", "evidence": "image", mitigate.MEASURED: "image", mitigate.CAPTIONS: "reference"}
 
 
-def purge(uri: str, keep: str) -> dict[str, int]:
-    """Makes pictures null and writes the report without them; returns how many went, by table.
+@dataclass(frozen=True)
+class Purged:
+    """What a purge did: pictures removed by table, files removed, and files left, each with the reason."""
+
+    pictures: dict[str, int]
+    files: list[str]
+    left: list[str]
+
+
+def purge(uri: str, keep: str) -> Purged:
+    """Make pictures null, remove the files that show them, and write the report without them.
 
     `keep`: confirmed (the pictures of confirmed captions and the evidence stay) or none. The manifest says that it has
     begun before anything is removed, so that an interrupted purge is known, and finished by the same command. Raises
-    AuditError if the run is not finished, or if another purge of it was interrupted.
+    AuditError if the run is not finished, if another purge of it was interrupted, or if a file cannot be removed.
     """
     from reports.html import write
 
@@ -34,24 +45,26 @@ def purge(uri: str, keep: str) -> dict[str, int]:
         do = f"`crossaudit purge {ledger.uri} --keep {interrupted}` finishes it."
         raise AuditError(f"a purge with --keep {interrupted} was interrupted", where=ledger.uri, do=do)
     confirmed = _confirmed(ledger)
+    stay = set(confirmed.to_pylist()) if keep == "confirmed" else set()
     purges: list[dict[str, Any]] = manifest.data.setdefault("purged", [])
     if interrupted is None:
         removed = dict.fromkeys(PICTURES, 0)
         for table, _, _, going in _parts(ledger, keep, confirmed):
             removed[table] += pc.sum(going).as_py() or 0
-        if purges and not any(removed.values()):
-            return removed
-        purges.append({"keep": keep, "begun": now(), "finished": None, "removed": removed})
+        if purges and not any(removed.values()) and not due(manifest.data, lambda caption_id: caption_id not in stay):
+            return Purged(removed, [], remove_files(ledger, manifest, lambda caption_id: caption_id not in stay).left)
+        purges.append({"keep": keep, "begun": now(), "finished": None, "removed": removed, "files": []})
         manifest.write()
     ledger.sweep()
     for table, name, part, going in _parts(ledger, keep, confirmed):
         if pc.any(going).as_py():
             ledger.write(table, name, _without(part, PICTURES[table], going))
     write(ledger.uri)
+    files = remove_files(ledger, manifest, lambda caption_id: caption_id not in stay)
+    purges[-1]["files"] += files.removed
     purges[-1]["finished"] = now()
     manifest.write()
-    done: dict[str, int] = purges[-1]["removed"]
-    return done
+    return Purged(purges[-1]["removed"], purges[-1]["files"], files.left)
 
 
 def _parts(ledger: Ledger, keep: str, confirmed: pa.Array) -> Iterator[tuple[str, str, pa.Table, pa.ChunkedArray]]:

@@ -44,6 +44,8 @@ def explain(
     from audit.precision import resolve_dtype
     from pipelines.reading.fetched import fetched
     from pipelines.reading.nulls import read_null_captions, spread
+    from pipelines.terminal import say
+    from pipelines.written import run_of, write_picture
     from reports.explanation import render
     from reports.tabular import check_suffix
 
@@ -55,8 +57,8 @@ def explain(
     known = None if calibration is None else audit.load_calibration(calibration)
     loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device))
     explained = look(loaded, caption, seed, steps, guidance_scale, known, unseen)
-    try:
-        out.write_text(render(explained), encoding="utf-8")
-    except OSError as error:
-        raise audit.AuditError(f"cannot be written: {error.strerror}", where=str(out)) from error
+    run = run_of(out, calibration)
+    problem = write_picture(run, out, render(explained).encode(), caption)
+    if run is not None and problem:
+        say(f"{out}: `crossaudit purge` will not remove it: {problem}", err=True)
     typer.echo(str(out))

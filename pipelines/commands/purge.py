@@ -29,11 +29,18 @@ def purge(
     """Remove generations and training images from a finished run, for good: they may be personal data.
 
     Rows, scores, vectors and verdicts stay, and the manifest records what was removed. The report is written again.
+
+    The files that `reproduce` and `explain` wrote go too, if this machine has them; other pictures in RUN are named.
     """
     from pipelines.purge import purge as remove
+    from pipelines.terminal import say
 
-    removed = remove(run, keep.value)
-    for table, pictures in removed.items():
+    purged = remove(run, keep.value)
+    for table, pictures in purged.pictures.items():
         if not table.startswith("_"):
             typer.echo(f"{table}: {pictures:,} pictures removed")
+    for file in purged.files:
+        say(f"{file}: removed")
+    for file in purged.left:
+        say(f"{file}; it may show pictures, and was left", err=True)
     typer.echo(f"{run.rstrip('/')}/report.html")

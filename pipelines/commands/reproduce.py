@@ -23,6 +23,7 @@ def reproduce(
     """Generate one confirmed case again, and say whether it agrees with the record (exit code 1 if not)."""
     from pipelines.reproduce import reproduce as again
     from pipelines.terminal import say
+    from pipelines.written import write_picture
     from reports.tabular import check_suffix
 
     if out is not None:
@@ -30,7 +31,9 @@ def reproduce(
         check_writable(out)
     found = again(run, case)
     if out is not None:
-        out.write_bytes(found.image)
+        problem = write_picture(run, out, found.image, found.caption)
+        if problem:
+            say(f"{out}: `crossaudit purge` will not remove it: {problem}", err=True)
     say(f"{found.verdict}, seed {found.seed}: {found.caption}")
     typer.echo(f"similarity to the training image: {found.similarity:.4f}, recorded {found.recorded:.4f}")
     if found.difference is None:

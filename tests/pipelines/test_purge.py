@@ -19,12 +19,13 @@ from pipelines.lookup import nearest_images
 from pipelines.mitigate import Request, mitigate_run
 from pipelines.purge import PICTURES, purge
 from pipelines.reproduce import reproduce
+from pipelines.written import write_picture
 from reports.check import check
 from reports.exports import exclusions
 from reports.html import render
 from reports.query import query
 from tests.pipelines.test_cli import crossaudit
-from tests.pipelines.toy import MEMORIZED, png
+from tests.pipelines.toy import MEMORIZED, MODEL, png
 
 pytestmark = pytest.mark.slow
 
@@ -180,7 +181,7 @@ def test_an_interrupted_purge_is_known_and_finished_by_the_same_command(finished
     with pytest.raises(AuditError, match="(?s)--keep confirmed was interrupted.*--keep confirmed` finishes it"):
         purge(str(own), "none")
     (own / "report.html").rmdir()
-    assert purge(str(own), "confirmed") == entry["removed"]
+    assert purge(str(own), "confirmed").pictures == entry["removed"]
     assert wrong(own) == []
     [finally_] = manifest(own)["purged"]
     assert finally_ == entry | {"finished": finally_["finished"]} and finally_["finished"] is not None
@@ -190,8 +191,8 @@ def test_an_interrupted_purge_is_known_and_finished_by_the_same_command(finished
 def test_a_stricter_purge_adds_to_the_first_and_a_laxer_one_finds_nothing(confirmed: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(confirmed, tmp_path / "run"))
     left = {table: len(found) for table, found in pictures(run).items()}
-    assert purge(str(run), "none") == left
-    assert purge(str(run), "confirmed") == dict.fromkeys(PICTURES, 0)
+    assert purge(str(run), "none").pictures == left
+    assert purge(str(run), "confirmed").pictures == dict.fromkeys(PICTURES, 0)
     assert [(entry["keep"], entry["removed"]) for entry in manifest(run)["purged"]][1:] == [("none", left)]
     assert wrong(run) == [] and pictures(run) == dict.fromkeys(PICTURES, [])
 
@@ -220,6 +221,49 @@ def test_what_needs_a_training_image_says_that_it_was_removed(confirmed: Path, n
     for command in (lambda: reproduce(str(none), MEMORIZED), lambda: mitigate_run(str(none), SMALL)):
         with pytest.raises(AuditError, match="(?s)no training image is left .*--keep none.*another --out"):
             command()
+
+
+def test_files_of_reproduce_and_explain_go_with_the_pictures(own: Path, tmp_path: Path) -> None:
+    """A confirmed caption's file with --keep none only; another caption's file with either."""
+    case, page = tmp_path / "case.png", own / "explanation.html"
+    assert crossaudit("reproduce", str(own), MEMORIZED, "--out", str(case)).returncode == 0
+    calibration = str(own / "calibration.json")
+    explained = crossaudit(
+        *("explain", MODEL, "picture 1 of a thing", "--calibration", calibration), *("--steps", "2", "--out", str(page))
+    )
+    assert explained.returncode == 0, explained.stderr
+    assert case.is_file() and page.is_file() and explained.stderr == ""
+    assert purge(str(own), "confirmed").files == [str(page)]
+    assert case.is_file() and not page.exists()
+    done = crossaudit("purge", str(own), "--keep", "none")
+    assert done.returncode == 0 and f"{case}: removed" in done.stdout
+    assert not case.exists() and manifest(own)["pictures"] == [] and wrong(own) == []
+
+
+def test_files_that_are_not_the_runs_own_are_named_and_left(own: Path, tmp_path: Path) -> None:
+    changed, elsewhere, stranger = tmp_path / "changed.png", "/mnt/other/case.png", own / "photo.JPG"
+    for file in (changed, stranger):
+        assert write_picture(str(own), file, b"picture", MEMORIZED) is None
+    changed.write_bytes(b"another picture")
+    data = manifest(own)
+    data["pictures"][1] |= {"host": "another-machine", "file": elsewhere}
+    (own / "manifest.json").write_text(json.dumps(data))
+    purged = purge(str(own), "none")
+    assert purged.files == [] and changed.is_file() and stranger.is_file()
+    reasons = ("changed since it was written", "written on another-machine", "not written by this run's commands")
+    assert purged.left == [f"{file}: {why}" for file, why in zip((changed, elsewhere, stranger), reasons, strict=True)]
+    assert purge(str(own), "none").left == purged.left
+
+
+def test_a_file_is_written_though_its_run_cannot_record_it(own: Path, tmp_path: Path) -> None:
+    file = tmp_path / "case.png"
+    data = manifest(own) | {"finished": None}
+    (own / "manifest.json").write_text(json.dumps(data))
+    assert write_picture(str(own), file, b"picture", MEMORIZED) == "its run is not finished"
+    assert write_picture(str(tmp_path / "gone"), file, b"picture", MEMORIZED) is not None
+    assert file.read_bytes() == b"picture"
+    with pytest.raises(AuditError, match="no/case.png: cannot be written: No such file"):
+        write_picture(None, tmp_path / "no" / "case.png", b"picture", MEMORIZED)
 
 
 def test_the_run_is_not_computed_again(config: Path, none: Path, audited: Callable[..., str]) -> None:
