@@ -20,6 +20,7 @@ from audit.errors import UsageError
 from audit.generation import denoise, produce
 from audit.model import Model
 from audit.png import map_png
+from audit.progress import CountSteps, Progress
 from audit.rows import Rows
 from audit.screening import screen
 
@@ -62,10 +63,12 @@ def explain(
     guidance_scale: float = 7.5,
     calibration: Calibration | None = None,
     null_captions: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Explanation:
     """Follow one guided run of a caption, and screen it without each of its tokens in turn.
 
     calibration: of a detector of the screen; its seeds are used. null_captions are run beside it, for the band.
+    progress: called after each step of a run, and each batch of a screen.
     Raises UsageError for a calibration of a whole run, AuditError for one of another model.
     """
     detector = "noise_magnitude" if calibration is None else calibration.detector
@@ -75,20 +78,21 @@ def explain(
     rows = Rows(model, [caption], [seed], 1)
     batch = rows.batch(slice(0, 1))
     attended, bright = _Attended(), BrightEnding(batch.prompt_tokens_B, steps)
-    latents_BCHW, _ = denoise(rows, batch, steps, guidance_scale, [attended, bright])
+    counts = [CountSteps(progress, "follow the caption", batch.rows, steps, 1)] if progress is not None else []
+    latents_BCHW, _ = denoise(rows, batch, steps, guidance_scale, [attended, bright, *counts])
     attn_TK = torch.cat(attended.attn_TBK).cpu().numpy()
     tokens = _tokens(model, caption)
     parts_PT = [*attn_TK.T[: len(tokens)]]
     if len(tokens) < attn_TK.shape[1]:
         parts_PT.append(attn_TK[:, len(tokens) :].sum(1))
         tokens.append("padding")
-    score, p_unseen, moves = _left_out(model, caption, detector, seed, calibration)
+    score, p_unseen, moves = _left_out(model, caption, detector, seed, calibration, progress)
     return Explanation(
         caption=caption,
         tokens=tokens,
         attention_PT=np.array(parts_PT),
         entropy_T=entropy(torch.from_numpy(attn_TK)).numpy(),
-        band_T2=_band(model, null_captions, seed, steps, guidance_scale),
+        band_T2=_band(model, null_captions, seed, steps, guidance_scale, progress),
         null_captions=len(null_captions),
         image=produce(model, latents_BCHW, "image")["values"][0],
         region=map_png(bright.result()["region"][0].cpu().numpy(), *model.latent_shape[1:]),
@@ -114,7 +118,9 @@ class _Attended:
         self.attn_TBK.append(seen.attn_BLK.double().mean(1))
 
 
-def _band(model: Model, captions: Sequence[str], seed: int, steps: int, guidance_scale: float) -> Floats | None:
+def _band(
+    model: Model, captions: Sequence[str], seed: int, steps: int, guidance_scale: float, progress: Progress | None
+) -> Floats | None:
     """The 5 % and 95 % quantiles of the entropy of captions in each step: [T, 2]."""
     if not captions:
         return None
@@ -122,7 +128,8 @@ def _band(model: Model, captions: Sequence[str], seed: int, steps: int, guidance
 
     def follow(at: slice) -> Floats:
         attended = _Attended()
-        denoise(rows, rows.batch(at), steps, guidance_scale, [attended])
+        counts = [CountSteps(progress, "follow control captions", at, steps, len(rows))] if progress is not None else []
+        denoise(rows, rows.batch(at), steps, guidance_scale, [attended, *counts])
         return entropy(torch.stack(attended.attn_TBK)).cpu().numpy()
 
     entropy_TN = np.concatenate(rows.each("explain", follow), axis=1)
@@ -130,7 +137,12 @@ def _band(model: Model, captions: Sequence[str], seed: int, steps: int, guidance
 
 
 def _left_out(
-    model: Model, caption: str, detector: str, seed: int, calibration: Calibration | None
+    model: Model,
+    caption: str,
+    detector: str,
+    seed: int,
+    calibration: Calibration | None,
+    progress: Progress | None,
 ) -> tuple[float, float | None, list[tuple[int, float]]]:
     """The score of the caption, its p, and how much it falls without each of its tokens; BOS and EOS stay."""
     ids = _ids(model, caption)
@@ -139,7 +151,7 @@ def _left_out(
     }
     texts = list(dict.fromkeys([caption, *without.values()]))
     seeds = [seed] if calibration is None else calibration.context["seeds"]
-    table = screen(model, texts, seeds, [detector])
+    table = screen(model, texts, seeds, [detector], progress=progress)
     p_of: dict[str, float] = {}
     if calibration is None:
         values = table[detector].to_pylist()

@@ -18,6 +18,7 @@ from audit.errors import UsageError
 from audit.finite import first_not_finite
 from audit.model import Model
 from audit.png import png
+from audit.progress import CountSteps, Progress
 from audit.rows import Batch, Rows
 from audit.sampling import ddim, guide, response
 
@@ -37,6 +38,7 @@ def generate(
     detectors: Sequence[str] = (),
     output: Literal["image", "latents"] = "image",
     batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Generate captions: one row per caption and seed, caption-major, as `audit.schema.scored`.
 
@@ -44,6 +46,7 @@ def generate(
     output: "image" adds `image` (PNG bytes), "latents" adds `latents` (C x H x W values). What is not finite is
     null, and its row has status "error". Raises AuditError for an unknown detector, a bad number of steps, or unfit
     captions.
+    progress: called after each step of a batch.
     """
     if output not in OUTPUTS:
         raise UsageError(f"output is {output!r}", do=f"Give one of: {', '.join(OUTPUTS)}.")
@@ -54,7 +57,8 @@ def generate(
     def run(at: slice) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         batch = rows.batch(at)
         followers = [detector(batch.prompt_tokens_B, steps) for detector in chosen]
-        latents_BCHW, broken_B = denoise(rows, batch, steps, guidance_scale, followers)
+        counts = [CountSteps(progress, "generate", at, steps, len(rows))] if progress is not None else []
+        latents_BCHW, broken_B = denoise(rows, batch, steps, guidance_scale, [*followers, *counts])
         for row in (broken_B >= 0).nonzero().flatten().tolist():
             _locate(rows, batch.one(row), steps, guidance_scale, int(broken_B[row]))
         results = [follower.result() for follower in followers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from audit.detectors.noise_profile import POSITIONS
 from audit.entropy import entropy
 from audit.errors import UsageError
 from audit.model import Model
+from audit.progress import Progress
 from audit.rows import Rows
 from audit.sampling import ddim
 from audit.screening import Forward, run_forward
@@ -33,16 +34,29 @@ LAYERS = pa.schema(
 
 @torch.inference_mode()
 def layers(
-    model: Model, captions: Sequence[str], null_captions: Sequence[str], seed: int = 0, batch_size: int | None = None
+    model: Model,
+    captions: Sequence[str],
+    null_captions: Sequence[str],
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """How the entropy and the BOS attention of each layer rank captions above null captions, on the initial noise.
 
     One row a timestep (those of the noise profile), layer and feature. It shows where a model hides what it knows; the
-    best layer is known only afterwards, so none may be chosen by it. Raises UsageError without captions of both kinds.
+    best layer is known only afterwards, so none may be chosen by it. progress: called after each batch. Raises
+    UsageError without captions of both kinds.
     """
     if not captions or not null_captions:
         raise UsageError("there is nothing to compare", do="Give captions and null captions.")
-    own, null = (_seen(model, texts, seed, batch_size) for texts in (captions, null_captions))
+    total = len(captions) + len(null_captions)
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress("look at layers", "captions", done, total)
+
+    own = _seen(model, captions, seed, batch_size, told)
+    null = _seen(model, null_captions, seed, batch_size, lambda done: told(len(captions) + done))
     timesteps = ddim(model.scheduler_config).timesteps.tolist()
     truth = np.repeat([1, 0], [len(captions), len(null_captions)])
     rows = []
@@ -56,7 +70,9 @@ def layers(
     return pa.Table.from_pylist([dict(zip(LAYERS.names, row, strict=True)) for row in rows], schema=LAYERS)
 
 
-def _seen(model: Model, captions: Sequence[str], seed: int, batch_size: int | None) -> np.ndarray:
+def _seen(
+    model: Model, captions: Sequence[str], seed: int, batch_size: int | None, done: Callable[[int], None]
+) -> np.ndarray:
     """Entropy and BOS attention: [T, N, L, 2]."""
     timesteps = ddim(model.scheduler_config).timesteps.tolist()
     rows = Rows(model, captions, [seed], batch_size)
@@ -72,4 +88,4 @@ def _seen(model: Model, captions: Sequence[str], seed: int, batch_size: int | No
             seen.append(torch.stack([entropy(attn_BLK), attn_BLK[..., 0].double()], dim=-1))
         return torch.stack(seen).cpu().numpy()
 
-    return np.concatenate(rows.each("layers", see), axis=1)
+    return np.concatenate(rows.each("layers", see, done), axis=1)

@@ -73,9 +73,14 @@ class Rows:
         """Hidden states of the empty prompt: [1, K, D]."""
         return self.model.encode([""])[0]
 
-    def each(self, task: str, work: Callable[[slice], T]) -> list[T]:
-        """`work` of the rows in order, a batch at a time. A batch size that was not given is halved where it does not
-        fit in memory, and the model remembers that for the `task`."""
+    def each(self, task: str, work: Callable[[slice], T], done: Callable[[int], None] | None = None) -> list[T]:
+        """Return `work` of the rows in order, a batch at a time; `done` is told how many rows are done after each.
+
+        A batch size that was not given is halved where it does not fit in memory, and the model remembers that for the
+        `task`.
+        """
+        if done is not None:
+            work = _telling(work, done)
         sizes = self.model.batch_sizes
         if self._batch_size is not None:
             starts = range(0, len(self), self._batch_size)
@@ -187,6 +192,15 @@ class Rows:
 def finite_rows(values_Bn: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether each row of [B] or [B, n] values is finite: [B]."""
     return np.isfinite(values_Bn.reshape(len(values_Bn), -1)).all(1)
+
+
+def _telling(work: Callable[[slice], T], done: Callable[[int], None]) -> Callable[[slice], T]:
+    def told(at: slice) -> T:
+        result = work(at)
+        done(at.stop)
+        return result
+
+    return told
 
 
 def usual_batch(device: str) -> int:

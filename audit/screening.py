@@ -18,6 +18,7 @@ from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
 from audit.errors import AuditError
 from audit.finite import first_not_finite
 from audit.model import Model
+from audit.progress import Progress
 from audit.reference import beside
 from audit.rows import Batch, Rows, finite_rows
 from audit.sampling import ddim, first_informative, response, to_epsilon, to_original
@@ -46,11 +47,13 @@ def screen(
     detectors: Sequence[str] = ("profile",),
     batch_size: int | None = None,
     reference: Model | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Score captions from pure noise: one row per caption and seed, caption-major, as `audit.schema.scored`.
 
     reference: a model that cannot have memorized the captions; its columns stand beside those of the model, and a
     calibration measures what the two differ in (`audit.reference`).
+    progress: called after each batch of rows.
     batch_size: rows a forward; by default as many as fit in memory, 64 at most (16 on the CPU).
     All detectors come out of one pass. Where a detector's values are not finite, its columns are null and the row has
     status "error"; the columns of the other detectors stay. With zero terminal SNR, a detector that compares predicted
@@ -100,7 +103,11 @@ def screen(
             _locate(rows, batch.one(row), plan)
         return values
 
-    found = rows.each("screen", measure)
+    def told(done: int) -> None:
+        if progress is not None:
+            progress("screen", "rows", done, len(rows))
+
+    found = rows.each("screen", measure, told)
     together = [detector.columns for detector in chosen]
     table = rows.table(together, found, rows.context(chosen))
     return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))

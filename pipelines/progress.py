@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from pipelines.terminal import Console, visible
+
+if TYPE_CHECKING:
+    from audit.progress import Progress as Tell
 
 EVERY = 60.0
 
@@ -120,6 +124,38 @@ class Reporter:
             yield stage
         finally:
             stage.close()
+
+
+@contextmanager
+def told() -> Iterator[Tell]:
+    """Show on standard error how far a calculation of `audit` is, each of its steps as a stage."""
+    reporter = Reporter()
+    with ExitStack() as open_stage:
+        stage: Stage | None = None
+        step: str | None = None
+        last = 0
+
+        def tell(title: str, unit: str, done: int, total: int) -> None:
+            nonlocal stage, step, last
+            if stage is None or title != step:
+                open_stage.close()
+                stage, step, last = open_stage.enter_context(reporter.stage(title, total, unit)), title, 0
+            stage.advance(done - last, 0)
+            last = done
+            stage.show()
+
+        yield tell
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal that something goes on that cannot tell how far it is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{visible(what)} ..."):
+        yield
 
 
 def now() -> str:

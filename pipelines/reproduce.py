@@ -12,6 +12,7 @@ from audit.errors import AuditError, UsageError
 from audit.pictures import decode
 from pipelines.finished import finished
 from pipelines.ledger import Ledger
+from pipelines.progress import told, waiting
 from pipelines.stages import judge, search
 from pipelines.worker import Worker
 
@@ -51,14 +52,22 @@ def reproduce(uri: str, case: str) -> Reproduced:
     row = _case(ledger, case)
     copy = judge.copies_of(ledger, [row])[row["caption_id"]]
     worker, name = Worker(config), config.confirm.embedders[0]
-    manifest.model("model", worker.model.fingerprint)
+    with waiting("loading the model"):
+        manifest.model("model", worker.model.fingerprint)
     manifest.checkpoint("model", worker.about(["model"])["model"])
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
     settings = config.generate
-    made = audit.generate(
-        worker.model, [row["caption"]], [copy["seed"]], settings.steps, settings.guidance_scale, detectors=()
-    )
+    with told() as progress:
+        made = audit.generate(
+            worker.model,
+            [row["caption"]],
+            [copy["seed"]],
+            settings.steps,
+            settings.guidance_scale,
+            detectors=(),
+            progress=progress,
+        )
     image: bytes | None = made["image"][0].as_py()
     if image is None:
         raise AuditError(f"the generation failed: {made['error'][0].as_py()}", where=row["caption_id"])

@@ -21,10 +21,12 @@ def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
     """
     from rich.text import Text
 
+    from pipelines.progress import waiting
     from pipelines.terminal import Console, visible
     from reports.check import check as prove
 
-    results = prove(run)
+    with waiting("checking"):
+        results = prove(run)
     ok = all(result.ok for result in results)
     if json_:
         typer.echo(json.dumps({"run": run, "ok": ok, "checks": [asdict(result) for result in results]}, indent=2))

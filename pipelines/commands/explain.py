@@ -42,6 +42,7 @@ def explain(
     import audit
     from audit.explanation import explain as look
     from audit.precision import resolve_dtype
+    from pipelines.progress import told, waiting
     from pipelines.reading.fetched import fetched
     from pipelines.reading.nulls import read_null_captions, spread
     from pipelines.terminal import say
@@ -55,8 +56,10 @@ def explain(
     if null and not unseen:
         raise audit.UsageError("there are no null captions", where=null, do="Give one caption a line.")
     known = None if calibration is None else audit.load_calibration(calibration)
-    loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device))
-    explained = look(loaded, caption, seed, steps, guidance_scale, known, unseen)
+    with waiting("loading the model"):
+        loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device))
+    with told() as progress:
+        explained = look(loaded, caption, seed, steps, guidance_scale, known, unseen, progress)
     run = run_of(out, calibration)
     problem = write_picture(run, out, render(explained).encode(), caption)
     if run is not None and problem:

@@ -47,9 +47,11 @@ def export(
     The columns are file, row, key, why and more. `crossaudit apply` makes a clean copy of the data set from the Parquet
     file; CSV and JSON lines are for other tools.
     """
+    from pipelines.progress import waiting
     from reports.exports import exclusions
 
-    done = exclusions(run, policy.value, out)
+    with waiting("collecting the rows"):
+        done = exclusions(run, policy.value, out)
     typer.echo(
         f"{done.path}: {done.dropped:,} rows to drop, {done.kept:,} to keep once; "
         f"confirmed captions: {done.captions:,}, groups of rows: {done.groups:,}"

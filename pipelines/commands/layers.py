@@ -47,6 +47,7 @@ def layers(
     from audit.precision import resolve_dtype
     from pipelines.config import ModelFiles
     from pipelines.models import load
+    from pipelines.progress import told, waiting
     from pipelines.reading.nulls import read_null_captions, spread
     from reports.tabular import check_suffix, write_table
 
@@ -64,7 +65,10 @@ def layers(
             *(read_null_captions(file, "caption") for file in (captions, null)),
         )
     own, unseen = spread(own, MOST), spread(unseen, MOST)
-    table = look(load(model, lora, device, resolve_dtype(dtype, device)), own, unseen, seed)
+    with waiting("loading the model"):
+        loaded = load(model, lora, device, resolve_dtype(dtype, device))
+    with told() as progress:
+        table = look(loaded, own, unseen, seed, progress=progress)
     if out is not None:
         write_table(table, out)
     _print(table, len(own), len(unseen))

@@ -32,6 +32,7 @@ def lookup(
     """
     from audit.errors import UsageError
     from pipelines.commands.query import show
+    from pipelines.progress import waiting
     from reports import lookup as ask
 
     given = {name: value for name, value in (("url", url), ("host", host), ("text", text)) if value is not None}
@@ -40,7 +41,8 @@ def lookup(
     if image is not None:
         from pipelines.lookup import nearest_images
 
-        nearest = nearest_images(run, image)
+        with waiting("looking among the training images"):
+            nearest = nearest_images(run, image)
         show(nearest)
         rows = nearest.to_pylist()
         same = [row["image_id"] for row in rows if row["same"] in ("bytes", "picture")]

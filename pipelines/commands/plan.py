@@ -43,11 +43,13 @@ def plan(
     """
     from audit.foreseen import of_audit_sample, of_null_captions
     from pipelines.planning.plan import make_plan
+    from pipelines.progress import waiting
     from pipelines.settings import load_config
     from pipelines.terminal import Console
 
     settings, _ = load_config(config, set_ or [])
-    made = make_plan(settings, tflops)
+    with waiting("counting rows and measuring a worker"):
+        made = make_plan(settings, tflops)
     work, lines = made.work, made.work.lines()
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -32,10 +32,12 @@ def purge(
 
     The files that `reproduce` and `explain` wrote go too, if this machine has them; other pictures in RUN are named.
     """
+    from pipelines.progress import waiting
     from pipelines.purge import purge as remove
     from pipelines.terminal import say
 
-    purged = remove(run, keep.value)
+    with waiting("removing pictures"):
+        purged = remove(run, keep.value)
     for table, pictures in purged.pictures.items():
         if not table.startswith("_"):
             typer.echo(f"{table}: {pictures:,} pictures removed")

@@ -48,11 +48,13 @@ def query(
     CSV is UTF-8 with the data as they are, bytes in base64; on a terminal, control characters are written as escapes.
     """
     from audit.errors import UsageError
+    from pipelines.progress import waiting
     from reports.query import query as ask
 
     if spreadsheet_safe and format is not Format.csv:
         raise UsageError("--spreadsheet-safe changes CSV only", do="Add --format csv.")
-    result = ask(run, sql)
+    with waiting("asking"):
+        result = ask(run, sql)
     if format is Format.csv:
         _print_csv(result, spreadsheet_safe)
     elif format is Format.json:

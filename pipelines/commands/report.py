@@ -13,6 +13,9 @@ def register(app: typer.Typer) -> None:
 
 def report(run: RunDir, verbose: Verbose = False) -> None:
     """Write the report of a finished run again: RUN/report.html."""
+    from pipelines.progress import waiting
     from reports.html import write
 
-    typer.echo(write(run))
+    with waiting("writing the report"):
+        path = write(run)
+    typer.echo(path)

@@ -81,3 +81,21 @@ def test_no_unit_overflows(seconds: float) -> None:
     words = duration(seconds).split()
     most = {"s": 90, "min": 90 if len(words) == 2 else 60, "h": 48 if words[1] == "h" else 24, "d": 1e9}
     assert all(int(number) < most[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
+
+
+def test_a_calculation_tells_its_steps_as_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of its steps with its total at the beginning, however it is counted, and its end."""
+    with progress.told() as tell:
+        tell("follow the caption", "steps", 1, 2)
+        assert capsys.readouterr().err == "follow the caption: 2 steps\n"
+        tell("follow the caption", "steps", 2, 2)
+        tell("screen", "rows", 16, 32)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first.startswith("follow the caption: done") and second == "screen: 32 rows"
+    assert third.startswith("screen: done")
+
+
+def test_waiting_is_shown_on_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.waiting("loading"):
+        pass
+    assert capsys.readouterr() == ("", "")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -23,7 +24,7 @@ QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
 CONFIRMED, UNSEEN = ["a planted picture", "another one"], ["lamp number 1", "river number 2"]
 
 
-def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path) -> None:
+def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     width = audit.load_model(MODEL).unet.get_submodule(QUERY).weight.shape
     factors = torch.full((2, width[1]), 0.5), torch.full((width[0], 2), 0.5)
     lora = tmp_path / "lora.safetensors"
@@ -38,6 +39,7 @@ def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path) -> None:
     ledger.write(NULLS, "00000", pa.table({"caption": UNSEEN}))
 
     layers(config.out, out=tmp_path / "found.parquet", captions=None, null=None, seed=0, device="cpu", verbose=False)
+    assert "look at layers: 4 captions\n" in capsys.readouterr().err
     found = pq.read_table(tmp_path / "found.parquet")
     assert found.equals(look(audit.load_model(MODEL, lora=lora), CONFIRMED, UNSEEN))
     assert not found.equals(look(audit.load_model(MODEL), CONFIRMED, UNSEEN))

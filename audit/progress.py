@@ -1,0 +1,35 @@
+"""How a long calculation tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from audit.detectors.detector import Step
+
+# Called with the step, what it counts, how many of these are done, and how many there are.
+Progress = Callable[[str, str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CountSteps:
+    """Follow a run as a detector does, and tell after each of its steps how many steps of all rows are done.
+
+    at: the rows of the batch; steps: of each row; total: rows of all batches.
+    """
+
+    needs_attention: ClassVar[bool] = False
+    needs_response: ClassVar[bool] = False
+    needs_end: ClassVar[bool] = False
+
+    progress: Progress
+    title: str
+    at: slice
+    steps: int
+    total: int
+
+    def observe(self, step: int, seen: Step) -> None:
+        rows = self.at.stop - self.at.start
+        self.progress(self.title, "steps", self.at.start * self.steps + (step + 1) * rows, self.total * self.steps)
