@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.captions import caption_id
-from audit.detectors import COMBINED, columns_of
+from audit.detectors import COMBINED, SCREEN, columns_of
 from audit.errors import AuditError
 from audit.schema import METADATA_KEY
 from pipelines.reading.files import find, open_file
@@ -30,7 +30,8 @@ def check(path: str, detector: str, seeds: Sequence[int]) -> None:
         AuditError: that names every column that is missing, or the seeds that differ.
     """
     for layout in (_schema(uri) for uri in files(path)):
-        parts = COMBINED.get(detector, (detector,))
+        # An unknown detector is a problem of its own, named where detectors are checked.
+        parts = [part for part in COMBINED.get(detector, (detector,)) if part in SCREEN]
         wanted = ["seed", "status", *(name for part in parts for name in columns_of(part))]
         missing = [name for name in dict.fromkeys(wanted) if name not in layout.names]
         if "caption" not in layout.names and "caption_id" not in layout.names:
