@@ -232,7 +232,7 @@ def test_files_of_reproduce_and_explain_go_with_the_pictures(own: Path, tmp_path
         *("explain", MODEL, "picture 1 of a thing", "--calibration", calibration), *("--steps", "2", "--out", str(page))
     )
     assert explained.returncode == 0, explained.stderr
-    assert case.is_file() and page.is_file() and explained.stderr == ""
+    assert case.is_file() and page.is_file() and "crossaudit purge" not in explained.stderr
     assert purge(str(own), "confirmed").files == [str(page)]
     assert case.is_file() and not page.exists()
     done = crossaudit("purge", str(own), "--keep", "none")
