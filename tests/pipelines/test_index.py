@@ -177,7 +177,7 @@ def test_images_prepared_by_another_version_are_refused(index: Ledger, dataset: 
     try:
         index.write_bytes("manifest.json", json.dumps(data).encode())
         message = refused(with_index(dataset.parent), tmp_path)
-        assert "preprocessing of the embedder sscd is 0: square 32, bicubic there and 1: square 32" in message
+        assert "preprocessing of the embedder sscd is 0: square 32, bicubic there and 2: square 32" in message
     finally:
         index.write_bytes("manifest.json", content)
 

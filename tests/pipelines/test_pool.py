@@ -124,8 +124,8 @@ def test_one_worker_and_two_give_the_same() -> None:
 
 
 def test_a_row_that_hangs_is_the_only_one_lost_once_its_time_is_up() -> None:
-    found = result(Doubling(hanging=(2,)), cut(8, 4), seconds=1.0)
-    assert found == {"00000": [0, 2, (2, "timed_out", "no result after 1 s"), 6], "00004": [8, 10, 12, 14]}
+    found = result(Doubling(hanging=(2,)), cut(8, 4), seconds=3.0)
+    assert found == {"00000": [0, 2, (2, "timed_out", "no result after 3 s"), 6], "00004": [8, 10, 12, 14]}
 
 
 def test_workers_that_ray_cannot_place_do_not_stop_the_others() -> None:
