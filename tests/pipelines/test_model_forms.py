@@ -30,12 +30,32 @@ def fp16_only(folder: Path) -> Path:
     return copy
 
 
+# Scheduler files of published models: an early SD v1-4, SD 2.1, and a fine-tune of it with zero terminal SNR.
+EARLY = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.4.0", "beta_end": 0.012, "beta_start": 0.00085}
+EARLY |= {"beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "skip_prk_steps": True}
+VELOCITY = EARLY | {"_class_name": "DDIMScheduler", "_diffusers_version": "0.10.0", "prediction_type": "v_prediction"}
+VELOCITY |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "trained_betas": None}
+VELOCITY = {key: value for key, value in VELOCITY.items() if key != "skip_prk_steps"}
+SCHEDULERS = {
+    "SD v1-4": EARLY,
+    "SD 2.1": VELOCITY,
+    "zero terminal SNR": VELOCITY | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+}
+
+
+def with_scheduler(folder: Path, name: str) -> Path:
+    source = MODEL if name == "SD v1-4" else MODEL.with_name("tiny-sd2")
+    copy = Path(shutil.copytree(source, folder / "model"))
+    (copy / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULERS[name]))
+    return copy
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.mark.parametrize("form", ["single file", "fp16 variant"])
+@pytest.mark.parametrize("form", ["single file", "fp16 variant", *SCHEDULERS])
 def test_a_form_runs_from_audit_yaml_to_the_report(
     make_dataset: Callable[[Path], Path],
     audited: Callable[..., str],
@@ -51,6 +71,9 @@ def test_a_form_runs_from_audit_yaml_to_the_report(
         save_file({"picture": embedding}, tmp_path / "picture.safetensors")
         model = {"path": file.name, "config": config.name, "textual_inversion": "picture.safetensors"}
         loaded = audit.load_model(file, config=config, textual_inversion=[tmp_path / "picture.safetensors"])
+    elif form in SCHEDULERS:
+        model = {"path": with_scheduler(tmp_path, form).name}
+        loaded = audit.load_model(tmp_path / "model")
     else:
         model = {"path": fp16_only(tmp_path).name, "resolution": 48}
         loaded = audit.load_model(tmp_path / "model", resolution=48)

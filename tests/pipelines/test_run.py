@@ -146,7 +146,7 @@ def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) ->
     assert {Path(item["file"]).name for item in found["inputs"]} >= {"00000.parquet", "00001.tar"}
     networks = {"unet", "text_encoder", "vae"}
     loaded = {f"{name} (as loaded)" for name in networks}
-    assert found["models"]["model"].keys() == networks | loaded | {"tokenizer", "resolution"}
+    assert found["models"]["model"].keys() == networks | loaded | {"tokenizer", "resolution", "dtype"}
     assert found["models"]["model"]["resolution"] == "32 x 32"
     assert found["models"]["sscd"].keys() == {"sscd.safetensors", "preprocessing"}
     assert found["stages"]["ingest"] | {"seconds": 0} == {"rows_in": 40, "rows_out": 40, "errors": 0, "seconds": 0}
@@ -162,7 +162,7 @@ def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Pa
     folders = [str(dataset.parent / name) for name in ("captions", "images")]
     counts = apply(done.path, folders, str(tmp_path / "clean"), lambda line: None)
     assert (counts.rows_in, counts.dropped, counts.rows_out) == (80, 2 * done.dropped, 80 - 2 * done.dropped)
-    assert MEMORIZED not in pq.read_table(tmp_path / "clean/00000.parquet")["caption"].to_pylist()
+    assert MEMORIZED not in pq.read_table(tmp_path / "clean/captions/00000.parquet")["caption"].to_pylist()
 
 
 def test_two_workers_give_the_same_tables(
