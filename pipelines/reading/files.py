@@ -149,6 +149,9 @@ def _listed(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
     """As `_matches`. Raises AuditError where there is nothing to be seen."""
     try:
         return _matches(pattern)
+    except UnicodeDecodeError as error:
+        what = f"a file name below it is not UTF-8: {error.object!r}"
+        raise AuditError(what, where=pattern, do="Rename the file.") from error
     except OSError as error:
         do = "Check that it may be read; of s3:// the AWS_ variables of the environment: keys, region, endpoint."
         raise AuditError(f"cannot be listed: {first_line(error)}", where=pattern, do=do) from error

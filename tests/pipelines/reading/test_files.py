@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,10 @@ def test_a_fingerprint_sees_both_ends_of_a_large_file(tmp_path: Path) -> None:
         content[at] = 0
     path.write_bytes(content + b"\0")
     assert fingerprint(str(path)) != before
+
+
+def test_a_file_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").touch()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xffd.txt")).touch()
+    with pytest.raises(AuditError, match=r"not UTF-8: b'.*b\\xffd.txt'"):
+        find(str(tmp_path / "*.txt"), "captions")
