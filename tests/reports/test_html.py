@@ -202,7 +202,7 @@ def test_a_run_without_images_findings_sample_or_errors_is_reported_too(own_run:
 def test_a_torn_table_is_an_audit_error(own_run: Path) -> None:
     part = own_run / "verdicts" / "00000.parquet"
     part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(AuditError, match="a table cannot be read"):
+    with pytest.raises(AuditError, match="this part of the run is damaged"):
         render(own_run)
 
 
