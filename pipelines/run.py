@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from audit.errors import AuditError
 from pipelines.config import Config
 from pipelines.context import Run
+from pipelines.jobs import current_job
 from pipelines.ledger import Ledger
-from pipelines.manifest import Manifest
+from pipelines.manifest import Manifest, stored
 from pipelines.progress import Reporter
 from reports.purged import note
 
@@ -32,8 +35,12 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         select,
     )
 
-    inputs = preflight.check(config)
     ledger = Ledger(config.out)
+    try:
+        inputs = preflight.check(config)
+    except AuditError as error:
+        _tell_status(ledger, config, given, error)
+        raise
     manifest = Manifest.open(ledger, config, given)
     run = Run(config, ledger, manifest, progress or Reporter())
     if removed := note(manifest.data):
@@ -55,3 +62,18 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         for stage in (vectors, search, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
+
+
+def _tell_status(ledger: Ledger, config: Config, given: Mapping[str, Any], error: AuditError) -> None:
+    """Record why a job of a cluster was refused before its run began: nobody sees its terminal, but `status` does.
+
+    A run that is there already is left as it is.
+    """
+    if current_job() is None:
+        return
+    # What goes wrong with `out` itself is among the problems that are being raised.
+    with suppress(AuditError, OSError):
+        if stored(ledger) is None:
+            manifest = Manifest.open(ledger, config, given)
+            manifest.begin()
+            manifest.end(error)
