@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import audit
 from audit.errors import AuditError
@@ -289,11 +293,26 @@ def test_without_images_what_is_selected_stays_unknown(
 def test_a_reference_model_is_screened_beside_the_model_and_written_down(
     dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    settings = ("images=null", "select.audit_sample=0", f"reference_model={MODEL}", "calibration.screen=null")
+    """Not the model itself: scores would be the same for all captions, which no calibration is made of."""
+    base = Path(shutil.copytree(MODEL, tmp_path / "base"))
+    weights_file = base / "unet/diffusion_pytorch_model.safetensors"
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        name: tensor * (1 + 0.1 * torch.randn(tensor.shape, generator=draw))
+        for name, tensor in load_file(weights_file).items()
+    }
+    save_file(tensors, weights_file)
+    settings = ("images=null", "select.audit_sample=0", f"reference_model={base}", "calibration.screen=null")
     other = Ledger(audited(dataset, *settings, out=str(tmp_path / "beside")))
     assert [result for result in check(other.uri) if not result.ok] == []
     screen = other.read("screen")
-    assert screen["layer_entropy"].equals(screen["reference_layer_entropy"])
+    texts = dict(zip(*(other.read("captions")[name].to_pylist() for name in ("caption_id", "caption")), strict=True))
+    alone = audit.screen(audit.load_model(base), [texts[id_] for id_ in screen["caption_id"].to_pylist()])
+    np.testing.assert_allclose(
+        screen["reference_layer_entropy"].to_pylist(), alone["layer_entropy"].to_pylist(), atol=2e-5
+    )
+    assert not screen["layer_entropy"].equals(screen["reference_layer_entropy"])
     weights = manifest(other)["models"]
-    assert weights["reference_model"] == weights["model"]
+    assert weights["reference_model"]["unet"] != weights["model"]["unet"]
+    assert weights["reference_model"]["text_encoder"] == weights["model"]["text_encoder"]
     assert any("reference" in item for item in calibrate.load(other).context)
