@@ -52,6 +52,15 @@ def test_it_says_what_to_do_with_what_was_found(page: str) -> None:
         assert f"crossaudit {command} " in said
 
 
+def test_it_says_how_many_rows_are_paired(own_run: Path) -> None:
+    manifest = json.loads((own_run / "manifest.json").read_text())
+    manifest["accounting"]["pairs"] = {"rows": 3100, "paired": 3000, "applies": True}
+    (own_run / "manifest.json").write_text(json.dumps(manifest))
+    assert "3,000 of 3,100 rows of data are paired with their own image. Of a caption without one" in text_of(
+        render(own_run)
+    )
+
+
 def test_captions_chosen_by_duplicates_are_not_called_the_highest(own_run: Path) -> None:
     manifest = json.loads((own_run / "manifest.json").read_text())
     manifest["selection"] = {"budget": 450, "by_duplicates": 40, "audit_sample": 50, "captions": 3000}
