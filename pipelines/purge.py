@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from audit.errors import AuditError
 from pipelines.finished import finished
 from pipelines.ledger import Ledger
+from pipelines.manifest import Manifest
+from pipelines.owner import Owner
 from pipelines.progress import now
 from pipelines.stages import judge, mitigate
 from pipelines.written import due, remove_files
@@ -35,11 +37,17 @@ def purge(uri: str, keep: str) -> Purged:
 
     `keep`: confirmed (the pictures of confirmed captions and the evidence stay) or none. The manifest says that it has
     begun before anything is removed, so that an interrupted purge is known, and finished by the same command. Raises
-    AuditError if the run is not finished, if another purge of it was interrupted, or if a file cannot be removed.
+    AuditError if the run is not finished, if another process writes into it, if another purge of it was interrupted,
+    or if a file cannot be removed.
     """
+    with Owner(finished(uri)[0]) as owner:
+        ledger, manifest, _ = finished(uri)  # whoever wrote last may have changed it
+        return _purge(ledger, manifest, keep, owner)
+
+
+def _purge(ledger: Ledger, manifest: Manifest, keep: str, owner: Owner) -> Purged:
     from reports.html import write
 
-    ledger, manifest, _ = finished(uri)
     interrupted = unfinished(manifest.data)
     if interrupted not in (None, keep):
         do = f"`crossaudit purge {ledger.uri} --keep {interrupted}` finishes it."
@@ -58,6 +66,7 @@ def purge(uri: str, keep: str) -> Purged:
     ledger.sweep()
     for table, name, part, going in _parts(ledger, keep, confirmed):
         if pc.any(going).as_py():
+            owner.check()
             ledger.write(table, name, _without(part, PICTURES[table], going))
     write(ledger.uri)
     files = remove_files(ledger, manifest, lambda caption_id: caption_id not in stay)

@@ -15,6 +15,7 @@ from audit.captions import caption_id
 from audit.errors import AuditError
 from pipelines.ledger import Ledger
 from pipelines.manifest import NAME, Manifest, read
+from pipelines.owner import Owner
 
 # Key of the manifest: host, absolute path, sha256 and caption_id of each file.
 KEY = "pictures"
@@ -89,23 +90,34 @@ def strangers(ledger: Ledger) -> list[str]:
 
 
 def _record(run: str, file: Path, content: bytes, caption: str) -> str | None:
+    """Adds a file to the manifest of a run; returns why not."""
+    entry = {
+        "host": socket.gethostname(),
+        "file": str(file),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "caption_id": caption_id(caption),
+    }
     try:
-        data = read(run)
-        if data.get("kind", "audit") != "audit":
-            return "it belongs to no run"
-        if data["finished"] is None:
-            return "its run is not finished"
-        entry = {
-            "host": socket.gethostname(),
-            "file": str(file),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "caption_id": caption_id(caption),
-        }
-        others = [other for other in _entries(data) if (other["host"], other["file"]) != (entry["host"], entry["file"])]
-        Manifest(Ledger(run), data | {KEY: [*others, entry]}).write()
+        if problem := _unfit(read(run)):
+            return problem
+        ledger = Ledger(run)
+        with Owner(ledger):
+            data = read(run)  # whoever wrote last may have changed it
+            if problem := _unfit(data):
+                return problem
+            place = entry["host"], entry["file"]
+            others = [other for other in _entries(data) if (other["host"], other["file"]) != place]
+            Manifest(ledger, data | {KEY: [*others, entry]}).write()
     except (AuditError, OSError) as error:
         return f"its run cannot be written: {str(error).splitlines()[0]}"
     return None
+
+
+def _unfit(manifest: dict[str, Any]) -> str | None:
+    """Why no file is recorded in a manifest, if so."""
+    if manifest.get("kind", "audit") != "audit":
+        return "it belongs to no run"
+    return "its run is not finished" if manifest["finished"] is None else None
 
 
 def _remove(entry: dict[str, str]) -> str | None:

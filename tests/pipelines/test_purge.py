@@ -17,6 +17,7 @@ from audit.errors import AuditError
 from pipelines.ledger import Ledger
 from pipelines.lookup import nearest_images
 from pipelines.mitigate import Request, mitigate_run
+from pipelines.owner import Owner
 from pipelines.purge import PICTURES, purge
 from pipelines.reproduce import reproduce
 from pipelines.written import write_picture
@@ -264,6 +265,17 @@ def test_a_file_is_written_though_its_run_cannot_record_it(own: Path, tmp_path: 
     assert file.read_bytes() == b"picture"
     with pytest.raises(AuditError, match="no/case.png: cannot be written: No such file"):
         write_picture(None, tmp_path / "no" / "case.png", b"picture", MEMORIZED)
+
+
+def test_only_one_process_writes_into_a_run(own: Path, tmp_path: Path) -> None:
+    """A purge is refused; a picture is written, and its command says that no purge will find it."""
+    before, file = content(own), tmp_path / "case.png"
+    with Owner(Ledger(str(own))):
+        with pytest.raises(AuditError, match="writes into it"):
+            purge(str(own), "none")
+        problem = write_picture(str(own), file, b"picture", MEMORIZED)
+    assert problem is not None and "writes into it" in problem and file.read_bytes() == b"picture"
+    assert content(own) == before
 
 
 def test_the_run_is_not_computed_again(config: Path, none: Path, audited: Callable[..., str]) -> None:
