@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.config import Captions
 from pipelines.reading.files import File
 from pipelines.reading.folders import is_image
-from pipelines.reading.slices import LONGEST, Malformed, Slice, chunks, table_of, too_long, without_mark
+from pipelines.reading.slices import Malformed, Slice, chunks, lines, table_of, too_long, without_mark
 
 SUFFIXES = (".txt", ".caption")
 
@@ -60,14 +60,10 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
     assert isinstance(part.file, Sidecar)
     if not start < stop:
         return table_of([]), []
-    content = b""
-    for chunk in chunks(part.file):
-        content += chunk
-        if b"\n" in chunk or len(content) > LONGEST:
-            break
-    line = without_mark(content).partition(b"\n")[0].strip()
-    if len(line) > LONGEST:
+    _, first = next(lines(part.file), (0, b""))
+    if first is None:
         return table_of([]), [too_long(0)]
+    line = without_mark(first).strip()
     if not line:
         return table_of([]), [Malformed(0, "empty_line", "its first line is empty; expected a caption")]
     return table_of([(line, 0, part.file.image, None, None)]), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
 from pipelines.exclusions import Exclusions, part_of
-from pipelines.reading.captions import format_of
+from pipelines.reading.beside import Sidecar, with_sidecars
+from pipelines.reading.captions import known
 from pipelines.reading.files import File, find, open_file
 from pipelines.reading.folders import is_image
 from pipelines.writing.text import ANOTHER
@@ -61,13 +62,11 @@ def find_jobs(exclusions: Exclusions, dataset: Sequence[str]) -> tuple[list[Job]
     """
     found: dict[tuple[str, str], Job] = {}
     strange: dict[str, None] = {}
-    for pattern in dataset:
-        try:
-            files = find(pattern, "DATASET")
-        except AuditError as error:
-            raise UsageError(error.what, where=error.where) from None
-        beside = {(posixpath.dirname(file.uri), file.stem) for file in files if is_image(file.name)}
-        jobs = [(file, _job(file, exclusions, beside)) for file in files]
+    listed = {pattern: _listed(pattern) for pattern in dataset}
+    # A caption and its image may be in different patterns.
+    every = [file for files in listed.values() for file in files]
+    for pattern, files in listed.items():
+        jobs = [(file, _job(file, exclusions)) for file in with_sidecars(files, every)]
         if not any(job for _, job in jobs):
             raise UsageError("was not part of the audit: no file of that name was read", where=pattern, do=ANOTHER)
         for file, job in jobs:
@@ -80,7 +79,14 @@ def find_jobs(exclusions: Exclusions, dataset: Sequence[str]) -> tuple[list[Job]
     return list(found.values()), list(strange)
 
 
-def _job(file: File, exclusions: Exclusions, beside: Collection[tuple[str, str]]) -> Job | None:
+def _listed(pattern: str) -> list[File]:
+    try:
+        return find(pattern, "DATASET")
+    except AuditError as error:
+        raise UsageError(error.what, where=error.where) from None
+
+
+def _job(file: File, exclusions: Exclusions) -> Job | None:
     """The job of a file, or None for one that is no part of the audit and may lie beside."""
     if is_image(file.name):
         name = _image(file.uri, exclusions.folders)
@@ -90,9 +96,10 @@ def _job(file: File, exclusions: Exclusions, beside: Collection[tuple[str, str]]
     if file.name.endswith(_PACKED):
         return _packed(file, exclusions)
     name = _known(file.uri, exclusions.files)
-    if name is None or not _is_text(name):
+    beside = isinstance(file, Sidecar)
+    if name is None or not (beside or known(name)):
         return None
-    whole = exclusions.files[name] == 1 and (posixpath.dirname(file.uri), file.stem) in beside
+    whole = beside and exclusions.files[name] == 1
     part, rows = part_of(exclusions, name, "captions"), exclusions.files[name]
     return Job(file.uri, name, WHOLE if whole else LINES, "captions", part, rows, None)
 
@@ -120,11 +127,11 @@ def _holds_captions(file: File, exclusions: Exclusions) -> bool:
     raise UsageError(what, where=file.uri, do="Rename one of them and audit again.")
 
 
-def _known(uri: str, known: Container[str]) -> str | None:
+def _known(uri: str, names: Container[str]) -> str | None:
     """The name under which the audit knows a file: the longest end of its path that is one."""
     parts = uri.replace(os.sep, "/").split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((name for name in ends if name in known), None)
+    return next((name for name in ends if name in names), None)
 
 
 def _image(uri: str, folders: Container[str]) -> str | None:
@@ -134,11 +141,3 @@ def _image(uri: str, folders: Container[str]) -> str | None:
     if name is not None:
         return f"{name}/{base}"
     return base if "" in folders else None
-
-
-def _is_text(name: str) -> bool:
-    try:
-        format_of(name)
-    except UsageError:
-        return False
-    return True

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import AuditError, UsageError
+from pipelines.applying import apply
 from pipelines.writing.counts import Counts
 from reports.exports import exclusions
 from tests.pipelines.test_applying import captions, cleaned, names
@@ -110,6 +111,24 @@ def test_of_a_kohya_folder_image_and_text_both_go_or_stay(tmp_path: Path) -> Non
     assert all((tmp_path / "clean" / name).read_bytes() == (tmp_path / "data" / name).read_bytes() for name in kept)
     assert said[0] == ".: 10 files in, 4 dropped, 6 out"
     assert "1 files were no part of the audit and are not copied, such as" in said[-1]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".caption"])
+@pytest.mark.parametrize("order", [1, -1], ids=["texts first", "images first"])
+def test_the_texts_of_a_kohya_folder_may_be_given_apart_from_its_images(
+    suffix: str, order: int, tmp_path: Path
+) -> None:
+    """A text has more lines than the one that was audited, and the images that it belongs to are in another pattern."""
+    images = images_in(tmp_path / "data")
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"data/{number}{suffix}").write_text(f"{text}\nanother line\n")
+    rows = [row(f"{number}{suffix}", 0, text, images[number]) for number, text in enumerate(TEXTS)]
+    patterns = [str(tmp_path / f"data/*{suffix}"), str(tmp_path / "data/*.png")][::order]
+    counts = apply(run_of(tmp_path, rows, images), patterns, str(tmp_path / "clean"), lambda line: None)
+    assert counts == Counts(10, 4, 6, 4)
+    kept = sorted(f"{number}{end}" for number in (1, 2, 4) for end in (".png", suffix))
+    assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == kept
+    assert all((tmp_path / "clean" / name).read_bytes() == (tmp_path / "data" / name).read_bytes() for name in kept)
 
 
 def test_a_text_of_a_kohya_folder_that_has_changed_is_an_error(tmp_path: Path) -> None:
