@@ -87,7 +87,7 @@ def near(captions: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArra
 
 
 def overlap(caption: str, others: Sequence[str]) -> list[float]:
-    """Compute the share of shingles that a caption has in common with each other one, of those of both together."""
+    """Compute the Jaccard similarity of a caption's shingles with those of each other caption."""
     own, *sets = [set(_shingles([_folded(text)])[0].tolist()) for text in (caption, *others)]
     return [len(own & other) / len(own | other) for other in sets]
 

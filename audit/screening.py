@@ -68,11 +68,7 @@ def screen(
     positions = {at: max(at, earliest) for detector in chosen for at in detector.response}
     alpha = {at: float(scheduler.alphas_cumprod[timesteps[moved]]) for at, moved in positions.items()}
 
-    unconditional: dict[int, Tensor] = {}
-    for forward in (forward for forward in plan if forward.full and len(rows)):
-        alone = Forward(forward.position, forward.timestep, 0, True)
-        parts = [run_forward(model, alone, noise_CHW[None], rows.empty_1KD)[0] for noise_CHW in rows.noise_SCHW]
-        unconditional[forward.position] = torch.cat([part for part in parts if part is not None])
+    unconditional = _unconditional(model, rows, plan) if len(rows) else {}
 
     def see(batch: Batch) -> Seen:
         seen = Seen(rows.noise_SCHW[batch.seed_B], alpha)
@@ -111,6 +107,15 @@ def screen(
     together = [detector.columns for detector in chosen]
     table = rows.table(together, found, rows.context(chosen))
     return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))
+
+
+def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward]) -> dict[int, Tensor]:
+    """The outputs of the full forwards without a caption, by position: [S, C, H, W] each, one row per seed."""
+    found = {}
+    for forward in (forward for forward in plan if forward.full):
+        parts = [model.predict(noise_CHW[None], forward.timestep, rows.empty_1KD) for noise_CHW in rows.noise_SCHW]
+        found[forward.position] = torch.cat(parts)
+    return found
 
 
 def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:

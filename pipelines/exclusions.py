@@ -58,9 +58,12 @@ def read(uri: str) -> Exclusions:
 
 
 def part_of(exclusions: Exclusions, name: str, role: str) -> pa.Table:
-    """What is to be met in one file, of its "captions", its "images" or "both": (row, key, caption_id, action) by row.
+    """Return the exclusions that one file must contain, as (row, key, caption_id, action) ordered by row.
 
-    Of both, a row is met once; what is said of its caption counts.
+    Args:
+        exclusions: All exclusions.
+        name: The file.
+        role: "captions", "images" or "both". With "both" each row stands once, with the action of its caption.
     """
     rows = exclusions.rows_of.get(name) if role != "images" else None
     samples = exclusions.samples_of.get(name) if role != "captions" else None

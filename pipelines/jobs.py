@@ -89,15 +89,18 @@ class Cluster:
             )
         return Job(id_, self.address)
 
-    def await_start(self, id_: str, known: Callable[[], bool]) -> str:
-        """Waits until the job has ended, or `known` says that its run has its id, or a minute is over; returns its
-        status. Raises AuditError with what it said last if it failed."""
+    def await_start(self, id_: str, begun: Callable[[], bool]) -> str:
+        """Wait until the job has ended, its run has begun, or a minute has passed, and return the job's status.
+
+        Raises:
+            AuditError: The job failed. The message ends with the last lines that it printed.
+        """
         until = time.monotonic() + _PATIENCE
         while True:
             details = self._details(id_)
             if details.status.is_terminal():
                 return self._ended(details, self.logs(id_))
-            if known() or time.monotonic() > until:
+            if begun() or time.monotonic() > until:
                 return details.status.value
             time.sleep(_LOOK)
 

@@ -47,8 +47,19 @@ class Manifest:
 
     @classmethod
     def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any], kind: str = "audit") -> Manifest:
-        """A new one, or that of the run to resume; `kind` is audit or index. Raises AuditError if that run had another
-        configuration, or was of another kind."""
+        """Open the manifest of the run to resume, or make a new one.
+
+        A run that was refused before its first stage has no result yet, so that its configuration may change.
+
+        Args:
+            ledger: The run.
+            config: The configuration.
+            given: What of the configuration the user wrote.
+            kind: "audit" or "index".
+
+        Raises:
+            AuditError: The run began with another configuration, or is of another kind.
+        """
         resolved = config.model_dump(mode="json") if kind == "audit" else of_index(config)
         data = stored(ledger)
         if data is None:
@@ -59,6 +70,8 @@ class Manifest:
             return cls(ledger, _new(config, given, resolved) | {"kind": kind})
         if (found := data.get("kind", "audit")) != kind:
             raise AuditError(f"holds an {found}, no {kind}", where=ledger.uri, do="Choose another --out.")
+        if not data["stages"]:
+            data = _new(config, given, resolved) | {"kind": kind, "jobs": data["jobs"]}
         _refuse_changes(data["resolved"], resolved, ledger.uri)
         return cls(ledger, data | {"config": dict(given), "resolved": resolved})
 
@@ -75,9 +88,9 @@ class Manifest:
         self._pause = max(_WRITE_EVERY, 1000 * (self._written - began))
 
     def reload(self) -> None:
-        """Takes what has been written since it was opened. Raises AuditError if that is of another configuration."""
+        """Reload what was written since `open`. Raises AuditError if that has another configuration."""
         written = stored(self._ledger)
-        if written is not None:
+        if written is not None and written["stages"]:
             _refuse_changes(written["resolved"], self.data["resolved"], self._ledger.uri)
             self.data = written | {name: self.data[name] for name in ("config", "resolved")}
 

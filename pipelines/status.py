@@ -75,6 +75,18 @@ def last_job(uri: str) -> Job | None:
         return None
 
 
+def has_begun(uri: str, job: Job) -> bool:
+    """Return whether the run is the job's and has not failed.
+
+    A job that is refused before the work starts records its failure in the run a moment before it ends.
+    """
+    try:
+        manifest = read(uri)
+    except (AuditError, OSError):
+        return False
+    return job_in(manifest) == job and manifest["failed"] is None
+
+
 def job_of(uri: str, address: str | None = None) -> Job:
     """That job. Raises AuditError where there is no run, or none was submitted."""
     job = job_in(read(uri), address)

@@ -23,7 +23,7 @@ _DO = "Set model.prediction_type (prediction_type=) to epsilon or v_prediction."
 def decide(
     parts: Mapping[str, Any], marked: Mapping[str, bool], configured: bool, given: str | None, where: str
 ) -> tuple[dict[str, Any], str]:
-    """Decide the prediction type of a single file, and what else its scheduler configuration has to say.
+    """Decide the prediction type of a single file and complete its scheduler configuration.
 
     Args:
         parts: The loaded model, on the device that it runs on.

@@ -29,8 +29,8 @@ from audit.schedulers import record, resolve
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 CLIP, OPEN_CLIP = f"{TEXT}transformer.", f"{TEXT}model."
-# What such files hold besides the three networks, and what diffusers leaves out too: averages of the weights, the
-# noise schedule, the state of training, and markers of fine-tunes.
+# Keys of such files that belong to none of the three networks; diffusers ignores them too: averaged weights, the noise
+# schedule, the state of training, and the markers of fine-tunes.
 _BESIDE = re.compile(
     r"model_ema\.|(alphas|betas|sqrt|log|posterior|ddim|lvlb)(_|$)|(alphas_cumprod|logvar|scale_factor|global_step)|"
     r"(denoiser|embedding_manager)\.|cond_stage_model\.(model\.|transformer\.)?(logit_scale|attn_mask)$|"

@@ -38,7 +38,7 @@ def submit(
     from audit.errors import AuditError
     from pipelines.jobs import Cluster
     from pipelines.settings import check_detectors, load_config
-    from pipelines.status import last_job, refuse_second
+    from pipelines.status import has_begun, last_job, refuse_second
     from pipelines.terminal import say_log
 
     settings, given = load_config(config, set_ or [], out)
@@ -47,9 +47,6 @@ def submit(
     cluster = Cluster(address)
     job = cluster.submit(given, settings.out)
 
-    def known() -> bool:
-        return last_job(settings.out) == job
-
     typer.echo(f"job {job.id} at {job.address}", err=True)
     try:
         if wait:
@@ -57,11 +54,11 @@ def submit(
                 raise AuditError("was stopped", where=f"job {job.id}", do="The same submission again goes on with it.")
             typer.echo(f"{settings.out}/report.html")
             return
-        state = cluster.await_start(job.id, known)
+        state = cluster.await_start(job.id, lambda: has_begun(settings.out, job))
     except KeyboardInterrupt:
         typer.echo(f"\nThe job goes on: `crossaudit stop {settings.out}` ends it.", err=True)
         raise typer.Exit(130) from None
-    if known():
+    if last_job(settings.out) == job:
         typer.echo(f"{state.lower()}: `crossaudit status|logs|stop {settings.out}`")
     else:
         typer.echo(f"{state.lower()}: `ray job logs {job.id} --address {job.address} --follow`")

@@ -9,6 +9,13 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 
+def projected(attn: Attention, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, split by head: [B, H, positions, D] each."""
+    parts = (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+    query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
+    return query, key, value
+
+
 class Explicit:
     """A processor that builds the attention matrix, and mitigates by the definition on one guided caption (two rows).
 
@@ -25,10 +32,7 @@ class Explicit:
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
     ) -> Tensor:
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for part in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
-        )
+        query, key, value = projected(attn, hidden_states, text)
         logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         if encoder_hidden_states is not None:
             logits[1:, :, :, 0] *= self.bos_scale
@@ -54,10 +58,7 @@ class Defined:
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
     ) -> Tensor:
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for part in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
-        )
+        query, key, value = projected(attn, hidden_states, text)
         logits = torch.einsum("bhqd,bhkd->bhqk", query, key) / query.shape[-1] ** 0.5
         if encoder_hidden_states is not None:
             logits = logits * self.scale_BK[-len(text) :, None, None]

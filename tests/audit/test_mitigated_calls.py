@@ -21,6 +21,7 @@ from torch import Tensor
 import audit
 from audit.attention import cross_attention_layers
 from audit.errors import AuditError, UsageError
+from tests.audit.adapted import Adapted
 
 SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
 
@@ -97,19 +98,6 @@ def test_another_unet_is_mitigated_from_the_next_call_on(pipe: StableDiffusionPi
         ours = latents(pipe)
         first(torch.zeros(1, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(1, 77, 32))  # left alone again
     assert same(ours, mitigated(pipe)) and not same(ours, latents(pipe))
-
-
-class Adapted(torch.nn.Module):
-    """What peft puts in the place of a linear layer."""
-
-    def __init__(self, base: torch.nn.Linear) -> None:
-        super().__init__()
-        self.base_layer = base
-        self.delta = torch.nn.Linear(base.in_features, base.out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.base_layer(x) + self.delta(x)
-        return output
 
 
 def adapt(pipe: StableDiffusionPipeline) -> None:

@@ -13,6 +13,7 @@ import audit
 from audit.attention import cross_attention_layers
 from audit.errors import AuditError, UsageError
 from audit.silencing import mean_entropy
+from tests.audit.adapted import Adapted
 from tests.audit.explicit import Explicit
 
 
@@ -117,19 +118,6 @@ def test_torch_compile(unet: UNet2DConditionModel, checkpointing: bool) -> None:
     guard = audit.TrainingGuard(unet, max_entropy=limit)
     compiled = torch.compile(unet, backend="aot_eager")
     assert [weights_of(guard, compiled, batch).tolist() for batch in batches] == truth
-
-
-class Adapted(torch.nn.Module):
-    """What peft puts in the place of a linear layer."""
-
-    def __init__(self, base: torch.nn.Linear) -> None:
-        super().__init__()
-        self.base_layer = base
-        self.delta = torch.nn.Linear(base.in_features, base.out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.base_layer(x) + self.delta(x)
-        return output
 
 
 @pytest.mark.parametrize("change", ["adapter", "fused", "sliced"])

@@ -8,14 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from audit.schema import CAPTIONS, VERDICTS
-from pipelines.ledger import Ledger
-from tests.pipelines.toy import write_config
+from tests.pipelines.toy import judged, write_config
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -50,17 +47,7 @@ def crossaudit(*arguments: str, cwd: Path | None = None) -> subprocess.Completed
 @pytest.fixture
 def run(tmp_path: Path) -> str:
     """What there is of a run after `verdicts`: two captions."""
-    ledger = Ledger(str(tmp_path / "run"))
-    captions = [{"caption_id": name, "caption": f"caption {name}", "copies": 1} for name in ("a", "b")]
-    ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
-    verdicts = [row | {"verdict": "clear", "risk": "none", "score": 1.5} for row in captions]
-    filled = [{name: row.get(name) for name in VERDICTS.names} for row in verdicts]
-    ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
-    parts = {"captions": {"00000.parquet": 2}, "verdicts": {"00000.parquet": 2}}
-    seeds = {"screen": [0], "generate": [1], "fresh": []}
-    manifest = {"parts": parts, "seeds": seeds, "accounting": {"input_rows": 2, "sampled_out": 0}}
-    ledger.write_bytes("manifest.json", json.dumps(manifest).encode())
-    return ledger.uri
+    return judged(str(tmp_path / "run"), {name: f"caption {name}" for name in ("a", "b")}, 1.5)
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:

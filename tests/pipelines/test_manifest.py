@@ -25,6 +25,20 @@ def test_errors_are_counted_with_their_own_stage_whichever_stage_left_them(tmp_p
     assert {name: stage["errors"] for name, stage in manifest.data["stages"].items()} == {"generate": 2, "confirm": 1}
 
 
+def test_a_run_without_results_may_be_mended(tmp_path: Path) -> None:
+    config, given = load_config(write_config(tmp_path))
+    mended = config.model_copy(update={"screen": config.screen.model_copy(update={"seeds": [5]})})
+    ledger = Ledger(config.out)
+    refused = Manifest.open(ledger, config, given)
+    refused.begin()
+    refused.end(AuditError("no such file"))
+    assert Manifest.open(ledger, mended, given).data["seeds"]["screen"] == [5]
+    with refused.stage("ingest"):
+        pass
+    with pytest.raises(AuditError, match="screen.seeds was .* when this run began"):
+        Manifest.open(ledger, mended, given)
+
+
 def test_a_resumed_run_samples_as_it_began(tmp_path: Path) -> None:
     config, given = load_config(write_config(tmp_path))
     manifest = Manifest.open(Ledger(config.out), config, given)

@@ -19,7 +19,7 @@ from pipelines.ledger import Ledger
 from pipelines.manifest import Manifest, read
 from pipelines.progress import Reporter
 from pipelines.settings import load_config
-from pipelines.status import job_of, last_job, refuse_second, where
+from pipelines.status import has_begun, job_of, last_job, refuse_second, where
 from tests.pipelines.toy import write_config
 
 
@@ -90,6 +90,16 @@ def test_every_job_that_worked_on_a_run_is_in_its_manifest(run: Run, monkeypatch
     assert [job["id"] for job in told(run)["jobs"]] == ["job-1", "job-2"]
     assert last_job(run.config.out) == job_of(run.config.out) == Job("job-2", "http://head:8265")
     assert job_of(run.config.out, "http://localhost:9000") == Job("job-2", "http://localhost:9000")
+
+
+def test_a_job_whose_run_was_refused_has_not_begun_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_job(monkeypatch, job_submission_id="job-1", crossaudit_address="http://head:8265")
+    uri, job = run.config.out, Job("job-1", "http://head:8265")
+    assert not has_begun(uri, job)
+    run.manifest.begin()
+    assert has_begun(uri, job) and not has_begun(uri, Job("job-2", job.address))
+    run.manifest.end(AuditError("no such file", where="nowhere.parquet"))
+    assert not has_begun(uri, job)
 
 
 def test_a_job_that_others_submitted_has_no_address(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

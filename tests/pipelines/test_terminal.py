@@ -11,18 +11,17 @@ import pty
 import subprocess
 import sys
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from audit.schema import CAPTIONS, VERDICTS
-from pipelines.ledger import Ledger
 from pipelines.progress import Reporter
 from pipelines.terminal import Console, visible, visible_json
+from tests.pipelines.toy import judged
 
 ROOT = Path(__file__).parents[2]
 SECRET = "\x1b]52;c;cm0=\x07"  # OSC 52 fills the clipboard
@@ -39,18 +38,8 @@ def dangerous(text: str) -> set[str]:
 @pytest.fixture
 def run(tmp_path: Path) -> str:
     """What there is of a run after `verdicts`: a hostile caption, a formula and a plain caption."""
-    ledger = Ledger(str(tmp_path / "run"))
     texts = {"a": HOSTILE, "b": '=HYPERLINK("http://x")', "c": PLAIN}
-    captions = [{"caption_id": name, "caption": text, "copies": 1} for name, text in texts.items()]
-    ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
-    verdicts = [row | {"verdict": "clear", "risk": "none", "score": -1.5} for row in captions]
-    filled = [{name: row.get(name) for name in VERDICTS.names} for row in verdicts]
-    ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
-    parts = {"captions": {"00000.parquet": 3}, "verdicts": {"00000.parquet": 3}}
-    seeds = {"screen": [0], "generate": [1], "fresh": []}
-    manifest = {"parts": parts, "seeds": seeds, "accounting": {"input_rows": 3, "sampled_out": 0}}
-    ledger.write_bytes("manifest.json", json.dumps(manifest).encode())
-    return ledger.uri
+    return judged(str(tmp_path / "run"), texts, -1.5)
 
 
 def command(*arguments: str) -> list[str]:
@@ -72,11 +61,9 @@ def on_a_terminal(*arguments: str) -> str:
     with subprocess.Popen(command(*arguments), stdout=slave, stderr=subprocess.DEVNULL, env=environment()):
         os.close(slave)
         content = b""
-        try:
+        with suppress(OSError):  # Linux ends a terminal that nobody writes to any more with an error
             while chunk := os.read(master, 1 << 16):
                 content += chunk
-        except OSError:  # Linux says so at the end
-            pass
     os.close(master)
     return content.decode().replace("\r\n", "\n")
 

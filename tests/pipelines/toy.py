@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from PIL import Image
+
+from audit.schema import CAPTIONS, VERDICTS
+from pipelines.ledger import Ledger
 
 MODEL = Path(__file__).parents[1] / "data" / "tiny-sd1"
 NULLS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
@@ -73,3 +77,18 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "audit.yaml"
     path.write_text(yaml.safe_dump(settings_of(**changes)), encoding="utf-8")
     return path
+
+
+def judged(uri: str, texts: dict[str, str], score: float) -> str:
+    """What there is of a run after `verdicts`, of captions by caption_id, all of them clear; returns the run."""
+    ledger = Ledger(uri)
+    captions = [{"caption_id": name, "caption": text, "copies": 1} for name, text in texts.items()]
+    verdicts = [row | {"verdict": "clear", "risk": "none", "score": score} for row in captions]
+    filled = [{name: row.get(name) for name in VERDICTS.names} for row in verdicts]
+    ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
+    ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
+    parts = {table: {"00000.parquet": len(texts)} for table in ("captions", "verdicts")}
+    seeds = {"screen": [0], "generate": [1], "fresh": []}
+    manifest = {"parts": parts, "seeds": seeds, "accounting": {"input_rows": len(texts), "sampled_out": 0}}
+    ledger.write_bytes("manifest.json", json.dumps(manifest).encode())
+    return ledger.uri

@@ -97,18 +97,17 @@ def corrupt(path: Path, group: int, column: str) -> None:
     path.write_bytes(content)
 
 
-def three_groups(path: Path) -> list[bytes]:
+def three_groups(path: Path, column: str) -> tuple[list[bytes], pa.Table, str | None]:
+    """(48 images in three row groups, and what `index` says once a column of the second group is damaged)."""
     images = [png(row) for row in range(48)]
     write_parquet(path, {"image": images, "key": [f"k{row}" for row in range(48)]})
-    return images
+    corrupt(path, 1, column)
+    [file] = find(str(path), "images")
+    return images, *index(file, "image")
 
 
 def test_a_damaged_row_group_costs_its_own_images_and_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "0.parquet"
-    images = three_groups(path)
-    corrupt(path, 1, "image")
-    [file] = find(str(path), "images")
-    places, problem = index(file, "image")
+    images, places, problem = three_groups(tmp_path / "0.parquet", "image")
     assert problem is None and len(places) == 48
     found = list(read_each(places, "image"))
     assert found[:16] == images[:16] and found[32:] == images[32:]
@@ -118,11 +117,7 @@ def test_a_damaged_row_group_costs_its_own_images_and_is_named(tmp_path: Path) -
 
 
 def test_keys_that_cannot_be_read_cost_their_row_group_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "0.parquet"
-    images = three_groups(path)
-    corrupt(path, 1, "key")
-    [file] = find(str(path), "images")
-    places, problem = index(file, "image")
+    images, places, problem = three_groups(tmp_path / "0.parquet", "key")
     assert problem is not None and "row group 1, 16 images: " in problem
     assert places["row"].to_pylist() == [*range(16), *range(32, 48)]
     assert list(read(places, "image")) == [*images[:16], *images[32:]]
