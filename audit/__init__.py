@@ -9,38 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from audit.calibration import Calibration as Calibration
-    from audit.calibration import calibrate as calibrate
-    from audit.calibration import load_calibration as load_calibration
-    from audit.captions import caption_groups as caption_groups
-    from audit.captions import caption_id as caption_id
+    from audit.calibration.calibration import Calibration as Calibration
+    from audit.calibration.calibration import calibrate as calibrate
+    from audit.calibration.calibration import load_calibration as load_calibration
+    from audit.duplicates.captions import caption_groups as caption_groups
+    from audit.duplicates.captions import caption_id as caption_id
     from audit.errors import AuditError as AuditError
     from audit.errors import UsageError as UsageError
-    from audit.generation import generate as generate
-    from audit.mitigation import mitigate_ as mitigate_
-    from audit.mitigation import mitigated as mitigated
-    from audit.mitigation import unmitigate_ as unmitigate_
-    from audit.model import Model as Model
-    from audit.model import load_model as load_model
-    from audit.screening import screen as screen
-    from audit.training import TrainingGuard as TrainingGuard
+    from audit.mitigation.inference import mitigate_ as mitigate_
+    from audit.mitigation.inference import mitigated as mitigated
+    from audit.mitigation.inference import unmitigate_ as unmitigate_
+    from audit.mitigation.training import TrainingGuard as TrainingGuard
+    from audit.models.model import Model as Model
+    from audit.models.model import load_model as load_model
+    from audit.scoring.generation import generate as generate
+    from audit.scoring.screening import screen as screen
 
 _HOME = {
     "AuditError": "errors",
     "UsageError": "errors",
-    "caption_groups": "captions",
-    "caption_id": "captions",
-    "mitigate_": "mitigation",
-    "mitigated": "mitigation",
-    "unmitigate_": "mitigation",
-    "Model": "model",
-    "load_model": "model",
-    "screen": "screening",
-    "TrainingGuard": "training",
-    "generate": "generation",
-    "Calibration": "calibration",
-    "calibrate": "calibration",
-    "load_calibration": "calibration",
+    "caption_groups": "duplicates.captions",
+    "caption_id": "duplicates.captions",
+    "mitigate_": "mitigation.inference",
+    "mitigated": "mitigation.inference",
+    "unmitigate_": "mitigation.inference",
+    "Model": "models.model",
+    "load_model": "models.model",
+    "screen": "scoring.screening",
+    "TrainingGuard": "mitigation.training",
+    "generate": "scoring.generation",
+    "Calibration": "calibration.calibration",
+    "calibrate": "calibration.calibration",
+    "load_calibration": "calibration.calibration",
 }
 
 __all__ = sorted(_HOME)

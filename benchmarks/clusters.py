@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from audit import lists, schema
+from audit import schema
+from audit.duplicates import cells
+from audit.record.ledger import Ledger
 from benchmarks.ingest import Timed
 from benchmarks.spent import watched
-from pipelines.config import Config
-from pipelines.ledger import Ledger
-from pipelines.manifest import Manifest
-from pipelines.progress import Reporter
+from pipelines.configuration.config import Config
+from pipelines.console.progress import Reporter
+from pipelines.engine.manifest import Manifest
 from pipelines.stages import cluster, embed
 
 NAME, WIDTH, THRESHOLD = "sscd", 512, 0.9
@@ -72,15 +73,15 @@ def planted(count: int, popular: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 def _lists(vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
     """What more lists an image would find, and what comparing costs over that in lists of one size."""
     images = len(vectors_NE)
-    count = lists.lists_of(images)
-    sample_N = lists.drawn(np.arange(images), images, lists.FROM_A_LIST * count, 0)
-    centres_KE = lists.learned(vectors_NE[sample_N], count, 0)
+    count = cells.lists_of(images)
+    sample_N = cells.drawn(np.arange(images), images, cells.FROM_A_LIST * count, 0)
+    centres_KE = cells.learned(vectors_NE[sample_N], count, 0)
     list_NL = np.concatenate(
-        [lists.assigned(vectors_NE[at : at + ROWS], centres_KE, 6) for at in range(0, images, ROWS)]
+        [cells.assigned(vectors_NE[at : at + ROWS], centres_KE, 6) for at in range(0, images, ROWS)]
     )
     same_MLL = list_NL[planted_M2[:, 0]][:, :, None] == list_NL[planted_M2[:, 1]][:, None]
     shares = [f"{each}: {same_MLL[:, :each, :each].any(axis=(1, 2)).mean():.3f}" for each in range(1, 7)]
-    sizes = np.bincount(list_NL[:, : lists.EACH].ravel(), minlength=count).astype(float)
+    sizes = np.bincount(list_NL[:, : cells.EACH].ravel(), minlength=count).astype(float)
     uneven = (sizes**2).mean() / sizes.mean() ** 2
     print(f"{images:,} images, {count:,} lists, {uneven:.2f} times even ones; planted pairs in a common list, by")
     print(f"lists an image: {', '.join(shares)}", flush=True)

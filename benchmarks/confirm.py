@@ -17,9 +17,9 @@ import torch
 import typer
 
 from audit import schema
-from audit.matching import nearest, vectors_of
+from audit.record.ledger import Ledger
+from audit.search.exact import nearest, vectors_of
 from benchmarks.paired import ratio
-from pipelines.ledger import Ledger
 from pipelines.stages import embed
 from pipelines.stages.confirm import NEIGHBOURS
 

@@ -21,10 +21,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import audit
-from audit.model import assembled
-from audit.pictures import decode
-from audit.precision import name_of, use_exact_float32
-from audit.rates import tpr_at
+from audit.images.decoding import decode
+from audit.models.model import assembled
+from audit.models.precision import name_of, use_exact_float32
+from audit.statistics.detection_rates import tpr_at
 from benchmarks.paired import ratio
 from pipelines.demo.demo import bundle
 

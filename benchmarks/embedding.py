@@ -16,17 +16,17 @@ import torch
 import typer
 from PIL import Image
 
-from audit.embedding import Embedder, embedder_of
+from audit.embedding.embedder import Embedder, embedder_of
 from audit.embedding.sscd import Sscd, prepare
-from audit.pictures import decode
+from audit.images.decoding import decode
+from audit.record.ledger import Ledger, Shard
 from benchmarks.paired import ratio
-from pipelines.config import Config
-from pipelines.ledger import Ledger, Shard
+from pipelines.configuration.config import Config
+from pipelines.engine.worker import Worker
 from pipelines.reading import images
 from pipelines.reading.files import find
 from pipelines.stages import embed
 from pipelines.stages.ingest import IMAGES
-from pipelines.worker import Worker
 
 
 def main(

@@ -26,13 +26,13 @@ import ray
 import typer
 from matplotlib.figure import Figure
 
-from pipelines.cluster import start_ray
-from pipelines.config import Config
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, slices
-from pipelines.manifest import Manifest
-from pipelines.pool import Pool
-from pipelines.progress import Reporter
+from audit.record.ledger import Ledger, Shard, slices
+from pipelines.configuration.config import Config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run, Step
+from pipelines.engine.manifest import Manifest
+from pipelines.engine.pool import Pool
+from pipelines.engine.ray_session import start_ray
 from reports.figures import DATA, LINE
 
 PROCESSES = 4

@@ -20,13 +20,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import typer
 
-from audit.captions import Words, mixed
+from audit.duplicates.captions import Words, mixed
+from audit.record.ledger import Ledger, Shard
 from benchmarks.spent import watched
-from pipelines.config import Config
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard
-from pipelines.manifest import Manifest
-from pipelines.progress import Reporter
+from pipelines.configuration.config import Config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run, Step
+from pipelines.engine.manifest import Manifest
 from pipelines.stages import ingest
 
 FILE_ROWS = 100_000

@@ -14,7 +14,7 @@ import torch
 import typer
 
 import audit
-from audit.training import NULL_EVERY
+from audit.mitigation.training import NULL_EVERY
 from benchmarks.paired import PAIRS, ratio
 from pipelines.demo.demo import bundle
 

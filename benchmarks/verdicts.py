@@ -18,12 +18,12 @@ import pyarrow as pa
 import typer
 
 from audit import schema
+from audit.record.ledger import Ledger
 from benchmarks.spent import watched
-from pipelines.config import Config
-from pipelines.context import Run
-from pipelines.ledger import Ledger
-from pipelines.manifest import Manifest
-from pipelines.progress import Reporter
+from pipelines.configuration.config import Config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import Manifest
 from pipelines.stages import judge, select
 from pipelines.stages.ingest import BUCKET_ROWS
 

@@ -35,8 +35,8 @@ from pipelines.commands import (
     submit,
 )
 from pipelines.commands.options import state
-from pipelines.terminal import say
-from pipelines.tracebacks import plain
+from pipelines.console.terminal import say
+from pipelines.engine.tracebacks import plain
 
 app = typer.Typer(
     name="crossaudit",

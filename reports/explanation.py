@@ -11,7 +11,7 @@ MOVES = 20  # tokens whose removal is shown
 
 
 def render(explained: Any) -> str:
-    """The page of an `audit.explanation.Explanation`: no script, nothing fetched, the caption escaped."""
+    """The page of an `audit.explaining.caption.Explanation`: no script, nothing fetched, the caption escaped."""
     moves = explained.moves[:MOVES]
     tokens = [explained.tokens[place] for place, _ in moves]
     drawn = {

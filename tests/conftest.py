@@ -1,7 +1,9 @@
-"""What holds for all tests."""
+"""Set up pytest for all tests: no time limits for hypothesis, and the shared data set."""
 
 from hypothesis import settings
 
-# A machine that is busy is no fault of the code.
+pytest_plugins = ["tests.support.datasets"]
+
+# Deadlines would fail tests on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -8,7 +8,7 @@ from scipy.special import logit
 from torch import Tensor
 
 from audit.detectors.detector import ALL_LAYERS, Columns, ScreenDetector, Seen
-from audit.entropy import entropy
+from audit.detectors.entropy import entropy
 
 POSITION = 18  # t = 621 of SD's 50-step schedule
 SMALLEST = 1e-6  # of a probability; a float32 average knows no smaller difference from 0 or 1

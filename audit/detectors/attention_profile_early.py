@@ -8,7 +8,7 @@ from torch import Tensor
 
 from audit.detectors.attention_profile import POSITION, bos_logits
 from audit.detectors.detector import Columns, ScreenDetector, Seen
-from audit.entropy import entropy
+from audit.detectors.entropy import entropy
 
 LAYERS = 4
 

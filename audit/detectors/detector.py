@@ -46,8 +46,8 @@ class ScreenDetector:
 
     attention: position in the 50-step schedule -> how many layers to see (ALL_LAYERS: all). response: the positions
     at which `eps(c) - eps(null)` is needed. measure: what is seen -> column name -> [B] or [B, n]. features: columns
-    averaged over seeds -> [N, F], what a calibration measures distances in; distance: how (`audit.distance`). source:
-    the paper. cost: in forwards of the UNet a caption.
+    averaged over seeds -> [N, F], what a calibration measures distances in; distance: how
+    (`audit.calibration.distance`). source: the paper. cost: in forwards of the UNet a caption.
     """
 
     name: str

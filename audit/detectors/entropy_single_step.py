@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from audit.detectors.detector import ScreenDetector, Seen
-from audit.entropy import entropy
+from audit.detectors.entropy import entropy
 
 LAYER = 3  # the 4th cross-attention layer; in SD `down_blocks.1.attentions.1`
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audit.detectors.detector import Columns, Step
-from audit.entropy import entropy, summary_entropy
+from audit.detectors.entropy import entropy, summary_entropy
 
 
 class EntropyTrajectory:

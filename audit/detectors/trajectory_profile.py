@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audit.detectors.attention_profile import bos_logits
 from audit.detectors.detector import Columns, Step
-from audit.entropy import entropy
+from audit.detectors.entropy import entropy
 
 
 class TrajectoryProfile:

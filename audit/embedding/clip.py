@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audit.embedding import Embedder, embedder_of
+from audit.embedding.embedder import Embedder, embedder_of
 from audit.errors import AuditError, first_line
-from audit.pictures import rgb
+from audit.images.decoding import rgb
 
 if TYPE_CHECKING:
     from torch import Tensor

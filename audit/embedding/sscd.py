@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audit.embedding import Embedder, embedder_of
 from audit.embedding.descriptor import IMAGENET_MEAN, IMAGENET_STD
+from audit.embedding.embedder import Embedder, embedder_of
 from audit.errors import AuditError, first_line
-from audit.pictures import rgb
+from audit.images.decoding import rgb
 
 WIDTH = 512
 # The largest TorchScript file that is opened; `sscd_disc_large` is a fifth of it.

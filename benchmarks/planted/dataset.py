@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image, ImageDraw
 
-from audit.clusters import edited
+from audit.duplicates.images import edited
 from benchmarks.planted import captions as text
 from benchmarks.planted.artwork import SIDE, Artwork, catalogue, distinct, draw, fetch
 

@@ -16,7 +16,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from audit.training import TrainingGuard
+from audit.mitigation.training import TrainingGuard
 from benchmarks.planted import contrastive
 from benchmarks.planted.augment import Augment
 from benchmarks.planted.autoencoder import encode

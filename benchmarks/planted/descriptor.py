@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from audit.embedding.descriptor import CopyDescriptor
-from audit.regions import LEAST, TILES
+from audit.verdicts.regions import LEAST, TILES
 from benchmarks.planted.loop import fit
 
 STEPS, BATCH, RATE = 2000, 64, 1e-3

@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 
 import audit
 from audit.detectors import RUN, SCORES, SCREEN
-from audit.rates import tpr_at
+from audit.statistics.detection_rates import tpr_at
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe
 from benchmarks.planted.evaluate import decoded, pictures, reproduced

@@ -23,9 +23,9 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 import audit
-from audit.clusters import clusters, duplicate_threshold, edited, near_pairs
-from audit.embedding import BATCH, Embedder, load_embedder
-from audit.statistics import clopper_pearson
+from audit.duplicates.images import clusters, duplicate_threshold, edited, near_pairs
+from audit.embedding.embedder import BATCH, Embedder, load_embedder
+from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe
 from benchmarks.planted.evaluate import decoded, pictures, reproduced

@@ -28,11 +28,11 @@ from PIL import Image
 from torch import Tensor
 
 import audit
-from audit.attention import cross_attention_layers
-from audit.embedding import load_embedder
-from audit.noise import initial_latent
-from audit.prompts import Keep
-from audit.statistics import clopper_pearson
+from audit.attention.probe import cross_attention_layers
+from audit.embedding.embedder import load_embedder
+from audit.models.noise import initial_latent
+from audit.models.prompts import Keep
+from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.augment import Augment, insert_tokens, shuffle_tokens
 from benchmarks.planted.autoencoder import encode

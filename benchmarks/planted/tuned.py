@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from sklearn.metrics import roc_auc_score
 
 import audit
-from audit.rates import tpr_at
+from audit.statistics.detection_rates import tpr_at
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.autoencoder import encode
 from benchmarks.planted.evaluate import decoded, reproduced

@@ -37,7 +37,7 @@ def apply(
     Parquet is encoded anew. Of a tar, all members of a dropped sample go. Nothing is overwritten; a file other than
     the one audited is an error.
     """
-    from pipelines.applying import apply as write
-    from pipelines.terminal import say
+    from pipelines.console.terminal import say
+    from pipelines.runs.clean import apply as write
 
     write(exclusions, dataset, out, say)

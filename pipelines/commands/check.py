@@ -21,8 +21,8 @@ def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
     """
     from rich.text import Text
 
-    from pipelines.progress import waiting
-    from pipelines.terminal import Console, visible
+    from pipelines.console.progress import waiting
+    from pipelines.console.terminal import Console, visible
     from reports.check import check as prove
 
     with waiting("checking"):

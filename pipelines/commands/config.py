@@ -24,8 +24,8 @@ def config(
     """Check a configuration and print it resolved, with every default and absolute paths."""
     import yaml
 
-    from pipelines.config import Config
-    from pipelines.settings import check_detectors, load_config
+    from pipelines.configuration.config import Config
+    from pipelines.configuration.settings import check_detectors, load_config
 
     if schema:
         typer.echo(json.dumps(Config.model_json_schema(), indent=2))

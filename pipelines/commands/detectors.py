@@ -16,7 +16,7 @@ def detectors(verbose: Verbose = False) -> None:
     from rich.table import Table
 
     from audit.detectors import COMBINED, RUN, SCREEN
-    from pipelines.terminal import Console
+    from pipelines.console.terminal import Console
 
     table = Table("detector", "in", "UNet forwards", "source", box=None, pad_edge=False, header_style="bold")
     for name, parts in COMBINED.items():

@@ -40,13 +40,13 @@ def explain(
     One HTML file. It says how the model sees the caption, not whether the image is a copy.
     """
     import audit
-    from audit.explanation import explain as look
-    from audit.precision import resolve_dtype
-    from pipelines.progress import told, waiting
-    from pipelines.reading.fetched import fetched
-    from pipelines.reading.nulls import read_null_captions, spread
-    from pipelines.terminal import say
-    from pipelines.written import run_of, write_picture
+    from audit.explaining.caption import explain as look
+    from audit.models.precision import resolve_dtype
+    from pipelines.console.progress import told, waiting
+    from pipelines.console.terminal import say
+    from pipelines.reading.control_captions import read_null_captions, spread
+    from pipelines.reading.local_copies import fetched
+    from pipelines.runs.written_files import run_of, write_picture
     from reports.explanation import render
     from reports.tabular import check_suffix
 

@@ -47,7 +47,7 @@ def export(
     The columns are file, row, key, why and more. `crossaudit apply` makes a clean copy of the data set from the Parquet
     file; CSV and JSON lines are for other tools.
     """
-    from pipelines.progress import waiting
+    from pipelines.console.progress import waiting
     from reports.exports import exclusions
 
     with waiting("collecting the rows"):

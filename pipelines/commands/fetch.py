@@ -83,7 +83,7 @@ def _copy(url: str, sink: IO[bytes]) -> None:
     """Raises OSError if fewer bytes come than were promised: urllib takes an early end for the end."""
     from rich.progress import Progress
 
-    from pipelines.terminal import Console
+    from pipelines.console.terminal import Console
 
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
         promised = response.headers.get("Content-Length")

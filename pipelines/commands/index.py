@@ -27,8 +27,8 @@ def index(
 
     Reads `images`, `confirm` and `engine` of the configuration. The same command again goes on where it was stopped.
     """
-    from pipelines.indexing import build_index
-    from pipelines.settings import absolute, load_config
+    from pipelines.configuration.settings import absolute, load_config
+    from pipelines.runs.index import build_index
 
     settings, given = load_config(config, set_ or [])
     path = build_index(settings, given, None if out is None else absolute(out, Path.cwd()))

@@ -12,7 +12,7 @@ from pipelines.commands.options import Device, Dtype, Verbose, check_writable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipelines.config import ModelFiles
+    from pipelines.configuration.config import ModelFiles
 
 MOST = 300  # captions of either kind
 
@@ -43,12 +43,12 @@ def layers(
     0.5 is blind, below 0.5 inverted. A layer chosen by this table is an oracle: no auditor knows it beforehand.
     """
     import audit
-    from audit.layers import layers as look
-    from audit.precision import resolve_dtype
-    from pipelines.config import ModelFiles
-    from pipelines.models import load
-    from pipelines.progress import told, waiting
-    from pipelines.reading.nulls import read_null_captions, spread
+    from audit.explaining.layers import layers as look
+    from audit.models.precision import resolve_dtype
+    from pipelines.configuration.config import ModelFiles
+    from pipelines.console.progress import told, waiting
+    from pipelines.engine.models import load
+    from pipelines.reading.control_captions import read_null_captions, spread
     from reports.tabular import check_suffix, write_table
 
     if out is not None:
@@ -77,7 +77,7 @@ def layers(
 def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
     """Model, LoRA weights, confirmed captions and null captions of a run."""
     from audit.errors import AuditError
-    from pipelines.finished import finished
+    from pipelines.runs.finished_run import finished
     from pipelines.stages import judge
     from pipelines.stages.calibrate import NULLS
 
@@ -92,7 +92,7 @@ def _print(table: pa.Table, captions: int, null: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipelines.terminal import Console
+    from pipelines.console.terminal import Console
 
     rows = [row for row in table.to_pylist() if row["feature"] == "entropy"]
     timesteps = sorted({row["timestep"] for row in rows}, reverse=True)

@@ -20,9 +20,9 @@ def logs(
     verbose: Verbose = False,
 ) -> None:
     """What the last job of a submitted run has printed."""
-    from pipelines.jobs import Cluster
-    from pipelines.status import job_of
-    from pipelines.terminal import say_log
+    from pipelines.console.terminal import say_log
+    from pipelines.engine.ray_jobs import Cluster
+    from pipelines.runs.status import job_of
 
     job = job_of(run, address)
     cluster = Cluster(job.address)

@@ -32,14 +32,14 @@ def lookup(
     """
     from audit.errors import UsageError
     from pipelines.commands.query import show
-    from pipelines.progress import waiting
+    from pipelines.console.progress import waiting
     from reports import lookup as ask
 
     given = {name: value for name, value in (("url", url), ("host", host), ("text", text)) if value is not None}
     if len(given) + (image is not None) != 1:
         raise UsageError("give one of --image, --url, --host and --text")
     if image is not None:
-        from pipelines.lookup import nearest_images
+        from pipelines.runs.lookup import nearest_images
 
         with waiting("looking among the training images"):
             nearest = nearest_images(run, image)

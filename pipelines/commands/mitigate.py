@@ -49,7 +49,7 @@ def mitigate(
     And ordinary captions, for what it costs. Writes the tables mitigation and mitigation_summary and the report again.
     The same command again goes on where it was stopped; other settings of the same captions add to those before.
     """
-    from pipelines.mitigate import BOS_SCALES, Request, mitigate_run
+    from pipelines.runs.mitigate import BOS_SCALES, Request, mitigate_run
 
     scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or Keep)
     request = Request(scales, keeps, captions, ordinary, seeds, clip)
@@ -61,7 +61,7 @@ def _print(summary: pa.Table) -> None:
     """One line a setting: copies left, and what ordinary captions lose."""
     from rich.table import Table
 
-    from pipelines.terminal import Console
+    from pipelines.console.terminal import Console
 
     table = Table("keep", "bos_scale", "still copied", "near misses", "similarity", "CLIP, ordinary", "s/image")
     for column in table.columns[1:]:

@@ -41,11 +41,11 @@ def plan(
     Counts rows from metadata and FLOPs from the models' configurations, and measures one worker for a minute or so
     (or believes --tflops, which needs neither GPU nor weights). Writes nothing.
     """
-    from audit.foreseen import of_audit_sample, of_null_captions
+    from audit.costs.expected_claims import of_audit_sample, of_null_captions
+    from pipelines.configuration.settings import load_config
+    from pipelines.console.progress import waiting
+    from pipelines.console.terminal import Console
     from pipelines.planning.plan import make_plan
-    from pipelines.progress import waiting
-    from pipelines.settings import load_config
-    from pipelines.terminal import Console
 
     settings, _ = load_config(config, set_ or [])
     with waiting("counting rows and measuring a worker"):
@@ -68,7 +68,7 @@ def _list(lines: list[str]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from pipelines.terminal import visible
+    from pipelines.console.terminal import visible
 
     table = Table.grid(padding=(0, 1, 0, 0))
     for line in lines:

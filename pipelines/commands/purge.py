@@ -32,9 +32,9 @@ def purge(
 
     The files that `reproduce` and `explain` wrote go too, if this machine has them; other pictures in RUN are named.
     """
-    from pipelines.progress import waiting
-    from pipelines.purge import purge as remove
-    from pipelines.terminal import say
+    from pipelines.console.progress import waiting
+    from pipelines.console.terminal import say
+    from pipelines.runs.purge import purge as remove
 
     with waiting("removing pictures"):
         purged = remove(run, keep.value)

@@ -48,7 +48,7 @@ def query(
     CSV is UTF-8 with the data as they are, bytes in base64; on a terminal, control characters are written as escapes.
     """
     from audit.errors import UsageError
-    from pipelines.progress import waiting
+    from pipelines.console.progress import waiting
     from reports.query import query as ask
 
     if spreadsheet_safe and format is not Format.csv:
@@ -64,7 +64,7 @@ def query(
 
 
 def _print_csv(table: pa.Table, spreadsheet_safe: bool) -> None:
-    from pipelines.terminal import say
+    from pipelines.console.terminal import say
     from reports.spreadsheet import neutralised, to_csv
 
     if spreadsheet_safe:
@@ -78,7 +78,7 @@ def _print_csv(table: pa.Table, spreadsheet_safe: bool) -> None:
 
 
 def _print_json(table: pa.Table) -> None:
-    from pipelines.terminal import visible_json
+    from pipelines.console.terminal import visible_json
     from reports.spreadsheet import plain
 
     for row in table.to_pylist():
@@ -98,7 +98,7 @@ def show(result: pa.Table) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipelines.terminal import Console, visible
+    from pipelines.console.terminal import Console, visible
 
     table = Table(*(escape(visible(name, keep="")) for name in result.column_names))
     for row in zip(*(column.to_pylist() for column in result.columns), strict=True):

@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 def report(run: RunDir, verbose: Verbose = False) -> None:
     """Write the report of a finished run again: RUN/report.html."""
-    from pipelines.progress import waiting
+    from pipelines.console.progress import waiting
     from reports.html import write
 
     with waiting("writing the report"):

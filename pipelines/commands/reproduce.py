@@ -21,9 +21,9 @@ def reproduce(
     verbose: Verbose = False,
 ) -> None:
     """Generate one confirmed case again, and say whether it agrees with the record (exit code 1 if not)."""
-    from pipelines.reproduce import reproduce as again
-    from pipelines.terminal import say
-    from pipelines.written import write_picture
+    from pipelines.console.terminal import say
+    from pipelines.runs.reproduce import reproduce as again
+    from pipelines.runs.written_files import write_picture
     from reports.tabular import check_suffix
 
     if out is not None:

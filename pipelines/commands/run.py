@@ -14,7 +14,7 @@ from audit.errors import UsageError
 from pipelines.commands.options import ConfigFile, Json, Overrides, Verbose
 
 if TYPE_CHECKING:
-    from pipelines.config import Config
+    from pipelines.configuration.config import Config
 
 FOUND = 3
 
@@ -55,9 +55,9 @@ def run(
     Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, 3 the audit finished and --fail-on
     applies.
     """
-    from pipelines.preflight import check
-    from pipelines.run import run_audit
-    from pipelines.settings import load_config
+    from pipelines.configuration.settings import load_config
+    from pipelines.runs.audit import run_audit
+    from pipelines.runs.preflight import check
 
     settings, given = load_config(config, set_ or [], out)
     if fail_on and settings.images is None:
@@ -85,8 +85,8 @@ def run(
 
 def _outcome(settings: Config, fail_on: FailOn | None) -> dict[str, Any]:
     """Return what `run --json` prints of a finished run."""
+    from audit.record.ledger import Ledger
     from audit.schema import CONFIRMED_WORDS, VERDICT_WORDS
-    from pipelines.ledger import Ledger
     from pipelines.stages.judge import count_verdicts
 
     counts = count_verdicts(Ledger(settings.out))

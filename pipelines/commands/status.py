@@ -24,10 +24,10 @@ def status(run: RunDir, address: Address = None, json_: Json = False, verbose: V
 
     from audit.errors import AuditError
     from pipelines.commands.query import show
-    from pipelines.jobs import Cluster
-    from pipelines.manifest import read
-    from pipelines.status import as_json, job_in, where
-    from pipelines.terminal import say
+    from pipelines.console.terminal import say
+    from pipelines.engine.manifest import read
+    from pipelines.engine.ray_jobs import Cluster
+    from pipelines.runs.status import as_json, job_in, where
 
     manifest = read(run)
     job, state = job_in(manifest, address), None

@@ -13,8 +13,8 @@ def register(app: typer.Typer) -> None:
 
 def stop(run: RunDir, address: Address = None, verbose: Verbose = False) -> None:
     """End the job of a submitted run. What is done stays: the same submission again goes on with it."""
-    from pipelines.jobs import Cluster
-    from pipelines.status import job_of
+    from pipelines.engine.ray_jobs import Cluster
+    from pipelines.runs.status import job_of
 
     job = job_of(run, address)
     stopping = Cluster(job.address).stop(job.id)

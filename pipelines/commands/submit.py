@@ -36,10 +36,10 @@ def submit(
     same paths or URIs. The same submission again goes on where the run was stopped.
     """
     from audit.errors import AuditError
-    from pipelines.jobs import Cluster
-    from pipelines.settings import check_detectors, load_config
-    from pipelines.status import has_begun, last_job, refuse_second
-    from pipelines.terminal import say_log
+    from pipelines.configuration.settings import check_detectors, load_config
+    from pipelines.console.terminal import say_log
+    from pipelines.engine.ray_jobs import Cluster
+    from pipelines.runs.status import has_begun, last_job, refuse_second
 
     settings, given = load_config(config, set_ or [], out)
     check_detectors(settings)

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from audit.errors import AuditError
+from audit.record.ledger import Ledger
 from audit.schema import VERDICT_WORDS
-from pipelines.ledger import Ledger
-from pipelines.run import run_audit
-from pipelines.settings import load_config
-from pipelines.terminal import Console
+from pipelines.configuration.settings import load_config
+from pipelines.console.terminal import Console
+from pipelines.runs.audit import run_audit
 
 LABELS = ("verbatim", "partial", "near", "ordinary", "none")
 FLAGGED = ("verbatim", "partial")

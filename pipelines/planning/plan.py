@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from audit.errors import AuditError, UsageError
-from pipelines.config import Config, Workers
-from pipelines.context import Run
-from pipelines.ledger import Ledger
-from pipelines.manifest import Manifest
+from audit.record.ledger import Ledger
+from pipelines.configuration.config import Config, Workers
+from pipelines.configuration.settings import check_detectors
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import Manifest
 from pipelines.planning.probing import IMAGES, Probe
 from pipelines.planning.speed import assumed, costs_of, measured
 from pipelines.planning.workload import Workload
-from pipelines.progress import Reporter
 from pipelines.reading import images as images_of
+from pipelines.reading.control_captions import read_null_captions
 from pipelines.reading.counting import count_captions, count_images
 from pipelines.reading.files import File
-from pipelines.reading.nulls import read_null_captions
-from pipelines.settings import check_detectors
 from pipelines.stages import calibrate, ingest
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from pipelines.worker import Worker
+    from pipelines.engine.worker import Worker
 
 # Seconds that a batch may take, and that several may.
 WAIT, SHORT = 60.0, 5.0
@@ -46,9 +46,9 @@ class Probe:
 def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> Probe:
     """Times a worker on null captions, and on training images at places (schema INDEX) if there are any."""
     import audit
-    from audit.clusters import near_pairs
-    from audit.matching import nearest
-    from audit.rows import usual_batch
+    from audit.duplicates.images import near_pairs
+    from audit.scoring.batching import usual_batch
+    from audit.search.exact import nearest
     from pipelines.stages import embed
     from pipelines.stages.screen import screen_texts
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from audit import lists
-from audit.flops import GenerationCost, ScreenCost, embedding_cost, generation_cost, screen_cost
-from audit.outline import outline_embedder
-from pipelines.config import Config
-from pipelines.models import outline
+from audit.costs.flops import GenerationCost, ScreenCost, embedding_cost, generation_cost, screen_cost
+from audit.costs.meta_networks import outline_embedder
+from audit.duplicates import cells
+from pipelines.configuration.config import Config
+from pipelines.engine.models import outline
 from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, Probe
-from pipelines.reading.fetched import fetched
+from pipelines.reading.local_copies import fetched
 
 # Pictures of 512 x 512 that a core decodes from JPEG and makes inputs of SSCD in a second (docs/design.md, section 8),
 # and FLOP/s of a core in the search, with the reading of vectors, and in the clusters (docs/evidence.md, "Search").
@@ -49,7 +49,7 @@ class Costs:
 
     def clustered(self, images: int, index: str) -> int:
         """Of the comparison of each image with all before it, or (ivf) with those that share a list with it."""
-        products = images * images // 2 if index == "exact" else lists.products(images)
+        products = images * images // 2 if index == "exact" else cells.products(images)
         return 2 * self.widths[0] * products if self.widths else 0
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from audit import lists
+from audit.duplicates import cells
 from audit.schema import DETECTOR_COLUMNS
-from pipelines.config import Config
+from pipelines.configuration.config import Config
 from pipelines.planning.speed import Costs, Speed
 from pipelines.reading.counting import Count
 from pipelines.reading.slices import SLICE_ROWS
-from pipelines.stages import cluster, confirm, generate, ingest, near, select
+from pipelines.stages import cluster, confirm, generate, ingest, select
+from pipelines.steps import near_duplicates
 
 # Rows that a worker takes in, in a second: docs/evidence.md, "Ingest".
 TAKEN_IN = 32_000
@@ -101,8 +102,8 @@ class Workload:
         count, index = images.rows, self.config.index.type
         flops, copied, shards = self.costs.clustered(count, index), 0.0, _parts(count, cluster.BLOCK)
         if index == "ivf":
-            shards = _parts(count, near.BLOCK) + len(near.ranges_of(count))
-            copied = min(lists.EACH, lists.lists_of(count)) * VALUE * self.costs.widths[0]
+            shards = _parts(count, near_duplicates.BLOCK) + len(near_duplicates.ranges_of(count))
+            copied = min(cells.EACH, cells.lists_of(count)) * VALUE * self.costs.widths[0]
         disk = count * (2 * ID + 8 + HASHED + copied)
         return Line("cluster", count, "images", shards, flops / max(1, count), flops / self.speed.cluster, disk)
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.errors import AuditError, UsageError
-from pipelines.config import Captions
-from pipelines.reading import beside, delimited, jsonlines, parquet, plaintext, tars
+from pipelines.configuration.config import Captions
+from pipelines.reading import caption_files, delimited, jsonlines, parquet, plaintext, tars
 from pipelines.reading.files import File
 from pipelines.reading.slices import COMPRESSED, LONGEST, UNREADABLE, Malformed, Slice, reason
 
@@ -54,7 +54,7 @@ def format_of(name: str) -> ModuleType:
 
 def module_of(file: File) -> ModuleType:
     """The module that reads a file. Raises UsageError that lists the known formats."""
-    return beside if isinstance(file, beside.Sidecar) else format_of(file.name)
+    return caption_files if isinstance(file, caption_files.Sidecar) else format_of(file.name)
 
 
 def known(name: str) -> bool:

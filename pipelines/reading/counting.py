@@ -14,7 +14,7 @@ from typing import TypeVar
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.config import Captions
+from pipelines.configuration.config import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of
 from pipelines.reading import parquet, tars

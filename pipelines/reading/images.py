@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
-from audit.pictures import MOST_BYTES
+from audit.images.decoding import MOST_BYTES
 from pipelines.reading.files import File, open_file
 from pipelines.reading.folders import Folder, is_image
 from pipelines.reading.slices import UNREADABLE, reason

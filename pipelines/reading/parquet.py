@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.errors import UsageError
-from pipelines.config import Captions
+from pipelines.configuration.config import Captions
 from pipelines.reading.files import File, open_file
 from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import RAW, SLICE_ROWS, UNREADABLE, Malformed, Slice, reason, require

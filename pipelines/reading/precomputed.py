@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audit.captions import caption_id
 from audit.detectors import COMBINED, SCREEN, columns_of
+from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
 from audit.schema import METADATA_KEY
 from pipelines.reading.files import find, open_file

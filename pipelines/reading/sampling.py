@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from audit.captions import Words, mixed
+from audit.duplicates.captions import Words, mixed
 
 _ROUNDS = 6
 

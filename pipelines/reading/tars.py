@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from audit.errors import UsageError
-from pipelines.config import Captions
+from pipelines.configuration.config import Captions
 from pipelines.reading import jsonlines
 from pipelines.reading.files import File, open_file
 from pipelines.reading.images import samples

@@ -14,18 +14,18 @@ import pyarrow.compute as pc
 import audit
 from audit import schema
 from audit.errors import AuditError, UsageError
-from audit.statistics import nulls_needed
-from pipelines.config import Config
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, slices
+from audit.record.ledger import Ledger, Shard, Tables, slices
+from audit.statistics.intervals import nulls_needed
+from pipelines.configuration.config import Config
+from pipelines.engine.context import Run, Step
 from pipelines.reading import precomputed
-from pipelines.reading.nulls import read_null_captions
-from pipelines.stages import group
+from pipelines.reading.control_captions import read_null_captions
 from pipelines.stages.screen import failed_rows, screen_errors, screen_texts
+from pipelines.steps import caption_groups
 
 if TYPE_CHECKING:
-    from audit.calibration import Calibration
-    from pipelines.worker import Worker
+    from audit.calibration.calibration import Calibration
+    from pipelines.engine.worker import Worker
 
 NULLS = "_null_captions"
 # Working table: the control captions that a precomputed screen lacks.
@@ -110,7 +110,7 @@ def _null_captions(run: Run) -> tuple[pa.Table, int]:
     """
     path = run.config.calibration.captions
     texts = read_null_captions(path, run.config.calibration.column)
-    table = pa.table({"caption": pa.array(texts, pa.string())}).filter(pc.invert(group.known(run, texts)))
+    table = pa.table({"caption": pa.array(texts, pa.string())}).filter(pc.invert(caption_groups.known(run, texts)))
     if not len(table):
         raise AuditError(
             f"none of {len(texts)} null captions is new: the data set has them all",

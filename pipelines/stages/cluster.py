@@ -11,16 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.clusters import clusters, duplicate_threshold, edited, near_pairs
-from audit.matching import vectors_of
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.stages import copies, embed, near
-from pipelines.stages.blocks import block, blocks, numbers
-from pipelines.stages.copies import COPIES, LINK
+from audit.duplicates.images import clusters, duplicate_threshold, edited, near_pairs
+from audit.record.ledger import Ledger, Shard, Tables, errors_table
+from audit.search.exact import vectors_of
+from pipelines.engine.context import Run, Step
+from pipelines.stages import embed
+from pipelines.steps import identical_images, near_duplicates
+from pipelines.steps.identical_images import COPIES, LINK
+from pipelines.tables.blocks import block, blocks, numbers
 
 if TYPE_CHECKING:
-    from pipelines.worker import Worker
+    from pipelines.engine.worker import Worker
 
 # So many images are compared with edited copies of themselves.
 SAMPLE = 200
@@ -38,26 +39,26 @@ def run(run: Run) -> None:
         return
     counts = {file.removesuffix(".parquet"): rows for file, rows in run.manifest.data["parts"][table].items()}
     with run.manifest.stage("cluster") as stage:
-        copies.run(run, table, counts)
+        identical_images.run(run, table, counts)
         threshold, source = _threshold(run, counts)
         lists = run.config.index.type == "ivf"
         if lists:
-            near.run(run, counts, LINKS, threshold)
+            near_duplicates.run(run, counts, LINKS, threshold)
         else:
             work, left = partial(_near, threshold=threshold), partial(_left, table=table)
             run.execute(Step("cluster", LINKS, "images", run.ledger, work, left), blocks(counts, BLOCK))
         image_F, first_F = _write(run, counts)
-        measured = near.recall(run.ledger, image_F, first_F) if lists else {}
+        measured = near_duplicates.recall(run.ledger, image_F, first_F) if lists else {}
         found = {"threshold": threshold, "source": source, "images_with_duplicates": len(image_F)} | measured
         run.manifest.data["clusters"] = found
         stage |= {"rows_in": sum(counts.values()), "rows_out": run.manifest.refresh("image_clusters")}
         several = f"{len(image_F):,} of {stage['rows_in']:,} images have duplicates (similarity {threshold:.2f})"
-        run.progress.say(f"cluster: {several}" + (f"; {near.sentence(measured)}" if lists else ""))
+        run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if lists else ""))
 
 
 def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """Writes `image_clusters`; returns the images that have duplicates and the first of those of each, by number."""
-    ledger, shards = run.ledger, blocks(counts, copies.BLOCK)
+    ledger, shards = run.ledger, blocks(counts, identical_images.BLOCK)
     links = pa.concat_tables([ledger.read(COPIES), ledger.read(LINKS)])
     image_F, first_F, size_F = clusters(np.stack([links["first"].to_numpy(), links["image"].to_numpy()], axis=1))
     if not ledger.parts(MEMBERS):

@@ -10,21 +10,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.copying import copied_images
-from audit.pictures import decode
-from audit.regions import agreement, region_of, region_png, similarities, thumbnail
-from audit.thresholds import Threshold
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.stages import embed, search, thresholds
-from pipelines.stages.blocks import block, blocks
+from audit.images.decoding import decode
+from audit.record.ledger import Ledger, Shard, Tables, errors_table
+from audit.verdicts.copies import copied_images
+from audit.verdicts.regions import agreement, region_of, region_png, similarities, thumbnail
+from audit.verdicts.thresholds import Threshold
+from pipelines.engine.context import Run, Step
+from pipelines.stages import embed, search
 from pipelines.stages.generate import PROMPTS, generate
+from pipelines.steps import thresholds
+from pipelines.tables.blocks import block, blocks
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from audit.embedding import Embedder
-    from pipelines.worker import Worker
+    from audit.embedding.embedder import Embedder
+    from pipelines.engine.worker import Worker
 
 NEIGHBOURS = 5
 # So many generations are compared region by region at once: their neighbours are in memory together.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from audit import schema
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
+from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
+from pipelines.engine.context import Run, Step
 from pipelines.stages import calibrate, select
 from pipelines.stages.screen import screen_errors
 
 if TYPE_CHECKING:
-    from pipelines.worker import Worker
+    from pipelines.engine.worker import Worker
 
 # Working table: the captions that are controlled.
 CONTROLLED = "_controlled"
@@ -32,7 +32,7 @@ def run(run: Run) -> None:
 
 
 def _control(worker: Worker, shard: Shard) -> Tables:
-    from audit.variants import content_words, self_control
+    from audit.explaining.perturbations import content_words, self_control
 
     if CONTROLLED not in worker.cache:
         null = worker.ledger.read(calibrate.NULLS, "00000", ["caption"])["caption"].to_pylist()

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.errors import AuditError
-from audit.matching import vectors_of
-from audit.pictures import STORED, UPRIGHT, decode, decode_each
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
+from audit.images.decoding import STORED, UPRIGHT, decode, decode_each
+from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
+from audit.search.exact import vectors_of
+from pipelines.engine.context import Run, Step
 from pipelines.reading import images
 from pipelines.stages.ingest import IMAGES
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from audit.embedding import Embedder
-    from pipelines.config import Images
-    from pipelines.worker import Worker
+    from audit.embedding.embedder import Embedder
+    from pipelines.configuration.config import Images
+    from pipelines.engine.worker import Worker
 
 BATCH = 64
 

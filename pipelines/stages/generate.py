@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.pictures import decode
-from audit.regions import bright, common, region_png, thumbnail
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
+from audit.images.decoding import decode
+from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
+from audit.verdicts.regions import bright, common, region_png, thumbnail
+from pipelines.engine.context import Run, Step
 from pipelines.stages import calibrate, select
 from pipelines.stages.screen import failed_rows
 
 if TYPE_CHECKING:
-    from pipelines.worker import Worker
+    from pipelines.engine.worker import Worker
 
 # Working table: the captions of each purpose, one part a purpose.
 PROMPTS = "_prompts"

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from audit import schema
 from audit.errors import AuditError
-from pipelines.config import Config
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.reading import beside, precomputed
+from audit.record.ledger import Ledger, Shard, Tables, errors_table
+from pipelines.configuration.config import Config
+from pipelines.engine.context import Run, Step
+from pipelines.reading import caption_files, precomputed
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of
 from pipelines.reading.files import File, find, is_folder, paths_of
@@ -28,11 +28,11 @@ from pipelines.reading.folders import gather
 from pipelines.reading.imagefolder import is_metadata
 from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import Slice
-from pipelines.stages import group, pairs
-from pipelines.stages.rows import IMAGES, TEXTS, lost_row, rows_of, shards_of
+from pipelines.steps import caption_groups, pairing
+from pipelines.steps.input_rows import IMAGES, TEXTS, lost_row, rows_of, shards_of
 
 if TYPE_CHECKING:
-    from pipelines.worker import Worker
+    from pipelines.engine.worker import Worker
 
 # A working table: the slices of the caption files.
 SLICES = "_slices"
@@ -64,9 +64,9 @@ def find_captions(config: Config) -> list[File]:
     """
     found = find(config.captions.path, "captions")
     captions = _among(found) if any(map(is_folder, paths_of(config.captions.path))) else found
-    if beside.may_hold(captions):
+    if caption_files.may_hold(captions):
         images = find(config.images.path, "images") if config.images else []
-        captions = beside.with_sidecars(captions, [*found, *images])
+        captions = caption_files.with_sidecars(captions, [*found, *images])
     captions_of.check(captions, config.captions)
     return captions
 
@@ -83,7 +83,7 @@ def _among(files: list[File]) -> list[File]:
         file
         for file in files
         if not (file.name.endswith(".tar") and os.path.splitext(file.uri)[0] in stems)
-        and (captions_of.known(file.name) or file.name.endswith(beside.SUFFIXES))
+        and (captions_of.known(file.name) or file.name.endswith(caption_files.SUFFIXES))
     ]
     return captions or files
 
@@ -110,10 +110,10 @@ def run(run: Run, inputs: Inputs) -> None:
         if not run.manifest.refresh("rows"):
             ask = f'`crossaudit query {run.config.out} "from errors"` says why.'
             raise AuditError(f"none of {taken} rows has a caption", where=inputs.captions[0].uri, do=ask)
-        pairs.run(run, inputs.captions)
+        pairing.run(run, inputs.captions)
         step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
         run.execute(step, [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)])
-        group.run(run)
+        caption_groups.run(run)
         stage |= {"rows_in": total, "rows_out": run.manifest.refresh("rows")}
         for table in ("captions", "caption_groups"):
             run.manifest.refresh(table)

@@ -13,19 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.claims import claims
-from audit.copying import LINKS, copied_images, links
 from audit.errors import AuditError
-from audit.judging import Images, judge, negatives, with_p_not_reproduced
-from audit.pictures import decode
-from audit.png import png
-from audit.regions import thumbnail
-from audit.thresholds import COLUMNS, Threshold
-from pipelines.context import Run
-from pipelines.ledger import Ledger
-from pipelines.manifest import read
+from audit.images.decoding import decode
+from audit.images.png import png
+from audit.record.ledger import Ledger
+from audit.statistics.claims import claims
+from audit.verdicts.copies import LINKS, copied_images, links
+from audit.verdicts.judging import Images, judge, negatives, with_p_not_reproduced
+from audit.verdicts.regions import thumbnail
+from audit.verdicts.thresholds import COLUMNS, Threshold
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import read
 from pipelines.reading import images
-from pipelines.stages import embed, thresholds
+from pipelines.stages import embed
+from pipelines.steps import thresholds
 from reports.purged import kept, note
 
 _CONFIRMED = pc.field("verdict").isin(schema.CONFIRMED_WORDS)

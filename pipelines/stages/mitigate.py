@@ -12,22 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.copying import beyond, near
-from audit.effect import summarize
 from audit.errors import AuditError
-from audit.pictures import decode
-from audit.regions import region_of, similarities
-from audit.serving import PLAIN, Setting, serve
-from audit.thresholds import Threshold
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table
+from audit.images.decoding import decode
+from audit.mitigation.effect import summarize
+from audit.mitigation.serving import PLAIN, Setting, serve
+from audit.record.ledger import Ledger, Shard, Tables, errors_table
+from audit.verdicts.copies import beyond, near
+from audit.verdicts.regions import region_of, similarities
+from audit.verdicts.thresholds import Threshold
+from pipelines.engine.context import Run, Step
 from pipelines.reading.sampling import Sample
-from pipelines.stages import embed, judge, search, thresholds
+from pipelines.stages import embed, judge, search
+from pipelines.steps import thresholds
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pipelines.worker import Worker
+    from pipelines.engine.worker import Worker
 
 # Shapes: R images of a shard (captions x seeds, caption-major), E embedding width.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.context import Run
+from pipelines.engine.context import Run
 
 
 def run(run: Run) -> None:

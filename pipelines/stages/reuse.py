@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from audit.errors import AuditError, first_line
-from pipelines.context import Run
-from pipelines.ledger import Ledger
-from pipelines.manifest import NAME, stored
+from audit.record.ledger import Ledger
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import NAME, stored
 from pipelines.stages import embed
 
 THREADS = 8

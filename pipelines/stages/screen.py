@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, errors_table, slices
+from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
+from pipelines.engine.context import Run, Step
 
 if TYPE_CHECKING:
-    from pipelines.worker import Worker
+    from pipelines.engine.worker import Worker
 
 
 def run(run: Run) -> None:

@@ -11,20 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit import ivf
 from audit.errors import AuditError
-from audit.matching import nearest
-from audit.pictures import STORED, decode
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables
-from pipelines.manifest import stored
+from audit.images.decoding import STORED, decode
+from audit.record.ledger import Ledger, Shard, Tables
+from audit.search import inverted_file
+from audit.search.exact import nearest
+from pipelines.engine.context import Run, Step
+from pipelines.engine.manifest import stored
 from pipelines.stages import embed
 
 if TYPE_CHECKING:
     import faiss
 
-    from pipelines.config import Config
-    from pipelines.worker import Worker
+    from pipelines.configuration.config import Config
+    from pipelines.engine.worker import Worker
 
 # Beside a marker part of the working table IVF lies EMBEDDER.faiss.
 IVF, RECALL = "_ivf", "_recall"
@@ -67,8 +67,8 @@ def _find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tupl
     """(ids, similarities) [Q, K] by the vectors that every image has one of."""
     table = embed.table(embedder)
     if worker.config.index.type == "ivf":
-        places_QC = ivf.candidates(_opened(worker, embedder), vectors_QE)
-        return ivf.ranked(vectors_QE, places_QC, embed.readers(worker.ledger, table), k)
+        places_QC = inverted_file.candidates(_opened(worker, embedder), vectors_QE)
+        return inverted_file.ranked(vectors_QE, places_QC, embed.readers(worker.ledger, table), k)
     return nearest(vectors_QE, embed.embedded(worker.ledger, table), k)
 
 
@@ -152,7 +152,7 @@ def _build(worker: Worker, shard: Shard) -> Tables:
     width = next(len(vectors_NE[0]) for _, vectors_NE in embed.embedded(ledger, table) if len(vectors_NE))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{name}.faiss")
-        recipe = ivf.build(lambda: (part for _, part in embed.embedded(ledger, table)), images, width, file)
+        recipe = inverted_file.build(lambda: (part for _, part in embed.embedded(ledger, table)), images, width, file)
         ledger.put(file, IVF)
     return {IVF: pa.table([[recipe], [images]], schema=BUILT)}
 
@@ -160,7 +160,7 @@ def _build(worker: Worker, shard: Shard) -> Tables:
 def _opened(worker: Worker, embedder: str) -> faiss.Index:
     if (IVF, embedder) not in worker.cache:
         with _home(worker.config, embedder).local(IVF, f"{embedder}.faiss") as file:
-            worker.cache[IVF, embedder] = ivf.opened(file)  # mapped, it outlives its name
+            worker.cache[IVF, embedder] = inverted_file.opened(file)  # mapped, it outlives its name
     index: faiss.Index = worker.cache[IVF, embedder]
     return index
 

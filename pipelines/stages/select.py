@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.statistics import q_values
-from pipelines.context import Run, Step
-from pipelines.ledger import Ledger, Shard, Tables, slices
-from pipelines.stages import calibrate, own
+from audit.record.ledger import Ledger, Shard, Tables, slices
+from audit.statistics.intervals import q_values
+from pipelines.engine.context import Run, Step
+from pipelines.stages import calibrate
+from pipelines.steps import own_clusters
 
 if TYPE_CHECKING:
-    from pipelines.config import Select
-    from pipelines.worker import Worker
+    from pipelines.configuration.config import Select
+    from pipelines.engine.worker import Worker
 
 # An image that so many rows of the data set have may be memorized whatever its captions say: most of what was
 # extracted from Stable Diffusion had a hundred duplicates, some of it ten (arXiv 2301.13188).
@@ -38,7 +39,7 @@ def run(run: Run) -> None:
         total = sum(counts.values())
         shards = [Shard(name, count, 0, 1) for name, count in counts.items()]
         run.execute(Step("select: scores", SCORED, "parts", ledger, _score), shards)
-        for name, clusters in zip(counts, own.each(ledger, list(counts)), strict=True):
+        for name, clusters in zip(counts, own_clusters.each(ledger, list(counts)), strict=True):
             ledger.write(OWNED, name, clusters.drop_columns("caption_id"))
         by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config, total))
         sampled = min(config.audit_sample, total)

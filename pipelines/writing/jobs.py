@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
-from pipelines.exclusions import Exclusions, part_of
-from pipelines.reading.beside import Sidecar, with_sidecars
+from pipelines.reading.caption_files import Sidecar, with_sidecars
 from pipelines.reading.captions import known
 from pipelines.reading.files import File, find, open_file
 from pipelines.reading.folders import is_image
+from pipelines.writing.exclusions import Exclusions, part_of
 from pipelines.writing.text import ANOTHER
 
 _PACKED = (".parquet", ".tar")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.captions import caption_id
+from audit.duplicates.captions import caption_id
 from audit.errors import AuditError, UsageError
 from pipelines.writing.counts import Counts
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit.captions import caption_id
+from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
-from pipelines.config import Captions
+from pipelines.configuration.config import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import delimited
 from pipelines.reading.files import File, open_file

@@ -10,8 +10,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import audit
+from tests.support.paths import DATA
 
-DATA = Path(__file__).parents[1] / "data"
 NAMES = ("tiny-sd1", "tiny-sd2")
 
 torch.set_num_threads(1)

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 import audit
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.pipelines.toy import judged, write_config
+from tests.support.paths import ROOT
+from tests.support.toy import judged, write_config
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "init",
     "demo",

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from audit import schema
-from audit.captions import caption_id
-from audit.claims import claims
-from audit.copying import LINKS, copied_images
-from audit.judging import Images, judge
-from audit.thresholds import choose_threshold, control_maxima
+from audit.duplicates.captions import caption_id
+from audit.statistics.claims import claims
+from audit.verdicts.copies import LINKS, copied_images
+from audit.verdicts.judging import Images, judge
+from audit.verdicts.thresholds import choose_threshold, control_maxima
 
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
 BIDI = "a cat \u202egnp.tac\u202c in a hat\u0007"

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from audit.explanation import Explanation
-from audit.png import png
+from audit.explaining.caption import Explanation
+from audit.images.png import png
 from reports.explanation import MOVES, render
 
 PICTURE = png(np.zeros((8, 8, 3), np.uint8))

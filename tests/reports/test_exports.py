@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.captions import caption_id
+from audit.duplicates.captions import caption_id
 from audit.errors import AuditError, UsageError
 from audit.schema import EXCLUSIONS
 from reports.check import check
 from reports.exports import exclusions, joined
 from reports.query import query
-from tests.reports.minimal import copied, place, reproduced, row, write_run
+from tests.support.minimal import copied, place, reproduced, row, write_run
 
 # One file pair as img2dataset writes it: six rows, each with its own image.
 IMAGES = [place("0.tar", n, f"k{n}") for n in range(6)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reports import lookup
-from tests.reports.minimal import copied, place, reproduced, row, write_run
+from tests.support.minimal import copied, place, reproduced, row, write_run
 
 IMAGES = [place("0.tar", n, f"k{n}") for n in range(4)]
 URLS = ["https://a.example.org/x.png", "http://user@EXAMPLE.org:80/y.png", "https://example.org.evil.net/z", None]

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 import audit
-from audit.distance import Agreement
-from audit.noise import initial_latent
-from tests.audit.explicit import Explicit
+from audit.calibration.distance import Agreement
+from audit.models.noise import initial_latent
+from tests.support.explicit import Explicit
 
 CAPTION = "a serene beach at sunrise, 35mm"
 

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import transforms
 
-from audit.embedding import Embedder, load_embedder
 from audit.embedding.clip import CONFIG, WEIGHTS, _preparation
+from audit.embedding.embedder import Embedder, load_embedder
 from audit.errors import AuditError
 
 TINY = {

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import audit
-from audit.attention import cross_attention_layers
+from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError
-from audit.noise import initial_latent
-from audit.schedulers import CLASSES, resolve
-from tests.audit.test_schedulers import SD, TABLE
+from audit.models.noise import initial_latent
+from audit.models.schedulers import CLASSES, resolve
+from tests.audit.models.test_schedulers import SD, TABLE
 
 CAPTION, SEED, STEPS, GUIDANCE = "a dog", 3, 3, 4.0
 SHAPE = (4, 8, 8)

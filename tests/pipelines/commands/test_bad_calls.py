@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipelines.commands.called import called
-from tests.pipelines.commands.finished import finish_run
-from tests.pipelines.toy import MODEL, settings_of
+from tests.support.called import called
+from tests.support.finished import finish_run
+from tests.support.toy import MODEL, settings_of
 
 
 def assert_plain(arguments: tuple[str, ...], named: str, codes: tuple[int, ...] = (1, 2)) -> str:

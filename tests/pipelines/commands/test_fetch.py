@@ -19,8 +19,7 @@ import pytest
 from audit.embedding.published import PUBLISHED, address, cache_folder
 from audit.errors import AuditError
 from pipelines.commands.fetch import download
-
-ROOT = Path(__file__).parents[3]
+from tests.support.paths import ROOT
 
 
 def archive() -> bytes:

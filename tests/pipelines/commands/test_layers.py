@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 import audit
-from audit.layers import layers as look
+from audit.explaining.layers import layers as look
+from audit.record.ledger import Ledger
 from audit.schema import VERDICTS
 from pipelines.commands.layers import layers
-from pipelines.ledger import Ledger
-from pipelines.manifest import Manifest
-from pipelines.settings import load_config
+from pipelines.configuration.settings import load_config
+from pipelines.engine.manifest import Manifest
 from pipelines.stages.calibrate import NULLS
-from tests.pipelines.toy import MODEL, write_config
+from tests.support.toy import MODEL, write_config
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
 CONFIRMED, UNSEEN = ["a planted picture", "another one"], ["lamp number 1", "river number 2"]

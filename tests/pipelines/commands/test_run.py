@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.commands.called import called
-from tests.pipelines.commands.finished import finish_run
-from tests.pipelines.toy import write_config
+from tests.support.called import called
+from tests.support.finished import finish_run
+from tests.support.toy import write_config
 
 
 @pytest.fixture(scope="module")

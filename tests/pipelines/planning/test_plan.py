@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from audit import lists
+from audit.duplicates import cells
 from audit.errors import AuditError, UsageError
+from audit.record.ledger import Ledger
+from pipelines.configuration.settings import load_config
 from pipelines.demo.demo import bundle
-from pipelines.ledger import Ledger
 from pipelines.planning.plan import make_plan
 from pipelines.planning.workload import VALUE, Line
-from pipelines.settings import load_config
-from tests.pipelines.toy import MODEL, write_config
+from tests.support.toy import MODEL, write_config
 
 BUNDLE = bundle()
 
@@ -115,7 +115,7 @@ def test_lists_take_time_and_disk_of_their_own(dataset: Path) -> None:
     # So few images are in one list, and their vectors of 16 lie once more in that.
     assert by_lists.disk - exact.disk == pytest.approx(40 * 16 * VALUE)
     assert by_lists.flops is not None and exact.flops is not None
-    assert 40 * by_lists.flops == 2 * 16 * lists.products(40)
+    assert 40 * by_lists.flops == 2 * 16 * cells.products(40)
     assert 40 * exact.flops == 2 * 16 * 40 * 40 // 2
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from audit import lists
-from audit.flops import generation_cost, screen_cost
-from audit.outline import outline_model
-from pipelines.config import Config
+from audit.costs.flops import generation_cost, screen_cost
+from audit.costs.meta_networks import outline_model
+from audit.duplicates import cells
+from pipelines.configuration.config import Config
+from pipelines.configuration.settings import load_config
 from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, Probe, Timed
 from pipelines.planning.speed import DECODED, Costs, Speed, assumed, costs_of, measured
-from pipelines.settings import load_config
-from tests.pipelines.toy import MODEL
+from tests.support.toy import MODEL
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_costs_are_those_of_the_configured_models(config: Config, costs: Costs) 
     assert costs.generated(5, 2, 7) == 5 * (costs.generation.text + 2 * costs.generation.of(7))
     assert costs.searched(3, 1000) == 2 * 16 * 3 * 1000
     assert costs.clustered(1000, "exact") == 16 * 1000 * 1000
-    assert costs.clustered(10**6, "ivf") == 2 * 16 * lists.products(10**6)
+    assert costs.clustered(10**6, "ivf") == 2 * 16 * cells.products(10**6)
 
 
 def test_a_reference_model_doubles_a_screen(config: Config, costs: Costs) -> None:

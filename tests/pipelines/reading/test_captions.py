@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.errors import AuditError, UsageError
-from pipelines.config import Captions
+from pipelines.configuration.config import Captions
 from pipelines.reading import captions as reading
 from pipelines.reading import slices as slices_of
 from pipelines.reading.files import find
 from tests.pipelines.reading.test_images import corrupt
-from tests.pipelines.toy import write_parquet, write_tar
+from tests.support.toy import write_parquet, write_tar
 
 Rows = list[dict[str, Any]]
 

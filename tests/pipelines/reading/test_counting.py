@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.config import Captions
+from pipelines.configuration.config import Captions
 from pipelines.reading import counting
 from pipelines.reading.counting import Count, count_captions, count_images
 from pipelines.reading.files import find
 from pipelines.reading.folders import gather
 from tests.pipelines.reading.test_captions import as_csv, as_json, sample, write_lines
-from tests.pipelines.toy import png, write_parquet, write_tar
+from tests.support.toy import png, write_parquet, write_tar
 
 OPTIONS = Captions(path="", caption="caption")
 DRAWN = random.Random(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.reading.files import find
 from pipelines.reading.folders import gather
 from pipelines.reading.images import image_id, index, read
-from tests.pipelines.toy import png, write_tar
+from tests.support.toy import png, write_tar
 
 
 def test_image_files_count_by_folder_and_what_lies_beside_them_is_left_out(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from audit.errors import AuditError, UsageError
 from pipelines.reading.files import find
 from pipelines.reading.images import image_id, index, read, read_each
-from tests.pipelines.toy import png, write_parquet, write_tar
+from tests.support.toy import png, write_parquet, write_tar
 
 
 def test_an_image_id_is_the_hash_of_file_and_row() -> None:

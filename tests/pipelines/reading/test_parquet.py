@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import UsageError
-from pipelines.config import Captions
+from pipelines.configuration.config import Captions
 from pipelines.reading import captions as reading
 from pipelines.reading import parquet
 from pipelines.reading.files import find
 from pipelines.reading.slices import Slice
-from tests.pipelines.toy import write_parquet
+from tests.support.toy import write_parquet
 
 
 def plan(path: Path, **columns: str) -> list[Slice]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audit.captions import caption_id
+from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
 from audit.schema import METADATA_KEY
 from pipelines.reading import precomputed

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from audit import schema
-from pipelines.config import Config, Index
-from pipelines.ledger import Ledger, Shard
-from pipelines.settings import load_config
-from pipelines.stages import cluster, embed, near
-from tests.pipelines.stages.serial import serial
-from tests.pipelines.toy import settings_of, write_config
+from audit.record.ledger import Ledger, Shard
+from pipelines.configuration.config import Config, Index
+from pipelines.configuration.settings import load_config
+from pipelines.stages import cluster, embed
+from pipelines.steps import near_duplicates
+from tests.support.serial import serial
+from tests.support.toy import settings_of, write_config
 
 WIDTH = 8
 
@@ -54,7 +55,7 @@ def written(ledger: Ledger, vectors_NE: np.ndarray, sizes: list[int]) -> None:
 def test_clusters_do_not_depend_on_how_the_images_are_cut(
     config: Config, monkeypatch: pytest.MonkeyPatch, index: str, sizes: list[int], halved: bool
 ) -> None:
-    for module in (cluster, cluster.copies, near):
+    for module in (cluster, cluster.identical_images, near_duplicates):
         monkeypatch.setattr(module, "BLOCK", 8)
     config = config.model_copy(update={"index": Index(type=index)})
     run = serial(config, halved)

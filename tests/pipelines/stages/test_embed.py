@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from audit.embedding import Embedder, load_embedder
-from audit.matching import vectors_of
-from audit.pictures import decode
-from pipelines.config import Config
-from pipelines.ledger import Ledger, Shard, Tables, concat, slices
-from pipelines.settings import load_config
+from audit.embedding.embedder import Embedder, load_embedder
+from audit.images.decoding import decode
+from audit.record.ledger import Ledger, Shard, Tables, concat, slices
+from audit.search.exact import vectors_of
+from pipelines.configuration.config import Config
+from pipelines.configuration.settings import load_config
+from pipelines.engine.worker import Worker
 from pipelines.stages import embed, ingest
-from pipelines.worker import Worker
 from tests.pipelines.reading.test_images import corrupt
-from tests.pipelines.toy import encode, png, write_config, write_parquet, write_tar
+from tests.support.toy import encode, png, write_config, write_parquet, write_tar
 
 
 @pytest.fixture

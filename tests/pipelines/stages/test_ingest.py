@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from audit.captions import caption_groups, caption_id
+from audit.duplicates.captions import caption_groups, caption_id
 from audit.errors import AuditError
-from pipelines.context import Run
-from pipelines.ledger import Ledger
-from pipelines.manifest import Manifest
-from pipelines.progress import Reporter
-from pipelines.settings import load_config
-from pipelines.stages import group, ingest, rows
-from tests.pipelines.toy import write_config, write_parquet, write_tar
+from audit.record.ledger import Ledger
+from pipelines.configuration.settings import load_config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import Manifest
+from pipelines.stages import ingest
+from pipelines.steps import caption_groups as grouping
+from pipelines.steps import input_rows
+from tests.support.toy import write_config, write_parquet, write_tar
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +51,7 @@ def ingested(dataset: Path, out: Path, *overrides: str) -> Run:
         inputs = ingest.plan(config)
         run.manifest.inputs(ingest.fingerprints(config, inputs))
         ingest.run(run, inputs)
-        group.known(run, NULLS)
+        grouping.known(run, NULLS)
     finally:
         run.close()
     return run
@@ -95,24 +97,24 @@ def test_groups_are_those_of_the_definition(run: Run) -> None:
 def test_neither_cuts_nor_workers_change_a_table(
     run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "SLICE_ROWS", 24)
+    monkeypatch.setattr(input_rows, "SLICE_ROWS", 24)
     monkeypatch.setattr(ingest, "BUCKET_ROWS", 10)
     monkeypatch.setattr(ingest, "PLAN_FILES", 1)
-    monkeypatch.setattr(group, "KEY_ROWS", 100)
+    monkeypatch.setattr(grouping, "KEY_ROWS", 100)
     other = ingested(dataset, tmp_path / "run", "engine.workers=2")
     assert [len(other.ledger.parts(table)) for table in ("_slices", "rows", "captions", "_pairs")] == [6, 3, 7, 5]
     for table in TABLES:
         assert content(other, table) == content(run, table), table
     names = [name for name in other.ledger.parts("captions") for _ in range(other.ledger.rows("captions", name))]
     assert names == [name for name, part in other.ledger.each("caption_groups") for _ in range(len(part))]
-    assert group.known(other, NULLS).to_pylist() == group.known(run, NULLS).to_pylist() == [True, False, True]
+    assert grouping.known(other, NULLS).to_pylist() == grouping.known(run, NULLS).to_pylist() == [True, False, True]
 
 
 def test_a_sample_is_the_same_however_it_is_cut_and_the_rest_is_a_number(
     run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ingested(dataset, tmp_path / "one", "captions.sample=30")
-    monkeypatch.setattr(rows, "SLICE_ROWS", 24)
+    monkeypatch.setattr(input_rows, "SLICE_ROWS", 24)
     second = ingested(dataset, tmp_path / "two", "captions.sample=30", "engine.workers=2")
     assert content(first, "rows") == content(second, "rows")
     assert first.manifest.data["accounting"] == {"input_rows": 65, "sampled_out": 35}

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pytest
 
 from audit.errors import AuditError
-from audit.matching import nearest
-from pipelines.config import Config
-from pipelines.context import Run
-from pipelines.ledger import Ledger, Shard
-from pipelines.manifest import KEYS, Manifest
-from pipelines.progress import Reporter
-from pipelines.settings import load_config
+from audit.record.ledger import Ledger, Shard
+from audit.search.exact import nearest
+from pipelines.configuration.config import Config
+from pipelines.configuration.settings import load_config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import KEYS, Manifest
+from pipelines.engine.worker import Worker
 from pipelines.stages import embed, search
-from pipelines.worker import Worker
 from tests.pipelines.stages.test_cluster import copies, written
-from tests.pipelines.toy import settings_of, write_config
+from tests.support.toy import settings_of, write_config
 
 
 def config_of(folder: Path, **changes: Any) -> Config:

@@ -1,0 +1,1 @@
+"""Turn features into distances from control captions and p-values."""

@@ -1,0 +1,1 @@
+"""Count what an audit costs and what it will be able to claim, without running it."""

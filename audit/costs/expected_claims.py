@@ -1,0 +1,50 @@
+"""What an audit will be able to claim, before it is begun (docs/design.md, section 3, "Claims")."""
+
+from __future__ import annotations
+
+from audit.calibration.calibration import MIN_HALF
+from audit.statistics.claims import MILLION
+from audit.statistics.intervals import clopper_pearson, nulls_needed, sample_needed
+
+# Null captions that a calibration should have.
+ENOUGH = 1000
+
+
+def of_null_captions(nulls: int, null_rate: float | None, captions: int) -> list[str]:
+    """What so many null captions are good for; `null_rate` of the thresholds, if there are images to confirm by."""
+    half = nulls // 2
+    found = []
+    if half < MIN_HALF:
+        found.append(f"{nulls:,} null captions: too few to calibrate, each half needs {MIN_HALF}.")
+    elif nulls < ENOUGH:
+        found.append(f"{nulls:,} null captions: enough to calibrate, but {ENOUGH:,} and more are what it should have.")
+    else:
+        found.append(f"{nulls:,} null captions: enough to calibrate ({ENOUGH:,} and more).")
+    if null_rate is not None:
+        need = nulls_needed(null_rate)
+        so = "enough" if nulls >= need else "too few"
+        found.append(f"confirm.null_rate {null_rate:g} needs {need:,} of them: {so}.")
+    found.append(f"The smallest p_unseen is 1 in {half + 1:,}, as half of them are held out.")
+    if half + 1 < captions:
+        found.append(
+            f"q_unseen needs as many held out as there are captions: {2 * (captions - 1) - nulls:,} more null "
+            "captions; without them it is null, and the screen ranks captions but flags none."
+        )
+    else:
+        found.append("They are enough for q_unseen: false-discovery rates of the screen.")
+    return found
+
+
+def of_audit_sample(sample: int, captions: int) -> list[str]:
+    """What a random sample of the captions is good for, if none of it reproduces a training image."""
+    if sample == 0:
+        return ["No audit sample: nothing can be claimed about the captions that are not generated."]
+    high = clopper_pearson(0, sample)[1]
+    found = [
+        f"Audit sample of {sample:,}: if none of them reproduces, at most {MILLION * high:,.0f} per million captions "
+        "do (95 %)."
+    ]
+    need = sample_needed(high / 10)
+    if need <= captions:
+        found.append(f"For ten times less, at most {MILLION * high / 10:,.0f} per million, it takes {need:,}.")
+    return found

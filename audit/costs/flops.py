@@ -1,0 +1,122 @@
+"""What a screen, a generation and an embedding cost, in FLOPs: the same code is run on `meta` tensors and counted.
+
+One multiply-add is two FLOPs. Counted are convolutions, matrix products and attention (torch's own formulas); norms and
+activations are not, which is a percent or less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from audit.costs.meta_networks import META, EmbedderOutline
+from audit.detectors import run_detectors, screen_detectors
+from audit.detectors.detector import Seen
+from audit.models.model import Model
+from audit.models.sampler import ddim, first_informative
+from audit.scoring.batching import Batch, Rows
+from audit.scoring.generation import decode, denoise
+from audit.scoring.screening import Forward, forwards, run_forward
+
+# Shapes: B rows (one), L layers, K text positions, C, H and W of the latent, h and w of the image.
+
+
+@dataclass(frozen=True)
+class ScreenCost:
+    """FLOPs: `text` a caption, `row` a caption and seed (its conditional forwards), `null` a seed and call (the
+    unconditional ones). forwards: how many conditional ones there are, those that end early too. values: how many
+    numbers a row has in each column."""
+
+    text: int
+    row: int
+    null: int
+    forwards: int
+    values: dict[str, int]
+
+
+@dataclass(frozen=True)
+class GenerationCost:
+    """FLOPs: `text` a caption, `step` and `decode` a caption and seed, each of so many steps. size: (h, w)."""
+
+    text: int
+    step: int
+    decode: int
+    size: tuple[int, int]
+
+    def of(self, steps: int) -> int:
+        """FLOPs of one generation, beside its text."""
+        return steps * self.step + self.decode
+
+
+def count(work: Callable[[], object]) -> int:
+    """FLOPs of what `work` does with torch."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
+    """What `audit.screen` does with these detectors. Raises AuditError as it does."""
+    chosen = screen_detectors(detectors)
+    rows, batch = _one(model)
+    scheduler = ddim(model.scheduler_config)
+    earliest = first_informative(scheduler)
+    plan = forwards(chosen, model, scheduler.timesteps.tolist(), earliest)
+    responses = {at for detector in chosen for at in detector.response}
+    flops_of: dict[tuple[int, bool], int] = {}  # at whatever timestep
+
+    def cost(layers: int, full: bool) -> int:
+        if (layers, full) not in flops_of:
+            forward = Forward(0, 0, layers, full)
+            flops_of[layers, full] = count(lambda: run_forward(model, forward, rows.noise_SCHW, batch.hidden_BKD))
+        return flops_of[layers, full]
+
+    attn_BLK = torch.empty(1, len(model.layers), batch.hidden_BKD.shape[1], device=META)
+    seen = Seen(
+        rows.noise_SCHW,
+        dict.fromkeys(responses, 0.5),
+        {forward.position: attn_BLK[:, : forward.layers] for forward in plan},
+        dict.fromkeys(responses, rows.noise_SCHW),
+        dict.fromkeys(responses, rows.noise_SCHW),
+        {0: rows.noise_SCHW.double()},
+    )
+    with torch.inference_mode():
+        measured = [detector.measure(seen) for detector in chosen]
+    return ScreenCost(
+        text=count(lambda: model.encode([""])),
+        row=sum(cost(forward.layers, forward.full) for forward in plan),
+        null=sum(cost(0, True) for forward in plan if forward.full),
+        forwards=len(plan),
+        values={name: value[0].numel() for part in measured for name, value in part.items()},
+    )
+
+
+def generation_cost(model: Model, guidance_scale: float, detectors: Sequence[str] = ()) -> GenerationCost:
+    """What `audit.generate` does; the one forward of `bright_ending` that looks closer is left out."""
+    rows, batch = _one(model)
+    followers = [detector(batch.prompt_tokens_B, 2) for detector in run_detectors(detectors)]
+    sample = torch.empty(1, *model.latent_shape, device=META)
+    with torch.inference_mode():
+        height, width = decode(model, sample).shape[2:]
+    return GenerationCost(
+        text=count(lambda: model.encode([""])),
+        step=count(lambda: denoise(rows, batch, 2, guidance_scale, followers, until=1)),
+        decode=count(lambda: decode(model, sample)),
+        size=(height, width),
+    )
+
+
+def embedding_cost(embedder: EmbedderOutline) -> int:
+    """FLOPs of one image."""
+    return count(lambda: embedder.encode(torch.empty(1, *embedder.shape, device=META)))
+
+
+def _one(model: Model) -> tuple[Rows, Batch]:
+    """The rows of one caption and seed, and their batch; the texts are encoded already."""
+    rows = Rows(model, [""], (0,), None)
+    with torch.inference_mode():
+        assert rows.empty_1KD.is_meta
+        return rows, rows.batch(slice(0, 1))

@@ -1,0 +1,124 @@
+"""Networks without weights, from their configuration alone, on torch's `meta` device: to ask what they cost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from audit.errors import AuditError, first_line
+from audit.models.architecture import check_text
+from audit.models.hub import from_hub
+from audit.models.hub_ids import is_hub_id
+from audit.models.model import Model, assembled, no_progress_bars
+from audit.models.networks import empty_networks, folder_configs, folder_tokenizer
+from audit.models.prediction_type import published_size
+from audit.models.single_file import read_header, single_file_configs
+from audit.models.vocabulary import clip_tokenizer
+
+# Shapes: B images, C channels, H and W pixels, E embedding width.
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class EmbedderOutline:
+    """An image embedder without weights: `encode` [B, C, H, W] to [B, width], of inputs of `shape` (C, H, W)."""
+
+    encode: Callable[[Tensor], Tensor]
+    shape: tuple[int, int, int]
+    width: int
+
+
+def outline_model(
+    path: str | Path,
+    config: str | Path | None = None,
+    resolution: int | tuple[int, int] | None = None,
+    prediction_type: str | None = None,
+) -> Model:
+    """Make a model without weights: of its configuration and tokenizer, or of a single file's header.
+
+    Takes what `load_model` takes. Raises AuditError as that does, but not where weights are missing.
+    """
+    place = Path(path)
+    if place.is_file():
+        header = read_header(place)
+        configs = single_file_configs(header, place, None if config is None else Path(config))
+        if config is None:
+            tokenizer = clip_tokenizer(configs["pad_token"])
+            configs["unet"]["sample_size"] = published_size(configs["unet"], prediction_type)
+        else:
+            tokenizer = folder_tokenizer(Path(config))
+    else:
+        folder = place if place.is_dir() else from_hub(path, weights=False)
+        configs, tokenizer = folder_configs(folder), folder_tokenizer(folder)
+    with no_progress_bars():
+        networks = empty_networks(configs, str(path))
+    check_text(tokenizer, networks["text_encoder"], networks["unet"].config, str(path))
+    parts = {**networks, "tokenizer": tokenizer, "scheduler_config": configs["scheduler"]}
+    return assembled(parts, {}, META, torch.float32, resolution, where=str(path))
+
+
+def outline_embedder(
+    weights: str | Path, *, resize: str = "square_320", torchscript: bool = False, model: str | None = None
+) -> EmbedderOutline:
+    """What `load_embedder` would make of the same arguments; of published weights not even the file is needed."""
+    path = Path(weights)
+    if model is not None or path.is_dir() or (not path.exists() and is_hub_id(str(weights))):
+        return _clip(f"local-dir:{path}" if path.is_dir() else (model or str(weights)).partition("/")[0])
+    if path.suffix == ".safetensors":
+        from audit.embedding.descriptor import CopyDescriptor, read_config
+
+        config = read_config(path)
+        with META:
+            descriptor = CopyDescriptor(config)
+        return _embedder(descriptor.eval(), config.image_size, config.image_size)
+    from PIL import Image
+
+    from audit.embedding.sscd import SIZES
+
+    width, height = SIZES[resize](Image.new("RGB", (512, 512)))
+    return _embedder(_sscd(path.name), height, width)
+
+
+def _sscd(name: str) -> nn.Module:
+    """SSCD has two architectures, and what is TorchScript says by its name alone which one it is."""
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    from audit.embedding.sscd import Sscd
+
+    with META:
+        network = Sscd()
+        if "large" in name:  # ResNeXt-101 32x4d, 1024 dimensions
+            network.backbone = ResNet(Bottleneck, [3, 4, 23, 3], num_classes=1024, groups=32, width_per_group=4)
+    return network.eval()
+
+
+def _clip(name: str) -> EmbedderOutline:
+    from audit.embedding.clip import open_clip_library
+
+    library = open_clip_library()
+    level = logging.root.level
+    try:
+        logging.root.setLevel(logging.ERROR)  # it warns of a network without weights
+        with META:
+            network = library.create_model(name, load_weights=False, device=META).eval()
+    except Exception as error:  # open_clip raises whatever its many model classes raise
+        what = f"open_clip cannot make the model: {first_line(error)}"
+        raise AuditError(what, where=name.removeprefix("local-dir:")) from error
+    finally:
+        logging.root.setLevel(level)
+    size = network.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return _embedder(network.encode_image, height, width)
+
+
+def _embedder(encode: Callable[[Tensor], Tensor], height: int, width: int) -> EmbedderOutline:
+    shape = 3, height, width
+    with torch.inference_mode():
+        found_1E = encode(torch.empty(1, *shape, device=META))
+    return EmbedderOutline(encode, shape, int(found_1E.shape[1]))

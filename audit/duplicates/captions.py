@@ -1,0 +1,154 @@
+"""What makes two captions the same caption, or near-identical ones.
+
+Captions are near-identical if the sets of their shingles (four letters in a row, after case folding, without
+punctuation, whitespace folded) share NEAR of their union or more. MinHash (Broder 1997) finds candidates, which have a
+band of their signatures in common; each pair of them is then compared exactly: no chain of chance joins captions of one
+template.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from audit.duplicates.components import components
+
+# Shapes: N captions, B bands, R minima a band, W shingles of all captions together, P pairs.
+
+SHINGLE = 4
+NEAR = 0.9
+BANDS, MINIMA = 10, 10
+KEY_BITS = 62
+# Of captions that share a band each is compared with so many of those that follow it in the order of their texts.
+WINDOW = 16
+_CHUNK = 1 << 10
+_END = "\U0010ffff" * SHINGLE
+
+Words = npt.NDArray[np.uint64]
+
+
+def caption_id(caption: str) -> str:
+    """The id of one distinct text: 32 hex digits of blake2b over its UTF-8 bytes."""
+    return hashlib.blake2b(caption.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def caption_groups(captions: Sequence[str]) -> list[str]:
+    """The group of each caption: the smallest `caption_id` among those that near-identity connects it with."""
+    ids = [caption_id(caption) for caption in captions]
+    order_N = np.argsort(np.array(ids, dtype=object), kind="stable")
+    ordered = [captions[at] for at in order_N]
+    keys_NB = band_keys(ordered)
+    members, roots = components(near_pairs(keys_NB.ravel(), np.repeat(np.arange(len(ids)), BANDS), ordered))
+    root_N = np.arange(len(ids))
+    root_N[members] = roots
+    group_N = np.empty(len(ids), dtype=object)
+    group_N[order_N] = np.array(ids, dtype=object)[order_N][root_N]
+    return group_N.tolist()
+
+
+def band_keys(captions: Sequence[str]) -> Words:
+    """[N, B]: what each band of a caption's MinHash signature is, as one number below 2^KEY_BITS."""
+    parts = [_band_keys(captions[at : at + _CHUNK]) for at in range(0, len(captions), _CHUNK)]
+    return np.concatenate([np.zeros((0, BANDS), np.uint64), *parts])
+
+
+def near_pairs(
+    key_M: npt.NDArray[Any], caption_M: npt.NDArray[np.int64], captions: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """[P, 2]: the pairs of `captions`, by index, the smaller one first, that share a key and are near-identical.
+
+    `key_M`: the keys of all captions; `caption_M`: whose each is.
+    """
+    folded = [_folded(caption) for caption in captions]
+    # Of many captions with one key the alike ones must be neighbours, in whatever order the captions came.
+    rank_N = np.empty(len(folded), np.int64)
+    rank_N[sorted(range(len(folded)), key=folded.__getitem__)] = np.arange(len(folded))
+    order_M = np.lexsort((rank_N[caption_M], key_M))
+    key_M, caption_M = key_M[order_M], caption_M[order_M]
+    found = [np.zeros((0, 2), np.int64)]
+    for distance in range(1, WINDOW + 1):
+        at_P = np.flatnonzero(key_M[distance:] == key_M[:-distance])
+        found.append(np.stack([caption_M[at_P], caption_M[at_P + distance]], axis=1))
+    pairs_P2 = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    return pairs_P2[_near(folded, pairs_P2)]
+
+
+def near(captions: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """[P]: whether the two captions of each pair are near-identical."""
+    return _near([_folded(caption) for caption in captions], pairs_P2)
+
+
+def overlap(caption: str, others: Sequence[str]) -> list[float]:
+    """Compute the Jaccard similarity of a caption's shingles with those of each other caption."""
+    own, *sets = [set(_shingles([_folded(text)])[0].tolist()) for text in (caption, *others)]
+    return [len(own & other) / len(own | other) for other in sets]
+
+
+def mixed(values: Words) -> Words:
+    """Each number made random: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _band_keys(captions: Sequence[str]) -> Words:
+    shingle_W, start_N = _shingles([_folded(caption) for caption in captions])
+    half_W = (shingle_W >> np.uint64(32)).astype(np.uint32)
+    draws = mixed(np.arange(2 * BANDS * MINIMA, dtype=np.uint64)).astype(np.uint32)
+    keys = []
+    for band in range(BANDS):
+        key_N = np.full(len(captions), band, np.uint64)
+        for at in range(band * MINIMA, (band + 1) * MINIMA):
+            hash_W = half_W * (draws[2 * at] | np.uint32(1)) + draws[2 * at + 1]
+            key_N = mixed(key_N ^ np.minimum.reduceat(hash_W, start_N))
+        keys.append(key_N >> np.uint64(64 - KEY_BITS))
+    return np.stack(keys, axis=1)
+
+
+def _near(folded: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    if not len(pairs_P2):
+        return np.zeros(0, bool)
+    used, inverse = np.unique(pairs_P2, return_inverse=True)
+    shingle_W, start_N = _shingles([folded[at] for at in used])
+    of_W = np.repeat(np.arange(len(used)), np.diff([*start_N, len(shingle_W)]))
+    _, column_W = np.unique(shingle_W, return_inverse=True)
+    sets = sparse.csr_array((np.ones(len(of_W), np.int32), (of_W, column_W)))
+    sets.data[:] = 1  # a shingle that occurs twice is one of the set
+    size_N, found = np.diff(sets.indptr), []
+    for at in range(0, len(pairs_P2), _CHUNK):
+        one, other = inverse.reshape(pairs_P2.shape)[at : at + _CHUNK].T
+        shared = sets[one].multiply(sets[other]).sum(axis=1)
+        found.append(shared >= NEAR * (size_N[one] + size_N[other] - shared))
+    return np.concatenate(found)
+
+
+def _shingles(folded: Sequence[str]) -> tuple[Words, npt.NDArray[np.int64]]:
+    """(hashes of the shingles of all texts, where those of each begin). The last ones of a text run into its end."""
+    letters = np.frombuffer((_END.join(folded) + _END).encode("utf-32-le", "surrogatepass"), np.uint32)
+    length_N = np.fromiter(map(len, folded), np.int64, len(folded))
+    start_N = np.cumsum(length_N) - length_N
+    at_W = np.arange(length_N.sum()) + np.repeat(SHINGLE * np.arange(len(folded)), length_N)
+    hash_W = np.zeros(len(at_W), np.uint64)
+    for letter in range(SHINGLE):
+        hash_W = mixed(hash_W ^ letters[at_W + letter])
+    return hash_W, start_N
+
+
+def _folded(caption: str) -> str:
+    # The space in front makes the first letter one of a word's, as the last is: `ram` is not nearly `tram`.
+    return " " + " ".join(caption.casefold().translate(_without_punctuation()).split())
+
+
+@cache
+def _without_punctuation() -> dict[int, None]:
+    codes = range(sys.maxunicode + 1)
+    return dict.fromkeys(code for code in codes if unicodedata.category(chr(code)).startswith("P"))

@@ -1,0 +1,166 @@
+"""Image embedders: images to unit vectors whose inner product says how alike two images are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from audit.embedding.published import PUBLISHED, find
+from audit.errors import AuditError
+from audit.models.hub_ids import is_hub_id
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+T = TypeVar("T")
+
+BATCH = 64
+# A batch of larger inputs has fewer of them.
+BATCH_PIXELS = BATCH * 320 * 320
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A network with its own preprocessing.
+
+    `width`: length of a vector; `sha256`: of every file that the vectors depend on, by file name;
+    `preprocess`: one image to a tensor [C, H, W]; `encode`: a batch [B, C, H, W] to [B, width];
+    `encode_text`: B texts to [B, width], in the same space, for a network that knows texts; `preparation`: what
+    `preprocess` does, in words.
+    """
+
+    name: str
+    width: int
+    sha256: dict[str, str]
+    preprocess: Callable[[Image.Image], Tensor]
+    encode: Callable[[Tensor], Tensor]
+    device: str = "cpu"
+    encode_text: Callable[[Sequence[str]], Tensor] | None = None
+    preparation: str = ""
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """All that tells its vectors from those of another embedder, by part."""
+        from audit.images.decoding import VERSION
+
+        return self.sha256 | {"preprocessing": f"{VERSION}: {self.preparation}"}
+
+    def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Images of any mode and size to float32 [N, width], rows of norm 1; AuditError if a vector is not finite."""
+        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        found = [self.vectors([self.preprocess(image) for image in part]) for part in parts]
+        return np.concatenate([np.empty((0, self.width), np.float32), *found])
+
+    def vectors(self, inputs: Sequence[Tensor]) -> np.ndarray:
+        """`embed` of images that are preprocessed already: N tensors [C, H, W], not all of one size perhaps."""
+        import torch
+
+        vectors_NE = np.empty((len(inputs), self.width), dtype=np.float32)
+        for places in _batches(inputs):
+            batch_BCHW = torch.stack([inputs[n] for n in places])
+            vectors_NE[places] = self._unit(self.encode, batch_BCHW.to(self.device))
+        return vectors_NE
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts to float32 [N, width], rows of norm 1: their inner product with an image's vector is the CLIP score
+        (Hessel et al., 2021, without its factor of 2.5). Raises AuditError if the network knows no texts."""
+        encode = self.encode_text
+        if encode is None:
+            what = f"embedder {self.name} has no text encoder that works offline"
+            raise AuditError(what, do="Give an open_clip model with a tokenizer of its own.", kind="embedding")
+        parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+        found = [self._unit(encode, part) for part in parts]
+        return np.concatenate([np.empty((0, self.width), np.float32), *found])
+
+    def _unit(self, encode: Callable[[T], Tensor], batch: T) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            vectors_BE = torch.nn.functional.normalize(encode(batch).float(), dim=1).cpu().numpy()
+        if not np.isfinite(vectors_BE).all():
+            raise AuditError(f"embedder {self.name} gave a vector that is not finite", kind="embedding")
+        return vectors_BE
+
+
+def _batches(inputs: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The numbers of inputs of one shape, in batches."""
+    alike = defaultdict(list)
+    for n, input_CHW in enumerate(inputs):
+        alike[input_CHW.shape].append(n)
+    for shape, places in alike.items():
+        size = min(BATCH, max(1, BATCH_PIXELS // shape[1:].numel()))
+        for start in range(0, len(places), size):
+            yield places[start : start + size]
+
+
+def load_embedder(
+    name: str,
+    weights: str | Path,
+    device: str = "cpu",
+    *,
+    resize: str = "square_320",
+    torchscript: bool = False,
+    model: str | None = None,
+) -> Embedder:
+    """The embedder of some weights, under the name that the audit calls it by.
+
+    `weights` is one of: the name of a published SSCD model, found in the cache (audit/embedding/published.py); an SSCD
+    file, .torchvision.pt or, with `torchscript`, .torchscript.pt (sscd.py, with `resize`); a .safetensors file of
+    `CopyDescriptor` (descriptor.py); an open_clip folder, its `name/tag`, or with `model` its weights alone (clip.py).
+    Raises AuditError for anything else. No code of a pickle is ever run.
+    """
+    known = find(str(weights)) if str(weights) in PUBLISHED else None
+    path = known or Path(weights)
+    if model is not None or path.is_dir() or (not path.exists() and is_hub_id(str(weights))):
+        from audit.embedding.clip import load_clip
+
+        return load_clip(name, str(weights), device, model)
+    where = f"embedder {name}: {path}"
+    if not path.exists():
+        raise AuditError("no such file or folder", where=where, do=f"Set confirm.{name}.weights to the weights.")
+    if path.suffix == ".safetensors":
+        from audit.embedding.descriptor import CopyDescriptor
+
+        descriptor = CopyDescriptor.load(path).to(device)
+        preparation = f"square {descriptor.config.image_size}, bicubic"
+        return embedder_of(name, {path.name: path}, preparation, descriptor.preprocess, descriptor, device)
+    if path.suffix in (".pt", ".pth"):
+        from audit.embedding.sscd import load_sscd
+
+        return load_sscd(name, path, device, resize, torchscript)
+    raise AuditError(
+        "neither .safetensors nor .pt: other formats are refused, for opening one may run code that is in it",
+        where=where,
+        do="Give the weights of a copy descriptor, of SSCD (.torchvision.pt), or an open_clip folder.",
+    )
+
+
+def embedder_of(
+    name: str,
+    files: dict[str, Path],
+    preparation: str,
+    preprocess: Callable[[Image.Image], Tensor],
+    encode: Callable[[Tensor], Tensor],
+    device: str,
+    encode_text: Callable[[Sequence[str]], Tensor] | None = None,
+) -> Embedder:
+    """An Embedder, with the sha256 of its files and the width of what it gives for a grey picture."""
+    import torch
+    from PIL import Image
+
+    with torch.inference_mode():
+        width = int(encode(preprocess(Image.new("RGB", (64, 64), "grey"))[None].to(device)).shape[1])
+    sha256 = {part: _sha256(path) for part, path in files.items()}
+    return Embedder(name, width, sha256, preprocess, encode, device, encode_text, preparation)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,174 @@
+"""Why one caption scores as it does: its tokens over a run, its entropy beside null captions, its tokens left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from audit.calibration.calibration import Calibration
+from audit.detectors import RUN
+from audit.detectors.bright_ending import BrightEnding
+from audit.detectors.detector import Step
+from audit.detectors.entropy import entropy
+from audit.errors import UsageError
+from audit.images.png import map_png
+from audit.models.model import Model
+from audit.scoring.batching import Rows
+from audit.scoring.generation import denoise, produce
+from audit.scoring.progress import CountSteps, Progress
+from audit.scoring.screening import screen
+
+# Shapes: B rows, L layers, K text positions, T steps, P positions up to EOS and one for all the padding.
+
+Floats = npt.NDArray[np.float64]
+BAND = (0.05, 0.95)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One caption, explained.
+
+    tokens: its tokens, BOS and EOS included, and "padding" if there is any; attention_PT: what each attends to in each
+    step, mean over layers (padding summed). entropy_T: of all text positions, in nats; band_T2: 5 % and 95 % of null
+    captions, if any were given. image, region: PNG. score, p_unseen: by the calibration, or `noise_magnitude` and None.
+    moves: for each token (its place), how much the score falls without it, the largest fall first.
+    """
+
+    caption: str
+    tokens: list[str]
+    attention_PT: Floats
+    entropy_T: Floats
+    band_T2: Floats | None
+    null_captions: int
+    image: bytes
+    region: bytes
+    detector: str
+    score: float
+    p_unseen: float | None
+    moves: list[tuple[int, float]]
+
+
+@torch.inference_mode()
+def explain(
+    model: Model,
+    caption: str,
+    seed: int = 0,
+    steps: int = 50,
+    guidance_scale: float = 7.5,
+    calibration: Calibration | None = None,
+    null_captions: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Explanation:
+    """Follow one guided run of a caption, and screen it without each of its tokens in turn.
+
+    calibration: of a detector of the screen; its seeds are used. null_captions are run beside it, for the band.
+    progress: called after each step of a run, and each batch of a screen.
+    Raises UsageError for a calibration of a whole run, AuditError for one of another model.
+    """
+    detector = "noise_magnitude" if calibration is None else calibration.detector
+    if detector in RUN:
+        what = f"the calibration is of {detector}, which follows whole runs"
+        raise UsageError(what, do="Give one of a detector of the screen, such as profile.")
+    rows = Rows(model, [caption], [seed], 1)
+    batch = rows.batch(slice(0, 1))
+    attended, bright = _Attended(), BrightEnding(batch.prompt_tokens_B, steps)
+    counts = [CountSteps(progress, "follow the caption", batch.rows, steps, 1)] if progress is not None else []
+    latents_BCHW, _ = denoise(rows, batch, steps, guidance_scale, [attended, bright, *counts])
+    attn_TK = torch.cat(attended.attn_TBK).cpu().numpy()
+    tokens = _tokens(model, caption)
+    parts_PT = [*attn_TK.T[: len(tokens)]]
+    if len(tokens) < attn_TK.shape[1]:
+        parts_PT.append(attn_TK[:, len(tokens) :].sum(1))
+        tokens.append("padding")
+    score, p_unseen, moves = _left_out(model, caption, detector, seed, calibration, progress)
+    return Explanation(
+        caption=caption,
+        tokens=tokens,
+        attention_PT=np.array(parts_PT),
+        entropy_T=entropy(torch.from_numpy(attn_TK)).numpy(),
+        band_T2=_band(model, null_captions, seed, steps, guidance_scale, progress),
+        null_captions=len(null_captions),
+        image=produce(model, latents_BCHW, "image")["values"][0],
+        region=map_png(bright.result()["region"][0].cpu().numpy(), *model.latent_shape[1:]),
+        detector=detector,
+        score=score,
+        p_unseen=p_unseen,
+        moves=moves,
+    )
+
+
+class _Attended:
+    """Keeps the attention of every step, mean over layers: for few captions only."""
+
+    needs_attention: ClassVar[bool] = True
+    needs_response: ClassVar[bool] = False
+    needs_end: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.attn_TBK: list[Tensor] = []
+
+    def observe(self, step: int, seen: Step) -> None:
+        assert seen.attn_BLK is not None
+        self.attn_TBK.append(seen.attn_BLK.double().mean(1))
+
+
+def _band(
+    model: Model, captions: Sequence[str], seed: int, steps: int, guidance_scale: float, progress: Progress | None
+) -> Floats | None:
+    """The 5 % and 95 % quantiles of the entropy of captions in each step: [T, 2]."""
+    if not captions:
+        return None
+    rows = Rows(model, captions, [seed], None)
+
+    def follow(at: slice) -> Floats:
+        attended = _Attended()
+        counts = [CountSteps(progress, "follow control captions", at, steps, len(rows))] if progress is not None else []
+        denoise(rows, rows.batch(at), steps, guidance_scale, [attended, *counts])
+        return entropy(torch.stack(attended.attn_TBK)).cpu().numpy()
+
+    entropy_TN = np.concatenate(rows.each("explain", follow), axis=1)
+    return np.asarray(np.quantile(entropy_TN, BAND, axis=1).T, dtype=np.float64)
+
+
+def _left_out(
+    model: Model,
+    caption: str,
+    detector: str,
+    seed: int,
+    calibration: Calibration | None,
+    progress: Progress | None,
+) -> tuple[float, float | None, list[tuple[int, float]]]:
+    """The score of the caption, its p, and how much it falls without each of its tokens; BOS and EOS stay."""
+    ids = _ids(model, caption)
+    without = {
+        place: str(model.tokenizer.decode(ids[1:place] + ids[place + 1 : -1])) for place in range(1, len(ids) - 1)
+    }
+    texts = list(dict.fromkeys([caption, *without.values()]))
+    seeds = [seed] if calibration is None else calibration.context["seeds"]
+    table = screen(model, texts, seeds, [detector], progress=progress)
+    p_of: dict[str, float] = {}
+    if calibration is None:
+        values = table[detector].to_pylist()
+    else:
+        table = calibration.score(table)
+        values = table["score"].to_pylist()
+        p_of = dict(zip(table["caption"].to_pylist(), table["p_unseen"].to_pylist(), strict=True))
+    score_of = dict(zip(table["caption"].to_pylist(), values, strict=True))
+    moves = [(place, score_of[caption] - score_of[text]) for place, text in without.items()]
+    return score_of[caption], p_of.get(caption), sorted(moves, key=lambda move: -move[1])
+
+
+def _ids(model: Model, caption: str) -> list[int]:
+    ids_1K, mask_1K = model.tokenize([caption])
+    return [int(number) for number in ids_1K[0, : int(mask_1K.sum())]]
+
+
+def _tokens(model: Model, caption: str) -> list[str]:
+    ids = _ids(model, caption)
+    return ["BOS", *(str(model.tokenizer.decode([number])).strip() for number in ids[1:-1]), "EOS"]

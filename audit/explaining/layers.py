@@ -1,0 +1,91 @@
+"""Where attention tells captions from null captions: layer by layer, timestep by timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from sklearn.metrics import roc_auc_score
+
+from audit.detectors.entropy import entropy
+from audit.detectors.noise_profile import POSITIONS
+from audit.errors import UsageError
+from audit.models.model import Model
+from audit.models.sampler import ddim
+from audit.scoring.batching import Rows
+from audit.scoring.progress import Progress
+from audit.scoring.screening import Forward, run_forward
+
+# Shapes: N captions, L layers, K text positions, T timesteps.
+
+LAYERS = pa.schema(
+    [
+        ("timestep", pa.int64()),
+        ("layer", pa.int64()),
+        ("feature", pa.string()),  # entropy | bos
+        ("null_median", pa.float64()),
+        ("median", pa.float64()),
+        ("auroc", pa.float64()),  # above 0.5: the captions have the larger values
+    ]
+)
+
+
+@torch.inference_mode()
+def layers(
+    model: Model,
+    captions: Sequence[str],
+    null_captions: Sequence[str],
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """How the entropy and the BOS attention of each layer rank captions above null captions, on the initial noise.
+
+    One row a timestep (those of the noise profile), layer and feature. It shows where a model hides what it knows; the
+    best layer is known only afterwards, so none may be chosen by it. progress: called after each batch. Raises
+    UsageError without captions of both kinds.
+    """
+    if not captions or not null_captions:
+        raise UsageError("there is nothing to compare", do="Give captions and null captions.")
+    total = len(captions) + len(null_captions)
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress("look at layers", "captions", done, total)
+
+    own = _seen(model, captions, seed, batch_size, told)
+    null = _seen(model, null_captions, seed, batch_size, lambda done: told(len(captions) + done))
+    timesteps = ddim(model.scheduler_config).timesteps.tolist()
+    truth = np.repeat([1, 0], [len(captions), len(null_captions)])
+    rows = []
+    for at, position in enumerate(POSITIONS):
+        for layer in range(len(model.layers)):
+            for feature, name in enumerate(("entropy", "bos")):
+                own_N, null_N = own[at, :, layer, feature], null[at, :, layer, feature]
+                auroc = float(roc_auc_score(truth, np.concatenate([own_N, null_N])))
+                medians = float(np.median(null_N)), float(np.median(own_N))
+                rows.append((timesteps[position], layer, name, *medians, auroc))
+    return pa.Table.from_pylist([dict(zip(LAYERS.names, row, strict=True)) for row in rows], schema=LAYERS)
+
+
+def _seen(
+    model: Model, captions: Sequence[str], seed: int, batch_size: int | None, done: Callable[[int], None]
+) -> np.ndarray:
+    """Entropy and BOS attention: [T, N, L, 2]."""
+    timesteps = ddim(model.scheduler_config).timesteps.tolist()
+    rows = Rows(model, captions, [seed], batch_size)
+
+    def see(at: slice) -> np.ndarray:
+        batch = rows.batch(at)
+        noise_BCHW = rows.noise_SCHW[batch.seed_B]
+        seen = []
+        for position in POSITIONS:
+            forward = Forward(position, timesteps[position], len(model.layers), full=False)
+            _, attn_BLK = run_forward(model, forward, noise_BCHW, batch.hidden_BKD)
+            assert attn_BLK is not None
+            seen.append(torch.stack([entropy(attn_BLK), attn_BLK[..., 0].double()], dim=-1))
+        return torch.stack(seen).cpu().numpy()
+
+    return np.concatenate(rows.each("layers", see, done), axis=1)

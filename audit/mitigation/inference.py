@@ -1,0 +1,150 @@
+"""Mitigation while serving (arXiv 2403.11052, section 5): the tail of the prompt masked, the first key rescaled.
+
+Masking a tail of text positions is slicing the hidden states before the UNet sees them; multiplying the logit of a
+position is multiplying its key, which is done at the seam (`audit.attention.seam`). So the attention stays fused and
+its processor in place, and no attention matrix is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from audit.attention.calls import watchers_of
+from audit.calibration.calibration import Calibration
+from audit.errors import AuditError, UsageError
+from audit.mitigation.pipeline_calls import SUPPORTED, Flagger, Mitigation, PipelineCalls, checked_unet
+from audit.models.model import Model
+from audit.models.prompts import Keep, Tokens
+from audit.scoring.screening import screen
+
+KEEP = ("eos", "words", "all")
+# What `encode_prompt` must tell.
+TOLD = {"prompt", "prompt_embeds", "negative_prompt", "negative_prompt_embeds", "num_images_per_prompt"}
+TOLD |= {"device", "do_classifier_free_guidance"}
+
+
+@contextmanager
+def mitigated(
+    pipeline: DiffusionPipeline,
+    bos_scale: float = 1.25,
+    keep: Keep = "eos",
+    prompt_tokens: Tokens | None = None,
+    negative_prompt_tokens: Tokens | None = None,
+    only: Calibration | None = None,
+    max_p: float = 0.01,
+) -> Iterator[None]:
+    """Every call of `pipeline` inside the block is mitigated; afterwards, or after an exception, no trace is left.
+
+    Takes and raises what `mitigate_` does.
+    """
+    mitigate_(pipeline, bos_scale, keep, prompt_tokens, negative_prompt_tokens, only, max_p)
+    try:
+        yield
+    finally:
+        unmitigate_(pipeline)
+
+
+def mitigate_(
+    pipeline: DiffusionPipeline,
+    bos_scale: float = 1.25,
+    keep: Keep = "eos",
+    prompt_tokens: Tokens | None = None,
+    negative_prompt_tokens: Tokens | None = None,
+    only: Calibration | None = None,
+    max_p: float = 0.01,
+) -> None:
+    """Install mitigation in a diffusers pipeline, until `unmitigate_` (arXiv 2403.11052, section 5).
+
+    Args:
+        pipeline: the pipeline. Others that share its UNet are refused until they are mitigated too.
+        bos_scale: factor of the logit of the first text position of each window, conditional branch only; 1 leaves it.
+        keep: which text positions every cross-attention may see: "eos" up to EOS, "words" up to the last word, "all".
+        prompt_tokens: BOS, words and EOS of each prompt, needed where prompts come as `prompt_embeds`: a number for
+            all, a list of numbers, or, for prompts of several 77-token windows, a list of one number per window each.
+        negative_prompt_tokens: the same of negative prompts, needed where they come as `negative_prompt_embeds`,
+            unless those are of the empty prompt.
+        only: mitigate the prompts that this calibration gives a `p_unseen` of at most `max_p`, and no others. Each
+            call screens its prompts first, on the noise of the calibration's seeds: one forward per prompt for
+            `noise_magnitude` and `attention_profile`, eight for `profile`. Needs `Model.pipeline()`, whose weights are
+            known, and prompts in words.
+        max_p: see `only`.
+
+    Raises:
+        UsageError: a bad argument. A call raises it for embeddings of unknown length, unless keep is "all".
+        AuditError: a pipeline, an attention processor or a text encoder that this does not fit. A call raises it when
+            any cross-attention of any forward was not mitigated.
+    """
+    check_setting(bos_scale, keep)
+    _check(pipeline)
+    flag = _flagger(pipeline, only, max_p)
+    Mitigation(pipeline, bos_scale, keep, prompt_tokens, negative_prompt_tokens, flag).install(pipeline)
+
+
+def unmitigate_(pipeline: DiffusionPipeline) -> None:
+    """Take the mitigation out of a pipeline again.
+
+    Raises:
+        UsageError: there is none.
+    """
+    installed = _installed(pipeline)
+    if installed is None:
+        raise UsageError("this pipeline is not mitigated", do="Call mitigate_(pipeline) first.")
+    installed.remove(pipeline)
+
+
+def check_setting(bos_scale: float, keep: str) -> None:
+    """Raises UsageError for arguments that `mitigate_` does not take."""
+    if not (math.isfinite(bos_scale) and bos_scale >= 0):
+        raise UsageError(f"bos_scale is {bos_scale}", do="Give a finite number, 0 or more; the paper's is 1.25.")
+    if keep not in KEEP:
+        raise UsageError(f"keep is {keep!r}", do=f"Give one of: {', '.join(KEEP)}.")
+
+
+def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float) -> Flagger | None:
+    """What tells which prompts to mitigate: those that `only` scores unlike captions that were never trained on."""
+    if only is None:
+        return None
+    if not 0 < max_p <= 1:
+        raise UsageError(f"max_p is {max_p}", do="Give a number from 0 (excluded) to 1, usually 0.01.")
+    model: Model | None = getattr(pipeline, "audited", None)
+    if model is None:
+        what = "only= needs to know the weights that the calibration holds for"
+        raise UsageError(what, do="Make the pipeline by audit.load_model(path).pipeline().")
+
+    def flag(prompts: list[str]) -> list[bool]:
+        table = screen(model, list(dict.fromkeys(prompts)), seeds=only.context["seeds"], detectors=[only.detector])
+        scores = only.score(table)
+        p_of = dict(zip(scores["caption"].to_pylist(), scores["p_unseen"].to_pylist(), strict=True))
+        return [p_of.get(prompt, 0.0) <= max_p for prompt in prompts]  # one that cannot be scored is mitigated
+
+    return flag
+
+
+def _installed(pipeline: DiffusionPipeline) -> Mitigation | None:
+    return next((calls.owner for calls in watchers_of(pipeline) if isinstance(calls, PipelineCalls)), None)
+
+
+def _check(pipeline: DiffusionPipeline) -> None:
+    """Refuse by name what cannot be mitigated."""
+    kind = type(pipeline).__name__
+    if _installed(pipeline) is not None:
+        raise UsageError("this pipeline is mitigated already", do="Call unmitigate_(pipeline) first.")
+    if isinstance(getattr(pipeline, "unet", None), torch._dynamo.OptimizedModule):
+        do = "Call mitigate_ before torch.compile, or compile in place by pipeline.unet.compile()."
+        raise AuditError("the UNet is compiled already", where=kind, do=do)
+    checked_unet(pipeline)
+    encode = getattr(pipeline, "encode_prompt", None)
+    if encode is None or not set(inspect.signature(encode).parameters) >= TOLD:
+        what = f"{kind} does not encode its prompts by encode_prompt as Stable Diffusion pipelines do"
+        do = SUPPORTED + " Text to image, image to image and inpainting; InstructPix2Pix is not one of them."
+        raise AuditError(what, do=do, kind="unsupported_model")
+    tokenizer = pipeline.tokenizer
+    if tokenizer.bos_token_id is None or tokenizer("").input_ids[:1] != [tokenizer.bos_token_id]:
+        what = "the tokenizer puts no BOS first, and it is BOS that is rescaled"
+        raise AuditError(what, where=kind, do=SUPPORTED, kind="unsupported_model")

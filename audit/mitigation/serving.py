@@ -1,0 +1,102 @@
+"""Generation as a service does it: by a diffusers pipeline, plain or mitigated, against the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from audit.errors import UsageError
+from audit.mitigation.inference import check_setting, mitigated
+from audit.models.model import Model
+from audit.models.prompts import Keep
+from audit.scoring.batching import Rows
+from audit.scoring.generation import produce
+
+# Shapes: B images of a batch, S seeds, C, H and W of the latent.
+
+SERVED = pa.schema(
+    [
+        ("caption", pa.string()),
+        ("seed", pa.int64()),
+        ("image", pa.binary()),  # PNG; null if it is not finite
+        ("seconds", pa.float64()),  # of its batch, divided by the images in it
+    ]
+)
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """One way to serve: `audit.mitigated(pipeline, bos_scale, keep)`; keep "none" is without."""
+
+    bos_scale: float
+    keep: str
+
+    def __str__(self) -> str:
+        return "plain" if self == PLAIN else f"{self.keep}-{self.bos_scale}"
+
+
+PLAIN = Setting(1.0, "none")
+
+
+def grid(bos_scales: Sequence[float], keeps: Sequence[str]) -> list[Setting]:
+    """PLAIN, then every bos_scale with every keep, each once; scale 1 with keep "all" changes nothing: it is PLAIN.
+
+    Raises UsageError for what `audit.mitigated` does not take, and where nothing is left to compare PLAIN with.
+    """
+    settings = [Setting(float(scale), keep) for keep in dict.fromkeys(keeps) for scale in sorted(set(bos_scales))]
+    for setting in settings:
+        check_setting(setting.bos_scale, setting.keep)
+    settings = [setting for setting in settings if setting != Setting(1.0, "all")]
+    if not settings:
+        raise UsageError("there is nothing to measure", do="Give a bos_scale other than 1, or keep eos or words.")
+    return [PLAIN, *settings]
+
+
+@torch.inference_mode()
+def serve(
+    model: Model,
+    captions: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    steps: int = 50,
+    guidance_scale: float = 7.5,
+    setting: Setting = PLAIN,
+    batch_size: int | None = None,
+) -> pa.Table:
+    """Images of captions, one row per caption and seed, caption-major, as SERVED.
+
+    The noise is that of `audit.generate`, and with PLAIN so are the images. Raises UsageError for unfit captions,
+    seeds or batch_size, and what `audit.mitigated` raises.
+    """
+    pipeline, rows = model.pipeline(), Rows(model, captions, seeds, batch_size)
+    plain = setting == PLAIN
+    mitigation = nullcontext() if plain else mitigated(pipeline, setting.bos_scale, cast(Keep, setting.keep))
+
+    def run(at: slice) -> list[dict[str, Any]]:
+        caption_B, seed_B = np.divmod(np.arange(at.start, at.stop), len(rows.seeds))
+        began = time.perf_counter()
+        latents_BCHW: Tensor = pipeline(
+            [rows.captions[caption] for caption in caption_B],
+            latents=rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)].to(model.dtype),
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            output_type="latent",
+        ).images
+        images = produce(model, latents_BCHW, "image")
+        seconds = (time.perf_counter() - began) / len(caption_B)
+        return [
+            {"caption": rows.captions[caption], "seed": rows.seeds[seed], "seconds": seconds}
+            | {"image": image if finite else None}
+            for caption, seed, image, finite in zip(caption_B, seed_B, images["values"], images["finite"], strict=True)
+        ]
+
+    with mitigation:
+        found = rows.each("serve", run)
+    return pa.Table.from_pylist([row for part in found for row in part], schema=SERVED)

@@ -1,0 +1,141 @@
+"""Which checkpoints are supported, by what their configurations say; everything else is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from audit.errors import AuditError, UsageError
+from audit.models.files import read_json
+
+SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x text-to-image pipelines (UNet2DConditionModel + CLIPTextModel)."
+# Pipelines whose components are those of text-to-image: any of them runs as StableDiffusionPipeline.
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+# Inputs of a UNet besides latents, time and text, and the configuration that brings them.
+_INPUTS = {
+    "time_cond_proj_dim": "an embedding of the guidance scale, as in latent consistency models",
+    "class_embed_type": "class embeddings",
+    "num_class_embeds": "class embeddings",
+    "addition_embed_type": "addition embeddings, as in Stable Diffusion XL",
+    "encoder_hid_dim": "a projection of other hidden states",
+    "encoder_hid_dim_type": "a projection of other hidden states",
+}
+_CHANNELS = {8: "as InstructPix2Pix", 9: "as inpainting", 7: "as an upscaler", 5: "as depth-to-image"}
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder is laid out as a supported pipeline of diffusers; looks at no weights.
+
+    Raises AuditError otherwise, with the class of the pipeline or component that is not supported.
+    """
+    index = folder / "model_index.json"
+    listed = read_json(index) if index.is_file() else {}
+    kind = listed.get("_class_name")
+    if not (folder / "unet").is_dir():
+        raise _unsupported(f"no unet/ in this folder{f' ({kind})' if kind else ''}", folder)
+    for name in ("text_encoder", "vae", "tokenizer", "scheduler"):
+        if not (folder / name).is_dir():
+            raise AuditError(f"no {name}/ in this folder", where=str(folder), do="Give a complete diffusers folder.")
+    if (folder / "text_encoder_2").is_dir():
+        raise _unsupported(f"two text encoders ({kind})", folder)
+    if kind is not None and kind not in PIPELINES:
+        do = f"{SUPPORTED} If it is one: set _class_name in model_index.json to StableDiffusionPipeline."
+        raise AuditError(f"this is a {kind}", where=str(index), do=do, kind="unsupported_model")
+    unet, vae, encoder = (read_json(folder / name / "config.json") for name in ("unet", "vae", "text_encoder"))
+    text = (encoder.get("architectures") or [encoder.get("model_type")])[0]
+    if unet.get("_class_name") != "UNet2DConditionModel" or text not in ("CLIPTextModel", "clip_text_model"):
+        raise _unsupported(f"this is {unet.get('_class_name')} + {text}", folder)
+    if vae.get("_class_name") != "AutoencoderKL":
+        raise _unsupported(f"the autoencoder is {vae.get('_class_name')}, not AutoencoderKL", folder)
+    for name, config in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
+        if config.get("quantization_config"):
+            what = "the weights are quantized (quantization_config)"
+            do = "Give the weights in float32, float16 or bfloat16."
+            raise AuditError(what, where=str(folder / name), do=do, kind="unsupported_model")
+    _check_tokenizer(folder / "tokenizer")
+
+
+def check_unet(config: Mapping[str, Any], where: str) -> None:
+    """Raises AuditError if a UNet has inputs other than latents, time and text."""
+    extra = [f"{name} ({what})" for name, what in _INPUTS.items() if config.get(name) is not None]
+    inputs, outputs = config["in_channels"], config["out_channels"]
+    if inputs != outputs:
+        like = f" ({_CHANNELS[inputs]})" if inputs in _CHANNELS else ""
+        extra.append(f"{inputs} input and {outputs} output channels{like}")
+    if extra:
+        raise _unsupported(f"the UNet has {', '.join(extra)}", where)
+
+
+def check_vae(config: Mapping[str, Any], channels: int, where: str) -> None:
+    """Raises AuditError for an autoencoder that StableDiffusionPipeline would not run as its configuration says."""
+    for name in ("latents_mean", "latents_std", "shift_factor"):
+        if config.get(name):
+            raise _unsupported(f"the VAE has {name}, which StableDiffusionPipeline does not apply", where)
+    if config["latent_channels"] != channels:
+        what = f"the VAE has {config['latent_channels']} latent channels and the UNet {channels}"
+        raise _unsupported(what, where)
+    if config["out_channels"] != 3:
+        raise _unsupported(f"the VAE makes images of {config['out_channels']} channels, not 3", where)
+
+
+def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where: str) -> None:
+    """Raises AuditError if tokenizer, text encoder and UNet do not fit together."""
+    rows = text_encoder.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        what = f"the tokenizer has the token {token!r} of id {highest}, and the text encoder {rows} embeddings"
+        raise AuditError(what, where=where, do="Take tokenizer and text_encoder from the same save_pretrained.")
+    width = unet["cross_attention_dim"]
+    widths = set(width) if isinstance(width, list | tuple) else {width}
+    if widths != {text_encoder.config.hidden_size}:
+        what = f"the UNet attends to hidden states of {width} values; the text encoder makes "
+        raise _unsupported(f"{what}{text_encoder.config.hidden_size}", where)
+
+
+def latent_size(
+    unet: Mapping[str, Any], vae: Mapping[str, Any], resolution: int | tuple[int, int] | None, where: str
+) -> tuple[int, int]:
+    """Decide the height and width of the latents.
+
+    Args:
+        unet: The UNet's configuration. Its `sample_size` counts; below 64 it is 64 where a diffusers older than 0.9
+            wrote it, as in `StableDiffusionPipeline.__init__`.
+        vae: The autoencoder's configuration, which says how many pixels a latent is wide.
+        resolution: Pixels, as one number or (height, width); overrides the configuration.
+        where: The model, for errors.
+
+    Raises:
+        AuditError: If neither says a size. UsageError: If the resolution does not fit the autoencoder.
+    """
+    scale = 2 ** (len(vae["block_out_channels"]) - 1)
+    if resolution is not None:
+        height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+        if min(height, width) < scale or height % scale or width % scale:
+            do = f"Set model.resolution (resolution=) to a multiple of {scale}, or [height, width]."
+            raise UsageError(f"the resolution is {height} x {width}", where=where, do=do)
+        return height // scale, width // scale
+    size, version = unet.get("sample_size"), unet.get("_diffusers_version")
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        old = version is not None and Version(Version(str(version)).base_version) < Version("0.9.0.dev0")
+        size = 64 if old and size < 64 else size
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(each, int) and each > 0 for each in size):
+        return size[0], size[1]
+    do = "Set model.resolution (resolution=) to the resolution that it was trained at, in pixels, such as 512."
+    raise AuditError(f"sample_size in unet/config.json is {size!r}", where=where, do=do)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    kind = read_json(file).get("tokenizer_class") if file.is_file() else None
+    if kind is not None and kind not in _TOKENIZERS:
+        raise _unsupported(f"the tokenizer is {kind}, not CLIPTokenizer", folder)
+
+
+def _unsupported(what: str, where: str | Path) -> AuditError:
+    return AuditError(what, where=str(where), do=SUPPORTED, kind="unsupported_model")

@@ -1,0 +1,47 @@
+"""Models of the Hugging Face hub: from its cache on this machine, or downloaded into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from huggingface_hub import snapshot_download
+
+from audit.errors import AuditError, first_line
+from audit.models.hub_ids import is_hub_id
+
+
+def from_hub(path: str | Path, weights: bool = True, variant: str | None = None) -> Path:
+    """Find the folder of a model of the hub; without network, the copy in the cache.
+
+    Args:
+        path: The id of the model, organisation/name.
+        weights: Whether weights are needed too, or the configuration and the tokenizer alone.
+        variant: The variant of the weights to download, such as "fp16".
+
+    Raises:
+        AuditError: If it is no hub id, or not to be had.
+    """
+    if not is_hub_id(str(path)):
+        do = "Give a diffusers folder, a .safetensors file or a hub id."
+        raise AuditError("no such model", where=str(path), do=do)
+    try:
+        if not weights:
+            return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.txt"]))
+        return Path(
+            StableDiffusionPipeline.download(
+                str(path),
+                use_safetensors=True,
+                variant=variant,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+            )
+        )
+    except Exception as error:
+        raise AuditError(
+            f"no such folder here, and not to be had from the hub: {first_line(error)}",
+            where=str(path),
+            do="Give a diffusers folder, a .safetensors file or the id of a model with safetensors weights. If the hub "
+            "has it as fp16 only, set model.variant: fp16.",
+        ) from error

@@ -1,0 +1,91 @@
+"""Whether a UNet predicts the noise or the velocity (arXiv 2202.00512), where no configuration says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audit.errors import AuditError, UsageError
+from audit.models.noise import initial_latents
+from audit.models.sampler import PREDICTIONS
+
+# Shapes: C, H and W of the latent, K text positions, D width of the text encoder.
+
+# From which cosine on it is the noise, and up to which the velocity.
+NOISE, VELOCITY = 0.7, 0.3
+_SIDE = 32
+_DO = "Set model.prediction_type (prediction_type=) to epsilon or v_prediction."
+
+
+def decide(
+    parts: Mapping[str, Any], marked: Mapping[str, bool], configured: bool, given: str | None, where: str
+) -> tuple[dict[str, Any], str]:
+    """Decide the prediction type of a single file and complete its scheduler configuration.
+
+    Args:
+        parts: The loaded model, on the device that it runs on.
+        marked: Whether the file has the tensors `v_pred` and `ztsnr`, by which fine-tunes mark themselves.
+        configured: Whether the scheduler configuration is the model's own, and not that of its family.
+        given: The prediction type that the user says.
+        where: The file, for errors.
+
+    Returns:
+        The scheduler configuration, and how the prediction type is known.
+
+    Raises:
+        AuditError: If the file and its configuration contradict each other, or if nothing tells.
+    """
+    config = dict(parts["scheduler_config"])
+    if marked.get("ztsnr") and not configured:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if given is not None:
+        check_prediction(given)
+        return config | {"prediction_type": given}, "as given"
+    if configured:
+        own = config.get("prediction_type", "epsilon")
+        if marked.get("v_pred") and own != "v_prediction":
+            what = f"the file is marked as v-prediction (v_pred), and its scheduler configuration says {own}"
+            raise AuditError(what, where=where, do=_DO)
+        return config | {"prediction_type": own}, "scheduler configuration"
+    if marked.get("v_pred"):
+        return config | {"prediction_type": "v_prediction"}, "the file's tensor v_pred"
+    cosine = noise_cosine(parts)
+    if VELOCITY < cosine < NOISE or cosine != cosine:
+        what = f"whether it predicts noise or velocity cannot be told: its output has a cosine of {cosine:.2f} to noise"
+        raise AuditError(what, where=where, do=_DO)
+    found = "epsilon" if cosine >= NOISE else "v_prediction"
+    return config | {"prediction_type": found}, f"measured: cosine of output and noise {cosine:.2f}"
+
+
+def check_prediction(given: str) -> None:
+    """Raises UsageError for a prediction type that is not supported."""
+    if given not in PREDICTIONS:
+        raise UsageError(f"prediction_type is {given!r}", do=f"Give one of: {', '.join(PREDICTIONS)}.")
+
+
+def published_size(unet: Mapping[str, Any], prediction_type: str | None) -> int:
+    """Say which latent size a single file's family was trained at.
+
+    The SD 2.x models that predict velocity were trained at 768 pixels, all others at 512. Where the prediction type is
+    not known yet (None) the larger counts.
+    """
+    return 96 if unet["cross_attention_dim"] == 1024 and prediction_type != "epsilon" else int(unet["sample_size"])
+
+
+@torch.inference_mode()
+def noise_cosine(parts: Mapping[str, Any]) -> float:
+    """Cosine of the UNet's output and its input, pure noise, at the last timestep, with the empty prompt.
+
+    There the input is nearly the noise itself: about 1 for a UNet that predicts noise, about 0 for velocity.
+    """
+    unet, tokenizer, encoder = parts["unet"], parts["tokenizer"], parts["text_encoder"]
+    longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    ids_1K = tokenizer("", padding="max_length", max_length=longest, return_tensors="pt").input_ids
+    hidden_1KD = encoder(ids_1K.to(encoder.device))[0].to(unet.dtype)
+    noise_1CHW = initial_latents([0], (unet.config.in_channels, _SIDE, _SIDE), unet.device).to(unet.dtype)
+    last = parts["scheduler_config"].get("num_train_timesteps", 1000) - 1
+    output_1CHW: Tensor = unet(noise_1CHW, last, encoder_hidden_states=hidden_1KD).sample
+    return float(torch.cosine_similarity(output_1CHW.float().flatten(), noise_1CHW.float().flatten(), dim=0))

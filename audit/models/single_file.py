@@ -1,0 +1,185 @@
+"""A single .safetensors file in the original layout of Stable Diffusion, as model-sharing sites have it; no network.
+
+The family is read from the names and shapes in the file's header. Its configurations are those published with it, and
+lie in `configs/`; a diffusers folder given as `config` replaces them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders import single_file_utils as ldm
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from audit.errors import AuditError, first_line
+from audit.models.architecture import SUPPORTED
+from audit.models.files import CONVERT_SINGLE, few, sha256_of
+from audit.models.networks import empty_networks, folder_configs, folder_tokenizer
+from audit.models.schedulers import record, resolve
+from audit.models.vocabulary import clip_tokenizer
+from audit.models.weights import fill, read_tensors
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+CLIP, OPEN_CLIP = f"{TEXT}transformer.", f"{TEXT}model."
+# Keys of such files that belong to none of the three networks; diffusers ignores them too: averaged weights, the noise
+# schedule, the state of training, and the markers of fine-tunes.
+_BESIDE = re.compile(
+    r"model_ema\.|(alphas|betas|sqrt|log|posterior|ddim|lvlb)(_|$)|(alphas_cumprod|logvar|scale_factor|global_step)|"
+    r"(denoiser|embedding_manager)\.|cond_stage_model\.(model\.|transformer\.)?(logit_scale|attn_mask)$|"
+    r"first_stage_model\.(loss|model_ema)\.|(v_pred|ztsnr)$"
+)
+_OPEN_CLIP_PARTS = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+_FAMILIES = {"v1": "Stable Diffusion 1.x", "v2": "Stable Diffusion 2.x"}
+
+
+def load_single_file(
+    file: Path, dtype: torch.dtype, config: Path | None
+) -> tuple[dict[str, Any], dict[str, str], dict[str, bool]]:
+    """Load a single file.
+
+    Returns:
+        The parts (`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler_config`, `about`), the sha256 of each, and
+        what the file says of its prediction (`markers`).
+
+    Raises:
+        AuditError: If it is no .safetensors file, of another family, incomplete, or if its weights do not fit.
+    """
+    header = read_header(file)
+    configs = single_file_configs(header, file, config)
+    networks = empty_networks(configs, str(file))
+    tensors = read_tensors([file])
+    split = {prefix: _below(tensors, prefix) for prefix in (UNET, VAE, TEXT)}
+    beside = [key for key in tensors if not key.startswith((UNET, VAE, TEXT)) and not _BESIDE.match(key)]
+    if beside:
+        what = f"{len(beside)} weights belong to no part of {_FAMILIES[_family(header)]} ({few(beside)})"
+        raise AuditError(what, where=str(file), do=f"Save the model as a diffusers folder. {SUPPORTED}")
+    for name, prefix in (("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)):
+        converted = _converted(name, split.pop(prefix), networks[name], configs[name], str(file))
+        fill(networks[name], converted, name, str(file), dtype)
+    tokenizer = clip_tokenizer(configs["pad_token"]) if config is None else folder_tokenizer(config)
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+    hashes = dict.fromkeys(("unet", "vae", "text_encoder"), sha256_of([file]))
+    hashes["tokenizer"] = hashlib.sha256(vocabulary).hexdigest()
+    about = {"scheduler": configs["scheduler_record"], "files_not_read": []}
+    parts = {**networks, "tokenizer": tokenizer, "scheduler_config": configs["scheduler"], "about": about}
+    return parts, hashes, markers(header)
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """Read the names and shapes of a file's tensors, as tensors on the `meta` device.
+
+    Raises AuditError if it is no .safetensors file.
+    """
+    if file.suffix != ".safetensors":
+        what = f"a single-file model must be .safetensors, not {file.suffix!r}"
+        raise AuditError(what, where=str(file), do=CONVERT_SINGLE, kind="pickle")
+    try:
+        with safe_open(file, "pt") as content:
+            shapes = {key: content.get_slice(key).get_shape() for key in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        what = f"the model does not load: {first_line(error)}"
+        raise AuditError(what, where=str(file), do="The file is damaged or cut short. Download it again.") from error
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def single_file_configs(header: Mapping[str, Tensor], file: Path, config: Path | None) -> dict[str, Any]:
+    """Find the configurations of a single file: those of its family, or of a diffusers folder that is given.
+
+    Raises AuditError if the file is of a family that is not supported, or lacks a network.
+    """
+    family = _family(header)
+    if f"{UNET}input_blocks.0.0.weight" not in header:
+        do = "Give a diffusers folder, or a single file that holds the whole model."
+        raise AuditError(f"the model does not load: {_what_else(header, family)}", where=str(file), do=do)
+    if family not in _FAMILIES:
+        raise AuditError(f"this is {_named(family)}", where=str(file), do=SUPPORTED, kind="unsupported_model")
+    for part, prefixes in (("text encoder", (CLIP, OPEN_CLIP)), ("VAE", (VAE,))):
+        if not any(key.startswith(prefixes) for key in header):
+            do = "Give a file that holds the whole model, or a diffusers folder."
+            raise AuditError(f"there is no {part} in this file", where=str(file), do=do)
+    if config is not None:
+        return folder_configs(config)
+    content = resources.files("audit.models").joinpath(f"configs/{family}.json").read_text(encoding="utf-8")
+    configs: dict[str, Any] = json.loads(content)
+    written = configs["scheduler"]
+    described = record(written, written["_class_name"])
+    return configs | {"scheduler": resolve(written, written["_class_name"]), "scheduler_record": described}
+
+
+def markers(header: Mapping[str, Tensor]) -> dict[str, bool]:
+    """Say which of the empty tensors `v_pred` and `ztsnr`, by which fine-tunes mark themselves, a file has."""
+    return {name: name in header for name in ("v_pred", "ztsnr")}
+
+
+def _family(header: Mapping[str, Tensor]) -> str:
+    try:
+        family: str = ldm.infer_diffusers_model_type(dict(header))
+    except Exception:  # it looks at the values or shapes of other families' tensors
+        return "unknown"
+    return family
+
+
+def _named(family: str) -> str:
+    known: Any = ldm.DIFFUSERS_DEFAULT_PIPELINE_PATHS.get(family, {})
+    like = known.get("pretrained_model_name_or_path")
+    return f"a model of the family {family}" + (f", as {like}" if like else "")
+
+
+def _what_else(header: Mapping[str, Tensor], family: str) -> str:
+    """Say what a file is that holds no UNet of the original layout."""
+    if family != "v1":  # what is nothing else is v1 to diffusers
+        return f"this is {_named(family)}. {SUPPORTED}"
+    if any("lora_" in key or ".lora" in key for key in header):
+        return "these are LoRA weights: set `lora` to this file, and `model` to the model that it belongs to"
+    if "emb_params" in header or len(header) == 1:
+        return "this is a textual inversion: add it to model.textual_inversion"
+    if any(key.startswith("down_blocks.") for key in header):
+        return "these are the weights of one component of a diffusers folder"
+    return "there is no UNet in this file"
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix) and not _BESIDE.match(key)}
+
+
+def _converted(
+    name: str, tensors: dict[str, Tensor], network: nn.Module, config: Mapping[str, Any], where: str
+) -> dict[str, Tensor]:
+    """Rename the tensors of one network as diffusers does; raises AuditError for those that have no new name."""
+    if name == "text_encoder":
+        return _converted_text(tensors, network, where)
+    convert: Any = ldm.convert_ldm_unet_checkpoint if name == "unet" else ldm.convert_ldm_vae_checkpoint
+    try:
+        found: dict[str, Tensor] = convert(dict(tensors), config=dict(config))
+    except (KeyError, IndexError, ValueError) as error:
+        what = f"{name}: a weight is missing or of another shape ({first_line(error)})"
+        raise AuditError(what, where=where, do="The file is incomplete, or of another architecture.") from error
+    kept = {tensor.data_ptr() for tensor in found.values()}
+    lost = [key for key, tensor in tensors.items() if tensor.data_ptr() not in kept]
+    if lost:
+        what = f"{name}: {len(lost)} weights belong to no layer ({few(lost)})"
+        raise AuditError(what, where=where, do=SUPPORTED)
+    return found
+
+
+def _converted_text(tensors: dict[str, Tensor], network: nn.Module, where: str) -> dict[str, Tensor]:
+    clip = any(key.startswith(CLIP) for key in tensors)
+    known = (CLIP,) if clip else tuple(f"{OPEN_CLIP}{part}" for part in _OPEN_CLIP_PARTS)
+    lost = [key for key in tensors if not key.startswith(known)]
+    if lost:
+        what = f"text_encoder: {len(lost)} weights belong to no layer ({few(lost)})"
+        raise AuditError(what, where=where, do=SUPPORTED)
+    if clip:
+        return {key.removeprefix(CLIP): tensor for key, tensor in tensors.items()}
+    # The projection, and the last block of the published files, are no part of the text encoder of SD 2.x.
+    tensors.pop(f"{OPEN_CLIP}text_projection", None)
+    found: dict[str, Tensor] = ldm.convert_open_clip_checkpoint(network, tensors, prefix=OPEN_CLIP)
+    return found

@@ -1,0 +1,1 @@
+"""A run on disk: its file system and its Parquet parts. Imports neither Ray nor DuckDB."""

@@ -1,0 +1,316 @@
+"""The parts of a run: one Parquet file a shard and table, written whole or not at all. What exists is done."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from audit import schema
+from audit.errors import AuditError, first_line
+from pipelines.reading.files import open_filesystem
+
+Tables = dict[str, pa.Table]
+_CHUNK = 1 << 22
+# Small row groups: a shard reads its slice of a part, or its range of a sorted one, and little else.
+GROUP_ROWS = 1 << 13
+# Of vectors, which are large.
+VECTOR_ROWS = 1 << 9
+_TOGETHER = 16
+
+# Where writers of a run say that they are: no part of it (`pipelines.engine.owner`).
+OWNERS = "_owners"
+# What a put makes visible whole or not at all; elsewhere that is a rename.
+OBJECT_STORES = ("s3", "gcs", "abfs")
+# The kind of the error that says so: no row's fault, so nothing is tried again or taken apart.
+DISK_FULL = "disk_full"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows [start, stop) of `source`; `name` is that of the part it becomes."""
+
+    name: str
+    source: Any
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def halves(self) -> list[Shard]:
+        middle = (self.start + self.stop) // 2
+        return [
+            Shard(self.name, self.source, self.start, middle),
+            Shard(self.name, self.source, middle, self.stop),
+        ]
+
+
+def slices(name: str, source: Any, rows: int, size: int) -> list[Shard]:
+    """Contiguous shards of at most `size` rows, named `name`-00000 and on."""
+    prefix = f"{name}-" if name else ""
+    return [
+        Shard(f"{prefix}{index:05d}", source, start, min(start + size, rows))
+        for index, start in enumerate(range(0, rows, size))
+    ]
+
+
+class Ledger:
+    """The tables below one URI. A name that starts with `_` is a working table, not part of the data contract."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.filesystem, self.root = open_filesystem(uri)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ledger, (self.uri,)
+
+    def path(self, *parts: str) -> str:
+        return posixpath.join(self.root, *parts)
+
+    def parts(self, table: str) -> list[str]:
+        """The names of the finished parts of a table, in order."""
+        selector = pafs.FileSelector(self.path(table), allow_not_found=True)
+        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+
+    def rows(self, table: str, name: str) -> int:
+        return self._open(table, name).metadata.num_rows
+
+    def read(self, table: str, name: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """One part, or all of them in order. A table without parts has no schema: KeyError."""
+        if name is not None:
+            return self._open(table, name).read(columns=columns)
+        parts = self.parts(table)
+        if not parts:
+            raise KeyError(table)
+        return _concat([self._open(table, part).read(columns=columns) for part in parts])
+
+    def slice(self, table: str, name: str, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows [start, stop) of a part; only the row groups that hold them are read."""
+        part = self._open(table, name)
+        ends = np.cumsum([part.metadata.row_group(group).num_rows for group in range(part.num_row_groups)])
+        groups = range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop, "left")) + 1)
+        wanted = [group for group in groups if group < part.num_row_groups]
+        before = int(ends[wanted[0] - 1]) if wanted and wanted[0] else 0
+        return part.read_row_groups(wanted, columns=columns).slice(start - before, stop - start)
+
+    def between(self, table: str, column: str, low: int, high: int) -> pa.Table:
+        """The rows of all parts with low <= column < high, in order; the parts are sorted by it."""
+        return self.dataset(table).to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
+
+    def dataset(self, table: str, layout: pa.Schema | None = None) -> pads.Dataset:
+        """All parts of a table in order, to be scanned; without any it is an empty one of that layout."""
+        paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
+        if not paths and layout is not None:
+            return pads.dataset(layout.empty_table())
+        return pads.dataset(paths, layout, "parquet", self.filesystem)
+
+    def ranged(self, table: str, column: str, low: int, high: int) -> Iterator[pa.Table]:
+        """As `between`, a few parts after the other: all that is known of thousands of files fills the memory."""
+        paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
+        for start in range(0, len(paths), _TOGETHER):
+            found = pads.dataset(paths[start : start + _TOGETHER], filesystem=self.filesystem, format="parquet")
+            yield found.to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
+
+    def each(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        for name in self.parts(table):
+            yield name, self.read(table, name, columns)
+
+    def commit(self, name: str, tables: Tables) -> dict[str, int]:
+        """Writes a shard's tables, `errors` first and the first of `tables` last: it says that the shard is done.
+
+        Returns rows by table. The part of `errors` is named after the first table; one left by an earlier try goes.
+        What is done stays: a worker that was given up and writes all the same changes nothing.
+        """
+        first, *others = [table for table in tables if table != "errors"]
+        errors, part = tables.get("errors"), f"{first.lstrip('_')}-{name}"
+        if self._exists(first, name):
+            counts = {table: self.rows(table, name) for table in (*others, first)}
+            return counts | {"errors": self.rows("errors", part) if self._exists("errors", part) else 0}
+        if errors is not None and len(errors):
+            self.write("errors", part, errors)
+        else:
+            self.remove("errors", part)
+        for table in (*others, first):
+            self.write(table, name, tables[table])
+        return {table: len(content) for table, content in tables.items()}
+
+    def write(self, table: str, name: str, content: pa.Table) -> None:
+        """One part. Raises AuditError where there is no room for it."""
+        buffer = pa.BufferOutputStream()
+        pq.write_table(content, buffer, compression="zstd", **_encoding(content.schema))
+        self._put(buffer.getvalue(), table, f"{name}.parquet")
+
+    def take(self, source: Ledger, table: str, name: str) -> None:
+        """A part of another ledger, byte for byte."""
+        path = source.path(table, f"{name}.parquet")
+        with source.filesystem.open_input_file(path) as content:
+            self._put(content.read_buffer(), table, f"{name}.parquet")
+
+    def put(self, file: Path, table: str) -> None:
+        """A local file under its own name beside the parts: it is none, and one of them is to say that it is whole."""
+        with file.open("rb") as content, self._sink(table, file.name) as sink:
+            shutil.copyfileobj(content, sink, _CHUNK)
+
+    @contextmanager
+    def local(self, table: str, file: str) -> Iterator[str]:
+        """A local path of such a file; if it lies elsewhere it is fetched, and goes again at the end."""
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            yield self.path(table, file)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, file)
+            with self.filesystem.open_input_stream(self.path(table, file)) as content, path.open("wb") as sink:
+                shutil.copyfileobj(content, sink, _CHUNK)
+            yield str(path)
+
+    def remove(self, table: str, name: str) -> None:
+        if self._exists(table, name):
+            self.filesystem.delete_file(self.path(table, f"{name}.parquet"))
+
+    def sweep(self) -> None:
+        """Deletes the temporary files that a killed run left."""
+        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        for info in self.filesystem.get_file_info(selector):
+            if info.base_name.endswith(".tmp") and f"/{OWNERS}/" not in info.path:
+                self.filesystem.delete_file(info.path)
+
+    def holds_anything(self) -> bool:
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        return any(info.base_name != OWNERS for info in self.filesystem.get_file_info(selector))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        self._put(pa.py_buffer(content), name)
+
+    def read_bytes(self, name: str) -> bytes | None:
+        if self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.File:
+            return None
+        with self.filesystem.open_input_stream(self.path(name)) as source:
+            return source.read()
+
+    def _exists(self, table: str, name: str) -> bool:
+        return self.filesystem.get_file_info(self.path(table, f"{name}.parquet")).type == pafs.FileType.File
+
+    def _put(self, content: pa.Buffer, *at: str) -> None:
+        """A file that is whole once it is there, and not before."""
+
+        def write() -> None:
+            with self._sink(*at) as sink:
+                sink.write(content)
+
+        if self.filesystem.type_name not in OBJECT_STORES:
+            return write()
+        with ThreadPoolExecutor(1) as thread:  # interrupted it would be closed, and half of it be there
+            thread.submit(write).result()
+
+    @contextmanager
+    def _sink(self, *at: str) -> Iterator[pa.NativeFile]:
+        """A file that is written under a temporary name and then renamed. Raises AuditError where there is no room.
+
+        In an object store it is a put: what is not ended is not there, and a rename would be a copy, of 5 GB at most.
+        """
+        path = self.path(*at)
+        if self.filesystem.type_name in OBJECT_STORES:
+            with self.filesystem.open_output_stream(path) as sink:
+                yield sink
+            return
+        folder, name = posixpath.split(path)
+        temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+        try:
+            self.filesystem.create_dir(folder, recursive=True)
+            try:
+                with self.filesystem.open_output_stream(temporary) as sink:
+                    yield sink
+                if isinstance(self.filesystem, pafs.LocalFileSystem):
+                    _sync(temporary)
+                self.filesystem.move(temporary, path)
+            except OSError:
+                with suppress(OSError):
+                    self.filesystem.delete_file(temporary)
+                raise
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            do = "Make room; the same command then goes on where it was stopped."
+            what = f"there is no room to write it: {os.strerror(error.errno)}"
+            raise AuditError(what, where=path, do=do, kind=DISK_FULL) from error
+
+    def check(self, table: str) -> None:
+        """Raises AuditError that names the first part of a table that is damaged."""
+        for name in self.parts(table):
+            self._open(table, name)
+
+    def _open(self, table: str, name: str) -> pq.ParquetFile:
+        path = self.path(table, f"{name}.parquet")
+        try:
+            return pq.ParquetFile(self.filesystem.open_input_file(path))
+        except pa.ArrowInvalid as error:
+            raise damaged(path, error) from error
+
+
+def damaged(path: str, error: Exception) -> AuditError:
+    """Return the error of a part that is no Parquet file."""
+    do = "Restore it from a copy, or audit again with another --out; `crossaudit check` names every damaged part."
+    return AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, do=do)
+
+
+def _encoding(layout: pa.Schema) -> dict[str, Any]:
+    """How a table is encoded: as Parquet does it, but for vectors of float16.
+
+    A dictionary of them is larger than they are, and four times as slow to read.
+    """
+    halves = [field.name for field in layout if pa.types.is_fixed_size_list(field.type)]
+    if not halves:
+        return {"row_group_size": GROUP_ROWS}
+    split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in halves}
+    plain = [name for name in layout.names if name not in halves]
+    return {"row_group_size": VECTOR_ROWS, "use_dictionary": plain, "column_encoding": split}
+
+
+def _sync(path: str) -> None:
+    """A rename may reach the disk before what was written does."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def errors_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows of the table `errors`; what a row leaves out is null."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.ERRORS)
+
+
+def concat(pieces: Sequence[Tables]) -> Tables:
+    """The pieces of one shard, in order, as if it had been worked whole."""
+    names = dict.fromkeys(name for piece in pieces for name in piece)
+    return {name: _concat([piece[name] for piece in pieces if name in piece]) for name in names}
+
+
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table with the columns and the metadata of the widest: a lost row knows of no detector columns."""
+    tables = [table for table in tables if len(table)] or tables[:1]
+    widest = max((table.schema for table in tables), key=len)
+    return pa.concat_tables([_fitted(table, widest) for table in tables])
+
+
+def _fitted(table: pa.Table, layout: pa.Schema) -> pa.Table:
+    missing = pa.schema([field for field in layout if field.name not in table.schema.names])
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(layout.names).cast(layout)

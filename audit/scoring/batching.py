@@ -1,0 +1,230 @@
+"""The rows of a screen or a generation: captions x seeds, in batches, and back into one Arrow table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from audit import schema
+from audit.errors import UsageError
+from audit.images.png import map_png
+from audit.models.model import Model
+from audit.models.noise import initial_latents
+from audit.models.precision import name_of, overflow_hint
+from audit.scoring.memory import in_batches
+
+T = TypeVar("T")
+
+# Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, K text positions, D text width, n values of a column.
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A slice of the rows. `seed_B` indexes the seeds; `same_as_empty_B`: its tokens are those of the empty prompt."""
+
+    rows: slice
+    hidden_BKD: Tensor
+    prompt_tokens_B: Tensor
+    same_as_empty_B: Tensor
+    seed_B: Tensor
+
+    def one(self, row: int) -> Batch:
+        """The batch of one of its rows."""
+        at = slice(row, row + 1)
+        return Batch(
+            slice(self.rows.start + row, self.rows.start + row + 1),
+            self.hidden_BKD[at],
+            self.prompt_tokens_B[at],
+            self.same_as_empty_B[at],
+            self.seed_B[at],
+        )
+
+
+class Rows:
+    """Captions x seeds, caption-major. Raises UsageError for captions or seeds that cannot be audited."""
+
+    def __init__(self, model: Model, captions: Sequence[str], seeds: Sequence[int], batch_size: int | None) -> None:
+        self.model, self.captions, self.seeds = model, _checked_captions(captions), _checked_seeds(seeds)
+        self._batch_size = batch_size
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}", do="Give a positive number, or None for the default.")
+        self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
+        self.broken_at: dict[int, str] = {}  # row -> where it stopped being finite
+
+    def __len__(self) -> int:
+        return len(self.captions) * len(self.seeds)
+
+    @cached_property
+    def noise_SCHW(self) -> Tensor:
+        """The initial latents of the seeds: [S, C, H, W], float32, on the model's device."""
+        return initial_latents(self.seeds, self.model.latent_shape, self.model.device)
+
+    @cached_property
+    def empty_1KD(self) -> Tensor:
+        """Hidden states of the empty prompt: [1, K, D]."""
+        return self.model.encode([""])[0]
+
+    def each(self, task: str, work: Callable[[slice], T], done: Callable[[int], None] | None = None) -> list[T]:
+        """Return `work` of the rows in order, a batch at a time; `done` is told how many rows are done after each.
+
+        A batch size that was not given is halved where it does not fit in memory, and the model remembers that for the
+        `task`.
+        """
+        if done is not None:
+            work = _telling(work, done)
+        sizes = self.model.batch_sizes
+        if self._batch_size is not None:
+            starts = range(0, len(self), self._batch_size)
+            return [work(slice(start, min(start + self._batch_size, len(self)))) for start in starts]
+        size = sizes.get(task, usual_batch(self.model.device.type))
+        return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}))
+
+    def batch(self, rows: slice) -> Batch:
+        """These rows; a caption among them is tokenized and encoded once."""
+        empty_ids_1K, _ = self.model.tokenize([""])
+        caption_B, seed_B = np.divmod(np.arange(rows.start, rows.stop), len(self.seeds))
+        first = caption_B[0]
+        ids_NK, mask_NK = self.model.tokenize(self.captions[first : caption_B[-1] + 1])
+        of_B = torch.from_numpy(caption_B - first)
+        prompt_tokens_B = mask_NK.sum(1)[of_B]
+        self.prompt_tokens_R[rows] = prompt_tokens_B.numpy()
+        return Batch(
+            rows=rows,
+            hidden_BKD=self.model.embed(ids_NK, mask_NK)[of_B.to(self.model.device)],
+            prompt_tokens_B=prompt_tokens_B.to(self.model.device),
+            same_as_empty_B=(ids_NK == empty_ids_1K).all(1)[of_B].to(self.model.device),
+            seed_B=torch.from_numpy(seed_B).to(self.model.device),
+        )
+
+    def table(
+        self,
+        together: Sequence[Sequence[str]],
+        found: Sequence[dict[str, npt.NDArray[Any]]],
+        context: dict[str, Any],
+        *,
+        output: str | None = None,
+        produced: Sequence[dict[str, Any]] = (),
+    ) -> pa.Table:
+        """Build the table of `schema.scored` from what each batch gave.
+
+        Args:
+            together: The columns of each detector. Where one of them is not finite, all of them are null.
+            found: For each batch, column -> [B] or [B, n].
+            context: What the columns depend on.
+            output: The name of the output column, if there is one.
+            produced: For each batch, the output of each row and whether it is finite.
+
+        Returns:
+            One row per caption and seed. A row in which anything is not finite has status "error", and `error` names
+            the columns; what is finite stays.
+        """
+        columns = [name for names in together for name in names]
+        layout = schema.scored(columns, output=output)
+        joined = {name: np.concatenate([part[name] for part in found]) for name in columns if found}
+        broken: dict[str, npt.NDArray[np.bool_]] = {}
+        for names in together if found else ():
+            bad = {name: ~finite_rows(joined[name]) for name in names}
+            broken |= {name: np.any(list(bad.values()), axis=0) for name in names}
+        if output and produced:
+            broken[output] = ~np.concatenate([part["finite"] for part in produced])
+        fine = np.ones(len(self), dtype=bool)
+        for bad_R in broken.values():
+            fine &= ~bad_R
+        data: dict[str, pa.Array] = {
+            "caption": pa.array(np.repeat(np.array(self.captions, dtype=object), len(self.seeds)), pa.string()),
+            "seed": pa.array(np.tile(np.array(self.seeds, dtype=np.int64), len(self.captions))),
+            "prompt_tokens": pa.array(self.prompt_tokens_R),
+            "status": pa.array(np.where(fine, "ok", "error").tolist(), pa.string()),
+            "error": pa.array([None if ok else self._why(broken, row) for row, ok in enumerate(fine)], pa.string()),
+        }
+        for name in columns:
+            data[name] = self._column(joined.get(name), layout.field(name).type, ~broken.get(name, ~fine))
+        if output:
+            outputs = [value for part in produced for value in part["values"]]
+            bad_R = broken.get(output, ~fine)
+            kept = [None if bad else value for value, bad in zip(outputs, bad_R, strict=True)]
+            data[output] = pa.array(kept, layout.field(output).type)
+        metadata = {schema.METADATA_KEY: json.dumps(context, sort_keys=True).encode()}
+        return pa.table([data[name] for name in layout.names], schema=layout.with_metadata(metadata))
+
+    def _why(self, broken: dict[str, npt.NDArray[np.bool_]], row: int) -> str:
+        names = [name for name, bad_R in broken.items() if bad_R[row]]
+        if row not in self.broken_at:
+            return f"not finite: {', '.join(names)}{overflow_hint(self.model.dtype)}"
+        only = f" ({', '.join(names)} only)" if len(names) < len(broken) else ""
+        return f"not finite: {self.broken_at[row]}{only}{overflow_hint(self.model.dtype)}"
+
+    def context(self, detectors: Sequence[Any]) -> dict[str, Any]:
+        """What the columns of these detectors depend on, as JSON can hold it."""
+        model = self.model
+        return {
+            "weights": {name: sha256 for name, sha256 in model.weights_sha256.items() if name != "vae"},
+            "dtype": name_of(model.dtype),
+            "seeds": self.seeds,
+            "scheduler": dict(model.scheduler_config),
+            "latent_shape": list(model.latent_shape),
+            "detectors": {detector.name: detector.version for detector in detectors},
+        }
+
+    def _column(self, values_Rn: npt.NDArray[Any] | None, kind: pa.DataType, finite: npt.NDArray[np.bool_]) -> pa.Array:
+        if values_Rn is None:
+            return pa.array([], kind)
+        if pa.types.is_binary(kind):
+            _, height, width = self.model.latent_shape
+            pictures = zip(values_Rn, finite, strict=True)
+            return pa.array([map_png(row, height, width) if ok else None for row, ok in pictures], kind)
+        if not pa.types.is_list(kind):
+            return pa.array(values_Rn, kind, mask=~finite)
+        offsets = pa.array(np.arange(len(values_Rn) + 1, dtype=np.int32) * values_Rn.shape[1])
+        flat = pa.array(np.where(finite[:, None], values_Rn, 0.0).ravel(), kind.value_type)
+        return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array(~finite))
+
+
+def finite_rows(values_Bn: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether each row of [B] or [B, n] values is finite: [B]."""
+    return np.isfinite(values_Bn.reshape(len(values_Bn), -1)).all(1)
+
+
+def _telling(work: Callable[[slice], T], done: Callable[[int], None]) -> Callable[[slice], T]:
+    def told(at: slice) -> T:
+        result = work(at)
+        done(at.stop)
+        return result
+
+    return told
+
+
+def usual_batch(device: str) -> int:
+    """Rows a forward, where nobody says how many and they fit."""
+    return 16 if device == "cpu" else 64
+
+
+def _checked_captions(captions: Sequence[str]) -> list[str]:
+    if isinstance(captions, str):
+        raise UsageError("captions is one string", do="Give a list of strings.")
+    listed = list(captions)
+    for at, caption in enumerate(listed):
+        if not isinstance(caption, str):
+            raise UsageError(f"caption {at} is {caption!r}, not a string", do="Leave null captions out.")
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:
+            what = f"caption {at} is not valid Unicode: {error.reason}"
+            raise UsageError(what, do="Leave it out or mend it.") from None
+    return listed
+
+
+def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+    listed = [int(seed) for seed in seeds]
+    if not listed or len(set(listed)) < len(listed) or any(not 0 <= seed < 2**63 for seed in listed):
+        raise UsageError(f"seeds is {listed}", do="Give one or more different non-negative whole numbers.")
+    return listed

@@ -1,0 +1,148 @@
+"""Generation: a full guided DDIM run; images and trajectory scores come out of the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from audit.attention.probe import AttentionProbe, MapProbe, finest_down_layers
+from audit.detectors import run_detectors
+from audit.detectors.detector import Follower, Step
+from audit.errors import UsageError
+from audit.images.png import png
+from audit.models.model import Model
+from audit.models.sampler import ddim, guide, response
+from audit.scoring.batching import Batch, Rows
+from audit.scoring.non_finite import first_not_finite
+from audit.scoring.progress import CountSteps, Progress
+
+# Shapes: B rows, Q image queries, K text positions, D text width, C, H and W of the latent (of the image: h and w).
+
+OUTPUTS = ("image", "latents")
+DECODED_TOGETHER = 4  # at 512 pixels the decoder needs about 1 GiB an image, many times what the UNet does
+
+
+@torch.inference_mode()
+def generate(
+    model: Model,
+    captions: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    steps: int = 50,
+    guidance_scale: float = 7.5,
+    detectors: Sequence[str] = (),
+    output: Literal["image", "latents"] = "image",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """Generate captions: one row per caption and seed, caption-major, as `audit.schema.scored`.
+
+    DDIM, eta 0, the same latents as diffusers' StableDiffusionPipeline with a DDIMScheduler and the same noise.
+    output: "image" adds `image` (PNG bytes), "latents" adds `latents` (C x H x W values). What is not finite is
+    null, and its row has status "error". Raises AuditError for an unknown detector, a bad number of steps, or unfit
+    captions.
+    progress: called after each step of a batch.
+    """
+    if output not in OUTPUTS:
+        raise UsageError(f"output is {output!r}", do=f"Give one of: {', '.join(OUTPUTS)}.")
+    chosen = run_detectors(detectors)
+    rows = Rows(model, captions, seeds, batch_size)
+    ddim(model.scheduler_config, steps)  # a bad number of steps is an error even when there is nothing to generate
+
+    def run(at: slice) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        batch = rows.batch(at)
+        followers = [detector(batch.prompt_tokens_B, steps) for detector in chosen]
+        counts = [CountSteps(progress, "generate", at, steps, len(rows))] if progress is not None else []
+        latents_BCHW, broken_B = denoise(rows, batch, steps, guidance_scale, [*followers, *counts])
+        for row in (broken_B >= 0).nonzero().flatten().tolist():
+            _locate(rows, batch.one(row), steps, guidance_scale, int(broken_B[row]))
+        results = [follower.result() for follower in followers]
+        found = {name: value.cpu().numpy() for part in results for name, value in part.items()}
+        return found, produce(model, latents_BCHW, output)
+
+    done = rows.each("generate", run)
+    together = [detector.columns for detector in chosen]
+    context = rows.context(chosen) | {"steps": steps, "guidance_scale": guidance_scale}
+    context["weights"]["vae"] = model.weights_sha256["vae"]
+    found, produced = [found for found, _ in done], [produced for _, produced in done]
+    return rows.table(together, found, context, output=output, produced=produced)
+
+
+def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
+    """Images of latents: [B, 3, h, w], values 0 to 1, float32."""
+    scaled_BCHW = latents_BCHW / model.vae.config["scaling_factor"]
+    parts = [model.vae.decode(part.to(model.dtype)).sample for part in scaled_BCHW.split(DECODED_TOGETHER)]
+    return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
+
+def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int) -> None:
+    """Note where a row whose latents are not finite from this step on stopped being so."""
+    latents_1CHW, _ = denoise(rows, one, steps, guidance_scale, (), until=step)
+    timestep = int(ddim(rows.model.scheduler_config, steps).timesteps[step])
+    found = first_not_finite(rows, one, latents_1CHW, timestep) or "latents"
+    rows.broken_at[one.rows.start] = f"{found}, step {step + 1} of {steps} (t = {timestep})"
+
+
+def denoise(
+    rows: Rows,
+    batch: Batch,
+    steps: int,
+    guidance_scale: float,
+    followers: Sequence[Follower],
+    until: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The final latents of a batch, [B, C, H, W], and since which step they are not finite (-1: they are), [B].
+
+    The detectors see the conditional branch only. until: the step to stop before.
+    """
+    model = rows.model
+    scheduler = ddim(model.scheduler_config, steps)
+    latents_BCHW = rows.noise_SCHW[batch.seed_B]
+    size = len(latents_BCHW)
+    guided = guidance_scale > 1  # as diffusers: no guidance at 1 or below
+    both = guided or any(follower.needs_response for follower in followers)
+    empty_BKD = rows.empty_1KD.expand(size, -1, -1)
+    hidden_BKD = torch.cat([empty_BKD, batch.hidden_BKD]) if both else batch.hidden_BKD
+    conditional = slice(-size, None)
+    broken_B = torch.full((size,), -1, device=latents_BCHW.device)
+    last = len(scheduler.timesteps) - 1
+    with ExitStack() as probes:
+        probe = end_probe = None
+        if any(follower.needs_attention for follower in followers):
+            probe = probes.enter_context(AttentionProbe(model.layers, conditional))
+        for step, timestep in enumerate(scheduler.timesteps[:until].tolist()):
+            if step == last and any(follower.needs_end for follower in followers):
+                layers = finest_down_layers(model.unet)
+                end_probe = probes.enter_context(MapProbe(layers, batch.prompt_tokens_B - 1, conditional))
+            input_BCHW = torch.cat([latents_BCHW] * 2) if both else latents_BCHW
+            output_BCHW = model.predict(input_BCHW, timestep, hidden_BKD)
+            conditional_BCHW = output_BCHW[-size:]
+            response_BCHW = None
+            if both:
+                response_BCHW = response(scheduler, output_BCHW[size:], output_BCHW[:size], timestep)
+                response_BCHW = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
+            attn_BLK = probe.take() if probe else None
+            end_BQ = end_probe.take() if end_probe else None
+            for follower in followers:
+                follower.observe(step, Step(attn_BLK, response_BCHW, end_BQ))
+            noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW
+            latents_BCHW = scheduler.step(noise_BCHW, timestep, latents_BCHW, return_dict=False)[0]
+            bad_B = (broken_B < 0) & ~latents_BCHW.isfinite().flatten(1).all(1)
+            broken_B = broken_B.masked_fill(bad_B, step)
+    return latents_BCHW, broken_B
+
+
+def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
+    """The output of each row, and whether its latents are finite."""
+    finite_B = latents_BCHW.isfinite().flatten(1).all(1).cpu().numpy()
+    if output == "latents":
+        return {"values": list(latents_BCHW.float().flatten(1).cpu().numpy()), "finite": finite_B}
+    image_B3hw = decode(model, latents_BCHW)
+    finite_B &= image_B3hw.isfinite().flatten(1).all(1).cpu().numpy()
+    pixels_Bhw3 = (image_B3hw.nan_to_num() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return {"values": [png(pixels_hw3) for pixels_hw3 in pixels_Bhw3], "finite": finite_B}

@@ -1,0 +1,163 @@
+"""Screening: scores from a few forwards on pure noise, no image (docs/design.md, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from audit.attention.probe import AttentionProbe, LayersSeen
+from audit.detectors import screen_detectors
+from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
+from audit.errors import AuditError
+from audit.models.model import Model
+from audit.models.sampler import ddim, first_informative, response, to_epsilon, to_original
+from audit.scoring.batching import Batch, Rows, finite_rows
+from audit.scoring.non_finite import first_not_finite
+from audit.scoring.progress import Progress
+from audit.scoring.reference_model import beside
+
+# Shapes: B rows, S seeds, L layers, K text positions, C, H and W of the latent.
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward that the detectors need: the UNet at `timestep` on the initial noise.
+
+    layers: of how many the attention is recorded. full: whether the output is needed too, or the forward may end there.
+    """
+
+    position: int
+    timestep: int
+    layers: int
+    full: bool
+
+
+@torch.inference_mode()
+def screen(
+    model: Model,
+    captions: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    detectors: Sequence[str] = ("profile",),
+    batch_size: int | None = None,
+    reference: Model | None = None,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """Score captions from pure noise: one row per caption and seed, caption-major, as `audit.schema.scored`.
+
+    reference: a model that cannot have memorized the captions; its columns stand beside those of the model, and a
+    calibration measures what the two differ in (`audit.scoring.reference_model`).
+    progress: called after each batch of rows.
+    batch_size: rows a forward; by default as many as fit in memory, 64 at most (16 on the CPU).
+    All detectors come out of one pass. Where a detector's values are not finite, its columns are null and the row has
+    status "error"; the columns of the other detectors stay. With zero terminal SNR, a detector that compares predicted
+    noise at t = T takes the first timestep at which that depends on the caption. What a calibration depends on is JSON
+    in the schema's metadata under `crossaudit`. Raises AuditError for an unknown detector or unfit captions.
+    """
+    chosen = screen_detectors(detectors)
+    rows = Rows(model, captions, seeds, batch_size)
+    scheduler = ddim(model.scheduler_config)
+    timesteps, earliest = scheduler.timesteps.tolist(), first_informative(scheduler)
+    plan = forwards(chosen, model, timesteps, earliest)
+    positions = {at: max(at, earliest) for detector in chosen for at in detector.response}
+    alpha = {at: float(scheduler.alphas_cumprod[timesteps[moved]]) for at, moved in positions.items()}
+
+    unconditional = _unconditional(model, rows, plan) if len(rows) else {}
+
+    def see(batch: Batch) -> Seen:
+        seen = Seen(rows.noise_SCHW[batch.seed_B], alpha)
+        responses: dict[int, Tensor] = {}
+        for forward in plan:
+            output_BCHW, attn_BLK = run_forward(model, forward, seen.noise_BCHW, batch.hidden_BKD)
+            if attn_BLK is not None:
+                seen.attn_BLK[forward.position] = attn_BLK
+            if output_BCHW is not None:
+                null_BCHW = unconditional[forward.position][batch.seed_B]
+                response_BCHW = response(scheduler, output_BCHW, null_BCHW, forward.timestep)
+                responses[forward.position] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
+        for at, moved in positions.items():
+            null_BCHW, timestep = unconditional[moved][batch.seed_B], timesteps[moved]
+            seen.response_BCHW[at] = responses[moved]
+            seen.null_BCHW[at] = to_epsilon(scheduler, null_BCHW, seen.noise_BCHW, timestep)
+            if at == 0:
+                seen.null_original_BCHW[at] = to_original(scheduler, null_BCHW, seen.noise_BCHW, timestep)
+        return seen
+
+    def measure(at: slice) -> dict[str, npt.NDArray[Any]]:
+        batch = rows.batch(at)
+        seen = see(batch)
+        measured = [detector.measure(seen) for detector in chosen]
+        values = {name: value.cpu().numpy() for part in measured for name, value in part.items()}
+        finite_B = np.all([finite_rows(value) for value in values.values()], axis=0)
+        for row in np.flatnonzero(~finite_B).tolist():
+            _locate(rows, batch.one(row), plan)
+        return values
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress("screen", "rows", done, len(rows))
+
+    found = rows.each("screen", measure, told)
+    together = [detector.columns for detector in chosen]
+    table = rows.table(together, found, rows.context(chosen))
+    return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))
+
+
+def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward]) -> dict[int, Tensor]:
+    """The outputs of the full forwards without a caption, by position: [S, C, H, W] each, one row per seed."""
+    found = {}
+    for forward in (forward for forward in plan if forward.full):
+        parts = [model.predict(noise_CHW[None], forward.timestep, rows.empty_1KD) for noise_CHW in rows.noise_SCHW]
+        found[forward.position] = torch.cat(parts)
+    return found
+
+
+def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
+    """Note where a row that is not finite stopped being so."""
+    noise_1CHW = rows.noise_SCHW[one.seed_B]
+    for forward in plan:
+        what = first_not_finite(rows, one, noise_1CHW, forward.timestep)
+        if what:
+            rows.broken_at[one.rows.start] = f"{what}, t = {forward.timestep}"
+            return
+
+
+def forwards(
+    detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int], earliest: int = 0
+) -> list[Forward]:
+    """Plan the union of what the detectors need, one forward per timestep.
+
+    earliest: the first position at which a response can be measured (`audit.models.sampler.first_informative`).
+    """
+    layers: dict[int, int] = {}
+    for detector in detectors:
+        for at, wanted in detector.attention.items():
+            count = len(model.layers) if wanted is ALL_LAYERS else wanted
+            if count > len(model.layers):
+                raise AuditError(
+                    f"{detector.name} needs {count} cross-attention layers; this model has {len(model.layers)}",
+                    do="Leave that detector out.",
+                )
+            layers[at] = max(count, layers.get(at, 0))
+    full = {max(at, earliest) for detector in detectors for at in detector.response}
+    return [Forward(at, timesteps[at], layers.get(at, 0), at in full) for at in sorted(full | layers.keys())]
+
+
+def run_forward(
+    model: Model, forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The UNet's output, if the forward is a full one, and the attention of its layers, if any are recorded."""
+    if not forward.layers:
+        return model.predict(latents_BCHW, forward.timestep, hidden_BKD), None
+    with AttentionProbe(model.layers[: forward.layers], stop=not forward.full) as probe:
+        try:
+            output_BCHW = model.predict(latents_BCHW, forward.timestep, hidden_BKD)
+        except LayersSeen:
+            return None, probe.take()
+        return (output_BCHW if forward.full else None), probe.take()

@@ -1,0 +1,1 @@
+"""Find nearest neighbours among image vectors, exactly or with an inverted file."""

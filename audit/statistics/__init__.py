@@ -1,0 +1,1 @@
+"""Intervals, conformal p-values, false-discovery rates, and the claims that rest on them."""

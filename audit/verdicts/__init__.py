@@ -1,0 +1,1 @@
+"""Turn matches into verdicts: thresholds, regions, copies, risk."""

@@ -1,0 +1,135 @@
+"""Where two pictures show the same, and how alike they are there: copies of a region (the "template" case).
+
+A picture is compared as SIDE x SIDE pixels in TILES x TILES tiles. Two pictures agree in a tile if the root mean square
+of their difference in it is below AGREES: the rule and the constant by which Carlini et al. (USENIX Security 2023,
+arXiv 2301.13188, section 4.2) call an image extracted, there asked of every tile.
+
+Shapes: S generations of one caption, C candidates, P = SIDE, T = TILES, in RGB of 0 to 1. A region is [T, T] bool.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from audit.images.decoding import rgb
+from audit.images.png import png
+
+if TYPE_CHECKING:
+    from audit.embedding.embedder import Embedder
+
+Pixels = npt.NDArray[np.float32]
+Region = npt.NDArray[np.bool_]
+
+SIDE, TILES = 64, 8
+AGREES = 0.15
+# A region is at least so much of a picture; of one that agrees in more than WHOLE, all is a copy.
+LEAST, WHOLE = 0.25, 0.8
+# Where a picture shows what another one does: in so much of the tiles with anything in them, SHOWN_TILES at least.
+SHOWN, SHOWN_TILES = 0.9, 4
+# Pixels that deviate less than this from their mean (of 1, in every channel) are blank: all blanks are alike.
+BLANK_DEVIATION = 0.06
+
+
+def thumbnail(image: Image.Image) -> Pixels:
+    """The pixels [P, P, 3] that pictures are compared by; the shape of the picture does not matter."""
+    small = rgb(image).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
+
+
+def agreement(one_PP3: Pixels, other_PP3: Pixels) -> Region:
+    """The tiles in which two pictures agree; of more than one pair at once, [..., T, T]."""
+    return tile_means((one_PP3 - other_PP3) ** 2).mean(-1) < AGREES**2
+
+
+def tile_means(pixels_PP3: Pixels) -> Pixels:
+    """The mean of each channel in each tile: [..., P, P, 3] to [..., T, T, 3]."""
+    side = SIDE // TILES
+    return pixels_PP3.reshape(*pixels_PP3.shape[:-3], TILES, side, TILES, side, 3).mean((-4, -2))
+
+
+def common(pixels_SPP3: Pixels) -> npt.NDArray[np.bool_]:
+    """Of each of several generations of a caption, the tiles in which half of the others agree with it: [S, T, T].
+
+    What a model invents changes with the noise, what it remembers does not. All of a generation that is alone.
+    """
+    count = len(pixels_SPP3)
+    if count == 1:
+        return np.ones((1, TILES, TILES), bool)
+    found = []
+    for own, pixels_PP3 in enumerate(pixels_SPP3):
+        others_STT = agreement(np.delete(pixels_SPP3, own, axis=0), pixels_PP3)
+        found.append(2 * others_STT.sum(0) >= count - 1)
+    return np.stack(found)
+
+
+def bright(attention: bytes) -> Region:
+    """The tiles where a map of `bright_ending` (grey PNG) is at least half as bright as where it is brightest."""
+    grey = Image.open(io.BytesIO(attention)).convert("L").resize((TILES, TILES), Image.Resampling.BOX)
+    return np.asarray(grey) >= 127.5
+
+
+def region_png(region_TT: Region) -> bytes:
+    """A region as a black and white PNG of T x T pixels."""
+    return png(region_TT.astype(np.uint8) * 255)
+
+
+def region_of(content: bytes) -> Region:
+    """What `region_png` wrote."""
+    return np.asarray(Image.open(io.BytesIO(content))) > 0
+
+
+def similarities(
+    embedder: Embedder, generation: Image.Image, region_TT: Region, candidates: Sequence[Image.Image]
+) -> npt.NDArray[np.float64]:
+    """How alike a generation and each candidate are within a region, everything else blanked in both: [C].
+
+    NaN where there is nothing to compare: the region is smaller than LEAST, or blank in one of the two.
+    """
+    found_C = np.full(len(candidates), np.nan)
+    if region_TT.mean() < LEAST or blank(thumbnail(generation), region_TT):
+        return found_C
+    told = [c for c, image in enumerate(candidates) if not blank(thumbnail(image), region_TT)]
+    if told:
+        shown = [blanked(image, region_TT) for image in (generation, *(candidates[c] for c in told))]
+        own_1E, others_CE = np.split(embedder.embed(shown), [1])
+        found_C[told] = others_CE @ own_1E[0]
+    return found_C
+
+
+def showing(pixels_NPP3: Pixels, means_NTT3: Pixels, own_PP3: Pixels, region_TT: Region) -> npt.NDArray[np.bool_]:
+    """Which of N pictures, of `tile_means` as given, show within a region what another does: [N].
+
+    Blank tiles of the other do not count.
+    """
+    mean_TT3 = tile_means(own_PP3)
+    content_TT = region_TT & ((tile_means(own_PP3**2) - mean_TT3**2).max(-1) >= BLANK_DEVIATION**2)
+    shown_N = np.zeros(len(pixels_NPP3), bool)
+    if content_TT.sum() >= SHOWN_TILES:
+        # Means differ less than pixels do: most pictures need not be looked at pixel by pixel.
+        near_NTT = ((means_NTT3 - mean_TT3) ** 2).mean(-1) < AGREES**2
+        near_N = np.flatnonzero(near_NTT[:, content_TT].mean(1) >= SHOWN)
+        shown_N[near_N] = agreement(pixels_NPP3[near_N], own_PP3)[:, content_TT].mean(1) >= SHOWN
+    return shown_N
+
+
+def blanked(image: Image.Image, region_TT: Region) -> Image.Image:
+    """The picture, white outside the region."""
+    picture = rgb(image)
+    mask = Image.fromarray(region_TT.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.composite(picture, Image.new("RGB", picture.size, "white"), mask)
+
+
+def blank(pixels_PP3: Pixels, region_TT: Region) -> bool:
+    """Whether a picture shows nothing within a region."""
+    inside_N3 = pixels_PP3[_pixels_of(region_TT)]
+    return len(inside_N3) == 0 or bool(inside_N3.std(axis=0).max() < BLANK_DEVIATION)
+
+
+def _pixels_of(region_TT: Region) -> npt.NDArray[np.bool_]:
+    return np.kron(region_TT, np.ones((SIDE // TILES, SIDE // TILES), bool))

@@ -1,0 +1,1 @@
+"""Write to a terminal: escaped text and progress."""

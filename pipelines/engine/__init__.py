@@ -1,0 +1,1 @@
+"""Run steps over shards on Ray workers, exactly once: contexts, pool, schedule, jobs."""

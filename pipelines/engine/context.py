@@ -1,0 +1,161 @@
+"""What a stage has at hand: configuration, tables, manifest, progress, and workers when it needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from audit.errors import AuditError
+from audit.record.ledger import Ledger, Shard, Tables, concat
+from pipelines.configuration.config import Config
+from pipelines.console.progress import Reporter
+from pipelines.engine.manifest import Manifest
+from pipelines.engine.owner import Owner
+from pipelines.engine.tracebacks import StepLog
+
+if TYPE_CHECKING:
+    from pipelines.engine.pool import Pool
+    from pipelines.engine.worker import Worker
+
+MODELS = ("model", "reference_model")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One map of shards to parts.
+
+    `work(worker, shard)` gives the tables of a shard; the first of them has the name `table` and says that it is done.
+    `left(ledger, shard, kind, message)` gives what a row that cannot be worked leaves behind, in the same tables.
+    `needs`: what workers load before ("model", embedders by name). `addition`: what it makes is no part of the audit,
+    so a finished run stays finished.
+    """
+
+    title: str
+    table: str
+    unit: str
+    ledger: Ledger
+    work: Callable[[Worker, Shard], Tables]
+    left: Callable[[Ledger, Shard, str, str], Tables] | None = None
+    needs: tuple[str, ...] = ()
+    addition: bool = False
+
+    def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]:
+        return self.ledger.commit(shard.name, concat(pieces))
+
+    def lost(self, shard: Shard, kind: str, message: str) -> Tables:
+        if self.left is None:
+            raise AuditError(f"{self.title}, shard {shard.name}: {message}", kind=kind)
+        return self.left(self.ledger, shard, kind, message)
+
+
+@dataclass
+class Run:
+    """One audit under way. As a context it is the only writer, and begins and ends in the manifest too."""
+
+    config: Config
+    ledger: Ledger
+    manifest: Manifest
+    progress: Reporter
+    _pool: Pool | None = field(default=None, repr=False)
+    _loaded: set[str] = field(default_factory=set, repr=False)
+    _owner: Owner | None = field(default=None, repr=False)
+
+    def __enter__(self) -> Run:
+        """Raises AuditError if another process writes into the run."""
+        self._owner = Owner(self.ledger).__enter__()
+        try:
+            self.manifest.reload()  # whoever wrote last may have ended since it was opened
+            self.ledger.sweep()
+            self.manifest.begin()
+        except BaseException:
+            self._owner.__exit__()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.manifest.end(error)
+        except (AuditError, OSError):
+            if error is None:  # else what went wrong first is what counts
+                raise
+        finally:
+            self.close()
+            if self._owner is not None:
+                self._owner.__exit__()
+
+    def execute(self, step: Step, shards: Sequence[Shard]) -> None:
+        """Works the shards that have no part yet."""
+        done = set(self.ledger.parts(step.table))
+        todo = [shard for shard in shards if shard.name not in done]
+        if not shards:
+            return
+        total, left = sum(map(len, shards)), sum(map(len, todo))
+        if not todo:
+            self.progress.say(f"{step.title}: {total:,} {step.unit} from before")
+            return
+        if not step.addition:
+            self.manifest.reopen()
+        log = StepLog(self.ledger, step.title)
+        try:
+            self._map(step, todo, total, total - left, log)
+        except AuditError as error:
+            raise log.naming(error) from error
+        if log.note:
+            self.progress.say(f"{step.title}: {log.note}")
+
+    def _map(self, step: Step, todo: Sequence[Shard], total: int, done: int, log: StepLog) -> None:
+        """Works these shards. `total` and `done` count rows."""
+        pool = self.workers(step.needs)
+        with self.progress.stage(step.title, total, step.unit, done) as stage:
+            for finished in pool.map(step, todo, log.add):
+                if self._owner is not None:
+                    self._owner.check()
+                for shard, counts in finished:
+                    for table, rows in counts.items():
+                        if table != "errors":
+                            self.manifest.part(table, shard.name, rows)
+                    stage.advance(len(shard), counts.get("errors", 0))
+                stage.show(pool.alive)
+                self.manifest.progress(stage.numbers)
+
+    def workers(self, needs: Sequence[str] = ()) -> Pool:
+        """The pool, started at the first need of one, with `needs` loaded."""
+        if self._pool is None:
+            self._pool = _start(self.config, self.progress)
+        missing = tuple(name for name in needs if name not in self._loaded)
+        if missing:
+            self.progress.say(f"loading {', '.join(missing)}")
+            for name, sha256 in self._pool.prepare(*missing).items():
+                self.manifest.model(name, sha256)
+            if models := [name for name in missing if name in MODELS]:
+                for name, about in self._pool.ask("about", models).items():
+                    self.manifest.checkpoint(name, about)
+            self._loaded.update(missing)
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            from pipelines.engine.ray_session import stop_ray
+
+            self._pool.close()
+            stop_ray()
+            self._pool = None
+
+
+def _start(config: Config, progress: Reporter) -> Pool:
+    import ray
+
+    from pipelines.engine.pool import Pool
+    from pipelines.engine.ray_session import start_ray
+    from pipelines.engine.worker import Worker
+
+    engine, workers = config.engine, config.engine.workers
+    many = f"{workers.max}" if workers.min == workers.max else f"{workers.min} to {workers.max}"
+    progress.say(f"starting {many} workers" if engine.address is None else f"connecting to {engine.address}")
+    start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
+    actor = ray.remote(Worker).options(
+        num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
+    )
+    limits = workers.min, workers.max
+    return Pool(lambda: actor.remote(config), limits, engine.retries, engine.shard_seconds, progress.say)

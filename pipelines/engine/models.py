@@ -1,0 +1,44 @@
+"""Loading the models that a configuration names; those of a URI are copied to this machine first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines.configuration.config import ModelFiles
+from pipelines.reading.local_copies import fetched
+
+if TYPE_CHECKING:
+    import torch
+
+    from audit.models.model import Model
+
+
+def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -> Model:
+    """Load a model of a configuration. Raises what `audit.load_model` raises."""
+    import audit
+    from audit.models.textual_inversion import TextualInversion
+
+    return audit.load_model(
+        fetched(files.path),
+        device,
+        dtype,
+        config=None if files.config is None else fetched(files.config, weights=False),
+        lora=None if lora is None else fetched(lora),
+        resolution=_resolution(files),
+        prediction_type=files.prediction_type,
+        textual_inversion=[TextualInversion(fetched(each.path), each.token) for each in files.textual_inversion],
+        variant=files.variant,
+    )
+
+
+def outline(files: ModelFiles) -> Model:
+    """Make a model of a configuration without its weights (`audit.costs.meta_networks.outline_model`)."""
+    from audit.costs.meta_networks import outline_model
+
+    config = None if files.config is None else fetched(files.config, weights=False)
+    return outline_model(fetched(files.path, weights=False), config, _resolution(files), files.prediction_type)
+
+
+def _resolution(files: ModelFiles) -> int | tuple[int, int] | None:
+    found = files.resolution
+    return (found[0], found[1]) if isinstance(found, list) else found

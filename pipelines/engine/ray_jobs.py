@@ -1,0 +1,188 @@
+"""An audit as a job of a Ray cluster. Only its configuration travels; the job is `crossaudit run` on the head."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from audit.errors import AuditError, first_line
+from pipelines.engine.ray_token import TOKEN
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+# Ray gives a job's driver its id in this variable, and what whoever submitted it wrote down beside it.
+_OWN = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# By this variable Ray's workers know of a function to call when they start; the job's supervisor is one of them.
+_HOOK = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "pipelines.engine.ray_jobs.name_python"}
+_PYTHON = "CROSSAUDIT_PYTHON"
+_ID, _ADDRESS = "job_submission_id", "crossaudit_address"
+# Seconds between two looks at a job, and how long a submission waits for the run to know of it.
+_LOOK, _PATIENCE = 0.5, 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the cluster whose job server is at `address` (None: it was not submitted by crossaudit)."""
+
+    id: str
+    address: str | None
+
+
+def current_job() -> Job | None:
+    """The job that this process is the driver of."""
+    known = json.loads(os.environ.get(_OWN) or "{}").get("metadata", {})
+    return Job(known[_ID], known.get(_ADDRESS)) if _ID in known else None
+
+
+def name_python() -> None:
+    """Tells the shell that starts the job which Python the head runs on; PATH may name another, or none."""
+    os.environ[_PYTHON] = sys.executable
+
+
+class Cluster:
+    """The job server of a Ray cluster at `address`, http://HEAD:8265. Raises AuditError where it does not answer."""
+
+    def __init__(self, address: str | None) -> None:
+        if address is None:
+            what = "nobody wrote down the address of its cluster: it was not submitted by crossaudit"
+            raise AuditError(what, do="Give --address http://HEAD:8265.")
+        from ray.job_submission import JobSubmissionClient
+
+        for handler in logging.getLogger("ray").handlers:
+            handler.setLevel(logging.WARNING)
+        # They would count more than the address that is given.
+        with _asked(address), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            self._client = JobSubmissionClient(address, headers=_token(address))
+            self.address: str = self._client.get_address()
+
+    def submit(self, given: Mapping[str, Any], out: str) -> Job:
+        """Submits the run of a configuration, which holds absolute paths and URIs only.
+
+        Raises AuditError if the cluster runs jobs of whoever reaches it.
+        """
+        self._require_token()
+        # The cluster that it runs on is the one that it is submitted to.
+        engine = {**(given.get("engine") or {}), "address": "auto"}
+        settings = yaml.safe_dump({**given, "engine": engine, "out": out}, allow_unicode=True, sort_keys=False)
+        with tempfile.TemporaryDirectory() as folder, _asked(self.address):
+            Path(folder, "audit.yaml").write_text(settings, encoding="utf-8")
+            id_ = self._client.submit_job(
+                entrypoint=f'"${_PYTHON}" -m pipelines.cli run audit.yaml',
+                runtime_env={"working_dir": folder, "env_vars": _HOOK},
+                submission_id=f"crossaudit-{uuid.uuid4().hex[:8]}",
+                metadata={_ADDRESS: self.address},
+            )
+        return Job(id_, self.address)
+
+    def await_start(self, id_: str, begun: Callable[[], bool]) -> str:
+        """Wait until the job has ended, its run has begun, or a minute has passed, and return the job's status.
+
+        Raises:
+            AuditError: The job failed. The message ends with the last lines that it printed.
+        """
+        until = time.monotonic() + _PATIENCE
+        while True:
+            details = self._details(id_)
+            if details.status.is_terminal():
+                return self._ended(details, self.logs(id_))
+            if begun() or time.monotonic() > until:
+                return details.status.value
+            time.sleep(_LOOK)
+
+    def follow(self, id_: str, write: Callable[[str], None]) -> str:
+        """Gives `write` what the job prints until it has ended; returns its status. Raises AuditError if it failed."""
+
+        async def read() -> None:
+            async for lines in self._client.tail_job_logs(id_):
+                write(lines)
+
+        with _asked(self.address):
+            asyncio.run(read())
+        # The last lines may come before the end is known.
+        while not (details := self._details(id_)).status.is_terminal():
+            time.sleep(_LOOK)
+        return self._ended(details)
+
+    def logs(self, id_: str) -> str:
+        """What the job has printed so far."""
+        with _asked(self.address):
+            return self._client.get_job_logs(id_)
+
+    def status(self, id_: str) -> str:
+        """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED. Raises AuditError where no job has that id."""
+        return self._details(id_).status.value
+
+    def stop(self, id_: str) -> bool:
+        """Asks the job to end; whether it was running."""
+        with _asked(self.address):
+            return self._client.stop_job(id_)
+
+    def _require_token(self) -> None:
+        with _asked(self.address):
+            found = self._client._do_request("GET", "/api/authentication_mode")
+            mode = found.json().get("authentication_mode") if found.ok else None
+        if mode in (None, "disabled"):
+            what = "the cluster asks for no token: whoever reaches it can run code there"
+            do = "Start it with RAY_AUTH_MODE=token and a token on every machine (docs/cluster.md)."
+            raise AuditError(what, where=self.address, do=do)
+
+    def _details(self, id_: str) -> JobDetails:
+        with _asked(self.address):
+            return self._client.get_job_info(id_)
+
+    def _ended(self, details: JobDetails, printed: str = "") -> str:
+        """The status of a job that has ended. Raises AuditError if it failed, with the last lines that it printed."""
+        if details.status.value != "FAILED":
+            return details.status.value
+        words = "\n".join(["", *printed.strip().splitlines()[-5:]])
+        what, do = f"failed with exit code {details.driver_exit_code}{words}", None
+        if details.driver_exit_code is None:
+            what, do = f"did not start: {details.message}", "Is crossaudit installed in the Python that runs the head?"
+        raise AuditError(what, where=f"job {details.submission_id}", do=do)
+
+
+def _token(address: str) -> dict[str, str]:
+    """From 2.59 on a Ray of this machine asks for the token that it made; to any other nobody sends that unasked."""
+    here = urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
+    if not here or "RAY_AUTH_MODE" in os.environ or not TOKEN.expanduser().is_file():
+        return {}
+    return {"Authorization": f"Bearer {TOKEN.expanduser().read_text().strip()}"}
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Takes variables out of the environment for a while."""
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+@contextmanager
+def _asked(address: str) -> Iterator[None]:
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        do = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on the head."
+        raise AuditError("the cluster asks for its token, or for another", where=address, do=do) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        do = "Is the cluster up, and is that the address of its dashboard (http://HEAD:8265)? It needs ray[default]."
+        raise AuditError(f"no answer to that: {first_line(error)}", where=address, do=do) from error

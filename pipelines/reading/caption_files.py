@@ -1,0 +1,69 @@
+"""Captions in a text file beside each image, as kohya's trainers have them: `a.png` with `a.txt` or `a.caption`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines.configuration.config import Captions
+from pipelines.reading.files import File
+from pipelines.reading.folders import is_image
+from pipelines.reading.slices import Malformed, Slice, chunks, lines, table_of, too_long, without_mark
+
+SUFFIXES = (".txt", ".caption")
+
+
+@dataclass(frozen=True)
+class Sidecar(File):
+    """A text file with the caption of the image of the same stem beside it; `image` is that image's file name."""
+
+    image: str = ""
+
+
+def may_hold(files: Iterable[File]) -> bool:
+    """Whether any of these files may be a caption beside an image, by its name."""
+    return any(file.name.endswith(SUFFIXES) for file in files)
+
+
+def with_sidecars(files: Sequence[File], images: Iterable[File]) -> list[File]:
+    """Return the files, with a `Sidecar` in place of each text file that has an image of the same stem beside it.
+
+    Args:
+        files: The files of captions.
+        images: Image files. Of several with one stem the first by name is the image of the caption.
+    """
+    image_of: dict[str, str] = {}
+    for image in sorted(images, key=lambda image: image.uri, reverse=True):
+        if is_image(image.uri):
+            image_of[os.path.splitext(image.uri)[0]] = os.path.basename(image.uri)
+
+    def told(file: File) -> File:
+        image = image_of.get(os.path.splitext(file.uri)[0]) if file.name.endswith(SUFFIXES) else None
+        return file if image is None else Sidecar(file.uri, file.name, file.size, image)
+
+    return [told(file) for file in files]
+
+
+def check(file: File, captions: Captions) -> None:
+    next(chunks(file), None)
+
+
+def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    """One row: as kohya's trainers do, the first line is the caption."""
+    return [Slice(file, 0, 1, (0, file.size))], None
+
+
+def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    assert isinstance(part.file, Sidecar)
+    if not start < stop:
+        return table_of([]), []
+    _, first = next(lines(part.file), (0, b""))
+    if first is None:
+        return table_of([]), [too_long(0)]
+    line = without_mark(first).strip()
+    if not line:
+        return table_of([]), [Malformed(0, "empty_line", "its first line is empty; expected a caption")]
+    return table_of([(line, 0, part.file.image, None, None)]), []

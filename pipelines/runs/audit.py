@@ -1,0 +1,79 @@
+"""`crossaudit run`: the stages in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from audit.errors import AuditError
+from audit.record.ledger import Ledger
+from pipelines.configuration.config import Config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import Manifest, stored
+from pipelines.engine.ray_jobs import current_job
+from reports.purged import note
+
+
+def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
+    """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
+    from pipelines.runs import preflight
+    from pipelines.stages import (
+        calibrate,
+        cluster,
+        confirm,
+        control,
+        embed,
+        generate,
+        ingest,
+        judge,
+        report,
+        reuse,
+        screen,
+        search,
+        select,
+    )
+
+    ledger = Ledger(config.out)
+    try:
+        inputs = preflight.check(config)
+    except AuditError as error:
+        _tell_status(ledger, config, given, error)
+        raise
+    manifest = Manifest.open(ledger, config, given)
+    run = Run(config, ledger, manifest, progress or Reporter())
+    if removed := note(manifest.data):
+        run.progress.say(f"{config.out}: {removed}; nothing is computed again (`crossaudit check` says if it is whole)")
+        return
+    if manifest.finished:
+        run.progress.say(f"{config.out} holds this very run, finished: what is there is not computed again")
+    with run:
+        if not manifest.finished:
+            # Loaded first: that a folder is no model should not come out after hours of reading.
+            run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
+        run.manifest.inputs(ingest.fingerprints(config, inputs))
+        vectors = embed if config.index.path is None else reuse
+        if vectors is reuse and not manifest.finished:
+            reuse.check(run)
+        search.check(run)
+        calibrate.check_screen(run)
+        ingest.run(run, inputs)
+        for stage in (vectors, search, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
+            stage.run(run)
+        run.manifest.finish()
+
+
+def _tell_status(ledger: Ledger, config: Config, given: Mapping[str, Any], error: AuditError) -> None:
+    """Record why a job of a cluster was refused before its run began: nobody sees its terminal, but `status` does.
+
+    A run that is there already is left as it is.
+    """
+    if current_job() is None:
+        return
+    # What goes wrong with `out` itself is among the problems that are being raised.
+    with suppress(AuditError, OSError):
+        if stored(ledger) is None:
+            manifest = Manifest.open(ledger, config, given)
+            manifest.begin()
+            manifest.end(error)

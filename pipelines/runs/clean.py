@@ -1,0 +1,191 @@
+"""`crossaudit apply`: clean copies of the data set that was audited, whose counts are proven."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import tarfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from audit.errors import AuditError, UsageError
+from pipelines.configuration.config import Captions
+from pipelines.reading.files import File, open_file, open_filesystem
+from pipelines.writing import exclusions as exclusions_of
+from pipelines.writing import parquet, tar, text
+from pipelines.writing.counts import Counts
+from pipelines.writing.exclusions import Exclusions
+from pipelines.writing.jobs import LINES, ROWS, SAMPLES, WHOLE, Job, find_jobs
+
+_AUDITED = text.ANOTHER
+
+
+def apply(uri: str, dataset: Sequence[str], out: str, say: Callable[[str], None]) -> Counts:
+    """Write a copy of each file without the rows that the exclusions drop, below `out`; return the sums.
+
+    All is checked that can be before anything is written. Raises UsageError if a file was not audited or its copy is
+    there already, AuditError if it is not the file that was audited, or if the counts do not close; such a copy is
+    not kept.
+    """
+    exclusions = exclusions_of.read(uri)
+    filesystem, root = open_filesystem(out)
+    scheme = out[: len(out) - len(root)] if "://" in out else ""
+    options = Captions(path=uri, caption=exclusions.caption or "caption", delimiter=exclusions.delimiter)
+    jobs, strange = find_jobs(exclusions, dataset)
+    jobs = _placed(jobs, root)
+    _refuse(jobs, exclusions, filesystem, options)
+    total, of_folder = Counts(), dict[str, Counts]()
+    for job in jobs:
+        with _naming(job.uri):
+            counts = _clean(job, filesystem, options, scheme)
+        if job.kind == WHOLE:
+            folder = posixpath.dirname(job.name) or "."
+            of_folder[folder] = of_folder.get(folder, Counts()) + counts
+        else:
+            say(f"{job.name}: {_shown(counts, job.unit)}")
+        total += counts
+    for folder, counts in sorted(of_folder.items()):
+        say(f"{folder}: {_shown(counts, 'files')}")
+    say(f"{len(jobs):,} files: {_shown(total, 'rows and samples')}; every exclusion of these files was met once")
+    given = {job.name for job in jobs if job.role != "images"}
+    elsewhere = [len(part) for name, part in exclusions.rows_of.items() if name not in given]
+    if elsewhere:
+        say(f"{sum(elsewhere):,} exclusions are of rows in {len(elsewhere):,} caption files that were not given")
+    if strange:
+        say(f"{len(strange):,} files were no part of the audit and are not copied, such as {strange[0]}")
+    return total
+
+
+def _shown(counts: Counts, unit: str) -> str:
+    return f"{counts.rows_in:,} {unit} in, {counts.dropped:,} dropped, {counts.rows_out:,} out"
+
+
+def _placed(jobs: list[Job], root: str) -> list[Job]:
+    """Each with its target: the files keep their places to each other."""
+    common = os.path.commonprefix([job.base for job in jobs]).rpartition("/")[0]
+    placed = [
+        replace(job, target=posixpath.join(root, (job.base + job.name)[len(common) :].lstrip("/"))) for job in jobs
+    ]
+    return sorted(placed, key=lambda job: job.target)
+
+
+def _refuse(jobs: Sequence[Job], exclusions: Exclusions, filesystem: pafs.FileSystem, options: Captions) -> None:
+    """Raises what can be known before anything is written."""
+    for info in filesystem.get_file_info([job.target for job in jobs]):
+        if info.type != pafs.FileType.NotFound:
+            raise UsageError("is there already", where=info.path, do="Give another --out, or move it away.")
+    _refuse_images(jobs, exclusions)
+    for job in jobs:
+        if job.kind in (SAMPLES, WHOLE):
+            continue
+        if job.rows is None and job.role != "images":
+            raise AuditError("was not read whole when it was audited", where=job.uri, do=_AUDITED)
+        wanted = job.images if job.role == "images" else job.rows
+        with _naming(job.uri):
+            rows = _rows_in(job, job.uri, options)
+        if rows != wanted:
+            raise AuditError(f"has {rows:,} rows; when audited it had {wanted:,}", where=job.uri, do=_AUDITED)
+
+
+def _refuse_images(jobs: Sequence[Job], exclusions: Exclusions) -> None:
+    """Raises for images that no exclusion can name, and for a folder that has lost or gained some."""
+    found: Counter[str] = Counter()
+    for job in jobs:
+        if job.role == "images" and exclusions.rows_of and not exclusions.samples_of:
+            raise UsageError(
+                "no exclusion names a sample of a tar or an image: the captions of the run have no images of their own",
+                where=job.uri,
+                do="Set images.pair and audit again, or apply to the captions only.",
+            )
+        if job.is_image:
+            found[posixpath.dirname(job.name)] += 1
+    for folder, count in found.items():
+        if count != exclusions.folders[folder]:
+            was = f"{exclusions.folders[folder]:,}"
+            what = f"has {count:,} images, the folder that was audited {was}"
+            raise AuditError(what, where=folder or "the folder of the images", do=_AUDITED)
+
+
+def _clean(job: Job, filesystem: pafs.FileSystem, options: Captions, scheme: str) -> Counts:
+    """One copy, under a temporary name, counted again as it was written, and then renamed."""
+    folder, base = posixpath.split(job.target)
+    if job.kind == WHOLE:
+        if not job.is_image:
+            text.check_whole(File(job.uri, job.name, 0), job.part)
+        if "drop" in job.part["action"].to_pylist():
+            return _proved(Counts(1, 1, 0, len(job.part)), job)
+    filesystem.create_dir(folder, recursive=True)
+    temporary = posixpath.join(folder, f".{base}.{uuid.uuid4().hex}.tmp")
+    try:
+        with filesystem.open_output_stream(temporary) as sink:
+            counts = _write(job, sink, options)
+        counts = replace(counts, rows_out=_rows_in(job, scheme + temporary, options))
+        _proved(counts, job)
+        filesystem.move(temporary, job.target)
+    finally:
+        if filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
+            filesystem.delete_file(temporary)
+    return counts
+
+
+def _write(job: Job, sink: pa.NativeFile, options: Captions) -> Counts:
+    file = File(job.uri, job.name, 0)
+    if job.kind == LINES:
+        return text.clean(file, sink, job.part, options)
+    with open_file(job.uri) as source:
+        if job.kind == ROWS:
+            return parquet.clean(source, sink, job.part, options.caption if job.role != "images" else None)
+        if job.kind == SAMPLES:
+            if job.role != "images":
+                text.compare(file, job.part, options)
+            named = zip(*(job.part[name].to_pylist() for name in ("row", "key", "action")), strict=True)
+            counts = tar.clean(source, sink, {row: (key, action) for row, key, action in named}, job.images)
+            if job.rows is not None and counts.rows_in != job.rows:
+                what = f"has {counts.rows_in:,} samples; when audited it had {job.rows:,}"
+                raise AuditError(what, do=_AUDITED)
+            return counts
+        shutil.copyfileobj(source, sink, 1 << 22)
+    return Counts(1, 0, 0, len(job.part))
+
+
+def _rows_in(job: Job, uri: str, options: Captions) -> int:
+    """How many rows or samples a file of the kind of a job has."""
+    if job.kind == LINES:
+        return text.count(File(uri, job.name, 0), options)
+    with open_file(uri) as source:
+        if job.kind == ROWS:
+            return pq.read_metadata(source).num_rows
+        return tar.count(source) if job.kind == SAMPLES else 1
+
+
+def _proved(counts: Counts, job: Job) -> Counts:
+    """Raises AuditError if the counts do not close."""
+    wanted, drops = len(job.part), job.part["action"].to_pylist().count("drop")
+    if counts.met != wanted:
+        raise AuditError(
+            f"{counts.met:,} of {wanted:,} exclusions were met: it is shorter than when audited", do=_AUDITED
+        )
+    if counts.dropped != drops or counts.rows_in != counts.dropped + counts.rows_out:
+        raise AuditError(f"the counts do not close: {_shown(counts, job.unit)}; {drops:,} are to be dropped")
+    return counts
+
+
+@contextmanager
+def _naming(uri: str) -> Iterator[None]:
+    """Errors that are about one file say which."""
+    try:
+        yield
+    except AuditError as error:
+        if error.where is not None:
+            raise
+        raise type(error)(error.what, where=uri, do=error.do) from error
+    except (pa.ArrowException, tarfile.TarError, OSError, EOFError) as error:
+        raise AuditError(f"cannot be copied: {' '.join(str(error).split())}", where=uri) from error

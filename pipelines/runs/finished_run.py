@@ -1,0 +1,34 @@
+"""A finished run, opened to be looked at or added to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from audit.errors import AuditError
+from audit.record.ledger import Ledger
+from pipelines.configuration.config import Config
+from pipelines.configuration.settings import absolute
+from pipelines.engine.manifest import NAME, Manifest, read
+
+
+def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
+    """Open the run at a path or URI: its tables, its manifest and its configuration, with the dtype that it ran in.
+
+    Raises AuditError if there is none, or if it is not finished or of another version.
+    """
+    ledger, data = Ledger(absolute(uri, Path.cwd())), read(uri)
+    if data.get("kind") == "index":
+        raise AuditError("this is an index, no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
+    if data["finished"] is None:
+        raise AuditError("the run is not finished", where=ledger.uri, do="`crossaudit run` goes on with it.")
+    try:
+        config = Config.model_validate(data["resolved"]).model_copy(update={"out": ledger.uri})
+    except ValidationError as error:
+        what = f"its configuration is not of this version: {error.errors()[0]['msg']}"
+        do = "Use the version of crossaudit that the manifest names, or audit again with another --out."
+        raise AuditError(what, where=f"{ledger.uri}/{NAME}", do=do) from error
+    manifest = Manifest.open(ledger, config, data["config"])
+    engine = config.engine.model_copy(update={"dtype": data["dtype"] or config.engine.dtype})
+    return ledger, manifest, config.model_copy(update={"engine": engine})

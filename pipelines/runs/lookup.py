@@ -1,0 +1,88 @@
+"""Which training images a picture is, by a run's own index."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit.errors import AuditError
+from audit.images.decoding import decode_each
+from audit.record.ledger import Ledger
+from pipelines.engine.worker import Worker
+from pipelines.runs.finished_run import finished
+from pipelines.stages import embed, search
+
+NEIGHBOURS = 5
+NEAREST = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("similarity", pa.float64()),
+        # bytes: the very file; picture: beyond the run's threshold of `verbatim`; near: not beyond it, but at least the
+        # embedder's floor; null: none of these
+        ("same", pa.string()),
+    ]
+)
+
+
+def nearest_images(uri: str, image: Path) -> pa.Table:
+    """The training images most like a picture (NEAREST), most similar first.
+
+    Raises AuditError for a file that is no image, a run that is not finished or has no images, or an embedder whose
+    weights are not those of the run.
+    """
+    ledger, manifest, config = finished(uri)
+    if config.images is None or not ledger.parts(embed.table(config.confirm.embedders[0])):
+        raise AuditError(
+            "the run has no training images to look it up in", where=ledger.uri, do="Give --url, --host or --text."
+        )
+    try:
+        content = image.read_bytes()
+        pictures = list(decode_each(content, config.images.crop, "both").values())
+    except Exception as error:  # Pillow raises what it likes
+        raise AuditError(f"cannot be read as an image: {error}", where=str(image), do="Give an image file.") from error
+    worker, name = Worker(config), config.confirm.embedders[0]
+    embedder = worker.embedder(name)
+    manifest.model(name, embedder.fingerprint)
+    near = search.find(worker, name, embedder.embed(pictures), NEIGHBOURS)
+    limit = manifest.data["thresholds"][name]["verbatim"]
+    # Whichever way the picture and the training image lie, the better match counts.
+    background_QK = np.repeat(near.background[:, None], near.ids.shape[1], axis=1)
+    each = zip(near.similarity.ravel().tolist(), background_QK.ravel().tolist(), near.ids.ravel().tolist(), strict=True)
+    best = {id_: (value, background) for value, background, id_ in sorted(each)}  # the most similar is the last
+    similarity_of = dict(sorted(best.items(), key=lambda item: -item[1][0])[:NEIGHBOURS])
+    same_bytes, places = _places(ledger, name, list(similarity_of), hashlib.sha256(content).hexdigest())
+    rows = []
+    for place in places:
+        similarity, background = similarity_of.get(place["image_id"], (None, 0.0))
+        same = None if similarity is None else _same(similarity, background, limit)
+        same = "bytes" if place["image_id"] in same_bytes else same
+        rows.append(place | {"similarity": similarity, "same": same})
+    rows.sort(key=lambda row: (row["same"] != "bytes", -(row["similarity"] or 0.0), row["image_id"]))
+    return pa.Table.from_pylist(rows, schema=NEAREST)
+
+
+def _same(similarity: float, background: float, limit: dict[str, Any]) -> str | None:
+    alike = limit["floor"] is None or similarity + background >= limit["floor"]
+    if alike and limit["value"] is not None and similarity >= limit["value"]:
+        return "picture"
+    return "near" if alike and limit["floor"] is not None else None
+
+
+def _places(ledger: Ledger, embedder: str, ids: list[str], sha256: str) -> tuple[set[str], list[dict]]:
+    """(the images with these bytes, where these and the images of `ids` lie)."""
+    columns = ["image_id", "file", "row", "key", "sha256"]
+    same, found = set(), []
+    for _, part in ledger.each(embed.table(embedder), columns):
+        bytes_same = pc.equal(part["sha256"], sha256)
+        same |= set(part.filter(bytes_same)["image_id"].to_pylist())
+        wanted = pc.or_(bytes_same, pc.is_in(part["image_id"], value_set=pa.array(ids, pa.string())))
+        found += part.filter(wanted).drop_columns("sha256").to_pylist()
+    return same, found

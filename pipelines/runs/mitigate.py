@@ -1,0 +1,71 @@
+"""`crossaudit mitigate`: a finished run's confirmed captions again, with mitigation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from audit.errors import UsageError
+from pipelines.configuration.config import Clip, Config
+from pipelines.configuration.settings import absolute
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run
+from pipelines.runs.finished_run import finished
+
+BOS_SCALES = (1.0, 1.25, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: every bos_scale with every keep, at most so many captions of each group.
+
+    `seeds`: by default those of the run's `generate`. `clip`: an open_clip folder, for a run that has none.
+    """
+
+    bos_scales: Sequence[float] = BOS_SCALES
+    keeps: Sequence[str] = ("eos", "words", "all")
+    confirmed: int = 100
+    ordinary: int = 50
+    seeds: Sequence[int] | None = None
+    clip: str | None = None
+
+
+def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -> pa.Table:
+    """Measures mitigation on a finished run and writes its report again; returns `schema.MITIGATION_SUMMARY`.
+
+    Raises UsageError for a request that cannot be met, AuditError for a run that is not finished, confirmed nothing
+    or has lost what is needed.
+    """
+    from audit.mitigation.serving import grid
+    from pipelines.stages import mitigate, report
+
+    settings = grid(request.bos_scales, request.keeps)
+    if request.confirmed < 1 or request.ordinary < 0:
+        raise UsageError("captions is at least 1 and ordinary at least 0", do="Give other numbers.")
+    ledger, manifest, config = finished(uri)
+    seeds = _seeds(request.seeds, config.generate.seeds)
+    if request.clip is not None:
+        config = _with_clip(config, request.clip)
+    with Run(config, ledger, manifest, progress or Reporter()) as run:
+        summary = mitigate.run(run, mitigate.Plan(settings, request.confirmed, request.ordinary, seeds))
+        report.run(run)
+    return summary
+
+
+def _seeds(given: Sequence[int] | None, default: Sequence[int]) -> list[int]:
+    seeds = list(given or default)
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
+        raise UsageError(f"seeds are {seeds}", do="Give distinct numbers from 0 up.")
+    return seeds
+
+
+def _with_clip(config: Config, clip: str) -> Config:
+    if config.confirm.clip is not None:
+        raise UsageError("the run has a CLIP of its own", where=config.confirm.clip.weights, do="Leave out --clip.")
+    if not Path(clip).is_dir():
+        raise UsageError("no such folder", where=clip, do="Give a folder with an open_clip model.")
+    embedder = Clip(weights=absolute(clip, Path.cwd()))
+    return config.model_copy(update={"confirm": config.confirm.model_copy(update={"clip": embedder})})

@@ -1,0 +1,221 @@
+"""What can be checked before the work of hours starts: all problems in one list.
+
+A check takes the configuration and raises AuditError, or yields several. A new one is a function and a line in CHECKS.
+It should take seconds at most, read no weights, and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow.fs as pafs
+
+from audit.errors import AuditError, UsageError, first_line
+from audit.models.hub_ids import is_hub_id
+from audit.record.ledger import Ledger
+from pipelines.configuration.config import Config, ModelFiles
+from pipelines.configuration.settings import check_detectors
+from pipelines.engine.manifest import stored
+from pipelines.engine.ray_token import require_token
+from pipelines.reading.control_captions import read_null_captions
+from pipelines.reading.files import open_filesystem
+from pipelines.stages import calibrate, ingest
+from pipelines.steps import thresholds
+
+T = TypeVar("T")
+# With less room than this nothing can be written.
+LEAST_ROOM = 64 << 20
+# Seconds within which a Ray cluster has to accept a connection.
+PATIENCE = 5.0
+
+
+def check(config: Config) -> ingest.Inputs:
+    """Returns the input files. Raises AuditError (UsageError if the configuration alone is wrong) with every problem
+    that can be seen before the work starts."""
+    problems, inputs = look(config)
+    if len(problems) > 1:
+        kind = UsageError if all(isinstance(problem, UsageError) for problem in problems) else AuditError
+        raise kind("\n".join([f"{len(problems)} problems:", *(f"- {problem}" for problem in problems)]))
+    if problems:
+        raise problems[0]
+    return inputs
+
+
+def look(config: Config) -> tuple[list[AuditError], ingest.Inputs]:
+    """(all problems, the input files as far as they were found)."""
+    problems: list[AuditError] = []
+    captions = _noted(problems, lambda: ingest.find_captions(config)) or []
+    images = _noted(problems, lambda: ingest.find_images(config)) or []
+    for each in CHECKS:
+        _noted(problems, lambda each=each: problems.extend(each(config) or ()))  # type: ignore[misc]
+    return problems, ingest.Inputs(captions, images)
+
+
+def _noted(problems: list[AuditError], work: Callable[[], T]) -> T | None:
+    """What `work` returns; what it raises is noted."""
+    try:
+        return work()
+    except AuditError as error:
+        problems.append(error)
+    except OSError as error:
+        problems.append(AuditError(first_line(error), where=error.filename))
+    return None
+
+
+def detectors(config: Config) -> None:
+    check_detectors(config)
+
+
+def control_captions(config: Config) -> Iterator[AuditError]:
+    """Whether there are enough for calibrate and confirm, in case the data set holds none of them."""
+    from audit.calibration.calibration import MIN_HALF, halves_of
+    from audit.duplicates.captions import caption_groups
+
+    if found := _raised(lambda: calibrate.check(config)):
+        yield from found
+        return
+    where = config.calibration.captions
+    fit, held_out = halves_of(caption_groups(read_null_captions(where, config.calibration.column)))
+    if min(fit, held_out) < MIN_HALF:
+        what = (
+            f"{fit + held_out} control captions are too few to calibrate a detector: {fit} would fit the distance and "
+        )
+        what += f"{held_out} give p-values, and each half needs {MIN_HALF}"
+        do = f"Give at least {3 * MIN_HALF} that differ, better 1,000 or more."
+        yield AuditError(what, where=where, do=do)
+
+
+def models(config: Config) -> Iterator[AuditError]:
+    for files in (config.model, config.reference_model):
+        if files is not None:
+            yield from _raised(lambda files=files: _model(files))  # type: ignore[misc]
+    if config.lora is not None:
+        yield from _raised(lambda: _there(config.lora or "", "lora"))
+
+
+def embedders(config: Config) -> Iterator[AuditError]:
+    from audit.embedding.published import PUBLISHED, find
+
+    for name in config.confirm.embedders if config.images else ():
+        weights = config.embedder(name).weights
+        if weights in PUBLISHED:
+            yield from _raised(lambda weights=weights: find(weights))  # type: ignore[misc]
+        elif not is_hub_id(weights) or os.path.exists(weights):
+            yield from _raised(lambda name=name, weights=weights: _there(weights, f"confirm.{name}.weights"))  # type: ignore[misc]
+
+
+def floors(config: Config) -> None:
+    """Check that the embedder that decides has a similarity from which two pictures look like copies."""
+    thresholds.check(config)
+
+
+def indexes(config: Config) -> Iterator[AuditError]:
+    """Whether what is taken from other runs is there and finished."""
+    named = {"index.path": config.index.path}
+    named |= {f"confirm.{name}.background": config.embedder(name).background for name in config.confirm.embedders}
+    for key, path in named.items() if config.images else ():
+        if path is not None and not (stored(Ledger(path)) or {"finished": None})["finished"]:
+            do = "`crossaudit index AUDIT.YAML` builds one there."
+            yield AuditError(f"{key} is no finished index", where=path, do=do)
+
+
+def out(config: Config) -> None:
+    check_out(config.out)
+
+
+def check_out(uri: str) -> None:
+    """Raises AuditError where no run can be written: a file, a place below one, a disk that is read-only or full."""
+    filesystem, path = open_filesystem(uri)
+    do = "Choose another `out` (--out), or mend that."
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        _put(filesystem, path, uri)
+        return
+    place = Path(path)
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        what = "is a file, not a folder" if place == Path(path) else f"lies below {place}, which is no folder"
+        raise UsageError(what, where=uri, do=do)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        room = shutil.disk_usage(place).free
+    except OSError as error:
+        raise UsageError(f"nothing can be written there: {error.strerror}", where=uri, do=do) from error
+    if room < LEAST_ROOM:
+        raise AuditError(f"there is room for {room >> 20} MiB only", where=uri, do=do)
+
+
+def cluster(config: Config) -> None:
+    address = config.engine.address
+    if address is None:
+        return
+    require_token(address)
+    known = urlsplit(address if "://" in address else f"ray://{address}")
+    if known.hostname is None or known.port is None:
+        return  # "auto" and the like
+    try:
+        socket.create_connection((known.hostname, known.port), PATIENCE).close()
+    except OSError as error:
+        do = "Is the cluster up? The address is that of `ray start --head`, HEAD:6379."
+        raise AuditError(f"no answer: {first_line(error)}", where=f"engine.address: {address}", do=do) from error
+
+
+CHECKS: tuple[Callable[[Config], Iterable[AuditError] | None], ...] = (
+    detectors,
+    control_captions,
+    models,
+    embedders,
+    floors,
+    indexes,
+    out,
+    cluster,
+)
+
+
+def _raised(work: Callable[[], object]) -> list[AuditError]:
+    problems: list[AuditError] = []
+    _noted(problems, work)
+    return problems
+
+
+def _model(files: ModelFiles) -> None:
+    """Check by configurations and headers alone that a model is of a supported family and its weights are there."""
+    from audit.models.files import STEMS, weights_files
+    from audit.models.weights import check_header
+    from pipelines.engine.models import outline
+
+    if "://" not in files.path and os.path.isabs(files.path) and not os.path.exists(files.path):
+        do = "Give a diffusers folder, a .safetensors file or a hub id."
+        raise AuditError("no such model", where=files.path, do=do)
+    model = outline(files)
+    place = Path(files.path)
+    for name in STEMS if place.is_dir() else ():
+        found = weights_files(place / name, files.variant)
+        check_header(getattr(model, name), found, name, str(place / name))
+
+
+def _there(path: str, key: str) -> None:
+    filesystem, root = open_filesystem(path)
+    if filesystem.get_file_info(root.rstrip("/")).type == pafs.FileType.NotFound:
+        raise AuditError("no such file or folder", where=path, do=f"Check `{key}` in the configuration.")
+
+
+def _put(filesystem: pafs.FileSystem, root: str, uri: str) -> None:
+    """Writes a file there and removes it again."""
+    name = f"{root.rstrip('/')}/.{uuid.uuid4().hex}.tmp"
+    try:
+        with filesystem.open_output_stream(name) as sink:
+            sink.write(b"crossaudit")
+        filesystem.delete_file(name)
+    except OSError as error:
+        do = "Is there such a bucket, and may you write to it? For s3:// check the AWS_ variables: keys and so on."
+        raise AuditError(f"nothing can be written there: {first_line(error)}", where=uri, do=do) from error

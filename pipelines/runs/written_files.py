@@ -1,0 +1,142 @@
+"""Files with pictures that commands write for people, recorded in the manifest so that purge finds them."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from audit.duplicates.captions import caption_id
+from audit.errors import AuditError
+from audit.record.ledger import Ledger
+from pipelines.engine.manifest import NAME, Manifest, read
+from pipelines.engine.owner import Owner
+
+# Key of the manifest: host, absolute path, sha256 and caption_id of each file.
+KEY = "pictures"
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".htm", ".html")
+
+
+@dataclass
+class Files:
+    """What became of the files that were to go: those removed, and those left, each with the reason."""
+
+    removed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def write_picture(run: str | None, out: Path, content: bytes, caption: str) -> str | None:
+    """Write a file that shows a generation of a caption, and record it in the manifest of its run beforehand.
+
+    Returns:
+        Why `crossaudit purge` will not find the file, or None if it will.
+
+    Raises:
+        AuditError: The file cannot be written.
+    """
+    problem = "it belongs to no run" if run is None else _record(run, out.resolve(), content, caption)
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        do = "Give another --out."
+        raise AuditError(f"cannot be written: {error.strerror}", where=str(out), do=do) from error
+    return problem
+
+
+def run_of(out: Path, calibration: Path | None = None) -> str | None:
+    """Return the run that a file belongs to: that of the calibration, or the one in whose folder the file lies."""
+    folders = [*([] if calibration is None else [calibration.resolve().parent]), *out.resolve().parents]
+    return next((str(folder) for folder in folders if (folder / NAME).is_file()), None)
+
+
+def remove_files(ledger: Ledger, manifest: Manifest, goes: Callable[[str], bool]) -> Files:
+    """Remove the recorded files of the captions that go, and drop them from the manifest.
+
+    A file that lies on another machine or has changed since stays, and is recorded still. Raises AuditError if one
+    cannot be removed.
+    """
+    files, kept = Files(), []
+    for entry in _entries(manifest.data):
+        if not goes(entry["caption_id"]):
+            kept.append(entry)
+        elif reason := _remove(entry):
+            kept.append(entry)
+            files.left.append(f"{entry['file']}: {reason}")
+        else:
+            files.removed.append(entry["file"])
+    if KEY in manifest.data:
+        manifest.data[KEY] = kept
+    known = {entry["file"] for entry in kept}
+    files.left += [f"{path}: not written by this run's commands" for path in strangers(ledger) if path not in known]
+    return files
+
+
+def due(manifest: dict[str, Any], goes: Callable[[str], bool]) -> bool:
+    """Whether recorded files of captions that go are left on this machine."""
+    here = socket.gethostname()
+    return any(goes(entry["caption_id"]) and entry["host"] == here for entry in _entries(manifest))
+
+
+def strangers(ledger: Ledger) -> list[str]:
+    """Return the files in the folder of a run that may show pictures, other than the report."""
+    selector = pafs.FileSelector(ledger.root, recursive=True, allow_not_found=True)
+    found = [info.path for info in ledger.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+    return sorted(path for path in found if path.lower().endswith(_SUFFIXES) and path != ledger.path("report.html"))
+
+
+def _record(run: str, file: Path, content: bytes, caption: str) -> str | None:
+    """Adds a file to the manifest of a run; returns why not."""
+    entry = {
+        "host": socket.gethostname(),
+        "file": str(file),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "caption_id": caption_id(caption),
+    }
+    try:
+        if problem := _unfit(read(run)):
+            return problem
+        ledger = Ledger(run)
+        with Owner(ledger):
+            data = read(run)  # whoever wrote last may have changed it
+            if problem := _unfit(data):
+                return problem
+            place = entry["host"], entry["file"]
+            others = [other for other in _entries(data) if (other["host"], other["file"]) != place]
+            Manifest(ledger, data | {KEY: [*others, entry]}).write()
+    except (AuditError, OSError) as error:
+        return f"its run cannot be written: {str(error).splitlines()[0]}"
+    return None
+
+
+def _unfit(manifest: dict[str, Any]) -> str | None:
+    """Why no file is recorded in a manifest, if so."""
+    if manifest.get("kind", "audit") != "audit":
+        return "it belongs to no run"
+    return "its run is not finished" if manifest["finished"] is None else None
+
+
+def _remove(entry: dict[str, str]) -> str | None:
+    """Removes a file; returns why it stays."""
+    if entry["host"] != socket.gethostname():
+        return f"written on {entry['host']}"
+    path = Path(entry["file"])
+    try:
+        if not path.is_file():
+            return None
+        if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            return "changed since it was written"
+        path.unlink()
+    except OSError as error:
+        do = "Remove it, and give the same command again."
+        raise AuditError(f"cannot be removed: {error.strerror}", where=entry["file"], do=do) from error
+    return None
+
+
+def _entries(manifest: dict[str, Any]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = manifest.get(KEY, [])
+    return found

@@ -1,0 +1,1 @@
+"""Parts of stages, each one a piece of work over shards that a stage puts together."""

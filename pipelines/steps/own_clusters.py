@@ -1,0 +1,56 @@
+"""Own: what the images of each caption's rows are duplicates of, joined out of core."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.errors import AuditError, first_line
+from audit.record.ledger import Ledger
+
+# `size`: images of the largest cluster of a caption's images; `cluster`: the one of most `rows`, which are the rows of
+# the data set with an image of it: one row may be all that a caption has, and an image that many rows share lies there
+# once.
+OWN = pa.schema([("caption_id", pa.string()), ("cluster", pa.string()), ("rows", pa.int64()), ("size", pa.int64())])
+_SQL = """
+with clustered as (select caption_id, cluster, size from rows join image_clusters using (image_id)),
+     counted as (select cluster, count(*) as rows from clustered group by cluster)
+select caption_id, first(cluster order by rows desc, cluster) as cluster, max(rows) as rows, max(size) as size
+from clustered join counted using (cluster) group by caption_id order by caption_id
+"""
+# Of the machine's memory; what needs more goes to the disk.
+MEMORY = "25%"
+
+
+def each(ledger: Ledger, parts: Sequence[str]) -> Iterator[pa.Table]:
+    """For each part of `captions` a table of its captions in their order (schema OWN), nulls where one has no image.
+
+    Parts, and captions in them, are in the order of their ids, so that one pass over the join serves them all.
+    """
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        try:
+            for setting, value in {"memory_limit": MEMORY, "temp_directory": folder}.items():
+                connection.execute(f"set {setting} = '{value}'")
+            connection.register("rows", ledger.dataset("rows", schema.ROWS))
+            connection.register("image_clusters", ledger.dataset("image_clusters", schema.IMAGE_CLUSTERS))
+            batches = iter(connection.sql(_SQL).to_arrow_reader())
+            known = OWN.empty_table()
+            for part in parts:
+                ids = ledger.read("captions", part, ["caption_id"])["caption_id"].combine_chunks()
+                while len(ids) and (not len(known) or known["caption_id"][-1].as_py() < ids[-1].as_py()):
+                    batch = next(batches, None)
+                    if batch is None:
+                        break
+                    known = pa.concat_tables([known, pa.table(batch).cast(OWN)])
+                own = known.take(pc.index_in(ids, value_set=known["caption_id"].combine_chunks()))
+                yield own.set_column(0, "caption_id", ids)
+                known = known.slice(len(own) - own["cluster"].null_count)
+        except duckdb.Error as error:
+            do = f"It takes {MEMORY} of the memory and then the disk of {folder}: TMPDIR names another."
+            what = f"rows and image_clusters cannot be joined: {first_line(error)}"
+            raise AuditError(what, where=ledger.uri, do=do) from error

@@ -1,0 +1,58 @@
+"""Pairs: the share of the rows that found their own image, recorded, and too small a one refused."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.errors import UsageError
+from pipelines.engine.context import Run
+from pipelines.reading import captions as captions_of
+from pipelines.reading import plaintext
+from pipelines.reading.files import File
+from pipelines.reading.images import INDEX
+from pipelines.steps.input_rows import IMAGES
+
+# So many unpaired examples of each side are shown.
+EXAMPLES = 3
+_ROWS = 'select file, "row", key from rows where image_id is null limit $most'
+_IMAGES = 'select file, "row", key from images anti join rows using (image_id) limit $most'
+
+
+def run(run: Run, caption_files: list[File]) -> None:
+    """Record how many rows are paired with their own image in `accounting.pairs` of the manifest.
+
+    Raises UsageError with examples of both sides if the share is below `images.min_paired`. The rule does not apply
+    with `images.pair: none`, nor where all captions are plain text: a line names no image.
+    """
+    options = run.config.images
+    if options is None:
+        return
+    rows = run.ledger.dataset("rows", schema.ROWS)
+    total = rows.count_rows()
+    paired = rows.count_rows(filter=pc.field("image_id").is_valid())
+    named = any(captions_of.module_of(file) is not plaintext for file in caption_files)
+    applies = options.pair != "none" and named
+    run.manifest.data["accounting"]["pairs"] = {"rows": total, "paired": paired, "applies": applies}
+    share = paired / total if total else 1.0
+    why = "" if applies else " (images.pair is none)" if options.pair == "none" else " (lines of text name no image)"
+    run.progress.say(f"ingest: {paired:,} of {total:,} rows ({share:.1%}) are paired with their own image{why}")
+    if applies and share < options.min_paired:
+        run.manifest.write()
+        raise UsageError(
+            f"only {paired:,} of {total:,} rows ({share:.1%}) are paired with their own image; {_examples(run)}",
+            where="images.pair",
+            do="Set captions.key to the column that names the image and images.pair to how it does, or images.pair: "
+            "none if rows have no images of their own, or lower images.min_paired.",
+        )
+
+
+def _examples(run: Run) -> str:
+    """Some rows without an image, and some images without a row."""
+    with duckdb.connect() as connection:
+        connection.register("rows", run.ledger.dataset("rows", schema.ROWS))
+        connection.register("images", run.ledger.dataset(IMAGES, INDEX))
+        found = [connection.execute(sql, {"most": EXAMPLES}).fetchall() for sql in (_ROWS, _IMAGES)]
+    texts = ["; ".join(f"{file} row {row} key {key!r}" for file, row, key in side) or "none" for side in found]
+    return f"rows without an image: {texts[0]}; images without a row: {texts[1]}"

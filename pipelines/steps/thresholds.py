@@ -1,0 +1,201 @@
+"""Thresholds: the similarities that count as copied, from control captions and floors, with all that they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.embedding.floors import KINDS, Floor, floors_of
+from audit.errors import AuditError
+from audit.statistics.intervals import clopper_pearson
+from audit.verdicts.control_captions import Control, Tail, alike, examine, plain, separate
+from audit.verdicts.copies import copying_captions
+from audit.verdicts.thresholds import COLUMNS, Threshold, choose_threshold, control_maxima, threshold_of_json
+from pipelines.configuration.config import Config
+from pipelines.engine.context import Run
+from pipelines.reading.local_copies import fetched
+
+# So many characters of a control caption are said in a line.
+SHOWN = 100
+
+
+def floors(config: Config, embedder: str) -> dict[str, Floor]:
+    """Find the floors of an embedder by kind: as configured, else as they are known for its weights."""
+    given = config.embedder(embedder)
+    configured = {kind: getattr(given, kind) for kind in KINDS}
+    known: dict[str, Floor] = {}
+    if None in configured.values():
+        weights = given.weights if getattr(given, "model", None) else fetched(given.weights)
+        known = floors_of(weights, getattr(given, "model", None))
+    said = {kind: Floor(value, "configured") for kind, value in configured.items() if value is not None}
+    return known | said
+
+
+def check(config: Config) -> None:
+    """Raise AuditError if no floor is known for the embedder that decides. Cheap: reads at most a file's header."""
+    if config.images is None:
+        return
+    name = config.confirm.embedders[0]
+    missing = [kind for kind in KINDS if kind not in floors(config, name)]
+    if missing:
+        keys = " and ".join(f"confirm.{name}.{kind}" for kind in missing)
+        raise AuditError(
+            f"from which similarity on two pictures look like copies is not known for {name}: no {keys}",
+            where=str(config.embedder(name).weights),
+            do=f"Set {keys} (a similarity that different pictures of your kind do not reach), or let SSCD decide.",
+        )
+
+
+def load(run: Run) -> dict[str, Threshold]:
+    """Read the thresholds of the embedder that decides from the manifest."""
+    found = run.manifest.data["thresholds"][run.config.confirm.embedders[0]]
+    return {kind: threshold_of_json(limit) for kind, limit in found.items()}
+
+
+def choose(run: Run, matches: pa.Table) -> dict[str, Threshold]:
+    """Choose the thresholds of every embedder, write them into the manifest and say what a reader must know.
+
+    Returns:
+        Those of the embedder that decides, by kind. Regions are compared by that one alone.
+    """
+    config, data = run.config, run.manifest.data
+    deciding = config.confirm.embedders[0]
+    kinds_of = {name: KINDS if name == deciding else KINDS[:1] for name in config.confirm.embedders}
+    chosen = {name: _of_embedder(run, matches, name, kinds) for name, kinds in kinds_of.items()}
+    data["thresholds"] = {
+        name: {kind: asdict(limit) for kind, limit in kinds.items()} for name, kinds in chosen.items()
+    }
+    limits = chosen[deciding]
+    data["by_chance"] = by_chance(matches, deciding, limits)
+    for note in dict.fromkeys(note for limit in limits.values() for note in limit.notes):
+        run.progress.say(f"confirm: warning: {note}")
+    return limits
+
+
+def by_chance(matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> dict[str, Any]:
+    """Estimate how many generated captions would be confirmed if all behaved like the control captions.
+
+    Returns:
+        `controls`: used ones; `confirmed`: how many of them the thresholds confirm; `captions`: how many were generated
+        and looked up; `expected` of these by the controls' rate, and `high`, by its upper 95 % Clopper-Pearson bound.
+    """
+    mine = matches.filter(pc.field("embedder") == embedder)
+    excluded = {control.caption_id for limit in limits.values() for control in limit.excluded}
+    tried, generated = (
+        set(mine.filter(pc.field("purpose") == purpose)["caption_id"].to_pylist()) for purpose in ("null", "discover")
+    )
+    confirmed = copying_captions(mine, "null", embedder, limits) - excluded
+    k, m, n = len(confirmed), len(tried - excluded), len(generated)
+    high = clopper_pearson(k, m)[1] if m else None
+    return {
+        "controls": m,
+        "confirmed": k,
+        "captions": n,
+        "expected": n * k / m if m else None,
+        "high": None if high is None else n * high,
+    }
+
+
+def _of_embedder(run: Run, matches: pa.Table, name: str, kinds: Sequence[str]) -> dict[str, Threshold]:
+    known = floors(run.config, name)
+    normalised = run.config.embedder(name).background is not None
+    maxima = {kind: control_maxima(matches, name, kind) for kind in kinds}
+    found = {kind: separate(maxima[kind], _examined(run, matches, name, kind, known.get(kind))) for kind in kinds}
+    # What really reproduces an image is no control for its regions either.
+    excluded = {control.caption_id for out, _, _ in found.values() for control in out}
+    limits = {}
+    for kind in kinds:
+        out, kept, tail = found[kind]
+        left = maxima[kind].filter(~pc.field("caption_id").isin(pa.array(sorted(excluded), pa.string())))
+        maxima_M = left["similarity"].to_numpy(zero_copy_only=False).astype(np.float64)
+        limit = choose_threshold(
+            kind,
+            maxima_M,
+            run.config.confirm.null_rate,
+            known.get(kind),
+            normalised=normalised and kind == "verbatim",
+        )
+        limit = replace(limit, embedder=name, controls=len(maxima[kind]), excluded=tuple(out), tail=tail)
+        limits[kind] = replace(limit, notes=tuple(_notes(limit, kept, run.config.confirm.null_rate)))
+    return limits
+
+
+def _examined(run: Run, matches: pa.Table, embedder: str, kind: str, floor: Floor | None) -> list[Control]:
+    """The control captions that look like copies, with what else says so."""
+    if floor is None:
+        return []
+    column = COLUMNS[kind]
+    matches_of = alike(matches, embedder, column, floor.value)
+    if not matches_of:
+        return []
+    images = pa.array(sorted({rows[0]["image_id"] for rows in matches_of.values()}), pa.string())
+    rows = run.ledger.dataset("rows", schema.ROWS).to_table(
+        ["caption_id", "image_id"], pc.field("image_id").isin(images)
+    )
+    ids = pa.array(sorted(set(rows["caption_id"].to_pylist())), pa.string())
+    texts = run.ledger.dataset("captions", schema.CAPTIONS).to_table(
+        ["caption_id", "caption"], pc.field("caption_id").isin(ids)
+    )
+    text_of = dict(zip(texts["caption_id"].to_pylist(), texts["caption"].to_pylist(), strict=True))
+    own = {(row["caption_id"], row["image_id"]) for row in rows.to_pylist()}
+    trained = pa.table(
+        {
+            "image_id": pa.array([image for _, image in sorted(own)], pa.string()),
+            "caption": pa.array([text_of[id_] for id_, _ in sorted(own)], pa.string()),
+        }
+    )
+    made = matches.filter((pc.field("purpose") == "discover") & (pc.field("embedder") == embedder))
+    made = made.filter(pa.array(np.nan_to_num(plain(made, column), nan=-np.inf) >= floor.value))
+    pairs = set(zip(made["caption_id"].to_pylist(), made["image_id"].to_pylist(), strict=True))
+    prompts = run.ledger.read("_prompts", "null")
+    caption_of = dict(zip(prompts["caption_id"].to_pylist(), prompts["caption"].to_pylist(), strict=True))
+    reproduced = frozenset(image for _, image in own & pairs)
+    return examine(matches_of, column, floor.value, caption_of, trained, reproduced)
+
+
+def _notes(limit: Threshold, kept: Sequence[Control], rate: float) -> list[str]:
+    name = {"verbatim": "verbatim", "region": "partial"}[limit.kind]
+    notes = []
+    if limit.excluded:
+        first = limit.excluded[0]
+        notes.append(
+            f"{len(limit.excluded)} of {limit.controls} control captions really reproduce a training image and do not "
+            f"set the threshold of `{name}`: {_some(limit.excluded)}; {'; '.join(first.reasons)}. Were they never "
+            "trained on? (manifest.json names them all.)"
+        )
+    if limit.value is None:
+        notes.append(
+            f"no control caption has the similarity that `{name}` goes by: what pictures reach by chance is not known, "
+            f"so there is no threshold, and this similarity makes no caption `{name}`. Generate each caption with "
+            f"two seeds or more, or set confirm.{limit.embedder}.{limit.kind}."
+        )
+    setting = [control for control in kept if limit.value is not None and control.similarity >= limit.value]
+    if setting:
+        notes.append(
+            f"the threshold of `{name}`, {limit.value:.3f}, is set by {_some(setting)}, far above the "
+            f"others (which let expect {_expected(limit.tail, rate)}). Nothing but the similarity says that it "
+            "reproduces an image, so it counts: look at it, for what is less alike is no more than a near miss."
+        )
+    if limit.controls and limit.used < 1 / rate - 1 - 1e-9:
+        notes.append(
+            f"the threshold of `{name}` rests on {limit.used} control captions, too few for a rate of {rate:g}: "
+            f"its rate is {1 / (limit.used + 1):.3g}"
+        )
+    elif not limit.controls:
+        notes.append(f"no control caption was generated: the threshold of `{name}` is the floor alone")
+    return notes
+
+
+def _some(controls: Sequence[Control]) -> str:
+    first = f"the control caption {controls[0].caption[:SHOWN]!r} ({controls[0].similarity:.3f})"
+    return first if len(controls) == 1 else f"{first} and {len(controls) - 1} more"
+
+
+def _expected(tail: Tail | None, rate: float) -> str:
+    return "nothing" if tail is None else f"{tail.quantile(rate):.3f} at a rate of {rate:g}"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import audit
+from audit.errors import AuditError, UsageError
+from audit.explaining.caption import explain
+
+CAPTION = "a serene beach at sunrise, 35mm"
+NULL = [f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "house", "boat", "hill", "car")]
+
+
+def test_attention_and_entropy_are_those_of_the_trajectory(sd1: audit.Model) -> None:
+    found = explain(sd1, CAPTION, seed=3, steps=5)
+    table = audit.generate(sd1, [CAPTION], [3], steps=5, detectors=["entropy_trajectory", "bright_ending"])
+    row = table.to_pylist()[0]
+    count = row["prompt_tokens"]
+    assert found.tokens[0] == "BOS" and found.tokens[count - 1] == "EOS" and found.tokens[count:] == ["padding"]
+    np.testing.assert_allclose(found.attention_PT.sum(0), 1, atol=1e-6)
+    np.testing.assert_allclose(found.entropy_T, row["entropy_steps"], atol=1e-5)
+    np.testing.assert_allclose(found.attention_PT[:count, -1], row["token_attention"][:count], atol=1e-6)
+    assert found.region == row["region"]
+    ours, theirs = (np.asarray(Image.open(io.BytesIO(image)), int) for image in (found.image, row["image"]))
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_the_band_holds_nine_tenths_of_the_null_captions(sd1: audit.Model) -> None:
+    found = explain(sd1, CAPTION, steps=3, null_captions=NULL)
+    curves = np.array(audit.generate(sd1, NULL, steps=3, detectors=["entropy_trajectory"])["entropy_steps"].to_pylist())
+    assert found.band_T2 is not None and found.null_captions == 15
+    np.testing.assert_allclose(found.band_T2, np.quantile(curves, [0.05, 0.95], axis=0).T, atol=1e-5)
+    assert explain(sd1, CAPTION, steps=2).band_T2 is None
+
+
+def test_tokens_are_left_out_one_at_a_time(sd1: audit.Model) -> None:
+    found = explain(sd1, "a red dog", seed=1, steps=2)
+    full, *rest = audit.screen(sd1, ["a red dog", "red dog", "a dog", "a red"], [1], ["noise_magnitude"])[
+        "noise_magnitude"
+    ].to_pylist()
+    assert (found.detector, found.p_unseen) == ("noise_magnitude", None)
+    assert found.score == pytest.approx(full, abs=1e-5)
+    assert dict(found.moves) == pytest.approx({1: full - rest[0], 2: full - rest[1], 3: full - rest[2]}, abs=1e-4)
+    assert [fall for _, fall in found.moves] == sorted((fall for _, fall in found.moves), reverse=True)
+
+
+def test_a_calibration_gives_score_and_p(sd1: audit.Model) -> None:
+    captions = [f"{a} {b}" for a in NULL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
+    calibration = audit.calibrate(audit.screen(sd1, captions, [4], ["noise_magnitude"]), "noise_magnitude")
+    found = explain(sd1, CAPTION, steps=2, calibration=calibration)
+    scored = calibration.score(audit.screen(sd1, [CAPTION], [4], ["noise_magnitude"])).to_pylist()[0]
+    assert (found.score, found.p_unseen) == pytest.approx((scored["score"], scored["p_unseen"]), abs=1e-4)
+
+
+def test_the_empty_caption_has_no_token_to_leave_out(sd1: audit.Model) -> None:
+    found = explain(sd1, "", steps=2)
+    assert found.tokens == ["BOS", "EOS", "padding"] and found.moves == []
+
+
+def test_a_calibration_of_whole_runs_or_of_another_model_is_an_error(
+    sd1: audit.Model, sd2: audit.Model, tmp_path: Path
+) -> None:
+    captions = [f"{a} {b}" for a in NULL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
+    run = audit.calibrate(
+        audit.generate(sd1, captions, steps=1, detectors=["entropy_trajectory"], output="latents"), "entropy_trajectory"
+    )
+    with pytest.raises(UsageError, match="follows whole runs"):
+        explain(sd1, CAPTION, steps=2, calibration=run)
+    other = audit.calibrate(audit.screen(sd2, captions, [0], ["noise_magnitude"]), "noise_magnitude")
+    with pytest.raises(AuditError, match="another context"):
+        explain(sd1, CAPTION, steps=2, calibration=other)

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from torch import Tensor
+
+import audit
+from audit.attention.probe import cross_attention_layers
+from audit.errors import AuditError, UsageError
+from audit.models.noise import initial_latent
+from tests.support.explicit import Explicit
+from tests.support.paths import DATA
+
+SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
+
+
+def latents(pipeline: StableDiffusionPipeline, prompt: Any, steps: int = 4, guidance: float = 7.5, **more: Any) -> Any:
+    images = 1 if prompt is None or isinstance(prompt, str) else len(prompt)
+    dtype = pipeline.unet.dtype
+    noise = initial_latent(0, (4, 16, 16)).to(dtype).expand(images * more.get("num_images_per_prompt", 1), -1, -1, -1)
+    return pipeline(
+        prompt, latents=noise, num_inference_steps=steps, guidance_scale=guidance, output_type="latent", **more
+    ).images.numpy()
+
+
+@pytest.fixture
+def float64() -> StableDiffusionPipeline:
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1").to(torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("caption", [0, 1])
+@pytest.mark.parametrize(("keep", "name"), [("eos", "keep_eos"), ("words", "drop_eos")])
+def test_latents_are_those_of_the_papers_code(
+    pipeline: StableDiffusionPipeline,
+    data: Path,
+    expected: dict[str, list[dict[str, Any]]],
+    caption: int,
+    keep: Any,
+    name: str,
+) -> None:
+    prompt = list(dict.fromkeys(row["caption"] for row in expected["tiny-sd1"]))[caption]
+    theirs = np.load(data / f"tiny-sd1-mitigated-caption{caption}-{name}.npy")
+    with audit.mitigated(pipeline, bos_scale=1.25, keep=keep):
+        ours = latents(pipeline, prompt, steps=50)
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("keep", "visible"), [("eos", 4), ("words", 3), ("all", 77)])
+@pytest.mark.parametrize("bos_scale", [0.0, 1.0, 1.25, 3.0])
+def test_it_is_the_definition_in_float64(
+    float64: StableDiffusionPipeline, keep: Any, visible: int, bos_scale: float
+) -> None:
+    with audit.mitigated(float64, bos_scale=bos_scale, keep=keep):
+        ours = latents(float64, SHORT)
+    float64.unet.set_attn_processor(Explicit(visible, bos_scale))
+    np.testing.assert_allclose(ours, latents(float64, SHORT), atol=1e-9, rtol=0)
+
+
+def test_nothing_masked_and_scale_one_is_bitwise_the_plain_pipeline(pipeline: StableDiffusionPipeline) -> None:
+    plain = latents(pipeline, [SHORT, LONG])
+    with audit.mitigated(pipeline, bos_scale=1, keep="all"):
+        assert np.array_equal(latents(pipeline, [SHORT, LONG]), plain)
+
+
+@pytest.mark.parametrize("keep", ["eos", "words"])
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+def test_prompts_of_unequal_lengths_are_mitigated_as_each_alone(
+    pipeline: StableDiffusionPipeline, keep: Any, guidance: float
+) -> None:
+    with audit.mitigated(pipeline, keep=keep):
+        together = latents(pipeline, [SHORT, LONG, ""], guidance=guidance)
+        alone = [latents(pipeline, prompt, guidance=guidance)[0] for prompt in (SHORT, LONG, "")]
+    np.testing.assert_allclose(together, alone, atol=1e-4, rtol=0)
+
+
+def test_several_images_a_prompt(pipeline: StableDiffusionPipeline) -> None:
+    with audit.mitigated(pipeline):
+        together = latents(pipeline, [SHORT, LONG], num_images_per_prompt=2)
+        alone = [latents(pipeline, prompt)[0] for prompt in (SHORT, SHORT, LONG, LONG)]
+    np.testing.assert_allclose(together, alone, atol=1e-4, rtol=0)
+
+
+def test_a_longer_negative_prompt_keeps_its_words(float64: StableDiffusionPipeline) -> None:
+    with audit.mitigated(float64, keep="eos"):
+        ours = latents(float64, SHORT, negative_prompt=LONG)
+    longer = len(float64.tokenizer(LONG).input_ids)
+    float64.unet.set_attn_processor(Explicit(longer, 1.25))
+    np.testing.assert_allclose(ours, latents(float64, SHORT, negative_prompt=LONG), atol=1e-9, rtol=0)
+
+
+def test_prompt_embeds_need_the_number_of_their_tokens(pipeline: StableDiffusionPipeline) -> None:
+    embeds, empty = pipeline.encode_prompt(SHORT, "cpu", 1, True)
+    given = {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
+    with audit.mitigated(pipeline):
+        by_text = latents(pipeline, SHORT)
+        with pytest.raises(UsageError, match="prompt_tokens="):
+            latents(pipeline, None, **given)
+    with audit.mitigated(pipeline, prompt_tokens=4):
+        assert np.array_equal(latents(pipeline, None, **given), by_text)
+    with audit.mitigated(pipeline, keep="all"):
+        latents(pipeline, None, **given)
+    with audit.mitigated(pipeline, prompt_tokens=[4, 5]), pytest.raises(UsageError, match="1 prompts of 77 positions"):
+        latents(pipeline, None, **given)
+
+
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+def test_image_to_image_pipelines(pipeline: StableDiffusionPipeline, guidance: float) -> None:
+    other = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def run() -> Any:
+        generator = torch.Generator().manual_seed(1)
+        return other(
+            SHORT, image, num_inference_steps=4, guidance_scale=guidance, generator=generator, output_type="latent"
+        ).images.numpy()
+
+    plain = run()
+    with audit.mitigated(other):
+        assert not np.allclose(run(), plain)
+    assert np.array_equal(run(), plain)
+
+
+@pytest.fixture(scope="module")
+def calibration(sd1: audit.Model) -> audit.Calibration:
+    things = ("dog", "cat", "cup", "hat", "sea", "car", "sun", "tree", "road", "bird", "fish", "lamp", "door", "book")
+    looks = ("red", "blue", "old", "wet", "tiny", "torn")
+    null = [f"a {look} {thing}" for look in looks for thing in things]
+    return audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
+
+
+def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
+    sd1: audit.Model, calibration: audit.Calibration
+) -> None:
+    pipeline, prompts = sd1.pipeline(), [SHORT, LONG, "a red dog", ""]
+    scores = calibration.score(audit.screen(sd1, prompts, detectors=["noise_magnitude"]))
+    p = np.array(scores["p_unseen"].to_pylist())
+    limit = float(np.sort(p)[1])
+    plain = latents(pipeline, prompts)
+    with audit.mitigated(pipeline):
+        all_mitigated = latents(pipeline, prompts)
+    with audit.mitigated(pipeline, only=calibration, max_p=limit):
+        ours = latents(pipeline, prompts)
+    flagged = (p <= limit)[:, None, None, None]
+    assert 0 < flagged.sum() < len(prompts)
+    np.testing.assert_allclose(ours, np.where(flagged, all_mitigated, plain), atol=1e-4, rtol=0)
+    with audit.mitigated(pipeline, only=calibration, max_p=float(p.min()) / 2):
+        assert np.array_equal(latents(pipeline, prompts), plain)
+
+
+def test_only_needs_a_pipeline_whose_weights_are_known_and_prompts_in_words(
+    pipeline: StableDiffusionPipeline, sd1: audit.Model, calibration: audit.Calibration
+) -> None:
+    with pytest.raises(UsageError, match="weights that the calibration holds for"):
+        audit.mitigate_(pipeline, only=calibration)
+    with pytest.raises(UsageError, match="max_p is 0"):
+        audit.mitigate_(sd1.pipeline(), only=calibration, max_p=0)
+    ours = sd1.pipeline()
+    embeds, empty = ours.encode_prompt(SHORT, "cpu", 1, True)
+    with audit.mitigated(ours, prompt_tokens=4, only=calibration), pytest.raises(UsageError, match="screens prompts"):
+        latents(ours, None, prompt_embeds=embeds, negative_prompt_embeds=empty)
+
+
+def hooks(pipeline: StableDiffusionPipeline) -> int:
+    modules = list(pipeline.unet.modules())
+    replaced = sum("forward" in vars(module) for module in modules)
+    return replaced + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+
+def test_no_trace_is_left_even_after_an_exception(pipeline: StableDiffusionPipeline) -> None:
+    plain, attributes = latents(pipeline, SHORT), set(vars(pipeline))
+    with pytest.raises(KeyboardInterrupt), audit.mitigated(pipeline):
+        assert not np.array_equal(latents(pipeline, SHORT), plain)
+        raise KeyboardInterrupt
+    assert hooks(pipeline) == 0
+    assert set(vars(pipeline)) == attributes
+    assert np.array_equal(latents(pipeline, SHORT), plain)
+
+
+def test_installed_for_good_until_taken_out(pipeline: StableDiffusionPipeline) -> None:
+    plain = latents(pipeline, SHORT)
+    audit.mitigate_(pipeline)
+    mitigated = latents(pipeline, SHORT)
+    assert not np.array_equal(mitigated, plain)
+    assert np.array_equal(latents(pipeline, SHORT), mitigated)
+    with pytest.raises(UsageError, match="already"):
+        audit.mitigate_(pipeline)
+    audit.unmitigate_(pipeline)
+    assert np.array_equal(latents(pipeline, SHORT), plain)
+    with pytest.raises(UsageError, match="not mitigated"):
+        audit.unmitigate_(pipeline)
+
+
+def test_a_layer_inside_to_k_such_as_lora_is_rescaled_with_it(float64: StableDiffusionPipeline) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    class Adapted(torch.nn.Module):
+        """What peft makes of a linear layer: the base layer plus a product of two thin ones."""
+
+        def __init__(self, base: torch.nn.Linear) -> None:
+            super().__init__()
+            self.base = base
+            self.down = torch.randn(base.in_features, 2, generator=generator, dtype=torch.float64)
+            self.up = torch.randn(2, base.out_features, generator=generator, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + x @ self.down @ self.up
+
+    for layer in cross_attention_layers(float64.unet):
+        layer.to_k = Adapted(layer.to_k)
+    with audit.mitigated(float64, bos_scale=2):
+        ours = latents(float64, SHORT)
+    float64.unet.set_attn_processor(Explicit(4, 2))
+    np.testing.assert_allclose(ours, latents(float64, SHORT), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("keep", ["all", "eos"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_prompt_embeds_that_a_callback_rewrites_are_mitigated_as_they_are(
+    float64: StableDiffusionPipeline, keep: Any, inference: bool
+) -> None:
+    def rewrite(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step == 1:
+            tensors["prompt_embeds"].mul_(0.5)
+        return {}
+
+    more = {"callback_on_step_end": rewrite, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    with torch.inference_mode(inference), audit.mitigated(float64, bos_scale=2, keep=keep):
+        ours = latents(float64, SHORT, **more)
+    float64.unet.set_attn_processor(Explicit(4 if keep == "eos" else 77, 2))
+    np.testing.assert_allclose(ours, latents(float64, SHORT, **more), atol=1e-9, rtol=0)
+
+
+def test_offloading_that_wraps_a_projection_meanwhile_is_kept(pipeline: StableDiffusionPipeline) -> None:
+    plain = latents(pipeline, SHORT)
+    to_k = cross_attention_layers(pipeline.unet)[0].to_k
+    with audit.mitigated(pipeline, bos_scale=2):
+        inner = to_k.forward
+        to_k.forward = wrapper = lambda hidden: inner(hidden)
+        assert not np.array_equal(latents(pipeline, SHORT), plain)
+    assert to_k.forward is wrapper
+    assert np.array_equal(latents(pipeline, SHORT), plain)
+
+
+def test_an_attention_processor_that_it_would_pass_by_is_refused_by_name(pipeline: StableDiffusionPipeline) -> None:
+    pipeline.unet.set_attn_processor(Explicit(4, 1))
+    with pytest.raises(AuditError, match="Explicit cannot be mitigated"):
+        audit.mitigate_(pipeline)
+    assert hooks(pipeline) == 0
+
+
+def test_an_unsupported_pipeline_is_named_with_what_is_supported(pipeline: StableDiffusionPipeline) -> None:
+    pipeline.unet = pipeline.vae
+    with pytest.raises(AuditError, match="StableDiffusionPipeline has AutoencoderKL") as error:
+        audit.mitigate_(pipeline)
+    assert "Supported: Stable Diffusion 1.x and 2.x" in str(error.value)
+
+
+def test_a_unet_that_is_compiled_already_is_refused(pipeline: StableDiffusionPipeline) -> None:
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    with pytest.raises(AuditError, match="before torch.compile"):
+        audit.mitigate_(pipeline)
+
+
+@pytest.mark.slow
+def test_a_unet_compiled_afterwards_is_mitigated(pipeline: StableDiffusionPipeline) -> None:
+    audit.mitigate_(pipeline)
+    eager = [latents(pipeline, prompt) for prompt in (SHORT, LONG)]
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    for prompt, one in zip((SHORT, LONG), eager, strict=True):
+        np.testing.assert_allclose(latents(pipeline, prompt), one, atol=1e-4, rtol=0)
+
+
+def test_a_tokenizer_without_bos_is_refused(pipeline: StableDiffusionPipeline) -> None:
+    class Headless:
+        bos_token_id = None
+
+    pipeline.tokenizer = Headless()
+    with pytest.raises(AuditError, match="no BOS"):
+        audit.mitigate_(pipeline)
+
+
+@pytest.mark.parametrize("bos_scale", [float("nan"), float("inf"), -1.0])
+def test_a_bos_scale_must_be_finite_and_not_negative(pipeline: StableDiffusionPipeline, bos_scale: float) -> None:
+    with pytest.raises(UsageError, match="bos_scale is"):
+        audit.mitigate_(pipeline, bos_scale=bos_scale)
+
+
+def test_an_unknown_keep_is_an_error_that_lists_the_known(pipeline: StableDiffusionPipeline) -> None:
+    with pytest.raises(UsageError, match="eos, words, all"):
+        audit.mitigate_(pipeline, keep="some")  # type: ignore[arg-type]
+
+
+def test_the_unet_alone_is_refused_until_a_prompt_is_known(pipeline: StableDiffusionPipeline) -> None:
+    with audit.mitigated(pipeline), pytest.raises(UsageError, match="encoded no prompt"):
+        pipeline.unet(torch.zeros(1, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(1, 77, 32))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import audit
+from audit.errors import UsageError
+from audit.mitigation.serving import PLAIN, SERVED, Setting, grid, serve
+
+CAPTIONS = ["a dog", "a serene beach at sunrise, 35mm"]
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)), dtype=int)
+
+
+def test_plain_images_are_those_of_generate_in_its_order(sd1: audit.Model) -> None:
+    served = serve(sd1, CAPTIONS, seeds=[3, 1], steps=4, batch_size=3)
+    made = audit.generate(sd1, CAPTIONS, seeds=[3, 1], steps=4)
+    assert served.schema.equals(SERVED)
+    assert served.select(["caption", "seed"]).equals(made.select(["caption", "seed"]))
+    for ours, theirs in zip(served["image"].to_pylist(), made["image"].to_pylist(), strict=True):
+        assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1
+
+
+def test_a_setting_is_that_of_mitigated(sd1: audit.Model) -> None:
+    from audit.models.noise import initial_latents
+    from audit.scoring.generation import produce
+
+    pipeline = sd1.pipeline()
+    with audit.mitigated(pipeline, bos_scale=3.0, keep="words"):
+        noise = initial_latents([1], sd1.latent_shape, sd1.device)
+        latents = pipeline(CAPTIONS[:1], latents=noise, num_inference_steps=4, output_type="latent").images
+    served = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4, setting=Setting(3.0, "words"))
+    plain = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4)
+    assert served["image"].to_pylist() == produce(sd1, latents, "image")["values"]
+    assert served["image"].to_pylist() != plain["image"].to_pylist()
+
+
+def test_the_images_of_a_batch_share_its_seconds(sd1: audit.Model) -> None:
+    began = time.perf_counter()
+    seconds = serve(sd1, CAPTIONS, seeds=[0, 1], steps=1, batch_size=3)["seconds"].to_pylist()
+    assert seconds[0] == seconds[1] == seconds[2] > 0 and seconds[3] > 0
+    assert sum(seconds) < time.perf_counter() - began
+
+
+def test_an_image_that_is_not_finite_is_null(sd1: audit.Model) -> None:
+    served = serve(sd1, CAPTIONS[:1], steps=2, guidance_scale=float("inf"))
+    assert served["image"].to_pylist() == [None]
+
+
+def test_a_grid_is_plain_and_every_combination_once() -> None:
+    assert grid([2, 1.0, 2.0], ["eos", "all"]) == [
+        PLAIN,
+        Setting(1.0, "eos"),
+        Setting(2.0, "eos"),
+        Setting(2.0, "all"),  # scale 1 with "all" would be PLAIN again
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scales", "keeps", "what"),
+    [
+        ([-1.0], ["eos"], "bos_scale is -1"),
+        ([float("nan")], ["eos"], "bos_scale is nan"),
+        ([2.0], ["some"], "keep is 'some'"),
+        ([1.0], ["all"], "there is nothing to measure"),
+        ([], ["eos"], "there is nothing to measure"),
+    ],
+)
+def test_a_grid_that_mitigation_does_not_take_is_wrong_usage(scales: Any, keeps: Any, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        grid(scales, keeps)

@@ -1,0 +1,98 @@
+"""What depends on the dtype of a model, and what stays in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import audit
+from audit.errors import AuditError, UsageError
+from audit.mitigation.serving import serve
+from audit.models.precision import resolve_dtype
+
+CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+
+
+def test_auto_is_float32_on_the_cpu() -> None:
+    assert resolve_dtype("auto", "cpu") == torch.float32
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_named_dtype_is_used_on_any_device(name: str) -> None:
+    assert resolve_dtype(name, "cpu") == resolve_dtype(name, "cuda") == getattr(torch, name)
+
+
+@pytest.mark.parametrize("name", ["float64", "half", "", "int8", "Tensor"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="auto, float32, bfloat16, float16"):
+        resolve_dtype(name, "cpu")
+
+
+@HALVES
+def test_scores_of_half_precision_are_those_of_float32_but_for_the_rounding_of_the_weights(
+    sd1: audit.Model, data: Path, dtype: torch.dtype
+) -> None:
+    half = audit.screen(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:4])
+    full = audit.screen(sd1, CAPTIONS[:4])
+    for name in ("noise_response", "layer_bos"):
+        assert half[name].type == pa.list_(pa.float64())
+        np.testing.assert_allclose(_numbers(half, name), _numbers(full, name), atol=0.05)
+
+
+@HALVES
+def test_latents_stay_in_float32_between_steps(data: Path, dtype: torch.dtype) -> None:
+    """A latent that had been stored in half precision would equal its own rounding."""
+    model = audit.load_model(data / "tiny-sd1", dtype=dtype)
+    table = audit.generate(model, CAPTIONS[:1], steps=2, output="latents")
+    latents = torch.from_numpy(_numbers(table, "latents"))
+    assert table["status"].to_pylist() == ["ok"]
+    assert (latents != latents.to(dtype).float()).float().mean() > 0.9
+
+
+@HALVES
+def test_images_are_decoded_in_half_precision(data: Path, dtype: torch.dtype) -> None:
+    table = audit.generate(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:1], steps=1)
+    assert table["status"].to_pylist() == ["ok"] and table["image"][0].as_py().startswith(b"\x89PNG")
+
+
+@HALVES
+def test_a_pipeline_serves_in_half_precision(data: Path, dtype: torch.dtype) -> None:
+    table = serve(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:1], steps=1)
+    assert table["image"].null_count == 0
+
+
+def test_what_overflows_float16_is_an_error_that_names_the_remedy(data: Path) -> None:
+    table = audit.screen(_loud(data, torch.float16), CAPTIONS[:1], detectors=["noise_magnitude"])
+    (row,) = table.to_pylist()
+    assert row["status"] == "error" and row["noise_magnitude"] is None
+    assert row["error"].startswith("not finite: output of the UNet")
+    assert "set engine.dtype to bfloat16 or float32" in row["error"]
+
+
+def test_what_overflows_float16_fits_bfloat16(data: Path) -> None:
+    table = audit.screen(_loud(data, torch.bfloat16), CAPTIONS[:1], detectors=["noise_magnitude"])
+    assert table["status"].to_pylist() == ["ok"]
+
+
+def test_a_calibration_holds_for_its_own_dtype_only(sd1: audit.Model, data: Path) -> None:
+    calibration = audit.calibrate(audit.screen(sd1, CAPTIONS, detectors=["noise_magnitude"]), "noise_magnitude")
+    half = audit.load_model(data / "tiny-sd1", dtype=torch.bfloat16)
+    with pytest.raises(AuditError, match="dtype is 'bfloat16' in the table, 'float32' in the calibration"):
+        calibration.score(audit.screen(half, ["a dog"], detectors=["noise_magnitude"]))
+
+
+def _loud(data: Path, dtype: torch.dtype) -> audit.Model:
+    """A model whose output is beyond the range of float16."""
+    model = audit.load_model(data / "tiny-sd1", dtype=dtype)
+    model.unet.conv_out.weight.mul_(30_000)
+    model.unet.conv_out.bias.add_(60_000)
+    return model
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    return np.array(table[name].to_pylist(), dtype=np.float64 if name != "latents" else np.float32)

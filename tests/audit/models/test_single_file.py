@@ -1,0 +1,223 @@
+"""A single file in the original layout is the model of its diffusers folder, without network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import audit
+from audit.costs.meta_networks import outline_model
+from audit.errors import AuditError, UsageError
+from audit.models.networks import empty_networks
+from audit.models.single_file import read_header, single_file_configs
+from tests.audit.models.test_weights import same
+from tests.support.original_layout import original_name, original_open_clip_name, original_vae_name, single_file
+
+EMPTY = torch.zeros(0)
+
+
+@pytest.mark.parametrize("open_clip", [False, True])
+def test_it_is_the_model_of_the_folder(sd1: audit.Model, data: Path, tmp_path: Path, open_clip: bool) -> None:
+    file, config = single_file(data / "tiny-sd1", tmp_path, open_clip)
+    model = audit.load_model(file, config=config)
+    assert same(model, sd1)
+    captions = ["a dog", "a serene beach at sunrise"]
+    ours, theirs = (audit.generate(loaded, captions, steps=3, output="latents") for loaded in (model, sd1))
+    np.testing.assert_array_equal(ours["latents"].to_pylist(), theirs["latents"].to_pylist())
+
+
+def test_what_is_no_part_of_the_model_is_left_out_and_anything_else_refused(data: Path, tmp_path: Path) -> None:
+    beside = {
+        "model_ema.decay": torch.ones(()),
+        "alphas_cumprod": torch.ones(9),
+        "sqrt_recip_alphas_cumprod": torch.ones(9),
+        "cond_stage_model.logit_scale": torch.ones(()),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77.0),
+        "first_stage_model.loss.logvar": torch.ones(()),
+    }
+    file, config = single_file(data / "tiny-sd1", tmp_path, **beside)
+    audit.load_model(file, config=config)
+    for key, part in (
+        ("control_model.input_hint_block.0.weight", "belong to no part of Stable Diffusion 1.x"),
+        ("model.diffusion_model.label_emb.0.0.weight", "unet: 1 weights belong to no layer"),
+        ("first_stage_model.encoder.extra.weight", "vae: 1 weights belong to no layer"),
+        ("cond_stage_model.extra.weight", "text_encoder: 1 weights belong to no layer"),
+    ):
+        file, config = single_file(data / "tiny-sd1", tmp_path, **{key: torch.ones(2)})
+        with pytest.raises(AuditError, match=part):
+            audit.load_model(file, config=config)
+
+
+@pytest.mark.parametrize(
+    "prefix, what",
+    [
+        ("first_stage_model.", "there is no VAE in this file"),
+        ("cond_stage_model.", "there is no text encoder in this file"),
+        ("model.diffusion_model.", "there is no UNet in this file"),
+        ("model.diffusion_model.out.2", "unet: 2 of its 684 weights are missing"),
+        ("first_stage_model.decoder.mid.attn_1.q", "vae: .*missing"),
+    ],
+)
+def test_what_is_missing_is_named(data: Path, tmp_path: Path, prefix: str, what: str) -> None:
+    from safetensors.torch import load_file
+
+    file, config = single_file(data / "tiny-sd1", tmp_path)
+    save_file({key: tensor for key, tensor in load_file(file).items() if not key.startswith(prefix)}, file)
+    with pytest.raises(AuditError, match=what):
+        audit.load_model(file, config=config)
+
+
+@pytest.mark.parametrize(
+    "tensors, what",
+    [
+        ({"a": (1, 2), "b": (1, 2)}, "no UNet"),
+        ({"conv_in.weight": (4,), "down_blocks.0.resnets.0.conv1.bias": (4,)}, "one component of a diffusers folder"),
+        ({"lora_unet_conv_in.lora_down.weight": (4,), "lora_unet_conv_in.lora_up.weight": (4,)}, "set `lora` to"),
+        ({"emb_params": (4, 768), "step": (1,)}, "model.textual_inversion"),
+        ({"model.diffusion_model.joint_blocks.37.x_block.mlp.fc1.weight": (1,)}, "the family sd35_large"),
+        ({"double_blocks.0.img_attn.norm.key_norm.scale": (1,)}, "the family flux-schnell"),
+    ],
+)
+def test_another_file_is_told_what_it_is(tmp_path: Path, tensors: dict[str, tuple[int, ...]], what: str) -> None:
+    save_file({key: torch.zeros(shape) for key, shape in tensors.items()}, tmp_path / "one.safetensors")
+    with pytest.raises(AuditError, match=what):
+        audit.load_model(tmp_path / "one.safetensors")
+
+
+@pytest.mark.parametrize(
+    "key, shape, family",
+    [
+        ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", (1,), "xl_base"),
+        ("model.diffusion_model.input_blocks.0.0.weight", (1, 9), "inpainting"),
+        ("model.diffusion_model.input_blocks.0.0.weight", (1, 8), "instruct-pix2pix"),
+    ],
+)
+def test_another_family_is_refused_by_name(tmp_path: Path, key: str, shape: tuple[int, ...], family: str) -> None:
+    first = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1, 4)}
+    save_file(first | {key: torch.zeros(shape)}, tmp_path / "one.safetensors")
+    with pytest.raises(AuditError, match=f"this is a model of the family {family}, as ") as caught:
+        audit.load_model(tmp_path / "one.safetensors")
+    assert caught.value.kind == "unsupported_model"
+
+
+def test_a_ckpt_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    with pytest.raises(AuditError, match=r"from_single_file\(file\)\.save_pretrained\(folder\)"):
+        audit.load_model(tmp_path / "model.ckpt")
+
+
+def prediction_of(model: audit.Model) -> object:
+    return model.scheduler_config["prediction_type"]
+
+
+def test_a_marker_that_contradicts_the_configuration_is_refused_unless_somebody_says(
+    data: Path, tmp_path: Path
+) -> None:
+    file, config = single_file(data / "tiny-sd1", tmp_path, v_pred=EMPTY)
+    with pytest.raises(AuditError, match="marked as v-prediction"):
+        audit.load_model(file, config=config)
+    model = audit.load_model(file, config=config, prediction_type="v_prediction")
+    assert prediction_of(model) == "v_prediction"
+    assert model.facts["prediction_type"] == "v_prediction (as given)"
+    with pytest.raises(UsageError, match="prediction_type is 'sample'"):
+        audit.load_model(file, config=config, prediction_type="sample")
+
+
+def test_config_is_for_single_files(data: Path) -> None:
+    with pytest.raises(UsageError, match="config is for a single file"):
+        audit.load_model(data / "tiny-sd1", config=data / "tiny-sd1")
+
+
+# The shapes of the published checkpoints, as diffusers makes them of the published configurations.
+def published(version: int) -> dict[str, Tensor]:
+    """The tensors of a full-size SD 1.5 or SD 2.1 in the original layout, on the meta device."""
+    blocks = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+    more = {"cross_attention_dim": 768, "attention_head_dim": 8}
+    if version == 2:
+        more = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, down_block_types=blocks[0], up_block_types=blocks[1], **more)
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            layers_per_block=2,
+            latent_channels=4,
+        )
+        layers = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
+        if version == 2:
+            layers = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24)
+        text = CLIPTextModel(CLIPTextConfig(**layers)).state_dict()
+    tensors = {original_name(name): tensor for name, tensor in unet.state_dict().items()}
+    for name, tensor in vae.state_dict().items():
+        linear = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
+        tensors[vae_name(name)] = tensor[:, :, None, None] if linear else tensor
+    if version == 1:
+        return tensors | {f"cond_stage_model.transformer.text_model.{name}": tensor for name, tensor in text.items()}
+    for name, tensor in text.items():
+        if ".q_proj." in name:
+            kind = name.rpartition(".")[2]
+            joined = original_open_clip_name(f"text_model.{name}").replace(f"q_proj.{kind}", f"in_proj_{kind}")
+            tensors[joined] = torch.cat([tensor] * 3)
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            tensors[original_open_clip_name(f"text_model.{name}")] = tensor
+    tensors["cond_stage_model.model.text_projection"] = torch.empty(1024, 1024, device="meta")
+    return tensors
+
+
+def vae_name(name: str) -> str:
+    """The original name in an autoencoder of four blocks; `original_vae_name` has two."""
+    parts = name.split(".")
+    if parts[1] == "up_blocks":
+        kind = "upsample" if parts[3] == "upsamplers" else "block"
+        rest = parts[5:] if kind == "upsample" else parts[4:]
+        found = ".".join(["decoder.up", str(3 - int(parts[2])), kind, *rest])
+        return f"first_stage_model.{found.replace('conv_shortcut', 'nin_shortcut')}"
+    return original_vae_name(name)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_our_configurations_are_those_of_the_published_checkpoints(version: int, tmp_path: Path) -> None:
+    from audit.models.single_file import TEXT, UNET, VAE, _converted
+
+    tensors = published(version)
+    configs = single_file_configs(tensors, tmp_path / "one.safetensors", None)
+    networks = empty_networks(configs, "here")
+    for name, prefix in (("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)):
+        own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        own = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in own.items()}
+        expected = {key: tensor.shape for key, tensor in networks[name].state_dict().items()}
+        found = _converted(name, own, networks[name], configs[name], "here")
+        assert {key.removeprefix("text_model."): tensor.shape for key, tensor in found.items()} == expected
+    parameters = sum(tensor.numel() for tensor in networks["unet"].state_dict().values())
+    assert parameters == {1: 859_520_964, 2: 865_910_724}[version]  # of the published UNets
+
+
+def test_the_plan_of_a_single_file_reads_its_header_alone(tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    sparse(file, published(2))
+    assert sum(tensor.numel() for tensor in read_header(file).values()) > 10**9
+    assert outline_model(file).resolution == (768, 768)
+    assert outline_model(file, prediction_type="epsilon").resolution == (512, 512)
+    assert outline_model(file, resolution=(512, 640)).latent_shape == (4, 64, 80)
+
+
+def sparse(file: Path, tensors: dict[str, Tensor]) -> None:
+    """A .safetensors file of zeros (float16) that takes no room on the disk."""
+    header, at = {}, 0
+    for key, tensor in tensors.items():
+        size = 2 * tensor.numel()
+        header[key] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + at)

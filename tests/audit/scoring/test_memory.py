@@ -1,0 +1,84 @@
+"""A batch that does not fit in memory is halved, and that is remembered; a size that was given stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.scoring.memory import in_batches, out_of_memory
+from tests.support.paths import ROOT
+
+
+@given(st.integers(0, 200), st.integers(1, 64), st.integers(1, 64))
+def test_every_row_is_worked_once_in_order_and_no_size_is_tried_again(rows: int, size: int, fits: int) -> None:
+    failed: list[int] = []
+
+    def work(at: slice) -> list[int]:
+        found = list(range(rows)[at])
+        assert len(found) < min(failed, default=1000)
+        if len(found) > fits:
+            failed.append(len(found))
+            raise torch.OutOfMemoryError("no room")
+        return found
+
+    told: list[int] = []
+    assert [row for part in in_batches(rows, size, work, told.append) for row in part] == list(range(rows))
+    assert len(told) == len(failed) <= 6
+    assert all(new == old // 2 for new, old in zip(told, failed, strict=True))
+
+
+def test_a_single_row_that_does_not_fit_and_every_other_error_are_raised() -> None:
+    def work(at: slice) -> None:
+        raise MemoryError if at.stop - at.start == 1 else torch.OutOfMemoryError("no room")
+
+    with pytest.raises(MemoryError):
+        in_batches(8, 8, work, lambda size: None)
+    with pytest.raises(ZeroDivisionError):
+        in_batches(8, 8, lambda at: 1 / 0, lambda size: None)
+
+
+# The process may take so much more memory: enough for a batch of a few, not for one of 64.
+LIMITED = """
+import resource, sys
+import numpy as np, torch
+import audit
+from audit.memory import out_of_memory
+
+torch.set_num_threads(1)
+model = audit.load_model("tests/data/tiny-sd1")
+captions = [f"caption {number}" for number in range(64)]
+expected = audit.screen(model, captions, batch_size=4)
+model.batch_sizes["screen"] = 64
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 48 * 2**20,) * 2)
+try:
+    audit.screen(model, captions, batch_size=64)
+except RuntimeError as error:
+    print("given:", out_of_memory(error))
+found = audit.screen(model, captions)
+print("remembered:", model.batch_sizes)
+for name in ("noise_response", "layer_entropy"):
+    ours, theirs = (np.array(table[name].to_pylist()) for table in (found, expected))
+    print("same:", np.abs(ours - theirs).max() < 2e-5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_on_a_machine_without_memory_the_same_scores_come_of_smaller_batches() -> None:
+    command = [sys.executable, "-c", LIMITED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "given: True"
+    assert lines[1] in {f"remembered: {{'screen': {size}}}" for size in (1, 2, 4, 8, 16, 32)}
+    assert lines[2:] == ["same: True", "same: True"]
+
+
+def test_an_error_of_another_kind_is_no_lack_of_memory() -> None:
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

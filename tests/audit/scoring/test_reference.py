@@ -1,0 +1,95 @@
+"""The paper's released code is the authority: its numbers on two tiny models (tests/data/README.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import audit
+from audit.detectors.detector import Step
+from audit.scoring.batching import Rows
+from audit.scoring.generation import denoise
+
+
+@pytest.fixture(scope="module", params=["tiny-sd1", "tiny-sd2"])
+def case(request: pytest.FixtureRequest, expected: dict[str, Any]) -> tuple[audit.Model, list[dict[str, Any]], str]:
+    model = request.getfixturevalue({"tiny-sd1": "sd1", "tiny-sd2": "sd2"}[request.param])
+    return model, expected[request.param], request.param
+
+
+def keyed(table: Any) -> dict[tuple[str, int], dict[str, Any]]:
+    return {(row["caption"], row["seed"]): row for row in table.to_pylist()}
+
+
+def asked(pairs: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {
+        "captions": list(dict.fromkeys(pair["caption"] for pair in pairs)),
+        "seeds": sorted({pair["seed"] for pair in pairs}),
+    }
+
+
+def test_single_step_entropy_and_prompt_tokens_are_those_of_the_paper(case: Any) -> None:
+    model, pairs, _ = case
+    found = keyed(audit.screen(model, **asked(pairs), detectors=["entropy_single_step"]))
+    for pair in pairs:
+        row = found[pair["caption"], pair["seed"]]
+        assert row["prompt_tokens"] == pair["prompt_tokens"]
+        assert row["entropy_single_step"] == pytest.approx(pair["E"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_trajectory_entropy_and_its_parts_are_those_of_the_paper(case: Any) -> None:
+    model, pairs, _ = case
+    found = keyed(audit.generate(model, **asked(pairs), detectors=["entropy_trajectory"], output="latents"))
+    for pair in pairs:
+        row = found[pair["caption"], pair["seed"]]
+        assert row["prompt_tokens"] == pair["prompt_tokens"]
+        for column, name in (
+            ("entropy_trajectory", "D_abs"),
+            ("entropy_trajectory_signed", "D_signed"),
+            ("entropy_last", "entropy_last"),
+            ("summary_change", "delta_summary"),
+        ):
+            assert row[column] == pytest.approx(pair[name], abs=1e-5), column
+        assert np.mean(row["latents"]) == pytest.approx(pair["final_latent_mean"], abs=1e-4)
+        assert np.std(row["latents"]) == pytest.approx(pair["final_latent_std"], abs=1e-4)
+
+
+class Recorder:
+    """A run detector that keeps the attention of every step."""
+
+    needs_attention, needs_response, needs_end = True, False, False
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def observe(self, step: int, seen: Step) -> None:
+        assert seen.attn_BLK is not None
+        self.steps.append(seen.attn_BLK)
+
+
+def test_attention_of_every_layer_and_step_and_the_final_latent_are_those_of_the_paper(case: Any, data: Path) -> None:
+    model, pairs, name = case
+    reference = np.load(data / f"{name}-attention.npz")
+    rows = Rows(model, [pairs[0]["caption"]], [pairs[0]["seed"]], None)
+    recorder = Recorder()
+    with torch.inference_mode():
+        latents_BCHW, _ = denoise(rows, rows.batch(slice(0, 1)), 50, 7.5, [recorder])  # type: ignore[list-item]
+    np.testing.assert_allclose(torch.cat(recorder.steps).numpy(), reference["layer_mean"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(latents_BCHW[0].numpy(), reference["final_latent"], atol=5e-4, rtol=0)
+
+
+def test_entropy_steps_and_token_attention_are_those_of_the_reference_attention(case: Any, data: Path) -> None:
+    model, pairs, name = case
+    layers_TLK = np.load(data / f"{name}-attention.npz")["layer_mean"].astype(np.float64)
+    table = audit.generate(
+        model, [pairs[0]["caption"]], [pairs[0]["seed"]], detectors=["entropy_trajectory"], output="latents"
+    )
+    row = table.to_pylist()[0]
+    attn_TK = layers_TLK.mean(1)
+    np.testing.assert_allclose(row["entropy_steps"], -(attn_TK * np.log(attn_TK)).sum(1), atol=1e-5)
+    np.testing.assert_allclose(row["token_attention"], attn_TK[-10:].mean(0), atol=1e-5)

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import audit
+from audit import schema
+from audit.detectors import SCREEN
+from audit.errors import AuditError
+from audit.models.noise import initial_latent
+from audit.scoring.batching import Rows
+
+EVERYTHING = (
+    "profile",
+    "entropy_single_step",
+    "noise_magnitude",
+    "noise_alignment",
+    "one_step_error",
+    "attention_profile_early",
+    "seed_agreement",
+)
+CAPTIONS = ["a dog", "", "a serene beach at sunrise, 35mm", "🐕 صورة", "a " * 75, "word " * 200]
+POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)
+
+
+def numbers(table: pa.Table) -> np.ndarray:
+    """All feature values, a row each."""
+    rows = table.select(schema.features_of(table.schema)).to_pylist()
+    return np.array([np.hstack([np.ravel(value) for value in row.values()]) for row in rows])
+
+
+def forwards_of(model: audit.Model, **call: Any) -> list[int]:
+    """The batch sizes of the UNet's forwards in a screen."""
+    sizes: list[int] = []
+    handle = model.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    audit.screen(model, **call)
+    handle.remove()
+    return sizes
+
+
+def test_one_row_a_caption_and_seed_caption_major(sd1: audit.Model) -> None:
+    table = audit.screen(sd1, ["b", "a", "b"], seeds=[7, 3], detectors=EVERYTHING)
+    assert table["caption"].to_pylist() == ["b", "b", "a", "a", "b", "b"]
+    assert table["seed"].to_pylist() == [7, 3] * 3
+    assert table["prompt_tokens"].to_pylist()[0] == sd1.encode(["b"])[1][0]
+    columns = ["layer_entropy", "layer_bos", "noise_response", *EVERYTHING[1:-2]]
+    columns += ["early_entropy", "early_bos", "direction"]
+    assert table.schema.equals(schema.scored(columns))
+    assert table["status"].to_pylist() == ["ok"] * 6 and table["error"].null_count == 6
+    assert np.array(table["layer_bos"].to_pylist()).shape == (6, 16)
+    assert np.array(table["noise_response"].to_pylist()).shape == (6, 8)
+
+
+def test_nothing_to_screen_gives_the_same_schema(sd1: audit.Model) -> None:
+    table = audit.screen(sd1, [])
+    assert table.num_rows == 0
+    assert table.schema.equals(audit.screen(sd1, ["a dog"]).schema, check_metadata=True)
+
+
+@pytest.fixture(scope="module")
+def alone(sd1: audit.Model) -> dict[str, np.ndarray]:
+    return {caption: numbers(audit.screen(sd1, [caption], detectors=EVERYTHING))[0] for caption in CAPTIONS}
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    captions=st.lists(st.sampled_from(CAPTIONS), min_size=1, max_size=7),
+    batch_size=st.integers(1, 8),
+)
+def test_a_caption_scores_the_same_in_any_batch_and_order(
+    sd1: audit.Model, alone: dict[str, np.ndarray], captions: list[str], batch_size: int
+) -> None:
+    found = numbers(audit.screen(sd1, captions, detectors=EVERYTHING, batch_size=batch_size))
+    # One step from pure noise divides by sqrt(alpha) = 0.07: that detector's values are in the hundreds.
+    np.testing.assert_allclose(found, [alone[caption] for caption in captions], atol=2e-5, rtol=2e-6)
+
+
+def test_seeds_do_not_touch_one_another(sd2: audit.Model) -> None:
+    together = numbers(audit.screen(sd2, CAPTIONS, seeds=[0, 1, 2], detectors=EVERYTHING, batch_size=4))
+    apart = numbers(audit.screen(sd2, CAPTIONS, seeds=[1], detectors=EVERYTHING))
+    np.testing.assert_allclose(together[1::3], apart, atol=2e-5, rtol=2e-6)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+def test_the_same_call_gives_the_same_bits(sd1: audit.Model) -> None:
+    one, other = (audit.screen(sd1, CAPTIONS, detectors=EVERYTHING) for _ in range(2))
+    assert one.equals(other, check_metadata=True)
+
+
+def test_all_detectors_come_out_of_one_pass(sd1: audit.Model) -> None:
+    captions, seeds = ["a", "b", "c"], [0, 1]
+    null = [1] * 9 * len(seeds)  # the eight of the profile, and that of noise_alignment
+    conditional = [4] * 9 + [2] * 9  # six rows in batches of four
+    sizes = forwards_of(sd1, captions=captions, seeds=seeds, detectors=EVERYTHING, batch_size=4)
+    assert sizes == null + conditional
+
+
+def test_attention_alone_needs_no_unconditional_forward(sd1: audit.Model) -> None:
+    assert forwards_of(sd1, captions=["a", "b"], detectors=["attention_profile"]) == [2]
+
+
+def test_a_detector_of_early_layers_alone_ends_the_forward_there(sd1: audit.Model) -> None:
+    ran: list[int] = []
+    handles = [
+        layer.to_k.register_forward_hook(lambda *_, number=number: ran.append(number))
+        for number, layer in enumerate(sd1.layers)
+    ]
+    single = audit.screen(sd1, ["a dog"], detectors=["entropy_single_step"])
+    assert ran == [0, 1, 2, 3]
+    for handle in handles:
+        handle.remove()
+    both = audit.screen(sd1, ["a dog"], detectors=["entropy_single_step", "noise_magnitude"])
+    assert single["entropy_single_step"] == both["entropy_single_step"]
+
+
+def response_in_float64(exact: StableDiffusionPipeline, caption: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """`||eps(c) - eps(null)||` and `||eps(null)||` at the eight timesteps, a plain diffusers loop in float64."""
+    scheduler = DDIMScheduler.from_config(exact.scheduler.config)
+    scheduler.set_timesteps(50)
+    conditional, unconditional = exact.encode_prompt(caption, "cpu", 1, True)
+    noise = initial_latent(seed, (4, 16, 16)).double()[None]
+    responses, nulls = [], []
+    with torch.no_grad():
+        for position in POSITIONS:
+            timestep = scheduler.timesteps[position]
+            eps_c = exact.unet(noise, timestep, encoder_hidden_states=conditional).sample
+            eps_null = exact.unet(noise, timestep, encoder_hidden_states=unconditional).sample
+            responses.append(float((eps_c - eps_null).square().sum().sqrt()))
+            nulls.append(float(eps_null.square().sum().sqrt()))
+    return np.array(responses), np.array(nulls)
+
+
+def test_the_timesteps_of_the_noise_profile_are_those_of_the_design() -> None:
+    scheduler = DDIMScheduler(steps_offset=1, timestep_spacing="leading")
+    scheduler.set_timesteps(50)
+    assert scheduler.timesteps[list(POSITIONS)].tolist() == [981, 861, 741, 621, 501, 381, 261, 141]
+
+
+@pytest.mark.parametrize("caption", ["a dog", "a serene beach at sunrise, 35mm"])
+def test_noise_magnitude_and_profile_are_a_plain_loop_in_float64(
+    sd1: audit.Model, exact: StableDiffusionPipeline, caption: str
+) -> None:
+    responses, nulls = response_in_float64(exact, caption, seed=3)
+    row = audit.screen(sd1, [caption], seeds=[3], detectors=["noise_magnitude", "noise_profile"]).to_pylist()[0]
+    assert row["noise_magnitude"] == pytest.approx(responses[0], abs=1e-5)
+    np.testing.assert_allclose(row["noise_response"], np.log(np.maximum(responses, 1e-3 * nulls)), atol=1e-5)
+
+
+def test_a_caption_of_the_empty_prompts_tokens_does_nothing_to_the_noise(
+    sd1: audit.Model, exact: StableDiffusionPipeline
+) -> None:
+    captions = ["", "   ", "<|endoftext|>"]  # the last: EOS before the padding, which is EOS
+    table = audit.screen(sd1, captions, detectors=["noise_magnitude", "noise_profile"], batch_size=2)
+    assert table["noise_magnitude"].to_pylist() == [0.0] * 3
+    _, nulls = response_in_float64(exact, "", seed=0)
+    for values in table["noise_response"].to_pylist():
+        np.testing.assert_allclose(values, np.log(1e-3 * nulls), atol=1e-5)
+
+
+def test_a_caption_counts_as_empty_by_its_token_ids_not_by_their_number(sd1: audit.Model) -> None:
+    captions = ["<|endoftext|>", "a dog", "", "<|endoftext|> a", " \n"]
+    batch = Rows(sd1, captions, [0], None).batch(slice(0, len(captions)))
+    assert batch.same_as_empty_B.tolist() == [True, False, True, False, True]
+    assert batch.prompt_tokens_B.tolist()[:3:2] == [3, 2]
+
+
+def test_v_prediction_is_converted_to_epsilon(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
+    """eps = sqrt(alpha) v + sqrt(1 - alpha) x: the difference of two eps is sqrt(alpha) times that of the v."""
+    model = replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": "v_prediction"})
+    responses, nulls = response_in_float64(exact, "a dog", seed=0)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alpha = float((1 - betas).cumprod(0)[981])
+    table = audit.screen(model, ["a dog", ""], detectors=["noise_magnitude", "noise_profile"])
+    assert table["noise_magnitude"][0].as_py() == pytest.approx(alpha**0.5 * responses[0], rel=1e-5)
+
+    noise = initial_latent(0, (4, 16, 16)).double()[None]
+    hidden = exact.encode_prompt("", "cpu", 1, False)[0]
+    with torch.no_grad():
+        v_null = exact.unet(noise, 981, encoder_hidden_states=hidden).sample
+    eps_null = alpha**0.5 * v_null + (1 - alpha) ** 0.5 * noise
+    floor = np.log(1e-3 * float(eps_null.norm()))
+    assert table["noise_response"][1].as_py()[0] == pytest.approx(floor, abs=1e-5)
+
+
+def test_an_unknown_prediction_type_is_an_error(sd1: audit.Model) -> None:
+    model = replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": "sample"})
+    with pytest.raises(AuditError, match="prediction_type is 'sample'"):
+        audit.screen(model, ["a dog"])
+
+
+@pytest.fixture
+def poisoned(data: Path) -> audit.Model:
+    """A model that answers NaN to captions with "zebra" in them."""
+    model = audit.load_model(data / "tiny-sd1")
+    ids = [set(model.tokenizer(text).input_ids) for text in ("zebra", "a dog", "a serene beach at sunrise")]
+    (token, *_) = ids[0] - ids[1] - ids[2]
+    model.text_encoder.get_input_embeddings().weight[token] = torch.nan
+    return model
+
+
+def test_a_row_that_is_not_finite_is_an_error_and_the_others_are_not(poisoned: audit.Model, sd1: audit.Model) -> None:
+    captions = ["a dog", "zebra", "a serene beach at sunrise"]
+    table = audit.screen(poisoned, captions, detectors=EVERYTHING, batch_size=3)
+    assert table["status"].to_pylist() == ["ok", "error", "ok"]
+    assert table["error"].to_pylist()[1] == "not finite: hidden states of the text encoder, t = 981"
+    bad = table.to_pylist()[1]
+    assert all(bad[name] is None for name in schema.features_of(table.schema))
+    good = table.take([0, 2])
+    np.testing.assert_allclose(
+        numbers(good), numbers(audit.screen(sd1, [captions[0], captions[2]], detectors=EVERYTHING)), atol=2e-5
+    )
+    for name in schema.features_of(table.schema):
+        kept = table[name].combine_chunks()
+        flat = kept.values if pa.types.is_list(kept.type) else kept.drop_null()
+        assert np.isfinite(flat.to_numpy()).all()
+
+
+def test_a_detector_that_fails_leaves_the_columns_of_the_others(
+    sd1: audit.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the detector's own arithmetic overflows: all forwards are finite."""
+    odd = {"one_step_error": lambda seen: {"one_step_error": seen.noise_BCHW.new_tensor([1.0, torch.inf]).double()}}
+    monkeypatch.setitem(SCREEN, "one_step_error", replace(SCREEN["one_step_error"], measure=odd["one_step_error"]))
+    detectors = ["noise_magnitude", "one_step_error"]
+    table = audit.screen(sd1, ["a dog", "a cat"], detectors=detectors, batch_size=2)
+    assert table["status"].to_pylist() == ["ok", "error"]
+    assert table["error"].to_pylist() == [None, "not finite: one_step_error"]
+    assert table["one_step_error"].to_pylist() == [1.0, None]
+    plain = audit.screen(sd1, ["a dog", "a cat"], detectors=["noise_magnitude"], batch_size=2)
+    assert table["noise_magnitude"].equals(plain["noise_magnitude"])
+
+
+@pytest.mark.parametrize("layer", [0, 5, 15])
+def test_a_broken_layer_is_named_with_its_timestep(data: Path, layer: int) -> None:
+    model = audit.load_model(data / "tiny-sd1")
+    model.layers[layer].to_k.weight[0, 0] = torch.inf
+    (row,) = audit.screen(model, ["a dog"], detectors=["attention_profile"]).to_pylist()
+    assert row["status"] == "error"
+    assert row["error"] == f"not finite: cross-attention layer {layer}, t = 621"
+    (row,) = audit.generate(model, ["a dog"], steps=4, output="latents").to_pylist()
+    assert row["error"] == f"not finite: cross-attention layer {layer}, step 1 of 4 (t = 751)"
+
+
+def test_a_checkpoint_that_is_broken_after_its_last_layer_is_named_too(data: Path) -> None:
+    model = audit.load_model(data / "tiny-sd1")
+    model.unet.conv_out.bias[0] = torch.nan
+    (row,) = audit.screen(model, ["a dog"], detectors=["noise_magnitude"]).to_pylist()
+    assert row["error"] == "not finite: output of the UNet, t = 981"
+
+
+def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:
+    context = json.loads(audit.screen(sd1, ["a dog"], seeds=[4, 5]).schema.metadata[b"crossaudit"])
+    assert context["weights"] == {name: sd1.weights_sha256[name] for name in ("unet", "text_encoder", "tokenizer")}
+    assert context["dtype"] == "float32" and context["seeds"] == [4, 5] and context["latent_shape"] == [4, 16, 16]
+    assert context["scheduler"]["prediction_type"] == "epsilon"
+    assert context["detectors"] == {"attention_profile": 1, "noise_profile": 1}
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        ({"detectors": ["entropy_trajectory"]}, "'entropy_trajectory' belongs to audit.generate"),
+        ({"detectors": ["nonsense"]}, "unknown detector 'nonsense'"),
+        ({"detectors": "profile"}, "detectors is the string 'profile'"),
+        ({"captions": "a dog"}, "captions is one string"),
+        ({"captions": ["a dog", None]}, "caption 1 is None"),
+        ({"captions": ["\ud800"]}, "caption 0 is not valid Unicode"),
+        ({"seeds": []}, "seeds is"),
+        ({"seeds": [1, 1]}, "seeds is"),
+        ({"seeds": [-1]}, "seeds is"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_wrong_use_is_an_error_that_says_what(sd1: audit.Model, call: dict[str, Any], message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        audit.screen(sd1, **({"captions": ["a dog"]} | call))
+
+
+@pytest.mark.parametrize("name", ["tiny-sd1", "tiny-sd2"])
+def test_bfloat16_is_within_a_stated_bound_of_float32(data: Path, name: str) -> None:
+    """Absolute bounds: nats, probabilities, logarithms; and two per cent of a norm or of an error."""
+    exact, narrow = (
+        audit.screen(audit.load_model(data / name, dtype=dtype), CAPTIONS[::2], [0, 1], EVERYTHING)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert narrow["status"].to_pylist() == ["ok"] * 6
+    for column, absolute, relative in (
+        ("layer_entropy", 0.1, 0),
+        ("entropy_single_step", 0.1, 0),
+        ("layer_bos", 0.01, 0),
+        ("noise_response", 0.03, 0),
+        ("noise_alignment", 0.01, 0),
+        ("noise_magnitude", 0, 0.02),
+        ("one_step_error", 0, 0.02),
+    ):
+        found, expected = (np.array(table[column].to_pylist()) for table in (narrow, exact))
+        np.testing.assert_allclose(found, expected, atol=absolute, rtol=relative, err_msg=column)
+    assert json.loads(narrow.schema.metadata[b"crossaudit"])["dtype"] == "bfloat16"

@@ -1,0 +1,102 @@
+"""The bundle of the demo holds what its README says, and diffusers runs its model as we do."""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+import audit
+from audit.models.noise import initial_latent
+from pipelines.demo.demo import bundle
+
+SHIPPED = 30 * 2**20
+COPIES = {"verbatim": {160}, "partial": {10}, "ordinary": {1}, "near": {1}, "none": {1}}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return bundle()
+
+
+@pytest.fixture(scope="module")
+def labels(folder: Path) -> list[dict[str, str | None]]:
+    rows: list[dict[str, str | None]] = pq.read_table(folder / "labels.parquet").to_pylist()
+    return rows
+
+
+def test_it_is_small_and_holds_no_pickle(folder: Path) -> None:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= SHIPPED
+    assert not {file.suffix for file in files} & {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+
+def test_every_kind_of_caption_is_there_in_number(folder: Path, labels: list[dict[str, str | None]]) -> None:
+    counts = Counter(row["label"] for row in labels)
+    assert counts["verbatim"] >= 100
+    assert len({row["family"] for row in labels if row["label"] == "partial"}) >= 10
+    calibration = (folder / "calibration.txt").read_text().splitlines()
+    assert len(calibration) >= 1900
+    assert counts["none"] >= 500
+    assert counts["none"] + len(calibration) >= 2700
+
+
+def test_labels_captions_and_images_agree(folder: Path, labels: list[dict[str, str | None]]) -> None:
+    rows = pq.read_table(folder / "captions.parquet").to_pylist()
+    assert {row["caption"] for row in rows} == {row["caption"] for row in labels}
+    assert len({row["caption"] for row in labels}) == len(labels)
+    trained = {
+        row["caption"]: row["image_key"] for row in labels if row["label"] in ("verbatim", "partial", "ordinary")
+    }
+    assert all(row["key"] == trained.get(row["caption"]) for row in rows)
+    keys = []
+    for tar in sorted((folder / "images").glob("*.tar")):
+        with tarfile.open(tar) as members:
+            keys += [Path(name).stem for name in members.getnames()]
+    assert len(set(keys)) == len(keys)
+    assert set(trained.values()) == set(keys)
+
+
+def test_null_captions_are_not_in_the_data_set(folder: Path, labels: list[dict[str, str | None]]) -> None:
+    null = set((folder / "calibration.txt").read_text().splitlines())
+    assert not null & {row["caption"] for row in labels}
+
+
+def test_planted_captions_repeat_and_ordinary_ones_do_not(folder: Path, labels: list[dict[str, str | None]]) -> None:
+    copies = Counter(pq.read_table(folder / "captions.parquet")["caption"].to_pylist())
+    repeats = {label: {copies[row["caption"]] for row in labels if row["label"] == label} for label in COPIES}
+    assert repeats == COPIES
+
+
+def test_diffusers_gives_the_same_latents(folder: Path, labels: list[dict[str, str | None]]) -> None:
+    model = audit.load_model(folder / "model")
+    captions = [str(row["caption"]) for row in labels[:3]]
+    table = audit.generate(model, captions, seeds=[1], steps=10, guidance_scale=4, output="latents")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "model", torch_dtype=torch.float32)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = initial_latent(1, model.latent_shape).expand(3, -1, -1, -1)
+    theirs = pipeline(
+        captions, latents=noise, num_inference_steps=10, guidance_scale=4, output_type="latent"
+    ).images.numpy()
+    np.testing.assert_allclose(np.array(table["latents"].to_pylist()), theirs.reshape(3, -1), atol=2e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_screen_of_the_null_captions_is_what_the_model_gives(folder: Path) -> None:
+    shipped = pq.read_table(folder / "null_screen.parquet")
+    captions = (folder / "calibration.txt").read_text().splitlines()
+    assert shipped["caption"].to_pylist() == captions
+    again = audit.screen(audit.load_model(folder / "model"), captions, batch_size=64)
+    assert again.schema.equals(shipped.schema)
+    assert again.schema.metadata == shipped.schema.metadata
+    for name in ("layer_entropy", "layer_bos", "noise_response"):
+        np.testing.assert_allclose(
+            np.array(again[name].to_pylist()), np.array(shipped[name].to_pylist()), atol=1e-4, rtol=0
+        )

@@ -1,0 +1,64 @@
+"""A kohya folder of photographs with EXIF orientation is audited from the folder to the check."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import audit
+from audit.record.ledger import Ledger
+from audit.schema import MATCHES
+from reports.check import check
+from tests.support.toy import MEMORIZED, NULL_TWIN, NULLS, png, write_config
+
+pytestmark = pytest.mark.slow
+
+# EXIF tag 274: turned by 90 degrees.
+ORIENTATION, TURNED = 274, 6
+
+
+def turned(content: bytes) -> bytes:
+    """The same stored pixels, with an orientation that a trainer may ignore."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURNED
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(content)).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def kohya(tmp_path: Path, weights: Path, planted: bytes, null_screen: pa.Table) -> Path:
+    """Forty images in two subfolders, each beside its caption; returns the audit.yaml."""
+    captions = [MEMORIZED, *(f"picture {row} of a thing" for row in range(1, 40))]
+    for row, caption in enumerate(captions):
+        place = tmp_path / f"train/{row % 2 + 1}_thing"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{row}.png").write_bytes(turned(planted if row == 0 else png(row)))
+        (place / f"{row}.txt").write_text(f"{caption}\n", encoding="utf-8")
+    (tmp_path / "nulls.txt").write_text("\n".join([*NULLS, NULL_TWIN]), encoding="utf-8")
+    pq.write_table(null_screen, tmp_path / "null_screen.parquet")
+    (tmp_path / "sscd.safetensors").write_bytes(weights.read_bytes())
+    return write_config(tmp_path, captions="train/", images="train/")
+
+
+def test_pixels_as_stored_are_found_and_the_accounting_closes(kohya: Path, audited: Callable[..., str]) -> None:
+    out = audited(kohya)
+    assert [result for result in check(out) if not result.ok] == []
+    manifest = json.loads(Path(out, "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["accounting"]["pairs"] == {"rows": 40, "paired": 40, "applies": True}
+    assert "40 of 40 rows of data are paired with their own image" in Path(out, "report.html").read_text("utf-8")
+    matches = Ledger(out).dataset("matches", MATCHES).to_table()
+    own = matches.filter(pc.equal(matches["caption_id"], audit.caption_id(MEMORIZED))).sort_by(
+        [("similarity", "descending")]
+    )
+    best = own.slice(0, 1).to_pylist()[0]
+    assert best["orientation"] == "stored"
+    assert best["similarity"] == pytest.approx(1, abs=1e-3)

@@ -1,0 +1,230 @@
+"""A whole audit whose data, index and run lie in S3: pyarrow's own client against a real S3 API on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from audit.errors import AuditError
+from audit.record.ledger import Ledger
+from pipelines.configuration.settings import load_config
+from pipelines.planning.plan import make_plan
+from pipelines.reading.files import find, open_file
+from pipelines.runs.clean import apply
+from pipelines.runs.index import build_index
+from pipelines.runs.purge import purge
+from reports.check import check
+from reports.exports import exclusions
+from reports.query import query
+from tests.end_to_end.test_chaos import ROOT, until
+from tests.pipelines.runs.test_audit import same
+from tests.pipelines.test_cli import crossaudit
+from tests.support.toy import MEMORIZED, MODEL, settings_of
+
+pytestmark = pytest.mark.slow
+
+BUCKET = "s3://bucket"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pafs.S3FileSystem]:
+    """An empty bucket, and an empty cache; workers and child processes inherit how to get there."""
+    logging.getLogger("werkzeug").setLevel("ERROR")  # else a line a request
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("CROSSAUDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name, value in (("ACCESS_KEY_ID", "no"), ("SECRET_ACCESS_KEY", "secret"), ("DEFAULT_REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        filesystem, bucket = pafs.FileSystem.from_uri(f"{BUCKET}?allow_bucket_creation=true")
+        filesystem.create_dir(bucket)
+        yield filesystem
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """On this machine."""
+    return make_dataset(tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture(scope="module")
+def uploaded(s3: pafs.S3FileSystem, dataset: Path) -> Path:
+    """The same data set in the bucket, with the model and the weights, and its audit.yaml."""
+    pafs.copy_files(str(dataset.parent), f"{BUCKET}/data")
+    pafs.copy_files(str(MODEL), f"{BUCKET}/model")
+    confirm = settings_of()["confirm"]
+    there = {
+        "model": f"{BUCKET}/model",
+        "confirm": confirm | {"sscd": confirm["sscd"] | {"weights": f"{BUCKET}/data/sscd.safetensors"}},
+        "captions": f"{BUCKET}/data/captions/*.parquet",
+        "images": f"{BUCKET}/data/images/*.tar",
+        "calibration": {name: f"{BUCKET}/data/{file}" for name, file in settings_of()["calibration"].items()},
+        "out": f"{BUCKET}/run",
+    }
+    path = dataset.parent / "s3.yaml"
+    path.write_text(yaml.safe_dump(settings_of(**there)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(dataset: Path, audited: Callable[..., str]) -> Ledger:
+    return Ledger(audited(dataset))
+
+
+@pytest.fixture(scope="module")
+def run(uploaded: Path, audited: Callable[..., str]) -> Ledger:
+    return Ledger(audited(uploaded))
+
+
+def manifest(run: Ledger) -> dict[str, Any]:
+    return json.loads(run.read_bytes("manifest.json") or b"")
+
+
+def wrong(run: Ledger) -> list[str]:
+    return [f"{result.name}: {result.detail}" for result in check(run.uri) if not result.ok]
+
+
+def test_a_missing_bucket_is_named_with_what_to_do() -> None:
+    for pattern in ("s3://no-such-bucket/captions/*.parquet", "s3://no-such-bucket"):
+        with pytest.raises(AuditError) as caught:
+            find(pattern, "captions")
+        assert caught.value.where == pattern
+        assert "there is no bucket 'no-such-bucket'" in str(caught.value) and "Check `captions`" in str(caught.value)
+
+
+def leftovers(run: Ledger) -> list[str]:
+    found = run.filesystem.get_file_info(pafs.FileSelector(run.root, recursive=True))
+    return [info.path for info in found if info.base_name.endswith(".tmp")]
+
+
+def test_its_tables_are_those_of_an_audit_on_this_machine(run: Ledger, here: Ledger) -> None:
+    same(here, run)
+    assert wrong(run) == []
+    assert {item["file"].partition("data/")[0] for item in manifest(run)["inputs"]} == {f"{BUCKET}/"}
+    assert leftovers(run) == []
+
+
+def test_it_is_asked_checked_and_reported_where_it_is(run: Ledger, here: Ledger) -> None:
+    sql = "select caption, verdict from verdicts order by all"
+    assert query(run.uri, sql).equals(query(here.uri, sql))
+    checked = crossaudit("check", run.uri)
+    assert checked.returncode == 0 and "WRONG" not in checked.stdout
+    run.filesystem.delete_file(run.path("report.html"))
+    assert crossaudit("report", run.uri).returncode == 0
+    assert MEMORIZED.encode() in (run.read_bytes("report.html") or b"")
+
+
+def test_parts_that_are_gone_are_made_again(
+    run: Ledger, here: Ledger, uploaded: Path, audited: Callable[..., str]
+) -> None:
+    for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("evidence", "00000")):
+        run.remove(table, name)
+    audited(uploaded)
+    same(here, run)
+    assert wrong(run) == [] and leftovers(run) == []
+
+
+def test_a_killed_driver_is_followed_by_one_that_ends_the_run(here: Ledger, uploaded: Path) -> None:
+    ledger = Ledger(f"{BUCKET}/killed")
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(uploaded), "--out", ledger.uri]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        until(lambda: bool(ledger.parts("screen")), process)
+        theirs = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    for child in theirs:
+        if child.is_running():
+            child.kill()
+    assert not ledger.parts("verdicts")
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ)
+    same(here, ledger)
+    assert wrong(ledger) == [] and leftovers(ledger) == []
+
+
+@pytest.fixture(scope="module")
+def indexed(uploaded: Path, audited: Callable[..., str]) -> Ledger:
+    """An audit that takes its vectors and its inverted file from an index in the bucket."""
+    config, given = load_config(uploaded, ["index.type=ivf"])
+    index = build_index(config, given, out=f"{BUCKET}/index")
+    return Ledger(audited(uploaded, "index.type=ivf", f"index.path={index}", out=f"{BUCKET}/indexed"))
+
+
+def test_an_index_in_the_bucket_serves_an_audit(indexed: Ledger, here: Ledger) -> None:
+    assert wrong(indexed) == []
+    assert indexed.read("verdicts")["verdict"].equals(here.read("verdicts")["verdict"])
+    assert indexed.read("embeddings_sscd").equals(here.read("embeddings_sscd"))
+    assert manifest(indexed)["index"]["sscd"]["recall_at_1"] == 1.0
+
+
+def test_pictures_are_purged_there(indexed: Ledger) -> None:
+    purge(indexed.uri, "none")
+    assert indexed.read("generations")["image"].null_count == len(indexed.read("generations"))
+    assert wrong(indexed) == [] and leftovers(indexed) == []
+
+
+def test_a_clean_copy_of_the_data_set_goes_from_bucket_to_bucket(run: Ledger) -> None:
+    done = exclusions(run.uri)
+    assert done.dropped > 0
+    folders = [f"{BUCKET}/data/{name}" for name in ("captions", "images")]
+    counts = apply(f"{run.uri}/exclusions.parquet", folders, f"{BUCKET}/clean", lambda line: None)
+    assert (counts.rows_in, counts.dropped) == (80, 2 * done.dropped)
+    with open_file(f"{BUCKET}/clean/captions/00000.parquet") as source:
+        assert len(pq.read_table(source)) < 20
+
+
+def test_a_plan_reads_no_weights_of_the_model(uploaded: Path) -> None:
+    work = make_plan(load_config(uploaded)[0], tflops=1.0).work
+    assert (work.rows.rows, work.images and work.images.rows) == (40, 40)
+    copies = [path for path in Path(os.environ["CROSSAUDIT_CACHE"], "fetched").glob("*/model") if path.is_dir()]
+    assert sorted(len(list(copy.rglob("*.safetensors"))) for copy in copies) == [0, 3]
+
+
+def test_what_is_not_there_is_named(s3: pafs.S3FileSystem) -> None:
+    for pattern in (f"{BUCKET}/data/*.csv", f"{BUCKET}/data/no.csv"):
+        with pytest.raises(AuditError, match=f"{pattern.replace('*', '.')}: no (file matches|such file)"):
+            find(pattern, "captions")
+    with pytest.raises(AuditError, match="no such file"):
+        open_file(f"{BUCKET}/data/no.csv")
+
+
+def test_what_cannot_be_reached_is_named_with_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(AuditError, match="(?s)data/a.csv: cannot be listed: .*AWS_ variables"):
+            find(f"{BUCKET}/data/a.csv", "captions")
+
+
+def test_a_part_is_not_there_before_it_is_whole() -> None:
+    ledger = Ledger(f"{BUCKET}/whole")
+    with ledger._sink("table", "00000.parquet") as sink:
+        sink.write(bytes(12 << 20))  # more than one part of an upload
+        assert ledger.parts("table") == []
+    assert ledger.parts("table") == ["00000"]
+
+
+def test_a_large_file_comes_and_goes_under_its_own_name(tmp_path: Path) -> None:
+    content = bytes(range(256)) * (1 << 16)  # more than one part of an upload
+    (tmp_path / "large.bin").write_bytes(content)
+    ledger = Ledger(f"{BUCKET}/large")
+    ledger.put(tmp_path / "large.bin", "_files")
+    with ledger.local("_files", "large.bin") as path:
+        assert Path(path).read_bytes() == content
+    assert not Path(path).exists() and leftovers(ledger) == []

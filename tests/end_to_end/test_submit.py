@@ -1,0 +1,177 @@
+"""An audit as a job of a real Ray cluster: killed half-way and submitted again, it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from audit.record.ledger import Ledger
+from pipelines.engine.ray_token import private_token
+from reports.check import check
+from tests.pipelines.runs.test_audit import same
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+# Enough of them for something to happen meanwhile.
+STEPS = "generate.steps=10"
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+def submit(config: Path, address: str, out: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return crossaudit("submit", str(config), "--address", address, "--out", out, "--set", STEPS, *options)
+
+
+def follow(run: str) -> subprocess.Popen[str]:
+    command = ["crossaudit", "logs", run, "--follow"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+
+
+def crossaudit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["crossaudit", *arguments], capture_output=True, text=True, env=environment(), check=False)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster that `ray start --head` has started."""
+    dashboard = free_port()
+    # In a folder of its own: a job goes to the cluster that was started last in its folder. Sockets want a short name.
+    folder = tempfile.mkdtemp(dir="/tmp")
+    private_token()  # what `ray get-auth-token --generate` makes, but readable for its owner only
+    ports = f"--port={free_port()} --dashboard-port={dashboard} --dashboard-agent-listen-port={free_port()}"
+    # By its full path: the environment that holds crossaudit need not be activated where a cluster is started.
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=1", f"--temp-dir={folder}", *ports.split()]
+    elsewhere = os.environ | {"PATH": os.defpath}
+    assert shutil.which("crossaudit", path=os.defpath) is None
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=elsewhere | {"RAY_AUTH_MODE": "token"}
+    ) as ray:
+        assert ray.stdout is not None
+        said = []
+        for line in ray.stdout:
+            said.append(line)
+            if "--block" in line:  # everything is up, and it waits
+                break
+        else:
+            raise AssertionError("".join(said))
+        yield f"http://127.0.0.1:{dashboard}"
+        processes = psutil.Process(ray.pid).children(recursive=True)
+        ray.terminate()
+        ray.communicate()
+        for process in processes:
+            if process.is_running():
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("submitted"))
+
+
+def driver() -> psutil.Process:
+    """The process of the job."""
+    [found] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [])[1:] == ["-m", "pipelines.cli", "run", "audit.yaml"]
+    ]
+    return found
+
+
+def test_a_submission_that_is_killed_goes_on_when_submitted_again(
+    cluster: str, dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    first = submit(dataset, cluster, run)
+    assert first.returncode == 0, first.stderr
+    assert f"crossaudit status|logs|stop {run}" in first.stdout
+    with follow(run) as logs:
+        assert logs.stdout is not None
+        for line in logs.stdout:
+            if line.startswith("generate:"):
+                break
+        driver().kill()
+        logs.communicate()
+    killed = crossaudit("status", run).stdout
+    assert killed.startswith("killed: it was at generate") and "FAILED" in killed and not Ledger(run).parts("verdicts")
+
+    again = submit(dataset, cluster, run, "--wait")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.strip() == f"{run}/report.html"
+    assert "from before" in again.stderr
+    same(Ledger(run), Ledger(audited(dataset, STEPS, out=str(tmp_path / "here"))))
+    assert [result for result in check(run) if not result.ok] == []
+    manifest = json.loads(Path(run, "manifest.json").read_text())
+    assert [job["address"] for job in manifest["jobs"]] == [cluster, cluster]
+    assert len({job["id"] for job in manifest["jobs"]}) == 2
+    status = crossaudit("status", run).stdout
+    assert status.startswith("finished at") and "SUCCEEDED" in status
+
+
+def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, dataset: Path, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    assert submit(dataset, cluster, run).returncode == 0
+    second = submit(dataset, cluster, run)
+    assert second.returncode == 1
+    assert re.search(r"job crossaudit-\w+ works on it \(running", second.stderr)
+    status = crossaudit("status", run).stdout
+    assert status.startswith("running: ") and "RUNNING" in status
+    assert "is stopping" in crossaudit("stop", run).stdout
+    with follow(run) as logs:
+        logs.communicate()
+    assert crossaudit("status", run).stdout.startswith("stopped at")
+
+    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, "--set", STEPS, "--wait"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
+        assert waiting.stderr is not None
+        next(line for line in waiting.stderr if line.startswith("loading"))
+        assert "is stopping" in crossaudit("stop", run).stdout
+        _, said = waiting.communicate()
+    assert waiting.returncode == 1 and "was stopped" in said
+    assert "was not running" in crossaudit("stop", run).stdout
+
+
+def test_one_that_cannot_begin_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere.parquet")
+    failed = submit(dataset, cluster, str(tmp_path / "run"), "--set", f"captions={missing}")
+    assert failed.returncode == 1
+    assert "failed with exit code 1" in failed.stderr and f"{missing}: no such file" in failed.stderr
+
+
+def test_one_that_fails_is_waited_for_and_its_run_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:
+    missing, run = str(tmp_path / "nowhere"), str(tmp_path / "run")
+    failed = submit(dataset, cluster, run, "--set", f"model={missing}", "--wait")
+    assert failed.returncode == 1
+    assert "failed with exit code 1" in failed.stderr and missing in failed.stderr
+    status = crossaudit("status", run).stdout
+    assert status.startswith("stopped at") and missing in status and "FAILED" in status
+
+
+def test_where_no_cluster_answers_the_error_says_what_the_address_should_be(dataset: Path, tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    failed = submit(dataset, nobody, str(tmp_path / "run"))
+    assert failed.returncode == 1
+    assert nobody in failed.stderr and "http://HEAD:8265" in failed.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,239 @@
+"""A pool loses no row silently, and its results depend on the shards alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from audit.errors import AuditError, UsageError
+from audit.record.ledger import DISK_FULL, Shard
+from pipelines.engine.pool import STARTS, Pool
+from pipelines.engine.ray_session import start_ray, stop_ray
+from pipelines.engine.schedule import BARREN
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """Doubles numbers; `deadly` ones end the process, `hanging` ones never end, `bad` ones raise, `full` is no room."""
+
+    deadly: tuple[int, ...] = ()
+    bad: tuple[int, ...] = ()
+    hanging: tuple[int, ...] = ()
+    full: int | None = None
+
+    def lost(self, shard: Shard, kind: str, message: str) -> list[Any]:
+        assert len(shard) == 1
+        return [(shard.start, kind, message)]
+
+    def commit(self, shard: Shard, pieces: list[Any]) -> list[Any]:
+        return [row for piece in pieces for row in piece]
+
+
+class Doubler:
+    def prepare(self, *needs: str) -> dict[str, str]:
+        return {name: f"weights of {name}" for name in needs}
+
+    def run(self, work: Doubling, shard: Shard) -> list[Any]:
+        return self.compute(work, shard)
+
+    def compute(self, work: Doubling, shard: Shard) -> list[Any]:
+        for number in range(shard.start, shard.stop):
+            if number in work.deadly:
+                os._exit(1)
+            if number in work.hanging:
+                threading.Event().wait()
+            if number in work.bad:
+                raise ValueError(f"{number} is bad")
+            if number == work.full:
+                raise AuditError("there is no room", kind=DISK_FULL)
+        return [2 * number for number in range(shard.start, shard.stop)]
+
+    def refuse(self) -> None:
+        raise UsageError("not like this")
+
+    def where(self) -> int:
+        return os.getpid()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    # Workers cannot import a test module.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    start_ray(None, workers=2, cpus=1, gpus=0)
+    yield
+    stop_ray()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def pool(kind: type = Doubler, workers: tuple[int, int] = (2, 2), retries: int = 0, **more: Any) -> Pool:
+    actor = ray.remote(kind).options(num_cpus=1)
+    return Pool(lambda: actor.remote(), workers, retries, **more)
+
+
+def result(work: Doubling, shards: list[Shard], **options: Any) -> dict[str, list[Any]]:
+    workers = pool(**options)
+    try:
+        return {shard.name: rows for shard, rows in chain.from_iterable(workers.map(work, shards))}
+    finally:
+        workers.close()
+
+
+def cut(rows: int, size: int) -> list[Shard]:
+    return [Shard(f"{start:05d}", None, start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def test_a_row_that_kills_its_worker_is_the_only_one_lost() -> None:
+    found = result(Doubling(deadly=(5,)), cut(16, 8))
+    rows = [row for name in sorted(found) for row in found[name]]
+    lost = rows.pop(5)
+    assert lost[:2] == (5, "worker_died")
+    assert rows == [2 * number for number in range(16) if number != 5]
+
+
+def test_a_row_that_raises_is_the_only_one_lost_and_says_why() -> None:
+    found = result(Doubling(bad=(3, 4)), cut(8, 8))
+    lost = [(3, "raised", "ValueError: 3 is bad"), (4, "raised", "ValueError: 4 is bad")]
+    assert found == {"00000": [0, 2, 4, *lost, 10, 12, 14]}
+
+
+def test_the_traceback_of_what_raised_in_a_worker_is_told() -> None:
+    told: list[tuple[str, str]] = []
+    workers = pool()
+    try:
+        list(workers.map(Doubling(bad=(3,)), cut(4, 4), lambda shard, text: told.append((shard, text))))
+    finally:
+        workers.close()
+    assert {shard for shard, _ in told} == {"00000"}
+    assert all("in compute" in text and "ValueError: 3 is bad" in text for _, text in told)
+
+
+def test_one_worker_and_two_give_the_same() -> None:
+    work = Doubling(bad=(7,))
+    assert result(work, cut(30, 4), workers=(1, 1)) == result(work, cut(30, 4))
+
+
+def test_a_row_that_hangs_is_the_only_one_lost_once_its_time_is_up() -> None:
+    found = result(Doubling(hanging=(2,)), cut(8, 4), seconds=3.0)
+    assert found == {"00000": [0, 2, (2, "timed_out", "no result after 3 s"), 6], "00004": [8, 10, 12, 14]}
+
+
+def test_workers_that_ray_cannot_place_do_not_stop_the_others() -> None:
+    """Eight are asked for where there is room for two."""
+    assert result(Doubling(), cut(12, 2), workers=(8, 8)) == result(Doubling(), cut(12, 2), workers=(1, 1))
+
+
+def test_there_are_more_workers_only_where_there_is_work_for_them() -> None:
+    made: list[Any] = []
+    actor = ray.remote(Doubler).options(num_cpus=0)
+
+    def make() -> Any:
+        made.append(actor.remote())
+        return made[-1]
+
+    workers = Pool(make, (1, 4), 0)
+    counts = []
+    for shards in (1, 3, 9):
+        list(workers.map(Doubling(), cut(shards, 1)))
+        counts.append(len(made))
+    workers.close()
+    assert counts == [1, 3, 4]
+
+
+def test_a_full_disk_is_no_fault_of_any_row() -> None:
+    with pytest.raises(AuditError, match="there is no room"):
+        result(Doubling(full=3), cut(8, 4), retries=2)
+
+
+def test_every_worker_loads_what_is_needed_before_it_works() -> None:
+    workers = pool()
+    assert workers.prepare("model") == {"model": "weights of model"}
+    assert workers.prepare("sscd") == {"sscd": "weights of sscd"}
+    assert len(list(chain.from_iterable(workers.map(Doubling(), cut(8, 2))))) == 4
+    workers.close()
+
+
+class Different(Doubler):
+    def prepare(self, *needs: str) -> dict[str, dict[str, str]]:
+        return {name: {"unet": "the same", "text_encoder (as loaded)": str(os.getpid())} for name in needs}
+
+
+def test_workers_that_load_different_weights_are_refused() -> None:
+    workers = pool(Different, workers=(1, 1), retries=1)
+    workers.prepare("model")
+    with pytest.raises(AuditError, match=r"different weights of model: text_encoder \(as loaded\)"):
+        list(workers.map(Doubling(deadly=(0,)), cut(1, 1)))
+    workers.close()
+
+
+def test_when_nothing_can_be_worked_it_ends_with_the_reason() -> None:
+    rows = 2 * BARREN
+    with pytest.raises(AuditError, match=f"{BARREN} rows in a row failed.*is bad"):
+        result(Doubling(bad=tuple(range(rows))), cut(rows, 8))
+
+
+def test_a_mistake_of_use_is_raised_as_it_is() -> None:
+    workers = pool(workers=(1, 1))
+    with pytest.raises(UsageError, match="not like this"):
+        workers.ask("refuse")
+    workers.close()
+
+
+class Stillborn(Doubler):
+    def __init__(self) -> None:
+        raise OSError("no room")
+
+
+class Unready(Doubler):
+    def prepare(self, *needs: str) -> dict[str, str]:
+        raise OSError("no room")
+
+
+@pytest.mark.parametrize("kind", [Stillborn, Unready])
+def test_a_worker_that_cannot_start_is_not_blamed_on_a_row(kind: type) -> None:
+    workers = pool(kind, workers=(1, 1))
+    with pytest.raises(AuditError, match="cannot start.*no room"):
+        list(workers.map(Doubling(), cut(1, 1)))
+    workers.close()
+
+
+def test_a_worker_that_starts_at_the_last_try_is_as_good_as_any(tmp_path: Path) -> None:
+    class Late(Doubler):
+        def prepare(self, *needs: str) -> dict[str, str]:
+            tries = len(list(tmp_path.iterdir()))
+            (tmp_path / str(tries)).touch()
+            if tries < STARTS - 1:
+                os._exit(1)
+            return {}
+
+    assert result(Doubling(), cut(2, 2), kind=Late, workers=(1, 1)) == {"00000": [0, 2]}
+
+
+@dataclass(frozen=True)
+class Flaky(Doubling):
+    """Fails at the first try and leaves a mark, so that the second succeeds."""
+
+    mark: str = ""
+
+
+class Forgiving(Doubler):
+    def run(self, work: Flaky, shard: Shard) -> list[Any]:  # type: ignore[override]
+        if not os.path.exists(work.mark):
+            open(work.mark, "w").close()
+            os._exit(1)
+        return self.compute(work, shard)
+
+
+def test_a_shard_that_fails_once_is_tried_again_whole(tmp_path: Any) -> None:
+    work = Flaky(mark=str(tmp_path / "mark"))
+    assert result(work, cut(4, 4), kind=Forgiving, workers=(1, 1), retries=1) == {"00000": [0, 2, 4, 6]}

@@ -1,0 +1,318 @@
+"""A whole audit of a sound data set: what it finds, and that it finds the same however it is run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import audit
+from audit.errors import AuditError
+from audit.explaining.perturbations import content_words, self_control
+from audit.record.ledger import Ledger
+from audit.schema import VERDICTS
+from pipelines.reading.images import image_id
+from pipelines.runs.clean import apply
+from pipelines.stages import calibrate, ingest
+from reports.check import check
+from reports.exports import exclusions
+from tests.support.toy import MEMORIZED, MODEL, NULLS, png, write_config, write_parquet
+
+pytestmark = pytest.mark.slow
+
+TABLES = (
+    "rows",
+    "captions",
+    "caption_groups",
+    "null_screen",
+    "screen",
+    "scores",
+    "generations",
+    "embeddings_sscd",
+    "image_clusters",
+    "matches",
+    "evidence",
+    "verdicts",
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Path, audited: Callable[..., str]) -> Ledger:
+    return Ledger(audited(dataset))
+
+
+def manifest(run: Ledger) -> dict[str, Any]:
+    content = run.read_bytes("manifest.json")
+    assert content is not None
+    return json.loads(content)
+
+
+def same(first: Ledger, second: Ledger) -> None:
+    for table in TABLES:
+        assert first.parts(table) == second.parts(table), table
+        assert first.read(table).equals(second.read(table)), table
+
+
+def test_its_accounting_closes(run: Ledger) -> None:
+    assert [result for result in check(run.uri) if not result.ok] == []
+    assert (manifest(run)["finished"] is not None) and not run.parts("errors")
+
+
+def test_what_the_model_reproduces_is_verbatim_with_its_own_image_as_evidence(run: Ledger, planted: bytes) -> None:
+    verdicts = run.read("verdicts").to_pylist()
+    [found] = [row for row in verdicts if row["caption"] == MEMORIZED]
+    assert found["verdict"] == "verbatim"
+    assert found["image_id"] == image_id("00000.tar", 0)
+    assert found["matched_own_image"]
+    assert found["reproduced_n"] == 2
+    [evidence] = [row for row in run.read("evidence").to_pylist() if row["image_id"] == found["image_id"]]
+    assert (evidence["file"], evidence["row"], evidence["key"]) == ("00000.tar", 0, "00000")
+    assert evidence["url"] == "https://images.example/00000"
+    assert evidence["image"].startswith(b"\x89PNG")
+
+
+def test_a_caption_on_two_rows_is_one_caption_with_two_copies(run: Ledger) -> None:
+    captions = run.read("captions")
+    assert captions["caption_id"].to_pylist() == sorted(
+        audit.caption_id(text) for text in captions["caption"].to_pylist()
+    )
+    twice = [row["caption"] for row in captions.to_pylist() if row["copies"] == 2]
+    assert sorted(twice) == ["picture 18 of a thing", "picture 19 of a thing"]
+
+
+def test_captions_find_their_images_by_file_stem_and_key(run: Ledger) -> None:
+    rows = run.read("rows").to_pylist()
+    assert [row["image_id"] for row in rows] == [
+        image_id(f"{row['file'].removesuffix('.parquet')}.tar", row["row"]) for row in rows
+    ]
+
+
+def test_the_screen_is_that_of_audit_screen(run: Ledger, null_screen: pa.Table) -> None:
+    screen = run.read("screen")
+    assert screen.schema.metadata[b"crossaudit"] == null_screen.schema.metadata[b"crossaudit"]
+    first = run.read("captions")["caption"][0].as_py()
+    [row] = audit.screen(audit.load_model(MODEL), [first]).to_pylist()
+    assert screen["layer_entropy"][0].as_py() == pytest.approx(row["layer_entropy"], abs=2e-5)
+
+
+def test_a_null_caption_of_the_data_set_is_removed_and_counted(run: Ledger) -> None:
+    calibration = manifest(run)["calibration"]
+    assert (calibration["null_captions"], calibration["removed"]) == (len(NULLS), 1)
+    assert calibration["fit"] + calibration["held_out"] == len(NULLS)
+    assert sorted(run.read("null_screen")["caption"].to_pylist()) == sorted(NULLS)
+
+
+def test_selection_is_the_budget_and_a_sample_of_known_probability(run: Ledger) -> None:
+    scores = run.read("scores").to_pylist()
+    budget = [row for row in scores if "budget" in (row["selected_by"] or "")]
+    sample = [row for row in scores if "sample" in (row["selected_by"] or "")]
+    assert (len(budget), len(sample)) == (5, 25)
+    assert {row["score"] for row in budget} == set(sorted((row["score"] for row in scores), reverse=True)[:5])
+    assert {row["inclusion_probability"] for row in scores} == {25 / 38}
+
+
+def test_null_captions_go_through_the_seeds_of_discovery_and_fresh_seeds_are_new(run: Ledger) -> None:
+    seeds: dict[str, set[int]] = {}
+    for row in run.read("generations", columns=["purpose", "seed"]).to_pylist():
+        seeds.setdefault(row["purpose"], set()).add(row["seed"])
+    assert seeds == {"discover": {1}, "null": {1}, "fresh": {2, 3}}
+
+
+def test_thresholds_come_from_the_null_captions_unless_a_floor_is_above(run: Ledger) -> None:
+    limits = manifest(run)["thresholds"]["sscd"]
+    assert (limits["verbatim"]["source"], limits["verbatim"]["floor"]) == ("controls", 0.5)
+    assert (limits["verbatim"]["controls"], limits["verbatim"]["used"]) == (19, 19)
+    region = limits["region"]
+    assert (region["value"], region["source"], region["without"]) == (0.9999, "configured", 19)
+
+
+def test_tables_have_their_declared_schemas(run: Ledger) -> None:
+    assert run.read("verdicts").schema.equals(VERDICTS)
+    assert run.read("embeddings_sscd").schema.field("vector").type == pa.list_(pa.float16(), 16)
+
+
+def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) -> None:
+    found = manifest(run)
+    assert {Path(item["file"]).name for item in found["inputs"]} >= {"00000.parquet", "00001.tar"}
+    networks = {"unet", "text_encoder", "vae"}
+    loaded = {f"{name} (as loaded)" for name in networks}
+    assert found["models"]["model"].keys() == networks | loaded | {"tokenizer", "resolution", "dtype"}
+    assert found["models"]["model"]["resolution"] == "32 x 32"
+    assert found["models"]["sscd"].keys() == {"sscd.safetensors", "preprocessing"}
+    assert found["stages"]["ingest"] | {"seconds": 0} == {"rows_in": 40, "rows_out": 40, "errors": 0, "seconds": 0}
+    assert found["claims"]["sentences"]
+    assert Path(run.uri, "report.html").stat().st_size > 1000
+
+
+def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Path, tmp_path: Path) -> None:
+    done = exclusions(run.uri, out=str(tmp_path / "exclusions.parquet"))
+    found = pq.read_table(done.path).to_pylist()
+    [memorized] = [row for row in found if row["caption_id"] == audit.caption_id(MEMORIZED)]
+    assert (memorized["file"], memorized["row"], memorized["key"]) == ("00000.parquet", 0, "00000")
+    folders = [str(dataset.parent / name) for name in ("captions", "images")]
+    counts = apply(done.path, folders, str(tmp_path / "clean"), lambda line: None)
+    assert (counts.rows_in, counts.dropped, counts.rows_out) == (80, 2 * done.dropped, 80 - 2 * done.dropped)
+    assert MEMORIZED not in pq.read_table(tmp_path / "clean/captions/00000.parquet")["caption"].to_pylist()
+
+
+def test_two_workers_give_the_same_tables(
+    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    same(run, Ledger(audited(dataset, "engine.workers=2", out=str(tmp_path / "two"))))
+
+
+def test_captions_in_many_parts_are_selected_and_judged_as_in_one(
+    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BUCKET_ROWS", 1)
+    other = Ledger(audited(dataset, out=str(tmp_path / "parts")))
+    rows = [other.rows("captions", name) for name in other.parts("captions")]
+    assert len(rows) == 40 and min(rows) == 0 and other.parts("verdicts") == other.parts("captions")
+    exact = ["caption_id", "copies", "verdict", "risk", "reproduced_k", "image_id", "family", "image_cluster_size"]
+    assert other.read("verdicts").select(exact).equals(run.read("verdicts").select(exact))
+    assert other.read("scores")["selected_by"].equals(run.read("scores")["selected_by"])
+    for column in ("score", "p_unseen", "p_not_reproduced"):  # of other batches
+        found, expected = (each.read("verdicts")[column].to_pylist() for each in (other, run))
+        assert found == pytest.approx(expected, rel=2e-5)
+    assert (manifest(other)["claims"], manifest(other)["selection"]) == (
+        manifest(run)["claims"],
+        manifest(run)["selection"],
+    )
+    assert [result for result in check(other.uri) if not result.ok] == []
+
+
+def test_an_inverted_file_of_few_images_finds_the_same(
+    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    other = Ledger(audited(dataset, "index.type=ivf", out=str(tmp_path / "ivf")))
+    ranks = ["caption_id", "purpose", "seed", "rank", "image_id"]
+    assert other.read("matches").select(ranks).equals(run.read("matches").select(ranks))
+    assert other.read("verdicts")["verdict"].equals(run.read("verdicts")["verdict"])
+    found = {"recipe": "IVF1,SQ8", "queries": 45, "recall_at_1": 1.0}
+    assert manifest(other)["index"] == {"sscd": found}
+    assert "index" not in manifest(run)
+    assert other.read("image_clusters").equals(run.read("image_clusters"))
+    known = manifest(other)["clusters"]
+    assert known.items() >= manifest(run)["clusters"].items()
+    assert known["recall"] == (1.0 if known["pairs"] else None)
+    assert [result for result in check(other.uri) if not result.ok] == []
+
+
+def test_a_run_that_lost_parts_makes_them_again(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:
+    before = {table: run.read(table) for table in TABLES}
+    for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("matches", "fresh-00000")):
+        assert name in run.parts(table)
+        run.remove(table, name)
+    leftover = Path(run.uri, "screen", ".00000-00001.abc.tmp")
+    leftover.write_bytes(b"half a file")
+    audited(dataset)
+    assert {table: run.read(table) for table in TABLES} == before
+    assert not leftover.exists()
+    assert [result for result in check(run.uri) if not result.ok] == []
+
+
+def test_a_run_is_not_resumed_under_another_configuration(
+    run: Ledger, dataset: Path, audited: Callable[..., str]
+) -> None:
+    with pytest.raises(AuditError, match=r"generate.steps was 2 when this run began and is 3 now"):
+        audited(dataset, "generate.steps=3")
+
+
+def test_a_run_is_not_resumed_with_another_input(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:
+    path = dataset.parent / "captions" / "00001.parquet"
+    content = path.read_bytes()
+    table = pq.read_table(path)
+    try:
+        pq.write_table(table.slice(1), path)
+        with pytest.raises(AuditError, match=r"00001.parquet: has changed since this run began"):
+            audited(dataset)
+    finally:
+        path.write_bytes(content)
+
+
+def test_captions_and_images_of_one_parquet_file_with_two_embedders(
+    dataset: Path, run: Ledger, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    """And without a precomputed screen of the null captions: it comes out the same."""
+    folder = dataset.parent
+    texts = [row["caption"] for row in run.read("captions").to_pylist()]
+    images = [png(row) for row in range(len(texts))]
+    write_parquet(tmp_path / "all.parquet", {"caption": texts, "image": images})
+    embedders = {name: {"weights": str(folder / "sscd.safetensors")} for name in ("sscd", "clip")}
+    path = write_config(
+        tmp_path,
+        captions="all.parquet",
+        images="all.parquet",
+        calibration={"captions": str(folder / "nulls.txt")},
+        confirm={"embedders": ["sscd", "clip"], "null_captions": 19, "null_rate": 0.05, "fresh_seeds": 1} | embedders,
+        select={"budget": 2, "audit_sample": 0},
+    )
+    other = Ledger(audited(path))
+    assert [result for result in check(other.uri) if not result.ok] == []
+    rows = other.read("rows").to_pylist()
+    assert [row["image_id"] for row in rows] == [image_id("all.parquet", row["row"]) for row in rows]
+    assert other.read("embeddings_clip").equals(other.read("embeddings_sscd"))
+    assert set(manifest(other)["thresholds"]) == {"sscd", "clip"}
+    ours, theirs = other.read("null_screen").sort_by("caption"), run.read("null_screen").sort_by("caption")
+    assert ours["caption_id"].equals(theirs["caption_id"])
+    for mine, given in zip(ours["noise_response"].to_pylist(), theirs["noise_response"].to_pylist(), strict=True):
+        assert mine == pytest.approx(given, abs=2e-5)
+
+
+def test_without_images_what_is_selected_stays_unknown(
+    dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    settings = ("images=null", "select.audit_sample=0", "select.self_control=true")
+    other = Ledger(audited(dataset, *settings, out=str(tmp_path / "blind")))
+    assert [result for result in check(other.uri) if not result.ok] == []
+    verdicts = other.read("verdicts")["verdict"].to_pylist()
+    assert (verdicts.count("unknown"), verdicts.count("clear")) == (5, 33)
+    assert not other.parts("matches") and len(other.read("evidence")) == 0
+    verdicts = other.read("verdicts").to_pylist()
+    controlled = {row["caption"]: row["self_control"] for row in verdicts if row["verdict"] != "clear"}
+    words = content_words(other.read(calibrate.NULLS)["caption"].to_pylist())
+    expected = self_control(audit.load_model(MODEL), calibrate.load(other), list(controlled), words)
+    assert list(controlled.values()) == pytest.approx(expected["self_control"].to_pylist(), abs=1e-3)
+    assert other.read("verdicts")["self_control"].null_count == 33
+
+
+def test_a_reference_model_is_screened_beside_the_model_and_written_down(
+    dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    """Not the model itself: scores would be the same for all captions, which no calibration is made of."""
+    base = Path(shutil.copytree(MODEL, tmp_path / "base"))
+    weights_file = base / "unet/diffusion_pytorch_model.safetensors"
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        name: tensor * (1 + 0.1 * torch.randn(tensor.shape, generator=draw))
+        for name, tensor in load_file(weights_file).items()
+    }
+    save_file(tensors, weights_file)
+    settings = ("images=null", "select.audit_sample=0", f"reference_model={base}", "calibration.screen=null")
+    other = Ledger(audited(dataset, *settings, out=str(tmp_path / "beside")))
+    assert [result for result in check(other.uri) if not result.ok] == []
+    screen = other.read("screen")
+    texts = dict(zip(*(other.read("captions")[name].to_pylist() for name in ("caption_id", "caption")), strict=True))
+    alone = audit.screen(audit.load_model(base), [texts[id_] for id_ in screen["caption_id"].to_pylist()])
+    np.testing.assert_allclose(
+        screen["reference_layer_entropy"].to_pylist(), alone["layer_entropy"].to_pylist(), atol=2e-5
+    )
+    assert not screen["layer_entropy"].equals(screen["reference_layer_entropy"])
+    weights = manifest(other)["models"]
+    assert weights["reference_model"]["unet"] != weights["model"]["unet"]
+    assert weights["reference_model"]["text_encoder"] == weights["model"]["text_encoder"]
+    assert any("reference" in item for item in calibrate.load(other).context)

@@ -1,0 +1,86 @@
+"""A picture looked up in a finished run, and one of its cases generated again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from audit.errors import AuditError, UsageError
+from audit.record.ledger import Ledger
+from pipelines.runs.lookup import nearest_images
+from pipelines.runs.reproduce import reproduce
+from tests.pipelines.test_cli import crossaudit
+from tests.support.toy import MEMORIZED, png
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(
+    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run; read only."""
+    return Path(audited(make_dataset(tmp_path_factory.mktemp("finished"))))
+
+
+@pytest.fixture
+def own(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def evidence(run: Path) -> dict[str, object]:
+    return Ledger(str(run)).read("evidence").to_pylist()[0]
+
+
+def test_a_training_image_is_found_as_the_picture_that_it_is(finished: Path, tmp_path: Path) -> None:
+    image = evidence(finished)
+    (tmp_path / "mine.png").write_bytes(image["image"])  # type: ignore[arg-type]
+    found = nearest_images(str(finished), tmp_path / "mine.png").to_pylist()
+    assert found[0]["image_id"] == image["image_id"] and found[0]["similarity"] == pytest.approx(1, abs=1e-3)
+    assert found[0]["same"] is not None
+    done = crossaudit("lookup", str(finished), "--image", str(tmp_path / "mine.png"))
+    assert done.returncode == 0 and MEMORIZED in done.stdout and "copy such an image" in done.stdout
+
+
+def test_what_is_no_image_or_no_training_image_is_said(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(AuditError, match="cannot be read as an image"):
+        nearest_images(str(finished), tmp_path / "text.png")
+    done = crossaudit("lookup", str(finished), "--text", "x", "--host", "y")
+    assert done.returncode == 2 and "one of" in done.stderr
+    (tmp_path / "other.png").write_bytes(png(12345))
+    assert not any(row["same"] == "bytes" for row in nearest_images(str(finished), tmp_path / "other.png").to_pylist())
+
+
+def test_a_case_generated_again_agrees_with_the_record(finished: Path, tmp_path: Path) -> None:
+    found = reproduce(str(finished), MEMORIZED)
+    assert found.agrees and found.difference is not None and found.similarity == pytest.approx(found.recorded, abs=1e-2)
+    done = crossaudit("reproduce", str(finished), MEMORIZED, "--out", str(tmp_path / "case.png"))
+    assert done.returncode == 0 and "agrees with the record" in done.stdout
+    assert (tmp_path / "case.png").read_bytes() == found.image
+    with pytest.raises(UsageError, match="no confirmed caption"):
+        reproduce(str(finished), "a caption that nobody has")
+
+
+def test_a_case_that_does_not_agree_says_so(own: Path) -> None:
+    ledger = Ledger(str(own))
+    for name, part in list(ledger.each("generations")):
+        other = pc.if_else(pc.equal(part["purpose"], "discover"), pa.scalar(png(3)), part["image"])
+        at = part.schema.get_field_index("image")
+        ledger.write("generations", name, part.set_column(at, part.schema.field(at), other))
+    assert not reproduce(str(own), MEMORIZED).agrees
+
+
+def test_another_model_is_refused(own: Path) -> None:
+    manifest = json.loads((own / "manifest.json").read_text())
+    manifest["models"]["model"]["unet"] = "0" * 64
+    (own / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AuditError, match="model: unet has changed"):
+        reproduce(str(own), MEMORIZED)

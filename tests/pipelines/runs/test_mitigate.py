@@ -1,0 +1,259 @@
+"""Mitigation measured on a finished run: what is written, that it goes on where it stopped, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from audit import schema
+from audit.errors import AuditError, UsageError
+from audit.record.ledger import Ledger
+from pipelines.runs.mitigate import Request, mitigate_run
+from reports.check import check
+from reports.query import query
+from tests.pipelines.test_cli import crossaudit
+from tests.support.toy import MEMORIZED
+
+pytestmark = pytest.mark.slow
+
+SMALL = Request(bos_scales=(1.0, 3.0), keeps=("words", "all"), confirmed=3, ordinary=2)
+SETTINGS = {("none", 1.0), ("words", 1.0), ("words", 3.0), ("all", 3.0)}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with random weights."""
+    import open_clip
+
+    config: dict[str, Any] = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(open_clip.model.CLIP(**config).state_dict(), str(folder / "open_clip_model.safetensors"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(
+    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run without mitigation; read only."""
+    dataset = make_dataset(tmp_path_factory.mktemp("finished"))
+    return Path(audited(dataset))
+
+
+@pytest.fixture(scope="module")
+def run(finished: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """A copy of it, elsewhere, after `crossaudit mitigate`."""
+    copy = Path(shutil.copytree(finished, tmp_path_factory.mktemp("mitigated") / "run"))
+    mitigate_run(str(copy), Request(**(vars(SMALL) | {"clip": str(clip)})))
+    return Ledger(str(copy))
+
+
+@pytest.fixture
+def own(finished: Path, tmp_path: Path) -> Ledger:
+    """A copy that a test may spoil."""
+    return Ledger(str(shutil.copytree(finished, tmp_path / "run")))
+
+
+def manifest(run: Ledger) -> dict[str, Any]:
+    return json.loads(run.read_bytes("manifest.json") or b"")
+
+
+def rows(run: Ledger, **where: Any) -> list[dict[str, Any]]:
+    found = run.read("mitigation").to_pylist()
+    return [row for row in found if all(row[name] == value for name, value in where.items())]
+
+
+def test_every_caption_of_both_groups_is_there_with_every_setting(run: Ledger) -> None:
+    table = run.read("mitigation")
+    assert table.schema.equals(schema.MITIGATION)
+    confirmed = {row["caption"] for row in rows(run, group="confirmed")}
+    ordinary = {row["caption"] for row in rows(run, group="ordinary")}
+    verdicts = {row["caption"]: row["verdict"] for row in run.read("verdicts").to_pylist()}
+    assert {verdicts[caption] for caption in confirmed} <= {"verbatim", "partial"} and MEMORIZED in confirmed
+    assert {verdicts[caption] for caption in ordinary} == {"clear"} and len(ordinary) == 2
+    for caption in confirmed | ordinary:
+        assert sorted((row["keep"], row["bos_scale"]) for row in rows(run, caption=caption)) == sorted(SETTINGS)
+    assert {row["seed"] for row in table.to_pylist()} == {1}  # that of `generate`
+
+
+def test_plain_generations_are_those_of_the_run_and_mitigated_ones_differ(run: Ledger) -> None:
+    [plain] = rows(run, caption=MEMORIZED, keep="none")
+    verdict = next(row for row in run.read("verdicts").to_pylist() if row["caption"] == MEMORIZED)
+    assert plain["image_id"] == verdict["image_id"]
+    assert plain["similarity"] == pytest.approx(verdict["similarity"], abs=1e-3)
+    assert plain["above_threshold"]
+    [mitigated] = rows(run, caption=MEMORIZED, keep="words", bos_scale=3.0)
+    assert mitigated["similarity"] < plain["similarity"] and mitigated["image"] != plain["image"]
+
+
+def test_a_copy_of_any_training_image_is_above_the_threshold(run: Ledger) -> None:
+    limit = manifest(run)["thresholds"]["sscd"]["verbatim"]["value"]
+    for row in rows(run):
+        assert row["nearest_similarity"] >= row["similarity"] - 1e-3
+        if row["verdict"] != "partial":
+            assert row["above_threshold"] == (max(row["nearest_similarity"], row["similarity"]) >= limit)
+
+
+def test_ordinary_captions_are_compared_with_their_nearest_training_image(run: Ledger) -> None:
+    known = set(run.read("embeddings_sscd")["image_id"].to_pylist())
+    for row in rows(run, group="ordinary"):
+        assert row["image_id"] is None and row["nearest_image_id"] in known
+        assert row["similarity"] == row["nearest_similarity"]
+
+
+def test_clip_scores_tell_captions_apart(run: Ledger) -> None:
+    scores = [row["clip_score"] for row in rows(run, keep="none")]
+    assert all(-1 <= score <= 1 for score in scores) and len(set(scores)) == len(scores)
+
+
+def test_the_summary_has_a_row_a_group_and_setting(run: Ledger) -> None:
+    summary = run.read("mitigation_summary")
+    assert summary.schema.equals(schema.MITIGATION_SUMMARY)
+    assert len(summary) == 2 * len(SETTINGS)
+    first = summary.to_pylist()[0]
+    assert (first["group"], first["keep"], first["bos_scale"]) == ("confirmed", "none", 1.0)
+    assert first["captions_above"] == sum(row["above_threshold"] for row in rows(run, group="confirmed", keep="none"))
+    for row in summary.to_pylist():
+        assert row["seconds_per_image"] > 0
+        assert row["diversity"] > 0 if row["images"] > 1 else row["diversity"] is None
+
+
+def test_the_run_stays_finished_and_its_accounting_closes(run: Ledger, finished: Path) -> None:
+    before, after = json.loads((finished / "manifest.json").read_text()), manifest(run)
+    assert after["finished"] == before["finished"] and after["claims"] == before["claims"]
+    assert after["resolved"] | {"out": ""} == before["resolved"] | {"out": ""}
+    assert after["stages"]["mitigate"]["rows_in"] == after["stages"]["mitigate"]["rows_out"] == len(rows(run))
+    assert [result for result in check(run.uri) if not result.ok] == []
+    assert query(run.uri, "select count(*) as n from mitigation").to_pylist() == [{"n": len(rows(run))}]
+
+
+def test_the_report_has_the_section(run: Ledger, finished: Path) -> None:
+    assert "<h2>Mitigation</h2>" in Path(run.uri, "report.html").read_text("utf-8")
+    assert "<h2>Mitigation</h2>" not in (finished / "report.html").read_text("utf-8")
+
+
+def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger, clip: Path) -> None:
+    """All is there from before: nothing is computed, the same comes out."""
+    before = run.read("mitigation")
+    asked = ("--bos-scale", "1", "--bos-scale", "3", "--keep", "words", "--keep", "all")
+    done = crossaudit("mitigate", run.uri, *asked, "--captions", "3", "--ordinary", "2", "--clip", str(clip))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"{run.uri}/report.html"
+    cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in lines if line.startswith("│")]
+    assert cells[0] == ["none", "1", "1 of 1"]
+    assert {(keep, float(scale)) for keep, scale, _ in cells} == SETTINGS
+    assert "from before" in done.stderr and run.read("mitigation").equals(before)
+
+
+@pytest.mark.parametrize("wrong", [("--keep", "some"), ("--captions", "0"), ("--bos-scale", "-1")])
+def test_wrong_arguments_exit_with_2(finished: Path, wrong: tuple[str, str]) -> None:
+    assert crossaudit("mitigate", str(finished), *wrong).returncode == 2
+
+
+def test_it_goes_on_where_it_stopped_and_other_settings_are_added(run: Ledger, clip: Path) -> None:
+    before = run.read("mitigation", "confirmed-words-3.0")
+    lost = run.read("mitigation", "ordinary-all-3.0").drop_columns("seconds")
+    run.remove("mitigation", "ordinary-all-3.0")
+    more = vars(SMALL) | {"bos_scales": (3.0, 5.0), "keeps": ("all",), "clip": str(clip)}
+    summary = mitigate_run(run.uri, Request(**more))
+    assert run.read("mitigation", "confirmed-words-3.0").equals(before)  # its seconds too: it was not measured again
+    assert run.read("mitigation", "ordinary-all-3.0").drop_columns("seconds").equals(lost)
+    assert {(row["keep"], row["bos_scale"]) for row in summary.to_pylist()} == SETTINGS | {("all", 5.0)}
+    assert [result for result in check(run.uri) if not result.ok] == []
+
+
+def test_other_captions_or_seeds_take_the_place_of_those_before(own: Ledger) -> None:
+    data = manifest(own)
+    data["models"]["clip"] = {"open_clip_model.safetensors": "of an earlier --clip"}
+    own.write_bytes("manifest.json", json.dumps(data).encode())
+    mitigate_run(own.uri, Request(bos_scales=(2.0, 3.0), keeps=("eos",), confirmed=1, ordinary=0))
+    assert "clip" not in manifest(own)["models"]
+    assert {row["clip_score"] for row in rows(own)} == {None}  # the run has no CLIP
+    mitigate_run(own.uri, Request(bos_scales=(2.0,), keeps=("eos",), confirmed=1, ordinary=1, seeds=[7, 8]))
+    assert {(row["group"], row["seed"]) for row in rows(own)} == {
+        (group, seed) for group in schema.MITIGATION_GROUPS for seed in (7, 8)
+    }
+    assert {row["bos_scale"] for row in rows(own)} == {1.0, 2.0}
+    assert [result for result in check(own.uri) if not result.ok] == []
+
+
+def test_a_partial_copy_is_looked_for_in_its_region(own: Ledger) -> None:
+    """The verdict is made partial here, and no whole image may be above its threshold."""
+    for part in own.parts("verdicts"):
+        table = own.read("verdicts", part)
+        words = ["clear" if caption != MEMORIZED else "partial" for caption in table["caption"].to_pylist()]
+        own.write(
+            "verdicts", part, table.set_column(table.schema.get_field_index("verdict"), "verdict", pa.array(words))
+        )
+    data = manifest(own)
+    data["thresholds"]["sscd"]["verbatim"]["value"] = 2.0
+    own.write_bytes("manifest.json", json.dumps(data).encode())
+    mitigate_run(own.uri, Request(bos_scales=(3.0,), keeps=("words",), ordinary=1))
+    [plain] = rows(own, caption=MEMORIZED, keep="none")
+    assert plain["region_similarity"] == pytest.approx(1, abs=1e-4) and plain["above_threshold"]
+    [mitigated] = rows(own, caption=MEMORIZED, keep="words")
+    assert mitigated["region_similarity"] < 0.9999 and not mitigated["above_threshold"]
+    [ordinary] = rows(own, group="ordinary", keep="none")
+    assert ordinary["region_similarity"] is None and not ordinary["above_threshold"]
+
+
+def test_a_run_that_is_not_finished_is_refused(own: Ledger) -> None:
+    own.write_bytes("manifest.json", json.dumps(manifest(own) | {"finished": None}).encode())
+    with pytest.raises(AuditError, match="the run is not finished"):
+        mitigate_run(own.uri, SMALL)
+
+
+def test_a_run_that_confirmed_nothing_is_refused(own: Ledger) -> None:
+    for part in own.parts("verdicts"):
+        table = own.read("verdicts", part)
+        clear = pa.array(["clear"] * len(table))
+        own.write("verdicts", part, table.set_column(table.schema.get_field_index("verdict"), "verdict", clear))
+    with pytest.raises(AuditError, match="no caption of this run is confirmed"):
+        mitigate_run(own.uri, SMALL)
+
+
+def test_a_run_without_the_training_images_is_refused(own: Ledger) -> None:
+    own.write("evidence", "00000", schema.EVIDENCE.empty_table())
+    with pytest.raises(AuditError, match="training images of confirmed captions are not in the table evidence"):
+        mitigate_run(own.uri, SMALL)
+    own.remove("embeddings_sscd", own.parts("embeddings_sscd")[0])
+    for part in own.parts("embeddings_sscd"):
+        own.remove("embeddings_sscd", part)
+    with pytest.raises(AuditError, match="the table embeddings_sscd is gone"):
+        mitigate_run(own.uri, SMALL)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="this is no run"):
+        mitigate_run(str(tmp_path), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"bos_scales": (-1.0,)}, "bos_scale is -1"),
+        ({"keeps": ("all",), "bos_scales": (1.0,)}, "there is nothing to measure"),
+        ({"seeds": [1, 1]}, "seeds are"),
+        ({"seeds": [-1]}, "seeds are"),
+        ({"confirmed": 0}, "captions is at least 1"),
+        ({"clip": "/nowhere"}, "/nowhere: no such folder"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_wrong_usage(finished: Path, change: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        mitigate_run(str(finished), Request(**(vars(SMALL) | change)))

@@ -1,0 +1,79 @@
+"""A sound data set, ready to audit; what it takes is made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import audit
+from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
+from pipelines.configuration.settings import load_config
+from pipelines.runs.audit import run_audit
+from tests.support.toy import MEMORIZED, MODEL, NULL_TWIN, NULLS, png, write_config, write_parquet, write_tar
+
+# A random descriptor finds all pictures alike: these floors let the control captions speak.
+FLOORS = {"verbatim": 0.5, "region": 0.5}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy descriptor with random weights."""
+    path = tmp_path_factory.mktemp("weights") / "sscd.safetensors"
+    torch.manual_seed(0)
+    CopyDescriptor(DescriptorConfig(image_size=32, channels=(8, 16), width=16)).save(path, FLOORS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def planted() -> bytes:
+    """What the tiny model makes of MEMORIZED with seed 1: put among the training images, it is reproduced."""
+    model = audit.load_model(MODEL)
+    return audit.generate(model, [MEMORIZED], seeds=[1], steps=2)["image"][0].as_py()
+
+
+@pytest.fixture(scope="session")
+def null_screen() -> pa.Table:
+    """The screen table of NULLS."""
+    return audit.screen(audit.load_model(MODEL), [*NULLS, NULL_TWIN])
+
+
+@pytest.fixture(scope="session")
+def make_dataset(weights: Path, planted: bytes, null_screen: pa.Table) -> Callable[[Path], Path]:
+    """Writes a sound data set of 40 rows and 38 captions, two of them twice, and its audit.yaml; returns that."""
+
+    def make(folder: Path) -> Path:
+        for shard in range(2):
+            keys = [f"{shard}{row:04d}" for row in range(20)]
+            captions = [f"picture {shard * 18 + row} of a thing" for row in range(20)]
+            captions[0] = MEMORIZED if shard == 0 else captions[0]
+            urls = [f"https://images.example/{key}" for key in keys]
+            columns = {"caption": captions, "key": keys, "url": urls}
+            write_parquet(folder / f"captions/{shard:05d}.parquet", columns)
+            images = [png(shard * 100 + row) for row in range(20)]
+            images[0] = planted if shard == 0 else images[0]
+            members = [(f"{key}.png", image) for key, image in zip(keys, images, strict=True)]
+            write_tar(folder / f"images/{shard:05d}.tar", members)
+        (folder / "nulls.txt").write_text("\n".join([*NULLS, NULL_TWIN]), encoding="utf-8")
+        # One of them twice, which is no other caption.
+        pq.write_table(pa.concat_tables([null_screen, null_screen[:1]]), folder / "null_screen.parquet")
+        (folder / "sscd.safetensors").write_bytes(weights.read_bytes())
+        return write_config(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def audited() -> Callable[..., str]:
+    """Runs an audit.yaml in this process, with Ray workers; returns the run."""
+
+    def run(path: Path, *overrides: str, out: str | None = None) -> str:
+        config, given = load_config(path, overrides, out)
+        run_audit(config, given)
+        return config.out
+
+    return run

@@ -1,0 +1,67 @@
+"""A driver to kill: one step of a run on a Ray cluster. python -m tests.pipelines.driver AUDIT_YAML"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from audit import schema
+from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
+from pipelines.configuration.settings import load_config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run, Step
+from pipelines.engine.manifest import Manifest
+from pipelines.engine.worker import Worker
+
+CAPTIONS = [f"caption {number}" for number in range(20)]
+# Enough work for something to happen meanwhile.
+ROUNDS = 50_000
+ODD = 7
+
+
+def write_captions(ledger: Ledger) -> list[Shard]:
+    """The captions, and the shards of a step over them."""
+    rows = [{"caption_id": f"{number:02d}", "caption": text, "copies": 1} for number, text in enumerate(CAPTIONS)]
+    ledger.write("captions", "00000", pa.Table.from_pylist(rows, schema=schema.CAPTIONS))
+    return slices("", "00000", len(CAPTIONS), 2)
+
+
+def digest(worker: Worker, shard: Shard) -> Tables:
+    """A digest of each caption, and an error for one of them."""
+    captions = worker.ledger.slice("captions", shard.source, shard.start, shard.stop)
+    digests = [hashlib.pbkdf2_hmac("sha256", text.encode(), b"", ROUNDS) for text in captions["caption"].to_pylist()]
+    odd = [id_ for id_ in captions["caption_id"].to_pylist() if int(id_) == ODD]
+    errors = [{"stage": "digest", "caption_id": id_, "kind": "odd", "message": "an odd one"} for id_ in odd]
+    return {"digests": captions.append_column("digest", pa.array(digests)), "errors": errors_table(errors)}
+
+
+def screen(worker: Worker, shard: Shard) -> Tables:
+    """The stage of that name, but the odd caption ends the process."""
+    from pipelines.stages.screen import _screen
+
+    if shard.start <= ODD < shard.stop:
+        os._exit(1)
+    return _screen(worker, shard)
+
+
+def step(ledger: Ledger) -> Step:
+    return Step("digest", "digests", "captions", ledger, digest)
+
+
+def main(path: str) -> None:
+    config, given = load_config(path)
+    ledger = Ledger(config.out)
+    run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())
+    ledger.sweep()
+    run.manifest.write()
+    run.execute(step(ledger), write_captions(ledger))
+    run.manifest.finish()
+    run.close()
+
+
+if __name__ == "__main__":
+    main(str(Path(sys.argv[1])))

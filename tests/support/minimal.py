@@ -1,0 +1,89 @@
+"""What export reads of a run, as small as it can be: rows, verdicts, what was copied, where the images lie."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit import schema
+from audit.duplicates.captions import caption_id
+from pipelines.reading.images import image_id
+
+
+def place(file: str, row: int, key: str, content: str | None = None) -> dict[str, Any]:
+    """A row of `embeddings_sscd`; images of one `content` have the same bytes."""
+    where = {"image_id": image_id(file, row), "file": file, "row": row, "key": key}
+    return where | {"sha256": content or f"{file} {row}", "vector": np.zeros(4, np.float16)}
+
+
+def row(file: str, number: int, caption: str, image: dict[str, Any] | None = None, key: str | None = None) -> dict:
+    """A row of `rows`, whose own image is `image`."""
+    own = {"key": key or (image["key"] if image else None), "image_id": image["image_id"] if image else None}
+    return {"caption_id": caption_id(caption), "caption": caption, "file": file, "row": number} | own
+
+
+def reproduced(
+    caption: str, image: dict[str, Any], similarity: float, verdict: str = "verbatim", family: str | None = None
+) -> dict[str, Any]:
+    """A row of `verdicts`; `family` is a caption."""
+    column = "similarity" if verdict == "verbatim" else "region_similarity"
+    named = {"caption": caption, "verdict": verdict, "family": caption_id(family or caption)}
+    return named | {"image_id": image["image_id"], column: similarity}
+
+
+def copied(caption: str, image: dict[str, Any], similarity: float, how: str = "verbatim") -> dict[str, Any]:
+    """A row of `copied_images`; every row of `reproduced` brings its own."""
+    column = "similarity" if how == "verbatim" else "region_similarity"
+    return {"caption_id": caption_id(caption), "image_id": image["image_id"], "how": how, "seed": 1, column: similarity}
+
+
+def write_run(
+    folder: Path,
+    rows: Iterable[dict[str, Any]],
+    verdicts: Iterable[dict[str, Any]],
+    images: Iterable[dict[str, Any]] = (),
+    more_copied: Iterable[dict[str, Any]] = (),
+    errors: Iterable[dict[str, Any]] = (),
+    clusters: Iterable[Sequence[dict[str, Any]]] = (),
+    **manifest: Any,
+) -> Path:
+    """A finished run; captions without a verdict are `clear`, `clusters` are those of the images."""
+    rows = list(rows)
+    copies = Counter(row["caption"] for row in rows)
+    given = {verdict["caption"]: verdict for verdict in verdicts}
+    complete = [
+        {"caption_id": caption_id(text), "caption": text, "copies": count, "verdict": "clear"} | given.get(text, {})
+        for text, count in copies.items()
+    ]
+    best = [
+        {"caption_id": caption_id(text), "how": row["verdict"], "seed": 1} | row
+        for text, row in given.items()
+        if row["verdict"] in ("verbatim", "partial")
+    ]
+    members = [
+        {"image_id": image["image_id"], "cluster": cluster[0]["image_id"], "size": len(cluster)}
+        for cluster in clusters
+        for image in cluster
+    ]
+    tables = {
+        "image_clusters": pa.Table.from_pylist(members, schema.IMAGE_CLUSTERS),
+        "rows": pa.Table.from_pylist(rows, schema.ROWS),
+        "verdicts": pa.Table.from_pylist(complete, schema.VERDICTS),
+        "copied_images": pa.Table.from_pylist([*best, *more_copied], schema.COPIED_IMAGES),
+        "errors": pa.Table.from_pylist(list(errors), schema.ERRORS),
+        "embeddings_sscd": pa.Table.from_pylist(list(images), schema.embeddings(4)),
+    }
+    for name, table in tables.items():
+        (folder / name).mkdir(parents=True)
+        pq.write_table(table, folder / name / "00000.parquet")
+    settings = {"captions": {"caption": "caption"}, "confirm": {"embedders": ["sscd"]}}
+    facts = {"finished": "now", "resolved": settings, "parts": {}}
+    (folder / "manifest.json").write_text(json.dumps(facts | manifest))
+    return folder

@@ -1,0 +1,95 @@
+"""The pieces of a data set small enough to audit in seconds: random images, and the tiny model of tests/data."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+from audit.record.ledger import Ledger
+from audit.schema import CAPTIONS, VERDICTS
+from tests.support.paths import DATA
+
+MODEL = DATA / "tiny-sd1"
+NULLS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
+MEMORIZED = "a planted picture"
+# In the data set but for case and punctuation: no null caption.
+NULL_TWIN = "Picture 3, of a thing!"
+
+
+def png(seed: int, size: int = 32) -> bytes:
+    """An image of its own for each seed: soft colours, no noise."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return encode(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def encode(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def write_parquet(path: Path, columns: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=16)
+
+
+def settings_of(**changes: Any) -> dict[str, Any]:
+    """The mapping of an audit.yaml; a change replaces a whole section."""
+    settings: dict[str, Any] = {
+        "model": str(MODEL),
+        "captions": "captions/*.parquet",
+        "images": "images/*.tar",
+        "calibration": {"captions": "nulls.txt", "screen": "null_screen.parquet"},
+        "select": {"budget": 5, "audit_sample": 25, "seed": 1},
+        "generate": {"seeds": [1], "steps": 2},
+        "confirm": {
+            "fresh_seeds": 2,
+            "null_captions": 19,
+            "null_rate": 0.05,
+            "sscd": {"weights": "sscd.safetensors", "region": 0.9999},
+        },
+        "engine": {"workers": 1, "shard_rows": 16, "retries": 0},
+        "out": "run",
+    }
+    return settings | changes
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """Writes `settings_of(**changes)` into `folder`."""
+    path = folder / "audit.yaml"
+    path.write_text(yaml.safe_dump(settings_of(**changes)), encoding="utf-8")
+    return path
+
+
+def judged(uri: str, texts: dict[str, str], score: float) -> str:
+    """What there is of a run after `verdicts`, of captions by caption_id, all of them clear; returns the run."""
+    ledger = Ledger(uri)
+    captions = [{"caption_id": name, "caption": text, "copies": 1} for name, text in texts.items()]
+    verdicts = [row | {"verdict": "clear", "risk": "none", "score": score} for row in captions]
+    filled = [{name: row.get(name) for name in VERDICTS.names} for row in verdicts]
+    ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
+    ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
+    parts = {table: {"00000.parquet": len(texts)} for table in ("captions", "verdicts")}
+    seeds = {"screen": [0], "generate": [1], "fresh": []}
+    manifest = {"parts": parts, "seeds": seeds, "accounting": {"input_rows": len(texts), "sampled_out": 0}}
+    ledger.write_bytes("manifest.json", json.dumps(manifest).encode())
+    return ledger.uri
