@@ -29,10 +29,11 @@ from matplotlib.figure import Figure
 from audit.record.ledger import Ledger, Shard, slices
 from pipelines.configuration.config import Config
 from pipelines.console.progress import Reporter
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.pool import Pool
 from pipelines.engine.ray_session import start_ray
+from pipelines.engine.step import Step
 from reports.figures import DATA, LINE
 
 PROCESSES = 4

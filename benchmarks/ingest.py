@@ -25,8 +25,9 @@ from audit.record.ledger import Ledger, Shard
 from benchmarks.spent import watched
 from pipelines.configuration.config import Config
 from pipelines.console.progress import Reporter
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
+from pipelines.engine.step import Step
 from pipelines.stages import ingest
 
 FILE_ROWS = 100_000

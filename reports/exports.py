@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from audit.errors import AuditError, UsageError
+from audit.record.filesystem import open_filesystem, writing
 from audit.schema import EXCLUSIONS, METADATA_KEY
 from reports.tabular import check_suffix, open_writer
-from reports.views import Run, connect, locate, open_run
+from reports.views import Run, connect, open_run
 
 POLICIES = ("drop", "dedup")
 BATCH = 1 << 16
@@ -265,7 +265,7 @@ def _place(run: Run, out: str | None) -> tuple[fs.FileSystem, str]:
     """Return where the file goes. Raises UsageError if something else than exclusions is there."""
     if out is None:
         return run.filesystem, f"{run.root}/exclusions.parquet"
-    filesystem, path = locate(out)
+    filesystem, path = open_filesystem(out)
     try:
         kind = filesystem.get_file_info(path).type
         folder = filesystem.get_file_info(posixpath.dirname(path)).type
@@ -295,19 +295,12 @@ def _is_ours(filesystem: fs.FileSystem, path: str) -> bool:
 def _write(
     result: pa.RecordBatchReader, filesystem: fs.FileSystem, path: str, suffix: str, notes: dict[bytes, bytes]
 ) -> None:
-    """Write under a temporary name, then rename."""
-    folder, name = posixpath.split(path)
-    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
     layout = EXCLUSIONS.with_metadata(notes)
     try:
-        with filesystem.open_output_stream(temporary) as sink:
+        with writing(filesystem, path) as sink:
             file = open_writer(suffix, sink, layout)
             for batch in result:
                 file.write_batch(batch.cast(layout))
             file.close()
-        filesystem.move(temporary, path)
     except OSError as error:
         raise AuditError(f"cannot be written: {error}", where=path) from error
-    finally:
-        if filesystem.get_file_info(temporary).type == fs.FileType.File:
-            filesystem.delete_file(temporary)

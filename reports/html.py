@@ -14,6 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from audit.errors import AuditError
+from audit.record.filesystem import write_file
 from audit.schema import VERDICT_WORDS
 from reports.facts import PER_FAMILY, Facts
 from reports.mitigation import read as read_mitigation
@@ -39,8 +40,7 @@ def write(run: str | Path) -> str:
     path = f"{located.root}/report.html"
     page = render(run)
     try:
-        with located.filesystem.open_output_stream(path) as file:
-            file.write(page.encode("utf-8"))
+        write_file(located.filesystem, path, page.encode())
     except OSError as error:
         raise AuditError(f"cannot be written: {error}", where=path) from error
     return path

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from audit import schema
-from audit.errors import AuditError, UsageError, first_line
-from reports.manifests import missing, parse
+from audit.errors import AuditError, first_line
+from audit.record.filesystem import open_filesystem
+from audit.record.manifest import missing, parse
 
 # Views exist for all of these, empty where the run has no such table.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -73,23 +74,9 @@ class Run:
         return parse(content, path)
 
 
-def locate(uri: str | Path) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a local path or a URI (s3://, gs://, ...), and the path in it; AuditError if it has none."""
-    if not str(uri).strip() or "\0" in str(uri):
-        raise UsageError(f"{str(uri)!r} is no path", do="Give the path of a folder or a file, or a URI.")
-    if "://" not in str(uri):
-        return fs.LocalFileSystem(), str(Path(uri).absolute())
-    try:
-        filesystem, path = fs.FileSystem.from_uri(str(uri))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        do = "Give a path, or a URI of a known scheme: s3://, gs://, file:// and others."
-        raise AuditError(f"cannot be opened: {error}", where=str(uri), do=do) from error
-    return filesystem, path
-
-
 def open_run(run: str | Path) -> Run:
     """The run in a local directory or at a URI (s3://, gs://, ...); AuditError if there is no such directory."""
-    filesystem, root = locate(run)
+    filesystem, root = open_filesystem(run)
     try:
         kind = filesystem.get_file_info(root).type
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -1,20 +1,23 @@
-"""Who may import whom (docs/design.md, section 1)."""
+"""Who may import whom: the layers, and no cycle of modules or of rooms (docs/design.md, section 1)."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
 
+PACKAGES = ("audit", "pipelines", "reports")
 FORBIDDEN = {
     "audit": {"pipelines", "reports", "benchmarks", "ray", "duckdb"},
     "reports": {"pipelines", "benchmarks", "ray", "torch"},
     "pipelines": {"benchmarks"},
 }
-SHARED_WITH_REPORTS = {"audit.schema", "audit.errors"}
+SHARED_WITH_REPORTS = {"audit.schema", "audit.errors", "audit.record"}
 
 
 def imports(path: Path) -> set[str]:
@@ -28,6 +31,33 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def modules() -> dict[str, Path]:
+    """The files of the packages by module name, without the package files, which hold no code of their own."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
+
+
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports, at any level and for types too."""
+    known = modules()
+
+    def module_of(name: str) -> set[str]:
+        return {name} & known.keys() or {name.rpartition(".")[0]} & known.keys()
+
+    return {module: {found for name in imports(path) for found in module_of(name)} for module, path in known.items()}
+
+
+def room_of(module: str) -> str:
+    """A module's package, or the module itself at the top level of one."""
+    parts = module.split(".")
+    return ".".join(parts[:2])
+
+
+def in_order(edges: Mapping[str, set[str]]) -> list[str]:
+    """Sort so that everything stands behind what it imports. Raises CycleError, which names a cycle."""
+    return list(TopologicalSorter(edges).static_order())
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     wrong = {
@@ -39,7 +69,18 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     assert not wrong
 
 
-def test_reports_knows_the_schemas_and_errors_of_audit_and_nothing_else_of_it() -> None:
-    modules = {module for path in (ROOT / "reports").rglob("*.py") for module in imports(path)}
-    of_audit = {module for module in modules if module.split(".")[0] == "audit"}
-    assert {".".join(module.split(".")[:2]) for module in of_audit} <= SHARED_WITH_REPORTS
+def test_reports_knows_schemas_errors_and_the_record_of_audit_and_nothing_else_of_it() -> None:
+    known = {module for path in (ROOT / "reports").rglob("*.py") for module in imports(path)}
+    of_audit = {module for module in known if module.split(".")[0] == "audit"}
+    assert {room_of(module) for module in of_audit} <= SHARED_WITH_REPORTS
+
+
+def test_no_modules_import_each_other_in_a_cycle() -> None:
+    assert len(in_order(graph())) == len(modules())
+
+
+def test_no_rooms_import_each_other_in_a_cycle() -> None:
+    edges: dict[str, set[str]] = {}
+    for module, imported in graph().items():
+        edges.setdefault(room_of(module), set()).update(room_of(other) for other in imported)
+    in_order({room: others - {room} for room, others in edges.items()})

@@ -18,6 +18,7 @@ from audit.calibration.distance import Agreement, Distance, Survival, distance_o
 from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, features
 from audit.duplicates.captions import caption_groups
 from audit.errors import AuditError, UsageError, first_line
+from audit.record.filesystem import write_local
 from audit.schema import METADATA_KEY, REFERENCE
 from audit.statistics.intervals import conformal_p
 
@@ -68,7 +69,7 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write it as JSON; `load_calibration` reads it back exactly."""
         content = {"format": FORMAT, **asdict(self)}
-        Path(path).write_text(json.dumps(content, sort_keys=True, default=np.ndarray.tolist), encoding="utf-8")
+        write_local(path, json.dumps(content, sort_keys=True, default=np.ndarray.tolist).encode())
 
 
 def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:

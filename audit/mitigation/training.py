@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -19,6 +19,7 @@ from audit.attention.calls import unwatch_calls, watch_calls
 from audit.attention.probe import AttentionProbe, cross_attention_layers
 from audit.errors import AuditError, UsageError
 from audit.mitigation.guard_rules import REMEMBERED, TENTHS, EntropyQuantile, FixedEntropy, NullDistance
+from audit.record.filesystem import writing
 
 # Shapes: B samples of a step, L layers, K text positions, D text width.
 
@@ -175,11 +176,9 @@ class TrainingGuard:
             )
         if self._log is not None and rows:
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-            self._log.mkdir(parents=True, exist_ok=True)
-            part = self._log / f"{rank:03d}-{self._written:010d}.parquet"
-            temporary = part.with_suffix(".tmp")
-            pq.write_table(pa.Table.from_pylist(rows, LOG), temporary, compression="zstd")
-            os.replace(temporary, part)
+            part = self._log.absolute() / f"{rank:03d}-{self._written:010d}.parquet"
+            with writing(pafs.LocalFileSystem(), str(part)) as sink:
+                pq.write_table(pa.Table.from_pylist(rows, LOG), sink, compression="zstd")
         self._written += len(rows)
         self._pending.clear()
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import posixpath
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,7 @@ import pyarrow.parquet as pq
 
 from audit import schema
 from audit.errors import AuditError, first_line
-from pipelines.reading.files import open_filesystem
+from audit.record.filesystem import open_filesystem, write_file, writing
 
 Tables = dict[str, pa.Table]
 _CHUNK = 1 << 22
@@ -36,11 +32,6 @@ _TOGETHER = 16
 
 # Where writers of a run say that they are: no part of it (`pipelines.engine.owner`).
 OWNERS = "_owners"
-# What a put makes visible whole or not at all; elsewhere that is a rename.
-OBJECT_STORES = ("s3", "gcs", "abfs")
-# The kind of the error that says so: no row's fault, so nothing is tried again or taken apart.
-DISK_FULL = "disk_full"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -157,17 +148,17 @@ class Ledger:
         """One part. Raises AuditError where there is no room for it."""
         buffer = pa.BufferOutputStream()
         pq.write_table(content, buffer, compression="zstd", **_encoding(content.schema))
-        self._put(buffer.getvalue(), table, f"{name}.parquet")
+        write_file(self.filesystem, self.path(table, f"{name}.parquet"), buffer.getvalue())
 
     def take(self, source: Ledger, table: str, name: str) -> None:
         """A part of another ledger, byte for byte."""
         path = source.path(table, f"{name}.parquet")
         with source.filesystem.open_input_file(path) as content:
-            self._put(content.read_buffer(), table, f"{name}.parquet")
+            write_file(self.filesystem, self.path(table, f"{name}.parquet"), content.read_buffer())
 
     def put(self, file: Path, table: str) -> None:
         """A local file under its own name beside the parts: it is none, and one of them is to say that it is whole."""
-        with file.open("rb") as content, self._sink(table, file.name) as sink:
+        with file.open("rb") as content, writing(self.filesystem, self.path(table, file.name)) as sink:
             shutil.copyfileobj(content, sink, _CHUNK)
 
     @contextmanager
@@ -198,7 +189,7 @@ class Ledger:
         return any(info.base_name != OWNERS for info in self.filesystem.get_file_info(selector))
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        self._put(pa.py_buffer(content), name)
+        write_file(self.filesystem, self.path(name), content)
 
     def read_bytes(self, name: str) -> bytes | None:
         if self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.File:
@@ -208,50 +199,6 @@ class Ledger:
 
     def _exists(self, table: str, name: str) -> bool:
         return self.filesystem.get_file_info(self.path(table, f"{name}.parquet")).type == pafs.FileType.File
-
-    def _put(self, content: pa.Buffer, *at: str) -> None:
-        """A file that is whole once it is there, and not before."""
-
-        def write() -> None:
-            with self._sink(*at) as sink:
-                sink.write(content)
-
-        if self.filesystem.type_name not in OBJECT_STORES:
-            return write()
-        with ThreadPoolExecutor(1) as thread:  # interrupted it would be closed, and half of it be there
-            thread.submit(write).result()
-
-    @contextmanager
-    def _sink(self, *at: str) -> Iterator[pa.NativeFile]:
-        """A file that is written under a temporary name and then renamed. Raises AuditError where there is no room.
-
-        In an object store it is a put: what is not ended is not there, and a rename would be a copy, of 5 GB at most.
-        """
-        path = self.path(*at)
-        if self.filesystem.type_name in OBJECT_STORES:
-            with self.filesystem.open_output_stream(path) as sink:
-                yield sink
-            return
-        folder, name = posixpath.split(path)
-        temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-        try:
-            self.filesystem.create_dir(folder, recursive=True)
-            try:
-                with self.filesystem.open_output_stream(temporary) as sink:
-                    yield sink
-                if isinstance(self.filesystem, pafs.LocalFileSystem):
-                    _sync(temporary)
-                self.filesystem.move(temporary, path)
-            except OSError:
-                with suppress(OSError):
-                    self.filesystem.delete_file(temporary)
-                raise
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            do = "Make room; the same command then goes on where it was stopped."
-            what = f"there is no room to write it: {os.strerror(error.errno)}"
-            raise AuditError(what, where=path, do=do, kind=DISK_FULL) from error
 
     def check(self, table: str) -> None:
         """Raises AuditError that names the first part of a table that is damaged."""
@@ -283,12 +230,6 @@ def _encoding(layout: pa.Schema) -> dict[str, Any]:
     split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in halves}
     plain = [name for name in layout.names if name not in halves]
     return {"row_group_size": VECTOR_ROWS, "use_dictionary": plain, "column_encoding": split}
-
-
-def _sync(path: str) -> None:
-    """A rename may reach the disk before what was written does."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def errors_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -24,7 +24,8 @@ from PIL import Image
 
 import audit
 from audit.duplicates.images import clusters, duplicate_threshold, edited, near_pairs
-from audit.embedding.embedder import BATCH, Embedder, load_embedder
+from audit.embedding.embedder import BATCH, Embedder
+from audit.embedding.loading import load_embedder
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe

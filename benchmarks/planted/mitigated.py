@@ -29,7 +29,7 @@ from torch import Tensor
 
 import audit
 from audit.attention.probe import cross_attention_layers
-from audit.embedding.embedder import load_embedder
+from audit.embedding.loading import load_embedder
 from audit.models.noise import initial_latent
 from audit.models.prompts import Keep
 from audit.statistics.intervals import clopper_pearson

@@ -14,11 +14,11 @@ from typing import Any
 
 from audit.errors import AuditError, first_line
 from audit.record.ledger import Ledger
+from audit.record.manifest import missing, parse
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import absolute
 from pipelines.console.progress import Numbers, now
 from pipelines.engine.ray_jobs import current_job
-from reports.manifests import missing, parse
 
 NAME = "manifest.json"
 PACKAGES = (

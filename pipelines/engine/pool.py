@@ -19,7 +19,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from audit.errors import AuditError, UsageError, first_line
-from audit.record.ledger import DISK_FULL, Shard
+from audit.record.filesystem import DISK_FULL
+from audit.record.ledger import Shard
 from pipelines.engine.failures import cause_of, lost_with_machine, reason_of
 from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, Work
 

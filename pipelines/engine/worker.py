@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from audit.errors import UsageError
 from audit.record.ledger import Ledger, Shard, Tables
@@ -14,12 +14,20 @@ from pipelines.configuration.config import Config, ModelFiles
 from pipelines.reading.local_copies import fetched
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from audit.embedding.embedder import Embedder
     from audit.models.model import Model
-    from pipelines.engine.context import Step
-    from pipelines.planning.probing import Probe
+
+
+Result = TypeVar("Result")
+
+
+class Work(Protocol):
+    """What a worker does with a shard; `pipelines.engine.step.Step` is one."""
+
+    @property
+    def work(self) -> Callable[[Worker, Shard], Tables]: ...
+
+    def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]: ...
 
 
 class Worker:
@@ -64,13 +72,11 @@ class Worker:
         table = audit.screen(self.model, [], screen.seeds, screen.detectors, reference=self.reference)
         return table.schema.serialize().to_pybytes()
 
-    def probe(self, captions: Sequence[str], places: pa.Table) -> Probe:
-        """How fast this worker is, by a short measurement."""
-        from pipelines.planning.probing import measure
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what a function makes of this worker and the arguments."""
+        return function(self, *arguments)
 
-        return measure(self, captions, places)
-
-    def run(self, step: Step, shard: Shard) -> dict[str, int]:
+    def run(self, step: Work, shard: Shard) -> dict[str, int]:
         """Writes a shard. Raises UsageError on a machine that does not see the run."""
         self._sees_run = self._sees_run or self.ledger.holds_anything()
         if not self._sees_run:
@@ -79,7 +85,7 @@ class Worker:
             raise UsageError(what, where=self.config.out, do=do)
         return step.commit(shard, [self.compute(step, shard)])
 
-    def compute(self, step: Step, shard: Shard) -> Tables:
+    def compute(self, step: Work, shard: Shard) -> Tables:
         try:
             return step.work(self, shard)
         except Exception as error:
@@ -108,7 +114,7 @@ class Worker:
     def embedder(self, name: str) -> Embedder:
         if name not in self._embedders:
             self._one_torch()
-            from audit.embedding.embedder import load_embedder
+            from audit.embedding.loading import load_embedder
 
             network = self.config.embedder(name).network()
             network["weights"] = fetched(network["weights"])

@@ -14,7 +14,7 @@ from pipelines.configuration.settings import check_detectors
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
-from pipelines.planning.probing import IMAGES, Probe
+from pipelines.planning.probing import IMAGES, Probe, measure
 from pipelines.planning.speed import assumed, costs_of, measured
 from pipelines.planning.workload import Workload
 from pipelines.reading import images as images_of
@@ -67,7 +67,7 @@ def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress
     try:
         pool = run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
         progress.say("measuring one worker")
-        found: Probe = pool.ask("probe", list(nulls), _places(config, files))
+        found: Probe = pool.ask("call", measure, list(nulls), _places(config, files))
         return found
     except UsageError as error:
         if error.where != "engine":

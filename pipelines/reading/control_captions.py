@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from audit.errors import AuditError
+from audit.record.filesystem import open_file
 from pipelines.configuration.config import Captions
 from pipelines.reading import captions as captions_of
-from pipelines.reading.files import File, open_file
+from pipelines.reading.files import File
 
 # Rows that hold no caption are left out; any other error is one of the file.
 _EMPTY = ("empty_line", "null_caption")

@@ -14,11 +14,12 @@ from typing import TypeVar
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from audit.record.filesystem import open_file
 from pipelines.configuration.config import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of
 from pipelines.reading import parquet, tars
-from pipelines.reading.files import File, open_file
+from pipelines.reading.files import File
 from pipelines.reading.folders import Folder
 from pipelines.reading.slices import COMPRESSED, HEAD, UNREADABLE, Slice
 

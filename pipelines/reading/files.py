@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from audit.errors import AuditError, UsageError, first_line
+from audit.record.filesystem import open_file, open_filesystem
 
 _MIB = 1 << 20
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -36,34 +36,6 @@ class File:
 
     def fingerprint(self) -> str:
         return fingerprint(self.uri)
-
-
-def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a URI or local path, pyarrow's or else fsspec's, and the path in it."""
-    if not uri.strip() or "\0" in uri:
-        raise UsageError(f"{uri!r} is no path", do="Give the path of a folder or a file, or a URI.")
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), os.path.abspath(uri)
-    try:
-        return pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, ValueError) as unknown:
-        import fsspec
-
-        try:
-            filesystem, path = fsspec.core.url_to_fs(uri)
-        except (ImportError, ValueError) as error:
-            do = "Give a path, or a URI of a known scheme: s3://, gs://, file:// and others."
-            raise AuditError(f"cannot be opened: {unknown}; {error}", where=uri, do=do) from error
-        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
-
-
-def open_file(uri: str) -> pa.NativeFile:
-    """A seekable file. Raises AuditError that names it where it is missing."""
-    filesystem, path = open_filesystem(uri)
-    try:
-        return filesystem.open_input_file(path)
-    except FileNotFoundError:
-        raise AuditError("no such file", where=uri, do="Check the path in the configuration.") from None
 
 
 def find(paths: str | Sequence[str], what: str) -> list[File]:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
 from audit.images.decoding import MOST_BYTES
-from pipelines.reading.files import File, open_file
+from audit.record.filesystem import open_file
+from pipelines.reading.files import File
 from pipelines.reading.folders import Folder, is_image
 from pipelines.reading.slices import UNREADABLE, reason
 

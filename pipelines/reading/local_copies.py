@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from audit.embedding.published import cache_folder
 from audit.errors import AuditError
-from pipelines.reading.files import open_filesystem
+from audit.record.filesystem import open_filesystem
 
 _CHUNK = 1 << 22
 # What a folder has that is no configuration.

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from audit.detectors import COMBINED, SCREEN, columns_of
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
+from audit.record.filesystem import open_file
 from audit.schema import METADATA_KEY
-from pipelines.reading.files import find, open_file
+from pipelines.reading.files import find
 
 DO = "Leave calibration.screen out: the run then makes its own."
 

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from audit.errors import UsageError
-from pipelines.reading.files import File, open_file
+from audit.record.filesystem import open_file
+from pipelines.reading.files import File
 
 # A slice ends at so many rows or bytes, so that a worker holds no more of a file, however large that is.
 SLICE_ROWS = 1 << 19

@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from audit.errors import UsageError
+from audit.record.filesystem import open_file
 from pipelines.configuration.config import Captions
 from pipelines.reading import jsonlines
-from pipelines.reading.files import File, open_file
+from pipelines.reading.files import File
 from pipelines.reading.images import samples
 from pipelines.reading.slices import (
     HEAD,

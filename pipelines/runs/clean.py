@@ -6,7 +6,6 @@ import os
 import posixpath
 import shutil
 import tarfile
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
+from audit.record.filesystem import open_file, open_filesystem, writing
 from pipelines.configuration.config import Captions
-from pipelines.reading.files import File, open_file, open_filesystem
+from pipelines.reading.files import File
 from pipelines.writing import exclusions as exclusions_of
 from pipelines.writing import parquet, tar, text
 from pipelines.writing.counts import Counts
@@ -115,24 +115,20 @@ def _refuse_images(jobs: Sequence[Job], exclusions: Exclusions) -> None:
 
 
 def _clean(job: Job, filesystem: pafs.FileSystem, options: Captions, scheme: str) -> Counts:
-    """One copy, under a temporary name, counted again as it was written, and then renamed."""
-    folder, base = posixpath.split(job.target)
+    """Write one clean copy. It gets its name once the rows in it were counted and the counts close."""
     if job.kind == WHOLE:
         if not job.is_image:
             text.check_whole(File(job.uri, job.name, 0), job.part)
         if "drop" in job.part["action"].to_pylist():
             return _proved(Counts(1, 1, 0, len(job.part)), job)
-    filesystem.create_dir(folder, recursive=True)
-    temporary = posixpath.join(folder, f".{base}.{uuid.uuid4().hex}.tmp")
-    try:
-        with filesystem.open_output_stream(temporary) as sink:
-            counts = _write(job, sink, options)
-        counts = replace(counts, rows_out=_rows_in(job, scheme + temporary, options))
-        _proved(counts, job)
-        filesystem.move(temporary, job.target)
-    finally:
-        if filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
-            filesystem.delete_file(temporary)
+    counts = Counts(0, 0, 0, 0)
+
+    def prove(temporary: str) -> None:
+        nonlocal counts
+        counts = _proved(replace(counts, rows_out=_rows_in(job, scheme + temporary, options)), job)
+
+    with writing(filesystem, job.target, check=prove) as sink:
+        counts = _write(job, sink, options)
     return counts
 
 

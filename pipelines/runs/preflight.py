@@ -20,13 +20,13 @@ import pyarrow.fs as pafs
 
 from audit.errors import AuditError, UsageError, first_line
 from audit.models.hub_ids import is_hub_id
+from audit.record.filesystem import open_filesystem
 from audit.record.ledger import Ledger
 from pipelines.configuration.config import Config, ModelFiles
 from pipelines.configuration.settings import check_detectors
 from pipelines.engine.manifest import stored
 from pipelines.engine.ray_token import require_token
 from pipelines.reading.control_captions import read_null_captions
-from pipelines.reading.files import open_filesystem
 from pipelines.stages import calibrate, ingest
 from pipelines.steps import thresholds
 

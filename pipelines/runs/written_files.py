@@ -13,6 +13,7 @@ from pyarrow import fs as pafs
 
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
+from audit.record.filesystem import write_local
 from audit.record.ledger import Ledger
 from pipelines.engine.manifest import NAME, Manifest, read
 from pipelines.engine.owner import Owner
@@ -41,7 +42,7 @@ def write_picture(run: str | None, out: Path, content: bytes, caption: str) -> s
     """
     problem = "it belongs to no run" if run is None else _record(run, out.resolve(), content, caption)
     try:
-        out.write_bytes(content)
+        write_local(out, content)
     except OSError as error:
         do = "Give another --out."
         raise AuditError(f"cannot be written: {error.strerror}", where=str(out), do=do) from error

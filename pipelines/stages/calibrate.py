@@ -17,7 +17,8 @@ from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger, Shard, Tables, slices
 from audit.statistics.intervals import nulls_needed
 from pipelines.configuration.config import Config
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.reading import precomputed
 from pipelines.reading.control_captions import read_null_captions
 from pipelines.stages.screen import failed_rows, screen_errors, screen_texts

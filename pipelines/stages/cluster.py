@@ -14,7 +14,8 @@ from audit import schema
 from audit.duplicates.images import clusters, duplicate_threshold, edited, near_pairs
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.search.exact import vectors_of
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.stages import embed
 from pipelines.steps import identical_images, near_duplicates
 from pipelines.steps.identical_images import COPIES, LINK

@@ -15,7 +15,8 @@ from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.verdicts.copies import copied_images
 from audit.verdicts.regions import agreement, region_of, region_png, similarities, thumbnail
 from audit.verdicts.thresholds import Threshold
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.stages import embed, search
 from pipelines.stages.generate import PROMPTS, generate
 from pipelines.steps import thresholds

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from audit import schema
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.stages import calibrate, select
 from pipelines.stages.screen import screen_errors
 

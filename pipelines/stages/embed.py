@@ -19,7 +19,8 @@ from audit.errors import AuditError
 from audit.images.decoding import STORED, UPRIGHT, decode, decode_each
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
 from audit.search.exact import vectors_of
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.reading import images
 from pipelines.stages.ingest import IMAGES
 

@@ -14,7 +14,8 @@ from audit import schema
 from audit.images.decoding import decode
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
 from audit.verdicts.regions import bright, common, region_png, thumbnail
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.stages import calibrate, select
 from pipelines.stages.screen import failed_rows
 

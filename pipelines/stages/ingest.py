@@ -19,7 +19,8 @@ from audit import schema
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from pipelines.configuration.config import Config
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.reading import caption_files, precomputed
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of

@@ -20,7 +20,8 @@ from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.verdicts.copies import beyond, near
 from audit.verdicts.regions import region_of, similarities
 from audit.verdicts.thresholds import Threshold
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.reading.sampling import Sample
 from pipelines.stages import embed, judge, search
 from pipelines.steps import thresholds

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker

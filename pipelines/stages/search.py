@@ -16,8 +16,9 @@ from audit.images.decoding import STORED, decode
 from audit.record.ledger import Ledger, Shard, Tables
 from audit.search import inverted_file
 from audit.search.exact import nearest
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
 from pipelines.engine.manifest import stored
+from pipelines.engine.step import Step
 from pipelines.stages import embed
 
 if TYPE_CHECKING:

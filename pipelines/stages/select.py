@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.record.ledger import Ledger, Shard, Tables, slices
 from audit.statistics.intervals import q_values
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.stages import calibrate
 from pipelines.steps import own_clusters
 

@@ -18,7 +18,8 @@ from audit import schema
 from audit.duplicates.captions import BANDS, KEY_BITS, band_keys, near, near_pairs
 from audit.duplicates.components import components
 from audit.record.ledger import Ledger, Shard, Tables
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker

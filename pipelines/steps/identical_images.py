@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from audit.duplicates.images import same_bytes
 from audit.record.ledger import Shard, Tables
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.tables.blocks import block, blocks, numbers
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import pyarrow as pa
 from audit.duplicates import cells
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.search.exact import vectors_of
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
 from pipelines.stages import embed
 from pipelines.steps.identical_images import COPIES, LINK
 from pipelines.tables.blocks import blocks, numbers

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from audit import schema
 from audit.errors import UsageError
-from pipelines.reading.files import open_file
+from audit.record.filesystem import open_file
 
 _COLUMNS = ["file", "row", "key", "caption_id", "action", "image_file", "image_row"]
 _NOTES = ("caption", "delimiter", "files", "images", "folders", "shared")

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
+from audit.record.filesystem import open_file
 from pipelines.reading.caption_files import Sidecar, with_sidecars
 from pipelines.reading.captions import known
-from pipelines.reading.files import File, find, open_file
+from pipelines.reading.files import File, find
 from pipelines.reading.folders import is_image
 from pipelines.writing.exclusions import Exclusions, part_of
 from pipelines.writing.text import ANOTHER

@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
+from audit.record.filesystem import open_file
 from pipelines.configuration.config import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import delimited
-from pipelines.reading.files import File, open_file
+from pipelines.reading.files import File
 from pipelines.reading.slices import BYTE_ORDER_MARK, COMPRESSED, chunks, lines
 from pipelines.writing.counts import Counts
 

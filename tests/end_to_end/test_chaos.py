@@ -21,9 +21,9 @@ from ray.cluster_utils import Cluster
 
 from audit.record.ledger import Ledger, Shard
 from pipelines.configuration.settings import load_config
-from pipelines.engine.context import Step
 from pipelines.engine.pool import Pool
 from pipelines.engine.ray_token import private_token
+from pipelines.engine.step import Step
 from pipelines.engine.worker import Worker
 from pipelines.stages import screen
 from reports.check import check

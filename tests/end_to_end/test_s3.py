@@ -20,10 +20,11 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from audit.errors import AuditError
+from audit.record.filesystem import open_file, writing
 from audit.record.ledger import Ledger
 from pipelines.configuration.settings import load_config
 from pipelines.planning.plan import make_plan
-from pipelines.reading.files import find, open_file
+from pipelines.reading.files import find
 from pipelines.runs.clean import apply
 from pipelines.runs.index import build_index
 from pipelines.runs.purge import purge
@@ -214,7 +215,7 @@ def test_what_cannot_be_reached_is_named_with_what_to_check(monkeypatch: pytest.
 
 def test_a_part_is_not_there_before_it_is_whole() -> None:
     ledger = Ledger(f"{BUCKET}/whole")
-    with ledger._sink("table", "00000.parquet") as sink:
+    with writing(ledger.filesystem, ledger.path("table", "00000.parquet")) as sink:
         sink.write(bytes(12 << 20))  # more than one part of an upload
         assert ledger.parts("table") == []
     assert ledger.parts("table") == ["00000"]

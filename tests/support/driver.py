@@ -13,8 +13,9 @@ from audit import schema
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
 from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
+from pipelines.engine.step import Step
 from pipelines.engine.worker import Worker
 
 CAPTIONS = [f"caption {number}" for number in range(20)]

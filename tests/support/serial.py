@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from audit.record.ledger import Ledger, Shard
 from pipelines.configuration.config import Config
 from pipelines.console.progress import Reporter
-from pipelines.engine.context import Run, Step
+from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
+from pipelines.engine.step import Step
 from pipelines.engine.worker import Worker
 
 

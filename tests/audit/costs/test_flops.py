@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import audit
 from audit.costs.flops import count, embedding_cost, generation_cost, screen_cost
 from audit.costs.meta_networks import META, outline_embedder, outline_model
-from audit.embedding.embedder import load_embedder
+from audit.embedding.loading import load_embedder
 from tests.audit.costs.test_meta_networks import BUNDLE
 
 CAPTIONS = ["a red dog", "two ships at night", "x"]

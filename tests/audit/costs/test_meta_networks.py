@@ -13,7 +13,7 @@ from PIL import Image
 import audit
 from audit.costs.meta_networks import outline_embedder, outline_model
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
-from audit.embedding.embedder import load_embedder
+from audit.embedding.loading import load_embedder
 from audit.errors import AuditError
 from tests.audit.conftest import NAMES
 from tests.support.paths import ROOT

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from audit.embedding.clip import CONFIG, WEIGHTS, _preparation
-from audit.embedding.embedder import Embedder, load_embedder
+from audit.embedding.embedder import Embedder
+from audit.embedding.loading import load_embedder
 from audit.errors import AuditError
 
 TINY = {

@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
-from audit.embedding.embedder import BATCH_PIXELS, Embedder, load_embedder
+from audit.embedding.embedder import BATCH_PIXELS, Embedder
+from audit.embedding.loading import load_embedder
 from audit.errors import AuditError
 
 TINY_CLIP = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import transforms
 
-from audit.embedding.embedder import load_embedder
+from audit.embedding.loading import load_embedder
 from audit.embedding.sscd import LONGEST, prepare
 from audit.errors import AuditError
 

@@ -15,7 +15,8 @@ import pytest
 import ray
 
 from audit.errors import AuditError, UsageError
-from audit.record.ledger import DISK_FULL, Shard
+from audit.record.filesystem import DISK_FULL
+from audit.record.ledger import Shard
 from pipelines.engine.pool import STARTS, Pool
 from pipelines.engine.ray_session import start_ray, stop_ray
 from pipelines.engine.schedule import BARREN

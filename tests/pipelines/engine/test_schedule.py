@@ -23,8 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
-from pipelines.engine.context import Step
 from pipelines.engine.schedule import BARREN, MOVES, Attempt, Schedule
+from pipelines.engine.step import Step
 
 ROWS = 6
 NEVER = 10**6

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger, Shard, Tables
 from pipelines.configuration.settings import load_config
-from pipelines.engine.context import Step
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.models import load
+from pipelines.engine.step import Step
 from pipelines.engine.worker import Worker
 from tests.support.toy import MODEL, write_config
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
-from audit.embedding.embedder import load_embedder
+from audit.embedding.loading import load_embedder
 from audit.errors import AuditError, UsageError
 from audit.images.decoding import decode
 from audit.record.ledger import Ledger

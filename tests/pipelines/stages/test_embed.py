@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from audit.embedding.embedder import Embedder, load_embedder
+from audit.embedding.embedder import Embedder
+from audit.embedding.loading import load_embedder
 from audit.images.decoding import decode
 from audit.record.ledger import Ledger, Shard, Tables, concat, slices
 from audit.search.exact import vectors_of

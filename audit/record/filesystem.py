@@ -1,0 +1,132 @@
+"""Open any file system by path or URI, and write files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from audit.errors import AuditError, UsageError
+
+# These make a file visible when it is complete; elsewhere a rename does that.
+OBJECT_STORES = ("s3", "gcs", "abfs")
+# The kind of the error for a full disk: no row caused it, so nothing is tried again or split.
+DISK_FULL = "disk_full"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
+    """Open the file system of a local path or a URI.
+
+    Args:
+        uri: A path, or a URI of a scheme that pyarrow or fsspec knows (s3://, gs://, file://, memory://, ...).
+
+    Returns:
+        The file system, and the path in it.
+
+    Raises:
+        UsageError: The path is empty or holds a null character.
+        AuditError: No file system can be opened for the URI.
+    """
+    uri = str(uri)
+    if not uri.strip() or "\0" in uri:
+        raise UsageError(f"{uri!r} is no path", do="Give the path of a folder or a file, or a URI.")
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), os.path.abspath(uri)
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, OSError, ValueError) as unknown:
+        import fsspec
+
+        try:
+            filesystem, path = fsspec.core.url_to_fs(uri)
+        except (ImportError, ValueError) as error:
+            do = "Give a path, or a URI of a known scheme: s3://, gs://, file:// and others."
+            raise AuditError(f"cannot be opened: {unknown}; {error}", where=uri, do=do) from error
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+def open_file(uri: str) -> pa.NativeFile:
+    """Open a seekable file for reading. Raises AuditError that names it where it is missing."""
+    filesystem, path = open_filesystem(uri)
+    try:
+        return filesystem.open_input_file(path)
+    except FileNotFoundError:
+        raise AuditError("no such file", where=uri, do="Check the path in the configuration.") from None
+
+
+def write_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
+    """Write a file that appears whole or not at all. Raises AuditError if the disk is full."""
+
+    def write() -> None:
+        with writing(filesystem, path) as sink:
+            sink.write(content)
+
+    if filesystem.type_name not in OBJECT_STORES:
+        return write()
+    with ThreadPoolExecutor(1) as thread:  # an interrupt in this thread would close, and so publish, half a file
+        thread.submit(write).result()
+
+
+@contextmanager
+def writing(
+    filesystem: pafs.FileSystem, path: str, check: Callable[[str], None] | None = None
+) -> Iterator[pa.NativeFile]:
+    """Open a file for writing that appears at `path` when the context ends without an error.
+
+    It is written under a temporary name beside its place, synced, and renamed. An object store needs neither: a put
+    that has not ended is not visible, and a rename would be a copy.
+
+    Args:
+        filesystem: Where to write.
+        path: The path in it. Its folder is made if it is missing.
+        check: Called with the path of the complete file before it gets its name; what it raises keeps the file out.
+
+    Raises:
+        AuditError: The disk is full.
+    """
+    if filesystem.type_name in OBJECT_STORES and check is None:
+        with filesystem.open_output_stream(path) as sink:
+            yield sink
+        return
+    folder, name = posixpath.split(path)
+    temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        filesystem.create_dir(folder, recursive=True)
+        try:
+            with filesystem.open_output_stream(temporary) as sink:
+                yield sink
+            if isinstance(filesystem, pafs.LocalFileSystem):
+                _sync(temporary)
+            if check is not None:
+                check(temporary)
+            filesystem.move(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                filesystem.delete_file(temporary)
+            raise
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        do = "Make room, then run the same command again to resume."
+        what = f"there is no room to write it: {os.strerror(error.errno)}"
+        raise AuditError(what, where=path, do=do, kind=DISK_FULL) from error
+
+
+def write_local(path: str | Path, content: bytes) -> None:
+    """Write a local file that appears whole or not at all."""
+    write_file(pafs.LocalFileSystem(), os.path.abspath(path), content)
+
+
+def _sync(path: str) -> None:
+    """Force a file to disk: a rename can reach it before the content does."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
