@@ -26,7 +26,8 @@ from benchmarks.spent import watched
 from pipelines.configuration.config import Config
 from pipelines.console.progress import Reporter
 from pipelines.engine.manifest import Manifest
-from pipelines.stages import cluster, embed
+from pipelines.stages import cluster
+from pipelines.tables import embeddings
 
 NAME, WIDTH, THRESHOLD = "sscd", 512, 0.9
 FALL, COPIED, ROWS = 0.5, 0.1, 1024
@@ -90,7 +91,7 @@ def _lists(vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
 def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
     ledger = Ledger(str(out))
     for number, start in enumerate(range(0, len(vectors_NE), ROWS)):
-        ledger.write(embed.table(NAME), f"{number:05d}", _table(start, vectors_NE[start : start + ROWS]))
+        ledger.write(embeddings.table(NAME), f"{number:05d}", _table(start, vectors_NE[start : start + ROWS]))
     settings = {
         "images": {"path": "none"},
         "confirm": {"sscd": {"weights": "none", "duplicate": THRESHOLD}},

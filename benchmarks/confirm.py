@@ -20,8 +20,8 @@ from audit import schema
 from audit.record.ledger import Ledger
 from audit.search.exact import nearest, vectors_of
 from benchmarks.paired import ratio
-from pipelines.stages import embed
-from pipelines.stages.confirm import NEIGHBOURS
+from pipelines.steps.image_search import NEIGHBOURS
+from pipelines.tables import embeddings
 
 NAME = "sscd"
 
@@ -43,12 +43,12 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as work:
         ledger = Ledger(work)
         for number, start in enumerate(range(0, images, rows)):
-            ledger.write(embed.table(NAME), f"{number:05d}", _vectors(start, min(rows, images - start), width))
+            ledger.write(embeddings.table(NAME), f"{number:05d}", _vectors(start, min(rows, images - start), width))
         query_QE = vectors_of(_vectors(images, queries, width)["vector"]).astype(np.float32)
         before = _resident()
 
         def found() -> Any:
-            return nearest(query_QE, embed.embedded(ledger, embed.table(NAME)), NEIGHBOURS)
+            return nearest(query_QE, embeddings.embedded(ledger, embeddings.table(NAME)), NEIGHBOURS)
 
         began = time.perf_counter()
         found()
@@ -60,7 +60,7 @@ def main(
         shards = [part.astype(np.float32) for _, part in zip(range(32), _blocks(ledger), strict=False)]
 
         def same() -> Any:
-            parts = zip(range(len(shards)), embed.embedded(ledger, embed.table(NAME)), strict=False)
+            parts = zip(range(len(shards)), embeddings.embedded(ledger, embeddings.table(NAME)), strict=False)
             return nearest(query_QE, (part for _, part in parts), NEIGHBOURS)
 
         plain = {
@@ -74,7 +74,7 @@ def main(
 
 
 def _blocks(ledger: Ledger) -> Any:
-    return (vectors for _, vectors in embed.embedded(ledger, embed.table(NAME)))
+    return (vectors for _, vectors in embeddings.embedded(ledger, embeddings.table(NAME)))
 
 
 def _vectors(start: int, count: int, width: int) -> pa.Table:

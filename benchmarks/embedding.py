@@ -26,7 +26,8 @@ from pipelines.engine.worker import Worker
 from pipelines.reading import images
 from pipelines.reading.files import find
 from pipelines.stages import embed
-from pipelines.stages.ingest import IMAGES
+from pipelines.steps import image_vectors
+from pipelines.tables.training_images import IMAGES
 
 
 def main(
@@ -45,8 +46,8 @@ def main(
         def serial() -> None:
             places = worker.ledger.slice(IMAGES, "00000", 0, count)
             contents = list(images.read(places, "image"))
-            for start in range(0, count, embed.BATCH):
-                embedder.embed([decode(content) for content in contents[start : start + embed.BATCH]])
+            for start in range(0, count, image_vectors.BATCH):
+                embedder.embed([decode(content) for content in contents[start : start + image_vectors.BATCH]])
 
         found = ratio(serial, lambda: embed._embed(worker, shard), device, pairs)
         print(f"embed with a batch ahead, {count} JPEGs of {side} x {side}, {cpus} CPUs, {device}: {found}")

@@ -28,6 +28,7 @@ from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.step import Step
+from pipelines.reading import input_files
 from pipelines.stages import ingest
 
 FILE_ROWS = 100_000
@@ -104,8 +105,8 @@ def take_in(work: Path, workers: int, form: str) -> str:
     ledger = Ledger(config.out)
     run = Timed(config, ledger, Manifest.open(ledger, config, {}), Reporter())
     try:
-        inputs = ingest.plan(config)
-        run.manifest.inputs(ingest.fingerprints(config, inputs))
+        inputs = input_files.find_inputs(config)
+        run.manifest.inputs(input_files.fingerprints(config, inputs))
         ingest.run(run, inputs)
     finally:
         run.close()

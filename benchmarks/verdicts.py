@@ -25,7 +25,7 @@ from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
 from pipelines.stages import judge, select
-from pipelines.stages.ingest import BUCKET_ROWS
+from pipelines.steps.input_rows import BUCKET_ROWS
 
 # Of a hundred images so many are near duplicates of the one before.
 NEAR = 60

@@ -84,3 +84,9 @@ def test_no_rooms_import_each_other_in_a_cycle() -> None:
     for module, imported in graph().items():
         edges.setdefault(room_of(module), set()).update(room_of(other) for other in imported)
     in_order({room: others - {room} for room, others in edges.items()})
+
+
+def test_only_the_runs_know_the_stages() -> None:
+    stages = "pipelines.stages."
+    knowing = {module for module, imported in graph().items() if any(other.startswith(stages) for other in imported)}
+    assert {room_of(module) for module in knowing} == {"pipelines.runs"}

@@ -78,11 +78,11 @@ def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
     """Model, LoRA weights, confirmed captions and null captions of a run."""
     from audit.errors import AuditError
     from pipelines.runs.finished_run import finished
-    from pipelines.stages import judge
-    from pipelines.stages.calibrate import NULLS
+    from pipelines.tables import verdicts
+    from pipelines.tables.calibration import NULLS
 
     ledger, _, config = finished(run)
-    confirmed = judge.confirmed(ledger, ["caption"])["caption"].to_pylist()
+    confirmed = verdicts.confirmed(ledger, ["caption"])["caption"].to_pylist()
     if not confirmed:
         raise AuditError("the run confirmed no caption", where=run, do="Give a model, --captions and --null.")
     return config.model, config.lora, confirmed, ledger.read(NULLS)["caption"].to_pylist()

@@ -87,7 +87,7 @@ def _outcome(settings: Config, fail_on: FailOn | None) -> dict[str, Any]:
     """Return what `run --json` prints of a finished run."""
     from audit.record.ledger import Ledger
     from audit.schema import CONFIRMED_WORDS, VERDICT_WORDS
-    from pipelines.stages.judge import count_verdicts
+    from pipelines.tables.verdicts import count_verdicts
 
     counts = count_verdicts(Ledger(settings.out))
     verdicts = {word: counts.get(word, 0) for word in VERDICT_WORDS}

@@ -18,10 +18,11 @@ from pipelines.planning.probing import IMAGES, Probe, measure
 from pipelines.planning.speed import assumed, costs_of, measured
 from pipelines.planning.workload import Workload
 from pipelines.reading import images as images_of
+from pipelines.reading import input_files
 from pipelines.reading.control_captions import read_null_captions
 from pipelines.reading.counting import count_captions, count_images
 from pipelines.reading.files import File
-from pipelines.stages import calibrate, ingest
+from pipelines.steps import calibration_checks
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
     """
     progress = progress or Reporter()
     check_detectors(config)
-    inputs = ingest.plan(config)
-    calibrate.check(config)
+    inputs = input_files.find_inputs(config)
+    calibration_checks.check(config)
     nulls = read_null_captions(config.calibration.captions, config.calibration.column)
     costs = costs_of(config)
     progress.say(f"counting the rows of {len(inputs.captions) + len(inputs.images):,} files")

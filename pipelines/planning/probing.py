@@ -49,8 +49,8 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> Probe:
     from audit.duplicates.images import near_pairs
     from audit.scoring.batching import usual_batch
     from audit.search.exact import nearest
-    from pipelines.stages import embed
-    from pipelines.stages.screen import screen_texts
+    from pipelines.steps import image_vectors
+    from pipelines.steps.screening import screen_texts
 
     config = worker.config
 
@@ -87,7 +87,7 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> Probe:
         found.screen,
         found.few,
         found.more,
-        timed(lambda count: embed.vectors_at(worker, places.slice(0, count)), embed.BATCH, len(places)),
+        timed(lambda count: image_vectors.vectors_at(worker, places.slice(0, count)), image_vectors.BATCH, len(places)),
         timed(lambda count: nearest(vectors_NE[:QUERIES], [(ids, vectors_NE)] * count, 5), 1),
         timed(lambda count: near_pairs(vectors_NE, count * BLOCK, [vectors_NE] * count, 1e9), 1),
     )

@@ -13,8 +13,11 @@ from pipelines.configuration.config import Config
 from pipelines.planning.speed import Costs, Speed
 from pipelines.reading.counting import Count
 from pipelines.reading.slices import SLICE_ROWS
-from pipelines.stages import cluster, confirm, generate, ingest, select
-from pipelines.steps import near_duplicates
+from pipelines.steps import generation, near_duplicates
+from pipelines.steps.image_search import NEIGHBOURS
+from pipelines.steps.input_rows import BUCKET_ROWS
+from pipelines.tables import selection
+from pipelines.tables.blocks import BLOCK
 
 # Rows that a worker takes in, in a second: docs/evidence.md, "Ingest".
 TAKEN_IN = 32_000
@@ -82,7 +85,7 @@ class Workload:
     def selected(self) -> int:
         """Captions that are generated, if the audit sample has none of the budget."""
         chosen = self.config.select
-        return min(self.captions, select.allowed(chosen, self.captions) + chosen.audit_sample)
+        return min(self.captions, selection.allowed(chosen, self.captions) + chosen.audit_sample)
 
     def _ingest(self) -> Line:
         disk = self.rows.rows * ROW + self.captions * (CAPTION + 2 * LETTER * self.rows.length)
@@ -100,7 +103,7 @@ class Workload:
     def _cluster(self, images: Count) -> Line:
         """With lists the vectors lie once more in each, until they are compared."""
         count, index = images.rows, self.config.index.type
-        flops, copied, shards = self.costs.clustered(count, index), 0.0, _parts(count, cluster.BLOCK)
+        flops, copied, shards = self.costs.clustered(count, index), 0.0, _parts(count, BLOCK)
         if index == "ivf":
             shards = _parts(count, near_duplicates.BLOCK) + len(near_duplicates.ranges_of(count))
             copied = min(cells.EACH, cells.lists_of(count)) * VALUE * self.costs.widths[0]
@@ -110,7 +113,7 @@ class Workload:
     def _screens(self) -> list[Line]:
         size, seeds = self.config.engine.shard_rows, len(self.config.screen.seeds)
         nulls = 0 if self.config.calibration.screen else self.nulls
-        buckets = _parts(self.captions, ingest.BUCKET_ROWS)
+        buckets = _parts(self.captions, BUCKET_ROWS)
         shards = buckets * _parts(_parts(self.captions, buckets), size)
         row, verdict = seeds * self._row_bytes(), VERDICT + LETTER * self.rows.length
         planned = [
@@ -144,11 +147,11 @@ class Workload:
         searched = self.costs.searched(count, images.rows) if self.config.index.type == "exact" else 0
         shards = sum(_parts(seeds * each, together) for each in purposes)
         seconds = matched / self.speed.embed + searched / self.speed.search
-        disk = count * len(self.costs.embed) * confirm.NEIGHBOURS * MATCH
+        disk = count * len(self.costs.embed) * NEIGHBOURS * MATCH
         return Line("confirm", count, "generations", shards, (matched + searched) / max(1, count), seconds, disk)
 
     def _generated_together(self) -> int:
-        return max(1, self.config.engine.shard_rows // generate.SMALLER)
+        return max(1, self.config.engine.shard_rows // generation.SMALLER)
 
     def _row_bytes(self) -> float:
         """Of a caption and seed in the table `screen`: numbers hardly compress."""

@@ -18,6 +18,7 @@ from reports.purged import note
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
     """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
+    from pipelines.reading import input_files
     from pipelines.runs import preflight
     from pipelines.stages import (
         calibrate,
@@ -52,7 +53,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         if not manifest.finished:
             # Loaded first: that a folder is no model should not come out after hours of reading.
             run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
-        run.manifest.inputs(ingest.fingerprints(config, inputs))
+        run.manifest.inputs(input_files.fingerprints(config, inputs))
         vectors = embed if config.index.path is None else reuse
         if vectors is reuse and not manifest.finished:
             reuse.check(run)

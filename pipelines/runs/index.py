@@ -21,8 +21,10 @@ def build_index(
     An index is a run that ends with the stage embed and the inverted files that `index.type` may ask for. Raises
     UsageError where there is no place or there are no images.
     """
+    from pipelines.reading import input_files
     from pipelines.runs.preflight import check_out
-    from pipelines.stages import embed, ingest, search
+    from pipelines.stages import embed, search
+    from pipelines.steps import image_list
 
     path = out or config.index.path
     if path is None:
@@ -31,7 +33,7 @@ def build_index(
         raise UsageError("there are no images to index", do="Set `images` in the configuration.")
     config = config.model_copy(update={"out": path, "index": Index(type=config.index.type)})
     check_out(path)
-    files = ingest.find_images(config)
+    files = input_files.find_images(config)
     ledger = Ledger(path)
     manifest = Manifest.open(ledger, config, given, kind="index")
     run = Run(config, ledger, manifest, progress or Reporter())
@@ -40,8 +42,8 @@ def build_index(
     with run:
         if not manifest.finished:
             run.workers(tuple(config.confirm.embedders))
-        manifest.inputs(ingest.prints("images", files))
-        ingest.list_images(run, files)
+        manifest.inputs(input_files.prints("images", files))
+        image_list.list_images(run, files)
         embed.run(run)
         search.run(run)
         manifest.finish()

@@ -15,9 +15,9 @@ from audit.images.decoding import decode_each
 from audit.record.ledger import Ledger
 from pipelines.engine.worker import Worker
 from pipelines.runs.finished_run import finished
-from pipelines.stages import embed, search
+from pipelines.steps import image_search
+from pipelines.tables import embeddings
 
-NEIGHBOURS = 5
 NEAREST = pa.schema(
     [
         ("image_id", pa.string()),
@@ -39,7 +39,7 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     weights are not those of the run.
     """
     ledger, manifest, config = finished(uri)
-    if config.images is None or not ledger.parts(embed.table(config.confirm.embedders[0])):
+    if config.images is None or not ledger.parts(embeddings.table(config.confirm.embedders[0])):
         raise AuditError(
             "the run has no training images to look it up in", where=ledger.uri, do="Give --url, --host or --text."
         )
@@ -51,13 +51,13 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     worker, name = Worker(config), config.confirm.embedders[0]
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
-    near = search.find(worker, name, embedder.embed(pictures), NEIGHBOURS)
+    near = image_search.find(worker, name, embedder.embed(pictures), image_search.NEIGHBOURS)
     limit = manifest.data["thresholds"][name]["verbatim"]
     # Whichever way the picture and the training image lie, the better match counts.
     background_QK = np.repeat(near.background[:, None], near.ids.shape[1], axis=1)
     each = zip(near.similarity.ravel().tolist(), background_QK.ravel().tolist(), near.ids.ravel().tolist(), strict=True)
     best = {id_: (value, background) for value, background, id_ in sorted(each)}  # the most similar is the last
-    similarity_of = dict(sorted(best.items(), key=lambda item: -item[1][0])[:NEIGHBOURS])
+    similarity_of = dict(sorted(best.items(), key=lambda item: -item[1][0])[: image_search.NEIGHBOURS])
     same_bytes, places = _places(ledger, name, list(similarity_of), hashlib.sha256(content).hexdigest())
     rows = []
     for place in places:
@@ -80,7 +80,7 @@ def _places(ledger: Ledger, embedder: str, ids: list[str], sha256: str) -> tuple
     """(the images with these bytes, where these and the images of `ids` lie)."""
     columns = ["image_id", "file", "row", "key", "sha256"]
     same, found = set(), []
-    for _, part in ledger.each(embed.table(embedder), columns):
+    for _, part in ledger.each(embeddings.table(embedder), columns):
         bytes_same = pc.equal(part["sha256"], sha256)
         same |= set(part.filter(bytes_same)["image_id"].to_pylist())
         wanted = pc.or_(bytes_same, pc.is_in(part["image_id"], value_set=pa.array(ids, pa.string())))

@@ -26,9 +26,9 @@ from pipelines.configuration.config import Config, ModelFiles
 from pipelines.configuration.settings import check_detectors
 from pipelines.engine.manifest import stored
 from pipelines.engine.ray_token import require_token
+from pipelines.reading import input_files
 from pipelines.reading.control_captions import read_null_captions
-from pipelines.stages import calibrate, ingest
-from pipelines.steps import thresholds
+from pipelines.steps import calibration_checks, thresholds
 
 T = TypeVar("T")
 # With less room than this nothing can be written.
@@ -37,7 +37,7 @@ LEAST_ROOM = 64 << 20
 PATIENCE = 5.0
 
 
-def check(config: Config) -> ingest.Inputs:
+def check(config: Config) -> input_files.Inputs:
     """Returns the input files. Raises AuditError (UsageError if the configuration alone is wrong) with every problem
     that can be seen before the work starts."""
     problems, inputs = look(config)
@@ -49,14 +49,14 @@ def check(config: Config) -> ingest.Inputs:
     return inputs
 
 
-def look(config: Config) -> tuple[list[AuditError], ingest.Inputs]:
+def look(config: Config) -> tuple[list[AuditError], input_files.Inputs]:
     """(all problems, the input files as far as they were found)."""
     problems: list[AuditError] = []
-    captions = _noted(problems, lambda: ingest.find_captions(config)) or []
-    images = _noted(problems, lambda: ingest.find_images(config)) or []
+    captions = _noted(problems, lambda: input_files.find_captions(config)) or []
+    images = _noted(problems, lambda: input_files.find_images(config)) or []
     for each in CHECKS:
         _noted(problems, lambda each=each: problems.extend(each(config) or ()))  # type: ignore[misc]
-    return problems, ingest.Inputs(captions, images)
+    return problems, input_files.Inputs(captions, images)
 
 
 def _noted(problems: list[AuditError], work: Callable[[], T]) -> T | None:
@@ -79,7 +79,7 @@ def control_captions(config: Config) -> Iterator[AuditError]:
     from audit.calibration.calibration import MIN_HALF, halves_of
     from audit.duplicates.captions import caption_groups
 
-    if found := _raised(lambda: calibrate.check(config)):
+    if found := _raised(lambda: calibration_checks.check(config)):
         yield from found
         return
     where = config.calibration.captions

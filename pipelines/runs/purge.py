@@ -16,11 +16,11 @@ from pipelines.engine.manifest import Manifest
 from pipelines.engine.owner import Owner
 from pipelines.runs.finished_run import finished
 from pipelines.runs.written_files import due, remove_files
-from pipelines.stages import judge, mitigate
+from pipelines.tables import mitigation, verdicts
 from reports.purged import unfinished
 
 # The columns that hold pictures; a working table of `mitigate` holds training images once more.
-PICTURES = {"generations": "image", "evidence": "image", mitigate.MEASURED: "image", mitigate.CAPTIONS: "reference"}
+PICTURES = {"generations": "image", "evidence": "image", mitigation.MEASURED: "image", mitigation.CAPTIONS: "reference"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _parts(ledger: Ledger, keep: str, confirmed: pa.Array) -> Iterator[tuple[str
 
 
 def _confirmed(ledger: Ledger) -> pa.Array:
-    return judge.confirmed(ledger, ["caption_id"])["caption_id"].combine_chunks()
+    return verdicts.confirmed(ledger, ["caption_id"])["caption_id"].combine_chunks()
 
 
 def _without(part: pa.Table, column: str, going: pa.ChunkedArray) -> pa.Table:

@@ -14,7 +14,8 @@ from audit.record.ledger import Ledger
 from pipelines.console.progress import told, waiting
 from pipelines.engine.worker import Worker
 from pipelines.runs.finished_run import finished
-from pipelines.stages import judge, search
+from pipelines.steps import image_search
+from pipelines.tables import verdicts
 
 # Batches of other sizes and other machines round differently: so many of 255 levels are still the same picture.
 ROUNDING = 3
@@ -50,7 +51,7 @@ def reproduce(uri: str, case: str) -> Reproduced:
 
     ledger, manifest, config = finished(uri)
     row = _case(ledger, case)
-    copy = judge.copies_of(ledger, [row])[row["caption_id"]]
+    copy = verdicts.copies_of(ledger, [row])[row["caption_id"]]
     worker, name = Worker(config), config.confirm.embedders[0]
     with waiting("loading the model"):
         manifest.model("model", worker.model.fingerprint)
@@ -71,9 +72,9 @@ def reproduce(uri: str, case: str) -> Reproduced:
     image: bytes | None = made["image"][0].as_py()
     if image is None:
         raise AuditError(f"the generation failed: {made['error'][0].as_py()}", where=row["caption_id"])
-    training = judge.evidence_of(ledger, [row["image_id"]])[row["image_id"]]
+    training = verdicts.evidence_of(ledger, [row["image_id"]])[row["image_id"]]
     own_E, other_E = embedder.embed([decode(image), decode(training)])
-    similarity = float(own_E @ other_E - search.background(worker, name, own_E[None])[0])
+    similarity = float(own_E @ other_E - image_search.background(worker, name, own_E[None])[0])
     return Reproduced(
         row["caption"],
         row["verdict"],
@@ -87,7 +88,7 @@ def reproduce(uri: str, case: str) -> Reproduced:
 
 def _case(ledger: Ledger, case: str) -> dict[str, Any]:
     """The row of `verdicts`."""
-    confirmed = judge.confirmed(ledger, ["caption_id", "caption", "verdict", "image_id"])
+    confirmed = verdicts.confirmed(ledger, ["caption_id", "caption", "verdict", "image_id"])
     named = pc.or_(pc.starts_with(confirmed["caption_id"], case), pc.equal(confirmed["caption"], case))
     found = confirmed.filter(named).to_pylist()
     if len(found) != 1:

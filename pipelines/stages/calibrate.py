@@ -15,23 +15,21 @@ import audit
 from audit import schema
 from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger, Shard, Tables, slices
-from audit.statistics.intervals import nulls_needed
-from pipelines.configuration.config import Config
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.reading import precomputed
 from pipelines.reading.control_captions import read_null_captions
-from pipelines.stages.screen import failed_rows, screen_errors, screen_texts
 from pipelines.steps import caption_groups
+from pipelines.steps.calibration_checks import require_enough
+from pipelines.steps.screening import failed_rows, screen_errors, screen_texts
+from pipelines.tables.calibration import NAME, NULLS
 
 if TYPE_CHECKING:
     from audit.calibration.calibration import Calibration
     from pipelines.engine.worker import Worker
 
-NULLS = "_null_captions"
 # Working table: the control captions that a precomputed screen lacks.
 LACKING = "_lacking_null_captions"
-NAME = "calibration.json"
 
 
 def run(run: Run) -> None:
@@ -42,7 +40,7 @@ def run(run: Run) -> None:
             run.manifest.data["calibration"] |= {"removed": removed}
             run.ledger.write(NULLS, "00000", kept)
         rows = run.ledger.rows(NULLS, "00000")
-        _enough(config, rows)
+        require_enough(config, rows)
         shards = slices("", NULLS, rows, config.engine.shard_rows)
         if config.calibration.screen is not None:
             if not run.ledger.parts(LACKING):
@@ -62,14 +60,6 @@ def run(run: Run) -> None:
         stage |= {"rows_in": rows, "rows_out": run.manifest.refresh("null_screen")}
 
 
-def check(config: Config) -> None:
-    """Raise AuditError before any work if a file is missing, a precomputed screen lacks a column or the control
-    captions are too few."""
-    if config.calibration.screen is not None:
-        precomputed.check(config.calibration.screen, config.screen.detectors[0], config.screen.seeds)
-    _enough(config, len(read_null_captions(config.calibration.captions, config.calibration.column)))
-
-
 def check_screen(run: Run) -> None:
     """Raise AuditError unless a precomputed screen is one of the loaded model, under this very configuration."""
     path = run.config.calibration.screen
@@ -85,17 +75,6 @@ def check_screen(run: Run) -> None:
         raise
     except AuditError as error:
         raise AuditError(error.what, where=path, do=precomputed.DO) from error
-
-
-def load(ledger: Ledger) -> Calibration:
-    """The run's calibration."""
-    content = ledger.read_bytes(NAME)
-    if content is None:
-        raise AuditError("not found", where=ledger.path(NAME))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / NAME
-        path.write_bytes(content)
-        return audit.load_calibration(path)
 
 
 def _save(ledger: Ledger, calibration: Calibration) -> None:
@@ -122,17 +101,6 @@ def _null_captions(run: Run) -> tuple[pa.Table, int]:
     ids, groups = [audit.caption_id(text) for text in kept], audit.caption_groups(kept)
     columns = {"caption_id": ids, "caption": kept, "caption_group": groups}
     return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), len(texts) - len(table)
-
-
-def _enough(config: Config, rows: int) -> None:
-    rate = config.confirm.null_rate
-    need = nulls_needed(rate)
-    if config.images is not None and rows < need:
-        raise AuditError(
-            f"{rows} null captions that the data set does not have; confirm.null_rate {rate:g} needs {need}",
-            where=config.calibration.captions,
-            do="Give more, or raise confirm.null_rate.",
-        )
 
 
 def _screen(worker: Worker, shard: Shard) -> Tables:

@@ -16,18 +16,16 @@ from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.search.exact import vectors_of
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.stages import embed
 from pipelines.steps import identical_images, near_duplicates
 from pipelines.steps.identical_images import COPIES, LINK
-from pipelines.tables.blocks import block, blocks, numbers
+from pipelines.tables import embeddings, training_images
+from pipelines.tables.blocks import BLOCK, block, blocks, numbers
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 # So many images are compared with edited copies of themselves.
 SAMPLE = 200
-# So many images are compared with all before them in one scan of those.
-BLOCK = 16_384
 EDITED, LINKS, MEMBERS, NAMED = "_edited_copies", "_image_links", "_image_members", "_image_names"
 SIMILARITY = pa.schema([("image_id", pa.string()), ("similarity", pa.float64())])
 _MEMBERS = pa.schema([("first", pa.int64()), ("image", pa.int64()), ("size", pa.int64())])
@@ -35,7 +33,7 @@ _NAMED = pa.schema([("image", pa.int64()), ("cluster", pa.string()), ("size", pa
 
 
 def run(run: Run) -> None:
-    table = embed.table(run.config.confirm.embedders[0])
+    table = embeddings.table(run.config.confirm.embedders[0])
     if run.config.images is None or not run.manifest.refresh(table):
         return
     counts = {file.removesuffix(".parquet"): rows for file, rows in run.manifest.data["parts"][table].items()}
@@ -87,7 +85,7 @@ def _clusters(worker: Worker, shard: Shard) -> Tables:
 
 
 def _ids(worker: Worker, shard: Shard) -> pa.Array:
-    table = embed.table(worker.config.confirm.embedders[0])
+    table = embeddings.table(worker.config.confirm.embedders[0])
     return block(worker.ledger, table, shard, ["image_id"])["image_id"].combine_chunks()
 
 
@@ -107,7 +105,7 @@ def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
 def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
     """Some images, drawn from all."""
     parts, start_N = list(counts), np.cumsum([0, *counts.values()])
-    table, ids = embed.table(run.config.confirm.embedders[0]), []
+    table, ids = embeddings.table(run.config.confirm.embedders[0]), []
     for number in np.random.default_rng(run.config.select.seed).permutation(start_N[-1])[:SAMPLE]:
         at = int(np.searchsorted(start_N, number, "right")) - 1
         row = int(number - start_N[at])
@@ -120,9 +118,9 @@ def _edited(worker: Worker, shard: Shard) -> Tables:
     assert worker.config.images is not None
     options, embedder = worker.config.images, worker.embedder(worker.config.confirm.embedders[0])
     ids = shard.source[shard.start : shard.stop]
-    places = embed.places_of(worker.ledger, ids)
-    turned = [(id_, embed.primary(options)) for id_ in ids]
-    picture_of = dict(embed.pictures(options, places, turned))
+    places = training_images.places_of(worker.ledger, ids)
+    turned = [(id_, training_images.primary(options)) for id_ in ids]
+    picture_of = dict(training_images.pictures(options, places, turned))
     pictures = [picture_of[image] for image in turned]
     # Each has a seed of its own, so that what one becomes does not depend on the others.
     copies = [edited(image, np.random.default_rng(int(id_, 16))) for id_, image in zip(ids, pictures, strict=True)]
@@ -138,8 +136,8 @@ def _unedited(_ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
 def _near(worker: Worker, shard: Shard, threshold: float) -> Tables:
     """What connects the images of the shard with near duplicates in it and before it."""
     name = worker.config.confirm.embedders[0]
-    block_QE = vectors_of(block(worker.ledger, embed.table(name), shard, ["vector"])["vector"])
-    shards = (vectors_NE for _, vectors_NE in embed.embedded(worker.ledger, embed.table(name)))
+    block_QE = vectors_of(block(worker.ledger, embeddings.table(name), shard, ["vector"])["vector"])
+    shards = (vectors_NE for _, vectors_NE in embeddings.embedded(worker.ledger, embeddings.table(name)))
     found_M2 = near_pairs(block_QE, shard.source[0] + shard.start, shards, threshold)
     return {LINKS: pa.table([found_M2[:, 0], found_M2[:, 1]], schema=LINK)}
 

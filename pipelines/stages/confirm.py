@@ -17,9 +17,9 @@ from audit.verdicts.regions import agreement, region_of, region_png, similaritie
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.stages import embed, search
-from pipelines.stages.generate import PROMPTS, generate
-from pipelines.steps import thresholds
+from pipelines.steps import image_search, thresholds
+from pipelines.steps.generation import PROMPTS, generate
+from pipelines.tables import training_images
 from pipelines.tables.blocks import block, blocks
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from audit.embedding.embedder import Embedder
     from pipelines.engine.worker import Worker
 
-NEIGHBOURS = 5
 # So many generations are compared region by region at once: their neighbours are in memory together.
 COMPARED = 64
 
@@ -39,7 +38,7 @@ def run(run: Run) -> None:
         return
     with run.manifest.stage("confirm") as stage:
         _match(run, "confirm", ("null", "discover"))
-        search.measure(run)
+        image_search.measure(run)
         matches = run.ledger.read("matches")
         limits = thresholds.choose(run, matches)
         decides = config.confirm.embedders[0]
@@ -85,7 +84,7 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
     for name in worker.config.confirm.embedders if pictures else ():
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
-        near = search.find(worker, name, vectors_QE, NEIGHBOURS)
+        near = image_search.find(worker, name, vectors_QE, image_search.NEIGHBOURS)
         decides = name == worker.config.confirm.embedders[0]
         regions = _regions(worker, embedder, generations, pictures, near) if decides else None
         found.append(_table(generations, name, near, regions))
@@ -105,18 +104,18 @@ def _regions(
     embedder: Embedder,
     generations: pa.Table,
     pictures: Sequence[Image.Image],
-    near: search.Neighbours,
+    near: image_search.Neighbours,
 ) -> Regions:
     """How each generation and each of its neighbours compare where the generation may be a copy, and pixel by pixel."""
     assert worker.config.images is not None
     found = Regions([], [], [])
-    places = embed.places_of(worker.ledger, near.ids.reshape(-1).tolist())
+    places = training_images.places_of(worker.ledger, near.ids.reshape(-1).tolist())
     turned_QK = [list(zip(*row, strict=True)) for row in zip(near.ids.tolist(), near.orientation.tolist(), strict=True)]
     own = [region_of(region) if region else None for region in generations["region"].to_pylist()]
     for start in range(0, len(pictures), COMPARED):
         batch = range(start, min(start + COMPARED, len(pictures)))
         wanted = [image for q in batch for image in turned_QK[q]]
-        picture_of = dict(embed.pictures(worker.config.images, places, wanted))
+        picture_of = dict(training_images.pictures(worker.config.images, places, wanted))
         pixels_of = {image: thumbnail(picture) for image, picture in picture_of.items()}
         for q in batch:
             neighbours = [picture_of[image] for image in turned_QK[q]]
@@ -132,7 +131,7 @@ def _regions(
     return found
 
 
-def _table(generations: pa.Table, embedder: str, near: search.Neighbours, regions: Regions | None) -> pa.Table:
+def _table(generations: pa.Table, embedder: str, near: image_search.Neighbours, regions: Regions | None) -> pa.Table:
     count, k = near.ids.shape
     of_R = pa.array(np.repeat(np.arange(count), k))
     nothing = [None] * (count * k)

@@ -10,8 +10,9 @@ from audit import schema
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.stages import calibrate, select
-from pipelines.stages.screen import screen_errors
+from pipelines.steps.screening import screen_errors
+from pipelines.tables import selection
+from pipelines.tables.calibration import NULLS, load_calibration
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
@@ -24,7 +25,7 @@ def run(run: Run) -> None:
     if not run.config.select.self_control:
         return
     with run.manifest.stage("control") as stage:
-        captions = select.selected(run.ledger)
+        captions = selection.selected(run.ledger)
         run.ledger.write(CONTROLLED, "00000", captions)
         step = Step("control", "controls", "captions", run.ledger, _control, _left, run.config.scoring())
         shards = slices("", CONTROLLED, len(captions), run.config.engine.shard_rows)
@@ -36,8 +37,8 @@ def _control(worker: Worker, shard: Shard) -> Tables:
     from audit.explaining.perturbations import content_words, self_control
 
     if CONTROLLED not in worker.cache:
-        null = worker.ledger.read(calibrate.NULLS, "00000", ["caption"])["caption"].to_pylist()
-        worker.cache[CONTROLLED] = calibrate.load(worker.ledger), content_words(null)
+        null = worker.ledger.read(NULLS, "00000", ["caption"])["caption"].to_pylist()
+        worker.cache[CONTROLLED] = load_calibration(worker.ledger), content_words(null)
     calibration, words = worker.cache[CONTROLLED]
     captions = worker.ledger.slice(CONTROLLED, "00000", shard.start, shard.stop)
     texts = captions["caption"].to_pylist()

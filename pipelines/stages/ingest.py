@@ -6,91 +6,34 @@ Files are cut into slices; input shards, slices in a row, write `rows`; buckets 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from audit import schema
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
-from pipelines.configuration.config import Config
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.reading import caption_files, precomputed
 from pipelines.reading import captions as captions_of
-from pipelines.reading import images as images_of
-from pipelines.reading.files import File, find, is_folder, paths_of
-from pipelines.reading.folders import gather
-from pipelines.reading.imagefolder import is_metadata
+from pipelines.reading.files import File
+from pipelines.reading.input_files import Inputs
 from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import Slice
 from pipelines.steps import caption_groups, pairing
-from pipelines.steps.input_rows import IMAGES, TEXTS, lost_row, rows_of, shards_of
+from pipelines.steps.image_list import list_images
+from pipelines.steps.input_rows import BUCKET_ROWS, TEXTS, lost_row, rows_of, shards_of
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 # A working table: the slices of the caption files.
 SLICES = "_slices"
-# One bucket is held in memory, one part of `_slices` is read for so many files.
-BUCKET_ROWS = 1 << 18
+# Files whose slices one part of `_slices` holds.
 PLAN_FILES = 64
 _SLICES = pa.schema(
     [("file", pa.int64()), ("first", pa.int64()), ("rows", pa.int64()), ("place", pa.list_(pa.int64()))]
 )
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files of a run."""
-
-    captions: list[File]
-    images: list[File]
-
-
-def plan(config: Config) -> Inputs:
-    """Finds the files and looks at their columns. Raises AuditError or UsageError that names what is missing."""
-    return Inputs(find_captions(config), find_images(config))
-
-
-def find_captions(config: Config) -> list[File]:
-    """Find the files of captions. Of a folder, images and files of no known format are left out.
-
-    Raises AuditError or UsageError that names what is missing.
-    """
-    found = find(config.captions.path, "captions")
-    captions = _among(found) if any(map(is_folder, paths_of(config.captions.path))) else found
-    if caption_files.may_hold(captions):
-        images = find(config.images.path, "images") if config.images else []
-        captions = caption_files.with_sidecars(captions, [*found, *images])
-    captions_of.check(captions, config.captions)
-    return captions
-
-
-def _among(files: list[File]) -> list[File]:
-    """The captions among the files of a folder.
-
-    The metadata of an imagefolder stands for all of its files. Of the tar and the Parquet file of an img2dataset shard
-    the Parquet file is read: it also has the rows that were not downloaded.
-    """
-    metadata = [file for file in files if is_metadata(file)]
-    stems = {os.path.splitext(file.uri)[0] for file in files if file.name.endswith(".parquet")}
-    captions = metadata or [
-        file
-        for file in files
-        if not (file.name.endswith(".tar") and os.path.splitext(file.uri)[0] in stems)
-        and (captions_of.known(file.name) or file.name.endswith(caption_files.SUFFIXES))
-    ]
-    return captions or files
-
-
-def find_images(config: Config) -> list[File]:
-    return gather(find(config.images.path, "images")) if config.images else []
 
 
 def run(run: Run, inputs: Inputs) -> None:
@@ -118,25 +61,6 @@ def run(run: Run, inputs: Inputs) -> None:
         stage |= {"rows_in": total, "rows_out": run.manifest.refresh("rows")}
         for table in ("captions", "caption_groups"):
             run.manifest.refresh(table)
-
-
-def fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
-    """What the manifest keeps of each input file."""
-    screen = config.calibration.screen
-    names = [config.calibration.captions, *(precomputed.files(screen) if screen else [])]
-    nulls = [File(name, name, 0) for name in names]
-    found = [("captions", inputs.captions), ("images", inputs.images), ("calibration", nulls)]
-    return [item for kind, files in found for item in prints(kind, files)]
-
-
-def prints(kind: str, files: Sequence[File]) -> list[dict[str, Any]]:
-    """The fingerprint of each of the files of a kind."""
-    with ThreadPoolExecutor(16) as threads:
-        found = list(threads.map(lambda file: file.fingerprint(), files))
-    return [
-        {"kind": kind, "rows": None, "file": file.uri, "name": file.name, "sha256": sha256}
-        for file, sha256 in zip(files, found, strict=True)
-    ]
 
 
 def _plan(run: Run, files: list[File]) -> list[Slice]:
@@ -170,33 +94,6 @@ def _slices(worker: Worker, shard: Shard) -> Tables:
 def _slices_left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     error = captions_of.unreadable(shard.source[1][shard.start], message[:300])
     return {SLICES: _SLICES.empty_table(), "errors": errors_table([error])}
-
-
-def list_images(run: Run, files: list[File]) -> None:
-    """Writes `_images`: where each of them lies."""
-    if run.config.images is None:
-        return
-    shards = [Shard(f"{number:05d}", file, 0, 1) for number, file in enumerate(files)]
-    work = partial(_list, column=run.config.images.column)
-    run.execute(Step("ingest: images", IMAGES, "files", run.ledger, work, _list_left), shards)
-    if not any(run.ledger.rows(IMAGES, shard.name) for shard in shards):
-        raise AuditError(
-            f"no image in {len(files)} files", where=files[0].uri, do="Check `images` in the configuration."
-        )
-
-
-def _list(worker: Worker, shard: Shard, column: str) -> Tables:
-    file: File = shard.source
-    places, problem = images_of.index(file, column)
-    return {IMAGES: places, "errors": _file_error(file, problem) if problem else errors_table([])}
-
-
-def _list_left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
-    return {IMAGES: images_of.INDEX.empty_table(), "errors": _file_error(shard.source, message)}
-
-
-def _file_error(file: File, problem: str) -> pa.Table:
-    return errors_table([{"stage": "embed", "file": file.name, "kind": "unreadable_file", "message": problem[:300]}])
 
 
 def _distinct(worker: Worker, shard: Shard) -> Tables:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.errors import AuditError
 from audit.images.decoding import decode
 from audit.images.png import png
 from audit.record.ledger import Ledger
@@ -23,13 +21,10 @@ from audit.verdicts.judging import Images, judge, negatives, with_p_not_reproduc
 from audit.verdicts.regions import thumbnail
 from audit.verdicts.thresholds import COLUMNS, Threshold
 from pipelines.engine.context import Run
-from pipelines.engine.manifest import read
 from pipelines.reading import images
-from pipelines.stages import embed
 from pipelines.steps import thresholds
-from reports.purged import kept, note
-
-_CONFIRMED = pc.field("verdict").isin(schema.CONFIRMED_WORDS)
+from pipelines.tables import training_images
+from pipelines.tables.verdicts import IS_CONFIRMED
 
 
 def run(run: Run) -> None:
@@ -101,46 +96,6 @@ def _rows(ledger: Ledger, columns: list[str], column: str, values: pa.Array) -> 
     return ledger.dataset("rows", schema.ROWS).to_table(columns, pc.field(column).isin(values))
 
 
-def confirmed(ledger: Ledger, columns: list[str]) -> pa.Table:
-    """Of the captions whose verdict is verbatim or partial, in order. Raises AuditError if a part is damaged."""
-    ledger.check("verdicts")
-    return ledger.dataset("verdicts", schema.VERDICTS).to_table(columns, _CONFIRMED)
-
-
-def count_verdicts(ledger: Ledger) -> dict[str, int]:
-    """Return how many captions have each verdict. Raises AuditError if a part is damaged."""
-    ledger.check("verdicts")
-    verdicts = ledger.dataset("verdicts", schema.VERDICTS).to_table(["verdict"])["verdict"]
-    return Counter(verdicts.to_pylist())
-
-
-def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
-    """By image_id, the training images of the table `evidence` (PNG). Raises AuditError if one is missing."""
-    found: dict[str, bytes] = {}
-    for _, part in ledger.each("evidence", ["image_id", "image"]):
-        part = part.filter(pc.field("image_id").isin(image_ids) & pc.field("image").is_valid())
-        found |= dict(zip(part["image_id"].to_pylist(), part["image"].to_pylist(), strict=True))
-    missing = sorted(set(image_ids) - found.keys())
-    if missing:
-        manifest = read(ledger.uri)
-        if kept(manifest) == "none":
-            do = "An audit with another --out makes them again, from the model and the data set."
-            raise AuditError(f"no training image is left to compare with: {note(manifest)}", where=ledger.uri, do=do)
-        raise AuditError(
-            f"{len(missing):,} training images of confirmed captions are not in the table evidence, {missing[0]} first",
-            where=ledger.uri,
-            do="`crossaudit run` with the run's audit.yaml reads them from `images` again.",
-        )
-    return found
-
-
-def copies_of(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By caption_id, how the image of its verdict was copied (schema COPIED_IMAGES)."""
-    image_of = {row["caption_id"]: row["image_id"] for row in rows}
-    found = ledger.read("copied_images").filter(pc.field("caption_id").isin(list(image_of))).to_pylist()
-    return {row["caption_id"]: row for row in found if row["image_id"] == image_of[row["caption_id"]]}
-
-
 def _none() -> dict[str, Threshold]:
     """Without images nothing is compared, and nothing is a copy."""
     return {kind: Threshold(None, "missing", kind=kind) for kind in COLUMNS}
@@ -150,7 +105,9 @@ def _links(run: Run, copied: pa.Table) -> pa.Table:
     if run.config.images is None:
         return LINKS.empty_table()
     orientation_of = _orientations(copied)
-    found = embed.pictures(run.config.images, embed.places_of(run.ledger, list(orientation_of)), orientation_of.items())
+    found = training_images.pictures(
+        run.config.images, training_images.places_of(run.ledger, list(orientation_of)), orientation_of.items()
+    )
     return links(copied, {id_: thumbnail(picture) for (id_, _), picture in found})
 
 
@@ -175,7 +132,7 @@ def _images(ledger: Ledger) -> Images:
     errors = _all(ledger, "errors", schema.ERRORS)
     lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
     ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
-    listed, files = embed.listed(ledger), max(1, len(ledger.parts(embed.IMAGES)))
+    listed, files = training_images.listed(ledger), max(1, len(ledger.parts(training_images.IMAGES)))
     # How many images a damaged file had is unknown; it is taken to have had as many as the mean file.
     damaged = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_null() & pc.field("file").is_valid())
     unseen = -(-listed * pc.count_distinct(damaged["file"]).as_py() // files)
@@ -194,7 +151,7 @@ def _evidence(run: Run, verdicts: pa.Table, copied: pa.Table) -> pa.Table:
     """The images of verbatim and partial verdicts, read back from their source, as PNG: as they were compared."""
     if run.config.images is None:
         return schema.EVIDENCE.empty_table()
-    places = embed.places_of(run.ledger, verdicts.filter(_CONFIRMED)["image_id"].drop_null().to_pylist())
+    places = training_images.places_of(run.ledger, verdicts.filter(IS_CONFIRMED)["image_id"].drop_null().to_pylist())
     url_of, orientation_of = _urls(run.ledger, places), _orientations(copied)
     found = []
     for id_, place in sorted(places.items()):

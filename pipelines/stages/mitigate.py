@@ -23,8 +23,9 @@ from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.reading.sampling import Sample
-from pipelines.stages import embed, judge, search
-from pipelines.steps import thresholds
+from pipelines.steps import image_search, thresholds
+from pipelines.tables import embeddings, verdicts
+from pipelines.tables.mitigation import CAPTIONS, MEASURED, SUMMARY, VECTORS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 # Shapes: R images of a shard (captions x seeds, caption-major), E embedding width.
 
-# Working tables: the captions of each group, one part a group; the vectors of the images, one part a shard.
-CAPTIONS, VECTORS = "_mitigation_captions", "_mitigation_vectors"
-MEASURED, SUMMARY = "mitigation", "mitigation_summary"
 # So many captions of a group keep an image of each setting, to look at.
 PICTURED = {"confirmed": 12, "ordinary": 6}
 
@@ -93,17 +91,17 @@ def run(run: Run, plan: Plan) -> pa.Table:
 
 def _confirmed(run: Run, plan: Plan) -> pa.Table:
     """The confirmed captions to generate, as _CAPTIONS."""
-    found = judge.confirmed(run.ledger, ["caption_id", "caption", "verdict", "image_id", "family"])
+    found = verdicts.confirmed(run.ledger, ["caption_id", "caption", "verdict", "image_id", "family"])
     if not len(found):
         raise AuditError("no caption of this run is confirmed: there is nothing to mitigate", where=run.ledger.uri)
     embedder = run.config.confirm.embedders[0]
-    if not run.ledger.parts(embed.table(embedder)):
+    if not run.ledger.parts(embeddings.table(embedder)):
         do = "`crossaudit run` with the run's audit.yaml makes it again."
-        raise AuditError(f"the table {embed.table(embedder)} is gone", where=run.ledger.uri, do=do)
+        raise AuditError(f"the table {embeddings.table(embedder)} is gone", where=run.ledger.uri, do=do)
     rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
-    images = judge.evidence_of(run.ledger, [row["image_id"] for row in rows])
+    images = verdicts.evidence_of(run.ledger, [row["image_id"] for row in rows])
     shown = _one_a_family(rows, PICTURED["confirmed"])
-    copied = judge.copies_of(run.ledger, rows)
+    copied = verdicts.copies_of(run.ledger, rows)
     more = []
     for row in rows:
         copy = copied[row["caption_id"]]
@@ -189,7 +187,7 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     pictures = [decode(content) for content in served["image"].to_pylist()]
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     vectors_RE = embedder.embed(pictures)
-    neighbours = search.find(worker, embedder.name, vectors_RE, 1)
+    neighbours = image_search.find(worker, embedder.name, vectors_RE, 1)
     nearest_R, region_R = neighbours.similarity[:, 0].astype(np.float64), np.full(len(rows), np.nan)
     similarity_R = nearest_R
     if group == "confirmed":

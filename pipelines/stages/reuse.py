@@ -12,7 +12,7 @@ from audit.errors import AuditError, first_line
 from audit.record.ledger import Ledger
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import NAME, stored
-from pipelines.stages import embed
+from pipelines.tables import embeddings, training_images
 
 THREADS = 8
 
@@ -21,12 +21,12 @@ def run(run: Run) -> None:
     if run.config.images is None:
         return
     names = run.config.confirm.embedders
-    tables = [table(name) for table in (embed.stored_table, embed.table) for name in names]
+    tables = [table(name) for table in (embeddings.stored_table, embeddings.table) for name in names]
     with run.manifest.stage("embed") as stage:
         if not run.manifest.finished or _lost(run, tables):
             _take(run, tables)
-        stage["rows_in"] = embed.listed(run.ledger)
-        stage["rows_out"] = embed.refreshed(run)
+        stage["rows_in"] = training_images.listed(run.ledger)
+        stage["rows_out"] = embeddings.refreshed(run)
 
 
 def check(run: Run) -> None:
@@ -71,7 +71,7 @@ def _options(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
 def _embedders(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
     for name in run.config.confirm.embedders:
         theirs, ours = index["models"].get(name), run.manifest.data["models"][name]
-        if theirs is None or embed.table(name) not in index["parts"]:
+        if theirs is None or embeddings.table(name) not in index["parts"]:
             yield f"there are none of the embedder {name}"
         elif theirs != ours:
             part = next(part for part in (*ours, *theirs) if theirs.get(part) != ours.get(part))

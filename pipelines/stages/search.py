@@ -3,98 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from audit.errors import AuditError
-from audit.images.decoding import STORED, decode
 from audit.record.ledger import Ledger, Shard, Tables
 from audit.search import inverted_file
-from audit.search.exact import nearest
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import stored
 from pipelines.engine.step import Step
-from pipelines.stages import embed
+from pipelines.steps.image_search import BACKGROUND_NEIGHBOURS, BUILT, IVF, index_of
+from pipelines.tables import embeddings
 
 if TYPE_CHECKING:
-    import faiss
-
-    from pipelines.configuration.config import Config
     from pipelines.engine.worker import Worker
-
-# Beside a marker part of the working table IVF lies EMBEDDER.faiss.
-IVF, RECALL = "_ivf", "_recall"
-BUILT = pa.schema([("recipe", pa.string()), ("images", pa.int64())])
-MEASURED = pa.schema([("queries", pa.int64()), ("found", pa.int64())])
-# Of the images of a background that are most like a query: SSCD's score normalisation takes off their mean.
-BACKGROUND_NEIGHBOURS = 2
-RECALL_QUERIES = 256
-
-
-class Neighbours(NamedTuple):
-    """The training images nearest to each query, most similar first.
-
-    `ids`, `similarity` (less the background) and `orientation` are [Q, K]; an orientation is how the image lies where
-    it is that similar, UPRIGHT or STORED. `background` is what was taken off, [Q].
-    """
-
-    ids: np.ndarray
-    similarity: np.ndarray
-    orientation: np.ndarray
-    background: np.ndarray
-
-
-def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> Neighbours:
-    """Find the k training images nearest to each vector. Of an image that was embedded both ways, the better counts."""
-    assert worker.config.images is not None
-    ids_QK, similarity_QK = _find(worker, embedder, vectors_QE, k)
-    background_Q = background(worker, embedder, vectors_QE)
-    primary_QK = np.full(ids_QK.shape, embed.primary(worker.config.images), object)
-    found = Neighbours(ids_QK, similarity_QK, primary_QK, background_Q)
-    stored = embed.stored_table(embedder)
-    if worker.ledger.parts(stored):
-        ids_QK, similarity_QK = nearest(vectors_QE, embed.embedded(worker.ledger, stored), k)
-        stored_QK = np.full(ids_QK.shape, STORED, object)
-        found = _better(found, Neighbours(ids_QK, similarity_QK, stored_QK, background_Q))
-    return found._replace(similarity=found.similarity - background_Q[:, None])
-
-
-def _find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, similarities) [Q, K] by the vectors that every image has one of."""
-    table = embed.table(embedder)
-    if worker.config.index.type == "ivf":
-        places_QC = inverted_file.candidates(_opened(worker, embedder), vectors_QE)
-        return inverted_file.ranked(vectors_QE, places_QC, embed.readers(worker.ledger, table), k)
-    return nearest(vectors_QE, embed.embedded(worker.ledger, table), k)
-
-
-def _better(first: Neighbours, second: Neighbours) -> Neighbours:
-    """The nearest of both, each image once: as many as `first` has, which has every image once."""
-    found = []
-    for row in zip(*first[:3], *second[:3], strict=True):
-        ids_M, similarity_M, orientation_M = (np.concatenate([row[n], row[n + 3]]) for n in range(3))
-        order_M = np.lexsort((ids_M, -similarity_M))
-        _, once = np.unique(ids_M[order_M], return_index=True)
-        best_K = order_M[np.sort(once)][: len(row[0])]
-        found.append((ids_M[best_K], similarity_M[best_K], orientation_M[best_K]))
-    if not found:
-        return first
-    ids_QK, similarity_QK, orientation_QK = (np.stack(column) for column in zip(*found, strict=True))
-    return Neighbours(ids_QK, similarity_QK, orientation_QK, first.background)
-
-
-def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
-    """What SSCD's score normalisation (arXiv 2202.10261) takes off a query's similarities: [Q], 0 without one."""
-    path = worker.config.embedder(embedder).background
-    if path is None:
-        return np.zeros(len(vectors_QE), np.float32)
-    _, similarity_QK = nearest(vectors_QE, embed.embedded(Ledger(path), embed.table(embedder)), BACKGROUND_NEIGHBOURS)
-    return similarity_QK.mean(axis=1)
 
 
 def check(run: Run) -> None:
@@ -109,7 +33,7 @@ def check(run: Run) -> None:
             raise AuditError(f"confirm.{name}.background is no finished index", where=path, do=do)
         if manifest["models"].get(name) != run.manifest.data["models"][name]:
             raise AuditError(f"the vectors of this background are of another {name}", where=path, do=do)
-        if sum(manifest["parts"].get(embed.table(name), {}).values()) < BACKGROUND_NEIGHBOURS:
+        if sum(manifest["parts"].get(embeddings.table(name), {}).values()) < BACKGROUND_NEIGHBOURS:
             raise AuditError(f"a background needs {BACKGROUND_NEIGHBOURS} images", where=path, do=do)
 
 
@@ -118,67 +42,20 @@ def run(run: Run) -> None:
     if run.config.images is None or run.config.index.type != "ivf":
         return
     for name in run.config.confirm.embedders:
-        if run.ledger.parts(embed.table(name)) and name not in _home(run.config, name).parts(IVF):
+        if run.ledger.parts(embeddings.table(name)) and name not in index_of(run.config, name).parts(IVF):
             step = Step(f"index: {name}", IVF, "embedders", run.ledger, _build)
             run.execute(step, [Shard(name, name, 0, 1)])
 
 
-def measure(run: Run) -> None:
-    """Writes into the manifest how often the inverted files find the nearest image of a generation."""
-    if run.config.index.type != "ivf":
-        return
-    for name in run.config.confirm.embedders:
-        step = Step(f"index: recall of {name}", RECALL, "embedders", run.ledger, _recall, None, (name,))
-        run.execute(step, [Shard(name, name, 0, 1)])
-        [built], [found] = (
-            ledger.read(table, name).to_pylist()
-            for ledger, table in ((_home(run.config, name), IVF), (run.ledger, RECALL))
-        )
-        recall = found["found"] / found["queries"] if found["queries"] else None
-        known = {"recipe": built["recipe"], "queries": found["queries"], "recall_at_1": recall}
-        run.manifest.data.setdefault("index", {})[name] = known
-
-
-def _home(config: Config, embedder: str) -> Ledger:
-    """Where the inverted file lies: with the index that the vectors were taken from, if that has one, or in the run."""
-    if config.index.path is not None and embedder in Ledger(config.index.path).parts(IVF):
-        return Ledger(config.index.path)
-    return Ledger(config.out)
-
-
 def _build(worker: Worker, shard: Shard) -> Tables:
     ledger, name = worker.ledger, shard.source
-    table = embed.table(name)
-    images = sum(count for count, _ in embed.readers(ledger, table))
-    width = next(len(vectors_NE[0]) for _, vectors_NE in embed.embedded(ledger, table) if len(vectors_NE))
+    table = embeddings.table(name)
+    images = sum(count for count, _ in embeddings.readers(ledger, table))
+    width = next(len(vectors_NE[0]) for _, vectors_NE in embeddings.embedded(ledger, table) if len(vectors_NE))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{name}.faiss")
-        recipe = inverted_file.build(lambda: (part for _, part in embed.embedded(ledger, table)), images, width, file)
+        recipe = inverted_file.build(
+            lambda: (part for _, part in embeddings.embedded(ledger, table)), images, width, file
+        )
         ledger.put(file, IVF)
     return {IVF: pa.table([[recipe], [images]], schema=BUILT)}
-
-
-def _opened(worker: Worker, embedder: str) -> faiss.Index:
-    if (IVF, embedder) not in worker.cache:
-        with _home(worker.config, embedder).local(IVF, f"{embedder}.faiss") as file:
-            worker.cache[IVF, embedder] = inverted_file.opened(file)  # mapped, it outlives its name
-    index: faiss.Index = worker.cache[IVF, embedder]
-    return index
-
-
-def _recall(worker: Worker, shard: Shard) -> Tables:
-    pictures = [decode(content) for content in _some_generations(worker.ledger, RECALL_QUERIES)]
-    vectors_QE = worker.embedder(shard.source).embed(pictures)
-    _, exact_Q1 = nearest(vectors_QE, embed.embedded(worker.ledger, embed.table(shard.source)), 1)
-    _, found_Q1 = _find(worker, shard.source, vectors_QE, 1)
-    hits = int((found_Q1 >= exact_Q1 - 1e-5).sum())  # as near as the nearest, if two are
-    return {RECALL: pa.table([[len(pictures)], [hits]], schema=MEASURED)}
-
-
-def _some_generations(ledger: Ledger, count: int) -> Sequence[bytes]:
-    found: list[bytes] = []
-    for _, part in ledger.each("generations", ["image", "status"]):
-        found += part.filter(pc.field("status") == "ok")["image"].to_pylist()
-        if len(found) >= count:
-            break
-    return found[:count]

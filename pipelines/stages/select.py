@@ -17,11 +17,11 @@ from audit.record.ledger import Ledger, Shard, Tables, slices
 from audit.statistics.intervals import q_values
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.stages import calibrate
 from pipelines.steps import own_clusters
+from pipelines.tables.calibration import load_calibration
+from pipelines.tables.selection import allowed
 
 if TYPE_CHECKING:
-    from pipelines.configuration.config import Select
     from pipelines.engine.worker import Worker
 
 # An image that so many rows of the data set have may be memorized whatever its captions say: most of what was
@@ -78,23 +78,9 @@ def _write(run: Run, parts: Collection[str], by_budget: np.ndarray, by_sample: n
         start += len(table)
 
 
-def allowed(config: Select, captions: int) -> int:
-    """The budget, of so many captions."""
-    return config.budget if config.budget is not None else max(1000, -(-captions // 1000))
-
-
-def selected(ledger: Ledger) -> pa.Table:
-    """(caption_id, caption) of the selected captions, in order."""
-    found = [schema.CAPTIONS.empty_table().select(["caption_id", "caption"])]
-    for name, scores in ledger.each("scores", ["selected_by"]):
-        captions = ledger.read("captions", name, ["caption_id", "caption"])
-        found.append(captions.filter(pc.is_valid(scores["selected_by"])))
-    return pa.concat_tables(found)
-
-
 def _score(worker: Worker, shard: Shard) -> Tables:
     """caption_id, score, p_unseen of the captions of a part, in their order; null where the screen failed."""
-    ledger, calibration = worker.ledger, calibrate.load(worker.ledger)
+    ledger, calibration = worker.ledger, load_calibration(worker.ledger)
     ids = ledger.read("captions", shard.name, ["caption_id"])["caption_id"]
     parts = slices(shard.name, None, shard.source, worker.config.engine.shard_rows)
     scores = (calibration.score(ledger.read("screen", part.name)) for part in parts)

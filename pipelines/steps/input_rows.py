@@ -24,12 +24,15 @@ from pipelines.reading.folders import Folder
 from pipelines.reading.imagefolder import names_files
 from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import SLICE_ROWS, Slice
+from pipelines.tables.training_images import IMAGES
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
-# Working tables: where each image lies; the different captions of each input shard, sorted by their bucket.
-IMAGES, TEXTS = "_images", "_texts"
+# Captions of one bucket, which is held in memory.
+BUCKET_ROWS = 1 << 18
+# Working table: the different captions of each input shard, sorted by their bucket.
+TEXTS = "_texts"
 _LAYOUT = pa.schema([("bucket", pa.int32()), *schema.CAPTIONS])
 
 

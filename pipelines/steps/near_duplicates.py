@@ -20,8 +20,8 @@ from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.search.exact import vectors_of
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.stages import embed
 from pipelines.steps.identical_images import COPIES, LINK
+from pipelines.tables import embeddings
 from pipelines.tables.blocks import blocks, numbers
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _distinct(worker: Worker, shard: Shard) -> Iterator[tuple[np.ndarray, np.nda
     """(numbers [N], vectors [N, E]) of the images of each part that no image before has the bytes of."""
     low, high = numbers(shard)
     again = worker.ledger.between(COPIES, "image", low, high)["image"].to_numpy()
-    table, first = embed.table(worker.config.confirm.embedders[0]), shard.source[0]
+    table, first = embeddings.table(worker.config.confirm.embedders[0]), shard.source[0]
     for part in shard.source[1]:
         vectors_NE = vectors_of(worker.ledger.read(table, part, ["vector"])["vector"])
         number_N = first + np.arange(len(vectors_NE))

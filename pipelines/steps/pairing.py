@@ -12,7 +12,7 @@ from pipelines.reading import captions as captions_of
 from pipelines.reading import plaintext
 from pipelines.reading.files import File
 from pipelines.reading.images import INDEX
-from pipelines.steps.input_rows import IMAGES
+from pipelines.tables.training_images import IMAGES
 
 # So many unpaired examples of each side are shown.
 EXAMPLES = 3

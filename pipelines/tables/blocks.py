@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from audit.record.ledger import Ledger, Shard
 
+# Images that are compared with all their predecessors in one scan of those.
+BLOCK = 16_384
+
 
 def blocks(counts: Mapping[str, int], size: int, prefix: str = "") -> list[Shard]:
     """Parts of so many rows each, in blocks of up to `size`; source: (number of the first row, parts)."""

@@ -19,7 +19,9 @@ from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.worker import Worker
+from pipelines.reading import input_files
 from pipelines.stages import confirm, embed, ingest, judge
+from pipelines.steps import image_list
 from tests.support.toy import encode, write_config, write_tar
 
 
@@ -34,8 +36,8 @@ def test_a_generation_of_the_centre_is_a_copy_if_training_cropped(crop: str, tmp
     images = {"path": str(tmp_path / "0.tar"), "crop": crop}
     config, _ = load_config(write_config(tmp_path, images=images, confirm={"sscd": {"weights": str(weights)}}))
     ledger, worker = Ledger(config.out), Worker(config)
-    [file] = ingest.find_images(config)
-    ledger.commit("00000", ingest._list(worker, Shard("", file, 0, 1), "image"))
+    [file] = input_files.find_images(config)
+    ledger.commit("00000", image_list._list(worker, Shard("", file, 0, 1), "image"))
     ledger.commit("00000", embed._embed(worker, Shard("00000", "00000", 0, 4)))
     generation = {"caption_id": "a", "purpose": "discover", "seed": 1, "status": "ok"}
     generation |= {"image": encode(centre(wide(2))), "region": region_png(np.ones((8, 8), bool))}

@@ -16,8 +16,9 @@ from pipelines.reading.files import File
 from pipelines.reading.images import INDEX, image_id
 from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import Slice
-from pipelines.stages import calibrate, confirm, control, embed, generate, ingest, judge, mitigate, screen
-from pipelines.steps import input_rows
+from pipelines.stages import calibrate, confirm, control, embed, ingest, judge, mitigate, screen
+from pipelines.steps import generation, image_list, input_rows
+from pipelines.tables import calibration, mitigation
 
 DEAD = ("worker_died", "the process ended")
 
@@ -28,8 +29,8 @@ def ledger(tmp_path: Path) -> Ledger:
     captions = [{"caption_id": name, "caption": f"caption {name}", "copies": 1} for name in "abc"]
     ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=schema.CAPTIONS))
     prompts = pa.Table.from_pylist(captions).select(["caption_id", "caption"])
-    ledger.write(generate.PROMPTS, "discover", prompts)
-    ledger.write(calibrate.NULLS, "00000", prompts.append_column("caption_group", prompts["caption_id"]))
+    ledger.write(generation.PROMPTS, "discover", prompts)
+    ledger.write(calibration.NULLS, "00000", prompts.append_column("caption_group", prompts["caption_id"]))
     places = [{"image_id": image_id("0.tar", row), "file": "0.tar", "row": row, "key": str(row)} for row in range(3)]
     ledger.write(ingest.IMAGES, "00000", pa.Table.from_pylist(places, schema=INDEX))
     return ledger
@@ -58,7 +59,7 @@ def test_of_a_screened_caption(ledger: Ledger) -> None:
 
 
 def test_of_a_controlled_caption(ledger: Ledger) -> None:
-    ledger.write(control.CONTROLLED, "00000", ledger.read(generate.PROMPTS, "discover"))
+    ledger.write(control.CONTROLLED, "00000", ledger.read(generation.PROMPTS, "discover"))
     left = control._left(ledger, Shard("0", control.CONTROLLED, 1, 2), *DEAD)
     assert (only(left)["stage"], only(left)["caption_id"]) == ("control", "b")
     [row] = beside(schema.CONTROLS, left["controls"], ["caption_id", "self_control"]).to_pylist()
@@ -66,14 +67,14 @@ def test_of_a_controlled_caption(ledger: Ledger) -> None:
 
 
 def test_of_a_null_caption(ledger: Ledger) -> None:
-    left = calibrate._left(ledger, Shard("0", calibrate.NULLS, 2, 3), *DEAD, seeds=[0])
+    left = calibrate._left(ledger, Shard("0", calibration.NULLS, 2, 3), *DEAD, seeds=[0])
     assert only(left)["stage"] == "calibrate"
     [row] = beside(schema.null_screen(["layer_bos"]), left["null_screen"], ["caption", "status"]).to_pylist()
     assert row == {"caption": "caption c", "status": "error"}
 
 
 def test_of_a_generated_caption(ledger: Ledger) -> None:
-    left = generate._left(ledger, Shard("discover-0", "discover", 0, 1), *DEAD, seeds=[5])
+    left = generation._left(ledger, Shard("discover-0", "discover", 0, 1), *DEAD, seeds=[5])
     assert only(left)["caption_id"] == "a"
     known = ["caption_id", "purpose", "seed", "image", "status"]
     [row] = beside(schema.generations(["entropy_steps"]), left["generations"], known).to_pylist()
@@ -118,7 +119,7 @@ def test_of_a_file_of_captions(ledger: Ledger) -> None:
 
 
 def test_of_a_file_of_images(ledger: Ledger) -> None:
-    left = ingest._list_left(ledger, Shard("0", File("/x/0.tar", "0.tar", 9), 0, 1), *DEAD)
+    left = image_list._list_left(ledger, Shard("0", File("/x/0.tar", "0.tar", 9), 0, 1), *DEAD)
     [error] = left["errors"].to_pylist()
     assert (error["stage"], error["file"], error["kind"]) == ("embed", "0.tar", "unreadable_file")
     assert left[ingest.IMAGES].schema.equals(INDEX)
@@ -127,14 +128,14 @@ def test_of_a_file_of_images(ledger: Ledger) -> None:
 def test_a_damaged_file_of_images_counts_as_many_as_the_mean_file(ledger: Ledger) -> None:
     """Its images were never listed: that nothing like them was found is no negative."""
     for number in (1, 2):
-        left = ingest._list_left(ledger, Shard("0", File(f"/x/{number}.tar", f"{number}.tar", 9), 0, 1), *DEAD)
+        left = image_list._list_left(ledger, Shard("0", File(f"/x/{number}.tar", f"{number}.tar", 9), 0, 1), *DEAD)
         ledger.commit(f"{number:05d}", left)
     found = judge._images(ledger)
     assert (found.listed, found.unreadable) == (3 + 2, 2)
 
 
 def test_of_a_mitigated_caption_which_is_no_failure_of_its_audit(ledger: Ledger) -> None:
-    ledger.write(mitigate.CAPTIONS, "ordinary", ledger.read("captions").select(["caption_id"]))
+    ledger.write(mitigation.CAPTIONS, "ordinary", ledger.read("captions").select(["caption_id"]))
     shard = Shard("ordinary-eos-2.0", ("ordinary", Setting(2.0, "eos")), 1, 2)
     left = mitigate._left(ledger, shard, *DEAD)
     [error] = left["errors"].to_pylist()

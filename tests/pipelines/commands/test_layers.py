@@ -17,7 +17,7 @@ from audit.schema import VERDICTS
 from pipelines.commands.layers import layers
 from pipelines.configuration.settings import load_config
 from pipelines.engine.manifest import Manifest
-from pipelines.stages.calibrate import NULLS
+from pipelines.tables.calibration import NULLS
 from tests.support.toy import MODEL, write_config
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"

@@ -22,7 +22,8 @@ from audit.record.ledger import Ledger
 from audit.schema import VERDICTS
 from pipelines.reading.images import image_id
 from pipelines.runs.clean import apply
-from pipelines.stages import calibrate, ingest
+from pipelines.stages import ingest
+from pipelines.tables import calibration
 from reports.check import check
 from reports.exports import exclusions
 from tests.support.toy import MEMORIZED, MODEL, NULLS, png, write_config, write_parquet
@@ -284,8 +285,8 @@ def test_without_images_what_is_selected_stays_unknown(
     assert not other.parts("matches") and len(other.read("evidence")) == 0
     verdicts = other.read("verdicts").to_pylist()
     controlled = {row["caption"]: row["self_control"] for row in verdicts if row["verdict"] != "clear"}
-    words = content_words(other.read(calibrate.NULLS)["caption"].to_pylist())
-    expected = self_control(audit.load_model(MODEL), calibrate.load(other), list(controlled), words)
+    words = content_words(other.read(calibration.NULLS)["caption"].to_pylist())
+    expected = self_control(audit.load_model(MODEL), calibration.load_calibration(other), list(controlled), words)
     assert list(controlled.values()) == pytest.approx(expected["self_control"].to_pylist(), abs=1e-3)
     assert other.read("verdicts")["self_control"].null_count == 33
 
@@ -315,4 +316,4 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
     weights = manifest(other)["models"]
     assert weights["reference_model"]["unet"] != weights["model"]["unet"]
     assert weights["reference_model"]["text_encoder"] == weights["model"]["text_encoder"]
-    assert any("reference" in item for item in calibrate.load(other).context)
+    assert any("reference" in item for item in calibration.load_calibration(other).context)

@@ -22,9 +22,10 @@ from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
+from pipelines.reading import input_files
 from pipelines.runs.audit import run_audit
 from pipelines.runs.index import build_index
-from pipelines.stages import ingest, reuse
+from pipelines.stages import reuse
 from reports.check import check
 from tests.support.toy import MEMORIZED, png, settings_of, write_config, write_tar
 
@@ -128,7 +129,7 @@ def begun(path: Path, folder: Path, *overrides: str) -> Run:
     run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())
     for name in config.confirm.embedders:
         run.manifest.model(name, load_embedder(name, config.embedder(name).weights).fingerprint)
-    run.manifest.inputs(ingest.fingerprints(config, ingest.plan(config)))
+    run.manifest.inputs(input_files.fingerprints(config, input_files.find_inputs(config)))
     return run
 
 

@@ -13,8 +13,9 @@ from audit import schema
 from audit.record.ledger import Ledger, Shard
 from pipelines.configuration.config import Config, Index
 from pipelines.configuration.settings import load_config
-from pipelines.stages import cluster, embed
+from pipelines.stages import cluster
 from pipelines.steps import near_duplicates
+from pipelines.tables import embeddings
 from tests.support.serial import serial
 from tests.support.toy import settings_of, write_config
 
@@ -28,7 +29,7 @@ def config(tmp_path: Path) -> Config:
     return load_config(write_config(tmp_path, confirm=confirm | {"sscd": {"duplicate": 0.9}}))[0]
 
 
-def embeddings(start: int, vectors_NE: np.ndarray) -> pa.Table:
+def vectors_table(start: int, vectors_NE: np.ndarray) -> pa.Table:
     count = len(vectors_NE)
     vectors_NE = (vectors_NE / np.linalg.norm(vectors_NE, axis=1, keepdims=True)).astype(np.float16)
     names = [f"{number:032x}" for number in range(start, start + count)]
@@ -47,7 +48,9 @@ def copies(seed: int, pictures: int, of_each: int) -> np.ndarray:
 
 def written(ledger: Ledger, vectors_NE: np.ndarray, sizes: list[int]) -> None:
     for number, (start, count) in enumerate(zip(np.cumsum([0, *sizes]), sizes, strict=False)):
-        ledger.write(embed.table("sscd"), f"{number:05d}", embeddings(int(start), vectors_NE[start : start + count]))
+        ledger.write(
+            embeddings.table("sscd"), f"{number:05d}", vectors_table(int(start), vectors_NE[start : start + count])
+        )
 
 
 @pytest.mark.parametrize("index", ["exact", "ivf"])
@@ -63,7 +66,7 @@ def test_clusters_do_not_depend_on_how_the_images_are_cut(
     cluster.run(run)
     found = run.ledger.read("image_clusters")
     assert found.schema.equals(schema.IMAGE_CLUSTERS)
-    assert found["image_id"].equals(run.ledger.read(embed.table("sscd"))["image_id"])
+    assert found["image_id"].equals(run.ledger.read(embeddings.table("sscd"))["image_id"])
     assert [int(name, 16) for name in found["cluster"].to_pylist()] == list(range(5)) * 4
     assert set(found["size"].to_pylist()) == {4}
     stage, known = run.manifest.data["stages"]["cluster"], run.manifest.data["clusters"]
@@ -75,9 +78,9 @@ def test_images_of_the_same_bytes_are_one_cluster_whatever_their_vectors(config:
     run = serial(config)
     vectors_NE = np.eye(WIDTH)
     for part in range(2):
-        table = embeddings(4 * part, vectors_NE[4 * part : 4 * part + 4])
+        table = vectors_table(4 * part, vectors_NE[4 * part : 4 * part + 4])
         sha256 = pa.array(["f" * 64, *(f"{row:064x}" for row in range(4 * part, 4 * part + 2)), "e" * 64])
-        run.ledger.write(embed.table("sscd"), f"{part:05d}", table.set_column(4, "sha256", sha256))
+        run.ledger.write(embeddings.table("sscd"), f"{part:05d}", table.set_column(4, "sha256", sha256))
     cluster.run(run)
     found = run.ledger.read("image_clusters").to_pylist()
     assert [int(row["cluster"], 16) for row in found] == [0, 1, 2, 3, 0, 5, 6, 3]
@@ -88,7 +91,7 @@ def test_images_of_the_same_bytes_are_one_cluster_whatever_their_vectors(config:
 def test_the_images_that_the_threshold_is_measured_on_are_drawn_from_all_parts(config: Config) -> None:
     run = serial(config)
     written(run.ledger, copies(0, 5, 4), [3, 0, 17])
-    listed = run.ledger.read(embed.table("sscd"))["image_id"]
+    listed = run.ledger.read(embeddings.table("sscd"))["image_id"]
     order = np.random.default_rng(config.select.seed).permutation(20)
     drawn = cluster._drawn(run, {"00000": 3, "00001": 0, "00002": 17})
     assert drawn == listed.take(pa.array(order)).to_pylist()
@@ -97,7 +100,7 @@ def test_the_images_that_the_threshold_is_measured_on_are_drawn_from_all_parts(c
 def test_a_lost_image_is_named_and_the_others_are_compared(config: Config) -> None:
     ledger = Ledger(config.out)
     written(ledger, copies(0, 2, 2), [4])
-    left = partial(cluster._left, table=embed.table("sscd"))
+    left = partial(cluster._left, table=embeddings.table("sscd"))
     tables = left(ledger, Shard("0", (0, ["00000"]), 2, 3), "worker_died", "the process ended")
     [error] = tables["errors"].to_pylist()
     assert (error["stage"], error["file"], error["row"], error["rows"]) == ("cluster", "0.tar", 2, 1)

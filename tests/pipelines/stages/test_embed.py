@@ -21,7 +21,9 @@ from audit.search.exact import vectors_of
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import load_config
 from pipelines.engine.worker import Worker
+from pipelines.reading import input_files
 from pipelines.stages import embed, ingest
+from pipelines.steps import image_list, image_vectors
 from tests.pipelines.reading.test_images import corrupt
 from tests.support.toy import encode, png, write_config, write_parquet, write_tar
 
@@ -40,8 +42,8 @@ def embedded(config: Config) -> Tables:
     """The tables of all shards, worked in this process."""
     worker, ledger = Worker(config), Ledger(config.out)
     assert config.images is not None
-    for number, file in enumerate(ingest.find_images(config)):
-        ledger.commit(f"{number:05d}", ingest._list(worker, Shard("", file, 0, 1), config.images.column))
+    for number, file in enumerate(input_files.find_images(config)):
+        ledger.commit(f"{number:05d}", image_list._list(worker, Shard("", file, 0, 1), config.images.column))
     shards: list[Shard] = []
     for name in ledger.parts(ingest.IMAGES):
         shards += slices(name, name, ledger.rows(ingest.IMAGES, name), config.engine.shard_rows)
@@ -122,7 +124,7 @@ def test_vectors_do_not_depend_on_how_images_are_cut_into_shards_and_batches(
 
 def test_the_next_batch_is_decoded_while_the_embedder_works(tmp_path: Path, weights: Path) -> None:
     """The embedder waits here until images of the batch after its own have been prepared."""
-    write_tar(tmp_path / "many.tar", [(f"{n:04d}.png", png(n)) for n in range(3 * embed.BATCH)])
+    write_tar(tmp_path / "many.tar", [(f"{n:04d}.png", png(n)) for n in range(3 * image_vectors.BATCH)])
     config = config_of(tmp_path, weights, f"{tmp_path}/many.tar")
     worker, prepared, waited = Worker(config), Semaphore(0), []
     real = worker.embedder("sscd")
@@ -141,11 +143,11 @@ def test_the_next_batch_is_decoded_while_the_embedder_works(tmp_path: Path, weig
 
     worker._embedders["sscd"] = replace(real, preprocess=preprocess, encode=encode_later)
     ledger = Ledger(config.out)
-    [file] = ingest.find_images(config)
-    ledger.commit("00000", ingest._list(worker, Shard("", file, 0, 1), "image"))
-    tables = embed._embed(worker, Shard("", "00000", 0, 3 * embed.BATCH))
+    [file] = input_files.find_images(config)
+    ledger.commit("00000", image_list._list(worker, Shard("", file, 0, 1), "image"))
+    tables = embed._embed(worker, Shard("", "00000", 0, 3 * image_vectors.BATCH))
     assert waited == [True] * 3
-    assert len(tables["embeddings_sscd"]) == 3 * embed.BATCH
+    assert len(tables["embeddings_sscd"]) == 3 * image_vectors.BATCH
 
 
 def test_a_damaged_parquet_file_gives_errors_that_name_its_row_group_and_the_rest_is_embedded(

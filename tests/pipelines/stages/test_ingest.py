@@ -16,6 +16,7 @@ from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
+from pipelines.reading import input_files
 from pipelines.stages import ingest
 from pipelines.steps import caption_groups as grouping
 from pipelines.steps import input_rows
@@ -48,8 +49,8 @@ def ingested(dataset: Path, out: Path, *overrides: str) -> Run:
     ledger = Ledger(config.out)
     run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())
     try:
-        inputs = ingest.plan(config)
-        run.manifest.inputs(ingest.fingerprints(config, inputs))
+        inputs = input_files.find_inputs(config)
+        run.manifest.inputs(input_files.fingerprints(config, inputs))
         ingest.run(run, inputs)
         grouping.known(run, NULLS)
     finally:

@@ -19,7 +19,9 @@ from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import KEYS, Manifest
 from pipelines.engine.worker import Worker
-from pipelines.stages import embed, search
+from pipelines.stages import search
+from pipelines.steps import image_search
+from pipelines.tables import embeddings
 from tests.pipelines.stages.test_cluster import copies, written
 from tests.support.toy import settings_of, write_config
 
@@ -41,20 +43,20 @@ def queries() -> np.ndarray:
 def test_an_inverted_file_finds_what_the_scan_finds_and_may_lie_with_the_index(tmp_path: Path) -> None:
     exact = config_of(tmp_path)
     written(Ledger(exact.out), copies(0, 60, 3), [100, 80])
-    ids, similarity, *_ = search.find(Worker(exact), "sscd", queries(), 5)
+    ids, similarity, *_ = image_search.find(Worker(exact), "sscd", queries(), 5)
 
     run = config_of(tmp_path, index={"type": "ivf"})
     tables = search._build(Worker(run), Shard("sscd", "sscd", 0, 1))
-    assert tables[search.IVF].to_pylist() == [{"recipe": "IVF4,SQ8", "images": 180}]
-    found, near, *_ = search.find(Worker(run), "sscd", queries(), 5)
+    assert tables[image_search.IVF].to_pylist() == [{"recipe": "IVF4,SQ8", "images": 180}]
+    found, near, *_ = image_search.find(Worker(run), "sscd", queries(), 5)
     assert (found == ids).all()
     assert near == pytest.approx(similarity, abs=1e-6)
 
-    Ledger(run.out).write(search.IVF, "sscd", tables[search.IVF])
+    Ledger(run.out).write(image_search.IVF, "sscd", tables[image_search.IVF])
     elsewhere = config_of(tmp_path, index={"type": "ivf", "path": run.out}, out="other")
     written(Ledger(elsewhere.out), copies(0, 60, 3), [100, 80])
-    assert (search.find(Worker(elsewhere), "sscd", queries(), 5)[0] == ids).all()
-    assert not Path(elsewhere.out, search.IVF).exists()
+    assert (image_search.find(Worker(elsewhere), "sscd", queries(), 5)[0] == ids).all()
+    assert not Path(elsewhere.out, image_search.IVF).exists()
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivf"])
@@ -63,16 +65,16 @@ def test_of_an_image_that_was_embedded_both_ways_the_better_match_counts(tmp_pat
     ledger, upright, stored = Ledger(config.out), copies(0, 60, 1), copies(9, 20, 1)
     upright, stored = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (upright, stored))
     written(ledger, upright, [30, 30])
-    ids = ledger.read(embed.table("sscd"))["image_id"].to_pylist()
-    first = ledger.read(embed.table("sscd")).slice(0, 20)
+    ids = ledger.read(embeddings.table("sscd"))["image_id"].to_pylist()
+    first = ledger.read(embeddings.table("sscd")).slice(0, 20)
     of_stored = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel(), pa.float16()), type=first["vector"].type)
     turned = first.set_column(first.schema.get_field_index("vector"), "vector", of_stored)
-    ledger.write(embed.stored_table("sscd"), "00000", turned)
+    ledger.write(embeddings.stored_table("sscd"), "00000", turned)
     worker = Worker(config)
     if kind == "ivf":
-        ledger.write(search.IVF, "sscd", search._build(worker, Shard("sscd", "sscd", 0, 1))[search.IVF])
+        ledger.write(image_search.IVF, "sscd", search._build(worker, Shard("sscd", "sscd", 0, 1))[image_search.IVF])
     both = np.concatenate([stored[:3], upright[30:33]]).astype(np.float32)
-    near = search.find(worker, "sscd", both, 5)
+    near = image_search.find(worker, "sscd", both, 5)
     assert near.ids[:, 0].tolist() == ids[:3] + ids[30:33]
     assert near.orientation[:, 0].tolist() == ["stored"] * 3 + ["upright"] * 3
     # Each image once, by the better of its two similarities.
@@ -87,9 +89,9 @@ def test_a_background_takes_off_the_mean_of_the_two_nearest_in_it(tmp_path: Path
     written(background, copies(5, 9, 1), [4, 5])
     plain, config = (config_of(tmp_path, confirm=confirm(**more)) for more in ({}, {"background": background.uri}))
     written(Ledger(config.out), copies(0, 10, 2), [20])
-    ids, similarity, *_ = search.find(Worker(plain), "sscd", queries(), 3)
-    normalised_ids, normalised, _, taken_off = search.find(Worker(config), "sscd", queries(), 3)
-    _, two = nearest(queries(), embed.embedded(background, embed.table("sscd")), 2)
+    ids, similarity, *_ = image_search.find(Worker(plain), "sscd", queries(), 3)
+    normalised_ids, normalised, _, taken_off = image_search.find(Worker(config), "sscd", queries(), 3)
+    _, two = nearest(queries(), embeddings.embedded(background, embeddings.table("sscd")), 2)
     assert (normalised_ids == ids).all()
     assert normalised == pytest.approx(similarity - two.mean(axis=1, keepdims=True), abs=1e-6)
     assert normalised + taken_off[:, None] == pytest.approx(similarity, abs=1e-6)

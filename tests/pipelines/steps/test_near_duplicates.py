@@ -13,9 +13,10 @@ from audit.duplicates import cells
 from audit.record.ledger import Ledger, Shard
 from pipelines.configuration.config import Config, Index
 from pipelines.configuration.settings import load_config
-from pipelines.stages import cluster, embed
+from pipelines.stages import cluster
 from pipelines.steps import identical_images, near_duplicates
-from tests.pipelines.stages.test_cluster import WIDTH, embeddings, written
+from pipelines.tables import embeddings
+from tests.pipelines.stages.test_cluster import WIDTH, vectors_table, written
 from tests.pipelines.stages.test_cluster import copies as varied
 from tests.support.serial import Serial, serial
 from tests.support.toy import settings_of, write_config
@@ -102,7 +103,7 @@ def test_a_pair_on_the_border_of_two_lists_is_missed_and_counted(
     angles = np.radians([44, 46, 3, 4, 3])
     vectors_NE = np.zeros((5, WIDTH))
     vectors_NE[:, 0], vectors_NE[:, 1] = np.cos(angles), np.sin(angles)
-    table = embeddings(0, vectors_NE)
+    table = vectors_table(0, vectors_NE)
     # The last one has the bytes of the third: of no pair that lists are to find.
     hashes = table["sha256"].to_pylist()
     table = table.set_column(4, "sha256", pa.array([*hashes[:4], hashes[2]]))
@@ -110,7 +111,7 @@ def test_a_pair_on_the_border_of_two_lists_is_missed_and_counted(
     for each, recall, clusters in ((1, 0.5, [0, 1, 2, 2, 2]), (2, 1.0, [0, 0, 2, 2, 2])):
         monkeypatch.setattr(cells, "EACH", each)
         run = serial(config_of(tmp_path / str(each)))
-        run.ledger.write(embed.table("sscd"), "00000", table)
+        run.ledger.write(embeddings.table("sscd"), "00000", table)
         centres = near_duplicates._with_vectors(
             {"list": np.arange(2, dtype=np.int32)}, np.eye(2, WIDTH, dtype=np.float32)
         )

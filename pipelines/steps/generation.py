@@ -1,0 +1,106 @@
+"""Generate images of captions, with their scores and the regions that will be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.images.decoding import decode
+from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
+from audit.verdicts.regions import bright, common, region_png, thumbnail
+from pipelines.engine.context import Run
+from pipelines.engine.step import Step
+from pipelines.steps.screening import failed_rows
+
+if TYPE_CHECKING:
+    from pipelines.engine.worker import Worker
+
+
+# Working table: the captions of each purpose, one part a purpose.
+PROMPTS = "_prompts"
+
+
+# A generation costs tens of screenings: its shards are so many times smaller.
+SMALLER = 8
+
+
+def generate(run: Run, title: str, captions_of: Mapping[str, pa.Table], seeds: Sequence[int]) -> None:
+    """Generations of captions (caption_id, caption), by purpose, with the same seeds."""
+    shards = []
+    for purpose, captions in captions_of.items():
+        run.ledger.write(PROMPTS, purpose, captions)
+        size = max(1, run.config.engine.shard_rows // SMALLER)
+        shards += slices(purpose, purpose, len(captions), size)
+    work, left = partial(_generate, seeds=seeds), partial(_left, seeds=seeds)
+    step = Step(title, "generations", "captions", run.ledger, work, left, ("model",))
+    run.execute(step, shards if seeds else [])
+
+
+def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
+    import audit
+
+    config = worker.config.generate
+    captions = worker.ledger.slice(PROMPTS, shard.source, shard.start, shard.stop)
+    found = audit.generate(
+        worker.model,
+        captions["caption"].to_pylist(),
+        seeds=seeds,
+        steps=config.steps,
+        guidance_scale=config.guidance_scale,
+        detectors=config.detectors,
+        batch_size=config.batch_size,
+    )
+    layout = schema.generations(schema.features_of(found.schema)).with_metadata(found.schema.metadata)
+    columns = {name: found[name] for name in layout.names if name in found.column_names} | {
+        "caption_id": captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(seeds)))),
+        "purpose": pa.repeat(shard.source, len(found)),
+        "region": _regions(found, len(seeds)),
+    }
+    table = pa.table([columns[name] for name in layout.names], schema=layout)
+    bad = table.filter(pc.equal(table["status"], "error"))
+    errors = [
+        {"stage": "generate", "caption_id": id_, "kind": "not_finite", "message": message}
+        for id_, message in zip(bad["caption_id"].to_pylist(), bad["error"].to_pylist(), strict=True)
+    ]
+    return {"generations": table, "errors": errors_table(errors)}
+
+
+def _regions(found: pa.Table, seeds: int) -> pa.Array:
+    """Where each generation may be a copy: where it agrees with the caption's others, and where attention to EOS ended
+    bright, if that was recorded. Null where neither is known."""
+    images: list[bytes | None] = found["image"].to_pylist()
+    attention: list[bytes | None] = [None] * len(images)
+    if "region" in found.column_names:
+        attention = found["region"].to_pylist()
+    regions: list[bytes | None] = [None] * len(images)
+    for start in range(0, len(images), seeds):
+        rows = [row for row in range(start, start + seeds) if images[row] is not None]
+        if not rows:
+            continue
+        common_STT = common(np.stack([thumbnail(decode(images[row])) for row in rows]))
+        for row, region_TT in zip(rows, common_STT, strict=True):
+            bright_at_end = attention[row]
+            if bright_at_end is not None:
+                regions[row] = region_png(region_TT & bright(bright_at_end))
+            elif len(rows) > 1:
+                regions[row] = region_png(region_TT)
+    return pa.array(regions, pa.binary())
+
+
+def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
+    captions = ledger.slice(PROMPTS, shard.source, shard.start, shard.stop)
+    captions = captions.append_column("purpose", pa.repeat(shard.source, len(captions)))
+    rows = [
+        {"stage": "generate", "caption_id": id_, "kind": kind, "message": message}
+        for id_ in captions["caption_id"].to_pylist()
+    ]
+    return {
+        "generations": failed_rows(schema.generations(()), captions, seeds, message),
+        "errors": errors_table(rows),
+    }

@@ -1,0 +1,53 @@
+"""Screen captions in a worker, and record those that cannot be screened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit import schema
+from audit.record.ledger import errors_table
+
+if TYPE_CHECKING:
+    from pipelines.engine.worker import Worker
+
+
+def screen_texts(worker: Worker, captions: pa.Table, stage: str) -> tuple[pa.Table, pa.Table]:
+    """(table `screen` of captions (caption_id, caption), rows of `errors` for those without finite values)."""
+    import audit
+
+    config = worker.config.screen
+    found = audit.screen(
+        worker.model,
+        captions["caption"].to_pylist(),
+        config.seeds,
+        config.detectors,
+        config.batch_size,
+        worker.reference,
+    )
+    ids = captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(config.seeds))))
+    layout = schema.screen(schema.features_of(found.schema)).with_metadata(found.schema.metadata)
+    table = found.drop_columns("caption").add_column(0, "caption_id", ids).select(layout.names).cast(layout)
+    bad = table.filter(pc.equal(table["status"], "error"))
+    first = dict(zip(bad["caption_id"].to_pylist(), bad["error"].to_pylist(), strict=True))
+    errors = [screen_errors(stage, [id_], "not_finite", message) for id_, message in first.items()]
+    return table, pa.concat_tables([errors_table([]), *errors])
+
+
+def screen_errors(stage: str, caption_ids: Sequence[str], kind: str, message: str) -> pa.Table:
+    return errors_table([{"stage": stage, "caption_id": id_, "kind": kind, "message": message} for id_ in caption_ids])
+
+
+def failed_rows(layout: pa.Schema, captions: pa.Table, seeds: Sequence[int], message: str) -> pa.Table:
+    """One row of status "error" for each caption and seed; what is not known of it is null."""
+    known = [name for name in layout.names if name in captions.column_names]
+    rows = [
+        {name: caption[name] for name in known} | {"seed": seed, "status": "error", "error": message}
+        for caption in captions.to_pylist()
+        for seed in seeds
+    ]
+    return pa.Table.from_pylist([{name: row.get(name) for name in layout.names} for row in rows], schema=layout)
