@@ -20,8 +20,9 @@ from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.worker import Worker
 from pipelines.reading import input_files
-from pipelines.stages import confirm, embed, ingest, judge
+from pipelines.stages import confirm, embed, judge
 from pipelines.steps import image_list
+from pipelines.tables import training_images
 from tests.support.toy import encode, write_config, write_tar
 
 
@@ -47,7 +48,7 @@ def test_a_generation_of_the_centre_is_a_copy_if_training_cropped(crop: str, tmp
     exact = best["similarity"] > 0.9999 and best["region_similarity"] > 0.9999
     assert exact == (crop == "centre")
 
-    own = ledger.read(ingest.IMAGES)["image_id"][2].as_py()
+    own = ledger.read(training_images.IMAGES)["image_id"][2].as_py()
     verdict = {"caption_id": "a", "caption": "a", "verdict": "verbatim", "image_id": own}
     run = Run(config, ledger, Manifest(ledger, {}), Reporter())
     verdicts = pa.Table.from_pylist([verdict], schema=schema.VERDICTS)

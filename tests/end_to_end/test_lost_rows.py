@@ -18,7 +18,7 @@ from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import Slice
 from pipelines.stages import calibrate, confirm, control, embed, ingest, judge, mitigate, screen
 from pipelines.steps import generation, image_list, input_rows
-from pipelines.tables import calibration, mitigation
+from pipelines.tables import calibration, mitigation, training_images
 
 DEAD = ("worker_died", "the process ended")
 
@@ -32,7 +32,7 @@ def ledger(tmp_path: Path) -> Ledger:
     ledger.write(generation.PROMPTS, "discover", prompts)
     ledger.write(calibration.NULLS, "00000", prompts.append_column("caption_group", prompts["caption_id"]))
     places = [{"image_id": image_id("0.tar", row), "file": "0.tar", "row": row, "key": str(row)} for row in range(3)]
-    ledger.write(ingest.IMAGES, "00000", pa.Table.from_pylist(places, schema=INDEX))
+    ledger.write(training_images.IMAGES, "00000", pa.Table.from_pylist(places, schema=INDEX))
     return ledger
 
 
@@ -122,7 +122,7 @@ def test_of_a_file_of_images(ledger: Ledger) -> None:
     left = image_list._list_left(ledger, Shard("0", File("/x/0.tar", "0.tar", 9), 0, 1), *DEAD)
     [error] = left["errors"].to_pylist()
     assert (error["stage"], error["file"], error["kind"]) == ("embed", "0.tar", "unreadable_file")
-    assert left[ingest.IMAGES].schema.equals(INDEX)
+    assert left[training_images.IMAGES].schema.equals(INDEX)
 
 
 def test_a_damaged_file_of_images_counts_as_many_as_the_mean_file(ledger: Ledger) -> None:

@@ -22,8 +22,9 @@ from pipelines.configuration.config import Config
 from pipelines.configuration.settings import load_config
 from pipelines.engine.worker import Worker
 from pipelines.reading import input_files
-from pipelines.stages import embed, ingest
+from pipelines.stages import embed
 from pipelines.steps import image_list, image_vectors
+from pipelines.tables import training_images
 from tests.pipelines.reading.test_images import corrupt
 from tests.support.toy import encode, png, write_config, write_parquet, write_tar
 
@@ -45,8 +46,8 @@ def embedded(config: Config) -> Tables:
     for number, file in enumerate(input_files.find_images(config)):
         ledger.commit(f"{number:05d}", image_list._list(worker, Shard("", file, 0, 1), config.images.column))
     shards: list[Shard] = []
-    for name in ledger.parts(ingest.IMAGES):
-        shards += slices(name, name, ledger.rows(ingest.IMAGES, name), config.engine.shard_rows)
+    for name in ledger.parts(training_images.IMAGES):
+        shards += slices(name, name, ledger.rows(training_images.IMAGES, name), config.engine.shard_rows)
     return concat([embed._embed(worker, shard) for shard in shards])
 
 
