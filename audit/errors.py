@@ -9,20 +9,20 @@ class AuditError(Exception):
     The message is one or two lines. `kind` is the short word that goes into the `errors` table.
     """
 
-    def __init__(self, what: str, *, where: str | None = None, do: str | None = None, kind: str = "error") -> None:
-        self.what, self.where, self.do, self.kind = what, where, do, kind
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None, kind: str = "error") -> None:
+        self.what, self.where, self.hint, self.kind = what, where, hint, kind
         message = f"{where}: {what}" if where else what
-        super().__init__(f"{message}\n{do}" if do else message)
+        super().__init__(f"{message}\n{hint}" if hint else message)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.what, self.where, self.do, self.kind)
+        return _rebuild, (self.what, self.where, self.hint, self.kind)
 
 
 class UsageError(AuditError):
     """Wrong usage or configuration: the command line exits with 2, not 1."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_usage, (self.what, self.where, self.do, self.kind)
+        return _rebuild_usage, (self.what, self.where, self.hint, self.kind)
 
 
 def first_line(error: BaseException) -> str:
@@ -30,9 +30,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _rebuild(what: str, where: str | None, do: str | None, kind: str) -> AuditError:
-    return AuditError(what, where=where, do=do, kind=kind)
+def _rebuild(what: str, where: str | None, hint: str | None, kind: str) -> AuditError:
+    return AuditError(what, where=where, hint=hint, kind=kind)
 
 
-def _rebuild_usage(what: str, where: str | None, do: str | None, kind: str) -> UsageError:
-    return UsageError(what, where=where, do=do, kind=kind)
+def _rebuild_usage(what: str, where: str | None, hint: str | None, kind: str) -> UsageError:
+    return UsageError(what, where=where, hint=hint, kind=kind)

@@ -48,7 +48,7 @@ ROWS = pa.schema(
         ("image_id", STRING),
     ]
 )
-CAPTIONS = pa.schema([("caption_id", STRING), ("caption", STRING), ("copies", INT64)])
+CAPTIONS = pa.schema([("caption_id", STRING), ("caption", STRING), ("row_count", INT64)])
 CAPTION_GROUPS = pa.schema([("caption_id", STRING), ("caption_group", STRING)])
 SCORES = pa.schema(
     [
@@ -61,7 +61,7 @@ SCORES = pa.schema(
         ("image_cluster_size", INT64),
     ]
 )
-CONTROLS = pa.schema([("caption_id", STRING), ("self_control", FLOAT64)])
+PERTURBATIONS = pa.schema([("caption_id", STRING), ("perturbation_margin", FLOAT64)])
 MATCHES = pa.schema(
     [
         ("caption_id", STRING),
@@ -74,7 +74,7 @@ MATCHES = pa.schema(
         ("similarity", FLOAT64),  # less `background`
         ("background", FLOAT64),  # what a background index took off the similarity; 0 without one
         ("region_similarity", FLOAT64),  # within the generation's `region`; null: there is nothing to compare
-        ("shared", FLOAT64),  # the share of the picture in which the two agree pixel by pixel
+        ("pixel_agreement", FLOAT64),  # the share of the picture in which the two agree pixel by pixel
         ("region", pa.binary()),  # where that is: a black and white PNG
     ]
 )
@@ -84,15 +84,15 @@ COPIED_IMAGES = pa.schema(
         ("caption_id", STRING),
         ("image_id", STRING),
         ("orientation", STRING),  # as in `matches`
-        ("how", STRING),  # verbatim: the whole image; partial: a region of it
+        ("copy_type", STRING),  # verbatim: the whole image; partial: a region of it
         ("seed", INT64),
         ("similarity", FLOAT64),
         ("region_similarity", FLOAT64),
-        ("shared", FLOAT64),
+        ("pixel_agreement", FLOAT64),
         ("region", pa.binary()),
     ]
 )
-IMAGE_CLUSTERS = pa.schema([("image_id", STRING), ("cluster", STRING), ("size", INT64)])
+IMAGE_CLUSTERS = pa.schema([("image_id", STRING), ("cluster", STRING), ("cluster_size", INT64)])
 EVIDENCE = pa.schema(
     [
         ("image_id", STRING),
@@ -109,15 +109,15 @@ VERDICTS = pa.schema(
     [
         ("caption_id", STRING),
         ("caption", STRING),
-        ("copies", INT64),
+        ("row_count", INT64),
         ("verdict", STRING),
         ("risk", STRING),
         ("score", FLOAT64),
-        ("self_control", FLOAT64),
+        ("perturbation_margin", FLOAT64),
         ("p_unseen", FLOAT64),
         ("p_not_reproduced", FLOAT64),
-        ("reproduced_k", INT64),
-        ("reproduced_n", INT64),
+        ("fresh_copies", INT64),
+        ("fresh_generations", INT64),
         ("support", STRING),  # of a confirmed caption: what its fresh seeds say (SUPPORT_WORDS)
         ("near_miss", pa.bool_()),  # unconfirmed, though a generation looks like a copy to the embedder (its floor)
         ("image_id", STRING),
@@ -160,7 +160,7 @@ EXCLUSIONS = pa.schema(
 # One row a caption, seed and setting of mitigation; the plain setting has keep "none" and bos_scale 1.
 MITIGATION = pa.schema(
     [
-        ("group", STRING),
+        ("caption_set", STRING),
         ("caption_id", STRING),
         ("caption", STRING),
         ("verdict", STRING),
@@ -172,17 +172,17 @@ MITIGATION = pa.schema(
         ("region_similarity", FLOAT64),  # to that image, for captions that are `partial`
         ("nearest_image_id", STRING),
         ("nearest_similarity", FLOAT64),
-        ("above_threshold", pa.bool_()),
+        ("is_copy", pa.bool_()),
         ("near_miss", pa.bool_()),  # not above, though it looks like a copy to the embedder (its floor)
         ("clip_score", FLOAT64),
         ("seconds", FLOAT64),
         ("image", pa.binary()),  # kept of a few captions only
     ]
 )
-# One row a group and setting.
+# One row per caption set and setting.
 MITIGATION_SUMMARY = pa.schema(
     [
-        ("group", STRING),
+        ("caption_set", STRING),
         ("bos_scale", FLOAT64),
         ("keep", STRING),
         ("captions", INT64),
@@ -199,16 +199,16 @@ MITIGATION_SUMMARY = pa.schema(
     ]
 )
 
-VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "clear", "unknown", "error")
+VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "not_selected", "unknown", "error")
 # Of those the ones that say that the model reproduces a training image.
 CONFIRMED_WORDS = ("verbatim", "partial")  # the worst first
 # A fresh seed copied again; none of those tried did; none was tried.
 SUPPORT_WORDS = ("reproduced", "not reproduced", "untested")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")
-PURPOSES = ("discover", "fresh", "null")
+PURPOSES = ("discover", "fresh", "control")
 STATUS_WORDS = ("ok", "error")
 ACTION_WORDS = ("drop", "keep")
-MITIGATION_GROUPS = ("confirmed", "ordinary")
+CAPTION_SETS = ("confirmed", "ordinary")
 KEEP_WORDS = ("none", "eos", "words", "all")
 
 _STATUS = [pa.field("status", STRING), pa.field("error", STRING)]
@@ -240,8 +240,8 @@ def screen(columns: Iterable[str]) -> pa.Schema:
     return pa.schema(head + _features(columns) + _STATUS)
 
 
-def null_screen(columns: Iterable[str]) -> pa.Schema:
-    """Table `null_screen`: as `screen`, with the text and its group."""
+def control_screen(columns: Iterable[str]) -> pa.Schema:
+    """Table `control_screen`: as `screen`, with the text and its group."""
     head = [pa.field("caption_id", STRING), pa.field("caption", STRING), pa.field("caption_group", STRING)]
     return pa.schema(head + list(screen(columns))[1:])
 

@@ -94,7 +94,7 @@ def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M
         ledger.write(embeddings.table(NAME), f"{number:05d}", _table(start, vectors_NE[start : start + ROWS]))
     settings = {
         "images": {"path": "none"},
-        "confirm": {"sscd": {"weights": "none", "duplicate": THRESHOLD}},
+        "confirm": {"sscd": {"weights": "none", "min_similarity_duplicate": THRESHOLD}},
         "index": {"type": kind},
         "engine": {"workers": workers},
         "out": str(out),

@@ -14,7 +14,7 @@ import torch
 import typer
 
 import audit
-from audit.mitigation.training import NULL_EVERY
+from audit.mitigation.training import CONTROL_EVERY
 from benchmarks.paired import PAIRS, ratio
 from pipelines.demo.demo import bundle
 
@@ -62,7 +62,7 @@ def main(
         return step
 
     unet = loaded.unet.requires_grad_(True).train()
-    for name, given, round_of in (("the paper's rule", None, 1), ("null captions", lambda _: null, NULL_EVERY)):
+    for name, given, round_of in (("the paper's rule", None, 1), ("control captions", lambda _: null, CONTROL_EVERY)):
         watched = copy.deepcopy(unet)
         guard = audit.TrainingGuard(watched, max_quantile=0.99, null=given)
         pairs = PAIRS if round_of == 1 else 5

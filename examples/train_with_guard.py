@@ -60,15 +60,15 @@ def encode(captions: list[str]) -> torch.Tensor:
         return text_encoder(tokens.to(device))[0]
 
 
-null_captions = args.null.read_text().splitlines() if args.null else []
+control_captions = args.null.read_text().splitlines() if args.null else []
 
 
 def null(count: int) -> torch.Tensor:
-    return encode([null_captions[i] for i in torch.randint(len(null_captions), (count,))])
+    return encode([control_captions[i] for i in torch.randint(len(control_captions), (count,))])
 
 
 guard = audit.TrainingGuard(  # the first line
-    unet, max_quantile=args.max_quantile, null=null if null_captions else None, log=args.out / "guard"
+    unet, max_quantile=args.max_quantile, null=null if control_captions else None, log=args.out / "guard"
 )
 
 for step in range(args.steps):

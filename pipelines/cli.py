@@ -10,23 +10,23 @@ import typer
 
 from audit.errors import AuditError, UsageError
 from pipelines.commands import (
-    apply,
     check,
+    clean,
     config,
     demo,
     detectors,
+    download_weights,
+    exclusions,
     explain,
-    export,
-    fetch,
     index,
     init,
-    layers,
     logs,
     lookup,
     mitigate,
     plan,
     purge,
     query,
+    rank_layers,
     report,
     reproduce,
     run,
@@ -49,11 +49,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (
-    *(init, demo, fetch, index, plan, run, submit, status, logs, stop, mitigate, query, report, check, purge),
-    *(lookup, reproduce, export, apply, detectors, layers, explain, config),
-):
-    module.register(app)
+PANELS = {
+    "Audit": (demo, init, config, download_weights, plan, index, run),
+    "Look at the results": (report, query, check, lookup, reproduce, explain, rank_layers, detectors),
+    "Act on them": (exclusions, clean, mitigate, purge),
+    "On a Ray cluster": (submit, status, logs, stop),
+}
+for panel, modules in PANELS.items():
+    for module in modules:
+        module.register(app, panel)
 
 
 def _version(asked: bool) -> None:

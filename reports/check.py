@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from reports.purged import kept, note, unfinished
 from reports.rules import CONFIRMED, WORDS, embedders_of, rules_of
-from reports.views import Run, connect, open_run
+from reports.views import StoredRun, connect, open_run
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
     return results + [_words(connection, *known) for known in words]
 
 
-def _parts(run: Run, manifest: dict[str, Any]) -> Check:
+def _parts(run: StoredRun, manifest: dict[str, Any]) -> Check:
     """Every file that the manifest lists is there with its rows, and every file that is there is listed."""
     name = "every part is listed in the manifest, and whole"
     listed = {(table, part): rows for table, parts in manifest.get("parts", {}).items() for part, rows in parts.items()}

@@ -16,7 +16,7 @@ def render(explained: Any) -> str:
     tokens = [explained.tokens[place] for place, _ in moves]
     drawn = {
         "attention": figures.attention(explained.tokens, explained.attention_PT),
-        "entropies": figures.entropies(explained.entropy_T, explained.band_T2, explained.null_captions),
+        "entropies": figures.entropies(explained.entropy_T, explained.band_T2, explained.control_captions),
         "falls": figures.falls(tokens, [fall for _, fall in moves]) if moves else None,
     }
     return (

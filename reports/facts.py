@@ -16,7 +16,7 @@ BINS = 60
 # `deciding`: the similarity that was beyond its threshold, of which `whole` tells.
 CASES = """
 with confirmed as (
-    select v.*, c.seed, c.shared, c.region, list_position(['high', 'medium', 'low'], risk) as rank,
+    select v.*, c.seed, c.pixel_agreement, c.region, list_position(['high', 'medium', 'low'], risk) as rank,
            coalesce(family, caption_id) as kin,
            coalesce(v.verdict = 'verbatim' or c.similarity >= $limit, false) as whole,
            case when whole then coalesce(c.similarity, v.similarity)
@@ -67,7 +67,7 @@ class Facts:
 
     def verdicts(self) -> dict[str, dict[str, int]]:
         """Captions and dataset rows of every verdict that occurs."""
-        sql = "select verdict, count(*) as captions, sum(copies)::bigint as rows from verdicts group by all"
+        sql = "select verdict, count(*) as captions, sum(row_count)::bigint as rows from verdicts group by all"
         return {row["verdict"]: row for row in self.rows(sql)}
 
     def confirmed(self) -> dict[str, int]:
@@ -83,7 +83,7 @@ class Facts:
         """Unconfirmed captions that look like copies to the embedder: how many, and those that are the most alike."""
         [row] = self.rows("select count(*) as captions from verdicts where near_miss")
         shown = self.rows(
-            """select caption, copies, image_id, similarity, region_similarity from verdicts where near_miss
+            """select caption, row_count, image_id, similarity, region_similarity from verdicts where near_miss
                order by greatest(similarity, region_similarity) desc, caption_id limit $most""",
             most=MAX_NEAR,
         )
@@ -107,7 +107,7 @@ class Facts:
         return [figure for figure in drawn if figure]
 
     def _scores(self) -> dict[str, str] | None:
-        null = self.manifest.get("calibration", {}).get("null_scores") or []
+        null = self.manifest.get("calibration", {}).get("control_scores") or []
         [[low, high]] = self.connection.execute("select min(score), max(score) from scores").fetchall()
         if low is None:
             return None
@@ -131,7 +131,7 @@ class Facts:
     def _similarities(self) -> dict[str, str] | None:
         sql = """select max(similarity) from matches
                  where embedder = $embedder and purpose = $purpose group by caption_id"""
-        found, null = (self.column(sql, embedder=self.embedder, purpose=p) for p in ("discover", "null"))
+        found, null = (self.column(sql, embedder=self.embedder, purpose=p) for p in ("discover", "control"))
         if not len(found):
             return None
         svg = figures.similarities(found, null, self.thresholds["verbatim"]["value"])
@@ -144,8 +144,8 @@ class Facts:
 
     def _copies(self) -> dict[str, str] | None:
         counts = {word: [0] * len(COPY_BINS) for word in ("verbatim", "partial", "unconfirmed")}
-        sql = """select verdict, case when copies < 2 then 0 when copies < 4 then 1 when copies < 10 then 2
-                                      when copies < 30 then 3 else 4 end as bin, count(*) as n
+        sql = """select verdict, case when row_count < 2 then 0 when row_count < 4 then 1 when row_count < 10 then 2
+                                      when row_count < 30 then 3 else 4 end as bin, count(*) as n
                  from verdicts where verdict in ('verbatim', 'partial', 'unconfirmed') group by all"""
         rows = self.rows(sql)
         if not rows:

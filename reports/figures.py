@@ -29,16 +29,16 @@ STYLE: Any = {
 }
 
 
-def scores(edges: np.ndarray, counts: np.ndarray, null_scores: Sequence[float], selected_from: float | None) -> str:
-    """Histogram of the screen's score: all captions, the null captions beside them, the lowest selected one as a line.
+def scores(edges: np.ndarray, counts: np.ndarray, control_scores: Sequence[float], selected_from: float | None) -> str:
+    """Draw a histogram of the screen's scores: all captions, the control captions, and the lowest selected score.
 
     `edges`: [bins + 1], `counts`: [bins], of the data set's captions.
     """
-    return _draw("Score of the screen", "Captions", _scores, edges, counts, np.asarray(null_scores), selected_from)
+    return _draw("Score of the screen", "Captions", _scores, edges, counts, np.asarray(control_scores), selected_from)
 
 
 def similarities(found: np.ndarray, null: np.ndarray, threshold: float) -> str:
-    """Each generated caption's similarity to the nearest training image, null captions below the axis."""
+    """Each generated caption's similarity to the nearest training image, control captions below the axis."""
     return _draw("Similarity to the nearest training image", "Share of captions", _similarities, found, null, threshold)
 
 
@@ -81,7 +81,7 @@ def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, null: np.ndarray, 
     axes.stairs(counts, edges, fill=True, color=DATA, alpha=0.85, label="captions of the data set")
     if len(null):
         expected = np.histogram(null, edges)[0] * counts.sum() / len(null)
-        axes.stairs(expected, edges, color="#8a6d3b", linewidth=1.4, label=f"{len(null):,} null captions, scaled")
+        axes.stairs(expected, edges, color="#8a6d3b", linewidth=1.4, label=f"{len(null):,} control captions, scaled")
     if selected_from is not None:
         axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="selected from here on")
     axes.set_yscale("log")
@@ -91,7 +91,7 @@ def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, null: np.ndarray, 
 def _similarities(axes: Any, found: np.ndarray, null: np.ndarray, threshold: float) -> None:
     low = min([0.0, *found, *null])
     bins = np.linspace(low, 1.0, 41)
-    for values, sign, colour, label in ((found, 1, DATA, "generated"), (null, -1, NULL, "null")):
+    for values, sign, colour, label in ((found, 1, DATA, "generated"), (null, -1, NULL, "control")):
         if len(values):
             share = sign * np.histogram(np.clip(values, low, 1), bins)[0] / len(values)
             axes.stairs(share, bins, fill=True, color=colour, label=f"{len(values):,} {label} captions")
@@ -133,9 +133,9 @@ def attention(tokens: Sequence[str], attention_PT: np.ndarray) -> str:
     )
 
 
-def entropies(entropy_T: np.ndarray, band_T2: np.ndarray | None, null_captions: int) -> str:
-    """The entropy of the attention in each step, beside the band of null captions if there is one."""
-    return _draw("Step", "Entropy of attention (nats)", _entropies, entropy_T, band_T2, null_captions)
+def entropies(entropy_T: np.ndarray, band_T2: np.ndarray | None, control_captions: int) -> str:
+    """The entropy of the attention in each step, beside the band of control captions if there is one."""
+    return _draw("Step", "Entropy of attention (nats)", _entropies, entropy_T, band_T2, control_captions)
 
 
 def falls(tokens: Sequence[str], fall: Sequence[float]) -> str:
@@ -164,10 +164,10 @@ def _attention(axes: Any, tokens: Sequence[str], attention_PT: np.ndarray) -> No
     bar.outline.set_visible(False)
 
 
-def _entropies(axes: Any, entropy_T: np.ndarray, band_T2: np.ndarray | None, null_captions: int) -> None:
+def _entropies(axes: Any, entropy_T: np.ndarray, band_T2: np.ndarray | None, control_captions: int) -> None:
     steps = np.arange(1, len(entropy_T) + 1)
     if band_T2 is not None:
-        label = f"90 % of {null_captions:,} null captions"
+        label = f"90 % of {control_captions:,} control captions"
         axes.fill_between(steps, band_T2[:, 0], band_T2[:, 1], color=NULL, alpha=0.5, linewidth=0, label=label)
     axes.plot(steps, entropy_T, color=LINE, linewidth=1.6, label="this caption")
 

@@ -28,7 +28,7 @@ MEANINGS = {
     "verbatim": "an image that the model made is a copy of a training image",
     "partial": "a region of an image that the model made is a copy",
     "unconfirmed": "generated; no training image given is similar enough to be called a copy",
-    "clear": "screened, and not selected for generation",
+    "not_selected": "screened, and not selected for generation",
     "unknown": "no match, but what should have been looked up could not be",
     "error": "could not be audited; the reason is in the table verdicts",
 }

@@ -29,16 +29,16 @@ pairs as (
     from (select caption_id, image_id from copied_images union select caption_id, image_id from near) c
     where not exists (from carried o where o.caption_id = c.caption_id and o.image_id = c.image_id)),
 wanted as (select distinct caption_id, image_id, carries from pairs where {condition})
-select w.image_id, w.caption_id, v.caption, v.copies, w.carries, c.how as copied, c.seed,
+select w.image_id, w.caption_id, v.caption, v.row_count, w.carries, c.copy_type as copied, c.seed,
        coalesce(c.similarity, m.similarity) as similarity,
        coalesce(c.region_similarity, m.region_similarity) as region_similarity,
-       n.caption_id is not null and c.how is null as near_miss,
-       v.verdict, v.risk, v.reproduced_k, v.reproduced_n
+       n.caption_id is not null and c.copy_type is null as near_miss,
+       v.verdict, v.risk, v.fresh_copies, v.fresh_generations
 from wanted w join verdicts v on v.caption_id = w.caption_id
 left join copied_images c on c.caption_id = w.caption_id and c.image_id = w.image_id
 left join made m on m.caption_id = w.caption_id and m.image_id = w.image_id
 left join near n on n.caption_id = w.caption_id and n.image_id = w.image_id
-order by w.image_id, c.how is null, n.caption_id is null, w.carries desc, v.caption, w.caption_id
+order by w.image_id, c.copy_type is null, n.caption_id is null, w.carries desc, v.caption, w.caption_id
 """
 # The images of these rows, or the captions of those without one.
 _OF_URL = """image_id in (select image_id from rows where {condition})

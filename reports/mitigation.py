@@ -15,19 +15,19 @@ TOLERATED = 0.03
 SETTINGS = """
 select c.*, o.clip_score as ordinary_clip, o.diversity as ordinary_diversity
 from mitigation_summary c
-left join (from mitigation_summary where "group" = 'ordinary') o using (keep, bos_scale)
-where c."group" = 'confirmed'
+left join (from mitigation_summary where caption_set = 'ordinary') o using (keep, bos_scale)
+where c.caption_set = 'confirmed'
 order by list_position(['none', 'eos', 'words', 'all'], keep), bos_scale
 """
 
 PAIRS = """
 select p.caption_id, p.caption, p.seed, p.image_id, p.similarity as plain_similarity, m.similarity,
-       p.above_threshold as plain_above, m.above_threshold as above, p.clip_score as plain_clip, m.clip_score as clip,
+       p.is_copy as plain_above, m.is_copy as above, p.clip_score as plain_clip, m.clip_score as clip,
        p.image as plain, m.image as mitigated, e.image as training
 from mitigation p
-join mitigation m on m."group" = p."group" and m.caption_id = p.caption_id and m.seed = p.seed
+join mitigation m on m.caption_set = p.caption_set and m.caption_id = p.caption_id and m.seed = p.seed
 left join (select image_id, any_value(image) as image from evidence group by all) e on e.image_id = p.image_id
-where p."group" = $group and p.keep = 'none' and m.keep = $keep and m.bos_scale = $bos_scale
+where p.caption_set = $caption_set and p.keep = 'none' and m.keep = $keep and m.bos_scale = $bos_scale
       and p.image is not null and m.image is not null
 order by p.similarity desc, p.caption_id limit $most
 """
@@ -42,8 +42,11 @@ def read(facts: Facts) -> dict[str, Any] | None:
     pairs = []
     if best:
         values = {"keep": best["keep"], "bos_scale": best["bos_scale"]}
-        for group, most in MOST_PAIRS.items():
-            pairs += [pair | {"group": group} for pair in facts.rows(PAIRS, group=group, most=most, **values)]
+        for caption_set, most in MOST_PAIRS.items():
+            pairs += [
+                pair | {"caption_set": caption_set}
+                for pair in facts.rows(PAIRS, caption_set=caption_set, most=most, **values)
+            ]
     drawn = [setting for setting in settings if setting["ordinary_clip"] is not None]
     return {
         "settings": settings,

@@ -20,5 +20,5 @@ def query(run: str | Path, sql: str) -> pa.Table:
             return relation.to_arrow_table() if relation is not None else pa.table({})
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(
-                str(error).strip(), where="query", do="`show tables` lists the tables.", kind="query"
+                str(error).strip(), where="query", hint="`show tables` lists the tables.", kind="query"
             ) from error

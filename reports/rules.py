@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from audit.errors import AuditError
-from audit.schema import KEEP_WORDS, MITIGATION_GROUPS, PURPOSES, RISK_WORDS, STATUS_WORDS, SUPPORT_WORDS, VERDICT_WORDS
+from audit.schema import CAPTION_SETS, KEEP_WORDS, PURPOSES, RISK_WORDS, STATUS_WORDS, SUPPORT_WORDS, VERDICT_WORDS
 
 CONFIRMED = "from verdicts where verdict in ('verbatim', 'partial')"
 SELECTED = "from scores where selected_by is not null"
@@ -27,7 +27,7 @@ WORDS = (
     ("generations", "purpose", PURPOSES),
     ("generations", "status", STATUS_WORDS),
     ("screen", "status", STATUS_WORDS),
-    ("mitigation", "group", MITIGATION_GROUPS),
+    ("mitigation", "caption_set", CAPTION_SETS),
     ("mitigation", "keep", KEEP_WORDS),
 )
 ALWAYS = (
@@ -37,10 +37,10 @@ ALWAYS = (
         "select count(*) from (from captions select caption_id group by all having count(*) > 1)",
     ),
     Rule(
-        "every row has its caption, and every caption as many rows as copies",
-        "captions whose rows and copies differ",
+        "every row has its caption, and every caption as many rows as its row_count says",
+        "captions whose rows and row_count differ",
         """select count(*) from (from rows select caption_id, count(*) as n group by all) r
-           full join captions c using (caption_id) where r.n is distinct from c.copies""",
+           full join captions c using (caption_id) where r.n is distinct from c.row_count""",
     ),
     *(
         Rule(
@@ -52,10 +52,10 @@ ALWAYS = (
         for table, what in (("caption_groups", "group"), ("scores", "row of scores"), ("verdicts", "verdict"))
     ),
     Rule(
-        "every verdict carries the caption and the copies of its caption",
+        "every verdict carries the caption and the row_count of its caption",
         "verdicts that differ from their caption",
         """select count(*) from verdicts v join captions c using (caption_id)
-           where v.caption is distinct from c.caption or v.copies is distinct from c.copies""",
+           where v.caption is distinct from c.caption or v.row_count is distinct from c.row_count""",
     ),
     Rule(
         "every error verdict says why",
@@ -72,12 +72,12 @@ ALWAYS = (
         "every confirmed caption copied the training image that it names, in the way that its verdict says",
         "verbatim or partial verdicts that `copied_images` does not bear out",
         f"""select count(*) from ({CONFIRMED}) v left join copied_images i using (caption_id, image_id)
-            where i.how is distinct from v.verdict""",
+            where i.copy_type is distinct from v.verdict""",
     ),
     Rule(
         "no confirmed caption that no fresh seed reproduced has more than a low risk",
         "such captions of another risk",
-        f"select count(*) from ({CONFIRMED}) where reproduced_n > 0 and reproduced_k = 0 and risk <> 'low'",
+        f"select count(*) from ({CONFIRMED}) where fresh_generations > 0 and fresh_copies = 0 and risk <> 'low'",
     ),
     Rule(
         "`evidence` is the training images of the confirmed captions, each once",
@@ -97,28 +97,29 @@ ALWAYS = (
     Rule(
         "every image is in one cluster, which has as many as it says",
         "images that are in two, or in one of another size",
-        """select count(*) from (select size, count(*) over (partition by image_id) as times,
+        """select count(*) from (select cluster_size, count(*) over (partition by image_id) as times,
                                         count(*) over (partition by cluster) as members from image_clusters)
-           where times > 1 or size <> members""",
+           where times > 1 or cluster_size <> members""",
     ),
     Rule(
         "every setting of the mitigation has the same captions and seeds, or they are in `errors`",
         "captions, seeds and settings that are missing or occur twice",
-        """with units as (select distinct "group", caption_id, seed from mitigation),
-                settings as (select distinct "group", bos_scale, keep from mitigation),
+        """with units as (select distinct caption_set, caption_id, seed from mitigation),
+                settings as (select distinct caption_set, bos_scale, keep from mitigation),
                 failed as (select distinct caption_id from errors where stage = 'mitigate'),
-                found as (select "group", caption_id, seed, bos_scale, keep, count(*) as n from mitigation group by all)
-           select count(*) from units join settings using ("group")
-           left join found using ("group", caption_id, seed, bos_scale, keep) left join failed using (caption_id)
+                found as (select caption_set, caption_id, seed, bos_scale, keep, count(*) as n
+                          from mitigation group by all)
+           select count(*) from units join settings using (caption_set)
+           left join found using (caption_set, caption_id, seed, bos_scale, keep) left join failed using (caption_id)
            where found.n > 1 or (found.n is null and failed.caption_id is null)""",
     ),
     Rule(
         "every setting of the mitigation has one row in `mitigation_summary`, which counts its images",
         "groups and settings without a row, with two, or with other images",
-        """with found as (select "group", bos_scale, keep, count(*) as n from mitigation group by all),
-                said as (select "group", bos_scale, keep, count(*) as n, sum(images) as images
+        """with found as (select caption_set, bos_scale, keep, count(*) as n from mitigation group by all),
+                said as (select caption_set, bos_scale, keep, count(*) as n, sum(images) as images
                          from mitigation_summary group by all)
-           select count(*) from found full join said using ("group", bos_scale, keep)
+           select count(*) from found full join said using (caption_set, bos_scale, keep)
            where said.n is distinct from 1 or said.images is distinct from found.n""",
     ),
 )
@@ -128,7 +129,7 @@ def rules_of(manifest: dict[str, Any]) -> Iterator[Rule]:
     """All rules of an audit with this manifest. Raises AuditError if it does not name its seeds."""
     yield from ALWAYS
     yield from _by_seed(manifest)
-    yield _of_nulls(manifest)
+    yield _of_controls(manifest)
     yield _of_controls(manifest)
     for number, embedder in enumerate(embedders_of(manifest)):
         yield from _of_embedder(embedder, number == 0)
@@ -143,13 +144,13 @@ def embedders_of(manifest: dict[str, Any]) -> list[str]:
 def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
     """Each caption once with each seed, wherever captions meet seeds."""
     generated = {purpose: f"from generations where purpose = '{purpose}'" for purpose in PURPOSES}
-    null = f"from ({generated['null']}) semi join null_screen using (caption_id)"
+    null = f"from ({generated['null']}) semi join control_screen using (caption_id)"
     for what, expected, found, seeds, stage in (
         ("caption was screened", "from captions", "from screen", "screen", "screen"),
-        ("null caption was screened", "from null_screen", "from null_screen", "screen", "calibrate"),
+        ("control caption was screened", "from control_screen", "from control_screen", "screen", "calibrate"),
         ("selected caption was generated", SELECTED, generated["discover"], "generate", "generate"),
         ("confirmed caption was generated again", CONFIRMED, generated["fresh"], "fresh", "generate"),
-        ("null caption that was generated was so", null, generated["null"], "generate", "generate"),
+        ("control caption that was generated was so", null, generated["control"], "generate", "generate"),
     ):
         numbers = _seeds(manifest, seeds)
         yield Rule(
@@ -164,21 +165,21 @@ def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
         )
 
 
-def _of_nulls(manifest: dict[str, Any]) -> Rule:
-    given = int(manifest.get("calibration", {}).get("null_captions", 0))
+def _of_control_captions(manifest: dict[str, Any]) -> Rule:
+    given = int(manifest.get("calibration", {}).get("control_captions", 0))
     return Rule(
-        "`null_screen` has every null caption",
+        "`control_screen` has every control caption",
         f"more or less than the {given:,} that there are",
-        f"select abs(count(distinct caption_id) - {given}) from null_screen",
+        f"select abs(count(distinct caption_id) - {given}) from control_screen",
     )
 
 
 def _of_controls(manifest: dict[str, Any]) -> Rule:
-    asked = bool(manifest.get("resolved", {}).get("select", {}).get("self_control"))
+    asked = bool(manifest.get("resolved", {}).get("select", {}).get("perturbation_margin"))
     return Rule(
-        "every selected caption has one control, if controls were asked for",
-        "selected captions without one, with two, or controls of other captions",
-        f"""select count(*) from (from controls select caption_id, count(*) as n group by all) t
+        "every selected caption has one perturbation margin, if they were asked for",
+        "selected captions without one, with two, or margins of other captions",
+        f"""select count(*) from (from perturbations select caption_id, count(*) as n group by all) t
             full join ({SELECTED} and {asked}) s using (caption_id)
             where s.caption_id is null or t.n is distinct from 1""",
     )

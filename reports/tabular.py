@@ -30,7 +30,7 @@ def check_suffix(path: str | Path, known: Sequence[str] = SUFFIXES) -> str:
     if suffix in known:
         return suffix
     what = f"the suffix {suffix} names no format that can be written" if suffix else "has no suffix to name its format"
-    raise UsageError(what, where=str(path), do=f"Give a file that ends in {' or '.join(known)}.")
+    raise UsageError(what, where=str(path), hint=f"Give a file that ends in {' or '.join(known)}.")
 
 
 def open_writer(suffix: str, sink: pa.NativeFile, layout: pa.Schema) -> Writer:

@@ -25,10 +25,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "rows": schema.ROWS,
     "captions": schema.CAPTIONS,
     "caption_groups": schema.CAPTION_GROUPS,
-    "null_screen": schema.null_screen(()),
+    "control_screen": schema.control_screen(()),
     "screen": schema.screen(()),
     "scores": schema.SCORES,
-    "controls": schema.CONTROLS,
+    "perturbations": schema.PERTURBATIONS,
     "generations": schema.generations(()),
     "image_clusters": schema.IMAGE_CLUSTERS,
     "matches": schema.MATCHES,
@@ -40,11 +40,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     "mitigation_summary": schema.MITIGATION_SUMMARY,
 }
 # Their detector columns differ from run to run: the files say which.
-OPEN_SCHEMAS = ("null_screen", "screen", "generations")
+OPEN_SCHEMAS = ("control_screen", "screen", "generations")
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """The directory of a run on any filesystem that pyarrow opens."""
 
     filesystem: fs.FileSystem
@@ -69,24 +69,24 @@ class Run:
             with self.filesystem.open_input_stream(path) as file:
                 content = file.read()
         except OSError as error:
-            do = "Check who may read it."
-            raise AuditError(f"cannot be read: {first_line(error)}", where=path, do=do) from error
+            hint = "Check who may read it."
+            raise AuditError(f"cannot be read: {first_line(error)}", where=path, hint=hint) from error
         return parse(content, path)
 
 
-def open_run(run: str | Path) -> Run:
+def open_run(run: str | Path) -> StoredRun:
     """The run in a local directory or at a URI (s3://, gs://, ...); AuditError if there is no such directory."""
     filesystem, root = open_filesystem(run)
     try:
         kind = filesystem.get_file_info(root).type
     except (pa.ArrowException, OSError, ValueError) as error:
-        do = "Check the path and who may read it; of s3:// the AWS_ variables: keys, region, endpoint."
-        raise AuditError(f"cannot be opened: {first_line(error)}", where=str(run), do=do) from error
+        hint = "Check the path and who may read it; of s3:// the AWS_ variables: keys, region, endpoint."
+        raise AuditError(f"cannot be opened: {first_line(error)}", where=str(run), hint=hint) from error
     if kind != fs.FileType.Directory:
         raise AuditError(
-            "no such directory", where=str(run), do="Give the directory of a run: the `out` of audit.yaml."
+            "no such directory", where=str(run), hint="Give the directory of a run: the `out` of audit.yaml."
         )
-    return Run(filesystem, root.rstrip("/"))
+    return StoredRun(filesystem, root.rstrip("/"))
 
 
 @contextmanager
@@ -115,17 +115,17 @@ def connect(run: str | Path) -> Iterator[duckdb.DuckDBPyConnection]:
             raise
 
 
-def _refuse_damaged(run: Run, tables: dict[str, list[str]]) -> None:
+def _refuse_damaged(run: StoredRun, tables: dict[str, list[str]]) -> None:
     """Raises AuditError that names the first part that is no Parquet file: why something else has failed."""
     for path in (path for paths in tables.values() for path in paths):
         try:
             pq.read_metadata(path, filesystem=run.filesystem)
         except (pa.ArrowException, OSError) as error:
-            do = "Restore it from a copy, or audit again with another --out; `crossaudit check` names all such parts."
-            raise AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, do=do) from error
+            hint = "Restore it from a copy, or audit again with another --out; `crossaudit check` names all such parts."
+            raise AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, hint=hint) from error
 
 
-def _schema(run: Run, table: str, paths: list[str]) -> pa.Schema:
+def _schema(run: StoredRun, table: str, paths: list[str]) -> pa.Schema:
     if table in SCHEMAS and table not in OPEN_SCHEMAS:
         return SCHEMAS[table]
     for path in paths:

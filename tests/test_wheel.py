@@ -62,8 +62,8 @@ def test_a_tiny_audit_of_the_bundled_model(environment: Path) -> None:
         "select.audit_sample": 3,
         "generate.steps": 2,
         "engine.workers": 1,
-        "confirm.null_captions": 10,
-        "confirm.null_rate": 0.2,
+        "confirm.control_captions": 10,
+        "confirm.control_rate": 0.2,
         "confirm.fresh_seeds": 1,
     }
     settings = [part for name, value in tiny.items() for part in ("--set", f"{name}={value}")]

@@ -32,7 +32,7 @@ MIN_HALF = 30  # captions in each half; 1,000 and more are what a calibration sh
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One detector, calibrated: a distance fitted on one half of the null captions, its survival on the other half."""
+    """One calibrated detector: a distance fitted on half of the control captions, its survival on the other half."""
 
     detector: str
     distance: Distance | Agreement
@@ -41,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What null captions score, and what that holds for (`context`)."""
+    """What control captions score, and what that holds for (`context`)."""
 
     detector: str
     context: dict[str, Any]
@@ -51,7 +51,7 @@ class Calibration:
         """One row a caption of a screen or generation: `caption` or `caption_id` (as the table), `score`, `p_unseen`.
 
         `score`: -log survival of the null at the caption's distance, of the part where it is largest; larger is more
-        unlike the null captions, and no two ever tie beyond them. `p_unseen`: the smallest conformal p-value of the
+        unlike the control captions, and no two ever tie beyond them. `p_unseen`: the smallest conformal p-value of the
         parts times their number. Features are averaged over seeds first; rows in which a column of the detector is null
         are left out.
         Raises AuditError where the table was made under another context (it says which item differs).
@@ -72,8 +72,8 @@ class Calibration:
         write_local(path, json.dumps(content, sort_keys=True, default=np.ndarray.tolist).encode())
 
 
-def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
-    """Fit a calibration on a screen (or generation) of null captions.
+def calibrate(control_table: pa.Table, detector: str = "profile") -> Calibration:
+    """Fit a calibration on a screen (or generation) of control captions.
 
     Captions are split by `caption_group` (the column, else computed from `caption`), by hash: one half fits the
     distance (Ledoit-Wolf covariance after median/MAD scaling), the other gives p-values and the tail. Raises AuditError
@@ -81,20 +81,20 @@ def calibrate(null_table: pa.Table, detector: str = "profile") -> Calibration:
     such a score tells nothing, and every p-value would be 1.
     """
     if detector not in SCORES:
-        raise UsageError(f"no detector {detector!r} gives a score", do=f"Those that do: {', '.join(SCORES)}.")
-    context = _context(null_table, detector)
+        raise UsageError(f"no detector {detector!r} gives a score", hint=f"Those that do: {', '.join(SCORES)}.")
+    context = _context(control_table, detector)
     if distance_kind(COMBINED.get(detector, (detector,))[0]) == "agreement" and len(context["seeds"]) < 2:
         raise AuditError(
-            f"{detector} compares seeds, and there is one", do="Screen with two seeds or more, better four."
+            f"{detector} compares seeds, and there is one", hint="Screen with two seeds or more, better four."
         )
-    key, names_N, columns = _captions_of(null_table, detector)
-    fits_N = np.array([_in_fitting_half(group) for group in _groups(null_table, key, names_N)], dtype=bool)
+    key, names_N, columns = _captions_of(control_table, detector)
+    fits_N = np.array([_in_fitting_half(group) for group in _groups(control_table, key, names_N)], dtype=bool)
     smaller = min(int(fits_N.sum()), int((~fits_N).sum()))
     if smaller < MIN_HALF:
         raise AuditError(
-            f"{len(names_N)} null captions that scored are too few: "
+            f"{len(names_N)} control captions that scored are too few: "
             f"{fits_N.sum()} fit and {(~fits_N).sum()} give p-values, each half needs {MIN_HALF}",
-            do=f"Give at least {3 * MIN_HALF} null captions of different groups, better 1,000 or more.",
+            hint=f"Give at least {3 * MIN_HALF} control captions of different groups, better 1,000 or more.",
         )
     parts = []
     for name in COMBINED.get(detector, (detector,)):
@@ -118,13 +118,13 @@ def load_calibration(path: str | Path) -> Calibration:
         return Calibration(content["detector"], content["context"], parts)
     except OSError as error:
         what = f"cannot be read: {(error.strerror or first_line(error)).lower()}"
-        raise AuditError(what, where=str(path), do="Give the calibration.json of a run.") from error
+        raise AuditError(what, where=str(path), hint="Give the calibration.json of a run.") from error
     except KeyError as error:
         what = f"not a calibration: it has no key {error}"
-        raise AuditError(what, where=str(path), do="Make it again: calibrate, save.") from error
+        raise AuditError(what, where=str(path), hint="Make it again: calibrate, save.") from error
     except (ValueError, TypeError) as error:
         raise AuditError(
-            f"not a calibration: {first_line(error)}", where=str(path), do="Make it again: calibrate, save."
+            f"not a calibration: {first_line(error)}", where=str(path), hint="Make it again: calibrate, save."
         ) from error
 
 
@@ -143,7 +143,7 @@ def _check_varies(detector: str, features_NF: Floats, distance: Distance | Agree
         return
     raise AuditError(
         f"{detector} gives all {len(features_NF)} control captions the same score",
-        do="It tells nothing about this model: screen with another detector, or check that the captions differ.",
+        hint="It tells nothing about this model: screen with another detector, or check that the captions differ.",
     )
 
 
@@ -155,7 +155,7 @@ def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[s
     if missing:
         raise AuditError(
             f"the table has no column {', '.join(missing)}",
-            do=f"Screen or generate with the detector {detector!r}; there is: {', '.join(table.column_names)}.",
+            hint=f"Screen or generate with the detector {detector!r}; there is: {', '.join(table.column_names)}.",
         )
     sound = pc.is_valid(table[key])
     for name in wanted:  # the row's status may be that of another detector
@@ -186,7 +186,9 @@ def _groups(table: pa.Table, key: str, names_N: Sequence[str]) -> list[str]:
         group_of = dict(zip(table[key].to_pylist(), table["caption_group"].to_pylist(), strict=True))
         return [group_of[name] for name in names_N]
     if key != "caption":
-        raise AuditError("the table has neither caption_group nor caption", do="Give null captions with their text.")
+        raise AuditError(
+            "the table has neither caption_group nor caption", hint="Give control captions with their text."
+        )
     return caption_groups(names_N)
 
 
@@ -206,7 +208,7 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
     if metadata is None:
         raise AuditError(
             "the table does not say what it depends on (no schema metadata 'crossaudit')",
-            do="Use a table of audit.screen or audit.generate, and keep its schema's metadata.",
+            hint="Use a table of audit.screen or audit.generate, and keep its schema's metadata.",
         )
     found = json.loads(metadata)
     items = {f"weights of {name}": sha256 for name, sha256 in found["weights"].items() if name != "vae"}
@@ -228,5 +230,5 @@ def _check_same(calibrated: dict[str, Any], found: dict[str, Any]) -> None:
             raise AuditError(
                 f"the calibration holds for another context: {item} is {found.get(item)!r} in the table, "
                 f"{calibrated.get(item)!r} in the calibration",
-                do="Calibrate again under the table's context, or screen again under the calibration's.",
+                hint="Calibrate again under the table's context, or screen again under the calibration's.",
             )

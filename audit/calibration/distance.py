@@ -1,4 +1,4 @@
-"""Distances from null captions, and how rare they are."""
+"""Distances from control captions, and how rare they are."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy.typing as npt
 from scipy.stats import genpareto
 from sklearn.covariance import LedoitWolf
 
-# Shapes: N captions, M null captions, F features.
+# Shapes: N captions, M control captions, F features.
 
 Floats = npt.NDArray[np.float64]
 TAIL = 0.05  # the share of the null that the tail is fitted on,
 MIN_TAIL = 10  # but never fewer points
 
 
-def robust_scale(null_MF: Floats) -> tuple[Floats, Floats]:
+def robust_scale(control_MF: Floats) -> tuple[Floats, Floats]:
     """Median and inverse scale (MAD, as a standard deviation) of each feature: [F] each; a constant has inverse 0."""
-    median_F = np.median(null_MF, axis=0)
-    scale_F = 1.4826 * np.median(np.abs(null_MF - median_F), axis=0)
-    scale_F = np.where(scale_F > 0, scale_F, null_MF.std(axis=0))
+    median_F = np.median(control_MF, axis=0)
+    scale_F = 1.4826 * np.median(np.abs(control_MF - median_F), axis=0)
+    scale_F = np.where(scale_F > 0, scale_F, control_MF.std(axis=0))
     return median_F, np.divide(1.0, scale_F, out=np.zeros_like(scale_F), where=scale_F > 0)
 
 
@@ -34,12 +34,12 @@ class Distance:
     precision: Floats | None
 
     @classmethod
-    def fit(cls, null_MF: Floats, *, one_sided: bool) -> Distance:
+    def fit(cls, control_MF: Floats, *, one_sided: bool) -> Distance:
         """one_sided: there is one feature, and only large values are suspicious."""
-        median_F, inverse_F = robust_scale(null_MF)
+        median_F, inverse_F = robust_scale(control_MF)
         if one_sided:
             return cls(median_F, inverse_F, None)
-        fitted = LedoitWolf(assume_centered=True).fit((null_MF - median_F) * inverse_F)
+        fitted = LedoitWolf(assume_centered=True).fit((control_MF - median_F) * inverse_F)
         return cls(median_F, inverse_F, np.asarray(fitted.precision_, dtype=np.float64))
 
     @classmethod
@@ -48,7 +48,7 @@ class Distance:
         return cls(np.array(content["median"]), np.array(content["inverse_scale"]), precision)
 
     def __call__(self, features_NF: Floats) -> Floats:
-        """[N, F] -> [N]; larger is less like the null captions."""
+        """[N, F] -> [N]; larger is less like the control captions."""
         z_NF = (features_NF - self.median) * self.inverse_scale
         if self.precision is None:
             return z_NF[:, 0]
@@ -57,13 +57,13 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How long the mean over seeds of unit vectors is, once the mean of the null captions is taken off."""
+    """How long the mean over seeds of unit vectors is, once the mean of the control captions is taken off."""
 
     centre: Floats
 
     @classmethod
-    def fit(cls, null_MF: Floats) -> Agreement:
-        return cls(null_MF.mean(axis=0))
+    def fit(cls, control_MF: Floats) -> Agreement:
+        return cls(control_MF.mean(axis=0))
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Agreement:
@@ -74,9 +74,9 @@ class Agreement:
         return np.asarray(np.linalg.norm(features_NF - self.centre, axis=1), dtype=np.float64)
 
 
-def fit_distance(kind: str, null_MF: Floats) -> Distance | Agreement:
-    """The distance of that kind (`audit.detectors.detector.DistanceKind`) from null captions."""
-    return Agreement.fit(null_MF) if kind == "agreement" else Distance.fit(null_MF, one_sided=kind == "larger")
+def fit_distance(kind: str, control_MF: Floats) -> Distance | Agreement:
+    """The distance of that kind (`audit.detectors.detector.DistanceKind`) from control captions."""
+    return Agreement.fit(control_MF) if kind == "agreement" else Distance.fit(control_MF, one_sided=kind == "larger")
 
 
 def distance_of_json(content: dict[str, Any]) -> Distance | Agreement:
@@ -86,9 +86,9 @@ def distance_of_json(content: dict[str, Any]) -> Distance | Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Survival:
-    """How rare a distance is among null captions: the empirical survival, with a generalised Pareto tail.
+    """How rare a distance is among control captions: the empirical survival, with a generalised Pareto tail.
 
-    distances: of the null captions, sorted. Beyond the `threshold` (their 95 % quantile) exceedances follow a Pareto
+    distances: of the control captions, sorted. Beyond the `threshold` (their 95 % quantile) exceedances follow a Pareto
     tail of `shape` >= 0 (Pickands, 1975; 0 is exponential, and a bounded tail would let captions tie) and `scale`.
     """
 
@@ -98,8 +98,8 @@ class Survival:
     scale: float
 
     @classmethod
-    def fit(cls, null_M: Floats) -> Survival:
-        sorted_M = np.sort(null_M)
+    def fit(cls, control_M: Floats) -> Survival:
+        sorted_M = np.sort(control_M)
         beyond = min(max(MIN_TAIL, int(np.ceil(TAIL * len(sorted_M)))), len(sorted_M) - 1)
         threshold = float(sorted_M[-beyond - 1])
         excess = sorted_M[-beyond:] - threshold

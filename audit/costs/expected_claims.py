@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from audit.calibration.calibration import MIN_HALF
 from audit.statistics.claims import MILLION
-from audit.statistics.intervals import clopper_pearson, nulls_needed, sample_needed
+from audit.statistics.intervals import clopper_pearson, controls_needed, sample_needed
 
-# Null captions that a calibration should have.
+# Control captions that a calibration should have.
 ENOUGH = 1000
 
 
-def of_null_captions(nulls: int, null_rate: float | None, captions: int) -> list[str]:
-    """What so many null captions are good for; `null_rate` of the thresholds, if there are images to confirm by."""
-    half = nulls // 2
+def of_control_captions(controls: int, control_rate: float | None, captions: int) -> list[str]:
+    """Say what a number of control captions suffices for.
+
+    Args:
+        controls: The number of control captions.
+        control_rate: The rate that the thresholds allow, or None without training images.
+        captions: The number of captions that are audited.
+    """
+    half = controls // 2
     found = []
     if half < MIN_HALF:
-        found.append(f"{nulls:,} null captions: too few to calibrate, each half needs {MIN_HALF}.")
-    elif nulls < ENOUGH:
-        found.append(f"{nulls:,} null captions: enough to calibrate, but {ENOUGH:,} and more are what it should have.")
+        found.append(f"{controls:,} control captions: too few to calibrate, each half needs {MIN_HALF}.")
+    elif controls < ENOUGH:
+        found.append(
+            f"{controls:,} control captions: enough to calibrate, but {ENOUGH:,} and more are what it should have."
+        )
     else:
-        found.append(f"{nulls:,} null captions: enough to calibrate ({ENOUGH:,} and more).")
-    if null_rate is not None:
-        need = nulls_needed(null_rate)
-        so = "enough" if nulls >= need else "too few"
-        found.append(f"confirm.null_rate {null_rate:g} needs {need:,} of them: {so}.")
+        found.append(f"{controls:,} control captions: enough to calibrate ({ENOUGH:,} and more).")
+    if control_rate is not None:
+        need = controls_needed(control_rate)
+        so = "enough" if controls >= need else "too few"
+        found.append(f"confirm.control_rate {control_rate:g} needs {need:,} of them: {so}.")
     found.append(f"The smallest p_unseen is 1 in {half + 1:,}, as half of them are held out.")
     if half + 1 < captions:
         found.append(
-            f"q_unseen needs as many held out as there are captions: {2 * (captions - 1) - nulls:,} more null "
+            f"q_unseen needs as many held out as there are captions: {2 * (captions - 1) - controls:,} more null "
             "captions; without them it is null, and the screen ranks captions but flags none."
         )
     else:

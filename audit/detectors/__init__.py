@@ -77,14 +77,14 @@ def run_detectors(names: Iterable[str]) -> list[type[RunDetector]]:
 
 def _parts(names: Iterable[str], here: Iterable[str], elsewhere: str, there: Iterable[str]) -> list[str]:
     if isinstance(names, str):
-        raise UsageError(f"detectors is the string {names!r}", do=f"Give a list: [{names!r}].")
+        raise UsageError(f"detectors is the string {names!r}", hint=f"Give a list: [{names!r}].")
     offered = ", ".join([*(name for name, parts in COMBINED.items() if parts[0] in here), *here])
     parts: list[str] = []
     for name in names:
         expanded = COMBINED.get(name, (name,))
         if expanded[0] in there:
-            raise UsageError(f"the detector {name!r} belongs to audit.{elsewhere}", do=f"Here: {offered}.")
+            raise UsageError(f"the detector {name!r} belongs to audit.{elsewhere}", hint=f"Here: {offered}.")
         if expanded[0] not in here:
-            raise UsageError(f"unknown detector {name!r}", do=f"Known here: {offered}.")
+            raise UsageError(f"unknown detector {name!r}", hint=f"Known here: {offered}.")
         parts += expanded
     return list(dict.fromkeys(parts))

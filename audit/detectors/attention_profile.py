@@ -1,4 +1,4 @@
-"""Ours: BOS attention of every layer, halfway down the schedule, against null captions."""
+"""Ours: BOS attention of every layer, halfway down the schedule, against control captions."""
 
 from __future__ import annotations
 

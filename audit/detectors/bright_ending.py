@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from audit.detectors.detector import Columns, Step
+from audit.detectors.detector import Columns, TrajectoryStep
 
 
 class BrightEnding:
@@ -31,7 +31,7 @@ class BrightEnding:
         self._last = steps - 1
         self._region_BQ = torch.zeros(len(prompt_tokens_B), 0)
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         if step == self._last:
             assert seen.end_BQ is not None
             self._region_BQ = seen.end_BQ / seen.end_BQ.amax(1, keepdim=True)

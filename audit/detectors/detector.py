@@ -14,8 +14,8 @@ from torch import Tensor
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
 ALL_LAYERS = None
-# "larger": of one feature, large values are suspicious; "either": any way from the null captions; "agreement": how long
-# the mean over seeds of directions is.
+# "larger": large values of the one feature are suspicious; "either": any deviation from the control captions is;
+# "agreement": a long mean direction over seeds is.
 DistanceKind = Literal["larger", "either", "agreement"]
 
 
@@ -23,12 +23,12 @@ DistanceKind = Literal["larger", "either", "agreement"]
 class Seen:
     """What the forwards of a batch showed, by position in the 50-step schedule.
 
-    With zero terminal SNR the predicted noise at position 0 is the input; what stands under 0 of `alpha`,
-    `response_BCHW`, `null_BCHW` and `null_original_BCHW` is then of the first position at which it is not.
+    With zero terminal SNR the predicted noise at position 0 is the input. Entry 0 of `alpha`, `response_BCHW`,
+    `unconditional_BCHW` and `unconditional_original_BCHW` is then that of the first position where it is not.
 
     attn_BLK: averaged attention of the first layers, as many as any detector asked for. response_BCHW:
-    `eps(c) - eps(null)`, zero where the caption's tokens are those of the empty prompt. null_BCHW: `eps(null)`.
-    null_original_BCHW: the image that the model predicts without caption, of position 0 only, in float64.
+    `eps(c) - eps(∅)`, zero where the caption's tokens are those of the empty prompt. unconditional_BCHW: `eps(∅)`.
+    unconditional_original_BCHW: the image that the model predicts without caption, of position 0 only, in float64.
     noise_BCHW is the initial noise, `alpha` the cumulated alpha of the schedule.
     """
 
@@ -36,8 +36,8 @@ class Seen:
     alpha: dict[int, float] = field(default_factory=dict)
     attn_BLK: dict[int, Tensor] = field(default_factory=dict)
     response_BCHW: dict[int, Tensor] = field(default_factory=dict)
-    null_BCHW: dict[int, Tensor] = field(default_factory=dict)
-    null_original_BCHW: dict[int, Tensor] = field(default_factory=dict)
+    unconditional_BCHW: dict[int, Tensor] = field(default_factory=dict)
+    unconditional_original_BCHW: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ScreenDetector:
     """Scores from pure noise.
 
     attention: position in the 50-step schedule -> how many layers to see (ALL_LAYERS: all). response: the positions
-    at which `eps(c) - eps(null)` is needed. measure: what is seen -> column name -> [B] or [B, n]. features: columns
+    at which `eps(c) - eps(∅)` is needed. measure: what is seen -> column name -> [B] or [B, n]. features: columns
     averaged over seeds -> [N, F], what a calibration measures distances in; distance: how
     (`audit.calibration.distance`). source: the paper. cost: in forwards of the UNet a caption.
     """
@@ -63,10 +63,10 @@ class ScreenDetector:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrajectoryStep:
     """What one step of a run showed of a batch; what no detector needs may be None.
 
-    attn_BLK: averaged attention of all layers. response_BCHW: `eps(c) - eps(null)`. end_BQ, in the last step only:
+    attn_BLK: averaged attention of all layers. response_BCHW: `eps(c) - eps(∅)`. end_BQ, in the last step only:
     attention of each image query to EOS, mean over heads and the down layers of the highest resolution.
     """
 
@@ -82,7 +82,7 @@ class Follower(Protocol):
     needs_response: ClassVar[bool]
     needs_end: ClassVar[bool]
 
-    def observe(self, step: int, seen: Step) -> None: ...
+    def observe(self, step: int, seen: TrajectoryStep) -> None: ...
 
 
 class RunDetector(Follower, Protocol):

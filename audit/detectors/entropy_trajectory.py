@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from audit.detectors.detector import Columns, Step
+from audit.detectors.detector import Columns, TrajectoryStep
 from audit.detectors.entropy import entropy, summary_entropy
 
 
@@ -46,7 +46,7 @@ class EntropyTrajectory:
         self._entropy_steps: list[Tensor] = []
         self._summary_first_B = self._summary_sum_B = self._attn_sum_BK = torch.zeros(())
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         assert seen.attn_BLK is not None
         attn_BK = seen.attn_BLK.double().mean(1)
         self._entropy_steps.append(entropy(attn_BK))

@@ -11,13 +11,16 @@ POSITION = 47  # the third-to-last timestep of the 50-step schedule (t = 41 of S
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """Mean over positions of the cosine, along channels, of `eps(null)` and `eps(c) - eps(null)`: [B].
+    """Mean over positions of the cosine, along channels, of `eps(∅)` and `eps(c) - eps(∅)`: [B].
 
     On the initial noise, which is not what the model expects at that timestep. A cosine with a zero vector is 0.
     """
-    null_BCHW, response_BCHW = seen.null_BCHW[POSITION].double(), seen.response_BCHW[POSITION].double()
-    product_BHW = (null_BCHW * response_BCHW).sum(1)
-    norms_BHW = null_BCHW.norm(dim=1) * response_BCHW.norm(dim=1)
+    unconditional_BCHW, response_BCHW = (
+        seen.unconditional_BCHW[POSITION].double(),
+        seen.response_BCHW[POSITION].double(),
+    )
+    product_BHW = (unconditional_BCHW * response_BCHW).sum(1)
+    norms_BHW = unconditional_BCHW.norm(dim=1) * response_BCHW.norm(dim=1)
     return {"noise_alignment": torch.where(norms_BHW == 0, 0.0, product_BHW / norms_BHW).mean((1, 2))}
 
 

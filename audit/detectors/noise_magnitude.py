@@ -13,7 +13,7 @@ def magnitude(noise_BCHW: Tensor) -> Tensor:
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """`||eps(c) - eps(null)||` at t = T: [B]; larger is more suspicious."""
+    """`||eps(c) - eps(∅)||` at t = T: [B]; larger is more suspicious."""
     return {"noise_magnitude": magnitude(seen.response_BCHW[0])}
 
 

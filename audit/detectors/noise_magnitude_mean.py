@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from audit.detectors.detector import Columns, Step
+from audit.detectors.detector import Columns, TrajectoryStep
 from audit.detectors.noise_magnitude import magnitude
 
 
 class NoiseMagnitudeMean:
-    """Mean over steps of `||eps(c) - eps(null)||`, each at the run's own latents: [B]; larger is more suspicious."""
+    """Mean over steps of `||eps(c) - eps(∅)||`, each at the run's own latents: [B]; larger is more suspicious."""
 
     name: ClassVar[str] = "noise_magnitude_mean"
     version: ClassVar[int] = 1
@@ -30,7 +30,7 @@ class NoiseMagnitudeMean:
         self._steps = steps
         self._sum_B = torch.zeros(len(prompt_tokens_B), dtype=torch.float64, device=prompt_tokens_B.device)
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         assert seen.response_BCHW is not None
         self._sum_B += magnitude(seen.response_BCHW)
 

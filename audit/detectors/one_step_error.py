@@ -17,7 +17,7 @@ def measure(seen: Seen) -> dict[str, Tensor]:
     """
     alpha = seen.alpha[0]
     moved_BCHW = GUIDANCE * (1 - alpha) ** 0.5 / alpha**0.5 * seen.response_BCHW[0].double()
-    error_BCHW = seen.null_original_BCHW[0] - moved_BCHW - seen.noise_BCHW.double()
+    error_BCHW = seen.unconditional_original_BCHW[0] - moved_BCHW - seen.noise_BCHW.double()
     return {"one_step_error": error_BCHW.square().mean((1, 2, 3))}
 
 

@@ -9,10 +9,10 @@ from audit.detectors.noise_magnitude import magnitude
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """The unit vector of `eps(c) - eps(null)` at t = T: [B, C x H x W]; zero where the caption does nothing.
+    """The unit vector of `eps(c) - eps(∅)` at t = T: [B, C x H x W]; zero where the caption does nothing.
 
-    What a model has memorized it aims at from any noise. A calibration takes off the mean over null captions and scores
-    the length of what is left of the mean over seeds: the mean cosine between seeds, but for a constant. It needs
+    A model aims at what it has memorized from any noise. A calibration subtracts the mean over control captions and
+    scores the length of the remaining mean over seeds: the mean cosine between seeds, up to a constant. It needs
     several seeds, and columns as wide as the latent: for captions that something else has selected.
     """
     response_BCHW = seen.response_BCHW[0].double()

@@ -1,4 +1,4 @@
-"""Ours: BOS attention of every layer in the late steps of a run, against null captions."""
+"""Ours: BOS attention of every layer in the late steps of a run, against control captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audit.detectors.attention_profile import bos_logits
-from audit.detectors.detector import Columns, Step
+from audit.detectors.detector import Columns, TrajectoryStep
 from audit.detectors.entropy import entropy
 
 
@@ -35,7 +35,7 @@ class TrajectoryProfile:
         self._from = steps - self._last
         self._entropy_BL = self._bos_BL = torch.zeros((), dtype=torch.float64)
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         assert seen.attn_BLK is not None
         if step >= self._from:
             self._entropy_BL = self._entropy_BL + entropy(seen.attn_BLK)

@@ -38,7 +38,7 @@ def load_clip(name: str, weights: str, device: str = "cpu", model: str | None = 
     preparation = _preparation(architecture, tag)
     path = _fetched(architecture, tag) if model is None else Path(weights)
     if not path.is_file():
-        raise AuditError("no such file", where=f"embedder {name}: {path}", do=f"Set confirm.{name}.weights.")
+        raise AuditError("no such file", where=f"embedder {name}: {path}", hint=f"Set confirm.{name}.weights.")
     if path.suffix != ".safetensors":
         from audit.embedding.sscd import refuse_large
 
@@ -53,7 +53,7 @@ def _of_folder(name: str, folder: Path, device: str) -> Embedder:
             raise AuditError(
                 f"an open_clip folder holds {CONFIG} and {WEIGHTS}; there is no {file}",
                 where=str(folder),
-                do="Save the model with open_clip's push_to_hf_hub.save_for_hf, with safe_serialization=True.",
+                hint="Save the model with open_clip's push_to_hf_hub.save_for_hf, with safe_serialization=True.",
             )
     files = {file: folder / file for file in (CONFIG, WEIGHTS)}
     model = f"local-dir:{folder}"
@@ -110,7 +110,7 @@ def _text_config(model: str, where: str) -> dict[str, Any]:
         raise AuditError(
             f"its text tower ({text['hf_model_name']}) needs files from a model hub",
             where=where,
-            do="Give an open_clip model with a text tower of its own.",
+            hint="Give an open_clip model with a text tower of its own.",
         )
     return text
 
@@ -121,18 +121,18 @@ def _known(model: str) -> tuple[str, str | None]:
     open_clip = open_clip_library()
     architecture, _, tag = model.partition("/")
     if architecture not in open_clip.list_models():
-        do = "Give a folder, architecture/tag such as ViT-B-32/laion2b_s34b_b79k, or `model` and a weights file."
-        raise AuditError(f"open_clip knows no architecture {architecture!r}", where=model, do=do)
+        hint = "Give a folder, architecture/tag such as ViT-B-32/laion2b_s34b_b79k, or `model` and a weights file."
+        raise AuditError(f"open_clip knows no architecture {architecture!r}", where=model, hint=hint)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag and tag not in tags:
-        do = f"Known: {', '.join(tags)}."
-        raise AuditError(f"open_clip knows no tag {tag!r} of {architecture}", where=model, do=do)
+        hint = f"Known: {', '.join(tags)}."
+        raise AuditError(f"open_clip knows no tag {tag!r} of {architecture}", where=model, hint=hint)
     quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
     other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
     trained = open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) if tag else quick
     if trained != quick and other != architecture and other in open_clip.list_models():
         what = f"the weights of {tag} were trained {'without' if quick else 'with'} QuickGELU"
-        raise AuditError(what, where=model, do=f"Name {other}/{tag}.")
+        raise AuditError(what, where=model, hint=f"Name {other}/{tag}.")
     return architecture, tag or None
 
 
@@ -146,7 +146,7 @@ def _preparation(architecture: str, tag: str | None) -> dict[str, Any]:
         raise AuditError(
             f"the tags of {architecture} prepare images in more than one way",
             where=architecture,
-            do=f"Name the one that the weights were trained as: {architecture}/TAG, TAG of {', '.join(tags)}.",
+            hint=f"Name the one that the weights were trained as: {architecture}/TAG, TAG of {', '.join(tags)}.",
         )
     return known[0] if known else {}
 
@@ -161,7 +161,7 @@ def _fetched(architecture: str, tag: str | None) -> Path:
         raise AuditError(
             f"the weights are not in the hub's cache and cannot be fetched: {first_line(error)}",
             where=f"{architecture}/{tag}",
-            do=f"Fetch them elsewhere, and set confirm.clip.model: {architecture}/{tag} and weights: the file.",
+            hint=f"Fetch them elsewhere, and set confirm.clip.model: {architecture}/{tag} and weights: the file.",
         ) from error
 
 
@@ -169,5 +169,5 @@ def open_clip_library() -> Any:
     try:
         import open_clip
     except ImportError as error:
-        raise AuditError("a CLIP embedder needs open_clip", do="pip install open_clip_torch") from error
+        raise AuditError("a CLIP embedder needs open_clip", hint="pip install open_clip_torch") from error
     return open_clip

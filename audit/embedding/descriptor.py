@@ -136,7 +136,7 @@ def _read_header(path: Path) -> tuple[DescriptorConfig, dict[str, float]]:
         raise AuditError(
             "not the weights of a copy descriptor: no safetensors header with its configuration",
             where=str(path),
-            do="Give a file written by CopyDescriptor.save, or a folder with an open_clip model.",
+            hint="Give a file written by CopyDescriptor.save, or a folder with an open_clip model.",
         ) from error
 
 

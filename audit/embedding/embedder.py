@@ -72,7 +72,7 @@ class Embedder:
         encode = self.encode_text
         if encode is None:
             what = f"embedder {self.name} has no text encoder that works offline"
-            raise AuditError(what, do="Give an open_clip model with a tokenizer of its own.", kind="embedding")
+            raise AuditError(what, hint="Give an open_clip model with a tokenizer of its own.", kind="embedding")
         parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
         found = [self._unit(encode, part) for part in parts]
         return np.concatenate([np.empty((0, self.width), np.float32), *found])

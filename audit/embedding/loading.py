@@ -34,7 +34,7 @@ def load_embedder(
         return load_clip(name, str(weights), device, model)
     where = f"embedder {name}: {path}"
     if not path.exists():
-        raise AuditError("no such file or folder", where=where, do=f"Set confirm.{name}.weights to the weights.")
+        raise AuditError("no such file or folder", where=where, hint=f"Set confirm.{name}.weights to the weights.")
     if path.suffix == ".safetensors":
         from audit.embedding.descriptor import CopyDescriptor
 
@@ -48,5 +48,5 @@ def load_embedder(
     raise AuditError(
         "neither .safetensors nor .pt: other formats are refused, for opening one may run code that is in it",
         where=where,
-        do="Give the weights of a copy descriptor, of SSCD (.torchvision.pt), or an open_clip folder.",
+        hint="Give the weights of a copy descriptor, of SSCD (.torchvision.pt), or an open_clip folder.",
     )

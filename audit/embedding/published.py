@@ -30,6 +30,7 @@ def find(name: str) -> Path:
         raise AuditError(
             f"{name} is not in the cache",
             where=str(path),
-            do=f"`crossaudit fetch {name}` puts it there; without a network download {address(name)} elsewhere.",
+            hint=f"`crossaudit download-weights {name}` puts it there. Without a network, download {address(name)} "
+            "elsewhere and copy it there.",
         )
     return path

@@ -97,7 +97,7 @@ def _state_dict(path: Path) -> Sscd:
         network = Sscd()
     wanted = network.state_dict()
     refuse_large(path, 2 * sum(tensor.nbytes for tensor in wanted.values()))
-    what, do = (
+    what, hint = (
         "not the weights of SSCD",
         "Give sscd_disc_mixup.torchvision.pt: ResNet-50 of torchvision, 512 dimensions.",
     )
@@ -105,9 +105,9 @@ def _state_dict(path: Path) -> Sscd:
         state = torch.load(path, map_location="cpu", weights_only=True)
         wrong = _difference(state, wanted)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise AuditError(f"{what}: {first_line(error)}", where=str(path), do=do) from error
+        raise AuditError(f"{what}: {first_line(error)}", where=str(path), hint=hint) from error
     if wrong:
-        raise AuditError(f"{what}: {wrong}", where=str(path), do=do)
+        raise AuditError(f"{what}: {wrong}", where=str(path), hint=hint)
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
 
@@ -131,7 +131,7 @@ def _torchscript(path: Path, device: str, allowed: bool) -> nn.Module:
         raise AuditError(
             "TorchScript is a program, and is run only if you say so",
             where=str(path),
-            do="Set confirm.sscd.torchscript: true if you trust where the file comes from.",
+            hint="Set confirm.sscd.torchscript: true if you trust where the file comes from.",
         )
     refuse_large(path, MOST_BYTES)
     try:

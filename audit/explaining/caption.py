@@ -1,4 +1,4 @@
-"""Why one caption scores as it does: its tokens over a run, its entropy beside null captions, its tokens left out."""
+"""Explain the score of one caption: attention per token and step, entropy beside controls, score without each token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from audit.calibration.calibration import Calibration
 from audit.detectors import RUN
 from audit.detectors.bright_ending import BrightEnding
-from audit.detectors.detector import Step
+from audit.detectors.detector import TrajectoryStep
 from audit.detectors.entropy import entropy
 from audit.errors import UsageError
 from audit.images.png import map_png
@@ -45,7 +45,7 @@ class Explanation:
     attention_PT: Floats
     entropy_T: Floats
     band_T2: Floats | None
-    null_captions: int
+    control_captions: int
     image: bytes
     region: bytes
     detector: str
@@ -62,19 +62,19 @@ def explain(
     steps: int = 50,
     guidance_scale: float = 7.5,
     calibration: Calibration | None = None,
-    null_captions: Sequence[str] = (),
+    control_captions: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Explanation:
     """Follow one guided run of a caption, and screen it without each of its tokens in turn.
 
-    calibration: of a detector of the screen; its seeds are used. null_captions are run beside it, for the band.
+    calibration: of a detector of the screen; its seeds are used. control_captions are run beside it, for the band.
     progress: called after each step of a run, and each batch of a screen.
     Raises UsageError for a calibration of a whole run, AuditError for one of another model.
     """
     detector = "noise_magnitude" if calibration is None else calibration.detector
     if detector in RUN:
         what = f"the calibration is of {detector}, which follows whole runs"
-        raise UsageError(what, do="Give one of a detector of the screen, such as profile.")
+        raise UsageError(what, hint="Give one of a detector of the screen, such as profile.")
     rows = Rows(model, [caption], [seed], 1)
     batch = rows.batch(slice(0, 1))
     attended, bright = _Attended(), BrightEnding(batch.prompt_tokens_B, steps)
@@ -92,8 +92,8 @@ def explain(
         tokens=tokens,
         attention_PT=np.array(parts_PT),
         entropy_T=entropy(torch.from_numpy(attn_TK)).numpy(),
-        band_T2=_band(model, null_captions, seed, steps, guidance_scale, progress),
-        null_captions=len(null_captions),
+        band_T2=_band(model, control_captions, seed, steps, guidance_scale, progress),
+        control_captions=len(control_captions),
         image=produce(model, latents_BCHW, "image")["values"][0],
         region=map_png(bright.result()["region"][0].cpu().numpy(), *model.latent_shape[1:]),
         detector=detector,
@@ -113,7 +113,7 @@ class _Attended:
     def __init__(self) -> None:
         self.attn_TBK: list[Tensor] = []
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         assert seen.attn_BLK is not None
         self.attn_TBK.append(seen.attn_BLK.double().mean(1))
 

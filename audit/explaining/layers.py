@@ -1,4 +1,4 @@
-"""Where attention tells captions from null captions: layer by layer, timestep by timestep."""
+"""Where attention tells captions from control captions: layer by layer, timestep by timestep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYERS = pa.schema(
         ("timestep", pa.int64()),
         ("layer", pa.int64()),
         ("feature", pa.string()),  # entropy | bos
-        ("null_median", pa.float64()),
+        ("control_median", pa.float64()),
         ("median", pa.float64()),
         ("auroc", pa.float64()),  # above 0.5: the captions have the larger values
     ]
@@ -36,36 +36,36 @@ LAYERS = pa.schema(
 def layers(
     model: Model,
     captions: Sequence[str],
-    null_captions: Sequence[str],
+    control_captions: Sequence[str],
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> pa.Table:
-    """How the entropy and the BOS attention of each layer rank captions above null captions, on the initial noise.
+    """How the entropy and the BOS attention of each layer rank captions above control captions, on the initial noise.
 
     One row a timestep (those of the noise profile), layer and feature. It shows where a model hides what it knows; the
     best layer is known only afterwards, so none may be chosen by it. progress: called after each batch. Raises
     UsageError without captions of both kinds.
     """
-    if not captions or not null_captions:
-        raise UsageError("there is nothing to compare", do="Give captions and null captions.")
-    total = len(captions) + len(null_captions)
+    if not captions or not control_captions:
+        raise UsageError("there is nothing to compare", hint="Give captions and control captions.")
+    total = len(captions) + len(control_captions)
 
     def told(done: int) -> None:
         if progress is not None:
             progress("look at layers", "captions", done, total)
 
     own = _seen(model, captions, seed, batch_size, told)
-    null = _seen(model, null_captions, seed, batch_size, lambda done: told(len(captions) + done))
+    null = _seen(model, control_captions, seed, batch_size, lambda done: told(len(captions) + done))
     timesteps = ddim(model.scheduler_config).timesteps.tolist()
-    truth = np.repeat([1, 0], [len(captions), len(null_captions)])
+    truth = np.repeat([1, 0], [len(captions), len(control_captions)])
     rows = []
     for at, position in enumerate(POSITIONS):
         for layer in range(len(model.layers)):
             for feature, name in enumerate(("entropy", "bos")):
-                own_N, null_N = own[at, :, layer, feature], null[at, :, layer, feature]
-                auroc = float(roc_auc_score(truth, np.concatenate([own_N, null_N])))
-                medians = float(np.median(null_N)), float(np.median(own_N))
+                own_N, control_N = own[at, :, layer, feature], null[at, :, layer, feature]
+                auroc = float(roc_auc_score(truth, np.concatenate([own_N, control_N])))
+                medians = float(np.median(control_N)), float(np.median(own_N))
                 rows.append((timesteps[position], layer, name, *medians, auroc))
     return pa.Table.from_pylist([dict(zip(LAYERS.names, row, strict=True)) for row in rows], schema=LAYERS)
 

@@ -46,7 +46,7 @@ def content_words(captions: Sequence[str]) -> list[str]:
     return sorted({word for caption in captions for word in caption.split() if len(word) >= CONTENT})
 
 
-def self_control(
+def perturbation_margin(
     model: Model,
     calibration: Calibration,
     captions: Sequence[str],
@@ -54,7 +54,7 @@ def self_control(
     batch_size: int | None = None,
     reference: Model | None = None,
 ) -> pa.Table:
-    """How much more a caption scores than its variants do: one row a caption, `caption`, `self_control`.
+    """How much more a caption scores than its variants do: one row a caption, `caption`, `perturbation_margin`.
 
     The caption's score minus the median of its variants'; style, length and language cancel. Null for a caption
     without variants. Costs a screen of eight captions each.
@@ -68,4 +68,6 @@ def self_control(
     for caption, others in of_caption.items():
         known = [score_of[text] for text in others if text in score_of]
         values.append(score_of[caption] - median(known) if known and caption in score_of else None)
-    return pa.table({"caption": pa.array(of_caption, pa.string()), "self_control": pa.array(values, pa.float64())})
+    return pa.table(
+        {"caption": pa.array(of_caption, pa.string()), "perturbation_margin": pa.array(values, pa.float64())}
+    )

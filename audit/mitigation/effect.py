@@ -14,12 +14,12 @@ from audit.statistics.intervals import clopper_pearson
 
 
 def summarize(measured: pa.Table, vectors_NE: np.ndarray) -> dict[str, Any]:
-    """A row of `schema.MITIGATION_SUMMARY` but for its key, from rows of `schema.MITIGATION` of one group and setting.
+    """Summarise the measurements of one caption set and setting: a row of `schema.MITIGATION_SUMMARY` without its key.
 
     vectors_NE: the unit vectors of its images. A caption counts as above if any of its images is (as for a verdict);
     the interval is Clopper-Pearson's, 95 %, over captions.
     """
-    of_caption = measured.group_by("caption_id").aggregate([("above_threshold", "any"), ("near_miss", "any")])
+    of_caption = measured.group_by("caption_id").aggregate([("is_copy", "any"), ("near_miss", "any")])
     captions, above = len(of_caption), int(pc.sum(of_caption["above_threshold_any"]).as_py() or 0)
     near = pc.and_(of_caption["near_miss_any"], pc.invert(of_caption["above_threshold_any"]))
     low, high = clopper_pearson(above, captions) if captions else (None, None)

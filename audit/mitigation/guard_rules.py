@@ -21,9 +21,9 @@ from audit.detectors.entropy import entropy
 TENTHS = 10
 REMEMBERED = 2000  # entropies of a tenth that a running quantile is taken over,
 REFRESH = 10  # which is taken anew every ten steps
-NULL_REMEMBERED = 32  # null samples of a tenth that distances are measured from,
-NULL_WARMUP = 16  # as soon as there are so many of it,
-NULL_NEEDED = 160  # and so many in all
+CONTROL_REMEMBERED = 32  # control samples of a tenth that distances are measured from,
+CONTROL_WARMUP = 16  # as soon as there are so many of it,
+CONTROL_NEEDED = 160  # and so many in all
 
 
 def mean_entropy(attn_BLK: Tensor) -> Tensor:
@@ -73,38 +73,38 @@ class EntropyQuantile:
         return entropy_B, self._limit_T.to(entropy_B.dtype)[tenth_B]
 
 
-class NullDistance:
-    """The distance of the attention profile from null captions, against the `max_quantile` of theirs.
+class ControlDistance:
+    """The distance of the attention profile from control captions, against the `max_quantile` of theirs.
 
-    Features are scaled by median and MAD of the newest null samples of the same tenth; covariance (of one half of
+    Features are scaled by median and MAD of the newest control samples of the same tenth; covariance (of one half of
     them) and quantile (of the other) are shared by all tenths. No sample has a limit until there are enough.
     """
 
     def __init__(self, max_quantile: float) -> None:
         self._max_quantile = max_quantile
-        self._null = [deque[np.ndarray](maxlen=NULL_REMEMBERED) for _ in range(TENTHS)]
+        self._null = [deque[np.ndarray](maxlen=CONTROL_REMEMBERED) for _ in range(TENTHS)]
         self._fitted: list[Tensor] = []  # on the device: of each tenth, of the distance, and the limits
 
     def learn(self, attn_BLK: Tensor, tenth_B: Tensor) -> None:
-        """Remember null samples, forget the oldest, and fit anew."""
+        """Remember control samples, forget the oldest, and fit anew."""
         features_BF = _features(attn_BLK).double().cpu().numpy()
         for tenth, features_F in zip(tenth_B.tolist(), features_BF, strict=True):
             self._null[tenth].append(features_F)
-        ready = [tenth for tenth in range(TENTHS) if len(self._null[tenth]) >= NULL_WARMUP]
-        if sum(len(self._null[tenth]) for tenth in ready) < NULL_NEEDED:
+        ready = [tenth for tenth in range(TENTHS) if len(self._null[tenth]) >= CONTROL_WARMUP]
+        if sum(len(self._null[tenth]) for tenth in ready) < CONTROL_NEEDED:
             return
         centre_TF = np.zeros((TENTHS, features_BF.shape[1]))
         inverse_TF = np.zeros_like(centre_TF)
         scaled = []
         for tenth in ready:
-            null_WF = np.stack(self._null[tenth])
-            centre_TF[tenth], inverse_TF[tenth] = robust_scale(null_WF)
-            scaled.append((null_WF - centre_TF[tenth]) * inverse_TF[tenth])
-        null_NF = np.concatenate(scaled)
-        distance = Distance.fit(null_NF[::2], one_sided=False)
+            control_WF = np.stack(self._null[tenth])
+            centre_TF[tenth], inverse_TF[tenth] = robust_scale(control_WF)
+            scaled.append((control_WF - centre_TF[tenth]) * inverse_TF[tenth])
+        control_NF = np.concatenate(scaled)
+        distance = Distance.fit(control_NF[::2], one_sided=False)
         assert distance.precision is not None
         limit_T = np.full(TENTHS, np.inf)
-        limit_T[ready] = np.quantile(distance(null_NF[1::2]), self._max_quantile, method="higher")
+        limit_T[ready] = np.quantile(distance(control_NF[1::2]), self._max_quantile, method="higher")
         fitted = (centre_TF, inverse_TF, distance.median, distance.inverse_scale, distance.precision, limit_T)
         self._fitted = [torch.from_numpy(array).to(attn_BLK.device) for array in fitted]
 

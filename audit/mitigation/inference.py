@@ -94,16 +94,16 @@ def unmitigate_(pipeline: DiffusionPipeline) -> None:
     """
     installed = _installed(pipeline)
     if installed is None:
-        raise UsageError("this pipeline is not mitigated", do="Call mitigate_(pipeline) first.")
+        raise UsageError("this pipeline is not mitigated", hint="Call mitigate_(pipeline) first.")
     installed.remove(pipeline)
 
 
 def check_setting(bos_scale: float, keep: str) -> None:
     """Raises UsageError for arguments that `mitigate_` does not take."""
     if not (math.isfinite(bos_scale) and bos_scale >= 0):
-        raise UsageError(f"bos_scale is {bos_scale}", do="Give a finite number, 0 or more; the paper's is 1.25.")
+        raise UsageError(f"bos_scale is {bos_scale}", hint="Give a finite number, 0 or more; the paper's is 1.25.")
     if keep not in KEEP:
-        raise UsageError(f"keep is {keep!r}", do=f"Give one of: {', '.join(KEEP)}.")
+        raise UsageError(f"keep is {keep!r}", hint=f"Give one of: {', '.join(KEEP)}.")
 
 
 def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float) -> Flagger | None:
@@ -111,11 +111,11 @@ def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float
     if only is None:
         return None
     if not 0 < max_p <= 1:
-        raise UsageError(f"max_p is {max_p}", do="Give a number from 0 (excluded) to 1, usually 0.01.")
+        raise UsageError(f"max_p is {max_p}", hint="Give a number from 0 (excluded) to 1, usually 0.01.")
     model: Model | None = getattr(pipeline, "audited", None)
     if model is None:
         what = "only= needs to know the weights that the calibration holds for"
-        raise UsageError(what, do="Make the pipeline by audit.load_model(path).pipeline().")
+        raise UsageError(what, hint="Make the pipeline by audit.load_model(path).pipeline().")
 
     def flag(prompts: list[str]) -> list[bool]:
         table = screen(model, list(dict.fromkeys(prompts)), seeds=only.context["seeds"], detectors=[only.detector])
@@ -134,17 +134,17 @@ def _check(pipeline: DiffusionPipeline) -> None:
     """Refuse by name what cannot be mitigated."""
     kind = type(pipeline).__name__
     if _installed(pipeline) is not None:
-        raise UsageError("this pipeline is mitigated already", do="Call unmitigate_(pipeline) first.")
+        raise UsageError("this pipeline is mitigated already", hint="Call unmitigate_(pipeline) first.")
     if isinstance(getattr(pipeline, "unet", None), torch._dynamo.OptimizedModule):
-        do = "Call mitigate_ before torch.compile, or compile in place by pipeline.unet.compile()."
-        raise AuditError("the UNet is compiled already", where=kind, do=do)
+        hint = "Call mitigate_ before torch.compile, or compile in place by pipeline.unet.compile()."
+        raise AuditError("the UNet is compiled already", where=kind, hint=hint)
     checked_unet(pipeline)
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None or not set(inspect.signature(encode).parameters) >= TOLD:
         what = f"{kind} does not encode its prompts by encode_prompt as Stable Diffusion pipelines do"
-        do = SUPPORTED + " Text to image, image to image and inpainting; InstructPix2Pix is not one of them."
-        raise AuditError(what, do=do, kind="unsupported_model")
+        hint = SUPPORTED + " Text to image, image to image and inpainting; InstructPix2Pix is not one of them."
+        raise AuditError(what, hint=hint, kind="unsupported_model")
     tokenizer = pipeline.tokenizer
     if tokenizer.bos_token_id is None or tokenizer("").input_ids[:1] != [tokenizer.bos_token_id]:
         what = "the tokenizer puts no BOS first, and it is BOS that is rescaled"
-        raise AuditError(what, where=kind, do=SUPPORTED, kind="unsupported_model")
+        raise AuditError(what, where=kind, hint=SUPPORTED, kind="unsupported_model")

@@ -162,7 +162,7 @@ class Mitigation:
         if self._flag is None:
             return torch.ones(prompts, dtype=torch.bool)
         if given["prompt"] is None:
-            raise UsageError("the call passes prompt_embeds, and only= screens prompts", do="Pass prompt= instead.")
+            raise UsageError("the call passes prompt_embeds, and only= screens prompts", hint="Pass prompt= instead.")
         with plainly():
             return torch.tensor(self._flag(listed(given["prompt"])))
 
@@ -180,7 +180,7 @@ class Mitigation:
         if text.masked:
             if kwargs.get("encoder_attention_mask") is not None:
                 what = "the pipeline masks text positions itself (encoder_attention_mask)"
-                raise AuditError(what, where=type(call.pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
+                raise AuditError(what, where=type(call.pipeline).__name__, hint=SUPPORTED, kind="unsupported_model")
             kwargs = {**kwargs, "encoder_attention_mask": text.visible_BV[rows]}
         if end < text.length:
             hidden_BKD = hidden_BKD[:, :end].contiguous()
@@ -218,7 +218,7 @@ class Mitigation:
                 f"the UNet gets {rows} rows of {length} text positions for {text.images} images, {branches} guidance "
                 f"branches and prompts of {text.length} positions"
             )
-            raise AuditError(what, where=type(call.pipeline).__name__, do=SUPPORTED, kind="unsupported_model")
+            raise AuditError(what, where=type(call.pipeline).__name__, hint=SUPPORTED, kind="unsupported_model")
 
 
 class PipelineCalls:
@@ -241,8 +241,8 @@ class PipelineCalls:
         unwatch_calls(call.called, self.owner)
         if not failed and not call.forwards:
             what = "the call ended, but its UNet was never seen"
-            do = "Call mitigate_ before torch.compile(pipeline.unet), or compile in place by pipeline.unet.compile()."
-            raise AuditError(what, where=type(pipeline).__name__, do=do, kind="unsupported_model")
+            hint = "Call mitigate_ before torch.compile(pipeline.unet), or compile in place by pipeline.unet.compile()."
+            raise AuditError(what, where=type(pipeline).__name__, hint=hint, kind="unsupported_model")
 
 
 def _refuse_others(unet: nn.Module, _args: Any) -> None:
@@ -256,8 +256,8 @@ def _refuse_others(unet: nn.Module, _args: Any) -> None:
 
 def _refuse() -> NoReturn:
     what = "this UNet is part of a mitigated pipeline, which has encoded no prompt for this forward"
-    do = "Call the pipeline, not its UNet, and mitigate every pipeline that shares the UNet (mitigate_)."
-    raise UsageError(what, do=do)
+    hint = "Call the pipeline, not its UNet, and mitigate every pipeline that shares the UNet (mitigate_)."
+    raise UsageError(what, hint=hint)
 
 
 class _Rescale(Seam):
@@ -290,13 +290,13 @@ def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
     extra = [name for name in parts if getattr(pipeline, name, None) is not None]
     if not isinstance(unet, UNet2DConditionModel) or not isinstance(encoder, CLIPTextModel) or extra:
         found = " + ".join([type(unet).__name__, type(encoder).__name__, *extra])
-        raise AuditError(f"{kind} has {found}", do=SUPPORTED, kind="unsupported_model")
+        raise AuditError(f"{kind} has {found}", hint=SUPPORTED, kind="unsupported_model")
     for name, processor in unet.attn_processors.items():
         if type(processor).__name__ not in PROCESSORS:
             what = f"the attention processor {type(processor).__name__} cannot be mitigated"
-            do = f"Take it out (unload_ip_adapter, set_attn_processor). Supported: {', '.join(PROCESSORS)}."
-            raise AuditError(what, where=name, do=do, kind="unsupported_model")
+            hint = f"Take it out (unload_ip_adapter, set_attn_processor). Supported: {', '.join(PROCESSORS)}."
+            raise AuditError(what, where=name, hint=hint, kind="unsupported_model")
     if not cross_attention_layers(unet):
         what = "the UNet has no cross-attention layers"
-        raise AuditError(what, where=kind, do=SUPPORTED, kind="unsupported_model")
+        raise AuditError(what, where=kind, hint=SUPPORTED, kind="unsupported_model")
     return unet

@@ -56,7 +56,7 @@ def grid(bos_scales: Sequence[float], keeps: Sequence[str]) -> list[Setting]:
         check_setting(setting.bos_scale, setting.keep)
     settings = [setting for setting in settings if setting != Setting(1.0, "all")]
     if not settings:
-        raise UsageError("there is nothing to measure", do="Give a bos_scale other than 1, or keep eos or words.")
+        raise UsageError("there is nothing to measure", hint="Give a bos_scale other than 1, or keep eos or words.")
     return [PLAIN, *settings]
 
 

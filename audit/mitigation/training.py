@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from audit.attention.calls import unwatch_calls, watch_calls
 from audit.attention.probe import AttentionProbe, cross_attention_layers
 from audit.errors import AuditError, UsageError
-from audit.mitigation.guard_rules import REMEMBERED, TENTHS, EntropyQuantile, FixedEntropy, NullDistance
+from audit.mitigation.guard_rules import REMEMBERED, TENTHS, ControlDistance, EntropyQuantile, FixedEntropy
 from audit.record.filesystem import writing
 
 # Shapes: B samples of a step, L layers, K text positions, D text width.
 
-NULL_STRIDE = 3  # odd: in a grid of even width it meets every column
-NULL_EVERY = 50  # steps: one more forward in so many costs less than one per cent
+CONTROL_STRIDE = 3  # odd: in a grid of even width it meets every column
+CONTROL_EVERY = 50  # steps: one more forward in so many costs less than one per cent
 # In compiled checkpoints, the probe is not to look again when backward recomputes them.
 LOOK_ONCE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 FLUSH = 1000  # steps that are kept in memory before they are written
@@ -41,7 +41,7 @@ LOG = pa.schema(
 
 
 @dataclass(frozen=True)
-class Forward:
+class TrainingForward:
     """A forward in train mode: what it attended to, at which timesteps, and how it was called."""
 
     attn_BLK: Tensor
@@ -87,29 +87,29 @@ class TrainingGuard:
         log: str | Path | None = None,
     ) -> None:
         if (max_quantile is None) == (max_entropy is None):
-            raise UsageError("the guard needs one limit", do="Give max_quantile (0.99, say) or max_entropy (nats).")
+            raise UsageError("the guard needs one limit", hint="Give max_quantile (0.99, say) or max_entropy (nats).")
         if max_quantile is not None and not 0 < max_quantile < 1:
-            raise UsageError(f"max_quantile is {max_quantile}", do="Give a number between 0 and 1.")
+            raise UsageError(f"max_quantile is {max_quantile}", hint="Give a number between 0 and 1.")
         if max_entropy is not None and null is not None:
-            raise UsageError("max_entropy does not go with null captions", do="Give max_quantile (0.95, say).")
+            raise UsageError("max_entropy does not go with control captions", hint="Give max_quantile (0.95, say).")
         if not 1 <= warmup <= REMEMBERED:
-            raise UsageError(f"warmup is {warmup}", do=f"Give a number from 1 to {REMEMBERED}.")
+            raise UsageError(f"warmup is {warmup}", hint=f"Give a number from 1 to {REMEMBERED}.")
         if not isinstance(unet, UNet2DConditionModel):
             what = f"the guard watches a UNet2DConditionModel, not {type(unet).__name__}"
-            raise AuditError(what, do="Make it before the UNet is compiled or wrapped.", kind="unsupported_model")
+            raise AuditError(what, hint="Make it before the UNet is compiled or wrapped.", kind="unsupported_model")
         self.seen = self.silenced = 0
         self._unet, self._null = unet, null
-        self._rule: FixedEntropy | EntropyQuantile | NullDistance
+        self._rule: FixedEntropy | EntropyQuantile | ControlDistance
         if max_entropy is not None:
             self._rule = FixedEntropy(max_entropy)
         elif max_quantile is not None:
-            self._rule = EntropyQuantile(max_quantile, warmup) if null is None else NullDistance(max_quantile)
+            self._rule = EntropyQuantile(max_quantile, warmup) if null is None else ControlDistance(max_quantile)
         self._per_tenth = -(-timesteps // TENTHS)
         self._log = None if log is None else Path(log)
         self._pending: list[tuple[Tensor, Tensor, Tensor, list[str] | None]] = []
         self._steps = self._written = 0
-        self._last: Forward | None = None
-        self._stride = 1 if null is None else NULL_STRIDE
+        self._last: TrainingForward | None = None
+        self._stride = 1 if null is None else CONTROL_STRIDE
         self._probe: AttentionProbe | None = None  # of the forward that is running
         self._watching = ExitStack()
         watch_calls(unet, self)
@@ -122,13 +122,13 @@ class TrainingGuard:
         """
         forward, self._last = self._last, None
         if forward is None:
-            do = "Run the UNet in train mode, then ask for the weights, once. Make the guard before torch.compile."
-            raise UsageError("no forward to weigh", do=do)
+            hint = "Run the UNet in train mode, then ask for the weights, once. Make the guard before torch.compile."
+            raise UsageError("no forward to weigh", hint=hint)
         size = len(forward.attn_BLK)
         if ids is not None and len(ids) != size:
-            raise UsageError(f"{len(ids)} ids for {size} samples", do="Give one id a sample.")
-        if self._steps % NULL_EVERY == 0 and isinstance(self._rule, NullDistance):
-            self._rule.learn(self._null_attention(forward), self._tenth(forward))
+            raise UsageError(f"{len(ids)} ids for {size} samples", hint="Give one id a sample.")
+        if self._steps % CONTROL_EVERY == 0 and isinstance(self._rule, ControlDistance):
+            self._rule.learn(self._control_attention(forward), self._tenth(forward))
         self._steps += 1
         score_B, limit_B = self._rule(forward.attn_BLK, self._tenth(forward))
         loud_B = score_B > limit_B
@@ -138,11 +138,11 @@ class TrainingGuard:
             self._flush()
         return (~loud_B).float()
 
-    def _tenth(self, forward: Forward) -> Tensor:
+    def _tenth(self, forward: TrainingForward) -> Tensor:
         return (forward.timestep_B // self._per_tenth).clamp(0, TENTHS - 1)
 
-    def _null_attention(self, forward: Forward) -> Tensor:
-        """What null captions attend to on the same noisy latents and timesteps: [B, L, K]."""
+    def _control_attention(self, forward: TrainingForward) -> Tensor:
+        """What control captions attend to on the same noisy latents and timesteps: [B, L, K]."""
         assert self._null is not None
         hidden_BKD = self._null(len(forward.attn_BLK))
         args, kwargs = list(forward.args), dict(forward.kwargs)
@@ -214,4 +214,4 @@ class TrainingGuard:
         timestep_B = torch.as_tensor(timestep, device=attn_BLK.device).flatten().expand(len(attn_BLK))
         kind = attn_BLK.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        self._last = Forward(attn_BLK, timestep_B.long(), autocast, args, kwargs)
+        self._last = TrainingForward(attn_BLK, timestep_B.long(), autocast, args, kwargs)

@@ -39,12 +39,12 @@ def check_folder(folder: Path) -> None:
         raise _unsupported(f"no unet/ in this folder{f' ({kind})' if kind else ''}", folder)
     for name in ("text_encoder", "vae", "tokenizer", "scheduler"):
         if not (folder / name).is_dir():
-            raise AuditError(f"no {name}/ in this folder", where=str(folder), do="Give a complete diffusers folder.")
+            raise AuditError(f"no {name}/ in this folder", where=str(folder), hint="Give a complete diffusers folder.")
     if (folder / "text_encoder_2").is_dir():
         raise _unsupported(f"two text encoders ({kind})", folder)
     if kind is not None and kind not in PIPELINES:
-        do = f"{SUPPORTED} If it is one: set _class_name in model_index.json to StableDiffusionPipeline."
-        raise AuditError(f"this is a {kind}", where=str(index), do=do, kind="unsupported_model")
+        hint = f"{SUPPORTED} If it is one: set _class_name in model_index.json to StableDiffusionPipeline."
+        raise AuditError(f"this is a {kind}", where=str(index), hint=hint, kind="unsupported_model")
     unet, vae, encoder = (read_json(folder / name / "config.json") for name in ("unet", "vae", "text_encoder"))
     text = (encoder.get("architectures") or [encoder.get("model_type")])[0]
     if unet.get("_class_name") != "UNet2DConditionModel" or text not in ("CLIPTextModel", "clip_text_model"):
@@ -54,8 +54,8 @@ def check_folder(folder: Path) -> None:
     for name, config in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
         if config.get("quantization_config"):
             what = "the weights are quantized (quantization_config)"
-            do = "Give the weights in float32, float16 or bfloat16."
-            raise AuditError(what, where=str(folder / name), do=do, kind="unsupported_model")
+            hint = "Give the weights in float32, float16 or bfloat16."
+            raise AuditError(what, where=str(folder / name), hint=hint, kind="unsupported_model")
     _check_tokenizer(folder / "tokenizer")
 
 
@@ -89,7 +89,7 @@ def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where
     if highest >= rows:
         token = tokenizer.convert_ids_to_tokens(highest)
         what = f"the tokenizer has the token {token!r} of id {highest}, and the text encoder {rows} embeddings"
-        raise AuditError(what, where=where, do="Take tokenizer and text_encoder from the same save_pretrained.")
+        raise AuditError(what, where=where, hint="Take tokenizer and text_encoder from the same save_pretrained.")
     width = unet["cross_attention_dim"]
     widths = set(width) if isinstance(width, list | tuple) else {width}
     if widths != {text_encoder.config.hidden_size}:
@@ -116,8 +116,8 @@ def latent_size(
     if resolution is not None:
         height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
         if min(height, width) < scale or height % scale or width % scale:
-            do = f"Set model.resolution (resolution=) to a multiple of {scale}, or [height, width]."
-            raise UsageError(f"the resolution is {height} x {width}", where=where, do=do)
+            hint = f"Set model.resolution (resolution=) to a multiple of {scale}, or [height, width]."
+            raise UsageError(f"the resolution is {height} x {width}", where=where, hint=hint)
         return height // scale, width // scale
     size, version = unet.get("sample_size"), unet.get("_diffusers_version")
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
@@ -126,8 +126,8 @@ def latent_size(
         return size, size
     if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(each, int) and each > 0 for each in size):
         return size[0], size[1]
-    do = "Set model.resolution (resolution=) to the resolution that it was trained at, in pixels, such as 512."
-    raise AuditError(f"sample_size in unet/config.json is {size!r}", where=where, do=do)
+    hint = "Set model.resolution (resolution=) to the resolution that it was trained at, in pixels, such as 512."
+    raise AuditError(f"sample_size in unet/config.json is {size!r}", where=where, hint=hint)
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -138,4 +138,4 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _unsupported(what: str, where: str | Path) -> AuditError:
-    return AuditError(what, where=str(where), do=SUPPORTED, kind="unsupported_model")
+    return AuditError(what, where=str(where), hint=SUPPORTED, kind="unsupported_model")

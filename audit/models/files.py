@@ -49,11 +49,13 @@ def weights_files(folder: Path, variant: str | None = None) -> list[Path]:
         what = f"it holds the variants {', '.join(names)} of the weights, " + (
             "and none without a variant" if variant is None else f"and no variant {variant}"
         )
-        raise AuditError(what, where=str(folder), do=f"Set model.variant (variant=) to {' or '.join(names)}.")
+        raise AuditError(what, where=str(folder), hint=f"Set model.variant (variant=) to {' or '.join(names)}.")
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in {".bin", ".ckpt", ".pt", ".pth"})
     if pickles:
-        raise AuditError(f"{pickles[0]} is a pickle; refused", where=str(folder), do=CONVERT, kind="pickle")
-    raise AuditError(f"no {STEMS[folder.name]}.safetensors", where=str(folder), do="Give a complete diffusers folder.")
+        raise AuditError(f"{pickles[0]} is a pickle; refused", where=str(folder), hint=CONVERT, kind="pickle")
+    raise AuditError(
+        f"no {STEMS[folder.name]}.safetensors", where=str(folder), hint="Give a complete diffusers folder."
+    )
 
 
 def variants(folder: Path) -> dict[str | None, list[Path]]:
@@ -74,12 +76,12 @@ def _shards(index: Path) -> list[Path]:
     """List the files that an index names. Raises AuditError for one that is missing or in another folder."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise AuditError("it names no weights", where=str(index), do="Download the folder again.")
+        raise AuditError("it names no weights", where=str(index), hint="Download the folder again.")
     shards = [index.parent / str(name) for name in sorted(set(names.values()))]
     for shard in shards:
         if shard.parent != index.parent or not shard.is_file():
             what = f"it names {shard.name}, which is not in this folder"
-            raise AuditError(what, where=str(index), do="Download the missing files.")
+            raise AuditError(what, where=str(index), hint="Download the missing files.")
     return shards
 
 
@@ -89,9 +91,9 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         what = f"not readable as JSON: {first_line(error)}"
-        raise AuditError(what, where=str(file), do="Is the file damaged or missing?") from error
+        raise AuditError(what, where=str(file), hint="Is the file damaged or missing?") from error
     if not isinstance(content, dict):
-        raise AuditError("it is not a JSON object", where=str(file), do="Is the file damaged?")
+        raise AuditError("it is not a JSON object", where=str(file), hint="Is the file damaged?")
     return content
 
 

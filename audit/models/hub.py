@@ -23,8 +23,8 @@ def from_hub(path: str | Path, weights: bool = True, variant: str | None = None)
         AuditError: If it is no hub id, or not to be had.
     """
     if not is_hub_id(str(path)):
-        do = "Give a diffusers folder, a .safetensors file or a hub id."
-        raise AuditError("no such model", where=str(path), do=do)
+        hint = "Give a diffusers folder, a .safetensors file or a hub id."
+        raise AuditError("no such model", where=str(path), hint=hint)
     try:
         if not weights:
             return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.txt"]))
@@ -42,6 +42,6 @@ def from_hub(path: str | Path, weights: bool = True, variant: str | None = None)
         raise AuditError(
             f"no such folder here, and not to be had from the hub: {first_line(error)}",
             where=str(path),
-            do="Give a diffusers folder, a .safetensors file or the id of a model with safetensors weights. If the hub "
-            "has it as fp16 only, set model.variant: fp16.",
+            hint="Give a diffusers folder, a .safetensors file or the id of a model with safetensors weights. If the "
+            "hub has it as fp16 only, set model.variant: fp16.",
         ) from error

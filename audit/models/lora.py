@@ -45,9 +45,9 @@ def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
     for key, tensor in tensors.items():
         name, role = _role(_of_component(key, layers))
         if not tensor.isfinite().all():
-            raise AuditError(f"{key} has values that are NaN or infinite", where=str(path), do="Train it again.")
+            raise AuditError(f"{key} has values that are NaN or infinite", where=str(path), hint="Train it again.")
         if name not in layers or role in found[name]:
-            raise AuditError(f"{key} belongs to no layer of this model", where=str(path), do=SUPPORTED)
+            raise AuditError(f"{key} belongs to no layer of this model", where=str(path), hint=SUPPORTED)
         found[name][role] = tensor
     for name, parts in found.items():
         component = "unet" if name.startswith("unet") else "text_encoder"
@@ -55,7 +55,7 @@ def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
             _add(layers[name], parts["down"], parts["up"], _alpha(parts, metadata, component))
         except (KeyError, RuntimeError) as error:
             what = f"its weights do not fit the layer {name}: {error}"
-            raise AuditError(what, where=str(path), do=SUPPORTED) from error
+            raise AuditError(what, where=str(path), hint=SUPPORTED) from error
 
 
 @torch.no_grad()
@@ -88,17 +88,17 @@ def _alpha(parts: Mapping[str, Tensor], metadata: Mapping[str, float], component
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The tensors, and what diffusers writes of the adapter beside them."""
     if path.suffix != ".safetensors" or not path.is_file():
-        do = "Give the file, or the folder that PEFT wrote, with adapter_model.safetensors in it."
-        raise AuditError("LoRA weights are one .safetensors file", where=str(path), do=do)
+        hint = "Give the file, or the folder that PEFT wrote, with adapter_model.safetensors in it."
+        raise AuditError("LoRA weights are one .safetensors file", where=str(path), hint=hint)
     try:
         with safe_open(path, "pt") as file:
             adapter = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
-        raise AuditError(f"does not load: {error}", where=str(path), do="Is the file damaged?") from error
+        raise AuditError(f"does not load: {error}", where=str(path), hint="Is the file damaged?") from error
     for key, value in adapter.items():
         if key.endswith((".alpha_pattern", ".use_dora", ".use_rslora")) and value:
-            raise AuditError(f"it has {key.rpartition('.')[2]}", where=str(path), do=SUPPORTED)
+            raise AuditError(f"it has {key.rpartition('.')[2]}", where=str(path), hint=SUPPORTED)
     if any(key.startswith(PEFT_PREFIX) for key in tensors):
         adapter = _peft(path)
     return tensors, adapter
@@ -113,7 +113,7 @@ def _peft(path: Path) -> dict[str, float]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"PEFT wrote these weights, and without {PEFT_CONFIG} beside them their strength is unknown"
         raise AuditError(
-            what, where=str(path), do=f"Give the folder that holds both (set lora to it). {SUPPORTED}"
+            what, where=str(path), hint=f"Give the folder that holds both (set lora to it). {SUPPORTED}"
         ) from error
     extra = [name for name in ("alpha_pattern", "use_dora", "use_rslora", "fan_in_fan_out") if config.get(name)]
     if (kind := config.get("peft_type", "LORA")) != "LORA":
@@ -121,7 +121,7 @@ def _peft(path: Path) -> dict[str, float]:
     if config.get("bias", "none") != "none":
         extra.append(f"bias {config['bias']}")
     if extra:
-        raise AuditError(f"it has {', '.join(extra)}", where=str(file), do=SUPPORTED)
+        raise AuditError(f"it has {', '.join(extra)}", where=str(file), hint=SUPPORTED)
     return {f"{component}.lora_alpha": alpha for component in ("unet", "text_encoder")}
 
 

@@ -183,7 +183,7 @@ def load_model(
                 parts["unet"].register_to_config(sample_size=size)
         else:
             if config is not None:
-                raise UsageError("config is for a single file", where=where, do="Leave config (model.config) out.")
+                raise UsageError("config is for a single file", where=where, hint="Leave config (model.config) out.")
             folder = place if place.is_dir() else from_hub(path, variant=variant)
             parts, hashes = load_folder(folder, dtype, variant)
             if prediction_type is not None:

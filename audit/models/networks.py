@@ -38,7 +38,7 @@ def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict
                 found[name] = make(dict(configs[name]))
         except Exception as error:  # what a network raises for a configuration that does not fit it is not documented
             what = f"{name}/config.json makes no network: {first_line(error)}"
-            raise AuditError(what, where=where, do="Is the file damaged, or written by a newer diffusers?") from error
+            raise AuditError(what, where=where, hint="Is the file damaged, or written by a newer diffusers?") from error
     check_unet(found["unet"].config, where)
     return found
 
@@ -50,7 +50,7 @@ def folder_configs(folder: Path) -> dict[str, dict[str, Any]]:
         text = CLIPTextConfig.from_pretrained(folder / "text_encoder").to_dict()
     except Exception as error:
         what = f"text_encoder/config.json does not load: {first_line(error)}"
-        raise AuditError(what, where=str(folder), do="Is the file damaged or missing?") from error
+        raise AuditError(what, where=str(folder), hint="Is the file damaged or missing?") from error
     scheduler, record = read_scheduler(folder)
     return {
         "unet": read_json(folder / "unet" / "config.json"),
@@ -68,7 +68,7 @@ def folder_tokenizer(folder: Path) -> CLIPTokenizer:
         return tokenizer
     except Exception as error:  # what the loader raises for a damaged file is not documented
         what = f"the tokenizer does not load: {first_line(error)}"
-        raise AuditError(what, where=str(folder / "tokenizer"), do="Is a file damaged or missing?") from error
+        raise AuditError(what, where=str(folder / "tokenizer"), hint="Is a file damaged or missing?") from error
 
 
 def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -84,8 +84,8 @@ def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple[
     configs = folder_configs(folder)
     files = {name: weights_files(folder / name, variant) for name in STEMS}
     if variant is not None and not any(variant in variants(folder / name) for name in STEMS):
-        do = "Leave model.variant (variant=) out."
-        raise AuditError(f"no weights of the variant {variant}", where=str(folder), do=do)
+        hint = "Leave model.variant (variant=) out."
+        raise AuditError(f"no weights of the variant {variant}", where=str(folder), hint=hint)
     networks = empty_networks(configs, str(folder))
     for name, network in networks.items():
         fill(network, read_tensors(files[name]), name, str(folder / name), dtype)

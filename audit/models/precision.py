@@ -31,7 +31,7 @@ def resolve_dtype(name: str, device: str | torch.device) -> torch.dtype:
 
     names = get_args(DtypeName)
     if name not in names:
-        raise UsageError(f"dtype is {name!r}", do=f"Give one of: {', '.join(names)}.")
+        raise UsageError(f"dtype is {name!r}", hint=f"Give one of: {', '.join(names)}.")
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype

@@ -48,14 +48,14 @@ def decide(
         own = config.get("prediction_type", "epsilon")
         if marked.get("v_pred") and own != "v_prediction":
             what = f"the file is marked as v-prediction (v_pred), and its scheduler configuration says {own}"
-            raise AuditError(what, where=where, do=_DO)
+            raise AuditError(what, where=where, hint=_DO)
         return config | {"prediction_type": own}, "scheduler configuration"
     if marked.get("v_pred"):
         return config | {"prediction_type": "v_prediction"}, "the file's tensor v_pred"
     cosine = noise_cosine(parts)
     if VELOCITY < cosine < NOISE or cosine != cosine:
         what = f"whether it predicts noise or velocity cannot be told: its output has a cosine of {cosine:.2f} to noise"
-        raise AuditError(what, where=where, do=_DO)
+        raise AuditError(what, where=where, hint=_DO)
     found = "epsilon" if cosine >= NOISE else "v_prediction"
     return config | {"prediction_type": found}, f"measured: cosine of output and noise {cosine:.2f}"
 
@@ -63,7 +63,7 @@ def decide(
 def check_prediction(given: str) -> None:
     """Raises UsageError for a prediction type that is not supported."""
     if given not in PREDICTIONS:
-        raise UsageError(f"prediction_type is {given!r}", do=f"Give one of: {', '.join(PREDICTIONS)}.")
+        raise UsageError(f"prediction_type is {given!r}", hint=f"Give one of: {', '.join(PREDICTIONS)}.")
 
 
 def published_size(unet: Mapping[str, Any], prediction_type: str | None) -> int:

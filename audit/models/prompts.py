@@ -30,7 +30,7 @@ def windows(length: int, window: int) -> int:
     """
     if length > window and length % window:
         what = f"the hidden states of the prompt have {length} positions, which are not whole windows of {window}"
-        raise UsageError(what, do=f"Encode long prompts in windows of {window} positions, each with BOS and EOS.")
+        raise UsageError(what, hint=f"Encode long prompts in windows of {window} positions, each with BOS and EOS.")
     return max(1, length // window)
 
 
@@ -60,7 +60,7 @@ def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, len
     if embeds is None:
         return torch.tensor(_tokens(pipeline, listed(call["prompt"])))[:, None]
     what = "the call passes prompt_embeds, and how many of their positions are prompt is not known"
-    raise UsageError(what, do=f'Give prompt_tokens= ({COUNTS}), or keep="all".')
+    raise UsageError(what, hint=f'Give prompt_tokens= ({COUNTS}), or keep="all".')
 
 
 def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, length: int, window: int) -> Tensor:
@@ -81,7 +81,7 @@ def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, l
     if _is_empty_prompt(pipeline, call, embeds):
         return none_1W
     what = "the call passes negative_prompt_embeds, and how many of their positions are prompt is not known"
-    raise UsageError(what, do=f'Give negative_prompt_tokens= ({COUNTS}), pass negative_prompt=, or give keep="all".')
+    raise UsageError(what, hint=f'Give negative_prompt_tokens= ({COUNTS}), pass negative_prompt=, or give keep="all".')
 
 
 def listed(prompt: str | Sequence[str]) -> list[str]:
@@ -97,8 +97,8 @@ def _fitting(given: Tokens, name: str, prompts: int, length: int, window: int) -
     fit = all(len(one) == count and all(2 <= tokens <= longest for tokens in one) for one in counts)
     if len(counts) != prompts or not fit:
         where = f"{prompts} prompts of {length} positions" + (f" in {count} windows" if count > 1 else "")
-        do = f"Give one number from 2 to {longest} per prompt" + (" and window: [[77, 12]]." if count > 1 else ".")
-        raise UsageError(f"{name} is {given} for {where}", do=do)
+        hint = f"Give one number from 2 to {longest} per prompt" + (" and window: [[77, 12]]." if count > 1 else ".")
+        raise UsageError(f"{name} is {given} for {where}", hint=hint)
     return torch.tensor(counts)
 
 

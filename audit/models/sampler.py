@@ -32,19 +32,19 @@ def ddim(config: Mapping[str, Any], steps: int = SCREEN_STEPS) -> DDIMScheduler:
     prediction, longest = scheduler.config["prediction_type"], scheduler.config["num_train_timesteps"]
     if prediction not in PREDICTIONS:
         what = f"the scheduler's prediction_type is {prediction!r}"
-        raise AuditError(what, do=f"Supported: {', '.join(PREDICTIONS)}.", kind="unsupported_model")
+        raise AuditError(what, hint=f"Supported: {', '.join(PREDICTIONS)}.", kind="unsupported_model")
     usual = f"Give a number from 1 to {longest - 1}, usually 20 to 50."
     if not 1 <= steps <= longest:
-        raise UsageError(f"steps is {steps}", do=usual)
+        raise UsageError(f"steps is {steps}", hint=usual)
     scheduler.set_timesteps(steps)
     first = int(scheduler.timesteps.max())
     if first >= longest:
         what = f"steps is {steps}, which starts at timestep {first} of {longest} (0 to {longest - 1})"
-        raise UsageError(what, do=usual)
+        raise UsageError(what, hint=usual)
     if prediction == "epsilon" and not bool((scheduler.alphas_cumprod[scheduler.timesteps] > 0).all()):
         raise AuditError(
             "the noise schedule has zero terminal SNR and the model predicts epsilon, which is undefined there",
-            do='Set prediction_type to "v_prediction" in scheduler_config.json if the model was trained so, else '
+            hint='Set prediction_type to "v_prediction" in scheduler_config.json if the model was trained so, else '
             'timestep_spacing to "leading" or rescale_betas_zero_snr to false.',
             kind="unsupported_model",
         )
@@ -85,9 +85,9 @@ def to_original(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Ten
 
 
 def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_BCHW: Tensor, timestep: int) -> Tensor:
-    """Compute `eps(c) - eps(null)` from the UNet's two outputs on the same input: [B, C, H, W].
+    """Compute `eps(c) - eps(∅)` from the UNet's two outputs on the same input: [B, C, H, W].
 
-    For v-prediction this is `sqrt(alpha) (v(c) - v(null))`: the input cancels before it can round.
+    For v-prediction this is `sqrt(alpha) (v(c) - v(∅))`: the input cancels before it can round.
     """
     difference_BCHW = conditional_BCHW - unconditional_BCHW
     if scheduler.config["prediction_type"] == "epsilon":

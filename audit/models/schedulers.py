@@ -148,8 +148,8 @@ def read_scheduler(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in names:
         _check_class(name, str(file))
     if not names:
-        do = 'Add "_class_name", such as "DDIMScheduler", the class whose defaults the missing keys have.'
-        raise AuditError("the file does not name its scheduler class", where=str(file), do=do)
+        hint = 'Add "_class_name", such as "DDIMScheduler", the class whose defaults the missing keys have.'
+        raise AuditError("the file does not name its scheduler class", where=str(file), hint=hint)
     return resolve(config, names[0], str(file)), record(config, names[0])
 
 
@@ -197,9 +197,9 @@ def _written(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_class(name: str, where: str | None) -> None:
     if name in CLASSES:
         return
-    for prefix, what, do in _REFUSED:
+    for prefix, what, hint in _REFUSED:
         if name.startswith(prefix):
-            raise _unsupported(f"the scheduler is {name}: {what}", where, do)
+            raise _unsupported(f"the scheduler is {name}: {what}", where, hint)
     raise _unsupported(f"the scheduler is {name}, which is unknown here", where, f"Known: {', '.join(CLASSES)}.")
 
 
@@ -233,8 +233,8 @@ def _check_values(resolved: Mapping[str, Any], where: str | None) -> None:
         raise _unsupported(what, where, "Compare them with those of the base model.")
 
 
-def _unsupported(what: str, where: str | None, do: str) -> AuditError:
-    return AuditError(what, where=where, do=do, kind="unsupported_model")
+def _unsupported(what: str, where: str | None, hint: str) -> AuditError:
+    return AuditError(what, where=where, hint=hint, kind="unsupported_model")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -245,4 +245,4 @@ def _read(file: Path) -> dict[str, Any]:
         return content
     except (OSError, ValueError) as error:
         what = f"not readable as a JSON object: {first_line(error)}"
-        raise AuditError(what, where=str(file), do="Give the file as diffusers writes it.") from error
+        raise AuditError(what, where=str(file), hint="Give the file as diffusers writes it.") from error

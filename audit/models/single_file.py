@@ -60,7 +60,7 @@ def load_single_file(
     beside = [key for key in tensors if not key.startswith((UNET, VAE, TEXT)) and not _BESIDE.match(key)]
     if beside:
         what = f"{len(beside)} weights belong to no part of {_FAMILIES[_family(header)]} ({few(beside)})"
-        raise AuditError(what, where=str(file), do=f"Save the model as a diffusers folder. {SUPPORTED}")
+        raise AuditError(what, where=str(file), hint=f"Save the model as a diffusers folder. {SUPPORTED}")
     for name, prefix in (("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)):
         converted = _converted(name, split.pop(prefix), networks[name], configs[name], str(file))
         fill(networks[name], converted, name, str(file), dtype)
@@ -80,13 +80,13 @@ def read_header(file: Path) -> dict[str, Tensor]:
     """
     if file.suffix != ".safetensors":
         what = f"a single-file model must be .safetensors, not {file.suffix!r}"
-        raise AuditError(what, where=str(file), do=CONVERT_SINGLE, kind="pickle")
+        raise AuditError(what, where=str(file), hint=CONVERT_SINGLE, kind="pickle")
     try:
         with safe_open(file, "pt") as content:
             shapes = {key: content.get_slice(key).get_shape() for key in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         what = f"the model does not load: {first_line(error)}"
-        raise AuditError(what, where=str(file), do="The file is damaged or cut short. Download it again.") from error
+        raise AuditError(what, where=str(file), hint="The file is damaged or cut short. Download it again.") from error
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
@@ -97,14 +97,14 @@ def single_file_configs(header: Mapping[str, Tensor], file: Path, config: Path |
     """
     family = _family(header)
     if f"{UNET}input_blocks.0.0.weight" not in header:
-        do = "Give a diffusers folder, or a single file that holds the whole model."
-        raise AuditError(f"the model does not load: {_what_else(header, family)}", where=str(file), do=do)
+        hint = "Give a diffusers folder, or a single file that holds the whole model."
+        raise AuditError(f"the model does not load: {_what_else(header, family)}", where=str(file), hint=hint)
     if family not in _FAMILIES:
-        raise AuditError(f"this is {_named(family)}", where=str(file), do=SUPPORTED, kind="unsupported_model")
+        raise AuditError(f"this is {_named(family)}", where=str(file), hint=SUPPORTED, kind="unsupported_model")
     for part, prefixes in (("text encoder", (CLIP, OPEN_CLIP)), ("VAE", (VAE,))):
         if not any(key.startswith(prefixes) for key in header):
-            do = "Give a file that holds the whole model, or a diffusers folder."
-            raise AuditError(f"there is no {part} in this file", where=str(file), do=do)
+            hint = "Give a file that holds the whole model, or a diffusers folder."
+            raise AuditError(f"there is no {part} in this file", where=str(file), hint=hint)
     if config is not None:
         return folder_configs(config)
     content = resources.files("audit.models").joinpath(f"configs/{family}.json").read_text(encoding="utf-8")
@@ -161,12 +161,12 @@ def _converted(
         found: dict[str, Tensor] = convert(dict(tensors), config=dict(config))
     except (KeyError, IndexError, ValueError) as error:
         what = f"{name}: a weight is missing or of another shape ({first_line(error)})"
-        raise AuditError(what, where=where, do="The file is incomplete, or of another architecture.") from error
+        raise AuditError(what, where=where, hint="The file is incomplete, or of another architecture.") from error
     kept = {tensor.data_ptr() for tensor in found.values()}
     lost = [key for key, tensor in tensors.items() if tensor.data_ptr() not in kept]
     if lost:
         what = f"{name}: {len(lost)} weights belong to no layer ({few(lost)})"
-        raise AuditError(what, where=where, do=SUPPORTED)
+        raise AuditError(what, where=where, hint=SUPPORTED)
     return found
 
 
@@ -176,7 +176,7 @@ def _converted_text(tensors: dict[str, Tensor], network: nn.Module, where: str) 
     lost = [key for key in tensors if not key.startswith(known)]
     if lost:
         what = f"text_encoder: {len(lost)} weights belong to no layer ({few(lost)})"
-        raise AuditError(what, where=where, do=SUPPORTED)
+        raise AuditError(what, where=where, hint=SUPPORTED)
     if clip:
         return {key.removeprefix(CLIP): tensor for key, tensor in tensors.items()}
     # The projection, and the last block of the published files, are no part of the text encoder of SD 2.x.

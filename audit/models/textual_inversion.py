@@ -56,16 +56,16 @@ def add_textual_inversion(inversions: Sequence[TextualInversion], parts: Mapping
         width = parts["text_encoder"].config.hidden_size
         if vectors_VD.ndim not in (1, 2) or vectors_VD.shape[-1] != width:
             what = f"its embedding has the shape {list(vectors_VD.shape)}; the text encoder has {width} values a token"
-            raise AuditError(what, where=str(inversion.path), do="Give an embedding that was learned for this model.")
+            raise AuditError(what, where=str(inversion.path), hint="Give an embedding that was learned for this model.")
         if not vectors_VD.isfinite().all():
-            do = "Learn it again."
-            raise AuditError("its embedding has values that are NaN or infinite", where=str(inversion.path), do=do)
+            hint = "Learn it again."
+            raise AuditError("its embedding has values that are NaN or infinite", where=str(inversion.path), hint=hint)
         try:
             with _quiet():
                 pipeline.load_textual_inversion({token: vectors_VD}, token=token)
         except ValueError as error:
-            do = "Give another token: {path: ..., token: ...}."
-            raise AuditError(first_line(error), where=str(inversion.path), do=do) from error
+            hint = "Give another token: {path: ..., token: ...}."
+            raise AuditError(first_line(error), where=str(inversion.path), hint=hint) from error
 
 
 def tokens_of_several_vectors(tokenizer: Any) -> list[str]:
@@ -81,7 +81,7 @@ def tokens_of_several_vectors(tokenizer: Any) -> list[str]:
         others = [other for other in added - own - {token} if token in other]
         if others:
             what = f"the token {token!r} stands for several vectors and is part of another token ({few(others)})"
-            raise AuditError(what, where="textual inversion", do="Rename one of the two tokens.")
+            raise AuditError(what, where="textual inversion", hint="Rename one of the two tokens.")
     return several
 
 
@@ -95,19 +95,19 @@ def _read(inversion: TextualInversion) -> tuple[str, Tensor]:
     """Read (token, vectors [V, D] or [D]) of a file in the format of diffusers or of A1111."""
     path = Path(inversion.path)
     if not path.is_file():
-        raise UsageError("no such file", where=str(path), do="Correct model.textual_inversion.")
+        raise UsageError("no such file", where=str(path), hint="Correct model.textual_inversion.")
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
-        do = "Give the embedding as .safetensors; a pickle that needs code to load is refused."
-        raise AuditError(f"the embedding does not load: {first_line(error)}", where=str(path), do=do) from error
+        hint = "Give the embedding as .safetensors; a pickle that needs code to load is refused."
+        raise AuditError(f"the embedding does not load: {first_line(error)}", where=str(path), hint=hint) from error
     token, vectors_VD = _embedding(content, str(path))
     if inversion.token is None and token in (None, "emb_params"):
-        do = "Say which token captions use: model.textual_inversion: [{path: ..., token: ...}]."
-        raise AuditError("the file does not say its token", where=str(path), do=do)
+        hint = "Say which token captions use: model.textual_inversion: [{path: ..., token: ...}]."
+        raise AuditError("the file does not say its token", where=str(path), hint=hint)
     return inversion.token or str(token), vectors_VD.detach()
 
 
@@ -117,7 +117,7 @@ def _embedding(content: Any, where: str) -> tuple[str | None, Tensor]:
     if isinstance(content, Mapping):
         if {"clip_l", "clip_g"} & content.keys():
             what = "this is an embedding for Stable Diffusion XL (clip_l, clip_g)"
-            raise AuditError(what, where=where, do="Give one for Stable Diffusion 1.x or 2.x.")
+            raise AuditError(what, where=where, hint="Give one for Stable Diffusion 1.x or 2.x.")
         if "string_to_param" in content and isinstance(content["string_to_param"], Mapping):
             token, vectors = content.get("name"), content["string_to_param"].get("*")
             if isinstance(vectors, Tensor):
@@ -126,8 +126,8 @@ def _embedding(content: Any, where: str) -> tuple[str | None, Tensor]:
             ((token, vectors),) = content.items()
             if isinstance(vectors, Tensor):
                 return str(token), vectors
-    do = "Give a file with one embedding, as diffusers or A1111 writes it."
-    raise AuditError("this is no textual inversion", where=where, do=do)
+    hint = "Give a file with one embedding, as diffusers or A1111 writes it."
+    raise AuditError("this is no textual inversion", where=where, hint=hint)
 
 
 @contextmanager

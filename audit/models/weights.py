@@ -91,8 +91,8 @@ def check_header(module: nn.Module, files: Sequence[Path], component: str, where
 
 
 def _damaged(path: Path, error: Exception) -> AuditError:
-    do = "The file is damaged or cut short. Download it again."
-    return AuditError(f"the model does not load: {first_line(error)}", where=str(path), do=do)
+    hint = "The file is damaged or cut short. Download it again."
+    return AuditError(f"the model does not load: {first_line(error)}", where=str(path), hint=hint)
 
 
 def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> dict[str, Tensor]:
@@ -103,11 +103,11 @@ def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> di
     adapted = [key for key in tensors if _ADAPTER.search(key)]
     if adapted:
         what = f"{component}: the weights were saved with an adapter (PEFT) in them: {few(adapted)}"
-        do = (
+        hint = (
             "Merge the adapter and save again: pipeline.fuse_lora(), pipeline.unload_lora_weights(), "
             "pipeline.save_pretrained(folder); of a PEFT model, merge_and_unload() first."
         )
-        raise AuditError(what, where=where, do=do)
+        raise AuditError(what, where=where, hint=hint)
     if component != "text_encoder":
         return dict(tensors)
     return {key.removeprefix("text_model."): tensor for key, tensor in tensors.items() if not _NOT_TEXT.search(key)}
@@ -140,7 +140,9 @@ def _check_names(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], co
         parts.append(f"{len(missing)} of its {len(expected)} weights are missing ({few(missing)})")
     if unexpected:
         parts.append(f"{len(unexpected)} weights belong to no layer ({few(unexpected)})")
-    raise AuditError(f"{component}: {'; '.join(parts)}", where=where, do=_remedy(found, expected, missing, unexpected))
+    raise AuditError(
+        f"{component}: {'; '.join(parts)}", where=where, hint=_remedy(found, expected, missing, unexpected)
+    )
 
 
 def _remedy(
@@ -165,14 +167,14 @@ def _remedy(
 def _checked(tensor: Tensor, like: Tensor, name: str, where: str, dtype: torch.dtype) -> Tensor:
     if tensor.shape != like.shape:
         what = f"{name} has the shape {list(tensor.shape)}, and config.json says {list(like.shape)}"
-        raise AuditError(what, where=where, do="Take config.json and weights from the same model.")
+        raise AuditError(what, where=where, hint="Take config.json and weights from the same model.")
     if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         what = f"{name} is of dtype {str(tensor.dtype).removeprefix('torch.')}: the weights are quantized"
-        raise AuditError(what, where=where, do="Give the weights in float32, float16 or bfloat16.")
+        raise AuditError(what, where=where, hint="Give the weights in float32, float16 or bfloat16.")
     loaded = tensor.to(dtype)
     if not loaded.isfinite().all():
         if tensor.isfinite().all():
             what = f"{name} has values that {str(dtype).removeprefix('torch.')} cannot hold"
-            raise AuditError(what, where=where, do="Load the model in float32 or bfloat16.")
-        raise AuditError(f"{name} has values that are NaN or infinite", where=where, do="The checkpoint is broken.")
+            raise AuditError(what, where=where, hint="Load the model in float32 or bfloat16.")
+        raise AuditError(f"{name} has values that are NaN or infinite", where=where, hint="The checkpoint is broken.")
     return loaded

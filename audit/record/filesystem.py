@@ -38,7 +38,7 @@ def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """
     uri = str(uri)
     if not uri.strip() or "\0" in uri:
-        raise UsageError(f"{uri!r} is no path", do="Give the path of a folder or a file, or a URI.")
+        raise UsageError(f"{uri!r} is no path", hint="Give the path of a folder or a file, or a URI.")
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(uri)
     try:
@@ -49,8 +49,8 @@ def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
         try:
             filesystem, path = fsspec.core.url_to_fs(uri)
         except (ImportError, ValueError) as error:
-            do = "Give a path, or a URI of a known scheme: s3://, gs://, file:// and others."
-            raise AuditError(f"cannot be opened: {unknown}; {error}", where=uri, do=do) from error
+            hint = "Give a path, or a URI of a known scheme: s3://, gs://, file:// and others."
+            raise AuditError(f"cannot be opened: {unknown}; {error}", where=uri, hint=hint) from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
@@ -60,7 +60,7 @@ def open_file(uri: str) -> pa.NativeFile:
     try:
         return filesystem.open_input_file(path)
     except FileNotFoundError:
-        raise AuditError("no such file", where=uri, do="Check the path in the configuration.") from None
+        raise AuditError("no such file", where=uri, hint="Check the path in the configuration.") from None
 
 
 def write_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
@@ -116,9 +116,9 @@ def writing(
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        do = "Make room, then run the same command again to resume."
+        hint = "Make room, then run the same command again to resume."
         what = f"there is no room to write it: {os.strerror(error.errno)}"
-        raise AuditError(what, where=path, do=do, kind=DISK_FULL) from error
+        raise AuditError(what, where=path, hint=hint, kind=DISK_FULL) from error
 
 
 def write_local(path: str | Path, content: bytes) -> None:

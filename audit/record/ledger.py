@@ -215,8 +215,8 @@ class Ledger:
 
 def damaged(path: str, error: Exception) -> AuditError:
     """Return the error of a part that is no Parquet file."""
-    do = "Restore it from a copy, or audit again with another --out; `crossaudit check` names every damaged part."
-    return AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, do=do)
+    hint = "Restore it from a copy, or audit again with another --out; `crossaudit check` names every damaged part."
+    return AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, hint=hint)
 
 
 def _encoding(layout: pa.Schema) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Rows:
         self.model, self.captions, self.seeds = model, _checked_captions(captions), _checked_seeds(seeds)
         self._batch_size = batch_size
         if batch_size is not None and batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}", do="Give a positive number, or None for the default.")
+            raise UsageError(f"batch_size is {batch_size}", hint="Give a positive number, or None for the default.")
         self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
         self.broken_at: dict[int, str] = {}  # row -> where it stopped being finite
 
@@ -210,21 +210,21 @@ def usual_batch(device: str) -> int:
 
 def _checked_captions(captions: Sequence[str]) -> list[str]:
     if isinstance(captions, str):
-        raise UsageError("captions is one string", do="Give a list of strings.")
+        raise UsageError("captions is one string", hint="Give a list of strings.")
     listed = list(captions)
     for at, caption in enumerate(listed):
         if not isinstance(caption, str):
-            raise UsageError(f"caption {at} is {caption!r}, not a string", do="Leave null captions out.")
+            raise UsageError(f"caption {at} is {caption!r}, not a string", hint="Leave missing captions out.")
         try:
             caption.encode()
         except UnicodeEncodeError as error:
             what = f"caption {at} is not valid Unicode: {error.reason}"
-            raise UsageError(what, do="Leave it out or mend it.") from None
+            raise UsageError(what, hint="Leave it out or mend it.") from None
     return listed
 
 
 def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     listed = [int(seed) for seed in seeds]
     if not listed or len(set(listed)) < len(listed) or any(not 0 <= seed < 2**63 for seed in listed):
-        raise UsageError(f"seeds is {listed}", do="Give one or more different non-negative whole numbers.")
+        raise UsageError(f"seeds is {listed}", hint="Give one or more different non-negative whole numbers.")
     return listed

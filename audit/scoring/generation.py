@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audit.attention.probe import AttentionProbe, MapProbe, finest_down_layers
 from audit.detectors import run_detectors
-from audit.detectors.detector import Follower, Step
+from audit.detectors.detector import Follower, TrajectoryStep
 from audit.errors import UsageError
 from audit.images.png import png
 from audit.models.model import Model
@@ -49,7 +49,7 @@ def generate(
     progress: called after each step of a batch.
     """
     if output not in OUTPUTS:
-        raise UsageError(f"output is {output!r}", do=f"Give one of: {', '.join(OUTPUTS)}.")
+        raise UsageError(f"output is {output!r}", hint=f"Give one of: {', '.join(OUTPUTS)}.")
     chosen = run_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
     ddim(model.scheduler_config, steps)  # a bad number of steps is an error even when there is nothing to generate
@@ -129,7 +129,7 @@ def denoise(
             attn_BLK = probe.take() if probe else None
             end_BQ = end_probe.take() if end_probe else None
             for follower in followers:
-                follower.observe(step, Step(attn_BLK, response_BCHW, end_BQ))
+                follower.observe(step, TrajectoryStep(attn_BLK, response_BCHW, end_BQ))
             noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW
             latents_BCHW = scheduler.step(noise_BCHW, timestep, latents_BCHW, return_dict=False)[0]
             bad_B = (broken_B < 0) & ~latents_BCHW.isfinite().flatten(1).all(1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from audit.detectors.detector import Step
+    from audit.detectors.detector import TrajectoryStep
 
 # Called with the step, what it counts, how many of these are done, and how many there are.
 Progress = Callable[[str, str, int, int], None]
@@ -30,6 +30,6 @@ class CountSteps:
     steps: int
     total: int
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         rows = self.at.stop - self.at.start
         self.progress(self.title, "steps", self.at.start * self.steps + (step + 1) * rows, self.total * self.steps)

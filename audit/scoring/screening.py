@@ -78,15 +78,17 @@ def screen(
             if attn_BLK is not None:
                 seen.attn_BLK[forward.position] = attn_BLK
             if output_BCHW is not None:
-                null_BCHW = unconditional[forward.position][batch.seed_B]
-                response_BCHW = response(scheduler, output_BCHW, null_BCHW, forward.timestep)
+                unconditional_BCHW = unconditional[forward.position][batch.seed_B]
+                response_BCHW = response(scheduler, output_BCHW, unconditional_BCHW, forward.timestep)
                 responses[forward.position] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
         for at, moved in positions.items():
-            null_BCHW, timestep = unconditional[moved][batch.seed_B], timesteps[moved]
+            unconditional_BCHW, timestep = unconditional[moved][batch.seed_B], timesteps[moved]
             seen.response_BCHW[at] = responses[moved]
-            seen.null_BCHW[at] = to_epsilon(scheduler, null_BCHW, seen.noise_BCHW, timestep)
+            seen.unconditional_BCHW[at] = to_epsilon(scheduler, unconditional_BCHW, seen.noise_BCHW, timestep)
             if at == 0:
-                seen.null_original_BCHW[at] = to_original(scheduler, null_BCHW, seen.noise_BCHW, timestep)
+                seen.unconditional_original_BCHW[at] = to_original(
+                    scheduler, unconditional_BCHW, seen.noise_BCHW, timestep
+                )
         return seen
 
     def measure(at: slice) -> dict[str, npt.NDArray[Any]]:
@@ -142,7 +144,7 @@ def forwards(
             if count > len(model.layers):
                 raise AuditError(
                     f"{detector.name} needs {count} cross-attention layers; this model has {len(model.layers)}",
-                    do="Leave that detector out.",
+                    hint="Leave that detector out.",
                 )
             layers[at] = max(count, layers.get(at, 0))
     full = {max(at, earliest) for detector in detectors for at in detector.response}

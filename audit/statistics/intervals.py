@@ -28,11 +28,11 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
     return float(beta.ppf(confidence, k + 1, n - k)) if k < n else 1.0
 
 
-def conformal_p(null_scores: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
+def conformal_p(control_scores: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
     """`(1 + #{null score >= s}) / (1 + n)` for each score s: [N] (Vovk et al., 2005)."""
-    null_sorted = np.sort(np.asarray(null_scores, dtype=np.float64))
-    at_least = len(null_sorted) - np.searchsorted(null_sorted, np.asarray(scores, dtype=np.float64), side="left")
-    return np.asarray((1 + at_least) / (1 + len(null_sorted)), dtype=np.float64)
+    control_sorted = np.sort(np.asarray(control_scores, dtype=np.float64))
+    at_least = len(control_sorted) - np.searchsorted(control_sorted, np.asarray(scores, dtype=np.float64), side="left")
+    return np.asarray((1 + at_least) / (1 + len(control_sorted)), dtype=np.float64)
 
 
 def q_values(p: npt.ArrayLike) -> Floats:
@@ -47,11 +47,11 @@ def q_values(p: npt.ArrayLike) -> Floats:
 
 def _check_counts(k: int, n: int) -> None:
     if n < 1 or not 0 <= k <= n:
-        raise AuditError(f"{k} of {n} is not a proportion", do="Give 0 <= k <= n and n >= 1.")
+        raise AuditError(f"{k} of {n} is not a proportion", hint="Give 0 <= k <= n and n >= 1.")
 
 
-def nulls_needed(rate: float) -> int:
-    """The fewest null captions that can set a threshold at `rate`: the smallest m with (m + 1) rate >= 1."""
+def controls_needed(rate: float) -> int:
+    """The fewest control captions that can set a threshold at `rate`: the smallest m with (m + 1) rate >= 1."""
     return math.ceil(1 / rate - 1 - 1e-9)  # 1 / 0.01 - 1 must not become 100
 
 

@@ -84,7 +84,7 @@ def alike(matches: pa.Table, embedder: str, column: str, floor: float) -> dict[s
     Returns:
         By caption_id all matches of the caption's generations, by the embedder, the highest first.
     """
-    mine = matches.filter((pc.field("purpose") == "null") & (pc.field("embedder") == embedder))
+    mine = matches.filter((pc.field("purpose") == "control") & (pc.field("embedder") == embedder))
     mine = mine.filter(pc.is_valid(mine[column]))
     high = mine.filter(pa.array(plain(mine, column) >= floor))
     mine = mine.filter(pc.is_in(mine["caption_id"], value_set=high["caption_id"].combine_chunks()))
@@ -179,7 +179,7 @@ def _reasons(
         reasons.append(f"a variant of a caption of that image: {nearest!r}")
     if control.image_id in reproduced:
         reasons.append("the model copies that image from a caption of its own too")
-    if column == "similarity" and best["shared"] is not None and best["shared"] >= WHOLE:
+    if column == "similarity" and best["pixel_agreement"] is not None and best["pixel_agreement"] >= WHOLE:
         reasons.append(f"the two agree pixel by pixel in {100 * best['shared']:.0f} % of the picture")
     following = control.next_similarity
     # The rule of an extraction: at most half as far (squared) from the image as from the next one.

@@ -29,7 +29,7 @@ def copies(matches: pa.Table, thresholds: Mapping[str, Threshold]) -> tuple[Flag
     """
     like = beyond(matches, "verbatim", thresholds["verbatim"])
     inside = beyond(matches, "region", thresholds["region"])
-    shared = matches["shared"].to_numpy()
+    shared = matches["pixel_agreement"].to_numpy()
     in_part = (shared >= LEAST) & (shared < WHOLE)
     whole = like & ~in_part
     return whole, (like | inside) & ~whole
@@ -43,8 +43,8 @@ def copied_images(matches: pa.Table, embedder: str, thresholds: Mapping[str, Thr
     mine = matches.filter((pc.field("embedder") == embedder) & (pc.field("purpose") == "discover"))
     whole, part = copies(mine, thresholds)
     how = pa.array(np.where(whole, VERBATIM, PARTIAL), pa.string())
-    found = mine.append_column("how", how).filter(pa.array(whole | part))
-    order = [("caption_id", "ascending"), ("image_id", "ascending"), ("how", "descending")]
+    found = mine.append_column("copy_type", how).filter(pa.array(whole | part))
+    order = [("caption_id", "ascending"), ("image_id", "ascending"), ("copy_type", "descending")]
     found = found.sort_by([*order, ("similarity", "descending"), ("seed", "ascending")])
     keys = ["caption_id", "image_id"]
     others = [name for name in COPIED_IMAGES.names if name not in keys]
@@ -61,7 +61,7 @@ def links(copied: pa.Table, pixels_of: Mapping[str, Pixels]) -> pa.Table:
     ids = sorted(set(copied["image_id"].to_pylist()))
     pixels_NPP3 = np.stack([pixels_of[id_] for id_ in ids]) if ids else np.empty((0, SIDE, SIDE, 3), np.float32)
     means_NTT3 = tile_means(pixels_NPP3)
-    parts = copied.filter(pc.equal(copied["how"], PARTIAL)).group_by(["image_id", "region"]).aggregate([])
+    parts = copied.filter(pc.equal(copied["copy_type"], PARTIAL)).group_by(["image_id", "region"]).aggregate([])
     found: set[tuple[str, str]] = set()
     for id_, region in zip(*(parts[name].to_pylist() for name in ("image_id", "region")), strict=True):
         others = np.flatnonzero(showing(pixels_NPP3, means_NTT3, pixels_of[id_], region_of(region)))

@@ -20,7 +20,7 @@ from audit.verdicts.thresholds import Threshold
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageCounts:
     """What could be looked up: how many training images were listed, how many and which could not be read."""
 
     listed: int
@@ -40,9 +40,9 @@ def judge(
     rows: pa.Table,
     embedder: str,
     thresholds: Mapping[str, Threshold],
-    images: Images,
+    images: ImageCounts,
     failures: pa.Table,
-    max_unreadable: float = 0.01,
+    max_unreadable_fraction: float = 0.01,
 ) -> pa.Table:
     """One verdict a caption (schema VERDICTS), in the order of `captions`; `p_not_reproduced` is still null.
 
@@ -59,31 +59,31 @@ def judge(
     selected = _true(pc.is_valid(score["selected_by"]))
 
     best = _lookup(ids, _best_copies(copied))
-    whole, region = (_true(pc.equal(best["how"], how)) for how in (VERBATIM, PARTIAL))
+    whole, region = (_true(pc.equal(best["copy_type"], how)) for how in (VERBATIM, PARTIAL))
     own = rows.select(["caption_id", "image_id"]).filter(pc.field("caption_id").isin(ids.filter(pa.array(selected))))
     verdict = np.select(
         [whole, region, selected & ~_positive(found["finished"])],
         [VERBATIM, PARTIAL, "error"],
-        np.where(selected, "unconfirmed", np.where(_true(pc.is_null(score["score"])), "error", "clear")),
+        np.where(selected, "unconfirmed", np.where(_true(pc.is_null(score["score"])), "error", "not_selected")),
     ).astype(object)
     negative = verdict == "unconfirmed"
     verdict[negative & (images.listed == 0)] = "unknown"
     verdict[negative & (images.listed > 0) & ~_positive(found["looked_up"])] = "error"
-    verdict[(verdict == "unconfirmed") & _blind(ids, own, images, max_unreadable)] = "unknown"
+    verdict[(verdict == "unconfirmed") & _blind(ids, own, images, max_unreadable_fraction)] = "unknown"
 
     k, n = _reproduced(ids, mine, region, whole | region, thresholds)
     missed = pa.array((verdict == "unconfirmed") & _true(pc.is_in(ids, value_set=_near(mine, thresholds))))
     columns = {
         "caption_id": ids,
         "caption": captions["caption"],
-        "copies": captions["copies"],
+        "row_count": captions["row_count"],
         "verdict": pa.array(verdict, pa.string()),
         "score": score["score"],
-        "self_control": _lookup(ids, controls)["self_control"],
+        "perturbation_margin": _lookup(ids, controls)["perturbation_margin"],
         "p_unseen": score["p_unseen"],
         "p_not_reproduced": pa.nulls(len(ids), pa.float64()),
-        "reproduced_k": k,
-        "reproduced_n": n,
+        "fresh_copies": k,
+        "fresh_generations": n,
         "support": _support(pa.array(whole | region), k, n),
         "near_miss": missed,
         "image_id": pc.coalesce(best["image_id"], found["image_id"]),
@@ -94,7 +94,7 @@ def judge(
         "image_cluster_size": score["image_cluster_size"],
         "error": _messages(ids, found["error"], failures, verdict),
     }
-    counts = captions["copies"], k, n, score["image_cluster_size"]
+    counts = captions["row_count"], k, n, score["image_cluster_size"]
     parts = zip(verdict, *(column.to_pylist() for column in counts), strict=True)
     columns["risk"] = pa.array([risk(*part) for part in parts], pa.string())
     return pa.table({name: columns[name] for name in VERDICTS.names}, schema=VERDICTS)
@@ -106,17 +106,17 @@ def negatives(verdicts: pa.Table, scores: pa.Table) -> np.ndarray:
     return verdicts["score"].filter(pa.array(_negative(verdicts, found["selected_by"]))).to_numpy()
 
 
-def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, null_M: np.ndarray) -> pa.Table:
+def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, control_M: np.ndarray) -> pa.Table:
     """Verdicts with conformal p-values against `negatives` of all captions (Jin and Candes, arXiv 2210.01408).
 
     A small one: scored unlike a caption that does not reproduce. Null without a sample, or without a score.
     """
-    if not len(null_M):
+    if not len(control_M):
         return verdicts
     found = _lookup(verdicts["caption_id"].combine_chunks(), scores)
     score_N = verdicts["score"].to_numpy().astype(float)
-    p_N = conformal_p(null_M, score_N)
-    one_N, m = _negative(verdicts, found["selected_by"]), len(null_M)
+    p_N = conformal_p(control_M, score_N)
+    one_N, m = _negative(verdicts, found["selected_by"]), len(control_M)
     p_N[one_N] = (p_N[one_N] * (m + 1) - 1) / m  # against the others: its own score was counted twice
     at = verdicts.schema.get_field_index("p_not_reproduced")
     return verdicts.set_column(at, verdicts.field(at), pa.array(p_N, mask=np.isnan(score_N)))
@@ -142,10 +142,10 @@ def _positive(counts: pa.ChunkedArray) -> np.ndarray:
 
 def _best_copies(copied: pa.Table) -> pa.Table:
     """(caption_id, how, image_id) of the image that each caption copied best, a copy of the whole before any other."""
-    order = [("how", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
+    order = [("copy_type", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
     best = copied.sort_by(order).group_by("caption_id", use_threads=False)
-    best = best.aggregate([("how", "first"), ("image_id", "first")])
-    return best.rename_columns(["caption_id", "how", "image_id"])
+    best = best.aggregate([("copy_type", "first"), ("image_id", "first")])
+    return best.rename_columns(["caption_id", "copy_type", "image_id"])
 
 
 def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
@@ -175,12 +175,12 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
     return summary
 
 
-def _blind(ids: pa.Array, own: pa.Table, images: Images, max_unreadable: float) -> np.ndarray:
+def _blind(ids: pa.Array, own: pa.Table, images: ImageCounts, max_unreadable_fraction: float) -> np.ndarray:
     """Captions for which no match proves nothing: [N] bool (design, 2: `unknown`)."""
     own = own.filter(pc.field("image_id").is_valid())
     unread = own.filter(pc.field("image_id").isin(images.unreadable_ids))["caption_id"]
     blind = _true(pc.is_in(ids, value_set=unread))
-    if images.listed and images.unreadable / images.listed > max_unreadable:
+    if images.listed and images.unreadable / images.listed > max_unreadable_fraction:
         blind |= ~_true(pc.is_in(ids, value_set=own["caption_id"]))
     return blind
 

@@ -7,7 +7,11 @@ from audit.statistics.intervals import clopper_pearson
 
 
 def risk(
-    verdict: str, copies: int, reproduced_k: int | None, reproduced_n: int | None, image_cluster_size: int | None = None
+    verdict: str,
+    row_count: int,
+    fresh_copies: int | None,
+    fresh_generations: int | None,
+    image_cluster_size: int | None = None,
 ) -> str:
     """Rate a verdict, by the lower bound of the rate over fresh seeds and by how often the caption was trained on.
 
@@ -24,12 +28,12 @@ def risk(
     occurs once is the likeliest to be private. Bound: Clopper-Pearson, two-sided 95 %.
     """
     if verdict not in CONFIRMED_WORDS:
-        return {"unconfirmed": "low", "clear": "none"}.get(verdict, "unknown")
-    if not reproduced_n or reproduced_k is None:
+        return {"unconfirmed": "low", "not_selected": "none"}.get(verdict, "unknown")
+    if not fresh_generations or fresh_copies is None:
         return "medium" if verdict == "verbatim" else "low"
-    if not reproduced_k:
+    if not fresh_copies:
         return "low"
-    step = 2 if clopper_pearson(reproduced_k, reproduced_n)[0] >= 0.1 else 1
-    once = copies == 1 and image_cluster_size in (1, None)
+    step = 2 if clopper_pearson(fresh_copies, fresh_generations)[0] >= 0.1 else 1
+    once = row_count == 1 and image_cluster_size in (1, None)
     step = step - (verdict == "partial") + once
     return ("low", "medium", "high")[min(step, 2)]

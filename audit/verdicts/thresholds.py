@@ -88,7 +88,7 @@ def control_maxima(matches: pa.Table, embedder: str, kind: str) -> pa.Table:
     Null for a control caption whose generations have no comparable region.
     """
     column = COLUMNS[kind]
-    mine = matches.filter((pc.field("purpose") == "null") & (pc.field("embedder") == embedder))
+    mine = matches.filter((pc.field("purpose") == "control") & (pc.field("embedder") == embedder))
     best = mine.group_by("caption_id").aggregate([(column, "max")]).sort_by("caption_id")
     return best.select(["caption_id", f"{column}_max"]).rename_columns(["caption_id", "similarity"])
 

@@ -55,7 +55,7 @@ def train_denoiser(work: Work, seed: Seed = 0) -> None:
 
 @app.command()
 def bundle(work: Work, out: Annotated[Path, typer.Option(help="Folder of the bundle.")], seed: Seed = 0) -> None:
-    """Lay out the bundle: model, data, embedders, and the screen of the null captions."""
+    """Lay out the bundle: model, data, embedders, and the screen of the control captions."""
     data = dataset.build(work / "artwork", seed)
     dataset.write(data, out, seed)
     for source, target in (("model", "model"), ("clip", "embedders/clip")):
@@ -64,7 +64,7 @@ def bundle(work: Work, out: Annotated[Path, typer.Option(help="Folder of the bun
     shutil.copy(work / "sscd.safetensors", out / "embedders/sscd.safetensors")
     shutil.copy(HERE / "audit.yaml", out / "audit.yaml")
     table = audit.screen(audit.load_model(out / "model"), data.calibration, batch_size=64)
-    pq.write_table(table, out / "null_screen.parquet", compression="zstd")
+    pq.write_table(table, out / "control_screen.parquet", compression="zstd")
 
 
 @app.command()

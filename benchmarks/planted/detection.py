@@ -71,7 +71,7 @@ def see(
     out: Annotated[Path, typer.Option(help="Folder of the tables.")],
     seeds: Annotated[list[int], typer.Option(help="Of the screen.")] = [0],  # noqa: B006
 ) -> None:
-    """Write what all detectors see of a variant: `truth`; `screen`, `runs` and `seeds`, and those of null captions."""
+    """Write what all detectors measure on a variant (`truth`, `screen`, `runs`, `seeds`) and on control captions."""
     torch.set_num_threads(1)
     for folder in folders:
         tables = _seen(audit.load_model(folder / "model"), folder, seeds)
@@ -90,7 +90,7 @@ def _seen(model: audit.Model, folder: Path, seeds: list[int]) -> dict[str, pa.Ta
     images = pictures(folder / "images")
     runs = {
         "runs": planted + _some(unseen, NONE),
-        "null_runs": _some(null, NULL),
+        "control_runs": _some(null, NULL),
     }
     tables = {
         name: audit.generate(model, captions, [SEED], STEPS, GUIDANCE, RUNS, batch_size=BATCH)
@@ -108,11 +108,11 @@ def _seen(model: audit.Model, folder: Path, seeds: list[int]) -> dict[str, pa.Ta
     return {
         "truth": pa.table(truth | {"planted": [True] * len(planted) + [False] * len(unseen)}),
         "screen": audit.screen(model, planted + unseen + others, seeds, ONE_SEED, BATCH),
-        "null_screen": audit.screen(model, null, seeds, ONE_SEED, BATCH),
+        "control_screen": audit.screen(model, null, seeds, ONE_SEED, BATCH),
         "seeds": audit.screen(model, runs["runs"], FOUR, ("seed_agreement",), BATCH),
-        "null_seeds": audit.screen(model, runs["null_runs"], FOUR, ("seed_agreement",), BATCH),
+        "control_seeds": audit.screen(model, runs["control_runs"], FOUR, ("seed_agreement",), BATCH),
         "runs": tables["runs"].drop_columns(["image"]),
-        "null_runs": tables["null_runs"].drop_columns(["image"]),
+        "control_runs": tables["control_runs"].drop_columns(["image"]),
     }
 
 

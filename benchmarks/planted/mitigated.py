@@ -165,8 +165,8 @@ def delayed_guidance(pipeline: StableDiffusionPipeline, until: int) -> Iterator[
         step = (step + 1) % STEPS
         if step >= until:
             return None
-        null_BCHW = output[0].chunk(2)[0]
-        return (torch.cat([null_BCHW, null_BCHW]),)
+        unconditional_BCHW = output[0].chunk(2)[0]
+        return (torch.cat([unconditional_BCHW, unconditional_BCHW]),)
 
     handle = pipeline.unet.register_forward_hook(replace)
     try:
@@ -182,7 +182,7 @@ def settings(bundle: Path) -> dict[str, Setting]:
         for scale in SCALES:
             if (keep, scale) != ("all", 1.0):
                 found[f"keep={keep} bos_scale={scale:g}"] = partial(audit.mitigated, bos_scale=scale, keep=keep)
-    null = pq.read_table(bundle / "null_screen.parquet")
+    null = pq.read_table(bundle / "control_screen.parquet")
     for detector in ("attention_profile", "profile"):
         calibration = audit.calibrate(null, detector)
         for scale in (10.0, 30.0, 100.0):

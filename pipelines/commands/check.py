@@ -10,8 +10,8 @@ import typer
 from pipelines.commands.options import Json, RunDir, Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit check run")(check)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit check run")(check)
 
 
 def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:

@@ -11,8 +11,8 @@ from audit.errors import UsageError
 from pipelines.commands.options import Overrides, Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit config audit.yaml --set generate.steps=20")(config)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit config audit.yaml --set generate.steps=20")(config)
 
 
 def config(
@@ -31,7 +31,7 @@ def config(
         typer.echo(json.dumps(Config.model_json_schema(), indent=2))
         return
     if path is None:
-        raise UsageError("give a configuration, or --schema", do="For example: crossaudit config audit.yaml")
+        raise UsageError("give a configuration, or --schema", hint="For example: crossaudit config audit.yaml")
     settings, _ = load_config(path, set_ or [])
     check_detectors(settings)
     typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)

@@ -9,8 +9,10 @@ import typer
 from pipelines.commands.options import Overrides, Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit demo --out /tmp/demo && crossaudit check /tmp/demo")(demo)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit demo --out /tmp/demo && crossaudit check /tmp/demo")(
+        demo
+    )
 
 
 def demo(

@@ -7,8 +7,8 @@ import typer
 from pipelines.commands.options import Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit detectors")(detectors)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit detectors")(detectors)
 
 
 def detectors(verbose: Verbose = False) -> None:

@@ -9,12 +9,14 @@ import typer
 
 from pipelines.commands.options import Device, Dtype, Verbose, check_writable
 
-BAND = 64  # null captions that are run for the band: each costs a generation
+BAND = 64  # control captions that are run for the band: each costs a generation
 
 
-def register(app: typer.Typer) -> None:
-    example = 'Example: crossaudit explain my-model "a caption" --calibration run/calibration.json --null null.txt'
-    app.command(epilog=example)(explain)
+def register(app: typer.Typer, panel: str) -> None:
+    example = (
+        'Example: crossaudit explain my-model "a caption" --calibration run/calibration.json --controls controls.txt'
+    )
+    app.command(rich_help_panel=panel, epilog=example)(explain)
 
 
 def explain(
@@ -23,7 +25,7 @@ def explain(
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="RUN/calibration.json of a run of this model, for the score.")
     ] = None,
-    null: Annotated[
+    controls: Annotated[
         str | None,
         typer.Option(metavar="FILE", help=f"Captions never trained on, one a line: {BAND} of them are run beside it."),
     ] = None,
@@ -44,7 +46,7 @@ def explain(
     from audit.models.precision import resolve_dtype
     from pipelines.console.progress import told, waiting
     from pipelines.console.terminal import say
-    from pipelines.reading.control_captions import read_null_captions, spread
+    from pipelines.reading.control_captions import read_control_captions, spread
     from pipelines.reading.local_copies import fetched
     from pipelines.runs.written_files import run_of, write_picture
     from reports.explanation import render
@@ -52,9 +54,9 @@ def explain(
 
     check_suffix(out, (".html", ".htm"))
     check_writable(out)
-    unseen = spread(read_null_captions(null, "caption"), BAND) if null else []
-    if null and not unseen:
-        raise audit.UsageError("there are no null captions", where=null, do="Give one caption a line.")
+    unseen = spread(read_control_captions(controls, "caption"), BAND) if controls else []
+    if controls and not unseen:
+        raise audit.UsageError("there are no control captions", where=controls, hint="Give one caption a line.")
     known = None if calibration is None else audit.load_calibration(calibration)
     with waiting("loading the model"):
         loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device))

@@ -10,9 +10,9 @@ import typer
 from pipelines.commands.options import ConfigFile, Overrides, Verbose
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     example = "Example: crossaudit index audit.yaml --out laion-index, then in audit.yaml: index: {path: laion-index}"
-    app.command(epilog=example)(index)
+    app.command(rich_help_panel=panel, epilog=example)(index)
 
 
 def index(

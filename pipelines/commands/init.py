@@ -12,8 +12,10 @@ from audit.errors import UsageError
 from pipelines.commands.options import Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit init && $EDITOR audit.yaml && crossaudit run audit.yaml")(init)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(
+        rich_help_panel=panel, epilog="Example: crossaudit init && $EDITOR audit.yaml && crossaudit run audit.yaml"
+    )(init)
 
 
 def init(
@@ -25,8 +27,8 @@ def init(
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
     except FileExistsError:
-        raise UsageError("is there already", where=str(path), do="Give another name, or move it away.") from None
+        raise UsageError("is there already", where=str(path), hint="Give another name, or move it away.") from None
     except OSError as error:
-        do = "Give a name in a folder that is there and that you may write to."
-        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), do=do) from None
+        hint = "Give a name in a folder that is there and that you may write to."
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from None
     typer.echo(f"{path}: fill in model, captions, images and calibration, then `crossaudit run {path}`")

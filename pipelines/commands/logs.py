@@ -9,8 +9,8 @@ import typer
 from pipelines.commands.options import Address, RunDir, Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit logs s3://bucket/runs/june --follow")(logs)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit logs s3://bucket/runs/june --follow")(logs)
 
 
 def logs(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit lookup run --image mine.png")(lookup)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit lookup run --image mine.png")(lookup)
 
 
 def lookup(
@@ -82,9 +82,9 @@ def _summary(found: pa.Table) -> str:
     made = f"{len(captions):,} caption{'s' * (len(captions) != 1)}; " + (
         f"{len(copied):,} of them made the model copy such an image" if copied else _uncopied(rows)
     )
-    again = [row for row in copied.values() if row["reproduced_n"]]
+    again = [row for row in copied.values() if row["fresh_generations"]]
     if again:
-        k, n = (sum(row[name] for row in again) for name in ("reproduced_k", "reproduced_n"))
+        k, n = (sum(row[name] for row in again) for name in ("fresh_copies", "fresh_generations"))
         made += f", and did again with {k:,} of {n:,} fresh seeds"
     return made + "."
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Keep(StrEnum):
+class KeepPositions(StrEnum):
     """Which text positions every cross-attention may see."""
 
     eos = "eos"
@@ -21,8 +21,10 @@ class Keep(StrEnum):
     all = "all"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit mitigate run --bos-scale 1.25 --bos-scale 2 --keep eos")(mitigate)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(
+        rich_help_panel=panel, epilog="Example: crossaudit mitigate run --bos-scale 1.25 --bos-scale 2 --keep eos"
+    )(mitigate)
 
 
 def mitigate(
@@ -32,7 +34,8 @@ def mitigate(
         typer.Option(metavar="FACTOR", help="Factor of the BOS logit (default: 1, 1.25, 2, 4). May be repeated."),
     ] = None,
     keep: Annotated[
-        list[Keep] | None, typer.Option(help="Text that stays visible (default: each of them). May be repeated.")
+        list[KeepPositions] | None,
+        typer.Option(help="Text that stays visible; repeatable (default: each of them)."),
     ] = None,
     captions: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many confirmed captions.")] = 100,
     ordinary: Annotated[int, typer.Option(min=0, metavar="N", help="At most so many captions that are clear.")] = 50,
@@ -51,7 +54,7 @@ def mitigate(
     """
     from pipelines.runs.mitigate import BOS_SCALES, Request, mitigate_run
 
-    scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or Keep)
+    scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or KeepPositions)
     request = Request(scales, keeps, captions, ordinary, seeds, clip)
     _print(mitigate_run(run, request))
     typer.echo(f"{run.rstrip('/')}/report.html")
@@ -67,9 +70,9 @@ def _print(summary: pa.Table) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     rows = summary.to_pylist()
-    ordinary = {(row["keep"], row["bos_scale"]): row for row in rows if row["group"] == "ordinary"}
+    ordinary = {(row["keep"], row["bos_scale"]): row for row in rows if row["caption_set"] == "ordinary"}
     for row in rows:
-        if row["group"] == "confirmed":
+        if row["caption_set"] == "confirmed":
             other = ordinary.get((row["keep"], row["bos_scale"]), {})
             figures = (row["median_similarity"], other.get("clip_score"))
             shown = ["" if figure is None else f"{figure:.3f}" for figure in figures]

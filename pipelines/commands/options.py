@@ -46,10 +46,10 @@ Overrides = Annotated[
 
 def check_writable(path: Path) -> None:
     """Check before any work that a file can be written. Raises UsageError if it is a folder or its folder is none."""
-    do = "Give another --out."
+    hint = "Give another --out."
     if path.is_dir():
-        raise UsageError("is a folder, not a file", where=str(path), do=do)
+        raise UsageError("is a folder, not a file", where=str(path), hint=hint)
     if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", where=str(path), do=do)
+        raise UsageError(f"there is no folder {path.parent}", where=str(path), hint=hint)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError("cannot be written: permission denied", where=str(path), do=do)
+        raise UsageError("cannot be written: permission denied", where=str(path), hint=hint)

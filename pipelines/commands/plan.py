@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 CONFIRMED = 100
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit plan audit.yaml --gpus 8 --price 2.50")(plan)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit plan audit.yaml --gpus 8 --price 2.50")(plan)
 
 
 def plan(
@@ -41,7 +41,7 @@ def plan(
     Counts rows from metadata and FLOPs from the models' configurations, and measures one worker for a minute or so
     (or believes --tflops, which needs neither GPU nor weights). Writes nothing.
     """
-    from audit.costs.expected_claims import of_audit_sample, of_null_captions
+    from audit.costs.expected_claims import of_audit_sample, of_control_captions
     from pipelines.configuration.settings import load_config
     from pipelines.console.progress import waiting
     from pipelines.console.terminal import Console
@@ -54,13 +54,15 @@ def plan(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100)
-    rate = settings.confirm.null_rate if settings.images else None
+    rate = settings.confirm.control_rate if settings.images else None
     sample = min(settings.select.audit_sample, work.captions)
     console.print(_list([*_inputs(made), *_speeds(made, tflops)]))
     console.print(_table(made, lines, work.fresh(CONFIRMED), price))
     console.print(_list(_notes(made, lines, gpus)))
     console.print("What it could claim", style="bold")
-    console.print(_list([*of_null_captions(work.nulls, rate, work.captions), *of_audit_sample(sample, work.captions)]))
+    console.print(
+        _list([*of_control_captions(work.nulls, rate, work.captions), *of_audit_sample(sample, work.captions)])
+    )
 
 
 def _list(lines: list[str]) -> Table:

@@ -10,20 +10,22 @@ import typer
 from pipelines.commands.options import RunDir, Verbose
 
 
-class Keep(StrEnum):
+class KeepPictures(StrEnum):
     """Whose pictures stay."""
 
     confirmed = "confirmed"
     none = "none"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit purge run --keep confirmed")(purge)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit purge run --keep confirmed")(purge)
 
 
 def purge(
     run: RunDir,
-    keep: Annotated[Keep, typer.Option(help="Pictures of confirmed captions and the evidence stay, or none do.")],
+    keep: Annotated[
+        KeepPictures, typer.Option(help="Keep the pictures of confirmed captions and the evidence, or none.")
+    ],
     verbose: Verbose = False,
 ) -> None:
     """Remove generations and training images from a finished run, for good: they may be personal data.

@@ -23,9 +23,9 @@ class Format(StrEnum):
     json = "json"
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     example = 'Example: crossaudit query run "select verdict, count(*) from verdicts group by all"'
-    app.command(epilog=example)(query)
+    app.command(rich_help_panel=panel, epilog=example)(query)
 
 
 def query(
@@ -52,7 +52,7 @@ def query(
     from reports.query import query as ask
 
     if spreadsheet_safe and format is not Format.csv:
-        raise UsageError("--spreadsheet-safe changes CSV only", do="Add --format csv.")
+        raise UsageError("--spreadsheet-safe changes CSV only", hint="Add --format csv.")
     with waiting("asking"):
         result = ask(run, sql)
     if format is Format.csv:

@@ -7,8 +7,8 @@ import typer
 from pipelines.commands.options import RunDir, Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit report run")(report)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit report run")(report)
 
 
 def report(run: RunDir, verbose: Verbose = False) -> None:

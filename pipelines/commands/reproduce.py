@@ -10,8 +10,8 @@ import typer
 from pipelines.commands.options import RunDir, Verbose, check_writable
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog='Example: crossaudit reproduce run "a caption" --out case.png')(reproduce)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog='Example: crossaudit reproduce run "a caption" --out case.png')(reproduce)
 
 
 def reproduce(

@@ -26,8 +26,10 @@ class FailOn(StrEnum):
     partial = "partial"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit run audit.yaml --set select.budget=500 --out runs/june")(run)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(
+        rich_help_panel=panel, epilog="Example: crossaudit run audit.yaml --set select.budget=500 --out runs/june"
+    )(run)
 
 
 def run(
@@ -61,8 +63,10 @@ def run(
 
     settings, given = load_config(config, set_ or [], out)
     if fail_on and settings.images is None:
-        do = "Set `images`, or leave --fail-on out."
-        raise UsageError(f"without training images no caption can be found to be {fail_on}", where="--fail-on", do=do)
+        hint = "Set `images`, or leave --fail-on out."
+        raise UsageError(
+            f"without training images no caption can be found to be {fail_on}", where="--fail-on", hint=hint
+        )
     with redirect_stdout(sys.stderr) if json_ else nullcontext():
         if check_only:
             found = check(settings)

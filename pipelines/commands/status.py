@@ -9,8 +9,8 @@ import typer
 from pipelines.commands.options import Address, Json, RunDir, Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit status s3://bucket/runs/june")(status)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit status s3://bucket/runs/june")(status)
 
 
 def status(run: RunDir, address: Address = None, json_: Json = False, verbose: Verbose = False) -> None:

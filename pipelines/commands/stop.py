@@ -7,8 +7,8 @@ import typer
 from pipelines.commands.options import Address, RunDir, Verbose
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit stop s3://bucket/runs/june")(stop)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit stop s3://bucket/runs/june")(stop)
 
 
 def stop(run: RunDir, address: Address = None, verbose: Verbose = False) -> None:

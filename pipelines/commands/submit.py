@@ -9,9 +9,9 @@ import typer
 from pipelines.commands.options import ConfigFile, Overrides, Verbose
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     example = "Example: crossaudit submit audit.yaml --address http://head:8265 --out s3://bucket/runs/june --wait"
-    app.command(epilog=example)(submit)
+    app.command(rich_help_panel=panel, epilog=example)(submit)
 
 
 def submit(
@@ -51,7 +51,9 @@ def submit(
     try:
         if wait:
             if cluster.follow(job.id, lambda text: say_log(text, err=True)) == "STOPPED":
-                raise AuditError("was stopped", where=f"job {job.id}", do="The same submission again goes on with it.")
+                raise AuditError(
+                    "was stopped", where=f"job {job.id}", hint="The same submission again goes on with it."
+                )
             typer.echo(f"{settings.out}/report.html")
             return
         state = cluster.await_start(job.id, lambda: has_begun(settings.out, job))

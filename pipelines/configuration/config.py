@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from audit.models.precision import DtypeName
-from audit.statistics.intervals import nulls_needed
+from audit.statistics.intervals import controls_needed
 
 
 def _distinct(seeds: list[int]) -> list[int]:
@@ -121,7 +121,7 @@ class Images(_Section):
         description="WebDataset tars, Parquet files with image bytes, or image files: paths, folders or globs."
     )
     column: str = Field(default="image", description="The column of the image bytes in Parquet files.")
-    pair: Literal["stem_key", "key", "none"] = Field(
+    join_on: Literal["stem_key", "key", "none"] = Field(
         default="stem_key",
         description="How a caption finds its own image: by file stem and key, by key alone, or not at all.",
     )
@@ -133,7 +133,7 @@ class Images(_Section):
         default=0.9,
         ge=0,
         le=1,
-        description="The run stops if a smaller share of the rows finds its own image (unless pair is none, or all "
+        description="The run stops if a smaller share of the rows finds its own image (unless join_on is none, or all "
         "captions are plain text, whose lines name no image).",
     )
     exif: Literal["apply", "ignore", "both"] = Field(
@@ -145,7 +145,7 @@ class Images(_Section):
     _short = model_validator(mode="before")(_paths)
 
 
-class NullCaptions(_Section):
+class ControlCaptions(_Section):
     captions: str = Field(description="Captions never trained on: a text file, one a line, or Parquet.")
     column: str = Field(default="caption", description="The caption column, if `captions` is Parquet.")
     screen: str | None = Field(default=None, description="Their precomputed screen table (Parquet, of `audit.screen`).")
@@ -173,7 +173,7 @@ class Select(_Section):
         default=1000, ge=0, le=MOST, description="Captions drawn at random from all, whatever their score."
     )
     seed: Seed = Field(default=0, description="The seed of that draw.")
-    self_control: bool = Field(
+    perturbation_margin: bool = Field(
         default=False, description="Score eight variants of each selected caption beside it: eight screens more each."
     )
 
@@ -187,15 +187,17 @@ class Generate(_Section):
 
 
 class _Embedder(_Section):
-    verbatim: float | None = Field(
+    min_similarity_verbatim: float | None = Field(
         default=None,
         ge=-1,
         le=1,
         description="The floor under the threshold of `verbatim`: the least similarity of a copy "
         "(default: 0.5 for SSCD, what was measured for a small descriptor; other embedders need it to decide).",
     )
-    region: float | None = Field(default=None, ge=-1, le=1, description="The same of a region, for `partial`.")
-    duplicate: float | None = Field(
+    min_similarity_region: float | None = Field(
+        default=None, ge=-1, le=1, description="The same of a region, for `partial`."
+    )
+    min_similarity_duplicate: float | None = Field(
         default=None,
         description="From which similarity on training images are near duplicates (default: as edited copies are).",
     )
@@ -209,10 +211,10 @@ class _Embedder(_Section):
         return self.model_dump(mode="json", exclude=set(_Embedder.model_fields))
 
 
-class Sscd(_Embedder):
+class SscdOptions(_Embedder):
     weights: str = Field(
         default="sscd_disc_mixup",
-        description="sscd_disc_mixup or sscd_disc_large, from the cache (`crossaudit fetch`), or a file: "
+        description="sscd_disc_mixup or sscd_disc_large, from the cache (`crossaudit download-weights`), or a file: "
         ".torchvision.pt, .torchscript.pt, or .safetensors of a small descriptor.",
     )
     resize: Literal["square_320", "short_288"] = Field(
@@ -221,7 +223,7 @@ class Sscd(_Embedder):
     torchscript: bool = Field(default=False, description="Whether a .torchscript.pt file, a program, may be run.")
 
 
-class Clip(_Embedder):
+class ClipOptions(_Embedder):
     weights: str = Field(description="An open_clip folder, architecture/tag, or with `model` a file of weights.")
     model: str | None = Field(
         default=None, description="The open_clip architecture, or architecture/tag, of a file of weights."
@@ -233,17 +235,21 @@ class Confirm(_Section):
         default=["sscd"], min_length=1, description="The first one decides."
     )
     fresh_seeds: int = Field(default=16, ge=0, le=10_000, description="New seeds for each confirmed caption.")
-    null_captions: int = Field(default=200, gt=0, le=MOST, description="How many null captions set the threshold.")
-    null_rate: Rate = Field(default=0.01, description="The rate of null captions allowed beyond the threshold.")
-    max_unreadable: float = Field(default=0.01, ge=0, le=1, description="Beyond this share no match means `unknown`.")
-    sscd: Sscd = Sscd()
-    clip: Clip | None = None
+    control_captions: int = Field(
+        default=200, gt=0, le=MOST, description="How many control captions set the threshold."
+    )
+    control_rate: Rate = Field(default=0.01, description="The rate of control captions allowed beyond the threshold.")
+    max_unreadable_fraction: float = Field(
+        default=0.01, ge=0, le=1, description="Beyond this share no match means `unknown`."
+    )
+    sscd: SscdOptions = SscdOptions()
+    clip: ClipOptions | None = None
 
     @model_validator(mode="after")
-    def _null_captions_reach_the_rate(self) -> Confirm:
-        need = nulls_needed(self.null_rate)
-        if self.null_captions < need:
-            raise ValueError(f"null_rate {self.null_rate} needs null_captions of at least {need}")
+    def _control_captions_reach_the_rate(self) -> Confirm:
+        need = controls_needed(self.control_rate)
+        if self.control_captions < need:
+            raise ValueError(f"control_rate {self.control_rate} needs control_captions of at least {need}")
         return self
 
 
@@ -298,7 +304,7 @@ class Engine(_Section):
     retries: int = Field(
         default=2, ge=0, le=1000, description="How often a shard that fails is tried again before it is split."
     )
-    shard_seconds: float | None = Field(
+    shard_timeout_s: float | None = Field(
         default=None, gt=0, description="A shard, or a piece of one, that takes longer has failed (default: no limit)."
     )
     address: str | None = Field(default=None, description="A running Ray cluster; by default one is started here.")
@@ -344,7 +350,7 @@ class Config(_Section):
     )
     captions: Captions
     images: Images | None = None
-    calibration: NullCaptions
+    calibration: ControlCaptions
     screen: Screen = Screen()
     select: Select = Select()
     generate: Generate = Generate()
@@ -370,5 +376,5 @@ class Config(_Section):
         first = max(*self.screen.seeds, *self.generate.seeds) + 1
         return list(range(first, first + self.confirm.fresh_seeds))
 
-    def embedder(self, name: str) -> Sscd | Clip:
+    def embedder(self, name: str) -> SscdOptions | ClipOptions:
         return getattr(self.confirm, name)

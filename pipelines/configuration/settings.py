@@ -25,13 +25,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError("no such file", where=str(path), do="`crossaudit init` writes a commented one.")
+        raise UsageError("no such file", where=str(path), hint="`crossaudit init` writes a commented one.")
     try:
         given, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot be read: {first_line(error)}", where=str(path)) from error
     if not isinstance(given, dict):
-        raise UsageError("is not a mapping of keys", where=str(path), do="`crossaudit init` writes a commented one.")
+        raise UsageError("is not a mapping of keys", where=str(path), hint="`crossaudit init` writes a commented one.")
     # A section whose keys are all commented out is null to YAML.
     given = {key: value for key, value in given.items() if value is not None}
     given = _resolve_paths(given, path.parent.absolute())
@@ -117,11 +117,11 @@ def _resolved(at: tuple[str, ...], value: str, base: Path) -> str:
 def _override(given: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
-        raise UsageError(f"--set {override}: expected key=value", do="For example --set select.budget=500")
+        raise UsageError(f"--set {override}: expected key=value", hint="For example --set select.budget=500")
     value, _ = read_yaml(text, f"--set {name}")
     keys = tuple(name.strip().split("."))
     if not all(keys):
-        raise UsageError(f"--set {override}: {name.strip()} is no key", do="For example --set select.budget=500")
+        raise UsageError(f"--set {override}: {name.strip()} is no key", hint="For example --set select.budget=500")
     if keys in _PATHS and isinstance(value, str):
         value = _resolved(keys, value, Path.cwd())
     node = given
@@ -187,4 +187,4 @@ def check_detectors(config: Config) -> None:
         try:
             check(names)
         except UsageError as error:
-            raise UsageError(error.what, where=key, do=error.do) from error
+            raise UsageError(error.what, where=key, hint=error.hint) from error

@@ -72,7 +72,7 @@ class _Walk:
             self._open.discard(id(node))
         if self._sizes[id(node)] > MOST_NODES:
             what = f"line {_line(node)}: aliases make it larger than {MOST_NODES:,} values"
-            raise UsageError(what, where=self._where, do="Write out what is meant.")
+            raise UsageError(what, where=self._where, hint="Write out what is meant.")
         return self._sizes[id(node)]
 
     def keys(self, node: yaml.Node, at: tuple[str, ...]) -> None:
@@ -86,7 +86,7 @@ class _Walk:
             name = (*at, key.value)
             if key.value in seen and key.value != "<<":
                 what = f"{'.'.join(name)} is given twice, in line {seen[key.value]} and in line {_line(key)}"
-                raise UsageError(what, where=self._where, do="Keep one of them.")
+                raise UsageError(what, where=self._where, hint="Keep one of them.")
             seen[key.value] = _line(key)
             self.lines.setdefault(name, _line(key))
             self.keys(value, name)

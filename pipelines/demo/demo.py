@@ -26,7 +26,7 @@ def bundle() -> Path:
     folder = Path(str(resources.files("pipelines.demo"))) / "bundle"
     if not (folder / "audit.yaml").is_file():
         make = "python -m benchmarks.planted all --work work/planted --out pipelines/demo/bundle"
-        raise AuditError("the bundled model is missing", where=str(folder), do=f"In a checkout: {make}")
+        raise AuditError("the bundled model is missing", where=str(folder), hint=f"In a checkout: {make}")
     return folder
 
 

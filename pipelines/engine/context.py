@@ -130,4 +130,4 @@ def _start(config: Config, progress: Reporter) -> Pool:
         num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
     )
     limits = workers.min, workers.max
-    return Pool(lambda: actor.remote(config), limits, engine.retries, engine.shard_seconds, progress.say)
+    return Pool(lambda: actor.remote(config), limits, engine.retries, engine.shard_timeout_s, progress.say)

@@ -35,7 +35,7 @@ PACKAGES = (
 # What every manifest has from its beginning.
 KEYS = ("config", "resolved", "stages", "parts", "jobs", "progress", "failed", "started", "finished")
 # What may differ when a run is resumed: it changes no result.
-FREE = ("out", "report", "engine.workers", "engine.retries", "engine.shard_seconds", "engine.address")
+FREE = ("out", "report", "engine.workers", "engine.retries", "engine.shard_timeout_s", "engine.address")
 _WRITE_EVERY = 5.0
 
 
@@ -65,11 +65,11 @@ class Manifest:
         if data is None:
             if ledger.holds_anything():
                 raise AuditError(
-                    f"holds files but no {NAME}: it is not a run", where=ledger.uri, do="Choose another --out."
+                    f"holds files but no {NAME}: it is not a run", where=ledger.uri, hint="Choose another --out."
                 )
             return cls(ledger, _new(config, given, resolved) | {"kind": kind})
         if (found := data.get("kind", "audit")) != kind:
-            raise AuditError(f"holds an {found}, no {kind}", where=ledger.uri, do="Choose another --out.")
+            raise AuditError(f"holds an {found}, no {kind}", where=ledger.uri, hint="Choose another --out.")
         if not data["stages"]:
             data = _new(config, given, resolved) | {"kind": kind, "jobs": data["jobs"]}
         _refuse_changes(data["resolved"], resolved, ledger.uri)
@@ -124,7 +124,7 @@ class Manifest:
             for name in sorted(before.keys() | now.keys()):
                 if before.get(name) != now.get(name):
                     how = "is new" if name not in before else "is gone" if name not in now else "has changed"
-                    raise AuditError(f"{how} since this run began", where=name, do="Choose another --out.")
+                    raise AuditError(f"{how} since this run began", where=name, hint="Choose another --out.")
         self.data["inputs"] = files
 
     def slices(self, planned: Mapping[str, list[list[int]]]) -> None:
@@ -144,7 +144,7 @@ class Manifest:
                 raise AuditError(
                     f"{name}: {part} has changed since this run began",
                     where=self._ledger.uri,
-                    do="Choose another --out.",
+                    hint="Choose another --out.",
                 )
 
     def checkpoint(self, name: str, about: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ class Manifest:
                 raise AuditError(
                     f"{name}: the sampling parameter {key} has changed since this run began",
                     where=self._ledger.uri,
-                    do="Choose another --out, or put the scheduler file back.",
+                    hint="Choose another --out, or put the scheduler file back.",
                 )
 
     def part(self, table: str, name: str, rows: int) -> None:
@@ -268,7 +268,7 @@ def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], uri: str)
             raise AuditError(
                 f"{key} was {old.get(key)!r} when this run began and is {new.get(key)!r} now",
                 where=uri,
-                do="Choose another --out, or put the configuration back.",
+                hint="Choose another --out, or put the configuration back.",
             )
 
 

@@ -85,7 +85,7 @@ class Owner:
         """Raises AuditError if another writer has taken this one, which gave no sign of life, for dead."""
         if self._lost:
             what = "another run has taken it over, for this one gave no sign of life"
-            raise AuditError(what, where=self._ledger.uri, do="The same command again goes on when that has ended.")
+            raise AuditError(what, where=self._ledger.uri, hint="The same command again goes on when that has ended.")
 
     def _refuse_second(self) -> None:
         records = self._records()
@@ -95,9 +95,9 @@ class Owner:
             if record is None:
                 continue
             if record.alive(age):
-                do = f"Wait for it, end it, or choose another --out. Silent for {DEAD:.0f} s, it is taken for dead."
+                hint = f"Wait for it, end it, or choose another --out. Silent for {DEAD:.0f} s, it is taken for dead."
                 what = f"{record} writes into it (last sign of life {max(age, 0):.0f} s ago)"
-                raise AuditError(what, where=self._ledger.uri, do=do, kind="second_writer")
+                raise AuditError(what, where=self._ledger.uri, hint=hint, kind="second_writer")
             self._remove(name)
 
     def _live(self) -> None:

@@ -22,7 +22,7 @@ from audit.errors import AuditError, UsageError, first_line
 from audit.record.filesystem import DISK_FULL
 from audit.record.ledger import Shard
 from pipelines.engine.failures import cause_of, lost_with_machine, reason_of
-from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, Work
+from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, ShardedWork
 
 # How often in a row a worker may fail to start until its place is given up.
 STARTS = 3
@@ -104,7 +104,7 @@ class Pool:
         raise AuditError(f"{STARTS} workers died while asked for their {method}: {last}", kind="worker_died")
 
     def map(
-        self, work: Work, shards: Sequence[Shard], trace: Callable[[str, str], None] = lambda shard, text: None
+        self, work: ShardedWork, shards: Sequence[Shard], trace: Callable[[str, str], None] = lambda shard, text: None
     ) -> Iterator[Finished]:
         """(shard, result) of what was finished since the last time, none of it every few seconds: each shard once.
 
@@ -155,7 +155,7 @@ class Pool:
         self._starting[worker] = None
         self._call(worker, "prepare", *self._needs)
 
-    def _give(self, work: Work, attempt: Attempt) -> None:
+    def _give(self, work: ShardedWork, attempt: Attempt) -> None:
         worker, _ = self._idle.popitem()
         worker.attempt, worker.since = attempt, time.monotonic()
         self._running[worker] = None
@@ -199,7 +199,7 @@ class Pool:
                 first = self._loaded.setdefault(name, loaded)
                 if first != loaded:
                     what = f"two workers have loaded different weights of {name}{_difference(first, loaded)}"
-                    raise AuditError(what, do="Are they the same files on every machine?")
+                    raise AuditError(what, hint="Are they the same files on every machine?")
             if worker.needs == self._needs:
                 self._rest(worker)
             else:
@@ -217,8 +217,8 @@ class Pool:
         self._most -= 1
         self._least = min(self._least, self._most)
         if not (self._starting or self._idle or self._running):
-            do = "Is there enough memory for `engine.workers` copies of the model?"
-            raise AuditError(f"a worker cannot start: {reason_of(error)}", do=do, kind="worker_died") from error
+            hint = "Is there enough memory for `engine.workers` copies of the model?"
+            raise AuditError(f"a worker cannot start: {reason_of(error)}", hint=hint, kind="worker_died") from error
 
     def _outcome(
         self, schedule: Schedule, trace: Callable[[str, str], None], worker: _Worker, future: Future | None

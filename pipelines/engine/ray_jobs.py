@@ -60,7 +60,7 @@ class Cluster:
     def __init__(self, address: str | None) -> None:
         if address is None:
             what = "nobody wrote down the address of its cluster: it was not submitted by crossaudit"
-            raise AuditError(what, do="Give --address http://HEAD:8265.")
+            raise AuditError(what, hint="Give --address http://HEAD:8265.")
         from ray.job_submission import JobSubmissionClient
 
         for handler in logging.getLogger("ray").handlers:
@@ -138,8 +138,8 @@ class Cluster:
             mode = found.json().get("authentication_mode") if found.ok else None
         if mode in (None, "disabled"):
             what = "the cluster asks for no token: whoever reaches it can run code there"
-            do = "Start it with RAY_AUTH_MODE=token and a token on every machine (docs/cluster.md)."
-            raise AuditError(what, where=self.address, do=do)
+            hint = "Start it with RAY_AUTH_MODE=token and a token on every machine (docs/cluster.md)."
+            raise AuditError(what, where=self.address, hint=hint)
 
     def _details(self, id_: str) -> JobDetails:
         with _asked(self.address):
@@ -150,10 +150,13 @@ class Cluster:
         if details.status.value != "FAILED":
             return details.status.value
         words = "\n".join(["", *printed.strip().splitlines()[-5:]])
-        what, do = f"failed with exit code {details.driver_exit_code}{words}", None
+        what, hint = f"failed with exit code {details.driver_exit_code}{words}", None
         if details.driver_exit_code is None:
-            what, do = f"did not start: {details.message}", "Is crossaudit installed in the Python that runs the head?"
-        raise AuditError(what, where=f"job {details.submission_id}", do=do)
+            what, hint = (
+                f"did not start: {details.message}",
+                "Is crossaudit installed in the Python that runs the head?",
+            )
+        raise AuditError(what, where=f"job {details.submission_id}", hint=hint)
 
 
 def _token(address: str) -> dict[str, str]:
@@ -181,8 +184,8 @@ def _asked(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        do = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on the head."
-        raise AuditError("the cluster asks for its token, or for another", where=address, do=do) from error
+        hint = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on the head."
+        raise AuditError("the cluster asks for its token, or for another", where=address, hint=hint) from error
     except (OSError, RuntimeError, ValueError) as error:
-        do = "Is the cluster up, and is that the address of its dashboard (http://HEAD:8265)? It needs ray[default]."
-        raise AuditError(f"no answer to that: {first_line(error)}", where=address, do=do) from error
+        hint = "Is the cluster up, and is that the address of its dashboard (http://HEAD:8265)? It needs ray[default]."
+        raise AuditError(f"no answer to that: {first_line(error)}", where=address, hint=hint) from error

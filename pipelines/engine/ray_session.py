@@ -61,8 +61,8 @@ def start_ray(address: str | None, workers: int, cpus: int, gpus: float) -> None
             )
         found = ray.cluster_resources().get("GPU", 0)
         if found < gpus:
-            do = "Lower it (0 runs on the CPU), or name a cluster by engine.address."
-            raise UsageError(f"a worker needs {gpus:g} GPUs and this machine has {found:g}", where="engine", do=do)
+            hint = "Lower it (0 runs on the CPU), or name a cluster by engine.address."
+            raise UsageError(f"a worker needs {gpus:g} GPUs and this machine has {found:g}", where="engine", hint=hint)
     except BaseException:
         stop_ray()
         raise

@@ -22,11 +22,11 @@ def require_token(address: str) -> None:
     """Raises UsageError if this process would use the cluster at `address` without a token."""
     if os.environ.get("RAY_AUTH_MODE", "token") != "disabled" and has_token():
         return
-    do = (
+    hint = (
         "Start every machine of it with RAY_AUTH_MODE=token and the token of `ray get-auth-token --generate`; "
         "set both here too (docs/cluster.md)."
     )
-    raise UsageError(f"the cluster {address} is used with a token only", where="engine.address", do=do)
+    raise UsageError(f"the cluster {address} is used with a token only", where="engine.address", hint=hint)
 
 
 def private_token() -> None:
@@ -45,5 +45,7 @@ def private_token() -> None:
     except FileExistsError:
         return  # another run was faster, and did the same
     except OSError as error:
-        do = "Set RAY_AUTH_TOKEN_PATH to a file that only you can read and that holds a token."
-        raise AuditError(f"no token for Ray can be kept there: {first_line(error)}", where=str(path), do=do) from error
+        hint = "Set RAY_AUTH_TOKEN_PATH to a file that only you can read and that holds a token."
+        raise AuditError(
+            f"no token for Ray can be kept there: {first_line(error)}", where=str(path), hint=hint
+        ) from error

@@ -20,7 +20,7 @@ BARREN = 20
 MOVES = 5
 
 
-class Work(Protocol):
+class ShardedWork(Protocol):
     """What one map does, from the driver's side."""
 
     def lost(self, shard: Shard, kind: str, message: str) -> Any:
@@ -60,7 +60,7 @@ class Schedule:
     Every shard is finished once, whatever comes back in which order.
     """
 
-    def __init__(self, work: Work, shards: Sequence[Shard], retries: int) -> None:
+    def __init__(self, work: ShardedWork, shards: Sequence[Shard], retries: int) -> None:
         self._work, self._retries = work, retries
         self._waiting = deque(Attempt(shard, shard) for shard in shards)
         self._split: dict[str, _Pieces] = {}

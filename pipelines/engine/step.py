@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 class Step:
     """One map of shards to parts.
 
-    `work(worker, shard)` gives the tables of a shard; the first of them has the name `table` and says that it is done.
-    `left(ledger, shard, kind, message)` gives what a row that cannot be worked leaves behind, in the same tables.
-    `needs`: what workers load before ("model", embedders by name). `addition`: what it makes is no part of the audit,
-    so a finished run stays finished.
+    Attributes:
+        title: Its name in the progress.
+        table: The table whose part says that a shard is done.
+        unit: What a row is, in the plural.
+        ledger: The run.
+        work: Called with a worker and a shard; returns the tables of the shard.
+        on_lost_row: Called with the ledger, a shard of one row that cannot be processed, the kind of the error and its
+            message; returns the rows that take its place, in the same tables. Without it no row may be lost.
+        needs: What workers load first: "model", "reference_model", or embedders by name.
+        addition: Whether the result is no part of the audit, so that a finished run stays finished.
     """
 
     title: str
@@ -28,7 +34,7 @@ class Step:
     unit: str
     ledger: Ledger
     work: Callable[[Worker, Shard], Tables]
-    left: Callable[[Ledger, Shard, str, str], Tables] | None = None
+    on_lost_row: Callable[[Ledger, Shard, str, str], Tables] | None = None
     needs: tuple[str, ...] = ()
     addition: bool = False
 
@@ -36,6 +42,6 @@ class Step:
         return self.ledger.commit(shard.name, concat(pieces))
 
     def lost(self, shard: Shard, kind: str, message: str) -> Tables:
-        if self.left is None:
+        if self.on_lost_row is None:
             raise AuditError(f"{self.title}, shard {shard.name}: {message}", kind=kind)
-        return self.left(self.ledger, shard, kind, message)
+        return self.on_lost_row(self.ledger, shard, kind, message)

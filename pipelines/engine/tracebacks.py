@@ -23,16 +23,16 @@ def plain(error: Exception) -> AuditError:
 
     The full traceback goes to a file in the temporary folder, which the message names.
     """
-    do = f"The traceback is in {keep(error)}; --verbose shows it."
+    hint = f"The traceback is in {keep(error)}; --verbose shows it."
     if isinstance(error, OSError) and error.filename and error.strerror:
         return AuditError(
             error.strerror.lower(),
             where=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename),
-            do=f"Check that it is there, and what kind of file it is and who may read and write it. {do}",
+            hint=f"Check that it is there, and what kind of file it is and who may read and write it. {hint}",
         )
     if isinstance(error, MemoryError):
-        return AuditError(f"there is not enough memory: {first_line(error)}", do=do)
-    return AuditError(in_one_line(error), do=do)
+        return AuditError(f"there is not enough memory: {first_line(error)}", hint=hint)
+    return AuditError(in_one_line(error), hint=hint)
 
 
 def in_one_line(error: BaseException) -> str:
@@ -84,5 +84,5 @@ class StepLog:
         """Return the same error, with where the tracebacks are."""
         if self.note is None:
             return error
-        do = f"{error.do} {self.note}" if error.do else self.note
-        return type(error)(error.what, where=error.where, do=do, kind=error.kind)
+        hint = f"{error.hint} {self.note}" if error.hint else self.note
+        return type(error)(error.what, where=error.where, hint=hint, kind=error.kind)

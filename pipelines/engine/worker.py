@@ -81,8 +81,8 @@ class Worker:
         self._sees_run = self._sees_run or self.ledger.holds_anything()
         if not self._sees_run:
             what = f"the machine {socket.gethostname()} sees nothing there, where the run has begun"
-            do = "`out` has to be a URI, or a folder that all machines share."
-            raise UsageError(what, where=self.config.out, do=do)
+            hint = "`out` has to be a URI, or a folder that all machines share."
+            raise UsageError(what, where=self.config.out, hint=hint)
         return step.commit(shard, [self.compute(step, shard)])
 
     def compute(self, step: Work, shard: Shard) -> Tables:

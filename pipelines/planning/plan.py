@@ -14,12 +14,12 @@ from pipelines.configuration.settings import check_detectors
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
-from pipelines.planning.probing import IMAGES, Probe, measure
+from pipelines.planning.probing import IMAGES, SpeedProbe, measure
 from pipelines.planning.speed import assumed, costs_of, measured
 from pipelines.planning.workload import Workload
 from pipelines.reading import images as images_of
 from pipelines.reading import input_files
-from pipelines.reading.control_captions import read_null_captions
+from pipelines.reading.control_captions import read_control_captions
 from pipelines.reading.counting import count_captions, count_images
 from pipelines.reading.files import File
 from pipelines.steps import calibration_checks
@@ -30,7 +30,7 @@ class Plan:
     """What there is to do, and what was measured of it, if anything was."""
 
     work: Workload
-    probe: Probe | None
+    probe: SpeedProbe | None
 
 
 def make_plan(config: Config, tflops: float | None = None, progress: Reporter | None = None) -> Plan:
@@ -43,7 +43,7 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
     check_detectors(config)
     inputs = input_files.find_inputs(config)
     calibration_checks.check(config)
-    nulls = read_null_captions(config.calibration.captions, config.calibration.column)
+    nulls = read_control_captions(config.calibration.captions, config.calibration.column)
     costs = costs_of(config)
     progress.say(f"counting the rows of {len(inputs.captions) + len(inputs.images):,} files")
     rows = count_captions(inputs.captions, config.captions)
@@ -51,14 +51,14 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
     captions = min(rows.rows, config.captions.sample or rows.rows)
     if not captions:
         where = inputs.captions[0].uri
-        raise AuditError("the data set has no rows", where=where, do="Check `captions` in the configuration.")
+        raise AuditError("the data set has no rows", where=where, hint="Check `captions` in the configuration.")
     if tflops is None:
         probe = _probe(config, nulls, inputs.images, progress)
         return Plan(Workload(config, rows, images, captions, len(nulls), costs, measured(probe, costs, config)), probe)
     return Plan(Workload(config, rows, images, captions, len(nulls), costs, assumed(tflops, costs, config)), None)
 
 
-def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress: Reporter) -> Probe:
+def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress: Reporter) -> SpeedProbe:
     """One worker, of the kind and in the place that a run would have, measures itself."""
     engine = config.engine.model_copy(update={"workers": Workers(min=1, max=1)})
     config = config.model_copy(update={"engine": engine})
@@ -68,13 +68,13 @@ def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress
     try:
         pool = run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
         progress.say("measuring one worker")
-        found: Probe = pool.ask("call", measure, list(nulls), _places(config, files))
+        found: SpeedProbe = pool.ask("call", measure, list(nulls), _places(config, files))
         return found
     except UsageError as error:
         if error.where != "engine":
             raise
-        do = "Give --tflops, what one of your GPUs sustains, or name a cluster that has them by engine.address."
-        raise UsageError(f"nothing can be measured: {error.what}", where="engine", do=do) from error
+        hint = "Give --tflops, what one of your GPUs sustains, or name a cluster that has them by engine.address."
+        raise UsageError(f"nothing can be measured: {error.what}", where="engine", hint=hint) from error
     finally:
         run.close()
 

@@ -31,7 +31,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Probe:
+class SpeedProbe:
     """What one worker took. `screen`: captions; `few`, `more`: generations of so many steps; `embed`: images, read and
     decoded too; `search`, `cluster`: products of vectors of `width`. None without images."""
 
@@ -43,8 +43,8 @@ class Probe:
     cluster: Timed | None = None
 
 
-def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> Probe:
-    """Times a worker on null captions, and on training images at places (schema INDEX) if there are any."""
+def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> SpeedProbe:
+    """Times a worker on control captions, and on training images at places (schema INDEX) if there are any."""
     import audit
     from audit.duplicates.images import near_pairs
     from audit.scoring.batching import usual_batch
@@ -77,13 +77,13 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> Probe:
     usual = usual_batch(worker.device)
     rows = max(1, (config.screen.batch_size or usual) // len(config.screen.seeds))
     images = config.generate.batch_size or usual
-    found = Probe(timed(screen, rows), timed(generate(FEW), images), timed(generate(MORE), images))
+    found = SpeedProbe(timed(screen, rows), timed(generate(FEW), images), timed(generate(MORE), images))
     if not len(places):
         return found
     width = worker.embedder(config.confirm.embedders[0]).width
     vectors_NE = np.random.default_rng(0).standard_normal((BLOCK, width)).astype(np.float16)
     ids = pa.array([f"{row:032x}" for row in range(BLOCK)])
-    return Probe(
+    return SpeedProbe(
         found.screen,
         found.few,
         found.more,

@@ -9,7 +9,7 @@ from audit.costs.meta_networks import outline_embedder
 from audit.duplicates import cells
 from pipelines.configuration.config import Config
 from pipelines.engine.models import outline
-from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, Probe
+from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, SpeedProbe
 from pipelines.reading.local_copies import fetched
 
 # Pictures of 512 x 512 that a core decodes from JPEG and makes inputs of SSCD in a second (docs/design.md, section 8),
@@ -86,7 +86,7 @@ class Speed:
         return captions * seeds * steps * cost.step / self.step + rest / self.rest
 
 
-def measured(probe: Probe, costs: Costs, config: Config) -> Speed:
+def measured(probe: SpeedProbe, costs: Costs, config: Config) -> Speed:
     few, more = (part.seconds / part.units for part in (probe.few, probe.more))
     # Of two measurements of a small model the longer one may be the shorter.
     step = max((more - few) / (MORE - FEW), 0.01 * few)

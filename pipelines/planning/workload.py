@@ -22,7 +22,7 @@ from pipelines.tables.blocks import BLOCK
 # Rows that a worker takes in, in a second: docs/evidence.md, "Ingest".
 TAKEN_IN = 32_000
 # Screens of a self-control: eight variants, and the caption itself.
-CONTROLS = 9
+PERTURBED = 9
 # Bytes on the disk, after zstd: of a hash, of a letter of a caption, of a pixel of a PNG, of a value of a vector;
 ID, LETTER, PIXEL, VALUE = 18, 0.58, 1.6, 1.72
 # of the hash of an image's file, with a key and a number;
@@ -46,7 +46,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Workload:
-    """What there is: input rows and training images as counted, captions (at most), null captions."""
+    """What there is: input rows and training images as counted, captions (at most), control captions."""
 
     config: Config
     rows: Count
@@ -61,7 +61,7 @@ class Workload:
         made = self.config.generate.seeds
         purposes = [self.selected]
         if self.images is not None:
-            purposes.append(min(self.nulls, self.config.confirm.null_captions))
+            purposes.append(min(self.nulls, self.config.confirm.control_captions))
         found = [self._ingest()]
         if self.images is not None:
             found += [self._embed(self.images), self._cluster(self.images)]
@@ -120,8 +120,8 @@ class Workload:
             ("calibrate", nulls, _parts(nulls, size), self.nulls * row),
             ("screen", self.captions, shards, self.captions * (row + verdict)),
         ]
-        if self.config.select.self_control:
-            planned.append(("control", CONTROLS * self.selected, _parts(self.selected, size), self.selected * ID))
+        if self.config.select.perturbation_margin:
+            planned.append(("perturb", PERTURBED * self.selected, _parts(self.selected, size), self.selected * ID))
         found = []
         for stage, count, calls, disk in planned:
             flops = self.costs.screened(count, seeds, calls)

@@ -48,7 +48,7 @@ def format_of(name: str) -> ModuleType:
     raise UsageError(
         "no format of captions is known by that name",
         where=name,
-        do=f"Known: {', '.join(FORMATS)}; {packed} also with {', '.join(COMPRESSED)} behind. Try a glob: x/*.parquet",
+        hint=f"Known: {', '.join(FORMATS)}; {packed} also with {', '.join(COMPRESSED)} behind. Try a glob: x/*.parquet",
     )
 
 
@@ -79,7 +79,7 @@ def check(files: Sequence[File], captions: Captions) -> None:
     with ThreadPoolExecutor(16) as threads:
         problems = list(threads.map(problem, files))
     if all(problems):
-        raise AuditError(f"none of {len(files)} files can be read", where=files[0].uri, do=problems[0])
+        raise AuditError(f"none of {len(files)} files can be read", where=files[0].uri, hint=problems[0])
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], list[dict]]:
@@ -147,7 +147,7 @@ def _not_downloaded(file: File, table: pa.Table) -> list[dict]:
 
 
 def _one_each(table: pa.Table) -> pa.Table:
-    """A row for each different caption of a list; an empty list is a null caption."""
+    """A row for each different caption of a list; an empty list is a missing caption."""
     column = table["caption"].combine_chunks()
     if not pa.types.is_list(column.type):
         return table
@@ -178,7 +178,7 @@ def _reasons(table: pa.Table) -> list[Malformed]:
     found = []
     for value, row in zip(table["caption"].to_pylist(), table["row"].to_pylist(), strict=True):
         if value is None:
-            found.append(Malformed(row, "null_caption", "the caption is null"))
+            found.append(Malformed(row, "missing_caption", "the caption is null"))
         elif len(value) > LONGEST:
             found.append(Malformed(row, "too_long", f"the caption is {len(value):,} bytes long, over {LONGEST:,}"))
         else:

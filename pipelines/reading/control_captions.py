@@ -11,10 +11,10 @@ from pipelines.reading import captions as captions_of
 from pipelines.reading.files import File
 
 # Rows that hold no caption are left out; any other error is one of the file.
-_EMPTY = ("empty_line", "null_caption")
+_EMPTY = ("empty_line", "missing_caption")
 
 
-def read_null_captions(path: str, column: str) -> list[str]:
+def read_control_captions(path: str, column: str) -> list[str]:
     """Read the distinct control captions of a file in order, as captions of that format are read.
 
     Raises UsageError for an unknown format or a missing column, AuditError that names the first row that is malformed.
@@ -32,7 +32,7 @@ def read_null_captions(path: str, column: str) -> list[str]:
     if problems:
         row = problems[0]["row"]
         what = problems[0]["message"] if row is None else f"row {row}: {problems[0]['message']}"
-        raise AuditError(f"a control caption cannot be read: {what}", where=path, do="Correct or remove it.")
+        raise AuditError(f"a control caption cannot be read: {what}", where=path, hint="Correct or remove it.")
     return list(dict.fromkeys(caption for caption in found if caption.strip()))
 
 

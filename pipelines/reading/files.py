@@ -54,7 +54,7 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
             missing = "no file matches" if _is_glob(pattern) else "no such file"
             if (bucket := _missing_bucket(pattern)) is not None:
                 missing = f"there is no bucket {bucket!r}"
-            raise AuditError(missing, where=pattern, do=f"Check `{what}` in the configuration.")
+            raise AuditError(missing, where=pattern, hint=f"Check `{what}` in the configuration.")
         roots.append(root)
         found.update({uri: (path, size) for uri, path, size in matches})
     base = os.path.commonpath(roots) if len(set(roots)) > 1 else roots[0]
@@ -123,10 +123,10 @@ def _listed(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
         return _matches(pattern)
     except UnicodeDecodeError as error:
         what = f"a file name below it is not UTF-8: {error.object!r}"
-        raise AuditError(what, where=pattern, do="Rename the file.") from error
+        raise AuditError(what, where=pattern, hint="Rename the file.") from error
     except OSError as error:
-        do = "Check that it may be read; of s3:// the AWS_ variables of the environment: keys, region, endpoint."
-        raise AuditError(f"cannot be listed: {first_line(error)}", where=pattern, do=do) from error
+        hint = "Check that it may be read; of s3:// the AWS_ variables of the environment: keys, region, endpoint."
+        raise AuditError(f"cannot be listed: {first_line(error)}", where=pattern, hint=hint) from error
 
 
 def _missing_bucket(pattern: str) -> str | None:

@@ -184,7 +184,7 @@ def _parquet_places(file: File, column: str, problems: list[str]) -> Iterator[tu
         names = parquet.schema_arrow.names
         if column not in names:
             raise UsageError(
-                f"no column {column!r}; there is {', '.join(names)}", where=file.uri, do="Set images.column."
+                f"no column {column!r}; there is {', '.join(names)}", where=file.uri, hint="Set images.column."
             )
         first = 0
         for group in range(parquet.num_row_groups):

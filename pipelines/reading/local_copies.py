@@ -34,7 +34,7 @@ def fetched(path: str, weights: bool = True) -> str:
     root = root.rstrip("/")
     files = _files(filesystem, root, weights)
     if not files:
-        raise AuditError("no such file or folder", where=path, do="Check the path in the configuration.")
+        raise AuditError("no such file or folder", where=path, hint="Check the path in the configuration.")
     known = sorted((name, info.size, info.mtime_ns) for name, info in files.items())
     digest = hashlib.sha256(json.dumps([path.rstrip("/"), known]).encode()).hexdigest()[:16]
     place = cache_folder() / "fetched" / digest
@@ -43,8 +43,8 @@ def fetched(path: str, weights: bool = True) -> str:
         try:
             _fetch(filesystem, files, place, copy.name)
         except OSError as error:
-            do = f"Is there room in {place.parent}? CROSSAUDIT_CACHE names another cache."
-            raise AuditError(f"cannot be copied: {error.strerror or error}", where=path, do=do) from error
+            hint = f"Is there room in {place.parent}? CROSSAUDIT_CACHE names another cache."
+            raise AuditError(f"cannot be copied: {error.strerror or error}", where=path, hint=hint) from error
     return str(copy)
 
 

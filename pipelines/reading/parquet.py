@@ -24,7 +24,7 @@ def check(file: File, captions: Captions) -> None:
     kind = schema.field(captions.caption).type
     inner = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
     if not any(str(inner).removeprefix("large_").removesuffix("_view") == name for name in ("string", "binary")):
-        raise UsageError(f"column {captions.caption} is {kind}, not text", where=file.uri, do="Set captions.caption.")
+        raise UsageError(f"column {captions.caption} is {kind}, not text", where=file.uri, hint="Set captions.caption.")
     for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
         if name is not None:
             require(name, schema.names, file.uri, option)

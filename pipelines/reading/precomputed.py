@@ -23,7 +23,7 @@ def check(path: str, detector: str, seeds: Sequence[int]) -> None:
     """Check the columns and the seeds of a screen table, from the schema of its files alone.
 
     Args:
-        path: a Parquet file, or a folder of them: `null_screen` or `screen` of a run.
+        path: a Parquet file, or a folder of them: `control_screen` or `screen` of a run.
         detector: the one that ranks the captions.
         seeds: those of `screen.seeds`.
 
@@ -41,16 +41,16 @@ def check(path: str, detector: str, seeds: Sequence[int]) -> None:
             raise AuditError(
                 f"calibration.screen has no column {', '.join(missing)}; there is: {', '.join(layout.names)}",
                 where=path,
-                do=f"Give a table that was screened with the detector {detector!r}, or leave calibration.screen out.",
+                hint=f"Give a table that was screened with the detector {detector!r}, or leave calibration.screen out.",
             )
         content = (layout.metadata or {}).get(METADATA_KEY)
         if content is None:
             what = "calibration.screen does not say what it depends on (no schema metadata 'crossaudit')"
-            raise AuditError(what, where=path, do=DO)
+            raise AuditError(what, where=path, hint=DO)
         found = json.loads(content).get("seeds")
         if found is not None and list(found) != list(seeds):
             what = f"calibration.screen has the seeds {list(found)}, screen.seeds are {list(seeds)}"
-            raise AuditError(what, where=path, do=DO)
+            raise AuditError(what, where=path, hint=DO)
 
 
 def read(path: str, captions: Sequence[str]) -> pa.Table:
@@ -68,7 +68,7 @@ def read(path: str, captions: Sequence[str]) -> pa.Table:
                 tables.append(pq.read_table(source))
         table = pa.concat_tables(tables)
     except pa.ArrowException as error:
-        raise AuditError(f"cannot be read: {error}", where=path, do=DO) from error
+        raise AuditError(f"cannot be read: {error}", where=path, hint=DO) from error
     by_text = "caption" in table.column_names
     keys = pa.array(captions if by_text else [caption_id(text) for text in captions], pa.string())
     key_R = table["caption" if by_text else "caption_id"]
@@ -95,4 +95,4 @@ def _schema(uri: str) -> pa.Schema:
         with open_file(uri) as source:
             return pq.read_schema(source)
     except pa.ArrowException as error:
-        raise AuditError(f"cannot be read: {error}", where=uri, do=DO) from error
+        raise AuditError(f"cannot be read: {error}", where=uri, hint=DO) from error

@@ -72,7 +72,7 @@ def require(name: str, names: Sequence[str], where: str, option: str) -> None:
     raise UsageError(
         f"no column {name!r}; there is {', '.join(names)}",
         where=where,
-        do=f"Did you mean {option}: {nearest}?" if nearest else f"Set {option} in the configuration.",
+        hint=f"Did you mean {option}: {nearest}?" if nearest else f"Set {option} in the configuration.",
     )
 
 

@@ -42,7 +42,7 @@ def check(file: File, captions: Captions) -> None:
         items = [_item(contents, members, 0) for members in head if ".txt" not in members and ".json" in members]
     if head and not any(members.keys() & {".txt", ".json"} for members in head):
         ask = "A caption is a .txt or a .json beside its image."
-        raise UsageError(f"its first {len(head)} samples have no caption", where=file.uri, do=ask)
+        raise UsageError(f"its first {len(head)} samples have no caption", where=file.uri, hint=ask)
     objects = [item for item in items if isinstance(item, dict)]
     if not any(".txt" in members for members in head):
         jsonlines.check_names(objects, file.uri, captions)

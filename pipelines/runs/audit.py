@@ -24,11 +24,11 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         calibrate,
         cluster,
         confirm,
-        control,
         embed,
         generate,
         ingest,
         judge,
+        perturb,
         report,
         reuse,
         screen,
@@ -60,7 +60,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         search.check(run)
         calibrate.check_screen(run)
         ingest.run(run, inputs)
-        for stage in (vectors, search, cluster, calibrate, screen, select, control, generate, confirm, judge, report):
+        for stage in (vectors, search, cluster, calibrate, screen, select, perturb, generate, confirm, judge, report):
             stage.run(run)
         run.manifest.finish()
 

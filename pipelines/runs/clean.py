@@ -1,4 +1,4 @@
-"""`crossaudit apply`: clean copies of the data set that was audited, whose counts are proven."""
+"""`crossaudit clean`: clean copies of the data set that was audited, whose counts are proven."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pipelines.writing import exclusions as exclusions_of
 from pipelines.writing import parquet, tar, text
 from pipelines.writing.counts import Counts
 from pipelines.writing.exclusions import Exclusions
-from pipelines.writing.jobs import LINES, ROWS, SAMPLES, WHOLE, Job, find_jobs
+from pipelines.writing.jobs import LINES, ROWS, SAMPLES, WHOLE, CopyTask, find_jobs
 
 _AUDITED = text.ANOTHER
 
 
-def apply(uri: str, dataset: Sequence[str], out: str, say: Callable[[str], None]) -> Counts:
+def write_clean_copies(uri: str, dataset: Sequence[str], out: str, say: Callable[[str], None]) -> Counts:
     """Write a copy of each file without the rows that the exclusions drop, below `out`; return the sums.
 
     All is checked that can be before anything is written. Raises UsageError if a file was not audited or its copy is
@@ -68,7 +68,7 @@ def _shown(counts: Counts, unit: str) -> str:
     return f"{counts.rows_in:,} {unit} in, {counts.dropped:,} dropped, {counts.rows_out:,} out"
 
 
-def _placed(jobs: list[Job], root: str) -> list[Job]:
+def _placed(jobs: list[CopyTask], root: str) -> list[CopyTask]:
     """Each with its target: the files keep their places to each other."""
     common = os.path.commonprefix([job.base for job in jobs]).rpartition("/")[0]
     placed = [
@@ -77,25 +77,25 @@ def _placed(jobs: list[Job], root: str) -> list[Job]:
     return sorted(placed, key=lambda job: job.target)
 
 
-def _refuse(jobs: Sequence[Job], exclusions: Exclusions, filesystem: pafs.FileSystem, options: Captions) -> None:
+def _refuse(jobs: Sequence[CopyTask], exclusions: Exclusions, filesystem: pafs.FileSystem, options: Captions) -> None:
     """Raises what can be known before anything is written."""
     for info in filesystem.get_file_info([job.target for job in jobs]):
         if info.type != pafs.FileType.NotFound:
-            raise UsageError("is there already", where=info.path, do="Give another --out, or move it away.")
+            raise UsageError("is there already", where=info.path, hint="Give another --out, or move it away.")
     _refuse_images(jobs, exclusions)
     for job in jobs:
         if job.kind in (SAMPLES, WHOLE):
             continue
         if job.rows is None and job.role != "images":
-            raise AuditError("was not read whole when it was audited", where=job.uri, do=_AUDITED)
+            raise AuditError("was not read whole when it was audited", where=job.uri, hint=_AUDITED)
         wanted = job.images if job.role == "images" else job.rows
         with _naming(job.uri):
             rows = _rows_in(job, job.uri, options)
         if rows != wanted:
-            raise AuditError(f"has {rows:,} rows; when audited it had {wanted:,}", where=job.uri, do=_AUDITED)
+            raise AuditError(f"has {rows:,} rows; when audited it had {wanted:,}", where=job.uri, hint=_AUDITED)
 
 
-def _refuse_images(jobs: Sequence[Job], exclusions: Exclusions) -> None:
+def _refuse_images(jobs: Sequence[CopyTask], exclusions: Exclusions) -> None:
     """Raises for images that no exclusion can name, and for a folder that has lost or gained some."""
     found: Counter[str] = Counter()
     for job in jobs:
@@ -103,7 +103,7 @@ def _refuse_images(jobs: Sequence[Job], exclusions: Exclusions) -> None:
             raise UsageError(
                 "no exclusion names a sample of a tar or an image: the captions of the run have no images of their own",
                 where=job.uri,
-                do="Set images.pair and audit again, or apply to the captions only.",
+                hint="Set images.join_on and audit again, or apply to the captions only.",
             )
         if job.is_image:
             found[posixpath.dirname(job.name)] += 1
@@ -111,10 +111,10 @@ def _refuse_images(jobs: Sequence[Job], exclusions: Exclusions) -> None:
         if count != exclusions.folders[folder]:
             was = f"{exclusions.folders[folder]:,}"
             what = f"has {count:,} images, the folder that was audited {was}"
-            raise AuditError(what, where=folder or "the folder of the images", do=_AUDITED)
+            raise AuditError(what, where=folder or "the folder of the images", hint=_AUDITED)
 
 
-def _clean(job: Job, filesystem: pafs.FileSystem, options: Captions, scheme: str) -> Counts:
+def _clean(job: CopyTask, filesystem: pafs.FileSystem, options: Captions, scheme: str) -> Counts:
     """Write one clean copy. It gets its name once the rows in it were counted and the counts close."""
     if job.kind == WHOLE:
         if not job.is_image:
@@ -132,7 +132,7 @@ def _clean(job: Job, filesystem: pafs.FileSystem, options: Captions, scheme: str
     return counts
 
 
-def _write(job: Job, sink: pa.NativeFile, options: Captions) -> Counts:
+def _write(job: CopyTask, sink: pa.NativeFile, options: Captions) -> Counts:
     file = File(job.uri, job.name, 0)
     if job.kind == LINES:
         return text.clean(file, sink, job.part, options)
@@ -146,13 +146,13 @@ def _write(job: Job, sink: pa.NativeFile, options: Captions) -> Counts:
             counts = tar.clean(source, sink, {row: (key, action) for row, key, action in named}, job.images)
             if job.rows is not None and counts.rows_in != job.rows:
                 what = f"has {counts.rows_in:,} samples; when audited it had {job.rows:,}"
-                raise AuditError(what, do=_AUDITED)
+                raise AuditError(what, hint=_AUDITED)
             return counts
         shutil.copyfileobj(source, sink, 1 << 22)
     return Counts(1, 0, 0, len(job.part))
 
 
-def _rows_in(job: Job, uri: str, options: Captions) -> int:
+def _rows_in(job: CopyTask, uri: str, options: Captions) -> int:
     """How many rows or samples a file of the kind of a job has."""
     if job.kind == LINES:
         return text.count(File(uri, job.name, 0), options)
@@ -162,12 +162,12 @@ def _rows_in(job: Job, uri: str, options: Captions) -> int:
         return tar.count(source) if job.kind == SAMPLES else 1
 
 
-def _proved(counts: Counts, job: Job) -> Counts:
+def _proved(counts: Counts, job: CopyTask) -> Counts:
     """Raises AuditError if the counts do not close."""
     wanted, drops = len(job.part), job.part["action"].to_pylist().count("drop")
     if counts.met != wanted:
         raise AuditError(
-            f"{counts.met:,} of {wanted:,} exclusions were met: it is shorter than when audited", do=_AUDITED
+            f"{counts.met:,} of {wanted:,} exclusions were met: it is shorter than when audited", hint=_AUDITED
         )
     if counts.dropped != drops or counts.rows_in != counts.dropped + counts.rows_out:
         raise AuditError(f"the counts do not close: {_shown(counts, job.unit)}; {drops:,} are to be dropped")
@@ -182,6 +182,6 @@ def _naming(uri: str) -> Iterator[None]:
     except AuditError as error:
         if error.where is not None:
             raise
-        raise type(error)(error.what, where=uri, do=error.do) from error
+        raise type(error)(error.what, where=uri, hint=error.hint) from error
     except (pa.ArrowException, tarfile.TarError, OSError, EOFError) as error:
         raise AuditError(f"cannot be copied: {' '.join(str(error).split())}", where=uri) from error

@@ -20,15 +20,15 @@ def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
     """
     ledger, data = Ledger(absolute(uri, Path.cwd())), read(uri)
     if data.get("kind") == "index":
-        raise AuditError("this is an index, no run", where=ledger.uri, do="Give the folder of a run: its `out`.")
+        raise AuditError("this is an index, no run", where=ledger.uri, hint="Give the folder of a run: its `out`.")
     if data["finished"] is None:
-        raise AuditError("the run is not finished", where=ledger.uri, do="`crossaudit run` goes on with it.")
+        raise AuditError("the run is not finished", where=ledger.uri, hint="`crossaudit run` goes on with it.")
     try:
         config = Config.model_validate(data["resolved"]).model_copy(update={"out": ledger.uri})
     except ValidationError as error:
         what = f"its configuration is not of this version: {error.errors()[0]['msg']}"
-        do = "Use the version of crossaudit that the manifest names, or audit again with another --out."
-        raise AuditError(what, where=f"{ledger.uri}/{NAME}", do=do) from error
+        hint = "Use the version of crossaudit that the manifest names, or audit again with another --out."
+        raise AuditError(what, where=f"{ledger.uri}/{NAME}", hint=hint) from error
     manifest = Manifest.open(ledger, config, data["config"])
     engine = config.engine.model_copy(update={"dtype": data["dtype"] or config.engine.dtype})
     return ledger, manifest, config.model_copy(update={"engine": engine})

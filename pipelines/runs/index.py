@@ -28,9 +28,9 @@ def build_index(
 
     path = out or config.index.path
     if path is None:
-        raise UsageError("where to?", do="Set index.path in the configuration, or give --out.")
+        raise UsageError("where to?", hint="Set index.path in the configuration, or give --out.")
     if config.images is None:
-        raise UsageError("there are no images to index", do="Set `images` in the configuration.")
+        raise UsageError("there are no images to index", hint="Set `images` in the configuration.")
     config = config.model_copy(update={"out": path, "index": Index(type=config.index.type)})
     check_out(path)
     files = input_files.find_images(config)

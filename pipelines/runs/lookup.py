@@ -41,13 +41,15 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     ledger, manifest, config = finished(uri)
     if config.images is None or not ledger.parts(embeddings.table(config.confirm.embedders[0])):
         raise AuditError(
-            "the run has no training images to look it up in", where=ledger.uri, do="Give --url, --host or --text."
+            "the run has no training images to look it up in", where=ledger.uri, hint="Give --url, --host or --text."
         )
     try:
         content = image.read_bytes()
         pictures = list(decode_each(content, config.images.crop, "both").values())
     except Exception as error:  # Pillow raises what it likes
-        raise AuditError(f"cannot be read as an image: {error}", where=str(image), do="Give an image file.") from error
+        raise AuditError(
+            f"cannot be read as an image: {error}", where=str(image), hint="Give an image file."
+        ) from error
     worker, name = Worker(config), config.confirm.embedders[0]
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)

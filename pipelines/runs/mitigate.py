@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from audit.errors import UsageError
-from pipelines.configuration.config import Clip, Config
+from pipelines.configuration.config import ClipOptions, Config
 from pipelines.configuration.settings import absolute
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
@@ -20,7 +20,7 @@ BOS_SCALES = (1.0, 1.25, 2.0, 4.0)
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: every bos_scale with every keep, at most so many captions of each group.
+    """What is asked for: every bos_scale with every keep, at most so many captions per caption set.
 
     `seeds`: by default those of the run's `generate`. `clip`: an open_clip folder, for a run that has none.
     """
@@ -44,13 +44,13 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
 
     settings = grid(request.bos_scales, request.keeps)
     if request.confirmed < 1 or request.ordinary < 0:
-        raise UsageError("captions is at least 1 and ordinary at least 0", do="Give other numbers.")
+        raise UsageError("captions is at least 1 and ordinary at least 0", hint="Give other numbers.")
     ledger, manifest, config = finished(uri)
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
         config = _with_clip(config, request.clip)
     with Run(config, ledger, manifest, progress or Reporter()) as run:
-        summary = mitigate.run(run, mitigate.Plan(settings, request.confirmed, request.ordinary, seeds))
+        summary = mitigate.run(run, mitigate.MitigationPlan(settings, request.confirmed, request.ordinary, seeds))
         report.run(run)
     return summary
 
@@ -58,14 +58,14 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
 def _seeds(given: Sequence[int] | None, default: Sequence[int]) -> list[int]:
     seeds = list(given or default)
     if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
-        raise UsageError(f"seeds are {seeds}", do="Give distinct numbers from 0 up.")
+        raise UsageError(f"seeds are {seeds}", hint="Give distinct numbers from 0 up.")
     return seeds
 
 
 def _with_clip(config: Config, clip: str) -> Config:
     if config.confirm.clip is not None:
-        raise UsageError("the run has a CLIP of its own", where=config.confirm.clip.weights, do="Leave out --clip.")
+        raise UsageError("the run has a CLIP of its own", where=config.confirm.clip.weights, hint="Leave out --clip.")
     if not Path(clip).is_dir():
-        raise UsageError("no such folder", where=clip, do="Give a folder with an open_clip model.")
-    embedder = Clip(weights=absolute(clip, Path.cwd()))
+        raise UsageError("no such folder", where=clip, hint="Give a folder with an open_clip model.")
+    embedder = ClipOptions(weights=absolute(clip, Path.cwd()))
     return config.model_copy(update={"confirm": config.confirm.model_copy(update={"clip": embedder})})

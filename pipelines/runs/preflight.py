@@ -27,7 +27,7 @@ from pipelines.configuration.settings import check_detectors
 from pipelines.engine.manifest import stored
 from pipelines.engine.ray_token import require_token
 from pipelines.reading import input_files
-from pipelines.reading.control_captions import read_null_captions
+from pipelines.reading.control_captions import read_control_captions
 from pipelines.steps import calibration_checks, thresholds
 
 T = TypeVar("T")
@@ -83,14 +83,14 @@ def control_captions(config: Config) -> Iterator[AuditError]:
         yield from found
         return
     where = config.calibration.captions
-    fit, held_out = halves_of(caption_groups(read_null_captions(where, config.calibration.column)))
+    fit, held_out = halves_of(caption_groups(read_control_captions(where, config.calibration.column)))
     if min(fit, held_out) < MIN_HALF:
         what = (
             f"{fit + held_out} control captions are too few to calibrate a detector: {fit} would fit the distance and "
         )
         what += f"{held_out} give p-values, and each half needs {MIN_HALF}"
-        do = f"Give at least {3 * MIN_HALF} that differ, better 1,000 or more."
-        yield AuditError(what, where=where, do=do)
+        hint = f"Give at least {3 * MIN_HALF} that differ, better 1,000 or more."
+        yield AuditError(what, where=where, hint=hint)
 
 
 def models(config: Config) -> Iterator[AuditError]:
@@ -123,8 +123,8 @@ def indexes(config: Config) -> Iterator[AuditError]:
     named |= {f"confirm.{name}.background": config.embedder(name).background for name in config.confirm.embedders}
     for key, path in named.items() if config.images else ():
         if path is not None and not (stored(Ledger(path)) or {"finished": None})["finished"]:
-            do = "`crossaudit index AUDIT.YAML` builds one there."
-            yield AuditError(f"{key} is no finished index", where=path, do=do)
+            hint = "`crossaudit index AUDIT.YAML` builds one there."
+            yield AuditError(f"{key} is no finished index", where=path, hint=hint)
 
 
 def out(config: Config) -> None:
@@ -134,7 +134,7 @@ def out(config: Config) -> None:
 def check_out(uri: str) -> None:
     """Raises AuditError where no run can be written: a file, a place below one, a disk that is read-only or full."""
     filesystem, path = open_filesystem(uri)
-    do = "Choose another `out` (--out), or mend that."
+    hint = "Choose another `out` (--out), or mend that."
     if not isinstance(filesystem, pafs.LocalFileSystem):
         _put(filesystem, path, uri)
         return
@@ -143,15 +143,15 @@ def check_out(uri: str) -> None:
         place = place.parent
     if not place.is_dir():
         what = "is a file, not a folder" if place == Path(path) else f"lies below {place}, which is no folder"
-        raise UsageError(what, where=uri, do=do)
+        raise UsageError(what, where=uri, hint=hint)
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
         room = shutil.disk_usage(place).free
     except OSError as error:
-        raise UsageError(f"nothing can be written there: {error.strerror}", where=uri, do=do) from error
+        raise UsageError(f"nothing can be written there: {error.strerror}", where=uri, hint=hint) from error
     if room < LEAST_ROOM:
-        raise AuditError(f"there is room for {room >> 20} MiB only", where=uri, do=do)
+        raise AuditError(f"there is room for {room >> 20} MiB only", where=uri, hint=hint)
 
 
 def cluster(config: Config) -> None:
@@ -165,8 +165,8 @@ def cluster(config: Config) -> None:
     try:
         socket.create_connection((known.hostname, known.port), PATIENCE).close()
     except OSError as error:
-        do = "Is the cluster up? The address is that of `ray start --head`, HEAD:6379."
-        raise AuditError(f"no answer: {first_line(error)}", where=f"engine.address: {address}", do=do) from error
+        hint = "Is the cluster up? The address is that of `ray start --head`, HEAD:6379."
+        raise AuditError(f"no answer: {first_line(error)}", where=f"engine.address: {address}", hint=hint) from error
 
 
 CHECKS: tuple[Callable[[Config], Iterable[AuditError] | None], ...] = (
@@ -194,8 +194,8 @@ def _model(files: ModelFiles) -> None:
     from pipelines.engine.models import outline
 
     if "://" not in files.path and os.path.isabs(files.path) and not os.path.exists(files.path):
-        do = "Give a diffusers folder, a .safetensors file or a hub id."
-        raise AuditError("no such model", where=files.path, do=do)
+        hint = "Give a diffusers folder, a .safetensors file or a hub id."
+        raise AuditError("no such model", where=files.path, hint=hint)
     model = outline(files)
     place = Path(files.path)
     for name in STEMS if place.is_dir() else ():
@@ -206,7 +206,7 @@ def _model(files: ModelFiles) -> None:
 def _there(path: str, key: str) -> None:
     filesystem, root = open_filesystem(path)
     if filesystem.get_file_info(root.rstrip("/")).type == pafs.FileType.NotFound:
-        raise AuditError("no such file or folder", where=path, do=f"Check `{key}` in the configuration.")
+        raise AuditError("no such file or folder", where=path, hint=f"Check `{key}` in the configuration.")
 
 
 def _put(filesystem: pafs.FileSystem, root: str, uri: str) -> None:
@@ -217,5 +217,5 @@ def _put(filesystem: pafs.FileSystem, root: str, uri: str) -> None:
             sink.write(b"crossaudit")
         filesystem.delete_file(name)
     except OSError as error:
-        do = "Is there such a bucket, and may you write to it? For s3:// check the AWS_ variables: keys and so on."
-        raise AuditError(f"nothing can be written there: {first_line(error)}", where=uri, do=do) from error
+        hint = "Is there such a bucket, and may you write to it? For s3:// check the AWS_ variables: keys and so on."
+        raise AuditError(f"nothing can be written there: {first_line(error)}", where=uri, hint=hint) from error

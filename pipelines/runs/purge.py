@@ -50,8 +50,8 @@ def _purge(ledger: Ledger, manifest: Manifest, keep: str, owner: Owner) -> Purge
 
     interrupted = unfinished(manifest.data)
     if interrupted not in (None, keep):
-        do = f"`crossaudit purge {ledger.uri} --keep {interrupted}` finishes it."
-        raise AuditError(f"a purge with --keep {interrupted} was interrupted", where=ledger.uri, do=do)
+        hint = f"`crossaudit purge {ledger.uri} --keep {interrupted}` finishes it."
+        raise AuditError(f"a purge with --keep {interrupted} was interrupted", where=ledger.uri, hint=hint)
     confirmed = _confirmed(ledger)
     stay = set(confirmed.to_pylist()) if keep == "confirmed" else set()
     purges: list[dict[str, Any]] = manifest.data.setdefault("purged", [])

@@ -93,8 +93,8 @@ def _case(ledger: Ledger, case: str) -> dict[str, Any]:
     found = confirmed.filter(named).to_pylist()
     if len(found) != 1:
         what = "no confirmed caption is" if not found else f"{len(found)} confirmed captions are"
-        do = "Give a caption, or the caption_id of `verdicts`."
-        raise UsageError(f"{what} named {case!r}", where=ledger.uri, do=do)
+        hint = "Give a caption, or the caption_id of `verdicts`."
+        raise UsageError(f"{what} named {case!r}", where=ledger.uri, hint=hint)
     return found[0]
 
 

@@ -91,7 +91,7 @@ def job_of(uri: str, address: str | None = None) -> Job:
     """That job. Raises AuditError where there is no run, or none was submitted."""
     job = job_in(read(uri), address)
     if job is None:
-        raise AuditError("no job of a cluster has worked on it", where=f"{uri}/{NAME}", do="Was it submitted at all?")
+        raise AuditError("no job of a cluster has worked on it", where=f"{uri}/{NAME}", hint="Was it submitted at all?")
     return job
 
 
@@ -105,5 +105,5 @@ def refuse_second(uri: str) -> None:
     except AuditError:
         return  # that cluster is gone, and its jobs with it
     if state in ("PENDING", "RUNNING"):
-        do = f"`crossaudit stop {uri}` ends it."
-        raise AuditError(f"job {job.id} works on it ({state.lower()}, {job.address})", where=uri, do=do)
+        hint = f"`crossaudit stop {uri}` ends it."
+        raise AuditError(f"job {job.id} works on it ({state.lower()}, {job.address})", where=uri, hint=hint)

@@ -44,8 +44,8 @@ def write_picture(run: str | None, out: Path, content: bytes, caption: str) -> s
     try:
         write_local(out, content)
     except OSError as error:
-        do = "Give another --out."
-        raise AuditError(f"cannot be written: {error.strerror}", where=str(out), do=do) from error
+        hint = "Give another --out."
+        raise AuditError(f"cannot be written: {error.strerror}", where=str(out), hint=hint) from error
     return problem
 
 
@@ -133,8 +133,8 @@ def _remove(entry: dict[str, str]) -> str | None:
             return "changed since it was written"
         path.unlink()
     except OSError as error:
-        do = "Remove it, and give the same command again."
-        raise AuditError(f"cannot be removed: {error.strerror}", where=entry["file"], do=do) from error
+        hint = "Remove it, and give the same command again."
+        raise AuditError(f"cannot be removed: {error.strerror}", where=entry["file"], hint=hint) from error
     return None
 
 

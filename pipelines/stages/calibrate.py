@@ -18,54 +18,54 @@ from audit.record.ledger import Ledger, Shard, Tables, slices
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.reading import precomputed
-from pipelines.reading.control_captions import read_null_captions
+from pipelines.reading.control_captions import read_control_captions
 from pipelines.steps import caption_groups
 from pipelines.steps.calibration_checks import require_enough
 from pipelines.steps.screening import failed_rows, screen_errors, screen_texts
-from pipelines.tables.calibration import NAME, NULLS
+from pipelines.tables.calibration import CONTROL_CAPTIONS, NAME
 
 if TYPE_CHECKING:
     from audit.calibration.calibration import Calibration
     from pipelines.engine.worker import Worker
 
 # Working table: the control captions that a precomputed screen lacks.
-LACKING = "_lacking_null_captions"
+LACKING = "_lacking_control_captions"
 
 
 def run(run: Run) -> None:
     config = run.config
     with run.manifest.stage("calibrate") as stage:
-        if not run.ledger.parts(NULLS):
-            kept, removed = _null_captions(run)
+        if not run.ledger.parts(CONTROL_CAPTIONS):
+            kept, removed = _control_captions(run)
             run.manifest.data["calibration"] |= {"removed": removed}
-            run.ledger.write(NULLS, "00000", kept)
-        rows = run.ledger.rows(NULLS, "00000")
+            run.ledger.write(CONTROL_CAPTIONS, "00000", kept)
+        rows = run.ledger.rows(CONTROL_CAPTIONS, "00000")
         require_enough(config, rows)
-        shards = slices("", NULLS, rows, config.engine.shard_rows)
+        shards = slices("", CONTROL_CAPTIONS, rows, config.engine.shard_rows)
         if config.calibration.screen is not None:
             if not run.ledger.parts(LACKING):
                 _take_precomputed(run)
             shards = slices("lacking-", LACKING, run.ledger.rows(LACKING, "00000"), config.engine.shard_rows)
-        left = partial(_left, seeds=config.screen.seeds)
-        step = Step("calibrate", "null_screen", "captions", run.ledger, _screen, left, config.scoring())
+        on_lost_row = partial(_on_lost_row, seeds=config.screen.seeds)
+        step = Step("calibrate", "control_screen", "captions", run.ledger, _screen, on_lost_row, config.scoring())
         run.execute(step, shards)
-        null_table = run.ledger.read("null_screen")
-        calibration = audit.calibrate(null_table, config.screen.detectors[0])
+        control_table = run.ledger.read("control_screen")
+        calibration = audit.calibrate(control_table, config.screen.detectors[0])
         _save(run.ledger, calibration)
         run.manifest.data["calibration"] |= {
-            "null_captions": rows,
+            "control_captions": rows,
             "detector": calibration.detector,
-            **_halves(calibration, null_table),
+            **_halves(calibration, control_table),
         }
-        stage |= {"rows_in": rows, "rows_out": run.manifest.refresh("null_screen")}
+        stage |= {"rows_in": rows, "rows_out": run.manifest.refresh("control_screen")}
 
 
 def check_screen(run: Run) -> None:
     """Raise AuditError unless a precomputed screen is one of the loaded model, under this very configuration."""
     path = run.config.calibration.screen
-    if path is None or run.manifest.finished or run.ledger.parts("null_screen"):
+    if path is None or run.manifest.finished or run.ledger.parts("control_screen"):
         return
-    texts = read_null_captions(run.config.calibration.captions, run.config.calibration.column)
+    texts = read_control_captions(run.config.calibration.captions, run.config.calibration.column)
     table = precomputed.read(path, texts)
     context = pa.ipc.read_schema(pa.py_buffer(run.workers(run.config.scoring()).ask("context")))
     detector = run.config.screen.detectors[0]
@@ -74,7 +74,7 @@ def check_screen(run: Run) -> None:
     except UsageError:
         raise
     except AuditError as error:
-        raise AuditError(error.what, where=path, do=precomputed.DO) from error
+        raise AuditError(error.what, where=path, hint=precomputed.DO) from error
 
 
 def _save(ledger: Ledger, calibration: Calibration) -> None:
@@ -83,19 +83,19 @@ def _save(ledger: Ledger, calibration: Calibration) -> None:
         ledger.write_bytes(NAME, (Path(folder) / NAME).read_bytes())
 
 
-def _null_captions(run: Run) -> tuple[pa.Table, int]:
+def _control_captions(run: Run) -> tuple[pa.Table, int]:
     """(caption_id, caption, caption_group of those that the data set does not have, how many it has).
 
     One that is near-identical to a caption of the data set counts as the same.
     """
     path = run.config.calibration.captions
-    texts = read_null_captions(path, run.config.calibration.column)
+    texts = read_control_captions(path, run.config.calibration.column)
     table = pa.table({"caption": pa.array(texts, pa.string())}).filter(pc.invert(caption_groups.known(run, texts)))
     if not len(table):
         raise AuditError(
-            f"none of {len(texts)} null captions is new: the data set has them all",
+            f"none of {len(texts)} control captions is new: the data set has them all",
             where=path,
-            do="Give captions that the model was not trained on.",
+            hint="Give captions that the model was not trained on.",
         )
     kept = table["caption"].to_pylist()
     ids, groups = [audit.caption_id(text) for text in kept], audit.caption_groups(kept)
@@ -109,14 +109,14 @@ def _screen(worker: Worker, shard: Shard) -> Tables:
     for name in ("caption_group", "caption"):
         values = captions[name].take(pc.index_in(table["caption_id"], value_set=captions["caption_id"]))
         table = table.add_column(1, name, values)
-    return {"null_screen": table, "errors": errors}
+    return {"control_screen": table, "errors": errors}
 
 
-def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
+def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
     captions = ledger.slice(shard.source, "00000", shard.start, shard.stop)
-    table = failed_rows(schema.null_screen(()), captions, seeds, message)
+    table = failed_rows(schema.control_screen(()), captions, seeds, message)
     return {
-        "null_screen": table,
+        "control_screen": table,
         "errors": screen_errors("calibrate", captions["caption_id"].to_pylist(), kind, message),
     }
 
@@ -125,19 +125,19 @@ def _take_precomputed(run: Run) -> None:
     """Write the rows of a precomputed screen table that `check_screen` has looked at, and the captions it lacks."""
     path = run.config.calibration.screen
     assert path is not None
-    captions = run.ledger.read(NULLS, "00000")
+    captions = run.ledger.read(CONTROL_CAPTIONS, "00000")
     table = precomputed.read(path, captions["caption"].to_pylist())
     at = pc.index_in(table["caption"], value_set=captions["caption"].combine_chunks())
     for name in ("caption_id", "caption_group"):
         table = table.append_column(name, captions[name].take(at))
-    layout = schema.null_screen(schema.features_of(table.schema)).with_metadata(table.schema.metadata)
-    run.ledger.write("null_screen", "00000", table.select(layout.names).cast(layout))
+    layout = schema.control_screen(schema.features_of(table.schema)).with_metadata(table.schema.metadata)
+    run.ledger.write("control_screen", "00000", table.select(layout.names).cast(layout))
     known = pc.is_in(captions["caption"], value_set=table["caption"].combine_chunks())
     run.ledger.write(LACKING, "00000", captions.filter(pc.invert(known)))
 
 
-def _halves(calibration: Calibration, null_table: pa.Table) -> dict[str, Any]:
-    """How many null captions fit the distance, and how many give p-values."""
+def _halves(calibration: Calibration, control_table: pa.Table) -> dict[str, Any]:
+    """How many control captions fit the distance, and how many give p-values."""
     held_out = len(calibration.parts[0].survival.distances)
-    scored = len(calibration.score(null_table))
+    scored = len(calibration.score(control_table))
     return {"fit": scored - held_out, "held_out": held_out}

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 SAMPLE = 200
 EDITED, LINKS, MEMBERS, NAMED = "_edited_copies", "_image_links", "_image_members", "_image_names"
 SIMILARITY = pa.schema([("image_id", pa.string()), ("similarity", pa.float64())])
-_MEMBERS = pa.schema([("first", pa.int64()), ("image", pa.int64()), ("size", pa.int64())])
-_NAMED = pa.schema([("image", pa.int64()), ("cluster", pa.string()), ("size", pa.int64())])
+_MEMBERS = pa.schema([("first", pa.int64()), ("image", pa.int64()), ("cluster_size", pa.int64())])
+_NAMED = pa.schema([("image", pa.int64()), ("cluster", pa.string()), ("cluster_size", pa.int64())])
 
 
 def run(run: Run) -> None:
@@ -44,8 +44,8 @@ def run(run: Run) -> None:
         if lists:
             near_duplicates.run(run, counts, LINKS, threshold)
         else:
-            work, left = partial(_near, threshold=threshold), partial(_left, table=table)
-            run.execute(Step("cluster", LINKS, "images", run.ledger, work, left), blocks(counts, BLOCK))
+            work, on_lost_row = partial(_near, threshold=threshold), partial(_on_lost_row, table=table)
+            run.execute(Step("cluster", LINKS, "images", run.ledger, work, on_lost_row), blocks(counts, BLOCK))
         image_F, first_F = _write(run, counts)
         measured = near_duplicates.recall(run.ledger, image_F, first_F) if lists else {}
         found = {"threshold": threshold, "source": source, "images_with_duplicates": len(image_F)} | measured
@@ -72,14 +72,14 @@ def _named(worker: Worker, shard: Shard) -> Tables:
     low, high = numbers(shard)
     members = worker.ledger.between(MEMBERS, "first", low, high)
     names = _ids(worker, shard).take(pa.array(members["first"].to_numpy() - low))
-    return {NAMED: pa.table([members["image"], names, members["size"]], schema=_NAMED).sort_by("image")}
+    return {NAMED: pa.table([members["image"], names, members["cluster_size"]], schema=_NAMED).sort_by("image")}
 
 
 def _clusters(worker: Worker, shard: Shard) -> Tables:
     low, high = numbers(shard)
     ids, known = _ids(worker, shard), worker.ledger.between(NAMED, "image", low, high)
     at = pc.index_in(pa.array(np.arange(low, high)), value_set=known["image"].combine_chunks())
-    names, sizes = (known[name].combine_chunks().take(at) for name in ("cluster", "size"))
+    names, sizes = (known[name].combine_chunks().take(at) for name in ("cluster", "cluster_size"))
     columns = [ids, pc.coalesce(names, ids), pc.coalesce(sizes, 1)]
     return {"image_clusters": pa.table(columns, schema=schema.IMAGE_CLUSTERS)}
 
@@ -91,13 +91,13 @@ def _ids(worker: Worker, shard: Shard) -> pa.Array:
 
 def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
     """From which similarity on images are near duplicates, and where that comes from."""
-    given = run.config.embedder(run.config.confirm.embedders[0]).duplicate
+    given = run.config.embedder(run.config.confirm.embedders[0]).min_similarity_duplicate
     if given is not None:
         return given, "configured"
     ids = _drawn(run, counts)
     sample = Shard("00000", tuple(ids), 0, len(ids))
     needs = (run.config.confirm.embedders[0],)
-    run.execute(Step("cluster: edited copies", EDITED, "images", run.ledger, _edited, _unedited, needs), [sample])
+    run.execute(Step("cluster: edited copies", EDITED, "images", run.ledger, _edited, _on_lost_sample, needs), [sample])
     similarity_N = run.ledger.read(EDITED)["similarity"].to_numpy()
     return duplicate_threshold(similarity_N), f"{len(similarity_N)} edited copies"
 
@@ -128,7 +128,7 @@ def _edited(worker: Worker, shard: Shard) -> Tables:
     return {EDITED: pa.table([ids, similarity_N.astype(np.float64)], schema=SIMILARITY)}
 
 
-def _unedited(_ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+def _on_lost_sample(_ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     error = {"stage": "cluster", "kind": kind, "message": f"image {shard.source[shard.start]}: {message}"}
     return {EDITED: SIMILARITY.empty_table(), "errors": errors_table([error])}
 
@@ -142,7 +142,7 @@ def _near(worker: Worker, shard: Shard, threshold: float) -> Tables:
     return {LINKS: pa.table([found_M2[:, 0], found_M2[:, 1]], schema=LINK)}
 
 
-def _left(ledger: Ledger, shard: Shard, kind: str, message: str, table: str) -> Tables:
+def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, table: str) -> Tables:
     [place] = block(ledger, table, shard, ["file", "row"]).to_pylist()
     error = place | {"stage": "cluster", "rows": 1, "kind": kind, "message": message}
     return {LINKS: LINK.empty_table(), "errors": errors_table([error])}

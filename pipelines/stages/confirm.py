@@ -1,4 +1,4 @@
-"""Confirm: the training images nearest to each generation, the thresholds that null captions set, and fresh seeds."""
+"""Confirm: match generations with training images, set thresholds from control captions, and try fresh seeds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(run: Run) -> None:
     if config.images is None:
         return
     with run.manifest.stage("confirm") as stage:
-        _match(run, "confirm", ("null", "discover"))
+        _match(run, "confirm", ("control", "discover"))
         image_search.measure(run)
         matches = run.ledger.read("matches")
         limits = thresholds.choose(run, matches)
@@ -59,7 +59,7 @@ def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: Mapping
 def _match(run: Run, title: str, purposes: Sequence[str]) -> None:
     shards = [shard for purpose in purposes for shard in _shards(run.ledger, purpose, run.config.engine.shard_rows)]
     needs = tuple(run.config.confirm.embedders)
-    run.execute(Step(title, "matches", "generations", run.ledger, _nearest, _left, needs), shards)
+    run.execute(Step(title, "matches", "generations", run.ledger, _nearest, _on_lost_row, needs), shards)
 
 
 def _shards(ledger: Ledger, purpose: str, size: int) -> list[Shard]:
@@ -95,7 +95,7 @@ class Regions(NamedTuple):
     """Of generations and their neighbours, row by row [Q x K]: region_similarity, shared, region (PNG)."""
 
     similarity: list[float | None]
-    shared: list[float | None]
+    pixel_agreement: list[float | None]
     region: list[bytes | None]
 
 
@@ -126,7 +126,7 @@ def _regions(
             if region_TT is not None:
                 alike_K = similarities(embedder, pictures[q], region_TT, neighbours)
             found.similarity.extend(None if np.isnan(value) else float(value) for value in alike_K)
-            found.shared.extend(float(where_TT.mean()) for where_TT in agreed)
+            found.pixel_agreement.extend(float(where_TT.mean()) for where_TT in agreed)
             found.region.extend(map(region_png, agreed))
     return found
 
@@ -143,13 +143,13 @@ def _table(generations: pa.Table, embedder: str, near: image_search.Neighbours, 
         "similarity": pa.array(near.similarity.reshape(-1).astype(np.float64)),
         "background": pa.array(np.repeat(near.background.astype(np.float64), k)),
         "region_similarity": pa.array(regions.similarity if regions else nothing, pa.float64()),
-        "shared": pa.array(regions.shared if regions else nothing, pa.float64()),
+        "pixel_agreement": pa.array(regions.pixel_agreement if regions else nothing, pa.float64()),
         "region": pa.array(regions.region if regions else nothing, pa.binary()),
     }
     return pa.table([columns[name] for name in schema.MATCHES.names], schema=schema.MATCHES)
 
 
-def _left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     [row] = _generations(ledger, shard).to_pylist()
     error = {"stage": "confirm", "caption_id": row["caption_id"], "kind": kind, "message": message}
     return {"matches": schema.MATCHES.empty_table(), "errors": errors_table([error])}

@@ -26,8 +26,8 @@ def run(run: Run) -> None:
         shards = []
         for name in run.ledger.parts(IMAGES):
             shards += slices(name, name, run.ledger.rows(IMAGES, name), run.config.engine.shard_rows)
-        left = partial(_left, embedders=embedders)
-        step = Step("embed", table(embedders[0]), "images", run.ledger, _embed, left, tuple(embedders))
+        on_lost_row = partial(_on_lost_row, embedders=embedders)
+        step = Step("embed", table(embedders[0]), "images", run.ledger, _embed, on_lost_row, tuple(embedders))
         run.execute(step, shards)
         stage["rows_in"] = listed(run.ledger)
         stage["rows_out"] = refreshed(run)
@@ -37,7 +37,7 @@ def _embed(worker: Worker, shard: Shard) -> Tables:
     return vectors_at(worker, worker.ledger.slice(IMAGES, shard.source, shard.start, shard.stop))
 
 
-def _left(ledger: Ledger, shard: Shard, kind: str, message: str, embedders: Sequence[str]) -> Tables:
+def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, embedders: Sequence[str]) -> Tables:
     [place] = ledger.slice(IMAGES, shard.source, shard.start, shard.stop).to_pylist()
     # No embedder is loaded here; an empty table of any width gives way to one with rows.
     empty = {table(name): schema.embeddings(1).empty_table() for name in embedders}

@@ -1,4 +1,4 @@
-"""Generate: full denoising runs of selected captions, of null captions, and of confirmed ones with fresh seeds."""
+"""Generate: full denoising runs of selected captions, of control captions, and of confirmed ones with fresh seeds."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import pyarrow.compute as pc
 from pipelines.engine.context import Run
 from pipelines.steps.generation import generate
 from pipelines.tables import selection
-from pipelines.tables.calibration import NULLS, load_calibration
+from pipelines.tables.calibration import CONTROL_CAPTIONS, load_calibration
 
 
 def run(run: Run) -> None:
     captions_of = {"discover": selection.selected(run.ledger)}
     if run.config.images is not None:
-        captions_of["null"] = _highest_nulls(run)
+        captions_of["control"] = _highest_controls(run)
     with run.manifest.stage("generate") as stage:
         generate(run, "generate", captions_of, run.config.generate.seeds)
         stage["rows_in"] = sum(map(len, captions_of.values()))
         stage["rows_out"] = run.manifest.refresh("generations")
 
 
-def _highest_nulls(run: Run) -> pa.Table:
-    """The null captions that score highest: (caption_id, caption)."""
-    null_table = run.ledger.read("null_screen")
-    scores = load_calibration(run.ledger).score(null_table)
+def _highest_controls(run: Run) -> pa.Table:
+    """The control captions that score highest: (caption_id, caption)."""
+    control_table = run.ledger.read("control_screen")
+    scores = load_calibration(run.ledger).score(control_table)
     best = scores.sort_by([("score", "descending"), ("caption", "ascending")])
-    captions = run.ledger.read(NULLS, "00000", ["caption_id", "caption"])
-    chosen = best["caption"].slice(0, run.config.confirm.null_captions)
+    captions = run.ledger.read(CONTROL_CAPTIONS, "00000", ["caption_id", "caption"])
+    chosen = best["caption"].slice(0, run.config.confirm.control_captions)
     return captions.take(pc.index_in(chosen, value_set=captions["caption"].combine_chunks()))

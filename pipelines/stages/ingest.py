@@ -22,7 +22,7 @@ from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import Slice
 from pipelines.steps import caption_groups, pairing
 from pipelines.steps.image_list import list_images
-from pipelines.steps.input_rows import BUCKET_ROWS, TEXTS, lost_row, rows_of, shards_of
+from pipelines.steps.input_rows import BUCKET_ROWS, TEXTS, on_lost_row, rows_of, shards_of
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
@@ -48,12 +48,12 @@ def run(run: Run, inputs: Inputs) -> None:
         list_images(run, inputs.images)
         buckets = -(-taken // BUCKET_ROWS)
         run.execute(
-            Step("ingest: rows", "rows", "rows", run.ledger, rows_of, lost_row),
+            Step("ingest: rows", "rows", "rows", run.ledger, rows_of, on_lost_row),
             list(shards_of(slices, run.config, inputs.images, buckets, sample)),
         )
         if not run.manifest.refresh("rows"):
             ask = f'`crossaudit query {run.config.out} "from errors"` says why.'
-            raise AuditError(f"none of {taken} rows has a caption", where=inputs.captions[0].uri, do=ask)
+            raise AuditError(f"none of {taken} rows has a caption", where=inputs.captions[0].uri, hint=ask)
         pairing.run(run, inputs.captions)
         step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
         run.execute(step, [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)])
@@ -69,7 +69,7 @@ def _plan(run: Run, files: list[File]) -> list[Slice]:
         Shard(f"{at // PLAN_FILES:05d}", (at, files[at : at + PLAN_FILES]), 0, len(files[at : at + PLAN_FILES]))
         for at in range(0, len(files), PLAN_FILES)
     ]
-    run.execute(Step("ingest: files", SLICES, "files", run.ledger, _slices, _slices_left), shards)
+    run.execute(Step("ingest: files", SLICES, "files", run.ledger, _slices, _on_lost_slice), shards)
     slices = []
     planned: dict[int, list[list[int]]] = {}
     for row in run.ledger.read(SLICES).to_pylist():
@@ -77,7 +77,7 @@ def _plan(run: Run, files: list[File]) -> list[Slice]:
         planned.setdefault(row["file"], []).append([row["rows"], *row["place"]])
     run.manifest.slices({file.uri: planned.get(number, []) for number, file in enumerate(files)})
     if not slices:
-        raise AuditError("the data set has no rows", where=files[0].uri, do="Check `captions` in the configuration.")
+        raise AuditError("the data set has no rows", where=files[0].uri, hint="Check `captions` in the configuration.")
     return slices
 
 
@@ -91,7 +91,7 @@ def _slices(worker: Worker, shard: Shard) -> Tables:
     return {SLICES: pa.Table.from_pylist(found, schema=_SLICES), "errors": errors_table(errors)}
 
 
-def _slices_left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+def _on_lost_slice(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     error = captions_of.unreadable(shard.source[1][shard.start], message[:300])
     return {SLICES: _SLICES.empty_table(), "errors": errors_table([error])}
 
@@ -100,6 +100,6 @@ def _distinct(worker: Worker, shard: Shard) -> Tables:
     """One bucket: each text once in the whole run, ordered by id."""
     found = worker.ledger.between(TEXTS, "bucket", shard.start, shard.start + 1)
     grouped = found.group_by("caption_id", use_threads=False)
-    table = grouped.aggregate([("caption", "first"), ("copies", "sum")])
+    table = grouped.aggregate([("caption", "first"), ("row_count", "sum")])
     columns = [table[name] for name in ("caption_id", "caption_first", "copies_sum")]
     return {"captions": pa.table(columns, schema=schema.CAPTIONS).sort_by("caption_id")}

@@ -17,7 +17,7 @@ from audit.images.png import png
 from audit.record.ledger import Ledger
 from audit.statistics.claims import claims
 from audit.verdicts.copies import LINKS, copied_images, links
-from audit.verdicts.judging import Images, judge, negatives, with_p_not_reproduced
+from audit.verdicts.judging import ImageCounts, judge, negatives, with_p_not_reproduced
 from audit.verdicts.regions import thumbnail
 from audit.verdicts.thresholds import COLUMNS, Threshold
 from pipelines.engine.context import Run
@@ -37,7 +37,7 @@ def run(run: Run) -> None:
         run.manifest.part("copied_images", "00000", len(copied))
         captions, scores = _selected(ledger)
         found = {
-            "controls": _all(ledger, "controls", schema.CONTROLS),
+            "perturbations": _all(ledger, "perturbations", schema.PERTURBATIONS),
             "generations": _without_pixels(ledger),
             "matches": matches,
             "copied": copied,
@@ -50,7 +50,7 @@ def run(run: Run) -> None:
             thresholds=limits,
             images=_images(ledger),
             failures=_failures(ledger),
-            max_unreadable=config.confirm.max_unreadable,
+            max_unreadable_fraction=config.confirm.max_unreadable_fraction,
         )
         selected = judged(captions=captions, scores=scores, **found)
         nothing = {name: table.slice(0, 0) for name, table in found.items()}
@@ -64,7 +64,7 @@ def run(run: Run) -> None:
         run.progress.say("judge: " + ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items())))
 
 
-def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], null_M: np.ndarray) -> Counter[str]:
+def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], control_M: np.ndarray) -> Counter[str]:
     """Writes the verdicts part by part, those of the captions that were not selected too; returns how many of each."""
     counts: Counter[str] = Counter()
     start = 0
@@ -74,7 +74,7 @@ def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], null_M
         stop = start + len(scores) - len(captions)
         table = pa.concat_tables([selected.slice(start, stop - start), judged(captions=captions, scores=scores)])
         table = table.take(pc.index_in(scores["caption_id"], value_set=table["caption_id"].combine_chunks()))
-        run.ledger.write("verdicts", name, with_p_not_reproduced(table, scores, null_M))
+        run.ledger.write("verdicts", name, with_p_not_reproduced(table, scores, control_M))
         run.manifest.part("verdicts", name, len(table))
         counts.update(table["verdict"].to_pylist())
         start = stop
@@ -128,7 +128,7 @@ def _without_pixels(ledger: Ledger) -> pa.Table:
     return ledger.read("generations", columns=columns)
 
 
-def _images(ledger: Ledger) -> Images:
+def _images(ledger: Ledger) -> ImageCounts:
     errors = _all(ledger, "errors", schema.ERRORS)
     lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
     ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
@@ -136,12 +136,12 @@ def _images(ledger: Ledger) -> Images:
     # How many images a damaged file had is unknown; it is taken to have had as many as the mean file.
     damaged = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_null() & pc.field("file").is_valid())
     unseen = -(-listed * pc.count_distinct(damaged["file"]).as_py() // files)
-    return Images(listed + unseen, len(ids) + unseen, pa.array(ids, pa.string()))
+    return ImageCounts(listed + unseen, len(ids) + unseen, pa.array(ids, pa.string()))
 
 
 def _failures(ledger: Ledger) -> pa.Table:
     """(caption_id, error) of what failed outside the generations."""
-    beside = pa.array(["mitigate", "control"])
+    beside = pa.array(["mitigate", "perturb"])
     of_the_audit = pc.field("caption_id").is_valid() & ~pc.field("stage").isin(beside)
     named = _all(ledger, "errors", schema.ERRORS).filter(of_the_audit)
     return named.select(["caption_id", "message"]).rename_columns(["caption_id", "error"])

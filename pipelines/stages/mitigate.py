@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Shapes: R images of a shard (captions x seeds, caption-major), E embedding width.
 
-# So many captions of a group keep an image of each setting, to look at.
+# So many captions of a caption set keep an image of each setting, to look at.
 PICTURED = {"confirmed": 12, "ordinary": 6}
 
 _CAPTIONS = pa.schema(
@@ -52,7 +52,7 @@ _VECTORS = pa.schema([("vector", pa.list_(pa.float32()))])
 
 
 @dataclass(frozen=True)
-class Plan:
+class MitigationPlan:
     """`settings`: PLAIN and those to measure; at most `confirmed` and `ordinary` captions, each with all `seeds`."""
 
     settings: Sequence[Setting]
@@ -61,7 +61,7 @@ class Plan:
     seeds: Sequence[int]
 
 
-def run(run: Run, plan: Plan) -> pa.Table:
+def run(run: Run, plan: MitigationPlan) -> pa.Table:
     """Measures the settings that have no part yet, and returns the summary of all that have one.
 
     Raises AuditError if no caption is confirmed, or if the run no longer holds what they are compared with.
@@ -71,15 +71,15 @@ def run(run: Run, plan: Plan) -> pa.Table:
     _forget_others(run, plan, captions_of)
     with run.manifest.stage("mitigate") as stage:
         shards = [
-            Shard(f"{group}-{setting}", (group, setting), 0, len(captions))
+            Shard(f"{caption_set}-{setting}", (caption_set, setting), 0, len(captions))
             for setting in plan.settings
-            for group, captions in captions_of.items()
+            for caption_set, captions in captions_of.items()
             if len(captions)
         ]
-        work, left = partial(_measure, seeds=plan.seeds, limits=limits), _left
+        work, on_lost_row = partial(_measure, seeds=plan.seeds, limits=limits), _on_lost_row
         clip = ("clip",) if run.config.confirm.clip else ()
         needs = tuple(dict.fromkeys(("model", run.config.confirm.embedders[0], *clip)))
-        run.execute(Step("mitigate", MEASURED, "captions", run.ledger, work, left, needs, addition=True), shards)
+        run.execute(Step("mitigate", MEASURED, "captions", run.ledger, work, on_lost_row, needs, addition=True), shards)
         parts = run.ledger.parts(MEASURED)
         stage["rows_in"] = sum(len(captions_of[part.partition("-")[0]]) for part in parts) * len(plan.seeds)
         stage["rows_out"] = run.manifest.refresh(MEASURED)
@@ -89,15 +89,15 @@ def run(run: Run, plan: Plan) -> pa.Table:
     return summary
 
 
-def _confirmed(run: Run, plan: Plan) -> pa.Table:
+def _confirmed(run: Run, plan: MitigationPlan) -> pa.Table:
     """The confirmed captions to generate, as _CAPTIONS."""
     found = verdicts.confirmed(run.ledger, ["caption_id", "caption", "verdict", "image_id", "family"])
     if not len(found):
         raise AuditError("no caption of this run is confirmed: there is nothing to mitigate", where=run.ledger.uri)
     embedder = run.config.confirm.embedders[0]
     if not run.ledger.parts(embeddings.table(embedder)):
-        do = "`crossaudit run` with the run's audit.yaml makes it again."
-        raise AuditError(f"the table {embeddings.table(embedder)} is gone", where=run.ledger.uri, do=do)
+        hint = "`crossaudit run` with the run's audit.yaml makes it again."
+        raise AuditError(f"the table {embeddings.table(embedder)} is gone", where=run.ledger.uri, hint=hint)
     rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
     images = verdicts.evidence_of(run.ledger, [row["image_id"] for row in rows])
     shown = _one_a_family(rows, PICTURED["confirmed"])
@@ -116,9 +116,9 @@ def _confirmed(run: Run, plan: Plan) -> pa.Table:
     return pa.Table.from_pylist([row | extra for row, extra in zip(rows, more, strict=True)], schema=_CAPTIONS)
 
 
-def _ordinary(run: Run, plan: Plan) -> pa.Table:
+def _ordinary(run: Run, plan: MitigationPlan) -> pa.Table:
     """Captions of the run that were not selected, as _CAPTIONS."""
-    columns, clear = ["caption_id", "caption", "verdict"], pc.field("verdict") == "clear"
+    columns, clear = ["caption_id", "caption", "verdict"], pc.field("verdict") == "not_selected"
     total = run.ledger.dataset("verdicts", schema.VERDICTS).count_rows(filter=clear)
     sample = Sample(min(plan.ordinary, total), total, run.config.select.seed)
     rows, start = [], 0
@@ -144,14 +144,14 @@ def _one_a_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
     return {row["caption_id"] for row in order[:most]}
 
 
-def _forget_others(run: Run, plan: Plan, captions_of: dict[str, pa.Table]) -> None:
+def _forget_others(run: Run, plan: MitigationPlan, captions_of: dict[str, pa.Table]) -> None:
     """Parts of other captions or seeds, or without this CLIP, go: one table compares like with like."""
     ledger, clip = run.ledger, run.config.confirm.clip
     basis: dict[str, Any] = {"seeds": list(plan.seeds), "clip": clip.weights if clip else None}
-    basis |= {group: len(captions) for group, captions in captions_of.items()}
+    basis |= {caption_set: len(captions) for caption_set, captions in captions_of.items()}
     known = all(
-        group in ledger.parts(CAPTIONS) and ledger.read(CAPTIONS, group).equals(captions)
-        for group, captions in captions_of.items()
+        caption_set in ledger.parts(CAPTIONS) and ledger.read(CAPTIONS, caption_set).equals(captions)
+        for caption_set, captions in captions_of.items()
     )
     if known and run.manifest.data.get("mitigation") == basis:
         return
@@ -170,13 +170,13 @@ def _forget_others(run: Run, plan: Plan, captions_of: dict[str, pa.Table]) -> No
         run.manifest.data["models"].pop("clip", None)  # it was that of an earlier --clip
     run.manifest.data["mitigation"] = basis
     run.manifest.write()
-    for group, captions in captions_of.items():
-        ledger.write(CAPTIONS, group, captions)
+    for caption_set, captions in captions_of.items():
+        ledger.write(CAPTIONS, caption_set, captions)
 
 
 def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[str, Threshold]) -> Tables:
-    group, setting = shard.source
-    captions = worker.ledger.slice(CAPTIONS, group, shard.start, shard.stop)
+    caption_set, setting = shard.source
+    captions = worker.ledger.slice(CAPTIONS, caption_set, shard.start, shard.stop)
     served, of_R = _serve(worker, captions["caption"].to_pylist(), seeds, setting)
     rows = captions.take(pa.array(of_R))
     finite = pc.is_valid(served["image"])
@@ -190,7 +190,7 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     neighbours = image_search.find(worker, embedder.name, vectors_RE, 1)
     nearest_R, region_R = neighbours.similarity[:, 0].astype(np.float64), np.full(len(rows), np.nan)
     similarity_R = nearest_R
-    if group == "confirmed":
+    if caption_set == "confirmed":
         similarity_R, region_R = _similarities(worker, rows, pictures, vectors_RE)
         similarity_R -= neighbours.background
     found = {
@@ -206,14 +206,14 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     columns = {
         **{name: rows[name] for name in ("caption_id", "caption", "verdict", "image_id")},
         **{name: served[name] for name in ("seed", "seconds")},
-        "group": pa.repeat(group, len(rows)),
+        "caption_set": pa.repeat(caption_set, len(rows)),
         "bos_scale": pa.repeat(setting.bos_scale, len(rows)),
         "keep": pa.repeat(setting.keep, len(rows)),
         "similarity": pa.array(similarity_R),
         "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
         "nearest_image_id": pa.array(neighbours.ids[:, 0].tolist(), pa.string()),
         "nearest_similarity": pa.array(nearest_R),
-        "above_threshold": pa.array(above_R),
+        "is_copy": pa.array(above_R),
         "near_miss": pa.array(near_R & ~above_R),
         "clip_score": _clip_scores(worker, rows["caption"].to_pylist(), pictures),
         "image": pc.if_else(kept, served["image"], pa.scalar(None, pa.binary())),
@@ -264,9 +264,9 @@ def _clip_scores(worker: Worker, captions: Sequence[str], pictures: Sequence[Ima
     return pa.array(scores_R.astype(np.float64))
 
 
-def _left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
-    group, setting = shard.source
-    [row] = ledger.slice(CAPTIONS, group, shard.start, shard.stop, ["caption_id"]).to_pylist()
+def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+    caption_set, setting = shard.source
+    [row] = ledger.slice(CAPTIONS, caption_set, shard.start, shard.stop, ["caption_id"]).to_pylist()
     return _nothing([_error(row["caption_id"], kind, f"{setting}: {message}")])
 
 
@@ -284,14 +284,14 @@ def _error(caption_id: str, kind: str, message: str) -> dict[str, Any]:
 
 
 def _summary(ledger: Ledger) -> pa.Table:
-    """One row a group and setting that has images: PLAIN first, then by keep and bos_scale."""
+    """One row per caption set and setting that has images: PLAIN first, then by keep and bos_scale."""
     columns = [name for name in schema.MITIGATION.names if name != "image"]
     found = []
     for part, measured in ledger.each(MEASURED, columns):
         if len(measured):
             vectors = np.stack(ledger.read(VECTORS, part)["vector"].to_pylist()).astype(np.float32)
-            key = {name: measured[name][0].as_py() for name in ("group", "keep", "bos_scale")}
+            key = {name: measured[name][0].as_py() for name in ("caption_set", "keep", "bos_scale")}
             found.append(key | summarize(measured, vectors))
     order = {word: number for number, word in enumerate(schema.KEEP_WORDS)}
-    found.sort(key=lambda row: (row["group"], order[row["keep"]], row["bos_scale"]))
+    found.sort(key=lambda row: (row["caption_set"], order[row["keep"]], row["bos_scale"]))
     return pa.Table.from_pylist(found, schema=schema.MITIGATION_SUMMARY)

@@ -43,7 +43,7 @@ def check(run: Run) -> None:
         raise AuditError(
             f"these are other vectors than this run needs: {differences[0]}{more}",
             where=source.uri,
-            do="Build it anew (`crossaudit index AUDIT.YAML --out ELSEWHERE`), or leave index.path out.",
+            hint="Build it anew (`crossaudit index AUDIT.YAML --out ELSEWHERE`), or leave index.path out.",
         )
 
 
@@ -54,10 +54,10 @@ def _index(run: Run) -> tuple[Ledger, dict[str, Any]]:
     source = Ledger(path)
     index = stored(source)
     if index is None:
-        do = "`crossaudit index AUDIT.YAML` builds one there."
-        raise AuditError(f"no {NAME}: there is no index here", where=path, do=do)
+        hint = "`crossaudit index AUDIT.YAML` builds one there."
+        raise AuditError(f"no {NAME}: there is no index here", where=path, hint=hint)
     if index["finished"] is None:
-        raise AuditError("the index is not finished", where=path, do="The command that began it goes on with it.")
+        raise AuditError("the index is not finished", where=path, hint="The command that began it goes on with it.")
     return source, index
 
 
@@ -140,8 +140,8 @@ def _copy(ledger: Ledger, source: Ledger, table: str, part: str, rows: int) -> N
         found = source.rows(table, part)
     except (AuditError, OSError, pa.ArrowException) as error:
         what = f"cannot be read: {first_line(error.__cause__ or error)}"
-        raise AuditError(what, where=where, do="Build the index anew.") from error
+        raise AuditError(what, where=where, hint="Build the index anew.") from error
     if found != rows:
         what = f"has {found:,} rows; the manifest of the index says {rows:,}"
-        raise AuditError(what, where=where, do="Build the index anew.")
+        raise AuditError(what, where=where, hint="Build the index anew.")
     ledger.take(source, table, part)

@@ -21,8 +21,10 @@ def run(run: Run) -> None:
         shards = []
         for name in run.ledger.parts("captions"):
             shards += slices(name, name, run.ledger.rows("captions", name), run.config.engine.shard_rows)
-        left = partial(_left, seeds=run.config.screen.seeds)
-        run.execute(Step("screen", "screen", "captions", run.ledger, _screen, left, run.config.scoring()), shards)
+        on_lost_row = partial(_on_lost_row, seeds=run.config.screen.seeds)
+        run.execute(
+            Step("screen", "screen", "captions", run.ledger, _screen, on_lost_row, run.config.scoring()), shards
+        )
         stage |= {"rows_in": sum(map(len, shards)), "rows_out": run.manifest.refresh("screen")}
 
 
@@ -32,7 +34,7 @@ def _screen(worker: Worker, shard: Shard) -> Tables:
     return {"screen": table, "errors": errors}
 
 
-def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
+def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
     captions = ledger.slice("captions", shard.source, shard.start, shard.stop)
     errors = screen_errors("screen", captions["caption_id"].to_pylist(), kind, message)
     return {"screen": failed_rows(schema.screen(()), captions, seeds, message), "errors": errors}

@@ -28,13 +28,13 @@ def check(run: Run) -> None:
         if path is None:
             continue
         manifest: dict[str, Any] = stored(Ledger(path)) or {"finished": None}
-        do = "`crossaudit index` builds one from other images, with this audit's embedders."
+        hint = "`crossaudit index` builds one from other images, with this audit's embedders."
         if manifest["finished"] is None:
-            raise AuditError(f"confirm.{name}.background is no finished index", where=path, do=do)
+            raise AuditError(f"confirm.{name}.background is no finished index", where=path, hint=hint)
         if manifest["models"].get(name) != run.manifest.data["models"][name]:
-            raise AuditError(f"the vectors of this background are of another {name}", where=path, do=do)
+            raise AuditError(f"the vectors of this background are of another {name}", where=path, hint=hint)
         if sum(manifest["parts"].get(embeddings.table(name), {}).values()) < BACKGROUND_NEIGHBOURS:
-            raise AuditError(f"a background needs {BACKGROUND_NEIGHBOURS} images", where=path, do=do)
+            raise AuditError(f"a background needs {BACKGROUND_NEIGHBOURS} images", where=path, hint=hint)
 
 
 def run(run: Run) -> None:

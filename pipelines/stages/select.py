@@ -71,7 +71,7 @@ def _write(run: Run, parts: Collection[str], by_budget: np.ndarray, by_sample: n
             "q_unseen": pa.nulls(len(table), pa.float64()) if q is None else q.slice(start, len(table)),
             "selected_by": _words(*(np.isin(at, chosen) for chosen in (by_budget, by_sample))),
             "inclusion_probability": pa.repeat(probability, len(table)),
-            "image_cluster_size": table["size"],
+            "image_cluster_size": table["cluster_size"],
         }
         run.ledger.write("scores", name, pa.table(columns, schema=schema.SCORES))
         run.manifest.part("scores", name, len(table))
@@ -142,7 +142,7 @@ def _q_values(ledger: Ledger, held_out: int) -> tuple[pa.Array | None, str]:
     """(q-values of all captions or none, why): Benjamini-Hochberg, where the smallest p-value can reach 1/N at all."""
     count = sum(len(part) - part["p_unseen"].null_count for _, part in ledger.each(SCORED, ["p_unseen"]))
     if held_out + 1 < count:
-        need = f"{count:,} captions need as many null captions held out, there are {held_out:,}"
+        need = f"{count:,} captions need as many control captions held out, there are {held_out:,}"
         return None, f"null: {need}; the screen ranks, it does not flag"
     p_N = ledger.read(SCORED, columns=["p_unseen"])["p_unseen"].to_numpy()
     tested_N, q_N = ~np.isnan(p_N), np.full(len(p_N), np.nan)

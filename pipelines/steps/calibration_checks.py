@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from audit.errors import AuditError
-from audit.statistics.intervals import nulls_needed
+from audit.statistics.intervals import controls_needed
 from pipelines.configuration.config import Config
 from pipelines.reading import precomputed
-from pipelines.reading.control_captions import read_null_captions
+from pipelines.reading.control_captions import read_control_captions
 
 
 def check(config: Config) -> None:
@@ -14,15 +14,15 @@ def check(config: Config) -> None:
     captions are too few."""
     if config.calibration.screen is not None:
         precomputed.check(config.calibration.screen, config.screen.detectors[0], config.screen.seeds)
-    require_enough(config, len(read_null_captions(config.calibration.captions, config.calibration.column)))
+    require_enough(config, len(read_control_captions(config.calibration.captions, config.calibration.column)))
 
 
 def require_enough(config: Config, rows: int) -> None:
-    rate = config.confirm.null_rate
-    need = nulls_needed(rate)
+    rate = config.confirm.control_rate
+    need = controls_needed(rate)
     if config.images is not None and rows < need:
         raise AuditError(
-            f"{rows} null captions that the data set does not have; confirm.null_rate {rate:g} needs {need}",
+            f"{rows} control captions that the data set does not have; confirm.control_rate {rate:g} needs {need}",
             where=config.calibration.captions,
-            do="Give more, or raise confirm.null_rate.",
+            hint="Give more, or raise confirm.control_rate.",
         )

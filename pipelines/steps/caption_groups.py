@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 KEYS, SHARED, CANDIDATES, PAIRS, GROUPS = "_keys", "_shared", "_candidates", "_pairs", "_groups"
-KNOWN = "_known_null_captions"
+KNOWN = "_known_control_captions"
 # So many keys are held in memory.
 KEY_ROWS = 1 << 22
 _KEYS = pa.schema([("key", pa.int64()), ("number", pa.int64())])
@@ -55,7 +55,7 @@ def known(run: Run, texts: list[str]) -> pa.Array:
     if not ledger.parts(KNOWN):
         work = partial(_known, texts=texts, keys_NB=band_keys(texts).astype(np.int64))
         shards = [Shard(shard.name, shard.source, 0, 1) for shard in _buckets(ledger)]
-        run.execute(Step("calibrate: null captions", KNOWN, "parts", ledger, work), shards)
+        run.execute(Step("calibrate: control captions", KNOWN, "parts", ledger, work), shards)
     return pc.is_in(pa.array(range(len(texts)), pa.int64()), value_set=ledger.read(KNOWN)["text"].combine_chunks())
 
 

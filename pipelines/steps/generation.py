@@ -37,8 +37,8 @@ def generate(run: Run, title: str, captions_of: Mapping[str, pa.Table], seeds: S
         run.ledger.write(PROMPTS, purpose, captions)
         size = max(1, run.config.engine.shard_rows // SMALLER)
         shards += slices(purpose, purpose, len(captions), size)
-    work, left = partial(_generate, seeds=seeds), partial(_left, seeds=seeds)
-    step = Step(title, "generations", "captions", run.ledger, work, left, ("model",))
+    work, on_lost_row = partial(_generate, seeds=seeds), partial(_on_lost_row, seeds=seeds)
+    step = Step(title, "generations", "captions", run.ledger, work, on_lost_row, ("model",))
     run.execute(step, shards if seeds else [])
 
 
@@ -93,7 +93,7 @@ def _regions(found: pa.Table, seeds: int) -> pa.Array:
     return pa.array(regions, pa.binary())
 
 
-def _left(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
+def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
     captions = ledger.slice(PROMPTS, shard.source, shard.start, shard.stop)
     captions = captions.append_column("purpose", pa.repeat(shard.source, len(captions)))
     rows = [

@@ -25,10 +25,10 @@ def list_images(run: Run, files: list[File]) -> None:
         return
     shards = [Shard(f"{number:05d}", file, 0, 1) for number, file in enumerate(files)]
     work = partial(_list, column=run.config.images.column)
-    run.execute(Step("ingest: images", IMAGES, "files", run.ledger, work, _list_left), shards)
+    run.execute(Step("ingest: images", IMAGES, "files", run.ledger, work, _on_lost_file), shards)
     if not any(run.ledger.rows(IMAGES, shard.name) for shard in shards):
         raise AuditError(
-            f"no image in {len(files)} files", where=files[0].uri, do="Check `images` in the configuration."
+            f"no image in {len(files)} files", where=files[0].uri, hint="Check `images` in the configuration."
         )
 
 
@@ -38,7 +38,7 @@ def _list(worker: Worker, shard: Shard, column: str) -> Tables:
     return {IMAGES: places, "errors": _file_error(file, problem) if problem else errors_table([])}
 
 
-def _list_left(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+def _on_lost_file(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     return {IMAGES: images_of.INDEX.empty_table(), "errors": _file_error(shard.source, message)}
 
 

@@ -74,7 +74,7 @@ def shards_of(
     slices: list[Slice], config: Config, image_files: list[File], buckets: int, sample: Sample | None
 ) -> Iterator[Shard]:
     """Slices in a row, of any files, as long as they have no more than SLICE_ROWS rows together."""
-    pair: str = config.images.pair if config.images else "none"
+    pair: str = config.images.join_on if config.images else "none"
     part_of = {file.uri: f"{number:05d}" for number, file in enumerate(image_files)}
     alike = _namesakes(list(dict.fromkeys(part.file for part in slices)), image_files)
     folders = tuple(part_of[file.uri] for file in image_files if isinstance(file, Folder))
@@ -150,7 +150,7 @@ def _hashed(texts: pa.Array, buckets: int) -> tuple[pa.Array, np.ndarray]:
     return pa.array(ids, pa.string()), (heads * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)
 
 
-def lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+def on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
     source: Source = shard.source
     [(piece, at, end)] = source.within(shard.start, shard.start + 1)
     chosen = source.chosen(piece, at, end)
@@ -194,6 +194,8 @@ def _refuse_twins(places: pa.Table, pair: str) -> None:
         files = places.filter(pc.equal(places["key"], key))["file"].to_pylist()
         raise UsageError(
             f"the image key {key!r} occurs in {' and in '.join(dict.fromkeys(files))} {len(files)} times",
-            where="images.pair",
-            do="Pair by stem_key, or by none." if pair == "key" else "Make keys unique within a file, or pair by none.",
+            where="images.join_on",
+            hint="Pair by stem_key, or by none."
+            if pair == "key"
+            else "Make keys unique within a file, or pair by none.",
         )

@@ -45,7 +45,7 @@ def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> No
         run.execute(Step("cluster: centres", CENTRES, "sets", ledger, learn), [Shard("00000", None, 0, 1)])
         run.execute(Step("cluster: lists", LISTS, "images", ledger, _assign), shards)
         link = partial(_link, links=links, threshold=threshold)
-        run.execute(Step("cluster", links, "lists", ledger, link, partial(_unlinked, links=links)), ranges)
+        run.execute(Step("cluster", links, "lists", ledger, link, partial(_on_lost_list, links=links)), ranges)
     for part in ledger.parts(LISTS):  # several times as large as the embeddings
         ledger.remove(LISTS, part)
     run.execute(Step("cluster: recall", PAIRS, "images", ledger, partial(_scan, threshold=threshold)), shards)
@@ -161,7 +161,7 @@ def _scan(worker: Worker, shard: Shard, threshold: float) -> Tables:
     return {PAIRS: pa.table([one_M[apart_M], other_M[apart_M]], schema=LINK)}
 
 
-def _unlinked(_ledger: Ledger, shard: Shard, kind: str, message: str, links: str) -> Tables:
+def _on_lost_list(_ledger: Ledger, shard: Shard, kind: str, message: str, links: str) -> Tables:
     error = {"stage": "cluster", "kind": kind, "message": f"list {shard.start}: {message}"}
     return {links: LINK.empty_table(), "errors": errors_table([error])}
 

@@ -16,11 +16,14 @@ from audit.record.ledger import Ledger
 # `size`: images of the largest cluster of a caption's images; `cluster`: the one of most `rows`, which are the rows of
 # the data set with an image of it: one row may be all that a caption has, and an image that many rows share lies there
 # once.
-OWN = pa.schema([("caption_id", pa.string()), ("cluster", pa.string()), ("rows", pa.int64()), ("size", pa.int64())])
+OWN = pa.schema(
+    [("caption_id", pa.string()), ("cluster", pa.string()), ("rows", pa.int64()), ("cluster_size", pa.int64())]
+)
 _SQL = """
-with clustered as (select caption_id, cluster, size from rows join image_clusters using (image_id)),
+with clustered as (select caption_id, cluster, cluster_size from rows join image_clusters using (image_id)),
      counted as (select cluster, count(*) as rows from clustered group by cluster)
-select caption_id, first(cluster order by rows desc, cluster) as cluster, max(rows) as rows, max(size) as size
+select caption_id, first(cluster order by rows desc, cluster) as cluster, max(rows) as rows,
+       max(cluster_size) as cluster_size
 from clustered join counted using (cluster) group by caption_id order by caption_id
 """
 # Of the machine's memory; what needs more goes to the disk.
@@ -51,6 +54,6 @@ def each(ledger: Ledger, parts: Sequence[str]) -> Iterator[pa.Table]:
                 yield own.set_column(0, "caption_id", ids)
                 known = known.slice(len(own) - own["cluster"].null_count)
         except duckdb.Error as error:
-            do = f"It takes {MEMORY} of the memory and then the disk of {folder}: TMPDIR names another."
+            hint = f"It takes {MEMORY} of the memory and then the disk of {folder}: TMPDIR names another."
             what = f"rows and image_clusters cannot be joined: {first_line(error)}"
-            raise AuditError(what, where=ledger.uri, do=do) from error
+            raise AuditError(what, where=ledger.uri, hint=hint) from error

@@ -24,7 +24,7 @@ def run(run: Run, caption_files: list[File]) -> None:
     """Record how many rows are paired with their own image in `accounting.pairs` of the manifest.
 
     Raises UsageError with examples of both sides if the share is below `images.min_paired`. The rule does not apply
-    with `images.pair: none`, nor where all captions are plain text: a line names no image.
+    with `images.join_on: none`, nor where all captions are plain text: a line names no image.
     """
     options = run.config.images
     if options is None:
@@ -33,18 +33,19 @@ def run(run: Run, caption_files: list[File]) -> None:
     total = rows.count_rows()
     paired = rows.count_rows(filter=pc.field("image_id").is_valid())
     named = any(captions_of.module_of(file) is not plaintext for file in caption_files)
-    applies = options.pair != "none" and named
+    applies = options.join_on != "none" and named
     run.manifest.data["accounting"]["pairs"] = {"rows": total, "paired": paired, "applies": applies}
     share = paired / total if total else 1.0
-    why = "" if applies else " (images.pair is none)" if options.pair == "none" else " (lines of text name no image)"
+    reason = "images.join_on is none" if options.join_on == "none" else "lines of text name no image"
+    why = "" if applies else f" ({reason})"
     run.progress.say(f"ingest: {paired:,} of {total:,} rows ({share:.1%}) are paired with their own image{why}")
     if applies and share < options.min_paired:
         run.manifest.write()
         raise UsageError(
             f"only {paired:,} of {total:,} rows ({share:.1%}) are paired with their own image; {_examples(run)}",
-            where="images.pair",
-            do="Set captions.key to the column that names the image and images.pair to how it does, or images.pair: "
-            "none if rows have no images of their own, or lower images.min_paired.",
+            where="images.join_on",
+            hint="Set captions.key to the column that names the image and images.join_on to how it does. If rows have "
+            "no images of their own, set images.join_on: none, or lower images.min_paired.",
         )
 
 

@@ -28,7 +28,7 @@ SHOWN = 100
 def floors(config: Config, embedder: str) -> dict[str, Floor]:
     """Find the floors of an embedder by kind: as configured, else as they are known for its weights."""
     given = config.embedder(embedder)
-    configured = {kind: getattr(given, kind) for kind in KINDS}
+    configured = {kind: getattr(given, f"min_similarity_{kind}") for kind in KINDS}
     known: dict[str, Floor] = {}
     if None in configured.values():
         weights = given.weights if getattr(given, "model", None) else fetched(given.weights)
@@ -44,11 +44,11 @@ def check(config: Config) -> None:
     name = config.confirm.embedders[0]
     missing = [kind for kind in KINDS if kind not in floors(config, name)]
     if missing:
-        keys = " and ".join(f"confirm.{name}.{kind}" for kind in missing)
+        keys = " and ".join(f"confirm.{name}.min_similarity_{kind}" for kind in missing)
         raise AuditError(
             f"from which similarity on two pictures look like copies is not known for {name}: no {keys}",
             where=str(config.embedder(name).weights),
-            do=f"Set {keys} (a similarity that different pictures of your kind do not reach), or let SSCD decide.",
+            hint=f"Set {keys} (a similarity that different pictures of your kind do not reach), or let SSCD decide.",
         )
 
 
@@ -88,9 +88,10 @@ def by_chance(matches: pa.Table, embedder: str, limits: Mapping[str, Threshold])
     mine = matches.filter(pc.field("embedder") == embedder)
     excluded = {control.caption_id for limit in limits.values() for control in limit.excluded}
     tried, generated = (
-        set(mine.filter(pc.field("purpose") == purpose)["caption_id"].to_pylist()) for purpose in ("null", "discover")
+        set(mine.filter(pc.field("purpose") == purpose)["caption_id"].to_pylist())
+        for purpose in ("control", "discover")
     )
-    confirmed = copying_captions(mine, "null", embedder, limits) - excluded
+    confirmed = copying_captions(mine, "control", embedder, limits) - excluded
     k, m, n = len(confirmed), len(tried - excluded), len(generated)
     high = clopper_pearson(k, m)[1] if m else None
     return {
@@ -117,12 +118,12 @@ def _of_embedder(run: Run, matches: pa.Table, name: str, kinds: Sequence[str]) -
         limit = choose_threshold(
             kind,
             maxima_M,
-            run.config.confirm.null_rate,
+            run.config.confirm.control_rate,
             known.get(kind),
             normalised=normalised and kind == "verbatim",
         )
         limit = replace(limit, embedder=name, controls=len(maxima[kind]), excluded=tuple(out), tail=tail)
-        limits[kind] = replace(limit, notes=tuple(_notes(limit, kept, run.config.confirm.null_rate)))
+        limits[kind] = replace(limit, notes=tuple(_notes(limit, kept, run.config.confirm.control_rate)))
     return limits
 
 
@@ -153,7 +154,7 @@ def _examined(run: Run, matches: pa.Table, embedder: str, kind: str, floor: Floo
     made = matches.filter((pc.field("purpose") == "discover") & (pc.field("embedder") == embedder))
     made = made.filter(pa.array(np.nan_to_num(plain(made, column), nan=-np.inf) >= floor.value))
     pairs = set(zip(made["caption_id"].to_pylist(), made["image_id"].to_pylist(), strict=True))
-    prompts = run.ledger.read("_prompts", "null")
+    prompts = run.ledger.read("_prompts", "control")
     caption_of = dict(zip(prompts["caption_id"].to_pylist(), prompts["caption"].to_pylist(), strict=True))
     reproduced = frozenset(image for _, image in own & pairs)
     return examine(matches_of, column, floor.value, caption_of, trained, reproduced)
@@ -173,7 +174,7 @@ def _notes(limit: Threshold, kept: Sequence[Control], rate: float) -> list[str]:
         notes.append(
             f"no control caption has the similarity that `{name}` goes by: what pictures reach by chance is not known, "
             f"so there is no threshold, and this similarity makes no caption `{name}`. Generate each caption with "
-            f"two seeds or more, or set confirm.{limit.embedder}.{limit.kind}."
+            f"two seeds or more, or set confirm.{limit.embedder}.min_similarity_{limit.kind}."
         )
     setting = [control for control in kept if limit.value is not None and control.similarity >= limit.value]
     if setting:

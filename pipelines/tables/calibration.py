@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 # Working table: the control captions that the data set does not have.
-NULLS = "_null_captions"
+CONTROL_CAPTIONS = "_control_captions"
 NAME = "calibration.json"
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-# Working tables: the captions of each group, one part a group; the vectors of the images, one part a shard.
+# Working tables: the captions of each set, one part per set; the vectors of the images, one part per shard.
 CAPTIONS, VECTORS = "_mitigation_captions", "_mitigation_vectors"
 MEASURED, SUMMARY = "mitigation", "mitigation_summary"

@@ -41,12 +41,14 @@ def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
     if missing:
         manifest = read(ledger.uri)
         if kept(manifest) == "none":
-            do = "An audit with another --out makes them again, from the model and the data set."
-            raise AuditError(f"no training image is left to compare with: {note(manifest)}", where=ledger.uri, do=do)
+            hint = "An audit with another --out makes them again, from the model and the data set."
+            raise AuditError(
+                f"no training image is left to compare with: {note(manifest)}", where=ledger.uri, hint=hint
+            )
         raise AuditError(
             f"{len(missing):,} training images of confirmed captions are not in the table evidence, {missing[0]} first",
             where=ledger.uri,
-            do="`crossaudit run` with the run's audit.yaml reads them from `images` again.",
+            hint="`crossaudit run` with the run's audit.yaml reads them from `images` again.",
         )
     return found
 

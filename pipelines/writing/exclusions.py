@@ -1,4 +1,4 @@
-"""An exclusions file of `crossaudit export`, by the file that each of its rows is about."""
+"""An exclusions file of `crossaudit exclusions`, by the file that each of its rows is about."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Exclusions:
 
 
 def read(uri: str) -> Exclusions:
-    """Raises UsageError if the file is not one of `crossaudit export`, or names a row twice."""
-    again = "Write it with `crossaudit export RUN --what exclusions`."
+    """Raises UsageError if the file is not one of `crossaudit exclusions`, or names a row twice."""
+    again = "Write it with `crossaudit exclusions RUN`."
     with open_file(uri) as source:
         try:
             table = pq.read_table(source, columns=_COLUMNS)
@@ -47,10 +47,10 @@ def read(uri: str) -> Exclusions:
             known: dict[str, Any] = {name: notes[name] for name in _NOTES}
             table = table.cast(pa.schema([schema.EXCLUSIONS.field(name) for name in _COLUMNS]))
         except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-            raise UsageError(f"is no exclusions file: {error}", where=uri, do=again) from error
+            raise UsageError(f"is no exclusions file: {error}", where=uri, hint=again) from error
     strange = set(table["action"].unique().to_pylist()) - set(schema.ACTION_WORDS)
     if strange:
-        raise UsageError(f"action is drop or keep, not {', '.join(map(str, strange))}", where=uri, do=again)
+        raise UsageError(f"action is drop or keep, not {', '.join(map(str, strange))}", where=uri, hint=again)
     pairs = table.filter(pc.is_valid(table["image_file"])).group_by(["image_file", "image_row", "key", "action"])
     samples = pairs.aggregate([]).rename_columns(["file", "row", "key", "action"])
     rows = table.drop_columns(["image_file", "image_row"])

@@ -25,7 +25,7 @@ ROWS, SAMPLES, LINES, WHOLE = "rows", "samples", "lines", "whole"
 
 
 @dataclass(frozen=True)
-class Job:
+class CopyTask:
     """One file to copy.
 
     `name` is what the audit calls it, `role` what the audit read of it: "captions", "images" or "both"; `part` is what
@@ -55,13 +55,13 @@ class Job:
         return self.kind == WHOLE and self.role == "images"
 
 
-def find_jobs(exclusions: Exclusions, dataset: Sequence[str]) -> tuple[list[Job], list[str]]:
+def find_jobs(exclusions: Exclusions, dataset: Sequence[str]) -> tuple[list[CopyTask], list[str]]:
     """(the files of paths, folders and globs that were part of the audit, each once; what else of a format was there).
 
     Raises UsageError for a Parquet file or tar that was not part of it, for a path where no file was, and for two files
     that the audit calls the same.
     """
-    found: dict[tuple[str, str], Job] = {}
+    found: dict[tuple[str, str], CopyTask] = {}
     strange: dict[str, None] = {}
     listed = {pattern: _listed(pattern) for pattern in dataset}
     # A caption and its image may be in different patterns.
@@ -69,14 +69,14 @@ def find_jobs(exclusions: Exclusions, dataset: Sequence[str]) -> tuple[list[Job]
     for pattern, files in listed.items():
         jobs = [(file, _job(file, exclusions)) for file in with_sidecars(files, every)]
         if not any(job for _, job in jobs):
-            raise UsageError("was not part of the audit: no file of that name was read", where=pattern, do=ANOTHER)
+            raise UsageError("was not part of the audit: no file of that name was read", where=pattern, hint=ANOTHER)
         for file, job in jobs:
             if job is None:
                 strange[file.uri] = None
                 continue
             other = found.setdefault((job.name, job.role), job)
             if other.uri != job.uri:
-                raise UsageError(f"is {job.name} of the audit, and so is {other.uri}", where=job.uri, do="Give one.")
+                raise UsageError(f"is {job.name} of the audit, and so is {other.uri}", where=job.uri, hint="Give one.")
     return list(found.values()), list(strange)
 
 
@@ -87,13 +87,13 @@ def _listed(pattern: str) -> list[File]:
         raise UsageError(error.what, where=error.where) from None
 
 
-def _job(file: File, exclusions: Exclusions) -> Job | None:
+def _job(file: File, exclusions: Exclusions) -> CopyTask | None:
     """The job of a file, or None for one that is no part of the audit and may lie beside."""
     if is_image(file.name):
         name = _image(file.uri, exclusions.folders)
-        return (
-            None if name is None else Job(file.uri, name, WHOLE, "images", part_of(exclusions, name, "images"), None, 1)
-        )
+        if name is None:
+            return None
+        return CopyTask(file.uri, name, WHOLE, "images", part_of(exclusions, name, "images"), None, 1)
     if file.name.endswith(_PACKED):
         return _packed(file, exclusions)
     name = _known(file.uri, exclusions.files)
@@ -102,14 +102,14 @@ def _job(file: File, exclusions: Exclusions) -> Job | None:
         return None
     whole = beside and exclusions.files[name] == 1
     part, rows = part_of(exclusions, name, "captions"), exclusions.files[name]
-    return Job(file.uri, name, WHOLE if whole else LINES, "captions", part, rows, None)
+    return CopyTask(file.uri, name, WHOLE if whole else LINES, "captions", part, rows, None)
 
 
-def _packed(file: File, exclusions: Exclusions) -> Job:
+def _packed(file: File, exclusions: Exclusions) -> CopyTask:
     """A Parquet file or a tar; captions and images may have the same names, and then its columns tell what it is."""
     name = _known(file.uri, exclusions.files.keys() | exclusions.images.keys())
     if name is None:
-        raise UsageError("was not part of the audit: no file of that name was read", where=file.uri, do=ANOTHER)
+        raise UsageError("was not part of the audit: no file of that name was read", where=file.uri, hint=ANOTHER)
     captions, images = name in exclusions.files, name in exclusions.images
     if captions and images and name not in exclusions.shared:
         captions = _holds_captions(file, exclusions)
@@ -117,7 +117,7 @@ def _packed(file: File, exclusions: Exclusions) -> Job:
     role = "both" if captions and images else "captions" if captions else "images"
     part = part_of(exclusions, name, role)
     rows, pictures = exclusions.files[name] if captions else None, exclusions.images[name] if images else None
-    return Job(file.uri, name, SAMPLES if file.uri.endswith(".tar") else ROWS, role, part, rows, pictures)
+    return CopyTask(file.uri, name, SAMPLES if file.uri.endswith(".tar") else ROWS, role, part, rows, pictures)
 
 
 def _holds_captions(file: File, exclusions: Exclusions) -> bool:
@@ -125,7 +125,7 @@ def _holds_captions(file: File, exclusions: Exclusions) -> bool:
         with open_file(file.uri) as source:
             return exclusions.caption in pq.read_schema(source).names
     what = "captions and images of the audit have files of that name, and which this is cannot be told"
-    raise UsageError(what, where=file.uri, do="Rename one of them and audit again.")
+    raise UsageError(what, where=file.uri, hint="Rename one of them and audit again.")
 
 
 def _known(uri: str, names: Container[str]) -> str | None:

@@ -46,7 +46,7 @@ def _compare(captions: pa.ChunkedArray, inside: np.ndarray, ids: pa.ChunkedArray
         if expected is not None and expected not in found:
             there = ", ".join(found) or "none"
             what = f"row {first + row}: its caption is not the one that was audited ({there}, not {expected})"
-            raise AuditError(what, do="Give the very files that the run read, or audit these.")
+            raise AuditError(what, hint="Give the very files that the run read, or audit these.")
 
 
 def _texts(captions: pa.ChunkedArray, inside: np.ndarray) -> list[list[str]]:

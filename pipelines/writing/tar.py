@@ -34,7 +34,7 @@ def clean(
         expected, action = exclusions[number]
         if expected is not None and key != expected:
             what = f"sample {number}: its key is {key}, not {expected} as in the file that was audited"
-            raise AuditError(what, do="Give the very files that the run read, or audit these.")
+            raise AuditError(what, hint="Give the very files that the run read, or audit these.")
         met.add(number)
         if action == "drop":
             dropped.add(number)
@@ -42,7 +42,7 @@ def clean(
     if images is not None and len(pictures) != images:
         raise AuditError(
             f"has {len(pictures):,} images, the file that was audited {images:,}",
-            do="Give the very files that the run read, or audit these.",
+            hint="Give the very files that the run read, or audit these.",
         )
     _copy(source, sink, gaps)
     return Counts(last + 1, len(dropped), 0, len(met))

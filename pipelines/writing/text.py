@@ -80,7 +80,7 @@ def compare(file: File, exclusions: pa.Table, options: Captions) -> None:
             if id_ not in found[row]:
                 there = ", ".join(found[row]) or "none"
                 what = f"row {row}: its caption is not the one that was audited ({there}, not {id_})"
-                raise AuditError(what, where=file.uri, do=ANOTHER)
+                raise AuditError(what, where=file.uri, hint=ANOTHER)
 
 
 def check_whole(file: File, exclusions: pa.Table) -> None:
@@ -90,7 +90,7 @@ def check_whole(file: File, exclusions: pa.Table) -> None:
     found = {caption_id(part) for part in (text, text.strip(), *text.splitlines(), *map(str.strip, text.splitlines()))}
     for id_ in exclusions["caption_id"].drop_null().to_pylist():
         if id_ not in found:
-            raise AuditError("its caption is not the one that was audited", where=file.uri, do=ANOTHER)
+            raise AuditError("its caption is not the one that was audited", where=file.uri, hint=ANOTHER)
 
 
 def _rows(file: File, options: Captions) -> tuple[int, Iterator[int]]:

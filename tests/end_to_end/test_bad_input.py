@@ -61,7 +61,7 @@ def messy(
     path = write_config(
         folder,
         select={"budget": 100, "audit_sample": 0},
-        confirm=settings_of()["confirm"] | {"max_unreadable": 1.0},
+        confirm=settings_of()["confirm"] | {"max_unreadable_fraction": 1.0},
         images=["images/*.tar", "images/*.parquet"],
     )
     return Ledger(audited(path))
@@ -78,8 +78,8 @@ def test_the_accounting_closes_over_all_of_it(messy: Ledger) -> None:
 
 
 @pytest.mark.slow
-def test_a_null_caption_and_invalid_utf8_are_rows_of_errors(messy: Ledger) -> None:
-    [null] = errors(messy, kind="null_caption")
+def test_a_control_caption_and_invalid_utf8_are_rows_of_errors(messy: Ledger) -> None:
+    [null] = errors(messy, kind="missing_caption")
     assert (null["stage"], null["file"], null["row"], null["rows"]) == ("ingest", "00002.parquet", 0, 1)
     [invalid] = errors(messy, kind="invalid_utf8")
     assert (invalid["stage"], invalid["file"], invalid["row"], invalid["rows"]) == ("ingest", "00002.parquet", 3, 1)
@@ -207,9 +207,9 @@ def test_when_no_file_can_be_read_that_is_an_error(folder: Path) -> None:
     assert "none of 2 files can be read" in failure(folder / "audit.yaml")
 
 
-def test_too_few_null_captions_are_an_error_before_any_work(folder: Path) -> None:
+def test_too_few_control_captions_are_an_error_before_any_work(folder: Path) -> None:
     (folder / "nulls.txt").write_text("one\ntwo\n")
-    assert "2 null captions" in failure(folder / "audit.yaml")
+    assert "2 control captions" in failure(folder / "audit.yaml")
 
 
 def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(folder: Path) -> None:
@@ -236,8 +236,8 @@ def test_a_pickle_in_place_of_safetensors_is_refused(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_screen_table_of_another_model_is_refused_and_says_what_differs(folder: Path) -> None:
-    table = pq.read_table(folder / "null_screen.parquet")
+    table = pq.read_table(folder / "control_screen.parquet")
     context = table.schema.metadata[b"crossaudit"].replace(b'"seeds": [0]', b'"seeds": [5]')
-    pq.write_table(table.replace_schema_metadata({b"crossaudit": context}), folder / "null_screen.parquet")
+    pq.write_table(table.replace_schema_metadata({b"crossaudit": context}), folder / "control_screen.parquet")
     message = failure(folder / "audit.yaml")
-    assert "null_screen.parquet" in message and "has the seeds [5], screen.seeds are [0]" in message
+    assert "control_screen.parquet" in message and "has the seeds [5], screen.seeds are [0]" in message

@@ -63,7 +63,7 @@ def test_labels_captions_and_images_agree(folder: Path, labels: list[dict[str, s
     assert set(trained.values()) == set(keys)
 
 
-def test_null_captions_are_not_in_the_data_set(folder: Path, labels: list[dict[str, str | None]]) -> None:
+def test_control_captions_are_not_in_the_data_set(folder: Path, labels: list[dict[str, str | None]]) -> None:
     null = set((folder / "calibration.txt").read_text().splitlines())
     assert not null & {row["caption"] for row in labels}
 
@@ -89,8 +89,8 @@ def test_diffusers_gives_the_same_latents(folder: Path, labels: list[dict[str, s
 
 
 @pytest.mark.slow
-def test_the_screen_of_the_null_captions_is_what_the_model_gives(folder: Path) -> None:
-    shipped = pq.read_table(folder / "null_screen.parquet")
+def test_the_screen_of_the_control_captions_is_what_the_model_gives(folder: Path) -> None:
+    shipped = pq.read_table(folder / "control_screen.parquet")
     captions = (folder / "calibration.txt").read_text().splitlines()
     assert shipped["caption"].to_pylist() == captions
     again = audit.screen(audit.load_model(folder / "model"), captions, batch_size=64)

@@ -178,7 +178,9 @@ def test_a_shard_that_is_taken_apart_around_a_deadly_row_scores_the_others_the_s
     shards = [Shard("00000", "00000", 4, 8)]
     assert driver.write_captions(ledger)
     config = config_in(tmp_path, ledger.uri)
-    step = Step("screen", "screen", "captions", ledger, driver.screen, partial(screen._left, seeds=[0]), ("model",))
+    step = Step(
+        "screen", "screen", "captions", ledger, driver.screen, partial(screen._on_lost_row, seeds=[0]), ("model",)
+    )
     workers = pool(config, (1, 1), retries=0)
     assert [counts for _, counts in chain.from_iterable(workers.map(step, shards))] == [{"screen": 4, "errors": 1}]
     workers.close()

@@ -17,7 +17,7 @@ import audit
 from audit.record.ledger import Ledger
 from audit.schema import MATCHES
 from reports.check import check
-from tests.support.toy import MEMORIZED, NULL_TWIN, NULLS, png, write_config
+from tests.support.toy import CONTROL_CAPTIONS, CONTROL_TWIN, MEMORIZED, png, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def turned(content: bytes) -> bytes:
 
 
 @pytest.fixture
-def kohya(tmp_path: Path, weights: Path, planted: bytes, null_screen: pa.Table) -> Path:
+def kohya(tmp_path: Path, weights: Path, planted: bytes, control_screen: pa.Table) -> Path:
     """Forty images in two subfolders, each beside its caption; returns the audit.yaml."""
     captions = [MEMORIZED, *(f"picture {row} of a thing" for row in range(1, 40))]
     for row, caption in enumerate(captions):
@@ -43,8 +43,8 @@ def kohya(tmp_path: Path, weights: Path, planted: bytes, null_screen: pa.Table) 
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{row}.png").write_bytes(turned(planted if row == 0 else png(row)))
         (place / f"{row}.txt").write_text(f"{caption}\n", encoding="utf-8")
-    (tmp_path / "nulls.txt").write_text("\n".join([*NULLS, NULL_TWIN]), encoding="utf-8")
-    pq.write_table(null_screen, tmp_path / "null_screen.parquet")
+    (tmp_path / "nulls.txt").write_text("\n".join([*CONTROL_CAPTIONS, CONTROL_TWIN]), encoding="utf-8")
+    pq.write_table(control_screen, tmp_path / "control_screen.parquet")
     (tmp_path / "sscd.safetensors").write_bytes(weights.read_bytes())
     return write_config(tmp_path, captions="train/", images="train/")
 

@@ -40,13 +40,13 @@ def run_with(dataset: Path, audited: Callable[..., str], seeds: tuple[int, ...],
         "model": str(MODEL),
         "captions": "captions/*.parquet",
         "images": "images/*.tar",
-        "calibration": {"captions": "controls.txt"} | ({"screen": str(first / "null_screen")} if first else {}),
+        "calibration": {"captions": "controls.txt"} | ({"screen": str(first / "control_screen")} if first else {}),
         "select": {"budget": 10, "audit_sample": 4},
         "generate": {"seeds": list(seeds), "steps": 2},
         "confirm": {
             "sscd": {"weights": str(bundle() / "embedders/sscd.safetensors")},
-            "null_captions": 19,
-            "null_rate": 0.05,
+            "control_captions": 19,
+            "control_rate": 0.05,
         },
         "index": {"path": str(first)} if first else {},
         "out": f"run-{seeds[0]}",
@@ -62,7 +62,7 @@ def test_nothing_is_found_at_three_seeds(dataset: Path, audited: Callable[..., s
         run = run_with(dataset, audited, seeds, first)
         first = first or Path(run.uri)
         verdicts = run.read("verdicts").to_pylist()
-        assert {row["verdict"] for row in verdicts} <= {"unconfirmed", "clear"}
+        assert {row["verdict"] for row in verdicts} <= {"unconfirmed", "not_selected"}
         assert {row["risk"] for row in verdicts} <= {"low", "none"}
         manifest = json.loads(run.read_bytes("manifest.json") or b"")
         for limit in manifest["thresholds"]["sscd"].values():

@@ -25,11 +25,11 @@ from audit.record.ledger import Ledger
 from pipelines.configuration.settings import load_config
 from pipelines.planning.plan import make_plan
 from pipelines.reading.files import find
-from pipelines.runs.clean import apply
+from pipelines.runs.clean import write_clean_copies
 from pipelines.runs.index import build_index
 from pipelines.runs.purge import purge
 from reports.check import check
-from reports.exports import exclusions
+from reports.exclusions import write_exclusions
 from reports.query import query
 from tests.end_to_end.test_chaos import ROOT, until
 from tests.pipelines.runs.test_audit import same
@@ -181,10 +181,10 @@ def test_pictures_are_purged_there(indexed: Ledger) -> None:
 
 
 def test_a_clean_copy_of_the_data_set_goes_from_bucket_to_bucket(run: Ledger) -> None:
-    done = exclusions(run.uri)
+    done = write_exclusions(run.uri)
     assert done.dropped > 0
     folders = [f"{BUCKET}/data/{name}" for name in ("captions", "images")]
-    counts = apply(f"{run.uri}/exclusions.parquet", folders, f"{BUCKET}/clean", lambda line: None)
+    counts = write_clean_copies(f"{run.uri}/exclusions.parquet", folders, f"{BUCKET}/clean", lambda line: None)
     assert (counts.rows_in, counts.dropped) == (80, 2 * done.dropped)
     with open_file(f"{BUCKET}/clean/captions/00000.parquet") as source:
         assert len(pq.read_table(source)) < 20

@@ -29,8 +29,8 @@ COMMANDS = (
     "report",
     "check",
     "purge",
-    "export",
-    "apply",
+    "exclusions",
+    "clean",
     "detectors",
     "explain",
     "config",
@@ -152,13 +152,15 @@ def test_detectors_are_listed_with_cost_and_source() -> None:
 def test_explain_writes_one_page(tmp_path: Path) -> None:
     model, null, page = ROOT / "tests/data/tiny-sd1", tmp_path / "null.txt", tmp_path / "page.html"
     null.write_text("a cat\n\na house\n")
-    shown = crossaudit("explain", str(model), "a red dog 🐕", "--null", str(null), "--steps", "2", "--out", str(page))
+    shown = crossaudit(
+        "explain", str(model), "a red dog 🐕", "--controls", str(null), "--steps", "2", "--out", str(page)
+    )
     assert (shown.returncode, shown.stdout.strip()) == (0, str(page))
     assert "follow the caption: done" in shown.stderr and "Warning" not in shown.stderr
     assert "a red dog 🐕" in page.read_text(encoding="utf-8")
     null.write_text("\n")
-    empty = crossaudit("explain", str(model), "a dog", "--null", str(null))
-    assert empty.returncode == 2 and "no null captions" in empty.stderr
+    empty = crossaudit("explain", str(model), "a dog", "--controls", str(null))
+    assert empty.returncode == 2 and "no control captions" in empty.stderr
 
 
 @pytest.mark.slow
@@ -167,10 +169,10 @@ def test_layers_of_a_model_are_shown_by_timestep(tmp_path: Path) -> None:
     captions, null, out = tmp_path / "captions.txt", tmp_path / "null.txt", tmp_path / "layers.parquet"
     captions.write_text("a red dog\na dog\n")
     null.write_text("a cat\na house\n")
-    shown = crossaudit("layers", model, "--captions", str(captions), "--null", str(null), "--out", str(out))
+    shown = crossaudit("rank-layers", model, "--captions", str(captions), "--controls", str(null), "--out", str(out))
     assert shown.returncode == 0, shown.stderr
-    assert "AUROC of 2 captions against 2 null captions" in shown.stdout and "t = 981" in shown.stdout
+    assert "AUROC of 2 captions against 2 control captions" in shown.stdout and "t = 981" in shown.stdout
     assert pq.read_table(out).num_rows == 8 * 16 * 2
-    half = crossaudit("layers", model, "--captions", str(captions))
-    assert half.returncode == 2 and "Give both --captions and --null" in half.stderr
-    assert "this is no run" in crossaudit("layers", str(tmp_path)).stderr
+    half = crossaudit("rank-layers", model, "--captions", str(captions))
+    assert half.returncode == 2 and "Give both --captions and --controls" in half.stderr
+    assert "this is no run" in crossaudit("rank-layers", str(tmp_path)).stderr

@@ -20,7 +20,7 @@ from audit import schema
 from audit.duplicates.captions import caption_id
 from audit.statistics.claims import claims
 from audit.verdicts.copies import LINKS, copied_images
-from audit.verdicts.judging import Images, judge
+from audit.verdicts.judging import ImageCounts, judge
 from audit.verdicts.thresholds import choose_threshold, control_maxima
 
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
@@ -38,8 +38,8 @@ SINGLE = [
 ]
 FAILED, UNKNOWN = "a caption that failed", "a caption whose image is broken"
 CALM = [f"ordinary caption number {i}" for i in range(300)]
-NULLS = [f"null {i}" for i in range(200)]
-GENERATED_NULLS = NULLS[:100]
+CONTROL_CAPTIONS = [f"null {i}" for i in range(200)]
+GENERATED_CONTROLS = CONTROL_CAPTIONS[:100]
 CAPTIONS = SINGLE + SHARED + TEMPLATES + [FAILED, UNKNOWN] + CALM
 SEEDS = {"screen": [0], "generate": [1], "fresh": [11, 12, 13, 14]}
 
@@ -108,7 +108,7 @@ class Builder:
             row = len(self.tables.get("rows", ()))
             self.add("rows", caption_id=ident, file="captions.parquet", row=row, image_id=image_id(caption))
         if selected_by:
-            self.add("controls", caption_id=ident, self_control=score / 2)
+            self.add("perturbations", caption_id=ident, perturbation_margin=score / 2)
         self.add("screen", caption_id=ident, seed=0, prompt_tokens=8, entropy_single_step=score, status="ok")
         return ident
 
@@ -159,16 +159,16 @@ def build(root: Path) -> None:
         ident = builder.caption(caption, rng.exponential(0.8) + (1.5 if n < 20 else 0), selected, 1 + n % 3)
         if selected:
             builder.generation(ident, "discover", 1, png(picture(200 + n)), "case", rng.normal(0.35, 0.08), 0.4)
-    for text in NULLS:
+    for text in CONTROL_CAPTIONS:
         known = {"caption_id": caption_id(text), "caption": text, "caption_group": caption_id(text)}
-        builder.add("null_screen", **known, seed=0, prompt_tokens=8, entropy_single_step=1.0, status="ok")
-    for n, text in enumerate(GENERATED_NULLS):
+        builder.add("control_screen", **known, seed=0, prompt_tokens=8, entropy_single_step=1.0, status="ok")
+    for n, text in enumerate(GENERATED_CONTROLS):
         ident = caption_id(text)
         builder.generation(
-            ident, "null", 1, png(picture(900 + n)), "case", rng.normal(0.35, 0.08), rng.normal(0.5, 0.05)
+            ident, "control", 1, png(picture(900 + n)), "case", rng.normal(0.35, 0.08), rng.normal(0.5, 0.05)
         )
     builder.add(
-        "errors", stage="ingest", file="captions.parquet", row=17, rows=1, kind="null_caption", message="no caption"
+        "errors", stage="ingest", file="captions.parquet", row=17, rows=1, kind="missing_caption", message="no caption"
     )
     builder.add("errors", stage="ingest", file="torn.parquet", kind="unreadable", message="the file is truncated")
     broken = {
@@ -189,10 +189,10 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "rows": schema.ROWS,
         "captions": schema.CAPTIONS,
         "caption_groups": schema.CAPTION_GROUPS,
-        "null_screen": schema.null_screen(detectors),
+        "control_screen": schema.control_screen(detectors),
         "screen": schema.screen(detectors),
         "scores": schema.SCORES,
-        "controls": schema.CONTROLS,
+        "perturbations": schema.PERTURBATIONS,
         "generations": schema.generations(detectors),
         "matches": schema.MATCHES,
         "evidence": schema.EVIDENCE,
@@ -211,7 +211,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
     arrow["verdicts"] = judge(
         captions=arrow["captions"],
         scores=arrow["scores"],
-        controls=arrow["controls"],
+        perturbations=arrow["perturbations"],
         rows=arrow["rows"],
         generations=arrow["generations"],
         matches=matches,
@@ -220,7 +220,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
         embedder="sscd",
         thresholds=thresholds,
-        images=Images(400, 1, pa.array([image_id(UNKNOWN)])),
+        images=ImageCounts(400, 1, pa.array([image_id(UNKNOWN)])),
     )
     parts: dict[str, dict[str, int]] = {}
     for name, table in arrow.items():
@@ -236,9 +236,9 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "resolved": {
             "model": {"path": "model"},
             "screen": {"detectors": ["profile"], "seeds": [0]},
-            "select": {"budget": 38, "audit_sample": 41, "self_control": True},
+            "select": {"budget": 38, "audit_sample": 41, "perturbation_margin": True},
             "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
-            "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "null_captions": 100, "null_rate": 0.01},
+            "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "control_captions": 100, "control_rate": 0.01},
             "report": {"title": "Audit of the test model"},
         },
         "inputs": [{"file": "captions.parquet", "rows": arrow["rows"].num_rows + 1, "sha256": "ab" * 32}],
@@ -251,12 +251,12 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "dtype": "float32",
         "device": "cpu",
         "calibration": {
-            "null_captions": len(NULLS),
+            "control_captions": len(CONTROL_CAPTIONS),
             "removed": 3,
             "fit": 100,
             "held_out": 100,
             "detector": "profile",
-            "null_scores": np.random.default_rng(1).exponential(0.8, 999).round(3).tolist(),
+            "control_scores": np.random.default_rng(1).exponential(0.8, 999).round(3).tolist(),
         },
         "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
         "claims": claims(arrow["verdicts"], arrow["scores"], len(arrow["verdicts"])),

@@ -16,7 +16,7 @@ EXPLAINED = Explanation(
     attention_PT=np.full((6, 4), 1 / 6),
     entropy_T=np.linspace(1.5, 1.0, 4),
     band_T2=np.array([[1.2, 1.6]] * 4),
-    null_captions=64,
+    control_captions=64,
     image=PICTURE,
     region=PICTURE,
     detector="profile",
@@ -33,8 +33,8 @@ def test_it_says_score_and_p_and_that_it_is_no_finding_yet() -> None:
 
 
 def test_without_a_calibration_it_says_that_the_score_says_nothing_of_rarity() -> None:
-    page = render(replace(EXPLAINED, p_unseen=None, detector="noise_magnitude", band_T2=None, null_captions=0))
-    assert "Without a calibration" in page and "No null captions were given" in page
+    page = render(replace(EXPLAINED, p_unseen=None, detector="noise_magnitude", band_T2=None, control_captions=0))
+    assert "Without a calibration" in page and "No control captions were given" in page
 
 
 def test_a_hostile_caption_is_escaped_and_its_tokens_are_drawn() -> None:

@@ -48,7 +48,7 @@ def test_the_report_is_one_file_that_needs_nothing_and_runs_nothing(page: str) -
 
 def test_it_says_what_to_do_with_what_was_found(page: str) -> None:
     said = text_of(page[page.index("What to do next") : page.index("<h2>Confirmed cases")])
-    for command in ("export", "apply", "mitigate", "explain", "reproduce", "lookup", "purge"):
+    for command in ("exclusions", "clean", "mitigate", "explain", "reproduce", "lookup", "purge"):
         assert f"crossaudit {command} " in said
 
 
@@ -123,7 +123,7 @@ def test_the_summary_counts_every_verdict_and_states_the_claims(page: str) -> No
         (9, "verbatim"),
         (7, "partial"),
         (60, "unconfirmed"),
-        (240, "clear"),
+        (240, "not_selected"),
         (1, "unknown"),
         (1, "error"),
     ):
@@ -134,7 +134,7 @@ def test_the_summary_counts_every_verdict_and_states_the_claims(page: str) -> No
 
 def test_what_was_not_audited_is_listed(page: str) -> None:
     text = text_of(page)
-    assert "ingest null_caption 1 1 no caption" in text
+    assert "ingest missing_caption 1 1 no caption" in text
     assert "ingest unreadable 1 unknown the file is truncated" in text
 
 
@@ -191,7 +191,7 @@ def test_write_leaves_the_report_in_the_run(own_run: Path) -> None:
 def test_a_run_without_images_findings_sample_or_errors_is_reported_too(own_run: Path) -> None:
     for part in (own_run / "verdicts").iterdir():
         table = pq.read_table(part)
-        clear = pa.array(["clear"] * table.num_rows)
+        clear = pa.array(["not_selected"] * table.num_rows)
         pq.write_table(table.set_column(table.schema.get_field_index("verdict"), "verdict", clear), part)
     for table in ("errors", "generations", "matches", "evidence"):
         for part in (own_run / table).iterdir():
@@ -205,7 +205,7 @@ def test_a_run_without_images_findings_sample_or_errors_is_reported_too(own_run:
     assert "no claim beyond the captions that it generated" in text
     assert "No training images were given" in text
     assert "Every row of the input was audited" in text and "No caption was confirmed" in text
-    assert "crossaudit lookup" in text and "crossaudit export" not in text
+    assert "crossaudit lookup" in text and "crossaudit exclusions" not in text
 
 
 def test_a_torn_table_is_an_audit_error(own_run: Path) -> None:

@@ -31,7 +31,7 @@ def test_an_image_has_the_captions_that_carry_it_and_those_that_copied_it(run: P
         ("a dog", False, "partial"),
     ]
     [fox] = lookup.of_images(run, [IMAGES[2]["image_id"]]).to_pylist()
-    assert (fox["caption"], fox["carries"], fox["copied"], fox["verdict"]) == ("a fox", True, None, "clear")
+    assert (fox["caption"], fox["carries"], fox["copied"], fox["verdict"]) == ("a fox", True, None, "not_selected")
     assert len(lookup.of_images(run, ["nothing"])) == 0
 
 

@@ -25,13 +25,13 @@ def mitigate(run: Path, clip: bool = True) -> None:
     """The tables and the manifest of a run after `crossaudit mitigate`."""
     verdicts = query(run, "select * from verdicts").to_pylist()
     confirmed = [row for row in verdicts if row["verdict"] in ("verbatim", "partial")]
-    ordinary = [row for row in verdicts if row["verdict"] == "clear"][:2]
+    ordinary = [row for row in verdicts if row["verdict"] == "not_selected"][:2]
     summary: list[dict[str, Any]] = []
     measured: list[dict[str, Any]] = []
-    for group, captions in (("confirmed", confirmed), ("ordinary", ordinary)):
+    for caption_set, captions in (("confirmed", confirmed), ("ordinary", ordinary)):
         for keep, bos_scale in SHARE:
-            setting = {"group": group, "keep": keep, "bos_scale": bos_scale}
-            share = SHARE[keep, bos_scale] if group == "confirmed" else 0.0
+            setting = {"caption_set": caption_set, "keep": keep, "bos_scale": bos_scale}
+            share = SHARE[keep, bos_scale] if caption_set == "confirmed" else 0.0
             counts = {"captions": len(captions), "images": len(captions), "captions_above": int(share * len(captions))}
             counts["captions_near"] = 0
             interval = {"share_above": share, "share_above_low": share / 2, "share_above_high": (1 + share) / 2}
@@ -41,7 +41,7 @@ def mitigate(run: Path, clip: bool = True) -> None:
             for n, row in enumerate(captions):
                 copied = n < share * len(captions)
                 known = {name: row[name] for name in ("caption_id", "caption", "verdict", "image_id")}
-                values = {"seed": 1, "similarity": 0.9 if copied else 0.2, "above_threshold": copied}
+                values = {"seed": 1, "similarity": 0.9 if copied else 0.2, "is_copy": copied}
                 measured.append(setting | known | values | {"image": png(picture(n)) if n < 14 else None})
     manifest = json.loads((run / "manifest.json").read_text())
     for table, rows, layout in (
@@ -138,13 +138,13 @@ def change(run: Path, sql: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "statement"),
     [
-        ("from mitigation where not (keep = 'eos' and bos_scale = 4 and similarity < 0.5 and \"group\" = 'ordinary') "
-         "or caption_id = (select min(caption_id) from mitigation where \"group\" = 'ordinary')", "same captions"),
+        ("from mitigation where not (keep = 'eos' and bos_scale = 4 and similarity < 0.5 and caption_set = 'ordinary') "
+         "or caption_id = (select min(caption_id) from mitigation where caption_set = 'ordinary')", "same captions"),
         ("from mitigation union all (from mitigation limit 1)", "same captions and seeds"),
         ("from mitigation where bos_scale <> 4", "one row in `mitigation_summary`"),
         ("from mitigation where seed is null", "one row in `mitigation_summary`"),
         ("select * replace ('some' as keep) from mitigation", "mitigation.keep has known words only"),
-        ("select * replace ('others' as \"group\") from mitigation", "mitigation.group has known words only"),
+        ("select * replace ('others' as caption_set) from mitigation", "mitigation.caption_set has known words only"),
     ],
 )  # fmt: skip
 def test_check_sees_what_is_wrong_with_the_table(own_run: Path, sql: str, statement: str) -> None:

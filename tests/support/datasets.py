@@ -14,7 +14,16 @@ import audit
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
 from pipelines.configuration.settings import load_config
 from pipelines.runs.audit import run_audit
-from tests.support.toy import MEMORIZED, MODEL, NULL_TWIN, NULLS, png, write_config, write_parquet, write_tar
+from tests.support.toy import (
+    CONTROL_CAPTIONS,
+    CONTROL_TWIN,
+    MEMORIZED,
+    MODEL,
+    png,
+    write_config,
+    write_parquet,
+    write_tar,
+)
 
 # A random descriptor finds all pictures alike: these floors let the control captions speak.
 FLOORS = {"verbatim": 0.5, "region": 0.5}
@@ -37,13 +46,13 @@ def planted() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def null_screen() -> pa.Table:
-    """The screen table of NULLS."""
-    return audit.screen(audit.load_model(MODEL), [*NULLS, NULL_TWIN])
+def control_screen() -> pa.Table:
+    """The screen table of CONTROL_CAPTIONS."""
+    return audit.screen(audit.load_model(MODEL), [*CONTROL_CAPTIONS, CONTROL_TWIN])
 
 
 @pytest.fixture(scope="session")
-def make_dataset(weights: Path, planted: bytes, null_screen: pa.Table) -> Callable[[Path], Path]:
+def make_dataset(weights: Path, planted: bytes, control_screen: pa.Table) -> Callable[[Path], Path]:
     """Writes a sound data set of 40 rows and 38 captions, two of them twice, and its audit.yaml; returns that."""
 
     def make(folder: Path) -> Path:
@@ -58,9 +67,9 @@ def make_dataset(weights: Path, planted: bytes, null_screen: pa.Table) -> Callab
             images[0] = planted if shard == 0 else images[0]
             members = [(f"{key}.png", image) for key, image in zip(keys, images, strict=True)]
             write_tar(folder / f"images/{shard:05d}.tar", members)
-        (folder / "nulls.txt").write_text("\n".join([*NULLS, NULL_TWIN]), encoding="utf-8")
+        (folder / "nulls.txt").write_text("\n".join([*CONTROL_CAPTIONS, CONTROL_TWIN]), encoding="utf-8")
         # One of them twice, which is no other caption.
-        pq.write_table(pa.concat_tables([null_screen, null_screen[:1]]), folder / "null_screen.parquet")
+        pq.write_table(pa.concat_tables([control_screen, control_screen[:1]]), folder / "control_screen.parquet")
         (folder / "sscd.safetensors").write_bytes(weights.read_bytes())
         return write_config(folder)
 

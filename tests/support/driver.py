@@ -26,7 +26,7 @@ ODD = 7
 
 def write_captions(ledger: Ledger) -> list[Shard]:
     """The captions, and the shards of a step over them."""
-    rows = [{"caption_id": f"{number:02d}", "caption": text, "copies": 1} for number, text in enumerate(CAPTIONS)]
+    rows = [{"caption_id": f"{number:02d}", "caption": text, "row_count": 1} for number, text in enumerate(CAPTIONS)]
     ledger.write("captions", "00000", pa.Table.from_pylist(rows, schema=schema.CAPTIONS))
     return slices("", "00000", len(CAPTIONS), 2)
 

@@ -18,7 +18,7 @@ def finish_run(config: Path, *verdicts: str) -> Ledger:
     settings, given = load_config(config)
     ledger = Ledger(settings.out)
     manifest = Manifest.open(ledger, settings, given)
-    captions = [{"caption_id": word, "caption": f"a {word} caption", "copies": 1} for word in verdicts]
+    captions = [{"caption_id": word, "caption": f"a {word} caption", "row_count": 1} for word in verdicts]
     ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
     judged = [row | {"verdict": row["caption_id"]} for row in captions]
     filled = [{name: row.get(name) for name in VERDICTS.names} for row in judged]

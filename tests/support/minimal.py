@@ -41,7 +41,13 @@ def reproduced(
 def copied(caption: str, image: dict[str, Any], similarity: float, how: str = "verbatim") -> dict[str, Any]:
     """A row of `copied_images`; every row of `reproduced` brings its own."""
     column = "similarity" if how == "verbatim" else "region_similarity"
-    return {"caption_id": caption_id(caption), "image_id": image["image_id"], "how": how, "seed": 1, column: similarity}
+    return {
+        "caption_id": caption_id(caption),
+        "image_id": image["image_id"],
+        "copy_type": how,
+        "seed": 1,
+        column: similarity,
+    }
 
 
 def write_run(
@@ -59,16 +65,17 @@ def write_run(
     copies = Counter(row["caption"] for row in rows)
     given = {verdict["caption"]: verdict for verdict in verdicts}
     complete = [
-        {"caption_id": caption_id(text), "caption": text, "copies": count, "verdict": "clear"} | given.get(text, {})
+        {"caption_id": caption_id(text), "caption": text, "row_count": count, "verdict": "not_selected"}
+        | given.get(text, {})
         for text, count in copies.items()
     ]
     best = [
-        {"caption_id": caption_id(text), "how": row["verdict"], "seed": 1} | row
+        {"caption_id": caption_id(text), "copy_type": row["verdict"], "seed": 1} | row
         for text, row in given.items()
         if row["verdict"] in ("verbatim", "partial")
     ]
     members = [
-        {"image_id": image["image_id"], "cluster": cluster[0]["image_id"], "size": len(cluster)}
+        {"image_id": image["image_id"], "cluster": cluster[0]["image_id"], "cluster_size": len(cluster)}
         for cluster in clusters
         for image in cluster
     ]

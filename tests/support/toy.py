@@ -20,10 +20,10 @@ from audit.schema import CAPTIONS, VERDICTS
 from tests.support.paths import DATA
 
 MODEL = DATA / "tiny-sd1"
-NULLS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
+CONTROL_CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
 MEMORIZED = "a planted picture"
-# In the data set but for case and punctuation: no null caption.
-NULL_TWIN = "Picture 3, of a thing!"
+# In the data set but for case and punctuation: no control caption.
+CONTROL_TWIN = "Picture 3, of a thing!"
 
 
 def png(seed: int, size: int = 32) -> bytes:
@@ -58,14 +58,14 @@ def settings_of(**changes: Any) -> dict[str, Any]:
         "model": str(MODEL),
         "captions": "captions/*.parquet",
         "images": "images/*.tar",
-        "calibration": {"captions": "nulls.txt", "screen": "null_screen.parquet"},
+        "calibration": {"captions": "nulls.txt", "screen": "control_screen.parquet"},
         "select": {"budget": 5, "audit_sample": 25, "seed": 1},
         "generate": {"seeds": [1], "steps": 2},
         "confirm": {
             "fresh_seeds": 2,
-            "null_captions": 19,
-            "null_rate": 0.05,
-            "sscd": {"weights": "sscd.safetensors", "region": 0.9999},
+            "control_captions": 19,
+            "control_rate": 0.05,
+            "sscd": {"weights": "sscd.safetensors", "min_similarity_region": 0.9999},
         },
         "engine": {"workers": 1, "shard_rows": 16, "retries": 0},
         "out": "run",
@@ -83,8 +83,8 @@ def write_config(folder: Path, **changes: Any) -> Path:
 def judged(uri: str, texts: dict[str, str], score: float) -> str:
     """What there is of a run after `verdicts`, of captions by caption_id, all of them clear; returns the run."""
     ledger = Ledger(uri)
-    captions = [{"caption_id": name, "caption": text, "copies": 1} for name, text in texts.items()]
-    verdicts = [row | {"verdict": "clear", "risk": "none", "score": score} for row in captions]
+    captions = [{"caption_id": name, "caption": text, "row_count": 1} for name, text in texts.items()]
+    verdicts = [row | {"verdict": "not_selected", "risk": "none", "score": score} for row in captions]
     filled = [{name: row.get(name) for name in VERDICTS.names} for row in verdicts]
     ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))

@@ -47,7 +47,7 @@ def table(captions: list[str], *, shift: float = 0.0, seed: int = 0, context: di
     return pa.table(data, schema=schema.scored(COLUMNS).with_metadata(metadata))
 
 
-NULL = [f"null caption {number}" for number in range(400)]
+NULL = [f"control caption {number}" for number in range(400)]
 FRESH = [f"fresh caption {number}" for number in range(400)]
 
 
@@ -71,8 +71,8 @@ def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibrat
 
 
 @pytest.mark.parametrize("detector", ["profile", "attention_profile", "noise_profile", "noise_magnitude"])
-def test_p_values_of_fresh_null_captions_are_valid(detector: str) -> None:
-    """Of new captions, at most as many below 5 % as there should be, up to chance, from as few as 140 null captions:
+def test_p_values_of_fresh_control_captions_are_valid(detector: str) -> None:
+    """Of new captions, at most as many below 5 % as there should be, up to chance, from as few as 140 control captions:
     they would not be valid if the same half gave the distance and the p-values.
     """
     p = []
@@ -228,8 +228,8 @@ def test_an_unknown_detector_is_an_error() -> None:
         audit.calibrate(table(NULL), "nonsense")
 
 
-def test_too_few_null_captions_are_an_error_that_says_how_many_are_needed() -> None:
-    with pytest.raises(AuditError, match="each half needs 30.*\n.*at least 90 null captions"):
+def test_too_few_control_captions_are_an_error_that_says_how_many_are_needed() -> None:
+    with pytest.raises(AuditError, match="each half needs 30.*\n.*at least 90 control captions"):
         audit.calibrate(table(NULL[:50]))
 
 
@@ -248,7 +248,7 @@ def test_near_identical_captions_never_fall_into_both_halves() -> None:
         audit.calibrate(table(spelled))
 
 
-def test_the_order_of_the_null_captions_does_not_matter(calibration: audit.Calibration) -> None:
+def test_the_order_of_the_control_captions_does_not_matter(calibration: audit.Calibration) -> None:
     null = table(NULL)
     shuffled = null.take(np.random.default_rng(5).permutation(null.num_rows))
     new = table(FRESH, seed=1)

@@ -9,55 +9,55 @@ from hypothesis.extra.numpy import arrays
 from audit.calibration.distance import Distance, Survival
 
 RNG = np.random.default_rng(0)
-NULL_MF = RNG.normal(size=(500, 6)) @ RNG.normal(size=(6, 6)) + 3
+CONTROL_MF = RNG.normal(size=(500, 6)) @ RNG.normal(size=(6, 6)) + 3
 
 
 def test_the_distance_of_gaussian_features_is_about_mahalanobis() -> None:
-    distance = Distance.fit(NULL_MF, one_sided=False)
-    assert distance(np.median(NULL_MF, axis=0)[None]) == pytest.approx(0)
-    assert np.mean(distance(NULL_MF) ** 2) == pytest.approx(6, rel=0.2)
+    distance = Distance.fit(CONTROL_MF, one_sided=False)
+    assert distance(np.median(CONTROL_MF, axis=0)[None]) == pytest.approx(0)
+    assert np.mean(distance(CONTROL_MF) ** 2) == pytest.approx(6, rel=0.2)
 
 
 @given(st.integers(0, 5), st.sampled_from([100.0, 1e-3, -7.0]))
 def test_the_unit_of_a_feature_does_not_matter(feature: int, factor: float) -> None:
     unit_F = np.ones(6)
     unit_F[feature] = factor
-    found = Distance.fit(NULL_MF * unit_F, one_sided=False)(NULL_MF * unit_F)
-    np.testing.assert_allclose(found, Distance.fit(NULL_MF, one_sided=False)(NULL_MF), rtol=1e-6)
+    found = Distance.fit(CONTROL_MF * unit_F, one_sided=False)(CONTROL_MF * unit_F)
+    np.testing.assert_allclose(found, Distance.fit(CONTROL_MF, one_sided=False)(CONTROL_MF), rtol=1e-6)
 
 
 def test_correlated_features_do_not_count_twice() -> None:
     """The same shift of all is common among captions of this null, one against the others is not."""
     common_M1 = RNG.normal(size=(2000, 1))
-    null_MF = common_M1 + 0.1 * RNG.normal(size=(2000, 3))
-    along, across = Distance.fit(null_MF, one_sided=False)(np.array([[2.0, 2.0, 2.0], [2.0, -2.0, 0.0]]))
+    control_MF = common_M1 + 0.1 * RNG.normal(size=(2000, 3))
+    along, across = Distance.fit(control_MF, one_sided=False)(np.array([[2.0, 2.0, 2.0], [2.0, -2.0, 0.0]]))
     assert across > 5 * along
 
 
 def test_a_constant_feature_says_nothing() -> None:
-    constant_M1 = np.full((len(NULL_MF), 1), 4.0)
-    distance = Distance.fit(np.hstack([NULL_MF, constant_M1]), one_sided=False)
-    near, far = np.hstack([NULL_MF[:1], [[4.0]]]), np.hstack([NULL_MF[:1], [[9.0]]])
+    constant_M1 = np.full((len(CONTROL_MF), 1), 4.0)
+    distance = Distance.fit(np.hstack([CONTROL_MF, constant_M1]), one_sided=False)
+    near, far = np.hstack([CONTROL_MF[:1], [[4.0]]]), np.hstack([CONTROL_MF[:1], [[9.0]]])
     assert distance(near) == distance(far)
     assert np.isfinite(distance(far)).all()
 
 
 def test_of_one_sided_features_only_large_values_are_far() -> None:
-    distance = Distance.fit(NULL_MF[:, :1], one_sided=True)
-    low, middle, high = distance(np.quantile(NULL_MF[:, :1], [0.01, 0.5, 0.99], axis=0))
+    distance = Distance.fit(CONTROL_MF[:, :1], one_sided=True)
+    low, middle, high = distance(np.quantile(CONTROL_MF[:, :1], [0.01, 0.5, 0.99], axis=0))
     assert low < middle < high
 
 
 @settings(deadline=None)
 @given(arrays(np.float64, st.integers(30, 300), elements=st.floats(0, 50, allow_subnormal=False)))
-def test_minus_log_survival_is_continuous_increasing_and_strictly_so_beyond_the_null(null_M: np.ndarray) -> None:
-    survival = Survival.fit(null_M)
-    reach = max(float(np.ptp(null_M)), 1.0)
-    grid = np.linspace(null_M.min() - reach, null_M.max() + 20 * reach, 20_001)
+def test_minus_log_survival_is_continuous_increasing_and_strictly_so_beyond_the_null(control_M: np.ndarray) -> None:
+    survival = Survival.fit(control_M)
+    reach = max(float(np.ptp(control_M)), 1.0)
+    grid = np.linspace(control_M.min() - reach, control_M.max() + 20 * reach, 20_001)
     value = survival.minus_log(grid)
     assert np.isfinite(value).all() and (value >= 0).all()
     assert (np.diff(value) >= 0).all()
-    beyond = grid > null_M.max()
+    beyond = grid > control_M.max()
     assert (np.diff(value[beyond]) > 0).all()
     step = np.nextafter(survival.threshold, np.inf) - survival.threshold
     around = survival.minus_log(np.array([survival.threshold, survival.threshold + step]))
@@ -71,6 +71,6 @@ def test_it_is_minus_log_of_the_true_survival_of_an_exponential_null() -> None:
 
 
 def test_a_heavy_tail_is_not_taken_for_an_exponential_one() -> None:
-    null_M = RNG.pareto(3, size=20_000)
+    control_M = RNG.pareto(3, size=20_000)
     far = np.quantile(RNG.pareto(3, size=2_000_000), 1 - 1e-4)
-    assert Survival.fit(null_M).minus_log(np.array([far]))[0] == pytest.approx(-np.log(1e-4), rel=0.15)
+    assert Survival.fit(control_M).minus_log(np.array([far]))[0] == pytest.approx(-np.log(1e-4), rel=0.15)

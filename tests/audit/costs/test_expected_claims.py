@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from audit.costs.expected_claims import of_audit_sample, of_null_captions
+from audit.costs.expected_claims import of_audit_sample, of_control_captions
 from audit.statistics.claims import claims
 
 
@@ -25,21 +25,21 @@ def test_no_sample_larger_than_the_data_set_is_asked_for() -> None:
     ]
 
 
-def test_null_captions_are_held_against_what_each_use_needs() -> None:
-    few = " ".join(of_null_captions(50, 0.01, 10_000))
+def test_control_captions_are_held_against_what_each_use_needs() -> None:
+    few = " ".join(of_control_captions(50, 0.01, 10_000))
     assert "too few to calibrate, each half needs 30" in few
-    assert "confirm.null_rate 0.01 needs 99 of them: too few" in few
-    some = " ".join(of_null_captions(120, 0.01, 10_000))
+    assert "confirm.control_rate 0.01 needs 99 of them: too few" in few
+    some = " ".join(of_control_captions(120, 0.01, 10_000))
     assert "1,000 and more are what it should have" in some and "needs 99 of them: enough" in some
     assert "1 in 61" in some
-    enough = of_null_captions(2000, None, 400)
-    assert enough[0] == "2,000 null captions: enough to calibrate (1,000 and more)."
+    enough = of_control_captions(2000, None, 400)
+    assert enough[0] == "2,000 control captions: enough to calibrate (1,000 and more)."
     assert enough[-1].startswith("They are enough for q_unseen")
-    assert not any("null_rate" in line for line in enough)
+    assert not any("control_rate" in line for line in enough)
 
 
 def test_what_q_unseen_lacks_makes_the_held_out_half_as_many_as_the_captions() -> None:
-    lacking = of_null_captions(200, None, 1000)[-1]
-    assert "1,798 more null captions" in lacking
-    assert "They are enough" in of_null_captions(200 + 1798, None, 1000)[-1]
-    assert "They are enough" not in of_null_captions(200 + 1796, None, 1000)[-1]
+    lacking = of_control_captions(200, None, 1000)[-1]
+    assert "1,798 more control captions" in lacking
+    assert "They are enough" in of_control_captions(200 + 1798, None, 1000)[-1]
+    assert "They are enough" not in of_control_captions(200 + 1796, None, 1000)[-1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.detectors.detector import Step
+from audit.detectors.detector import TrajectoryStep
 from audit.detectors.entropy_trajectory import EntropyTrajectory
 
 
@@ -14,7 +14,7 @@ def test_it_is_the_formula_written_out(steps: int, last: int) -> None:
     prompt_tokens_B = [4, 6]
     run = EntropyTrajectory(torch.tensor(prompt_tokens_B), steps)
     for step, attn_BLK in enumerate(attn_TBLK):
-        run.observe(step, Step(torch.from_numpy(attn_BLK)))
+        run.observe(step, TrajectoryStep(torch.from_numpy(attn_BLK)))
     found = run.result()
     for row, prompt_tokens in enumerate(prompt_tokens_B):
         attn_TK = attn_TBLK[:, row].mean(1)

@@ -34,7 +34,7 @@ def alphas() -> Tensor:
 
 
 def epsilons(model: audit.Model, exact: StableDiffusionPipeline, t: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The initial noise, `eps(null)` and `eps(c)` at timestep t, all [1, 4, 16, 16]."""
+    """The initial noise, `eps(∅)` and `eps(c)` at timestep t, all [1, 4, 16, 16]."""
     noise = initial_latent(seed, (4, 16, 16)).double()[None]
     conditional, unconditional = exact.encode_prompt(CAPTION, "cpu", 1, True)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_seed_agreement_is_the_mean_cosine_of_the_directions_of_the_seeds(
     assert (9 * length**2 - 3) / 6 == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
-def test_what_null_captions_share_is_taken_off() -> None:
+def test_what_control_captions_share_is_taken_off() -> None:
     shared, null = np.array([3.0, 0.0]), np.array([[3.0, 0.5], [3.0, -0.5]])
     found = Agreement.fit(null)(np.array([shared, shared + [0.0, 2.0]]))
     np.testing.assert_allclose(found, [0.0, 2.0])

@@ -152,7 +152,7 @@ def test_the_cache_holds_the_published_weights_by_name(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CROSSAUDIT_CACHE", str(tmp_path))
-    with pytest.raises(AuditError, match="crossaudit fetch sscd_disc_mixup.*\n?.*dl.fbaipublicfiles.com"):
+    with pytest.raises(AuditError, match="crossaudit download-weights sscd_disc_mixup.*\n?.*dl.fbaipublicfiles.com"):
         load_embedder("sscd", "sscd_disc_mixup")
     (tmp_path / weights.name).symlink_to(weights)
     assert load_embedder("sscd", "sscd_disc_mixup").sha256 == load_embedder("sscd", weights).sha256

@@ -29,10 +29,10 @@ def test_attention_and_entropy_are_those_of_the_trajectory(sd1: audit.Model) -> 
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_the_band_holds_nine_tenths_of_the_null_captions(sd1: audit.Model) -> None:
-    found = explain(sd1, CAPTION, steps=3, null_captions=NULL)
+def test_the_band_holds_nine_tenths_of_the_control_captions(sd1: audit.Model) -> None:
+    found = explain(sd1, CAPTION, steps=3, control_captions=NULL)
     curves = np.array(audit.generate(sd1, NULL, steps=3, detectors=["entropy_trajectory"])["entropy_steps"].to_pylist())
-    assert found.band_T2 is not None and found.null_captions == 15
+    assert found.band_T2 is not None and found.control_captions == 15
     np.testing.assert_allclose(found.band_T2, np.quantile(curves, [0.05, 0.95], axis=0).T, atol=1e-5)
     assert explain(sd1, CAPTION, steps=2).band_T2 is None
 

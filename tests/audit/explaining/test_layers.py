@@ -15,13 +15,13 @@ def test_every_timestep_and_layer_is_ranked_and_one_of_them_is_the_profiles(sd1:
     assert table.schema.equals(LAYERS) and len(table) == 8 * 16 * 2
     own, null = (audit.screen(sd1, texts, [3], ["attention_profile"]) for texts in (OWN, NULL))
     for feature, column in (("entropy", "layer_entropy"), ("bos", "layer_bos")):
-        own_NL, null_NL = (np.array(screened[column].to_pylist()) for screened in (own, null))
+        own_NL, control_NL = (np.array(screened[column].to_pylist()) for screened in (own, null))
         mine = [row for row in table.to_pylist() if (row["timestep"], row["feature"]) == (621, feature)]
         for layer, row in enumerate(mine):
-            higher = (own_NL[:, None, layer] > null_NL[None, :, layer]).mean()
+            higher = (own_NL[:, None, layer] > control_NL[None, :, layer]).mean()
             assert row["layer"] == layer and row["auroc"] == pytest.approx(higher)
             assert row["median"] == pytest.approx(np.median(own_NL[:, layer]), abs=2e-5)
-            assert row["null_median"] == pytest.approx(np.median(null_NL[:, layer]), abs=2e-5)
+            assert row["control_median"] == pytest.approx(np.median(control_NL[:, layer]), abs=2e-5)
 
 
 def test_captions_of_both_kinds_are_needed(sd1: audit.Model) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audit
-from audit.explaining.perturbations import VARIANTS, content_words, self_control, variants
+from audit.explaining.perturbations import VARIANTS, content_words, perturbation_margin, variants
 
 WORDS = ["boat", "castle", "river", "violin"]
 captions_of_words = st.lists(st.sampled_from(["a", "red", "house", "under", "snow"]), min_size=2, max_size=9).map(
@@ -42,9 +42,9 @@ def test_content_words_are_the_long_ones_once() -> None:
 def test_self_control_is_the_score_less_the_median_of_the_variants(sd1: audit.Model) -> None:
     null = [f"a {colour} {thing} {n}" for colour in ("red", "blue") for thing in ("cat", "boat") for n in range(20)]
     calibration = audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
-    table = self_control(sd1, calibration, ["a red house", "", "a red house"], WORDS)
+    table = perturbation_margin(sd1, calibration, ["a red house", "", "a red house"], WORDS)
     assert table["caption"].to_pylist() == ["a red house", ""]
     texts = ["a red house", *variants("a red house", WORDS)]
     score, *others = calibration.score(audit.screen(sd1, texts, detectors=["noise_magnitude"]))["score"].to_pylist()
     middle = sum(sorted(others)[3:5]) / 2
-    assert table["self_control"].to_pylist() == [pytest.approx(score - middle, abs=1e-3), None]
+    assert table["perturbation_margin"].to_pylist() == [pytest.approx(score - middle, abs=1e-3), None]

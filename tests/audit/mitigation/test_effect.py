@@ -8,7 +8,7 @@ from audit.statistics.intervals import clopper_pearson
 
 
 def measured(*rows: tuple[str, bool, float, float | None, float]) -> pa.Table:
-    names = ("caption_id", "above_threshold", "similarity", "clip_score", "seconds")
+    names = ("caption_id", "is_copy", "similarity", "clip_score", "seconds")
     return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=schema.MITIGATION)
 
 
@@ -32,7 +32,7 @@ def test_a_caption_counts_as_above_if_any_of_its_images_is() -> None:
         ("c", False, 0.1, 0.2, 1.0),
     )
     row = summarize(table, np.eye(4))
-    assert set(row) | {"group", "bos_scale", "keep"} == set(schema.MITIGATION_SUMMARY.names)
+    assert set(row) | {"caption_set", "bos_scale", "keep"} == set(schema.MITIGATION_SUMMARY.names)
     assert (row["captions"], row["images"], row["captions_above"]) == (3, 4, 1)
     assert (row["share_above_low"], row["share_above_high"]) == clopper_pearson(1, 3)
     assert row["share_above"] == pytest.approx(1 / 3)

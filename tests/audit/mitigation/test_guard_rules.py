@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audit.detectors.entropy import entropy
-from audit.mitigation.guard_rules import REFRESH, REMEMBERED, EntropyQuantile, FixedEntropy, NullDistance, _features
+from audit.mitigation.guard_rules import REFRESH, REMEMBERED, ControlDistance, EntropyQuantile, FixedEntropy, _features
 
 
 def attention(size: int, generator: torch.Generator, sharpness: Tensor | float = 1.0) -> Tensor:
@@ -46,19 +46,19 @@ def test_the_quantile_is_of_the_samples_before_in_the_same_tenth_of_the_timestep
 
 
 def test_null_samples_are_silenced_as_often_as_the_quantile_says_and_others_more() -> None:
-    rule, generator = NullDistance(0.95), torch.Generator().manual_seed(0)
+    rule, generator = ControlDistance(0.95), torch.Generator().manual_seed(0)
     for _ in range(12):
         tenth_B = torch.arange(32) % 10
         rule.learn(attention(32, generator, 1 + tenth_B[:, None, None] / 10), tenth_B)
     tenth_B = torch.arange(2000) % 10
-    like_null_B, limit_B = rule(attention(2000, generator, 1 + tenth_B[:, None, None] / 10), tenth_B)
-    assert 0.02 < (like_null_B > limit_B).double().mean() < 0.08
+    like_unconditional_B, limit_B = rule(attention(2000, generator, 1 + tenth_B[:, None, None] / 10), tenth_B)
+    assert 0.02 < (like_unconditional_B > limit_B).double().mean() < 0.08
     unlike_B, limit_B = rule(attention(2000, generator, 4.0), tenth_B)
     assert (unlike_B > limit_B).double().mean() > 0.5
 
 
 def test_nothing_is_silenced_before_there_are_null_samples_enough() -> None:
-    rule, generator = NullDistance(0.95), torch.Generator().manual_seed(0)
+    rule, generator = ControlDistance(0.95), torch.Generator().manual_seed(0)
     tenth_B = torch.arange(32) % 10
     for _ in range(4):
         rule.learn(attention(32, generator), tenth_B)
@@ -74,7 +74,7 @@ def test_nothing_is_silenced_before_there_are_null_samples_enough() -> None:
 
 def test_the_null_of_a_tenth_is_that_of_the_newest_samples() -> None:
     """A model that changes as it trains is measured by what it is now."""
-    rule, generator = NullDistance(0.95), torch.Generator().manual_seed(0)
+    rule, generator = ControlDistance(0.95), torch.Generator().manual_seed(0)
     tenth_B = torch.arange(40) % 10
     for sharpness in (1.0, 4.0):
         for _ in range(12):
@@ -84,7 +84,7 @@ def test_the_null_of_a_tenth_is_that_of_the_newest_samples() -> None:
 
 
 def test_distances_are_those_of_the_written_out_formula() -> None:
-    rule, generator = NullDistance(0.5), torch.Generator().manual_seed(0)
+    rule, generator = ControlDistance(0.5), torch.Generator().manual_seed(0)
     for _ in range(20):
         rule.learn(attention(40, generator), torch.arange(40) % 10)
     attn_BLK = attention(10, generator)

@@ -276,7 +276,7 @@ def test_a_forward_that_failed_leaves_nothing_behind(unet: UNet2DConditionModel)
 
 
 class Null:
-    """Hidden states of null captions: one text, varied a little; and how often they were asked for."""
+    """Hidden states of control captions: one text, varied a little; and how often they were asked for."""
 
     def __init__(self, unet: UNet2DConditionModel, spread: float = 0.1, seed: int = 7) -> None:
         self.spread, self.asked, self.generator = spread, 0, torch.Generator().manual_seed(seed)
@@ -289,7 +289,7 @@ class Null:
         return self.text + self.spread * noise
 
 
-def test_null_captions_take_the_place_of_the_captions_once_in_fifty_steps(unet: UNet2DConditionModel) -> None:
+def test_control_captions_take_the_place_of_the_captions_once_in_fifty_steps(unet: UNet2DConditionModel) -> None:
     null = Null(unet)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     guard = audit.TrainingGuard(unet, max_quantile=0.95, null=null)
@@ -297,17 +297,17 @@ def test_null_captions_take_the_place_of_the_captions_once_in_fifty_steps(unet: 
     batch = inputs(unet)
     for step in range(52):
         unet(*batch)
-        assert guard.weights().tolist() == [1.0] * 4  # too few null samples yet
+        assert guard.weights().tolist() == [1.0] * 4  # too few control samples yet
         assert null.asked == (1 if step < 50 else 2)
-    of_null = [args for args in seen if args[2] is not batch[2]]
-    assert len(of_null) == 2 and len(seen) == 54
-    assert all(args[0] is batch[0] and args[1] is batch[1] for args in of_null)
+    of_control = [args for args in seen if args[2] is not batch[2]]
+    assert len(of_control) == 2 and len(seen) == 54
+    assert all(args[0] is batch[0] and args[1] is batch[1] for args in of_control)
 
 
-def test_what_attends_unlike_null_captions_gets_no_weight(
+def test_what_attends_unlike_control_captions_gets_no_weight(
     unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audit.mitigation.training.NULL_EVERY", 1)
+    monkeypatch.setattr("audit.mitigation.training.CONTROL_EVERY", 1)
     guard = audit.TrainingGuard(unet, max_quantile=0.95, null=Null(unet))
     shares = {}
     for name, spread in (("learning", 0.1), ("like null", 0.1), ("unlike", 1.0)):
@@ -323,7 +323,7 @@ def test_what_attends_unlike_null_captions_gets_no_weight(
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_forward_of_null_captions_leaves_gradients_alone(
+def test_the_forward_of_control_captions_leaves_gradients_alone(
     unet: UNet2DConditionModel, autocast: bool, checkpointing: bool
 ) -> None:
     batch = inputs(unet)
@@ -343,7 +343,7 @@ def test_the_forward_of_null_captions_leaves_gradients_alone(
 
 
 @pytest.mark.slow
-def test_null_captions_beside_torch_compile(unet: UNet2DConditionModel) -> None:
+def test_control_captions_beside_torch_compile(unet: UNet2DConditionModel) -> None:
     null = Null(unet)
     guard = audit.TrainingGuard(unet, max_quantile=0.95, null=null)
     compiled = torch.compile(unet, backend="aot_eager")
@@ -351,6 +351,6 @@ def test_null_captions_beside_torch_compile(unet: UNet2DConditionModel) -> None:
     assert null.asked == 1
 
 
-def test_a_fixed_entropy_does_not_go_with_null_captions(unet: UNet2DConditionModel) -> None:
-    with pytest.raises(UsageError, match="max_entropy does not go with null captions"):
+def test_a_fixed_entropy_does_not_go_with_control_captions(unet: UNet2DConditionModel) -> None:
+    with pytest.raises(UsageError, match="max_entropy does not go with control captions"):
         audit.TrainingGuard(unet, max_entropy=1.0, null=Null(unet))

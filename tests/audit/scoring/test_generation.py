@@ -15,7 +15,7 @@ from PIL import Image
 import audit
 from audit import schema
 from audit.detectors import RUN
-from audit.detectors.detector import Step
+from audit.detectors.detector import TrajectoryStep
 from audit.detectors.entropy_trajectory import EntropyTrajectory
 from audit.errors import AuditError
 from audit.models.noise import initial_latent
@@ -119,9 +119,11 @@ def test_noise_magnitude_mean_is_the_mean_along_the_run(sd1: audit.Model, exact:
     with torch.no_grad():
         for timestep in scheduler.timesteps:
             eps_c = exact.unet(latents, timestep, encoder_hidden_states=conditional).sample
-            eps_null = exact.unet(latents, timestep, encoder_hidden_states=unconditional).sample
-            norms.append(float((eps_c - eps_null).norm()))
-            latents = scheduler.step(eps_null + 7.5 * (eps_c - eps_null), timestep, latents).prev_sample
+            eps_unconditional = exact.unet(latents, timestep, encoder_hidden_states=unconditional).sample
+            norms.append(float((eps_c - eps_unconditional).norm()))
+            latents = scheduler.step(
+                eps_unconditional + 7.5 * (eps_c - eps_unconditional), timestep, latents
+            ).prev_sample
     table = audit.generate(sd1, ["a dog", ""], steps=6, detectors=["noise_magnitude_mean"], output="latents")
     assert table["noise_magnitude_mean"][0].as_py() == pytest.approx(np.mean(norms), abs=2e-5)
     assert table["noise_magnitude_mean"][1].as_py() == 0
@@ -143,7 +145,7 @@ class Watcher:
 
     def __init__(self, prompt_tokens_B: torch.Tensor, steps: int) -> None: ...
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         alive = (thing for thing in gc.get_objects() if type(thing) is torch.Tensor)
         self.held.append(sum(tensor.ndim == 4 and tensor.shape[-1] == 77 for tensor in alive))
 
@@ -162,7 +164,7 @@ def test_what_the_trajectory_holds_does_not_grow_with_the_steps() -> None:
     for steps in (10, 100):
         run = EntropyTrajectory(torch.tensor([5, 9]), steps)
         for step in range(steps):
-            run.observe(step, Step(torch.full((2, 16, 77), 1 / 77)))
+            run.observe(step, TrajectoryStep(torch.full((2, 16, 77), 1 / 77)))
         tensors = [value for value in vars(run).values() if isinstance(value, torch.Tensor)]
         held.append(sum(tensor.numel() for tensor in tensors))
     assert held[0] == held[1]

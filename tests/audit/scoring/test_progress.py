@@ -39,7 +39,7 @@ def test_layers_tells_captions_of_both_kinds(sd1: audit.Model, batch_size: int |
 
 def test_explain_tells_every_step_of_its_runs(sd1: audit.Model) -> None:
     told = Told()
-    explain(sd1, "a red dog", steps=3, null_captions=NULL, progress=told)
+    explain(sd1, "a red dog", steps=3, control_captions=NULL, progress=told)
     assert list(told) == ["follow the caption", "screen", "follow control captions"]
     assert [done for _, done, _ in told["follow the caption"]] == [1, 2, 3]
     assert complete(told["screen"], "rows", 4)

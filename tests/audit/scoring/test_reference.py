@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import audit
-from audit.detectors.detector import Step
+from audit.detectors.detector import TrajectoryStep
 from audit.scoring.batching import Rows
 from audit.scoring.generation import denoise
 
@@ -67,7 +67,7 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
 
-    def observe(self, step: int, seen: Step) -> None:
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
         assert seen.attn_BLK is not None
         self.steps.append(seen.attn_BLK)
 

@@ -124,7 +124,7 @@ def test_a_detector_of_early_layers_alone_ends_the_forward_there(sd1: audit.Mode
 
 
 def response_in_float64(exact: StableDiffusionPipeline, caption: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`||eps(c) - eps(null)||` and `||eps(null)||` at the eight timesteps, a plain diffusers loop in float64."""
+    """`||eps(c) - eps(∅)||` and `||eps(∅)||` at the eight timesteps, a plain diffusers loop in float64."""
     scheduler = DDIMScheduler.from_config(exact.scheduler.config)
     scheduler.set_timesteps(50)
     conditional, unconditional = exact.encode_prompt(caption, "cpu", 1, True)
@@ -134,9 +134,9 @@ def response_in_float64(exact: StableDiffusionPipeline, caption: str, seed: int)
         for position in POSITIONS:
             timestep = scheduler.timesteps[position]
             eps_c = exact.unet(noise, timestep, encoder_hidden_states=conditional).sample
-            eps_null = exact.unet(noise, timestep, encoder_hidden_states=unconditional).sample
-            responses.append(float((eps_c - eps_null).square().sum().sqrt()))
-            nulls.append(float(eps_null.square().sum().sqrt()))
+            eps_unconditional = exact.unet(noise, timestep, encoder_hidden_states=unconditional).sample
+            responses.append(float((eps_c - eps_unconditional).square().sum().sqrt()))
+            nulls.append(float(eps_unconditional.square().sum().sqrt()))
     return np.array(responses), np.array(nulls)
 
 
@@ -186,9 +186,9 @@ def test_v_prediction_is_converted_to_epsilon(sd1: audit.Model, exact: StableDif
     noise = initial_latent(0, (4, 16, 16)).double()[None]
     hidden = exact.encode_prompt("", "cpu", 1, False)[0]
     with torch.no_grad():
-        v_null = exact.unet(noise, 981, encoder_hidden_states=hidden).sample
-    eps_null = alpha**0.5 * v_null + (1 - alpha) ** 0.5 * noise
-    floor = np.log(1e-3 * float(eps_null.norm()))
+        v_unconditional = exact.unet(noise, 981, encoder_hidden_states=hidden).sample
+    eps_unconditional = alpha**0.5 * v_unconditional + (1 - alpha) ** 0.5 * noise
+    floor = np.log(1e-3 * float(eps_unconditional.norm()))
     assert table["noise_response"][1].as_py()[0] == pytest.approx(floor, abs=1e-5)
 
 

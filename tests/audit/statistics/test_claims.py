@@ -21,7 +21,7 @@ def test_prevalence_is_the_clopper_pearson_interval_of_the_sample() -> None:
         (1, "partial", "sample"),
         (97, "unconfirmed", "sample"),
         (50, "verbatim", "budget"),
-        (850, "clear", None),
+        (850, "not_selected", None),
     )
     low, high = clopper_pearson(3, 100)
     assert result["prevalence"] == {"k": 3, "n": 100, "undetermined": 0, "low": low, "high": high}
@@ -45,7 +45,7 @@ def test_recall_bounds_what_the_selection_missed_by_the_sample_outside_of_it() -
         (10, "verbatim", "budget+sample"),
         (1, "verbatim", "sample"),
         (99, "unconfirmed", "sample"),
-        (800, "clear", None),
+        (800, "not_selected", None),
     )
     low, high = clopper_pearson(1, 100)
     assert result["missed"]["captions"] == 900
@@ -55,7 +55,7 @@ def test_recall_bounds_what_the_selection_missed_by_the_sample_outside_of_it() -
 
 
 def test_what_nobody_measured_is_not_claimed() -> None:
-    unsampled = audit((5, "verbatim", "budget"), (95, "clear", None))
+    unsampled = audit((5, "verbatim", "budget"), (95, "not_selected", None))
     assert unsampled["prevalence"] is unsampled["missed"] is unsampled["recall"] is None
     assert unsampled["sentences"] == [
         "No audit sample was drawn: nothing is claimed about the captions that were not generated."

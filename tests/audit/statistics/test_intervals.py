@@ -5,7 +5,14 @@ import pytest
 from scipy.stats import binom
 
 from audit.errors import AuditError
-from audit.statistics.intervals import clopper_pearson, conformal_p, nulls_needed, q_values, sample_needed, upper_bound
+from audit.statistics.intervals import (
+    clopper_pearson,
+    conformal_p,
+    controls_needed,
+    q_values,
+    sample_needed,
+    upper_bound,
+)
 
 
 def test_clopper_pearson_is_exact_against_the_binomial_tails() -> None:
@@ -35,7 +42,7 @@ def test_conformal_p_counts_the_null_at_or_above() -> None:
     np.testing.assert_allclose(p, [5 / 5, 4 / 5, 2 / 5, 1 / 5])
 
 
-def test_conformal_p_is_uniform_for_a_null_caption() -> None:
+def test_conformal_p_is_uniform_for_a_control_caption() -> None:
     rng = np.random.default_rng(0)
     hits = [conformal_p(draw[1:], draw[:1])[0] <= 0.05 for draw in rng.normal(size=(4000, 100))]
     assert np.mean(hits) == pytest.approx(0.05, abs=0.01)
@@ -47,8 +54,8 @@ def test_q_values_are_benjamini_hochberg_in_the_given_order() -> None:
 
 
 @pytest.mark.parametrize(("rate", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.5, 1), (0.3, 3)])
-def test_a_rate_needs_as_many_null_captions_as_leave_one_beyond_it(rate: float, needed: int) -> None:
-    assert nulls_needed(rate) == needed
+def test_a_rate_needs_as_many_control_captions_as_leave_one_beyond_it(rate: float, needed: int) -> None:
+    assert controls_needed(rate) == needed
     assert (needed + 1) * rate >= 1 - 1e-9 > needed * rate
 
 

@@ -21,10 +21,11 @@ def matches_of(similarity: float, following: float = 0.45, shared: float = 0.3) 
     rows: list[dict[str, Any]] = []
     usual = np.linspace(0.3, 0.543, 99)
     for n in range(100):
-        known = {"caption_id": f"{n:03d}", "purpose": "null", "embedder": "sscd", "shared": 0.1}
+        known = {"caption_id": f"{n:03d}", "purpose": "control", "embedder": "sscd", "pixel_agreement": 0.1}
         high = similarity if n == 0 else usual[n - 1]
         rows += [
-            known | {"seed": 1, "rank": 1, "image_id": "i", "similarity": high, "shared": shared if n == 0 else 0.1},
+            known
+            | {"seed": 1, "rank": 1, "image_id": "i", "similarity": high, "pixel_agreement": shared if n == 0 else 0.1},
             known | {"seed": 1, "rank": 2, "image_id": "j", "similarity": min(following, high)},
             known | {"seed": 2, "rank": 1, "image_id": "k", "similarity": 0.25},
         ]
@@ -52,7 +53,7 @@ def separated(matches: pa.Table, **known: Any) -> tuple[list[Control], list[Cont
     [
         ({"caption": MERMAID}, {"following": 0.95}, "a variant of a caption of that image"),
         ({"reproduced": frozenset("i")}, {"following": 0.95}, "from a caption of its own"),
-        ({}, {"following": 0.95, "shared": 0.97}, "pixel by pixel in 97 %"),
+        ({}, {"following": 0.95, "pixel_agreement": 0.97}, "pixel by pixel in 97 %"),
         ({}, {}, "no other training image is nearly as like"),
     ],
 )

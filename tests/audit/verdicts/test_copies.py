@@ -23,18 +23,22 @@ def copied(*matches: dict[str, object]) -> list[dict]:
 
 def test_an_image_is_copied_once_by_its_best_generation() -> None:
     found = copied(
-        match("a", 0.85, seed=1, shared=0.9),
-        match("a", 0.95, seed=2, shared=0.5),
-        match("a", 0.9, seed=3, shared=0.9),
+        match("a", 0.85, seed=1, pixel_agreement=0.9),
+        match("a", 0.95, seed=2, pixel_agreement=0.5),
+        match("a", 0.9, seed=3, pixel_agreement=0.9),
         match("b", 0.1, seed=1, region_similarity=0.7),
         match("c", 0.79, seed=1, region_similarity=0.59),
     )
-    assert [(row["image_id"], row["how"], row["seed"]) for row in found] == [("a", "verbatim", 3), ("b", "partial", 1)]
+    assert [(row["image_id"], row["copy_type"], row["seed"]) for row in found] == [
+        ("a", "verbatim", 3),
+        ("b", "partial", 1),
+    ]
 
 
 def test_only_discovered_matches_of_the_deciding_embedder_count() -> None:
     assert (
-        copied(match("a", 0.9, purpose="fresh"), match("a", 0.9, purpose="null"), match("a", 0.9, embedder="x")) == []
+        copied(match("a", 0.9, purpose="fresh"), match("a", 0.9, purpose="control"), match("a", 0.9, embedder="x"))
+        == []
     )
 
 
@@ -47,9 +51,9 @@ def test_images_are_linked_by_what_was_copied_of_one_of_them() -> None:
     pictures = {"a": picture(1, 2), "b": picture(1, 3), "c": picture(4, 2)}
     found = pa.Table.from_pylist(
         [
-            {"caption_id": "1", "image_id": "a", "how": "partial", "region": region_png(TOP)},
-            {"caption_id": "2", "image_id": "b", "how": "verbatim", "region": region_png(~TOP)},
-            {"caption_id": "3", "image_id": "c", "how": "verbatim", "region": region_png(~TOP)},
+            {"caption_id": "1", "image_id": "a", "copy_type": "partial", "region": region_png(TOP)},
+            {"caption_id": "2", "image_id": "b", "copy_type": "verbatim", "region": region_png(~TOP)},
+            {"caption_id": "3", "image_id": "c", "copy_type": "verbatim", "region": region_png(~TOP)},
         ],
         schema.COPIED_IMAGES,
     )

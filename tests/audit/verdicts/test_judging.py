@@ -6,7 +6,7 @@ import pytest
 
 from audit import schema
 from audit.verdicts.copies import LINKS, copied_images
-from audit.verdicts.judging import Images, judge, negatives, with_p_not_reproduced
+from audit.verdicts.judging import ImageCounts, judge, negatives, with_p_not_reproduced
 from audit.verdicts.thresholds import Threshold
 
 THRESHOLDS = {"verbatim": Threshold(0.8, "controls"), "region": Threshold(0.6, "controls")}
@@ -23,14 +23,14 @@ class Case:
         self.generations: list[dict] = []
         self.matches: list[dict] = []
         self.failures: list[dict] = []
-        self.controls: list[dict] = []
+        self.perturbations: list[dict] = []
         self.links: list[dict] = []
-        self.arguments: dict[str, Any] = {"images": Images(listed=1000), "embedder": "sscd", **arguments}
+        self.arguments: dict[str, Any] = {"images": ImageCounts(listed=1000), "embedder": "sscd", **arguments}
 
     def caption(
         self, name: str, score: float | None = 1.0, selected_by: str | None = "budget", copies: int = 2, own: Any = None
     ) -> None:
-        self.captions.append({"caption_id": name, "caption": f"text {name}", "copies": copies})
+        self.captions.append({"caption_id": name, "caption": f"text {name}", "row_count": copies})
         self.scores.append({"caption_id": name, "score": score, "selected_by": selected_by, "p_unseen": 0.5})
         self.rows += [{"caption_id": name, "image_id": own}] * copies
 
@@ -50,7 +50,7 @@ class Case:
         self.generations.append({**run, "status": "error" if error else "ok", "error": error})
         for rank, (image, similarity) in enumerate(zip(images, similarities, strict=False)):
             match = {"embedder": embedder, "rank": rank, "image_id": image, "similarity": similarity}
-            self.matches.append({**run, **match, "region_similarity": region, "shared": shared})
+            self.matches.append({**run, **match, "region_similarity": region, "pixel_agreement": shared})
 
     def judge(self) -> dict[str, dict[str, Any]]:
         matches = pa.Table.from_pylist(self.matches, schema.MATCHES)
@@ -58,7 +58,7 @@ class Case:
         verdicts = judge(
             captions=pa.Table.from_pylist(self.captions, schema.CAPTIONS),
             scores=scores,
-            controls=pa.Table.from_pylist(self.controls, schema.CONTROLS),
+            perturbations=pa.Table.from_pylist(self.perturbations, schema.PERTURBATIONS),
             rows=pa.Table.from_pylist(self.rows, schema.ROWS),
             generations=pa.Table.from_pylist(self.generations, GENERATIONS),
             matches=matches,
@@ -83,7 +83,7 @@ def test_every_caption_gets_the_verdict_of_its_best_generation() -> None:
     case = Case()
     for name in ("verbatim", "edge", "partial", "both", "unconfirmed"):
         case.caption(name)
-    case.caption("clear", selected_by=None)
+    case.caption("not_selected", selected_by=None)
     case.generate("verbatim", 0.1, seed=1)
     case.generate("verbatim", 0.95, 0.3, seed=2)
     case.generate("edge", 0.8)
@@ -97,26 +97,26 @@ def test_every_caption_gets_the_verdict_of_its_best_generation() -> None:
         "partial": "partial",
         "both": "verbatim",
         "unconfirmed": "unconfirmed",
-        "clear": "clear",
+        "not_selected": "not_selected",
     }
     assert (verdicts["verbatim"]["similarity"], verdicts["verbatim"]["image_id"]) == (0.95, "a")
     assert verdicts["partial"]["region_similarity"] == 0.65
-    assert verdicts["clear"]["similarity"] is None
+    assert verdicts["not_selected"]["similarity"] is None
 
 
 def test_a_whole_copy_that_shows_the_same_in_a_region_alone_is_partial() -> None:
     case = Case()
     for name, shared in {"all": 0.8, "region": 0.6, "shifted": 0.2, "unknown": None}.items():
         case.caption(name)
-        case.generate(name, 0.9, shared=shared)
+        case.generate(name, 0.9, pixel_agreement=shared)
     assert [row["verdict"] for row in case.judge().values()] == ["verbatim", "partial", "verbatim", "verbatim"]
 
 
 def test_one_whole_copy_is_verbatim_whatever_regions_other_generations_copy() -> None:
     case = Case()
     case.caption("c")
-    case.generate("c", 0.95, shared=0.6, seed=1)
-    case.generate("c", 0.85, shared=0.9, images="b", seed=2)
+    case.generate("c", 0.95, pixel_agreement=0.6, seed=1)
+    case.generate("c", 0.85, pixel_agreement=0.9, images="b", seed=2)
     assert {name: case.judge()["c"][name] for name in ("verdict", "image_id")} == {
         "verdict": "verbatim",
         "image_id": "b",
@@ -136,9 +136,9 @@ def test_null_and_fresh_generations_never_confirm() -> None:
     case.caption("c")
     case.generate("c", 0.1)
     case.generate("c", 0.99, purpose="fresh", seed=7)
-    case.generate("c", 0.99, purpose="null", seed=1)
+    case.generate("c", 0.99, purpose="control", seed=1)
     assert case.judge()["c"]["verdict"] == "unconfirmed"
-    assert case.judge()["c"]["reproduced_n"] is None
+    assert case.judge()["c"]["fresh_generations"] is None
 
 
 def test_a_partial_caption_names_the_image_of_its_region_not_the_nearest_whole_one() -> None:
@@ -189,7 +189,7 @@ def test_a_sampled_caption_that_could_not_be_screened_still_has_the_verdict_of_i
 
 
 def test_an_unreadable_image_of_its_own_makes_no_match_unknown_but_a_match_a_match() -> None:
-    case = Case(images=Images(1000, 1, pa.array(["x"])))
+    case = Case(images=ImageCounts(1000, 1, pa.array(["x"])))
     case.caption("no match", own="x")
     case.generate("no match", 0.1)
     case.caption("match", own="x")
@@ -203,7 +203,7 @@ def test_an_unreadable_image_of_its_own_makes_no_match_unknown_but_a_match_a_mat
 
 @pytest.mark.parametrize(("unreadable", "verdict"), [(10, "unconfirmed"), (11, "unknown")])
 def test_an_unpaired_caption_is_unknown_when_too_many_images_are_unreadable(unreadable: int, verdict: str) -> None:
-    case = Case(images=Images(1000, unreadable), max_unreadable=0.01)
+    case = Case(images=ImageCounts(1000, unreadable), max_unreadable_fraction=0.01)
     case.caption("unpaired")
     case.generate("unpaired", 0.1)
     case.caption("paired", own="y")
@@ -212,11 +212,11 @@ def test_an_unpaired_caption_is_unknown_when_too_many_images_are_unreadable(unre
 
 
 def test_without_any_image_nothing_is_negative() -> None:
-    case = Case(images=Images(listed=0))
+    case = Case(images=ImageCounts(listed=0))
     case.caption("c")
     case.generate("c")
-    case.caption("clear", selected_by=None)
-    assert [row["verdict"] for row in case.judge().values()] == ["unknown", "clear"]
+    case.caption("not_selected", selected_by=None)
+    assert [row["verdict"] for row in case.judge().values()] == ["unknown", "not_selected"]
 
 
 def test_reproduced_counts_fresh_seeds_only_and_a_region_only_for_partial_captions() -> None:
@@ -227,13 +227,13 @@ def test_reproduced_counts_fresh_seeds_only_and_a_region_only_for_partial_captio
     case.generate("partial", 0.1, region=0.9)
     for name in ("verbatim", "partial"):
         case.generate(name, 0.9, seed=10, purpose="fresh")
-        case.generate(name, 0.9, seed=14, purpose="fresh", shared=0.5)
+        case.generate(name, 0.9, seed=14, purpose="fresh", pixel_agreement=0.5)
         case.generate(name, 0.2, seed=11, purpose="fresh", region=0.7)
         case.generate(name, 0.2, seed=12, purpose="fresh", region=0.1)
         case.generate(name, seed=13, purpose="fresh", error="failed")
     verdicts = case.judge()
-    assert (verdicts["verbatim"]["reproduced_k"], verdicts["verbatim"]["reproduced_n"]) == (1, 4)
-    assert (verdicts["partial"]["reproduced_k"], verdicts["partial"]["reproduced_n"]) == (3, 4)
+    assert (verdicts["verbatim"]["fresh_copies"], verdicts["verbatim"]["fresh_generations"]) == (1, 4)
+    assert (verdicts["partial"]["fresh_copies"], verdicts["partial"]["fresh_generations"]) == (3, 4)
 
 
 def test_matched_own_image_is_null_where_there_is_no_own_image_or_no_match() -> None:
@@ -258,7 +258,7 @@ def test_captions_that_copied_the_same_region_of_different_images_are_one_family
     case = Case()
     for name, image in {"1": "a", "2": "b", "3": "c"}.items():
         case.caption(name)
-        case.generate(name, 0.9, images=image, shared=0.6)
+        case.generate(name, 0.9, images=image, pixel_agreement=0.6)
     case.links.append({"image_id": "c", "other_id": "a"})
     assert [row["family"] for row in case.judge().values()] == ["1", "2", "1"]
 
@@ -307,7 +307,7 @@ def test_captions_may_be_judged_in_parts() -> None:
     for caption in captions:
         case.captions = [caption]
         apart |= case.judge()
-    assert {row["verdict"] for row in whole.values()} == {"verbatim", "partial", "unconfirmed", "clear", "error"}
+    assert {row["verdict"] for row in whole.values()} == {"verbatim", "partial", "unconfirmed", "not_selected", "error"}
     assert {row["family"] for row in whole.values()} == {"a", None}
     assert apart == whole
 
@@ -317,6 +317,6 @@ def test_the_self_control_stands_beside_the_score_where_there_is_one() -> None:
     for name in ("a", "b"):
         case.caption(name)
         case.generate(name, 0.1)
-    case.controls = [{"caption_id": "b", "self_control": 2.5}]
+    case.perturbations = [{"caption_id": "b", "perturbation_margin": 2.5}]
     found = case.judge()
-    assert (found["a"]["self_control"], found["b"]["self_control"]) == (None, 2.5)
+    assert (found["a"]["perturbation_margin"], found["b"]["perturbation_margin"]) == (None, 2.5)

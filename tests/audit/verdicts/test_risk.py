@@ -4,7 +4,7 @@ from audit.verdicts.risk import risk
 
 
 @pytest.mark.parametrize(
-    ("verdict", "copies", "k", "n", "expected"),
+    ("verdict", "row_count", "k", "n", "expected"),
     [
         ("verbatim", 80, 4, 4, "high"),
         ("verbatim", 80, 1, 4, "medium"),
@@ -19,7 +19,7 @@ from audit.verdicts.risk import risk
         ("partial", 80, 0, 4, "low"),
         ("partial", 1, 16, 16, "high"),
         ("unconfirmed", 1, None, None, "low"),
-        ("clear", 1, None, None, "none"),
+        ("not_selected", 1, None, None, "none"),
         ("unknown", 1, None, None, "unknown"),
         ("error", 1, None, None, "unknown"),
     ],
@@ -29,7 +29,7 @@ def test_risk_follows_its_table(verdict: str, copies: int, k: int | None, n: int
 
 
 @pytest.mark.parametrize("verdict", ["verbatim", "partial"])
-@pytest.mark.parametrize("copies", [1, 2, 500])
+@pytest.mark.parametrize("row_count", [1, 2, 500])
 @pytest.mark.parametrize("n", [1, 4, 16])
 def test_what_no_fresh_seed_reproduces_is_a_low_risk(verdict: str, copies: int, n: int) -> None:
     assert risk(verdict, copies, 0, n) == "low"

@@ -91,7 +91,7 @@ def test_a_threshold_survives_json() -> None:
 
 def test_the_maximum_of_a_control_is_over_seeds_and_ranks_by_one_embedder() -> None:
     def match(caption: str, similarity: float, region: float | None = None, **other: Any) -> dict[str, Any]:
-        found = {"caption_id": caption, "purpose": "null", "embedder": "sscd", "similarity": similarity}
+        found = {"caption_id": caption, "purpose": "control", "embedder": "sscd", "similarity": similarity}
         return found | {"region_similarity": region} | other
 
     matches = pa.Table.from_pylist(

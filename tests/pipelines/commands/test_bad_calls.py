@@ -41,8 +41,8 @@ OF_A_RUN = {
     "purge": ("--keep", "none"),
     "lookup": ("--text", "caption"),
     "reproduce": ("a verbatim caption",),
-    "export": (),
-    "layers": (),
+    "exclusions": (),
+    "rank-layers": (),
 }
 
 
@@ -103,7 +103,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `run`, a finished run, and its audit.yaml."""
     folder = tmp_path_factory.mktemp("sound")
     (folder / "audit.yaml").write_text(yaml.safe_dump(settings_of()))
-    finish_run(folder / "audit.yaml", "verbatim", "clear")
+    finish_run(folder / "audit.yaml", "verbatim", "not_selected")
     return folder
 
 
@@ -118,7 +118,7 @@ def change(run: Path, **keys: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))
 
 
-NEEDS_FINISHED = ("mitigate", "purge", "lookup --image", "reproduce", "layers")
+NEEDS_FINISHED = ("mitigate", "purge", "lookup --image", "reproduce", "rank-layers")
 CALLS = OF_A_RUN | {"lookup --image": ("--image", __file__)}
 
 
@@ -130,7 +130,9 @@ def test_a_run_that_the_command_cannot_use_is_named(own: Path, call: str, change
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet at all"], ids=["empty", "garbage"])
-@pytest.mark.parametrize("call", ["query", "report", "lookup", "reproduce", "export", "purge", "layers", "mitigate"])
+@pytest.mark.parametrize(
+    "call", ["query", "report", "lookup", "reproduce", "exclusions", "purge", "rank-layers", "mitigate"]
+)
 def test_a_damaged_part_is_named(own: Path, call: str, content: bytes) -> None:
     part = own / "verdicts/00000.parquet"
     part.write_bytes(content)
@@ -182,20 +184,23 @@ def calls_with_bad_files(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     Path(texts).write_text("one\ntwo\n")
     model, page = str(MODEL), ("--out", str(folder / "page.html"))
     return [
-        (nowhere, ("apply", nowhere, texts, "--out", str(folder / "clean"))),
-        (junk, ("apply", junk, texts, "--out", str(folder / "clean"))),
+        (nowhere, ("clean", nowhere, texts, "--out", str(folder / "clean"))),
+        (junk, ("clean", junk, texts, "--out", str(folder / "clean"))),
         (nowhere, ("explain", nowhere, "a cat", *page)),
         (junk, ("explain", junk, "a cat", *page)),
-        (nowhere, ("explain", model, "a cat", "--null", nowhere, *page)),
+        (nowhere, ("explain", model, "a cat", "--controls", nowhere, *page)),
         (str(folder), ("explain", model, "a cat", "--calibration", str(folder), *page)),
         (junk, ("explain", model, "a cat", "--calibration", junk, *page)),
         (nowhere, ("explain", model, "a cat", "--calibration", nowhere, *page)),
         (str(folder), ("explain", model, "a cat", "--out", str(folder))),
         (f"{folder}/x.pdf", ("explain", model, "a cat", "--out", f"{folder}/x.pdf")),
         (f"{nowhere}/x.html", ("explain", model, "a cat", "--out", f"{nowhere}/x.html")),
-        (f"{folder}/x.xls", ("layers", model, "--captions", texts, "--null", texts, "--out", f"{folder}/x.xls")),
-        (nowhere, ("layers", model, "--captions", nowhere, "--null", texts)),
-        (nowhere, ("layers", nowhere, "--captions", texts, "--null", texts)),
+        (
+            f"{folder}/x.xls",
+            ("rank-layers", model, "--captions", texts, "--controls", texts, "--out", f"{folder}/x.xls"),
+        ),
+        (nowhere, ("rank-layers", model, "--captions", nowhere, "--controls", texts)),
+        (nowhere, ("rank-layers", nowhere, "--captions", texts, "--controls", texts)),
         (texts, ("init", texts)),
         (f"{nowhere}/a.yaml", ("init", f"{nowhere}/a.yaml")),
         (texts, ("demo", "--out", texts)),
@@ -217,7 +222,7 @@ DAMAGED = {
     "scheduler": "model/scheduler/scheduler_config.json",
     "tokenizer": "model/tokenizer/vocab.json",
     "control captions": "nulls.txt",
-    "screen table": "null_screen.parquet",
+    "screen table": "control_screen.parquet",
 }
 
 

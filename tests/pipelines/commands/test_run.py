@@ -31,11 +31,11 @@ def audit(folder: Path, verdicts: tuple[str, ...], *options: str) -> tuple[int, 
 @pytest.mark.parametrize(
     ("verdicts", "threshold", "code"),
     [
-        (("clear", "unconfirmed"), "partial", 0),
-        (("clear", "partial"), "partial", 3),
-        (("clear", "partial"), "verbatim", 0),
-        (("clear", "verbatim"), "partial", 3),
-        (("clear", "verbatim"), "verbatim", 3),
+        (("not_selected", "unconfirmed"), "partial", 0),
+        (("not_selected", "partial"), "partial", 3),
+        (("not_selected", "partial"), "verbatim", 0),
+        (("not_selected", "verbatim"), "partial", 3),
+        (("not_selected", "verbatim"), "verbatim", 3),
     ],
 )
 def test_fail_on_exits_with_3_for_this_verdict_and_worse_ones(
@@ -52,18 +52,18 @@ def test_fail_on_needs_training_images(folder: Path) -> None:
 
 
 def test_json_is_one_document_on_standard_output(folder: Path) -> None:
-    code, output, error = audit(folder, ("clear", "partial", "verbatim"), "--json", "--fail-on", "partial")
+    code, output, error = audit(folder, ("not_selected", "partial", "verbatim"), "--json", "--fail-on", "partial")
     found: dict[str, Any] = json.loads(output)
     run = str(folder / "clear-partial-verbatim")
     assert code == 3 and "crossaudit purge" in error
     assert (found["run"], found["report"]) == (run, f"{run}/report.html")
     counted = {word: count for word, count in found["verdicts"].items() if count}
-    assert counted == {"verbatim": 1, "partial": 1, "clear": 1}
+    assert counted == {"verbatim": 1, "partial": 1, "not_selected": 1}
     assert found["fail_on"] == {"verdict": "partial", "captions": 2}
 
 
 def test_json_of_check_only_counts_the_files(folder: Path) -> None:
-    code, output, _ = audit(folder, ("clear", "verbatim"), "--json", "--check-only")
+    code, output, _ = audit(folder, ("not_selected", "verbatim"), "--json", "--check-only")
     assert (code, json.loads(output)) == (0, {"caption_files": 2, "image_files": 2})
 
 
@@ -73,7 +73,7 @@ def test_json_prints_nothing_where_the_run_cannot_start(folder: Path) -> None:
 
 
 def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
-    audit(folder, ("clear", "verbatim"))
+    audit(folder, ("not_selected", "verbatim"))
     code, output, _ = called("status", str(folder / "clear-verbatim"), "--json")
     found = json.loads(output)
     assert code == 0
@@ -81,7 +81,7 @@ def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
 
 
 def test_json_of_check_has_every_statement_and_the_same_exit_code(folder: Path) -> None:
-    audit(folder, ("clear", "verbatim"))
+    audit(folder, ("not_selected", "verbatim"))
     run = str(folder / "clear-verbatim")
     code, output, _ = called("check", run, "--json")
     found = json.loads(output)

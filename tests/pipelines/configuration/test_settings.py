@@ -68,12 +68,12 @@ def test_out_of_the_command_line_is_relative_to_the_working_directory(
 
 
 def test_overrides_are_yaml_and_reach_into_sections(tmp_path: Path) -> None:
-    overrides = ["generate.seeds=[7, 8]", "select.budget=null", "engine.address=auto", "images.pair=key"]
+    overrides = ["generate.seeds=[7, 8]", "select.budget=null", "engine.address=auto", "images.join_on=key"]
     config, _ = load_config(write_config(tmp_path), overrides)
     assert config.generate.seeds == [7, 8]
     assert config.select.budget is None
     assert config.engine.address == "auto"
-    assert config.images is not None and config.images.pair == "key"
+    assert config.images is not None and config.images.join_on == "key"
 
 
 def test_an_override_without_a_value_is_explained(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_an_embedder_without_weights_is_refused_unless_there_are_no_images(tmp_p
     assert config.images is None
 
 
-def test_too_few_null_captions_for_the_rate_are_refused(tmp_path: Path) -> None:
-    assert "needs null_captions of at least 999" in message(tmp_path, confirm={"null_rate": 0.001})
+def test_too_few_control_captions_for_the_rate_are_refused(tmp_path: Path) -> None:
+    assert "needs control_captions of at least 999" in message(tmp_path, confirm={"control_rate": 0.001})
 
 
 def test_workers_are_a_number_or_a_least_and_a_most(tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_an_empty_path_is_refused(tmp_path: Path, key: str, value: str) -> None:
 
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
-    config, _ = load_config(write_config(tmp_path), ["confirm.max_unreadable=1e-3"])
-    assert config.confirm.max_unreadable == 0.001
+    config, _ = load_config(write_config(tmp_path), ["confirm.max_unreadable_fraction=1e-3"])
+    assert config.confirm.max_unreadable_fraction == 0.001
 
 
 def bomb(levels: int) -> str:

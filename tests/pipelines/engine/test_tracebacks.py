@@ -55,7 +55,7 @@ def test_a_command_writes_the_traceback_to_a_file_and_names_it(tmp_path: Path, m
 
 def test_a_step_keeps_its_first_tracebacks_and_its_error_names_them(tmp_path: Path) -> None:
     log = StepLog(Ledger(str(tmp_path)), "cluster: edited copies")
-    before = AuditError("broken", where="x", do="Mend it.", kind="worker_died")
+    before = AuditError("broken", where="x", hint="Mend it.", kind="worker_died")
     assert log.naming(before) is before
     for number in range(MOST + 2):
         log.add(f"{number:05d}", f"Traceback {number}\n")

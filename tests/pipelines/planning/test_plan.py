@@ -46,7 +46,7 @@ def test_units_and_shards_are_those_of_the_run(dataset: Path, audited: Callable[
     assert parts <= lines["generate"].shards <= parts + 5
     assert lines["confirm"].units == lines["generate"].units
     assert len(ledger.parts("matches")) <= lines["confirm"].shards <= len(ledger.parts("matches")) + 2
-    assert lines["calibrate"].units == lines["calibrate"].shards == 0  # null_screen is given
+    assert lines["calibrate"].units == lines["calibrate"].shards == 0  # control_screen is given
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
     assert two_seeds["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.02)
     one_forward = lines_of(dataset, "screen.detectors=[noise_magnitude]", "calibration.screen=null")
     assert one_forward["screen"].seconds < 0.2 * plain["screen"].seconds
-    assert lines_of(dataset, "select.self_control=true")["control"].units == 9 * 30
+    assert lines_of(dataset, "select.perturbation_margin=true")["perturb"].units == 9 * 30
     assert lines_of(dataset, "index.path=elsewhere")["embed"].seconds == 0
     path = write_config(dataset.parent, images=None)
     assert list(lines_of(path)) == ["ingest", "calibrate", "screen", "generate"]
@@ -129,6 +129,6 @@ def test_fresh_seeds_stand_apart_and_grow_with_the_confirmed(dataset: Path) -> N
 
 
 def test_the_disk_that_a_screen_takes_is_foreseen() -> None:
-    """The bundle has the screen of 2,223 null captions as a file."""
-    wanted = (BUNDLE / "null_screen.parquet").stat().st_size
+    """The bundle has the screen of 2,223 control captions as a file."""
+    wanted = (BUNDLE / "control_screen.parquet").stat().st_size
     assert lines_of(BUNDLE / "audit.yaml")["calibrate"].disk == pytest.approx(wanted, rel=0.15)

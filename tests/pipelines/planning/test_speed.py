@@ -12,7 +12,7 @@ from audit.costs.meta_networks import outline_model
 from audit.duplicates import cells
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import load_config
-from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, Probe, Timed
+from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, SpeedProbe, Timed
 from pipelines.planning.speed import DECODED, Costs, Speed, assumed, costs_of, measured
 from tests.support.toy import MODEL
 
@@ -53,7 +53,7 @@ def test_a_probe_gives_the_speed_that_it_was_made_with(config: Config, costs: Co
     def generated(units: int, steps: int) -> Timed:
         return Timed(units, units * (steps * cost.step / speed.step + (cost.text + cost.decode) / speed.rest))
 
-    probe = Probe(
+    probe = SpeedProbe(
         Timed(64, costs.screened(64, 1, 1) / speed.screen),
         generated(32, FEW),
         generated(8, MORE),

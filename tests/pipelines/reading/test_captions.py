@@ -170,7 +170,7 @@ BROKEN = {
         (b"", ("empty_line", "expected a JSON object")),
         (b'["a list"]', ("malformed", "expected a JSON object, not list")),
         (b'{"text": "other"}', ("no_caption", "no 'caption'; there is text")),
-        (b'{"caption": null}', ("null_caption", "null")),
+        (b'{"caption": null}', ("missing_caption", "null")),
         (b'{"caption": 7}', ("malformed", "'caption' is int, not text")),
         (b'{"caption": "caf\xe9"}', ("invalid_utf8", "byte 16")),
         (b'{"caption": "\\ud800"}', ("invalid_utf8", "byte 0")),
@@ -182,7 +182,7 @@ BROKEN = {
         (b"u,caption", None),
         (b"u,good", None),
         (b"u,one,two", ("malformed", "3 fields; expected 2: u, caption")),
-        (b"u", ("null_caption", "the caption is null")),
+        (b"u", ("missing_caption", "the caption is null")),
         (b"", ("empty_line", "expected a row")),
         (b'u,"quoted" and not', ("malformed", "broken CSV")),
         (b"u,caf\xe9", ("invalid_utf8", "byte 3")),
@@ -252,9 +252,9 @@ def test_samples_of_a_tar_may_have_several_captions_or_none(tmp_path: Path) -> N
     found = {(error["row"], error["kind"], error["rows"]) for error in errors}
     # The null among the captions of the first sample is told; its row is counted by the others.
     assert found == {
-        (0, "null_caption", 0),
+        (0, "missing_caption", 0),
         (3, "no_caption", 1),
-        (4, "null_caption", 1),
+        (4, "missing_caption", 1),
         (None, "not_downloaded", 1),
         (6, "malformed", 1),
     }

@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 
 from audit.errors import AuditError
-from pipelines.reading.control_captions import read_null_captions
+from pipelines.reading.control_captions import read_control_captions
 from tests.support.toy import write_parquet
 
 
-def test_null_captions_are_distinct_lines_or_values(tmp_path: Path) -> None:
+def test_control_captions_are_distinct_lines_or_values(tmp_path: Path) -> None:
     (tmp_path / "nulls.txt").write_bytes("\ufeffone\r\ntwo\n\none\nthr\u2028ee\n".encode())
-    assert read_null_captions(str(tmp_path / "nulls.txt"), "caption") == ["one", "two", "thr\u2028ee"]
+    assert read_control_captions(str(tmp_path / "nulls.txt"), "caption") == ["one", "two", "thr\u2028ee"]
     write_parquet(tmp_path / "nulls.parquet", {"text": ["one", None, "two", "one"]})
-    assert read_null_captions(str(tmp_path / "nulls.parquet"), "text") == ["one", "two"]
+    assert read_control_captions(str(tmp_path / "nulls.parquet"), "text") == ["one", "two"]
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(AuditError, match="not UTF-8"):
-        read_null_captions(str(tmp_path / "latin.txt"), "caption")
+        read_control_captions(str(tmp_path / "latin.txt"), "caption")
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_null_captions_are_distinct_lines_or_values(tmp_path: Path) -> None:
 )
 def test_control_captions_are_read_as_captions_are(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    assert read_null_captions(str(tmp_path / name), "caption") == ["one", "two"]
+    assert read_control_captions(str(tmp_path / name), "caption") == ["one", "two"]

@@ -17,7 +17,7 @@ CAPTIONS = ["a lamp", "a river", "a coat"]
 
 
 def table(*, by: str = "caption", seeds: str = "[0]") -> pa.Table:
-    """Two captions, the first one twice, as `audit.screen` (caption), a run's null_screen (both) and screen have it."""
+    """Two captions, the first one twice, as in `audit.screen` (caption), control_screen (both) and screen of a run."""
     texts = ["a river", "a lamp", "a river"]
     columns = {"seed": [0, 0, 0], "noise_magnitude": [1.0, 2.0, 1.0], "status": ["ok"] * 3}
     if by in ("caption", "both"):
@@ -30,7 +30,7 @@ def table(*, by: str = "caption", seeds: str = "[0]") -> pa.Table:
 @pytest.mark.parametrize("by", ["caption", "both", "caption_id"])
 @pytest.mark.parametrize("folder", [False, True])
 def test_it_is_read_whatever_knows_its_captions(tmp_path: Path, by: str, folder: bool) -> None:
-    path = tmp_path / "null_screen" / "00000.parquet"
+    path = tmp_path / "control_screen" / "00000.parquet"
     path.parent.mkdir()
     pq.write_table(table(by=by), path)
     given = str(path.parent if folder else path)

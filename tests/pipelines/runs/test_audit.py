@@ -17,16 +17,16 @@ from safetensors.torch import load_file, save_file
 
 import audit
 from audit.errors import AuditError
-from audit.explaining.perturbations import content_words, self_control
+from audit.explaining.perturbations import content_words, perturbation_margin
 from audit.record.ledger import Ledger
 from audit.schema import VERDICTS
 from pipelines.reading.images import image_id
-from pipelines.runs.clean import apply
+from pipelines.runs.clean import write_clean_copies
 from pipelines.stages import ingest
 from pipelines.tables import calibration
 from reports.check import check
-from reports.exports import exclusions
-from tests.support.toy import MEMORIZED, MODEL, NULLS, png, write_config, write_parquet
+from reports.exclusions import write_exclusions
+from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ TABLES = (
     "rows",
     "captions",
     "caption_groups",
-    "null_screen",
+    "control_screen",
     "screen",
     "scores",
     "generations",
@@ -79,7 +79,7 @@ def test_what_the_model_reproduces_is_verbatim_with_its_own_image_as_evidence(ru
     assert found["verdict"] == "verbatim"
     assert found["image_id"] == image_id("00000.tar", 0)
     assert found["matched_own_image"]
-    assert found["reproduced_n"] == 2
+    assert found["fresh_generations"] == 2
     [evidence] = [row for row in run.read("evidence").to_pylist() if row["image_id"] == found["image_id"]]
     assert (evidence["file"], evidence["row"], evidence["key"]) == ("00000.tar", 0, "00000")
     assert evidence["url"] == "https://images.example/00000"
@@ -91,7 +91,7 @@ def test_a_caption_on_two_rows_is_one_caption_with_two_copies(run: Ledger) -> No
     assert captions["caption_id"].to_pylist() == sorted(
         audit.caption_id(text) for text in captions["caption"].to_pylist()
     )
-    twice = [row["caption"] for row in captions.to_pylist() if row["copies"] == 2]
+    twice = [row["caption"] for row in captions.to_pylist() if row["row_count"] == 2]
     assert sorted(twice) == ["picture 18 of a thing", "picture 19 of a thing"]
 
 
@@ -102,19 +102,19 @@ def test_captions_find_their_images_by_file_stem_and_key(run: Ledger) -> None:
     ]
 
 
-def test_the_screen_is_that_of_audit_screen(run: Ledger, null_screen: pa.Table) -> None:
+def test_the_screen_is_that_of_audit_screen(run: Ledger, control_screen: pa.Table) -> None:
     screen = run.read("screen")
-    assert screen.schema.metadata[b"crossaudit"] == null_screen.schema.metadata[b"crossaudit"]
+    assert screen.schema.metadata[b"crossaudit"] == control_screen.schema.metadata[b"crossaudit"]
     first = run.read("captions")["caption"][0].as_py()
     [row] = audit.screen(audit.load_model(MODEL), [first]).to_pylist()
     assert screen["layer_entropy"][0].as_py() == pytest.approx(row["layer_entropy"], abs=2e-5)
 
 
-def test_a_null_caption_of_the_data_set_is_removed_and_counted(run: Ledger) -> None:
+def test_a_control_caption_of_the_data_set_is_removed_and_counted(run: Ledger) -> None:
     calibration = manifest(run)["calibration"]
-    assert (calibration["null_captions"], calibration["removed"]) == (len(NULLS), 1)
-    assert calibration["fit"] + calibration["held_out"] == len(NULLS)
-    assert sorted(run.read("null_screen")["caption"].to_pylist()) == sorted(NULLS)
+    assert (calibration["control_captions"], calibration["removed"]) == (len(CONTROL_CAPTIONS), 1)
+    assert calibration["fit"] + calibration["held_out"] == len(CONTROL_CAPTIONS)
+    assert sorted(run.read("control_screen")["caption"].to_pylist()) == sorted(CONTROL_CAPTIONS)
 
 
 def test_selection_is_the_budget_and_a_sample_of_known_probability(run: Ledger) -> None:
@@ -126,14 +126,14 @@ def test_selection_is_the_budget_and_a_sample_of_known_probability(run: Ledger) 
     assert {row["inclusion_probability"] for row in scores} == {25 / 38}
 
 
-def test_null_captions_go_through_the_seeds_of_discovery_and_fresh_seeds_are_new(run: Ledger) -> None:
+def test_control_captions_go_through_the_seeds_of_discovery_and_fresh_seeds_are_new(run: Ledger) -> None:
     seeds: dict[str, set[int]] = {}
     for row in run.read("generations", columns=["purpose", "seed"]).to_pylist():
         seeds.setdefault(row["purpose"], set()).add(row["seed"])
-    assert seeds == {"discover": {1}, "null": {1}, "fresh": {2, 3}}
+    assert seeds == {"discover": {1}, "control": {1}, "fresh": {2, 3}}
 
 
-def test_thresholds_come_from_the_null_captions_unless_a_floor_is_above(run: Ledger) -> None:
+def test_thresholds_come_from_the_control_captions_unless_a_floor_is_above(run: Ledger) -> None:
     limits = manifest(run)["thresholds"]["sscd"]
     assert (limits["verbatim"]["source"], limits["verbatim"]["floor"]) == ("controls", 0.5)
     assert (limits["verbatim"]["controls"], limits["verbatim"]["used"]) == (19, 19)
@@ -160,12 +160,12 @@ def test_the_manifest_names_what_the_run_rests_on(run: Ledger, dataset: Path) ->
 
 
 def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Path, tmp_path: Path) -> None:
-    done = exclusions(run.uri, out=str(tmp_path / "exclusions.parquet"))
+    done = write_exclusions(run.uri, out=str(tmp_path / "exclusions.parquet"))
     found = pq.read_table(done.path).to_pylist()
     [memorized] = [row for row in found if row["caption_id"] == audit.caption_id(MEMORIZED)]
     assert (memorized["file"], memorized["row"], memorized["key"]) == ("00000.parquet", 0, "00000")
     folders = [str(dataset.parent / name) for name in ("captions", "images")]
-    counts = apply(done.path, folders, str(tmp_path / "clean"), lambda line: None)
+    counts = write_clean_copies(done.path, folders, str(tmp_path / "clean"), lambda line: None)
     assert (counts.rows_in, counts.dropped, counts.rows_out) == (80, 2 * done.dropped, 80 - 2 * done.dropped)
     assert MEMORIZED not in pq.read_table(tmp_path / "clean/captions/00000.parquet")["caption"].to_pylist()
 
@@ -183,7 +183,7 @@ def test_captions_in_many_parts_are_selected_and_judged_as_in_one(
     other = Ledger(audited(dataset, out=str(tmp_path / "parts")))
     rows = [other.rows("captions", name) for name in other.parts("captions")]
     assert len(rows) == 40 and min(rows) == 0 and other.parts("verdicts") == other.parts("captions")
-    exact = ["caption_id", "copies", "verdict", "risk", "reproduced_k", "image_id", "family", "image_cluster_size"]
+    exact = ["caption_id", "row_count", "verdict", "risk", "fresh_copies", "image_id", "family", "image_cluster_size"]
     assert other.read("verdicts").select(exact).equals(run.read("verdicts").select(exact))
     assert other.read("scores")["selected_by"].equals(run.read("scores")["selected_by"])
     for column in ("score", "p_unseen", "p_not_reproduced"):  # of other batches
@@ -248,7 +248,7 @@ def test_a_run_is_not_resumed_with_another_input(run: Ledger, dataset: Path, aud
 def test_captions_and_images_of_one_parquet_file_with_two_embedders(
     dataset: Path, run: Ledger, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    """And without a precomputed screen of the null captions: it comes out the same."""
+    """And without a precomputed screen of the control captions: it comes out the same."""
     folder = dataset.parent
     texts = [row["caption"] for row in run.read("captions").to_pylist()]
     images = [png(row) for row in range(len(texts))]
@@ -259,7 +259,8 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
         captions="all.parquet",
         images="all.parquet",
         calibration={"captions": str(folder / "nulls.txt")},
-        confirm={"embedders": ["sscd", "clip"], "null_captions": 19, "null_rate": 0.05, "fresh_seeds": 1} | embedders,
+        confirm={"embedders": ["sscd", "clip"], "control_captions": 19, "control_rate": 0.05, "fresh_seeds": 1}
+        | embedders,
         select={"budget": 2, "audit_sample": 0},
     )
     other = Ledger(audited(path))
@@ -268,7 +269,7 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
     assert [row["image_id"] for row in rows] == [image_id("all.parquet", row["row"]) for row in rows]
     assert other.read("embeddings_clip").equals(other.read("embeddings_sscd"))
     assert set(manifest(other)["thresholds"]) == {"sscd", "clip"}
-    ours, theirs = other.read("null_screen").sort_by("caption"), run.read("null_screen").sort_by("caption")
+    ours, theirs = other.read("control_screen").sort_by("caption"), run.read("control_screen").sort_by("caption")
     assert ours["caption_id"].equals(theirs["caption_id"])
     for mine, given in zip(ours["noise_response"].to_pylist(), theirs["noise_response"].to_pylist(), strict=True):
         assert mine == pytest.approx(given, abs=2e-5)
@@ -277,18 +278,20 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
 def test_without_images_what_is_selected_stays_unknown(
     dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    settings = ("images=null", "select.audit_sample=0", "select.self_control=true")
+    settings = ("images=null", "select.audit_sample=0", "select.perturbation_margin=true")
     other = Ledger(audited(dataset, *settings, out=str(tmp_path / "blind")))
     assert [result for result in check(other.uri) if not result.ok] == []
     verdicts = other.read("verdicts")["verdict"].to_pylist()
-    assert (verdicts.count("unknown"), verdicts.count("clear")) == (5, 33)
+    assert (verdicts.count("unknown"), verdicts.count("not_selected")) == (5, 33)
     assert not other.parts("matches") and len(other.read("evidence")) == 0
     verdicts = other.read("verdicts").to_pylist()
-    controlled = {row["caption"]: row["self_control"] for row in verdicts if row["verdict"] != "clear"}
-    words = content_words(other.read(calibration.NULLS)["caption"].to_pylist())
-    expected = self_control(audit.load_model(MODEL), calibration.load_calibration(other), list(controlled), words)
-    assert list(controlled.values()) == pytest.approx(expected["self_control"].to_pylist(), abs=1e-3)
-    assert other.read("verdicts")["self_control"].null_count == 33
+    controlled = {row["caption"]: row["perturbation_margin"] for row in verdicts if row["verdict"] != "not_selected"}
+    words = content_words(other.read(calibration.CONTROL_CAPTIONS)["caption"].to_pylist())
+    expected = perturbation_margin(
+        audit.load_model(MODEL), calibration.load_calibration(other), list(controlled), words
+    )
+    assert list(controlled.values()) == pytest.approx(expected["perturbation_margin"].to_pylist(), abs=1e-3)
+    assert other.read("verdicts")["perturbation_margin"].null_count == 33
 
 
 def test_a_reference_model_is_screened_beside_the_model_and_written_down(

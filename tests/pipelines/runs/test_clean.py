@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError, UsageError
 from audit.schema import EXCLUSIONS
-from pipelines.runs.clean import apply
+from pipelines.runs.clean import write_clean_copies
 from pipelines.writing.counts import Counts
-from reports.exports import exclusions
+from reports.exclusions import write_exclusions
 from tests.pipelines.test_cli import crossaudit
 from tests.support.minimal import place, reproduced, row, write_run
 from tests.support.toy import png, write_parquet, write_tar
@@ -64,13 +64,13 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dropping(run: Path) -> str:
-    return exclusions(run).path
+    return write_exclusions(run).path
 
 
 def cleaned(exclusions: str, dataset: Path | list[str], out: Path) -> tuple[Counts, list[str]]:
     said: list[str] = []
     given_ = [str(dataset)] if isinstance(dataset, Path) else dataset
-    return apply(exclusions, given_, str(out), said.append), said
+    return write_clean_copies(exclusions, given_, str(out), said.append), said
 
 
 def captions(path: Path) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_folder_of_captions_and_tars_is_copied_without_what_is_dropped(
 
 
 def test_dedup_leaves_the_first_row_and_its_sample(data: Path, run: Path, tmp_path: Path) -> None:
-    counts, _ = cleaned(exclusions(run, "dedup").path, data, tmp_path / "clean")
+    counts, _ = cleaned(write_exclusions(run, "dedup").path, data, tmp_path / "clean")
     assert counts == Counts(20, 4, 16, 6)
     assert captions(tmp_path / "clean/00000.parquet") == ["a cat", "a dog", "a fox", "a cow"]
     assert "000000.png" in names(tmp_path / "clean/00000.tar")
@@ -142,7 +142,7 @@ def test_a_tar_copy_keeps_every_other_byte(data: Path, dropping: str, tmp_path: 
 def test_a_file_without_exclusions_is_copied_whole_and_the_others_may_be_left_out(
     data: Path, run: Path, tmp_path: Path
 ) -> None:
-    path = exclusions(run).path
+    path = write_exclusions(run).path
     table = pq.read_table(path)
     pq.write_table(table.filter(pa.array([name == "00000.parquet" for name in table["file"].to_pylist()])), path)
     counts, said = cleaned(path, [str(data / "00001.parquet")], tmp_path / "clean")
@@ -171,7 +171,7 @@ def test_files_in_folders_are_known_by_the_end_of_their_path(tmp_path: Path) -> 
     for name, caption in texts.items():
         write_parquet(tmp_path / "data" / name, {"caption": [caption]})
     rows = [row(name, 0, caption) for name, caption in texts.items()]
-    path = exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", place("0.tar", 0, "k"), 0.9)])).path
+    path = write_exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", place("0.tar", 0, "k"), 0.9)])).path
     cleaned(path, [f"{tmp_path}/data/**/*.parquet"], tmp_path / "all")
     assert {name: captions(tmp_path / "all" / name) for name in texts} == {
         "0.parquet": ["a cow"],
@@ -249,7 +249,7 @@ def test_a_copy_whose_samples_do_not_add_up_is_not_kept(tmp_path: Path) -> None:
         tmp_path / "run", [row("0.parquet", 0, "a cat", images[1])], [reproduced("a cat", images[1], 0.9)], images
     )
     with pytest.raises(AuditError, match=r"0.tar: the counts do not close: 3 samples in, 1 dropped, 1 out"):
-        cleaned(exclusions(run).path, tmp_path / "0.tar", tmp_path / "clean")
+        cleaned(write_exclusions(run).path, tmp_path / "0.tar", tmp_path / "clean")
     assert list((tmp_path / "clean").iterdir()) == []
 
 
@@ -296,7 +296,7 @@ def test_a_tar_of_unpaired_captions_is_refused_and_not_copied_whole(data: Path, 
     images = images_of("00000")
     run = write_run(tmp_path / "run", rows, [reproduced("a cat", images[0], 0.9)], images)
     with pytest.raises(UsageError, match=r"00000.tar: no exclusion names a sample of a tar"):
-        cleaned(exclusions(run).path, data / "00000.tar", tmp_path / "clean")
+        cleaned(write_exclusions(run).path, data / "00000.tar", tmp_path / "clean")
 
 
 @settings(max_examples=40, deadline=None)
@@ -332,15 +332,13 @@ def test_whatever_is_excluded_the_copies_hold_the_rest_in_order(captions: list[s
 
 
 def test_from_a_run_to_a_clean_data_set_on_the_command_line(data: Path, run: Path, tmp_path: Path) -> None:
-    shown = crossaudit(
-        "export", str(run), "--what", "exclusions", "--policy", "dedup", "--out", "ex.parquet", cwd=tmp_path
-    )
+    shown = crossaudit("exclusions", str(run), "--policy", "dedup", "--out", "ex.parquet", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "2 rows to drop, 1 to keep once; confirmed captions: 1, groups of rows: 1" in shown.stdout
-    shown = crossaudit("apply", "ex.parquet", "data/*.parquet", "data/*.tar", "--out", "clean", cwd=tmp_path)
+    shown = crossaudit("clean", "ex.parquet", "data/*.parquet", "data/*.tar", "--out", "clean", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "4 files: 20 rows and samples in, 4 dropped, 16 out" in shown.stdout
-    again = crossaudit("apply", "ex.parquet", "data", "--out", "clean", cwd=tmp_path)
+    again = crossaudit("clean", "ex.parquet", "data", "--out", "clean", cwd=tmp_path)
     assert again.returncode == 2
     assert "is there already" in again.stderr and "Traceback" not in again.stderr
-    assert crossaudit("export", str(run), "--policy", "forget").returncode == 2
+    assert crossaudit("exclusions", str(run), "--policy", "forget").returncode == 2

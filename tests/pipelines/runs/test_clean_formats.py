@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import AuditError, UsageError
-from pipelines.runs.clean import apply
+from pipelines.runs.clean import write_clean_copies
 from pipelines.writing.counts import Counts
-from reports.exports import exclusions
+from reports.exclusions import write_exclusions
 from tests.pipelines.runs.test_clean import captions, cleaned, names
 from tests.support.minimal import place, reproduced, row, write_run
 from tests.support.toy import png, write_parquet, write_tar
@@ -26,7 +26,7 @@ TEXTS = ["a cat", "a dog", "a fox", "a cat", "a cow"]
 def listed(tmp_path: Path, name: str, texts: list[str] = TEXTS) -> str:
     """The exclusions of a run that read one file of captions, in which `a cat` is to go."""
     rows = [row(name, number, text) for number, text in enumerate(texts)]
-    return exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", place("0.tar", 0, "k"), 0.9)])).path
+    return write_exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", place("0.tar", 0, "k"), 0.9)])).path
 
 
 def packed(name: str, content: bytes) -> bytes:
@@ -95,7 +95,7 @@ def images_in(folder: Path, count: int = 5) -> list[dict[str, Any]]:
 
 def run_of(tmp_path: Path, rows: list[dict[str, Any]], images: list[dict[str, Any]], **more: Any) -> str:
     run = write_run(tmp_path / "run", rows, [reproduced("a cat", images[0], 0.9)], images, **more)
-    return exclusions(run).path
+    return write_exclusions(run).path
 
 
 def test_of_a_kohya_folder_image_and_text_both_go_or_stay(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_texts_of_a_kohya_folder_may_be_given_apart_from_its_images(
         (tmp_path / f"data/{number}{suffix}").write_text(f"{text}\nanother line\n")
     rows = [row(f"{number}{suffix}", 0, text, images[number]) for number, text in enumerate(TEXTS)]
     patterns = [str(tmp_path / f"data/*{suffix}"), str(tmp_path / "data/*.png")][::order]
-    counts = apply(run_of(tmp_path, rows, images), patterns, str(tmp_path / "clean"), lambda line: None)
+    counts = write_clean_copies(run_of(tmp_path, rows, images), patterns, str(tmp_path / "clean"), lambda line: None)
     assert counts == Counts(10, 4, 6, 4)
     kept = sorted(f"{number}{end}" for number in (1, 2, 4) for end in (".png", suffix))
     assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == kept

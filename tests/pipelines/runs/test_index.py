@@ -57,7 +57,7 @@ def manifest(run: Ledger) -> dict[str, Any]:
 def with_index(folder: Path, **changes: Any) -> Path:
     """audit.yaml of a model that was trained on the indexed images."""
     settings = {"index": {"path": str(folder / "index")}, "select": {"budget": 40, "audit_sample": 0}} | changes
-    confirm = settings_of()["confirm"] | {"max_unreadable": 1.0}
+    confirm = settings_of()["confirm"] | {"max_unreadable_fraction": 1.0}
     return write_config(folder, **({"confirm": confirm} | settings))
 
 

@@ -80,11 +80,11 @@ def rows(run: Ledger, **where: Any) -> list[dict[str, Any]]:
 def test_every_caption_of_both_groups_is_there_with_every_setting(run: Ledger) -> None:
     table = run.read("mitigation")
     assert table.schema.equals(schema.MITIGATION)
-    confirmed = {row["caption"] for row in rows(run, group="confirmed")}
-    ordinary = {row["caption"] for row in rows(run, group="ordinary")}
+    confirmed = {row["caption"] for row in rows(run, caption_set="confirmed")}
+    ordinary = {row["caption"] for row in rows(run, caption_set="ordinary")}
     verdicts = {row["caption"]: row["verdict"] for row in run.read("verdicts").to_pylist()}
     assert {verdicts[caption] for caption in confirmed} <= {"verbatim", "partial"} and MEMORIZED in confirmed
-    assert {verdicts[caption] for caption in ordinary} == {"clear"} and len(ordinary) == 2
+    assert {verdicts[caption] for caption in ordinary} == {"not_selected"} and len(ordinary) == 2
     for caption in confirmed | ordinary:
         assert sorted((row["keep"], row["bos_scale"]) for row in rows(run, caption=caption)) == sorted(SETTINGS)
     assert {row["seed"] for row in table.to_pylist()} == {1}  # that of `generate`
@@ -95,7 +95,7 @@ def test_plain_generations_are_those_of_the_run_and_mitigated_ones_differ(run: L
     verdict = next(row for row in run.read("verdicts").to_pylist() if row["caption"] == MEMORIZED)
     assert plain["image_id"] == verdict["image_id"]
     assert plain["similarity"] == pytest.approx(verdict["similarity"], abs=1e-3)
-    assert plain["above_threshold"]
+    assert plain["is_copy"]
     [mitigated] = rows(run, caption=MEMORIZED, keep="words", bos_scale=3.0)
     assert mitigated["similarity"] < plain["similarity"] and mitigated["image"] != plain["image"]
 
@@ -105,12 +105,12 @@ def test_a_copy_of_any_training_image_is_above_the_threshold(run: Ledger) -> Non
     for row in rows(run):
         assert row["nearest_similarity"] >= row["similarity"] - 1e-3
         if row["verdict"] != "partial":
-            assert row["above_threshold"] == (max(row["nearest_similarity"], row["similarity"]) >= limit)
+            assert row["is_copy"] == (max(row["nearest_similarity"], row["similarity"]) >= limit)
 
 
 def test_ordinary_captions_are_compared_with_their_nearest_training_image(run: Ledger) -> None:
     known = set(run.read("embeddings_sscd")["image_id"].to_pylist())
-    for row in rows(run, group="ordinary"):
+    for row in rows(run, caption_set="ordinary"):
         assert row["image_id"] is None and row["nearest_image_id"] in known
         assert row["similarity"] == row["nearest_similarity"]
 
@@ -125,8 +125,8 @@ def test_the_summary_has_a_row_a_group_and_setting(run: Ledger) -> None:
     assert summary.schema.equals(schema.MITIGATION_SUMMARY)
     assert len(summary) == 2 * len(SETTINGS)
     first = summary.to_pylist()[0]
-    assert (first["group"], first["keep"], first["bos_scale"]) == ("confirmed", "none", 1.0)
-    assert first["captions_above"] == sum(row["above_threshold"] for row in rows(run, group="confirmed", keep="none"))
+    assert (first["caption_set"], first["keep"], first["bos_scale"]) == ("confirmed", "none", 1.0)
+    assert first["captions_above"] == sum(row["is_copy"] for row in rows(run, caption_set="confirmed", keep="none"))
     for row in summary.to_pylist():
         assert row["seconds_per_image"] > 0
         assert row["diversity"] > 0 if row["images"] > 1 else row["diversity"] is None
@@ -185,8 +185,8 @@ def test_other_captions_or_seeds_take_the_place_of_those_before(own: Ledger) -> 
     assert "clip" not in manifest(own)["models"]
     assert {row["clip_score"] for row in rows(own)} == {None}  # the run has no CLIP
     mitigate_run(own.uri, Request(bos_scales=(2.0,), keeps=("eos",), confirmed=1, ordinary=1, seeds=[7, 8]))
-    assert {(row["group"], row["seed"]) for row in rows(own)} == {
-        (group, seed) for group in schema.MITIGATION_GROUPS for seed in (7, 8)
+    assert {(row["caption_set"], row["seed"]) for row in rows(own)} == {
+        (caption_set, seed) for caption_set in schema.CAPTION_SETS for seed in (7, 8)
     }
     assert {row["bos_scale"] for row in rows(own)} == {1.0, 2.0}
     assert [result for result in check(own.uri) if not result.ok] == []
@@ -196,7 +196,7 @@ def test_a_partial_copy_is_looked_for_in_its_region(own: Ledger) -> None:
     """The verdict is made partial here, and no whole image may be above its threshold."""
     for part in own.parts("verdicts"):
         table = own.read("verdicts", part)
-        words = ["clear" if caption != MEMORIZED else "partial" for caption in table["caption"].to_pylist()]
+        words = ["not_selected" if caption != MEMORIZED else "partial" for caption in table["caption"].to_pylist()]
         own.write(
             "verdicts", part, table.set_column(table.schema.get_field_index("verdict"), "verdict", pa.array(words))
         )
@@ -205,11 +205,11 @@ def test_a_partial_copy_is_looked_for_in_its_region(own: Ledger) -> None:
     own.write_bytes("manifest.json", json.dumps(data).encode())
     mitigate_run(own.uri, Request(bos_scales=(3.0,), keeps=("words",), ordinary=1))
     [plain] = rows(own, caption=MEMORIZED, keep="none")
-    assert plain["region_similarity"] == pytest.approx(1, abs=1e-4) and plain["above_threshold"]
+    assert plain["region_similarity"] == pytest.approx(1, abs=1e-4) and plain["is_copy"]
     [mitigated] = rows(own, caption=MEMORIZED, keep="words")
-    assert mitigated["region_similarity"] < 0.9999 and not mitigated["above_threshold"]
-    [ordinary] = rows(own, group="ordinary", keep="none")
-    assert ordinary["region_similarity"] is None and not ordinary["above_threshold"]
+    assert mitigated["region_similarity"] < 0.9999 and not mitigated["is_copy"]
+    [ordinary] = rows(own, caption_set="ordinary", keep="none")
+    assert ordinary["region_similarity"] is None and not ordinary["is_copy"]
 
 
 def test_a_run_that_is_not_finished_is_refused(own: Ledger) -> None:
@@ -221,7 +221,7 @@ def test_a_run_that_is_not_finished_is_refused(own: Ledger) -> None:
 def test_a_run_that_confirmed_nothing_is_refused(own: Ledger) -> None:
     for part in own.parts("verdicts"):
         table = own.read("verdicts", part)
-        clear = pa.array(["clear"] * len(table))
+        clear = pa.array(["not_selected"] * len(table))
         own.write("verdicts", part, table.set_column(table.schema.get_field_index("verdict"), "verdict", clear))
     with pytest.raises(AuditError, match="no caption of this run is confirmed"):
         mitigate_run(own.uri, SMALL)

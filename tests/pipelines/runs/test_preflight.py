@@ -17,7 +17,7 @@ from pipelines.runs.audit import run_audit
 from pipelines.runs.index import build_index
 from pipelines.runs.preflight import check, look
 from tests.pipelines.test_cli import crossaudit
-from tests.support.toy import MODEL, NULLS, settings_of, write_config
+from tests.support.toy import CONTROL_CAPTIONS, MODEL, settings_of, write_config
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_sound_configuration_has_no_problem_and_nothing_is_written(dataset: Pa
 
 
 def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "few.txt").write_text("\n".join(NULLS[:20]))
+    (tmp_path / "few.txt").write_text("\n".join(CONTROL_CAPTIONS[:20]))
     (tmp_path / "file").touch()
     wrong = ["captions=/nowhere/a.csv", "images=/nowhere/*.tar", "model=/nowhere/model", "screen.detectors=[profil]"]
     wrong += [f"calibration.captions={tmp_path}/few.txt", "confirm.sscd.weights=/nowhere/w.pt", "index.path=/nowhere/i"]
@@ -62,8 +62,8 @@ def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_control_captions_have_to_reach_the_rate_of_the_threshold_too(dataset: Path) -> None:
-    found = problems(dataset, "confirm.null_rate=0.001", "confirm.null_captions=1000")
-    assert len(found) == 1 and "confirm.null_rate 0.001 needs 999" in found[0]
+    found = problems(dataset, "confirm.control_rate=0.001", "confirm.control_captions=1000")
+    assert len(found) == 1 and "confirm.control_rate 0.001 needs 999" in found[0]
 
 
 @pytest.mark.parametrize(

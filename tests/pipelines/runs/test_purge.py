@@ -22,7 +22,7 @@ from pipelines.runs.purge import PICTURES, purge
 from pipelines.runs.reproduce import reproduce
 from pipelines.runs.written_files import write_picture
 from reports.check import check
-from reports.exports import exclusions
+from reports.exclusions import write_exclusions
 from reports.html import render
 from reports.query import query
 from tests.pipelines.test_cli import crossaudit
@@ -208,7 +208,7 @@ def test_the_report_says_it_in_place_of_the_pictures(confirmed: Path, none: Path
 def test_what_needs_no_picture_works_as_before(finished: Path, none: Path, tmp_path: Path) -> None:
     sql = "from verdicts order by caption_id"
     assert query(none, sql).equals(query(finished, sql))
-    assert exclusions(str(none), out=str(tmp_path / "x.parquet")).dropped > 0
+    assert write_exclusions(str(none), out=str(tmp_path / "x.parquet")).dropped > 0
     (tmp_path / "mine.png").write_bytes(png(3))
     assert nearest_images(str(none), tmp_path / "mine.png").equals(nearest_images(str(finished), tmp_path / "mine.png"))
 

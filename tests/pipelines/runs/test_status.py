@@ -59,7 +59,7 @@ def test_a_run_says_where_it_is_from_its_beginning_to_its_end(run: Run) -> None:
 
 def test_a_run_that_fails_says_why_and_where_and_forgets_it_when_it_goes_on(run: Run) -> None:
     with pytest.raises(AuditError), run, run.manifest.stage("embed"):
-        raise AuditError("there is no room to write it", where="run/x", do="Make room.")
+        raise AuditError("there is no room to write it", where="run/x", hint="Make room.")
     line = where(told(run))
     assert re.match(r"stopped at \S+: run/x: there is no room to write it\nIt was at embed\.", line)
     with run:

@@ -26,7 +26,7 @@ WIDTH = 8
 def config(tmp_path: Path) -> Config:
     confirm = settings_of()["confirm"]
     (tmp_path / "sscd.safetensors").write_bytes(b"")
-    return load_config(write_config(tmp_path, confirm=confirm | {"sscd": {"duplicate": 0.9}}))[0]
+    return load_config(write_config(tmp_path, confirm=confirm | {"sscd": {"min_similarity_duplicate": 0.9}}))[0]
 
 
 def vectors_table(start: int, vectors_NE: np.ndarray) -> pa.Table:
@@ -68,7 +68,7 @@ def test_clusters_do_not_depend_on_how_the_images_are_cut(
     assert found.schema.equals(schema.IMAGE_CLUSTERS)
     assert found["image_id"].equals(run.ledger.read(embeddings.table("sscd"))["image_id"])
     assert [int(name, 16) for name in found["cluster"].to_pylist()] == list(range(5)) * 4
-    assert set(found["size"].to_pylist()) == {4}
+    assert set(found["cluster_size"].to_pylist()) == {4}
     stage, known = run.manifest.data["stages"]["cluster"], run.manifest.data["clusters"]
     assert (stage["rows_in"], stage["rows_out"], known["images_with_duplicates"]) == (20, 20, 20)
     assert (known.get("recall"), known.get("pairs")) == ((1.0, 60) if index == "ivf" else (None, None))
@@ -84,7 +84,7 @@ def test_images_of_the_same_bytes_are_one_cluster_whatever_their_vectors(config:
     cluster.run(run)
     found = run.ledger.read("image_clusters").to_pylist()
     assert [int(row["cluster"], 16) for row in found] == [0, 1, 2, 3, 0, 5, 6, 3]
-    assert [row["size"] for row in found] == [2, 1, 1, 2, 2, 1, 1, 2]
+    assert [row["cluster_size"] for row in found] == [2, 1, 1, 2, 2, 1, 1, 2]
     assert run.manifest.data["clusters"]["images_with_duplicates"] == 4
 
 
@@ -100,7 +100,7 @@ def test_the_images_that_the_threshold_is_measured_on_are_drawn_from_all_parts(c
 def test_a_lost_image_is_named_and_the_others_are_compared(config: Config) -> None:
     ledger = Ledger(config.out)
     written(ledger, copies(0, 2, 2), [4])
-    left = partial(cluster._left, table=embeddings.table("sscd"))
+    left = partial(cluster._on_lost_row, table=embeddings.table("sscd"))
     tables = left(ledger, Shard("0", (0, ["00000"]), 2, 3), "worker_died", "the process ended")
     [error] = tables["errors"].to_pylist()
     assert (error["stage"], error["file"], error["row"], error["rows"]) == ("cluster", "0.tar", 2, 1)

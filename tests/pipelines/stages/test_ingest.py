@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 LONG = "a very long story of a grey cat that slept on the roof of an old house by the sea, while it rained {} days"
 TEXTS = [f"picture {number} of a thing" for number in range(40)] + [LONG.format(number) for number in range(8)]
 TWINS = ["Picture 3, of a THING", "a lamp"]
-NULLS = ["Picture 3 of a thing?", "a river", LONG.format("two")]
+CONTROL_CAPTIONS = ["Picture 3 of a thing?", "a river", LONG.format("two")]
 TABLES = ("rows", "captions", "caption_groups", "errors")
 
 
@@ -52,7 +52,7 @@ def ingested(dataset: Path, out: Path, *overrides: str) -> Run:
         inputs = input_files.find_inputs(config)
         run.manifest.inputs(input_files.fingerprints(config, inputs))
         ingest.run(run, inputs)
-        grouping.known(run, NULLS)
+        grouping.known(run, CONTROL_CAPTIONS)
     finally:
         run.close()
     return run
@@ -83,7 +83,7 @@ def test_every_row_is_a_caption_or_an_error(run: Run) -> None:
 def test_every_caption_is_there_once_with_its_copies_in_the_order_of_ids(run: Run) -> None:
     expected = Counter(TEXTS[:20] + TEXTS[15:30] + TEXTS[28:36] + [TEXTS[0]] * 8 + TEXTS[34:44] + TEXTS[40:] + TWINS)
     captions = run.ledger.read("captions").to_pylist()
-    assert {row["caption"]: row["copies"] for row in captions} == expected
+    assert {row["caption"]: row["row_count"] for row in captions} == expected
     assert [row["caption_id"] for row in captions] == sorted(map(caption_id, expected))
 
 
@@ -108,7 +108,11 @@ def test_neither_cuts_nor_workers_change_a_table(
         assert content(other, table) == content(run, table), table
     names = [name for name in other.ledger.parts("captions") for _ in range(other.ledger.rows("captions", name))]
     assert names == [name for name, part in other.ledger.each("caption_groups") for _ in range(len(part))]
-    assert grouping.known(other, NULLS).to_pylist() == grouping.known(run, NULLS).to_pylist() == [True, False, True]
+    assert (
+        grouping.known(other, CONTROL_CAPTIONS).to_pylist()
+        == grouping.known(run, CONTROL_CAPTIONS).to_pylist()
+        == [True, False, True]
+    )
 
 
 def test_a_sample_is_the_same_however_it_is_cut_and_the_rest_is_a_number(

@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def config_of(folder: Path, index: str = "ivf") -> Config:
     folder.mkdir(exist_ok=True)
     (folder / "sscd.safetensors").write_bytes(b"")
-    confirm = settings_of()["confirm"] | {"sscd": {"duplicate": 0.9}}
+    confirm = settings_of()["confirm"] | {"sscd": {"min_similarity_duplicate": 0.9}}
     return load_config(write_config(folder, confirm=confirm, index=Index(type=index).model_dump()))[0]
 
 
@@ -149,7 +149,7 @@ def test_every_list_is_in_one_range(images: int) -> None:
 
 def test_a_list_that_cannot_be_compared_is_named(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
-    tables = near_duplicates._unlinked(
+    tables = near_duplicates._on_lost_list(
         ledger, Shard("00001", None, 17, 18), "timeout", "took too long", links=cluster.LINKS
     )
     [error] = tables["errors"].to_pylist()

@@ -21,7 +21,7 @@ def written(folder: Path, captions: list[list[str]], rows: list[tuple[str, str |
     """A run of captions in parts, rows (caption, image) and clusters (image, cluster, size)."""
     ledger = Ledger(str(folder))
     for number, ids in enumerate(captions):
-        table = pa.table({"caption_id": ids, "caption": ids, "copies": [1] * len(ids)}, schema=schema.CAPTIONS)
+        table = pa.table({"caption_id": ids, "caption": ids, "row_count": [1] * len(ids)}, schema=schema.CAPTIONS)
         ledger.write("captions", f"{number:05d}", table)
     known = [{"caption_id": caption, "image_id": image} for caption, image in rows]
     ledger.write("rows", "00000", pa.Table.from_pylist(known[::2], schema.ROWS))

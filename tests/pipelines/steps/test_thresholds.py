@@ -45,11 +45,14 @@ def test_the_shipped_descriptor_carries_what_was_measured_for_it() -> None:
 
 
 def test_an_embedder_without_a_floor_does_not_decide(unmeasured: str) -> None:
-    with pytest.raises(AuditError, match=r"(?s)no confirm.sscd.verbatim and confirm.sscd.region.*Set confirm.sscd"):
+    with pytest.raises(
+        AuditError,
+        match=r"(?s)no confirm.sscd.min_similarity_verbatim and confirm.sscd.min_similarity_region.*Set confirm.sscd",
+    ):
         thresholds.check(config_of(weights=unmeasured))
-    with pytest.raises(AuditError, match=r"no confirm.sscd.region\n"):
-        thresholds.check(config_of(weights=unmeasured, verbatim=0.8))
-    config = config_of(weights=unmeasured, verbatim=0.8, region=0.7)
+    with pytest.raises(AuditError, match=r"no confirm.sscd.min_similarity_region\n"):
+        thresholds.check(config_of(weights=unmeasured, min_similarity_verbatim=0.8))
+    config = config_of(weights=unmeasured, min_similarity_verbatim=0.8, min_similarity_region=0.7)
     thresholds.check(config)
     assert {floor.source for floor in thresholds.floors(config, "sscd").values()} == {"configured"}
     thresholds.check(Config.model_validate(settings_of(images=None, confirm={"sscd": {"weights": unmeasured}})))

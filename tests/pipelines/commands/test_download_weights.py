@@ -1,4 +1,4 @@
-"""`crossaudit fetch`: whole files or none, from a real server on this machine."""
+"""`crossaudit download-weights`: whole files or none, from a real server on this machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from pipelines.commands.fetch import download
 
 from audit.embedding.published import PUBLISHED, address, cache_folder
 from audit.errors import AuditError
-from pipelines.commands.fetch import download
 from tests.support.paths import ROOT
 
 
@@ -128,7 +128,7 @@ def crossaudit(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 def test_offline_it_exits_with_1_and_says_what_to_put_where(tmp_path: Path) -> None:
     # Nothing listens on port 9 (discard).
-    shown = crossaudit("fetch", "sscd", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9")
+    shown = crossaudit("download-weights", "sscd", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9")
     assert shown.returncode == 1
     assert shown.stdout.strip() == address("sscd_disc_mixup")
     assert "cannot be downloaded" in shown.stderr and "Traceback" not in shown.stderr
@@ -138,7 +138,9 @@ def test_offline_it_exits_with_1_and_says_what_to_put_where(tmp_path: Path) -> N
 
 def test_what_is_there_is_not_downloaded_again_and_its_size_and_sha256_are_printed(tmp_path: Path) -> None:
     (tmp_path / PUBLISHED["sscd_disc_large"]).write_bytes(WEIGHTS)
-    shown = crossaudit("fetch", "sscd_disc_large", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9")
+    shown = crossaudit(
+        "download-weights", "sscd_disc_large", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9"
+    )
     assert shown.returncode == 0, shown.stderr
     assert f"{len(WEIGHTS):,} bytes, sha256 {hashlib.sha256(WEIGHTS).hexdigest()}" in shown.stdout
-    assert crossaudit("fetch", "sscd_disc_huge").returncode == 2
+    assert crossaudit("download-weights", "sscd_disc_huge").returncode == 2

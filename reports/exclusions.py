@@ -17,7 +17,7 @@ from audit.errors import AuditError, UsageError
 from audit.record.filesystem import open_filesystem, writing
 from audit.schema import EXCLUSIONS, METADATA_KEY
 from reports.tabular import check_suffix, open_writer
-from reports.views import Run, connect, open_run
+from reports.views import StoredRun, connect, open_run
 
 POLICIES = ("drop", "dedup")
 BATCH = 1 << 16
@@ -30,7 +30,7 @@ from errors where stage = 'embed' and "row" is not null
 """
 CONFIRMED = """
 create temp table confirmed as
-select caption_id, caption, copies, verdict, image_id, coalesce(family, caption_id) as family,
+select caption_id, caption, row_count, verdict, image_id, coalesce(family, caption_id) as family,
        case verdict when 'verbatim' then c.similarity else greatest(c.similarity, c.region_similarity) end as similarity
 from verdicts v left join copied_images c using (caption_id, image_id) where verdict in ('verbatim', 'partial')
 """
@@ -69,7 +69,7 @@ with best as (
     select distinct on (image_id) * from memorized
     order by image_id, original = image_id desc, near, similarity desc, caption_id, original)
 select r.file, r."row", r.key, r.caption_id, r.image_id, c.caption_id is not null as by_caption,
-       coalesce(c.family, b.family) as family, coalesce(c.verdict, b.verdict) as how, c.copies,
+       coalesce(c.family, b.family) as family, coalesce(c.verdict, b.verdict) as how, c.row_count,
        coalesce(c.image_id, b.original) as original, coalesce(c.similarity, b.similarity) as similarity,
        b.caption as other, b.near, b.image_id is not null as memorized
 from rows r left join confirmed c using (caption_id) left join best b on b.image_id = r.image_id
@@ -102,7 +102,7 @@ gone as (select image_id, count(*) filter (action = 'drop') as n from listed gro
 select l.file, l."row", l.key, l.caption_id, l.verdict, l.family, l.action,
        case when by_caption
             then 'caption reproduces ' || part || coalesce('image ' || o.name, 'image ' || l.original) || alike || '; '
-                 || copies || case copies when 1 then ' row carries it' else ' rows carry it' end
+                 || row_count || case row_count when 1 then ' row carries it' else ' rows carry it' end
             when l.image_id = l.original
             then part || 'image ' || coalesce(o.name, l.original) || ' is reproduced by another caption: ' || text
             else 'image ' || coalesce(i.name, l.image_id)
@@ -133,7 +133,7 @@ PROOFS = (
     ),
     (
         "the rows of the confirmed captions are not their copies",
-        """select (select count(*) from hits where by_caption), (select coalesce(sum(copies), 0) from confirmed)""",
+        """select (select count(*) from hits where by_caption), (select coalesce(sum(row_count), 0) from confirmed)""",
     ),
 )
 # Input rows of each caption file, null where it was not read whole; the images of each tar and Parquet file.
@@ -171,11 +171,11 @@ class Exported:
     without_row: int
 
 
-def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) -> Exported:
+def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = None) -> Exported:
     """Writes every dataset row of a confirmed caption, or with an image that one reproduces (schema EXCLUSIONS).
 
     Policy `drop` drops them all; `dedup` keeps the first row of each group: families, joined where they share a row
-    or an image. The suffix of `out` names the format: .parquet, .csv or .jsonl; `crossaudit apply` reads Parquet.
+    or an image. The suffix of `out` names the format: .parquet, .csv or .jsonl; `crossaudit clean` reads Parquet.
     Raises AuditError if the run is not finished or does not add up, UsageError if `out` is of no such format or another
     file is there.
     """
@@ -183,7 +183,7 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
     located = open_run(run)
     manifest = located.manifest()
     if not manifest.get("finished"):
-        raise AuditError("the run is not finished", where=str(run), do="Let `crossaudit run` end first.")
+        raise AuditError("the run is not finished", where=str(run), hint="Let `crossaudit run` end first.")
     filesystem, path = _place(located, out)
     with connect(run) as connection:
         try:
@@ -192,7 +192,7 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
                 [(found, expected)] = connection.execute(sql).fetchall()
                 if found != expected:
                     ask = "`crossaudit check` says what is amiss."
-                    raise AuditError(f"{wrong}: {found:,} and {expected:,}", where=str(run), do=ask)
+                    raise AuditError(f"{wrong}: {found:,} and {expected:,}", where=str(run), hint=ask)
             sampled = bool(manifest.get("accounting", {}).get("sampled_out"))
             notes = {
                 "policy": policy,
@@ -210,7 +210,7 @@ def exclusions(run: str | Path, policy: str = "drop", out: str | None = None) ->
             raise AuditError(str(error).strip(), where=str(run)) from error
 
 
-def _list(connection: duckdb.DuckDBPyConnection, run: Run, manifest: dict[str, Any], policy: str) -> None:
+def _list(connection: duckdb.DuckDBPyConnection, run: StoredRun, manifest: dict[str, Any], policy: str) -> None:
     """Makes the table `listed`, one row an exclusion."""
     embedder = next(iter(manifest.get("resolved", {}).get("confirm", {}).get("embedders") or ()), "")
     embeddings = f"embeddings_{embedder}"
@@ -261,7 +261,7 @@ def _summary(connection: duckdb.DuckDBPyConnection, path: str) -> Exported:
     return Exported(path, dropped, kept, captions, groups, without_row)
 
 
-def _place(run: Run, out: str | None) -> tuple[fs.FileSystem, str]:
+def _place(run: StoredRun, out: str | None) -> tuple[fs.FileSystem, str]:
     """Return where the file goes. Raises UsageError if something else than exclusions is there."""
     if out is None:
         return run.filesystem, f"{run.root}/exclusions.parquet"
@@ -272,9 +272,9 @@ def _place(run: Run, out: str | None) -> tuple[fs.FileSystem, str]:
     except OSError as error:
         raise AuditError(f"cannot be opened: {error}", where=out) from error
     if folder == fs.FileType.File:
-        raise UsageError("lies below a file", where=out, do="Give another --out.")
+        raise UsageError("lies below a file", where=out, hint="Give another --out.")
     if kind != fs.FileType.NotFound and not (kind == fs.FileType.File and _is_ours(filesystem, path)):
-        raise UsageError("is there already, and holds no exclusions", where=out, do="Give another --out.")
+        raise UsageError("is there already, and holds no exclusions", where=out, hint="Give another --out.")
     return filesystem, path
 
 

@@ -1,4 +1,4 @@
-"""crossaudit fetch"""
+"""crossaudit download-weights"""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ CHUNK = 1 << 20
 
 
 class Name(StrEnum):
-    """What can be fetched; sscd is sscd_disc_mixup."""
+    """What can be downloaded; sscd is sscd_disc_mixup."""
 
     sscd = "sscd"
     sscd_disc_mixup = "sscd_disc_mixup"
     sscd_disc_large = "sscd_disc_large"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: crossaudit fetch sscd")(fetch)
+def register(app: typer.Typer, panel: str) -> None:
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit download-weights sscd")(download_weights)
 
 
-def fetch(
+def download_weights(
     name: Annotated[Name, typer.Argument(help="sscd is sscd_disc_mixup, the default of confirm.sscd.weights.")],
     verbose: Verbose = False,
 ) -> None:
@@ -58,22 +58,22 @@ def fetch(
 
 def download(url: str, path: Path) -> None:
     """The file at `url`, under a temporary name until it is whole. Raises AuditError that says what to put where."""
-    do = f"Without a network: download it elsewhere, and put it at {path}."
+    hint = f"Without a network: download it elsewhere, and put it at {path}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        do = "Set CROSSAUDIT_CACHE to a folder that can be written."
-        raise AuditError(f"cannot be written: {error.strerror}", where=str(path), do=do) from error
+        hint = "Set CROSSAUDIT_CACHE to a folder that can be written."
+        raise AuditError(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
     try:
         with os.fdopen(descriptor, "wb") as sink:
             _copy(url, sink)
         if not zipfile.is_zipfile(temporary):
-            raise AuditError("what came is no file of weights (a page of a proxy?)", where=url, do=do)
+            raise AuditError("what came is no file of weights (a page of a proxy?)", where=url, hint=hint)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, HTTPException) as error:  # URLError is an OSError
-        raise AuditError(f"cannot be downloaded: {error}", where=url, do=do) from error
+        raise AuditError(f"cannot be downloaded: {error}", where=url, hint=hint) from error
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

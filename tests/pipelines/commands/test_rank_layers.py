@@ -1,4 +1,4 @@
-"""crossaudit layers: it looks at the model that the run audited."""
+"""crossaudit rank-layers: it looks at the model that the run audited."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pipelines.commands.layers import layers
 from safetensors.torch import save_file
 
 import audit
 from audit.explaining.layers import layers as look
 from audit.record.ledger import Ledger
 from audit.schema import VERDICTS
-from pipelines.commands.layers import layers
 from pipelines.configuration.settings import load_config
 from pipelines.engine.manifest import Manifest
-from pipelines.tables.calibration import NULLS
+from pipelines.tables.calibration import CONTROL_CAPTIONS
 from tests.support.toy import MODEL, write_config
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
@@ -33,10 +33,10 @@ def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: 
     config, given = load_config(write_config(tmp_path, lora=str(lora)))
     ledger = Ledger(config.out)
     Manifest.open(ledger, config, given).finish()
-    rows = [{"caption_id": text, "caption": text, "copies": 1, "verdict": "verbatim"} for text in CONFIRMED]
+    rows = [{"caption_id": text, "caption": text, "row_count": 1, "verdict": "verbatim"} for text in CONFIRMED]
     filled = [dict.fromkeys(VERDICTS.names) | row for row in rows]
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, VERDICTS))
-    ledger.write(NULLS, "00000", pa.table({"caption": UNSEEN}))
+    ledger.write(CONTROL_CAPTIONS, "00000", pa.table({"caption": UNSEEN}))
 
     layers(config.out, out=tmp_path / "found.parquet", captions=None, null=None, seed=0, device="cpu", verbose=False)
     assert "look at layers: 4 captions\n" in capsys.readouterr().err

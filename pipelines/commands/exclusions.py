@@ -1,4 +1,4 @@
-"""crossaudit export"""
+"""crossaudit exclusions"""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ import typer
 from pipelines.commands.options import RunDir, Verbose
 
 
-class What(StrEnum):
-    """What can be exported."""
-
-    exclusions = "exclusions"
-
-
 class Policy(StrEnum):
     """What becomes of the rows."""
 
@@ -23,14 +17,13 @@ class Policy(StrEnum):
     dedup = "dedup"
 
 
-def register(app: typer.Typer) -> None:
-    example = "Example: crossaudit export run --what exclusions --policy dedup"
-    app.command(epilog=example)(export)
+def register(app: typer.Typer, panel: str) -> None:
+    example = "Example: crossaudit exclusions run --policy dedup"
+    app.command(rich_help_panel=panel, epilog=example)(exclusions)
 
 
-def export(
+def exclusions(
     run: RunDir,
-    what: Annotated[What, typer.Option(help="What to write.")] = What.exclusions,
     policy: Annotated[Policy, typer.Option(help="Drop all of them, or keep the first of each family.")] = Policy.drop,
     out: Annotated[
         str | None,
@@ -44,14 +37,14 @@ def export(
 
     These are all rows whose caption is verbatim or partial, or whose image such a caption reproduces.
 
-    The columns are file, row, key, why and more. `crossaudit apply` makes a clean copy of the data set from the Parquet
+    The columns are file, row, key, why and more. `crossaudit clean` makes a clean copy of the data set from the Parquet
     file; CSV and JSON lines are for other tools.
     """
     from pipelines.console.progress import waiting
-    from reports.exports import exclusions
+    from reports.exclusions import write_exclusions
 
     with waiting("collecting the rows"):
-        done = exclusions(run, policy.value, out)
+        done = write_exclusions(run, policy.value, out)
     typer.echo(
         f"{done.path}: {done.dropped:,} rows to drop, {done.kept:,} to keep once; "
         f"confirmed captions: {done.captions:,}, groups of rows: {done.groups:,}"

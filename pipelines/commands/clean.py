@@ -1,4 +1,4 @@
-"""crossaudit apply"""
+"""crossaudit clean"""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 from pipelines.commands.options import Verbose
 
 
-def register(app: typer.Typer) -> None:
-    example = "Example: crossaudit apply run/exclusions.parquet 'laion/*.parquet' 'laion/*.tar' --out clean"
-    app.command(epilog=example)(apply)
+def register(app: typer.Typer, panel: str) -> None:
+    example = "Example: crossaudit clean run/exclusions.parquet 'laion/*.parquet' 'laion/*.tar' --out cleaned"
+    app.command(rich_help_panel=panel, epilog=example)(clean)
 
 
-def apply(
+def clean(
     exclusions: Annotated[
-        str, typer.Argument(metavar="EXCLUSIONS", help="What `crossaudit export` wrote.", show_default=False)
+        str, typer.Argument(metavar="EXCLUSIONS", help="What `crossaudit exclusions` wrote.", show_default=False)
     ],
     dataset: Annotated[
         list[str],
@@ -38,6 +38,6 @@ def apply(
     the one audited is an error.
     """
     from pipelines.console.terminal import say
-    from pipelines.runs.clean import apply as write
+    from pipelines.runs.clean import write_clean_copies
 
-    write(exclusions, dataset, out, say)
+    write_clean_copies(exclusions, dataset, out, say)

@@ -17,7 +17,7 @@ from audit.duplicates.captions import caption_id
 from audit.errors import AuditError, UsageError
 from audit.schema import EXCLUSIONS
 from reports.check import check
-from reports.exports import exclusions, joined
+from reports.exclusions import joined, write_exclusions
 from reports.query import query
 from tests.support.minimal import copied, place, reproduced, row, write_run
 
@@ -30,7 +30,7 @@ def rows_of(*captions: str, file: str = "0.parquet") -> list[dict[str, Any]]:
 
 
 def listed(run: Path, policy: str = "drop") -> list[dict[str, Any]]:
-    return pq.read_table(exclusions(run, policy).path).to_pylist()
+    return pq.read_table(write_exclusions(run, policy).path).to_pylist()
 
 
 def numbers(found: list[dict[str, Any]], action: str | None = None) -> list[int]:
@@ -61,7 +61,7 @@ def test_a_row_with_a_reproduced_image_under_another_caption_is_listed_too(tmp_p
     run = write_run(tmp_path / "run", rows_of("a cat", "my holiday", "a dog"), verdicts, IMAGES)
     found = listed(run)
     assert numbers(found) == [0, 1]
-    assert (found[1]["verdict"], found[1]["caption_id"]) == ("clear", caption_id("my holiday"))
+    assert (found[1]["verdict"], found[1]["caption_id"]) == ("not_selected", caption_id("my holiday"))
     assert found[1]["why"] == 'image k1 of 0.tar is reproduced by another caption: "a cat" (similarity 0.90)'
     assert found[1]["family"] == caption_id("a cat")
 
@@ -158,7 +158,7 @@ def test_a_row_of_two_confirmed_captions_is_listed_once_and_joins_their_families
 
 def test_a_file_of_which_a_sample_was_audited_was_not_read_whole(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows_of("a cat"), [], IMAGES, accounting={"input_rows": 9, "sampled_out": 8})
-    notes = json.loads(pq.read_schema(exclusions(run).path).metadata[b"crossaudit"])
+    notes = json.loads(pq.read_schema(write_exclusions(run).path).metadata[b"crossaudit"])
     assert notes["files"] == {"0.parquet": None}
 
 
@@ -183,7 +183,7 @@ def test_an_image_that_could_not_be_read_has_its_place_all_the_same(tmp_path: Pa
 
 def test_reproduced_images_that_no_row_names_are_counted(tmp_path: Path) -> None:
     rows = [row("0.parquet", 0, "a cat"), row("0.parquet", 1, "a dog")]
-    done = exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", IMAGES[0], 0.9)], IMAGES))
+    done = write_exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", IMAGES[0], 0.9)], IMAGES))
     assert (done.dropped, done.kept, done.captions, done.groups, done.without_row) == (1, 0, 1, 1, 1)
 
 
@@ -197,7 +197,7 @@ def test_the_file_tells_how_many_rows_and_images_each_file_had(tmp_path: Path) -
         {"stage": "screen", "file": "0.parquet", "row": 1, "rows": 1, "kind": "crash"},
     ]
     run = write_run(tmp_path / "run", rows_of("a cat", "a dog"), [], [*IMAGES, *plain], errors=lost, inputs=inputs)
-    notes = json.loads(pq.read_schema(exclusions(run).path).metadata[b"crossaudit"])
+    notes = json.loads(pq.read_schema(write_exclusions(run).path).metadata[b"crossaudit"])
     assert notes == {
         "policy": "drop",
         "caption": "caption",
@@ -215,7 +215,7 @@ def test_nothing_confirmed_is_an_empty_file(tmp_path: Path) -> None:
 
 def test_the_file_in_a_run_disturbs_neither_check_nor_query(own_run: Path) -> None:
     before = query(own_run, "show tables")
-    done = exclusions(own_run)
+    done = write_exclusions(own_run)
     assert (done.dropped, done.captions) == (349, 16)
     assert done.path == f"{own_run}/exclusions.parquet"
     assert all(result.ok for result in check(own_run))
@@ -226,7 +226,7 @@ def test_the_file_in_a_run_disturbs_neither_check_nor_query(own_run: Path) -> No
 def test_a_run_that_is_not_finished_has_no_exclusions_yet(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows_of("a cat"), [], finished=None)
     with pytest.raises(AuditError, match="not finished"):
-        exclusions(run)
+        write_exclusions(run)
 
 
 def test_a_run_that_lost_rows_is_an_error_and_not_a_shorter_list(tmp_path: Path) -> None:
@@ -234,21 +234,21 @@ def test_a_run_that_lost_rows_is_an_error_and_not_a_shorter_list(tmp_path: Path)
     part = run / "rows/00000.parquet"
     pq.write_table(pq.read_table(part)[:1], part)
     with pytest.raises(AuditError, match=r"are not their copies: 1 and 2\n.*crossaudit check"):
-        exclusions(run)
+        write_exclusions(run)
     assert not (run / "exclusions.parquet").exists()
 
 
 def test_out_replaces_exclusions_and_nothing_else(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows_of("a cat"), [reproduced("a cat", IMAGES[0], 0.9)], IMAGES)
     out = tmp_path / "here.parquet"
-    exclusions(run, "drop", str(out))
-    assert pq.read_table(exclusions(run, "dedup", out.as_uri()).path)["action"].to_pylist() == ["keep"]
+    write_exclusions(run, "drop", str(out))
+    assert pq.read_table(write_exclusions(run, "dedup", out.as_uri()).path)["action"].to_pylist() == ["keep"]
     precious = tmp_path / "captions.parquet"
     precious.write_bytes((run / "rows/00000.parquet").read_bytes())
     with pytest.raises(UsageError, match="captions.parquet: is there already, and holds no exclusions"):
-        exclusions(run, "drop", str(precious))
+        write_exclusions(run, "drop", str(precious))
     with pytest.raises(AuditError, match="cannot be written"):
-        exclusions(run, "drop", str(tmp_path / "nowhere/here.parquet"))
+        write_exclusions(run, "drop", str(tmp_path / "nowhere/here.parquet"))
 
 
 @pytest.mark.parametrize("name", ["here.csv", "here.JSONL", "here.parquet"])
@@ -257,22 +257,22 @@ def test_out_is_written_in_the_format_of_its_suffix_and_replaced_by_the_next(tmp
         tmp_path / "run", rows_of('a "cat", é', "a dog"), [reproduced('a "cat", é', IMAGES[0], 0.9)], IMAGES
     )
     for policy in ("drop", "dedup"):
-        wanted = pq.read_table(exclusions(run, policy).path)
+        wanted = pq.read_table(write_exclusions(run, policy).path)
         out = tmp_path / name
-        assert exclusions(run, policy, str(out)).path == str(out)
+        assert write_exclusions(run, policy, str(out)).path == str(out)
         read = {".csv": pacsv.read_csv, ".jsonl": pajson.read_json, ".parquet": pq.read_table}[out.suffix.lower()]
         assert read(out).select(["file", "row", "why"]).to_pylist() == wanted.select(["file", "row", "why"]).to_pylist()
         assert read(out).column_names == wanted.column_names
     out.write_text("something else\n")
     with pytest.raises(UsageError, match="is there already, and holds no exclusions"):
-        exclusions(run, "drop", str(out))
+        write_exclusions(run, "drop", str(out))
 
 
 @pytest.mark.parametrize("name", ["here.xlsx", "here", "here.parquet.gz"])
 def test_a_suffix_of_no_known_format_is_refused(tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path / "run", rows_of("a cat"), [], IMAGES)
     with pytest.raises(UsageError, match=r"no format|no suffix") as refused:
-        exclusions(run, "drop", str(tmp_path / name))
+        write_exclusions(run, "drop", str(tmp_path / name))
     assert ".parquet or .csv or .jsonl" in str(refused.value)
     assert not (tmp_path / name).exists()
 
@@ -289,4 +289,4 @@ def test_what_is_linked_has_one_root_the_smallest(links: list[tuple[str, str]]) 
 def test_an_out_that_no_filesystem_opens_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows_of("a cat"), [reproduced("a cat", IMAGES[0], 0.9)], IMAGES)
     with pytest.raises(AuditError, match="nowhere://x/y.parquet: cannot be opened"):
-        exclusions(run, "drop", "nowhere://x/y.parquet")
+        write_exclusions(run, "drop", "nowhere://x/y.parquet")

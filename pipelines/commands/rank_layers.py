@@ -1,4 +1,4 @@
-"""crossaudit layers"""
+"""crossaudit rank-layers"""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 MOST = 300  # captions of either kind
 
 
-def register(app: typer.Typer) -> None:
-    example = "Example: crossaudit layers run, or: crossaudit layers my-model --captions memorized.txt --null null.txt"
-    app.command(epilog=example)(layers)
+def register(app: typer.Typer, panel: str) -> None:
+    example = (
+        "Example: crossaudit rank-layers run, or "
+        "crossaudit rank-layers my-model --captions memorized.txt --controls controls.txt"
+    )
+    app.command(rich_help_panel=panel, epilog=example)(rank_layers)
 
 
-def layers(
+def rank_layers(
     source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A finished run, or a model.")],
     captions: Annotated[
         str | None, typer.Option(metavar="FILE", help="Captions to look at, one a line (of a run: the confirmed ones).")
     ] = None,
-    null: Annotated[
+    controls: Annotated[
         str | None, typer.Option(metavar="FILE", help="Captions never trained on, one a line (of a run: its own).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
@@ -38,7 +41,7 @@ def layers(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Show where attention tells captions from null captions: the AUROC of its entropy, by layer and timestep.
+    """Show where attention tells captions from control captions: the AUROC of its entropy, by layer and timestep.
 
     0.5 is blind, below 0.5 inverted. A layer chosen by this table is an oracle: no auditor knows it beforehand.
     """
@@ -48,21 +51,23 @@ def layers(
     from pipelines.configuration.config import ModelFiles
     from pipelines.console.progress import told, waiting
     from pipelines.engine.models import load
-    from pipelines.reading.control_captions import read_null_captions, spread
+    from pipelines.reading.control_captions import read_control_captions, spread
     from reports.tabular import check_suffix, write_table
 
     if out is not None:
         check_suffix(out)
         check_writable(out)
     lora = None
-    if captions is None and null is None:
+    if captions is None and controls is None:
         model, lora, own, unseen = _of_run(source)
-    elif captions is None or null is None:
-        raise audit.UsageError("captions of one kind only", do="Give both --captions and --null, or neither and a run.")
+    elif captions is None or controls is None:
+        raise audit.UsageError(
+            "captions of one kind only", hint="Give both --captions and --controls, or neither and a run."
+        )
     else:
         model, own, unseen = (
             ModelFiles(path=source),
-            *(read_null_captions(file, "caption") for file in (captions, null)),
+            *(read_control_captions(file, "caption") for file in (captions, controls)),
         )
     own, unseen = spread(own, MOST), spread(unseen, MOST)
     with waiting("loading the model"):
@@ -75,20 +80,20 @@ def layers(
 
 
 def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
-    """Model, LoRA weights, confirmed captions and null captions of a run."""
+    """Model, LoRA weights, confirmed captions and control captions of a run."""
     from audit.errors import AuditError
     from pipelines.runs.finished_run import finished
     from pipelines.tables import verdicts
-    from pipelines.tables.calibration import NULLS
+    from pipelines.tables.calibration import CONTROL_CAPTIONS
 
     ledger, _, config = finished(run)
     confirmed = verdicts.confirmed(ledger, ["caption"])["caption"].to_pylist()
     if not confirmed:
-        raise AuditError("the run confirmed no caption", where=run, do="Give a model, --captions and --null.")
-    return config.model, config.lora, confirmed, ledger.read(NULLS)["caption"].to_pylist()
+        raise AuditError("the run confirmed no caption", where=run, hint="Give a model, --captions and --controls.")
+    return config.model, config.lora, confirmed, ledger.read(CONTROL_CAPTIONS)["caption"].to_pylist()
 
 
-def _print(table: pa.Table, captions: int, null: int) -> None:
+def _print(table: pa.Table, captions: int, controls: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -97,7 +102,7 @@ def _print(table: pa.Table, captions: int, null: int) -> None:
     rows = [row for row in table.to_pylist() if row["feature"] == "entropy"]
     timesteps = sorted({row["timestep"] for row in rows}, reverse=True)
     auroc = {(row["layer"], row["timestep"]): row["auroc"] for row in rows}
-    title = f"Entropy of attention: AUROC of {captions} captions against {null} null captions"
+    title = f"Entropy of attention: AUROC of {captions} captions against {controls} control captions"
     shown = Table(
         "layer", *(f"t = {t}" for t in timesteps), title=title, title_justify="left", box=None, pad_edge=False
     )
