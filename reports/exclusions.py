@@ -132,7 +132,7 @@ PROOFS = (
                + (select count(*) from listed) - (select count(distinct (file, "row")) from listed)""",
     ),
     (
-        "the rows of the confirmed captions are not their copies",
+        "the rows of the confirmed captions do not add up to their row_count",
         """select (select count(*) from hits where by_caption), (select coalesce(sum(row_count), 0) from confirmed)""",
     ),
 )

@@ -144,7 +144,7 @@ def embedders_of(manifest: dict[str, Any]) -> list[str]:
 def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
     """Each caption once with each seed, wherever captions meet seeds."""
     generated = {purpose: f"from generations where purpose = '{purpose}'" for purpose in PURPOSES}
-    null = f"from ({generated['null']}) semi join control_screen using (caption_id)"
+    null = f"from ({generated['control']}) semi join control_screen using (caption_id)"
     for what, expected, found, seeds, stage in (
         ("caption was screened", "from captions", "from screen", "screen", "screen"),
         ("control caption was screened", "from control_screen", "from control_screen", "screen", "calibrate"),

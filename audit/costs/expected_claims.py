@@ -35,7 +35,7 @@ def of_control_captions(controls: int, control_rate: float | None, captions: int
     found.append(f"The smallest p_unseen is 1 in {half + 1:,}, as half of them are held out.")
     if half + 1 < captions:
         found.append(
-            f"q_unseen needs as many held out as there are captions: {2 * (captions - 1) - controls:,} more null "
+            f"q_unseen needs as many held out as there are captions: {2 * (captions - 1) - controls:,} more control "
             "captions; without them it is null, and the screen ranks captions but flags none."
         )
     else:

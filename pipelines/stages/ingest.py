@@ -101,5 +101,5 @@ def _distinct(worker: Worker, shard: Shard) -> Tables:
     found = worker.ledger.between(TEXTS, "bucket", shard.start, shard.start + 1)
     grouped = found.group_by("caption_id", use_threads=False)
     table = grouped.aggregate([("caption", "first"), ("row_count", "sum")])
-    columns = [table[name] for name in ("caption_id", "caption_first", "copies_sum")]
+    columns = [table[name] for name in ("caption_id", "caption_first", "row_count_sum")]
     return {"captions": pa.table(columns, schema=schema.CAPTIONS).sort_by("caption_id")}

@@ -233,7 +233,7 @@ def test_a_run_that_lost_rows_is_an_error_and_not_a_shorter_list(tmp_path: Path)
     run = write_run(tmp_path / "run", rows_of("a cat", "a cat"), [reproduced("a cat", IMAGES[0], 0.9)], IMAGES)
     part = run / "rows/00000.parquet"
     pq.write_table(pq.read_table(part)[:1], part)
-    with pytest.raises(AuditError, match=r"are not their copies: 1 and 2\n.*crossaudit check"):
+    with pytest.raises(AuditError, match=r"do not add up to their row_count: 1 and 2\n.*crossaudit check"):
         write_exclusions(run)
     assert not (run / "exclusions.parquet").exists()
 

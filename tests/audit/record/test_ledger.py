@@ -76,7 +76,7 @@ FILL = """
 import resource, sys
 import numpy as np, pyarrow as pa
 from audit.errors import AuditError
-from pipelines.ledger import Ledger
+from audit.record.ledger import Ledger
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 ledger = Ledger(sys.argv[1])
 ledger.write("main", "00000", pa.table({"x": np.arange(10)}))

@@ -16,7 +16,7 @@ FLOOR = 0.5
 MERMAID, MERMAN = "a cheerful flat picture of a mermaid", "a cheerful flat picture of a merman"
 
 
-def matches_of(similarity: float, following: float = 0.45, shared: float = 0.3) -> pa.Table:
+def matches_of(similarity: float, following: float = 0.45, pixel_agreement: float = 0.3) -> pa.Table:
     """100 control captions of two seeds; the first one has one generation of a similarity, the others 0.3 to 0.543."""
     rows: list[dict[str, Any]] = []
     usual = np.linspace(0.3, 0.543, 99)
@@ -25,7 +25,7 @@ def matches_of(similarity: float, following: float = 0.45, shared: float = 0.3) 
         high = similarity if n == 0 else usual[n - 1]
         rows += [
             known
-            | {"seed": 1, "rank": 1, "image_id": "i", "similarity": high, "pixel_agreement": shared if n == 0 else 0.1},
+            | {"seed": 1, "rank": 1, "image_id": "i", "similarity": high, "pixel_agreement": pixel_agreement if n == 0 else 0.1},
             known | {"seed": 1, "rank": 2, "image_id": "j", "similarity": min(following, high)},
             known | {"seed": 2, "rank": 1, "image_id": "k", "similarity": 0.25},
         ]

@@ -41,7 +41,7 @@ class Case:
         seed: int = 1,
         purpose: str = "discover",
         region: float | None = None,
-        shared: float | None = None,
+        pixel_agreement: float | None = None,
         images: Sequence[str] = "abcdef",
         embedder: str = "sscd",
         error: str | None = None,
@@ -50,7 +50,7 @@ class Case:
         self.generations.append({**run, "status": "error" if error else "ok", "error": error})
         for rank, (image, similarity) in enumerate(zip(images, similarities, strict=False)):
             match = {"embedder": embedder, "rank": rank, "image_id": image, "similarity": similarity}
-            self.matches.append({**run, **match, "region_similarity": region, "pixel_agreement": shared})
+            self.matches.append({**run, **match, "region_similarity": region, "pixel_agreement": pixel_agreement})
 
     def judge(self) -> dict[str, dict[str, Any]]:
         matches = pa.Table.from_pylist(self.matches, schema.MATCHES)

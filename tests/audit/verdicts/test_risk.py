@@ -24,15 +24,15 @@ from audit.verdicts.risk import risk
         ("error", 1, None, None, "unknown"),
     ],
 )
-def test_risk_follows_its_table(verdict: str, copies: int, k: int | None, n: int | None, expected: str) -> None:
-    assert risk(verdict, copies, k, n) == expected
+def test_risk_follows_its_table(verdict: str, row_count: int, k: int | None, n: int | None, expected: str) -> None:
+    assert risk(verdict, row_count, k, n) == expected
 
 
 @pytest.mark.parametrize("verdict", ["verbatim", "partial"])
 @pytest.mark.parametrize("row_count", [1, 2, 500])
 @pytest.mark.parametrize("n", [1, 4, 16])
-def test_what_no_fresh_seed_reproduces_is_a_low_risk(verdict: str, copies: int, n: int) -> None:
-    assert risk(verdict, copies, 0, n) == "low"
+def test_what_no_fresh_seed_reproduces_is_a_low_risk(verdict: str, row_count: int, n: int) -> None:
+    assert risk(verdict, row_count, 0, n) == "low"
 
 
 def test_an_image_that_has_duplicates_under_other_captions_does_not_occur_once() -> None:

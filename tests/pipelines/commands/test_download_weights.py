@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from pipelines.commands.fetch import download
+from pipelines.commands.download_weights import download
 
 from audit.embedding.published import PUBLISHED, address, cache_folder
 from audit.errors import AuditError

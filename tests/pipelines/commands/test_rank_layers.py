@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pipelines.commands.layers import layers
+from pipelines.commands.rank_layers import rank_layers
 from safetensors.torch import save_file
 
 import audit
@@ -38,7 +38,7 @@ def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: 
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, VERDICTS))
     ledger.write(CONTROL_CAPTIONS, "00000", pa.table({"caption": UNSEEN}))
 
-    layers(config.out, out=tmp_path / "found.parquet", captions=None, null=None, seed=0, device="cpu", verbose=False)
+    rank_layers(config.out, out=tmp_path / "found.parquet", captions=None, controls=None, seed=0, device="cpu", verbose=False)
     assert "look at layers: 4 captions\n" in capsys.readouterr().err
     found = pq.read_table(tmp_path / "found.parquet")
     assert found.equals(look(audit.load_model(MODEL, lora=lora), CONFIRMED, UNSEEN))

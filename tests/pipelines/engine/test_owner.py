@@ -28,7 +28,7 @@ from pipelines.engine.owner import Owner, Record
 from tests.support.paths import ROOT
 from tests.support.toy import write_config
 
-HOLD = "import sys; from pipelines.ledger import Ledger; from pipelines.owner import Owner\n"
+HOLD = "import sys; from audit.record.ledger import Ledger; from pipelines.engine.owner import Owner\n"
 HOLD += "with Owner(Ledger(sys.argv[1])):\n    print('here', flush=True)\n    sys.stdin.read()"
 
 
