@@ -129,8 +129,8 @@ def rules_of(manifest: dict[str, Any]) -> Iterator[Rule]:
     """All rules of an audit with this manifest. Raises AuditError if it does not name its seeds."""
     yield from ALWAYS
     yield from _by_seed(manifest)
-    yield _of_controls(manifest)
-    yield _of_controls(manifest)
+    yield _of_control_captions(manifest)
+    yield _of_perturbations(manifest)
     for number, embedder in enumerate(embedders_of(manifest)):
         yield from _of_embedder(embedder, number == 0)
 
@@ -174,7 +174,7 @@ def _of_control_captions(manifest: dict[str, Any]) -> Rule:
     )
 
 
-def _of_controls(manifest: dict[str, Any]) -> Rule:
+def _of_perturbations(manifest: dict[str, Any]) -> Rule:
     asked = bool(manifest.get("resolved", {}).get("select", {}).get("perturbation_margin"))
     return Rule(
         "every selected caption has one perturbation margin, if they were asked for",

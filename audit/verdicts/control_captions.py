@@ -180,7 +180,7 @@ def _reasons(
     if control.image_id in reproduced:
         reasons.append("the model copies that image from a caption of its own too")
     if column == "similarity" and best["pixel_agreement"] is not None and best["pixel_agreement"] >= WHOLE:
-        reasons.append(f"the two agree pixel by pixel in {100 * best['shared']:.0f} % of the picture")
+        reasons.append(f"the two agree pixel by pixel in {100 * best['pixel_agreement']:.0f} % of the picture")
     following = control.next_similarity
     # The rule of an extraction: at most half as far (squared) from the image as from the next one.
     if column == "similarity" and following is not None and 1 - control.similarity <= (1 - following) / 2:

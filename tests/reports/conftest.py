@@ -92,7 +92,7 @@ class Builder:
 
     def caption(self, caption: str, score: float, selected_by: str | None, copies: int) -> str:
         ident = caption_id(caption)
-        self.add("captions", caption_id=ident, caption=caption, copies=copies)
+        self.add("captions", caption_id=ident, caption=caption, row_count=copies)
         self.add("caption_groups", caption_id=ident, caption_group=ident)
         unseen = float(np.exp(-score))
         chance = 0.1
@@ -119,7 +119,7 @@ class Builder:
         self.add("evidence", **place, image=data)
         for embedder in ("sscd", "clip"):
             self.add(f"embeddings_{embedder}", **place, vector=np.zeros(4, np.float16))
-        self.add("image_clusters", image_id=image_id(key), cluster=image_id(key), size=1)
+        self.add("image_clusters", image_id=image_id(key), cluster=image_id(key), cluster_size=1)
 
 
 def build(root: Path) -> None:

@@ -66,10 +66,10 @@ def test_a_finished_run_closes(run: Path) -> None:
     ("table", "change", "statement"),
     [
         ("rows", without_first, "every input row"),
-        ("rows", without_first, "as many rows as copies"),
+        ("rows", without_first, "as many rows as its row_count"),
         ("captions", twice, "occurs once"),
-        ("captions", without_first, "as many rows as copies"),
-        ("captions", lambda table: replaced(table, "row_count", 7), "as many rows as copies"),
+        ("captions", without_first, "as many rows as its row_count"),
+        ("captions", lambda table: replaced(table, "row_count", 7), "as many rows as its row_count"),
         ("verdicts", without_first, "exactly one verdict"),
         ("verdicts", twice, "exactly one verdict"),
         (

@@ -23,9 +23,9 @@ def matches_of(similarity: float, following: float = 0.45, pixel_agreement: floa
     for n in range(100):
         known = {"caption_id": f"{n:03d}", "purpose": "control", "embedder": "sscd", "pixel_agreement": 0.1}
         high = similarity if n == 0 else usual[n - 1]
+        agreement = pixel_agreement if n == 0 else 0.1
         rows += [
-            known
-            | {"seed": 1, "rank": 1, "image_id": "i", "similarity": high, "pixel_agreement": pixel_agreement if n == 0 else 0.1},
+            known | {"seed": 1, "rank": 1, "image_id": "i", "similarity": high, "pixel_agreement": agreement},
             known | {"seed": 1, "rank": 2, "image_id": "j", "similarity": min(following, high)},
             known | {"seed": 2, "rank": 1, "image_id": "k", "similarity": 0.25},
         ]

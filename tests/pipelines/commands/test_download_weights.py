@@ -15,10 +15,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from pipelines.commands.download_weights import download
 
 from audit.embedding.published import PUBLISHED, address, cache_folder
 from audit.errors import AuditError
+from pipelines.commands.download_weights import download
 from tests.support.paths import ROOT
 
 

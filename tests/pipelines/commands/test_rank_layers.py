@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pipelines.commands.rank_layers import rank_layers
 from safetensors.torch import save_file
 
 import audit
 from audit.explaining.layers import layers as look
 from audit.record.ledger import Ledger
 from audit.schema import VERDICTS
+from pipelines.commands.rank_layers import rank_layers
 from pipelines.configuration.settings import load_config
 from pipelines.engine.manifest import Manifest
 from pipelines.tables.calibration import CONTROL_CAPTIONS
@@ -38,7 +38,7 @@ def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: 
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, VERDICTS))
     ledger.write(CONTROL_CAPTIONS, "00000", pa.table({"caption": UNSEEN}))
 
-    rank_layers(config.out, out=tmp_path / "found.parquet", captions=None, controls=None, seed=0, device="cpu", verbose=False)
+    rank_layers(config.out, None, None, device="cpu", out=tmp_path / "found.parquet")
     assert "look at layers: 4 captions\n" in capsys.readouterr().err
     found = pq.read_table(tmp_path / "found.parquet")
     assert found.equals(look(audit.load_model(MODEL, lora=lora), CONFIRMED, UNSEEN))
