@@ -54,7 +54,7 @@ def explain(
 
     check_suffix(out, (".html", ".htm"))
     check_writable(out)
-    unseen = spread(read_control_captions(controls, "caption"), BAND) if controls else []
+    unseen = spread(read_control_captions(controls), BAND) if controls else []
     if controls and not unseen:
         raise audit.UsageError("there are no control captions", where=controls, hint="Give one caption a line.")
     known = None if calibration is None else audit.load_calibration(calibration)

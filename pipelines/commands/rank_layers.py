@@ -67,7 +67,7 @@ def rank_layers(
     else:
         model, own, unseen = (
             ModelFiles(path=source),
-            *(read_control_captions(file, "caption") for file in (captions, controls)),
+            *(read_control_captions(file) for file in (captions, controls)),
         )
     own, unseen = spread(own, MOST), spread(unseen, MOST)
     with waiting("loading the model"):

@@ -97,7 +97,11 @@ class Captions(_Section):
     path: str | list[str] = Field(
         description="Parquet, WebDataset tars, JSON lines, CSV, TSV or text: a path, a glob, a brace range, or a list."
     )
-    caption: str = Field(default="caption", description="The column that holds the captions.")
+    caption: str = Field(
+        default="caption",
+        description="The column that holds the captions (default: `caption`, or else the only one of text, prompt, "
+        "TEXT and Prompt).",
+    )
     key: str | None = Field(
         default=None, description="The column of the sample key (default: `key` where there is one)."
     )
@@ -147,7 +151,10 @@ class Images(_Section):
 
 class ControlCaptions(_Section):
     captions: str = Field(description="Captions never trained on: a text file, one a line, or Parquet.")
-    column: str = Field(default="caption", description="The caption column, if `captions` is Parquet.")
+    column: str = Field(
+        default="caption",
+        description="The column that holds them, if the file has columns (default: as for `captions.caption`).",
+    )
     screen: str | None = Field(default=None, description="Their precomputed screen table (Parquet, of `audit.screen`).")
 
 

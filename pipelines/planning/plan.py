@@ -17,8 +17,8 @@ from pipelines.engine.manifest import Manifest
 from pipelines.planning.probing import IMAGES, SpeedProbe, measure
 from pipelines.planning.speed import assumed, costs_of, measured
 from pipelines.planning.workload import Workload
+from pipelines.reading import columns, input_files
 from pipelines.reading import images as images_of
-from pipelines.reading import input_files
 from pipelines.reading.control_captions import read_control_captions
 from pipelines.reading.counting import count_captions, count_images
 from pipelines.reading.files import File
@@ -41,6 +41,7 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
     """
     progress = progress or Reporter()
     check_detectors(config)
+    config = columns.resolved(config)
     inputs = input_files.find_inputs(config)
     calibration_checks.check(config)
     nulls = read_control_captions(config.calibration.captions, config.calibration.column)

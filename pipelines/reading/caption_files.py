@@ -47,6 +47,11 @@ def with_sidecars(files: Sequence[File], images: Iterable[File]) -> list[File]:
     return [told(file) for file in files]
 
 
+def columns(file: File, captions: Captions) -> list[str]:
+    """Return no names: text has no columns."""
+    return []
+
+
 def check(file: File, captions: Captions) -> None:
     next(chunks(file), None)
 

@@ -1,7 +1,7 @@
 """Captions of any format: every row of a file becomes captions, or one row of `errors`.
 
-A format is a module with `check(file, captions)`, `plan(file, captions)` and `read(slice, start, stop, captions)`,
-chosen by the end of the file's name.
+A format is a module with `columns(file, captions)`, `check(file, captions)`, `plan(file, captions)` and
+`read(slice, start, stop, captions)`, chosen by the end of the file's name.
 """
 
 from __future__ import annotations

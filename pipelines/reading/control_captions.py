@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import os
-
-from audit.errors import AuditError
-from audit.record.filesystem import open_file
+from audit.errors import AuditError, UsageError
 from pipelines.configuration.config import Captions
 from pipelines.reading import captions as captions_of
-from pipelines.reading.files import File
+from pipelines.reading import columns
+from pipelines.reading.files import File, file_at
 
 # Rows that hold no caption are left out; any other error is one of the file.
 _EMPTY = ("empty_line", "missing_caption")
 
 
-def read_control_captions(path: str, column: str) -> list[str]:
+def read_control_captions(path: str, column: str | None = None) -> list[str]:
     """Read the distinct control captions of a file in order, as captions of that format are read.
 
-    Raises UsageError for an unknown format or a missing column, AuditError that names the first row that is malformed.
+    Args:
+        path: A path or URI of one file.
+        column: `calibration.column`, or None to take the default caption column of the file.
+
+    Raises:
+        UsageError: The format is unknown, or the column is missing.
+        AuditError: A row is malformed; it names the first one.
     """
-    with open_file(path) as source:
-        file = File(path, os.path.basename(path), source.size())
-    options = Captions(path=path, caption=column)
-    captions_of.check([file], options)
+    file = file_at(path)
+    options = Captions(path=path)
+    chosen = columns.column_of([file], options) if column is None else column
+    options = options.model_copy(update={"caption": chosen or columns.DEFAULT})
+    _check(file, options, column is None)
     slices, problems = captions_of.plan(file, options)
     found: list[str] = []
     for part in slices:
@@ -34,6 +39,17 @@ def read_control_captions(path: str, column: str) -> list[str]:
         what = problems[0]["message"] if row is None else f"row {row}: {problems[0]['message']}"
         raise AuditError(f"a control caption cannot be read: {what}", where=path, hint="Correct or remove it.")
     return list(dict.fromkeys(caption for caption in found if caption.strip()))
+
+
+def _check(file: File, options: Captions, unnamed: bool) -> None:
+    """Check the file as a caption file is checked. Errors name `calibration.column` instead of `captions.caption`."""
+    try:
+        captions_of.check([file], options)
+    except UsageError as error:
+        hint = (error.hint or "").replace("captions.caption", "calibration.column")
+        if unnamed and "calibration.column" in hint:
+            hint = f"Call the column of the captions {columns.DEFAULT!r}, or give a text file, one caption a line."
+        raise UsageError(error.what, where=error.where, hint=hint) from error
 
 
 def spread(captions: list[str], most: int) -> list[str]:

@@ -31,6 +31,11 @@ from pipelines.reading.slices import (
 )
 
 
+def columns(file: File, captions: Captions) -> list[str]:
+    """Return the names in the first line."""
+    return _names(file, captions)[1]
+
+
 def check(file: File, captions: Captions) -> None:
     """Raises UsageError if the first line lacks a configured column."""
     _header(file, captions)
@@ -79,17 +84,22 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
 
 
 def _header(file: File, captions: Captions) -> tuple[int, list[str]]:
+    """As `_names`. Raises UsageError if a configured column is missing."""
+    begin, names = _names(file, captions)
+    require(captions.caption, names, file.uri, "captions.caption")
+    for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
+        if name is not None:
+            require(name, names, file.uri, option)
+    return begin, names
+
+
+def _names(file: File, captions: Captions) -> tuple[int, list[str]]:
     """(byte where the first row begins, names of the columns)."""
     mark = len(BYTE_ORDER_MARK) if next(chunks(file), b"").startswith(BYTE_ORDER_MARK) else 0
     size, fields = next(_records(file, mark, delimiter(file, captions)), (0, []))
     if not isinstance(fields, list):
         raise csv.Error("the first line is no list of names")
-    names = [_text(name) or "" for name in fields]
-    require(captions.caption, names, file.uri, "captions.caption")
-    for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
-        if name is not None:
-            require(name, names, file.uri, option)
-    return mark + size, names
+    return mark + size, [_text(name) or "" for name in fields]
 
 
 def _records(file: File, start: int, delimiter: str) -> Iterator[tuple[int, list[str] | str | None]]:

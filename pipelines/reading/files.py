@@ -38,6 +38,12 @@ class File:
         return fingerprint(self.uri)
 
 
+def file_at(uri: str) -> File:
+    """Return the file at a path or URI. Raises AuditError or OSError if it cannot be opened."""
+    with open_file(uri) as source:
+        return File(uri, os.path.basename(uri), source.size())
+
+
 def find(paths: str | Sequence[str], what: str) -> list[File]:
     """The files of paths, globs and brace ranges, sorted by name. Raises AuditError naming what is missing.
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.configuration.config import Config
-from pipelines.reading import caption_files, precomputed
 from pipelines.reading import captions as captions_of
-from pipelines.reading.files import File, find, is_folder, paths_of
+from pipelines.reading import precomputed
+from pipelines.reading.caption_choice import choose_caption_files
+from pipelines.reading.files import File, find
 from pipelines.reading.folders import gather
-from pipelines.reading.imagefolder import is_metadata
 
 
 @dataclass(frozen=True)
@@ -30,34 +29,10 @@ def find_inputs(config: Config) -> Inputs:
 
 
 def find_captions(config: Config) -> list[File]:
-    """Find the files of captions. Of a folder, images and files of no known format are left out.
-
-    Raises AuditError or UsageError that names what is missing.
-    """
-    found = find(config.captions.path, "captions")
-    captions = _among(found) if any(map(is_folder, paths_of(config.captions.path))) else found
-    if caption_files.may_hold(captions):
-        images = find(config.images.path, "images") if config.images else []
-        captions = caption_files.with_sidecars(captions, [*found, *images])
+    """Find the caption files and check their columns. Raises AuditError or UsageError that names what is missing."""
+    captions = choose_caption_files(config.captions, config.images)
     captions_of.check(captions, config.captions)
     return captions
-
-
-def _among(files: list[File]) -> list[File]:
-    """The captions among the files of a folder.
-
-    The metadata of an imagefolder stands for all of its files. Of the tar and the Parquet file of an img2dataset shard
-    the Parquet file is read: it also has the rows that were not downloaded.
-    """
-    metadata = [file for file in files if is_metadata(file)]
-    stems = {os.path.splitext(file.uri)[0] for file in files if file.name.endswith(".parquet")}
-    captions = metadata or [
-        file
-        for file in files
-        if not (file.name.endswith(".tar") and os.path.splitext(file.uri)[0] in stems)
-        and (captions_of.known(file.name) or file.name.endswith(caption_files.SUFFIXES))
-    ]
-    return captions or files
 
 
 def find_images(config: Config) -> list[File]:

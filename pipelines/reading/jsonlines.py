@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -20,12 +21,20 @@ plan = plaintext.plan
 
 def check(file: File, captions: Captions) -> None:
     """Raises UsageError if none of the first objects has the configured caption."""
-    found = [parsed(without_mark(line), 0) for _, line in islice(lines(file), HEAD) if line is not None]
-    check_names([item for item in found if isinstance(item, dict)], file.uri, captions)
+    check_names(columns(file, captions), file.uri, captions)
 
 
-def check_names(objects: list[dict[str, Any]], where: str, captions: Captions) -> None:
-    names = list(dict.fromkeys(name for item in objects for name in item))
+def columns(file: File, captions: Captions) -> list[str]:
+    """Return the names in the first objects."""
+    return names_of(parsed(without_mark(line), 0) for _, line in islice(lines(file), HEAD) if line is not None)
+
+
+def names_of(items: Iterable[dict[str, Any] | Malformed]) -> list[str]:
+    """Return every name that an object has, once."""
+    return list(dict.fromkeys(name for item in items if isinstance(item, dict) for name in item))
+
+
+def check_names(names: list[str], where: str, captions: Captions) -> None:
     if names:
         require(captions.caption, names, where, "captions.caption")
 

@@ -16,6 +16,12 @@ from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import RAW, SLICE_ROWS, UNREADABLE, Malformed, Slice, reason, require
 
 
+def columns(file: File, captions: Captions) -> list[str]:
+    """Return the names of the columns."""
+    with open_file(file.uri) as source:
+        return pq.read_schema(source).names
+
+
 def check(file: File, captions: Captions) -> None:
     """Raises UsageError if a configured column is missing or is no text."""
     with open_file(file.uri) as source:

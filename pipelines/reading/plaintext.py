@@ -9,6 +9,11 @@ from pipelines.reading.files import File
 from pipelines.reading.slices import Malformed, Slice, chunks, cut, lines, numbered, table_of
 
 
+def columns(file: File, captions: Captions) -> list[str]:
+    """Return no names: text has no columns."""
+    return []
+
+
 def check(file: File, captions: Captions) -> None:
     next(chunks(file), None)
 

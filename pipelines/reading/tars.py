@@ -37,15 +37,25 @@ Members = dict[str, tarfile.TarInfo]
 
 def check(file: File, captions: Captions) -> None:
     """Raises UsageError if none of the first samples has a text, or the configured caption in a `.json`."""
-    with open_file(file.uri) as source, open_file(file.uri) as contents:
-        head = [members for _, members, _ in islice(_samples(source), HEAD)]
-        items = [_item(contents, members, 0) for members in head if ".txt" not in members and ".json" in members]
+    head, names = _beginning(file)
     if head and not any(members.keys() & {".txt", ".json"} for members in head):
         ask = "A caption is a .txt or a .json beside its image."
         raise UsageError(f"its first {len(head)} samples have no caption", where=file.uri, hint=ask)
-    objects = [item for item in items if isinstance(item, dict)]
     if not any(".txt" in members for members in head):
-        jsonlines.check_names(objects, file.uri, captions)
+        jsonlines.check_names(names, file.uri, captions)
+
+
+def columns(file: File, captions: Captions) -> list[str]:
+    """Return the names in the `.json` of the first samples that have no `.txt`."""
+    return _beginning(file)[1]
+
+
+def _beginning(file: File) -> tuple[list[Members], list[str]]:
+    """(text members of the first samples, the names in the `.json` of those that have no `.txt`)."""
+    with open_file(file.uri) as source, open_file(file.uri) as contents:
+        head = [members for _, members, _ in islice(_samples(source), HEAD)]
+        items = [_item(contents, members, 0) for members in head if ".txt" not in members and ".json" in members]
+    return head, jsonlines.names_of(items)
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:

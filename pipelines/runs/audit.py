@@ -18,7 +18,7 @@ from reports.purged import note
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
     """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
-    from pipelines.reading import input_files
+    from pipelines.reading import columns, input_files
     from pipelines.runs import preflight
     from pipelines.stages import (
         calibrate,
@@ -36,6 +36,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         select,
     )
 
+    config = columns.resolved(config)
     ledger = Ledger(config.out)
     try:
         inputs = preflight.check(config)

@@ -26,7 +26,7 @@ from pipelines.configuration.config import Config, ModelFiles
 from pipelines.configuration.settings import check_detectors
 from pipelines.engine.manifest import stored
 from pipelines.engine.ray_token import require_token
-from pipelines.reading import input_files
+from pipelines.reading import columns, input_files
 from pipelines.reading.control_captions import read_control_captions
 from pipelines.steps import calibration_checks, thresholds
 
@@ -52,6 +52,7 @@ def check(config: Config) -> input_files.Inputs:
 def look(config: Config) -> tuple[list[AuditError], input_files.Inputs]:
     """(all problems, the input files as far as they were found)."""
     problems: list[AuditError] = []
+    config = columns.resolved(config)
     captions = _noted(problems, lambda: input_files.find_captions(config)) or []
     images = _noted(problems, lambda: input_files.find_images(config)) or []
     for each in CHECKS:

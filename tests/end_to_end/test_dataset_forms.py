@@ -48,14 +48,14 @@ def imagefolder(folder: Path, kind: str) -> Keys:
             writer = csv.DictWriter(file, ["file_name", "text"])
             writer.writeheader()
             writer.writerows(rows)
-    return {"captions": {"path": "train", "caption": "text"}, "images": "train"}
+    return {"captions": "train", "images": "train"}
 
 
 def datasets(folder: Path) -> Keys:
     """What `datasets` writes: the bytes and the path of an image in one struct, beside its text."""
     images = [{"bytes": png(row), "path": f"{row}.png"} for row in range(ROWS)]
     write_parquet(folder / "data/train-00000-of-00001.parquet", {"image": images, "text": TEXTS})
-    return {"captions": {"path": "data/*.parquet", "caption": "text"}, "images": "data/*.parquet"}
+    return {"captions": "data/*.parquet", "images": "data/*.parquet"}
 
 
 def tars(folder: Path, place: str = "shards", first: int = 0) -> Keys:

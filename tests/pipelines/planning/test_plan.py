@@ -15,7 +15,7 @@ from pipelines.configuration.settings import load_config
 from pipelines.demo.demo import bundle
 from pipelines.planning.plan import make_plan
 from pipelines.planning.workload import VALUE, Line
-from tests.support.toy import MODEL, write_config
+from tests.support.toy import CONTROL_CAPTIONS, MODEL, write_config
 
 BUNDLE = bundle()
 
@@ -132,3 +132,10 @@ def test_the_disk_that_a_screen_takes_is_foreseen() -> None:
     """The bundle has the screen of 2,223 control captions as a file."""
     wanted = (BUNDLE / "control_screen.parquet").stat().st_size
     assert lines_of(BUNDLE / "audit.yaml")["calibrate"].disk == pytest.approx(wanted, rel=0.15)
+
+
+def test_a_plan_reads_the_same_default_columns_as_a_run(dataset: Path, tmp_path: Path) -> None:
+    for name in ("captions", "controls"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "{thing}"}}\n' for thing in CONTROL_CAPTIONS))
+    files = [f"captions={tmp_path}/captions.jsonl", f"calibration.captions={tmp_path}/controls.jsonl"]
+    assert lines_of(dataset, *files)["ingest"].units == len(CONTROL_CAPTIONS)

@@ -320,3 +320,19 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
     assert weights["reference_model"]["unet"] != weights["model"]["unet"]
     assert weights["reference_model"]["text_encoder"] == weights["model"]["text_encoder"]
     assert any("reference" in item for item in calibration.load_calibration(other).context)
+
+
+def test_the_default_caption_column_is_the_same_from_the_run_to_the_clean_copy(
+    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path: Path
+) -> None:
+    path = make_dataset(tmp_path)
+    for file in (tmp_path / "captions").iterdir():
+        pq.write_table(pq.read_table(file).rename_columns({"caption": "text"}), file)
+    out = audited(path, "generate.steps=1", "confirm.fresh_seeds=0")
+    resolved = json.loads(Path(out, "manifest.json").read_text())["resolved"]
+    assert resolved["captions"]["caption"] == "text"
+    assert audited(path, "generate.steps=1", "confirm.fresh_seeds=0") == out
+    exclusions, clean = write_exclusions(Path(out)).path, tmp_path / "clean"
+    counts = write_clean_copies(exclusions, [str(tmp_path / "captions")], str(clean), lambda line: None)
+    assert counts.rows_in == 40 and counts.rows_in - counts.dropped == counts.rows_out
+    assert pq.read_schema(clean / "00000.parquet").names == ["text", "key", "url"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -144,3 +145,16 @@ def test_without_images_no_embedder_is_looked_for(tmp_path: Path, dataset: Path)
         assert len(check(load_config(path)[0]).captions) == 2
     finally:
         write_config(dataset.parent)
+
+
+def test_the_default_columns_are_found_or_the_error_lists_the_columns(dataset: Path, tmp_path: Path) -> None:
+    rows = [json.dumps({"text": text}) for text in CONTROL_CAPTIONS]
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    (tmp_path / "controls.jsonl").write_text("\n".join(rows))
+    files = [f"captions={tmp_path}/captions.jsonl", f"calibration.captions={tmp_path}/controls.jsonl"]
+    assert problems(dataset, *files) == []
+    for part in ("captions", "controls"):
+        (tmp_path / f"{part}.jsonl").write_text('{"text": "one", "prompt": "two"}')
+    captions, controls = problems(dataset, *files)
+    assert "there is text, prompt" in captions and "Set captions.caption" in captions
+    assert "there is text, prompt" in controls and "Set calibration.column" in controls

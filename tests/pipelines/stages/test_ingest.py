@@ -16,7 +16,7 @@ from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
-from pipelines.reading import input_files
+from pipelines.reading import columns, input_files
 from pipelines.stages import ingest
 from pipelines.steps import caption_groups as grouping
 from pipelines.steps import input_rows
@@ -46,6 +46,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ingested(dataset: Path, out: Path, *overrides: str) -> Run:
     config, given = load_config(dataset, overrides, str(out))
+    config = columns.resolved(config)
     ledger = Ledger(config.out)
     run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())
     try:
