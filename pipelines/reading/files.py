@@ -57,7 +57,7 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
         listed = list(threads.map(_listed, patterns))
     for pattern, (root, matches) in zip(patterns, listed, strict=True):
         if not matches:
-            missing = "no file matches" if _is_glob(pattern) else "no such file"
+            missing = "no file matches" if is_glob(pattern) else "no such file"
             if (bucket := _missing_bucket(pattern)) is not None:
                 missing = f"there is no bucket {bucket!r}"
             raise AuditError(missing, where=pattern, hint=f"Check `{what}` in the configuration.")
@@ -68,6 +68,18 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
     return sorted(files, key=lambda file: file.name)
 
 
+def neighbours(files: Sequence[File]) -> list[File]:
+    """List all files in the folders of these files, without those of subfolders."""
+    found = []
+    for folder, name in {os.path.dirname(file.uri): os.path.dirname(file.name) for file in files}.items():
+        filesystem, path = open_filesystem(folder)
+        prefix = folder[: len(folder) - len(path)] if "://" in folder else ""
+        for info in filesystem.get_file_info(pafs.FileSelector(path)):
+            if info.type == pafs.FileType.File:
+                found.append(File(prefix + info.path, os.path.join(name, info.base_name), info.size))
+    return sorted(found, key=lambda file: file.name)
+
+
 def paths_of(paths: str | Sequence[str]) -> list[str]:
     """One path or several, as a list."""
     return [paths] if isinstance(paths, str) else list(paths)
@@ -75,7 +87,7 @@ def paths_of(paths: str | Sequence[str]) -> list[str]:
 
 def is_folder(path: str) -> bool:
     """Whether a path is a folder, whose files all count."""
-    if _is_glob(path):
+    if is_glob(path):
         return False
     filesystem, place = open_filesystem(path)
     try:
@@ -119,7 +131,8 @@ def _choices(inside: str, pattern: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(int(low), int(high) + step, step)]
 
 
-def _is_glob(pattern: str) -> bool:
+def is_glob(pattern: str) -> bool:
+    """Return whether a path has wildcards."""
     return any(letter in pattern for letter in "*?[")
 
 
@@ -148,7 +161,7 @@ def _matches(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
     """(the folder that names are relative to, [(uri, path, size)])."""
     filesystem, path = open_filesystem(pattern)
     prefix = pattern[: len(pattern) - len(path)] if "://" in pattern else ""
-    if not _is_glob(path):
+    if not is_glob(path):
         info = filesystem.get_file_info(path)
         if info.type != pafs.FileType.Directory:
             exists = info.type == pafs.FileType.File

@@ -20,7 +20,7 @@ from pipelines.reading.files import File
 from pipelines.reading.input_files import Inputs
 from pipelines.reading.sampling import Sample
 from pipelines.reading.slices import Slice
-from pipelines.steps import caption_groups, pairing
+from pipelines.steps import caption_groups, pairing, sidecars
 from pipelines.steps.image_list import list_images
 from pipelines.steps.input_rows import BUCKET_ROWS, TEXTS, on_lost_row, rows_of, shards_of
 
@@ -45,6 +45,7 @@ def run(run: Run, inputs: Inputs) -> None:
         sample = Sample(config.sample, total, config.seed) if config.sample and config.sample < total else None
         taken = total if sample is None else sample.size
         run.manifest.data["accounting"] = {"input_rows": total, "sampled_out": total - taken}
+        sidecars.run(run, inputs.captions, slices, inputs.images)
         list_images(run, inputs.images)
         buckets = -(-taken // BUCKET_ROWS)
         run.execute(

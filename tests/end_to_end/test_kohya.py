@@ -1,4 +1,4 @@
-"""A kohya folder of photographs with EXIF orientation is audited from the folder to the check."""
+"""A kohya folder of photographs with EXIF orientation is audited from the folder to the check and the clean copy."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import audit
 from audit.record.ledger import Ledger
 from audit.schema import MATCHES
 from reports.check import check
+from tests.pipelines.test_cli import crossaudit
 from tests.support.toy import CONTROL_CAPTIONS, CONTROL_TWIN, MEMORIZED, png, write_config
 
 pytestmark = pytest.mark.slow
@@ -34,9 +35,10 @@ def turned(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture
-def kohya(tmp_path: Path, weights: Path, planted: bytes, control_screen: pa.Table) -> Path:
+@pytest.fixture(scope="module")
+def kohya(tmp_path_factory: pytest.TempPathFactory, weights: Path, planted: bytes, control_screen: pa.Table) -> Path:
     """Forty images in two subfolders, each beside its caption; returns the audit.yaml."""
+    tmp_path = tmp_path_factory.mktemp("kohya")
     captions = [MEMORIZED, *(f"picture {row} of a thing" for row in range(1, 40))]
     for row, caption in enumerate(captions):
         place = tmp_path / f"train/{row % 2 + 1}_thing"
@@ -49,8 +51,13 @@ def kohya(tmp_path: Path, weights: Path, planted: bytes, control_screen: pa.Tabl
     return write_config(tmp_path, captions="train/", images="train/")
 
 
-def test_pixels_as_stored_are_found_and_the_accounting_closes(kohya: Path, audited: Callable[..., str]) -> None:
-    out = audited(kohya)
+@pytest.fixture(scope="module")
+def out(kohya: Path, audited: Callable[..., str]) -> str:
+    """The run."""
+    return audited(kohya)
+
+
+def test_pixels_as_stored_are_found_and_the_accounting_closes(out: str) -> None:
     assert [result for result in check(out) if not result.ok] == []
     manifest = json.loads(Path(out, "manifest.json").read_text(encoding="utf-8"))
     assert manifest["accounting"]["pairs"] == {"rows": 40, "paired": 40, "applies": True}
@@ -62,3 +69,23 @@ def test_pixels_as_stored_are_found_and_the_accounting_closes(kohya: Path, audit
     best = own.slice(0, 1).to_pylist()[0]
     assert best["orientation"] == "stored"
     assert best["similarity"] == pytest.approx(1, abs=1e-3)
+
+
+def test_the_clean_copy_lacks_only_the_excluded_images_and_their_captions(kohya: Path, out: str) -> None:
+    train, clean = kohya.parent / "train", kohya.parent / "clean"
+    exported = crossaudit("exclusions", out)
+    assert exported.returncode == 0, exported.stderr
+    rows = pq.read_table(Path(out, "exclusions.parquet")).to_pylist()
+    captions = {row["file"] for row in rows if row["action"] == "drop"}
+    assert "1_thing/0.txt" in captions and len(captions) < 40
+    applied = crossaudit("clean", f"{out}/exclusions.parquet", str(train), "--out", str(clean))
+    assert applied.returncode == 0, applied.stderr
+    gone = captions | {str(Path(name).with_suffix(".png")) for name in captions}
+    before, after = contents(train), contents(clean)
+    assert len(before) == 80
+    assert after == {name: content for name, content in before.items() if name not in gone}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file, hidden ones included, by its path below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.configuration.config import Captions
 from pipelines.reading import captions as captions_of
-from pipelines.reading.caption_files import Sidecar, with_sidecars
+from pipelines.reading.caption_files import Sidecar, has_more_lines, with_sidecars
 from pipelines.reading.files import find
 from pipelines.reading.slices import LONGEST
 
@@ -22,7 +22,9 @@ def sidecar(folder: Path, content: bytes, name: str = "a.txt") -> Sidecar:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.caption"])
-@pytest.mark.parametrize("content", [b"a cat", b"a cat\n", b"\xef\xbb\xbf a cat \r\nanother line\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"a cat", b"a cat\n", b"\xef\xbb\xbf a cat \r\nanother line\r\n", b"a cat\ranother line\r"]
+)
 def test_the_first_line_is_the_caption_of_the_image(content: bytes, name: str, tmp_path: Path) -> None:
     captions = Captions(path=str(tmp_path))
     [part], problems = captions_of.plan(sidecar(tmp_path, content, name), captions)
@@ -52,3 +54,23 @@ def test_a_text_without_an_image_beside_it_is_a_list_of_captions(tmp_path: Path)
 def test_of_several_images_of_one_stem_the_first_by_name_has_the_caption(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     assert sidecar(tmp_path, b"a cat").image == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("content", "more"),
+    [
+        (b"", False),
+        (b"a cat", False),
+        (b"a cat\r\n\n \r\n", False),
+        (b"a cat\na dog", True),
+        (b"a cat\r\n\r\na dog\r\n", True),
+        (b"a cat\ra dog", True),
+        (b"\na cat", True),
+        (b"a cat\n" + b"a" * (LONGEST + 1), True),
+        ("a cat\na dog".encode("utf-16"), False),
+    ],
+)
+def test_lines_after_the_first_are_seen_unless_they_are_blank(content: bytes, more: bool, tmp_path: Path) -> None:
+    """Text in another encoding is an error when it is read; its lines are not counted."""
+    [part], problems = captions_of.plan(sidecar(tmp_path, content), Captions(path=str(tmp_path)))
+    assert (has_more_lines(part), part.rows, problems) == (more, 1, [])

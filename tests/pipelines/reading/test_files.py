@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import AuditError, UsageError
-from pipelines.reading.files import expand, find, fingerprint
+from pipelines.reading.files import expand, find, fingerprint, neighbours
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,15 @@ def test_a_brace_range_finds_its_files_and_names_the_one_that_is_missing(tmp_pat
     assert [file.name for file in find(f"{tmp_path}/{{00..02}}.csv", "captions")] == ["00.csv", "01.csv", "02.csv"]
     with pytest.raises(AuditError, match="03.csv: no such file"):
         find(f"{tmp_path}/{{00..03}}.csv", "captions")
+
+
+def test_neighbours_are_the_files_of_the_same_folders(tmp_path: Path) -> None:
+    for name in ("x/a.txt", "x/a.png", "x/below/b.png", "y/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for root in (str(tmp_path), f"file://{tmp_path}"):
+        files = [file for file in find(root, "captions") if file.name.startswith("x/a.")]
+        assert neighbours(files[1:]) == files
 
 
 def test_an_unknown_filesystem_is_named() -> None:
