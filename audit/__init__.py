@@ -1,6 +1,6 @@
 """Audit a text-to-image diffusion model for memorized training images.
 
-Names load lazily: `import audit.schema` alone imports no torch.
+Names are imported lazily: `import audit.schema` alone does not import torch.
 """
 
 from __future__ import annotations

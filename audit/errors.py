@@ -1,12 +1,18 @@
-"""The one exception a user is meant to read."""
+"""Exceptions whose messages are written for the user."""
 
 from __future__ import annotations
 
 
 class AuditError(Exception):
-    """Something a user can mend: what went wrong, where, and what to do.
+    """Report a problem that the user can fix: what went wrong, where, and what to do.
 
-    The message is one or two lines. `kind` is the short word that goes into the `errors` table.
+    The message has one or two lines: `where: what`, then `hint`.
+
+    Args:
+        what: What went wrong.
+        where: The file, row or key concerned.
+        hint: What the user can do about it.
+        kind: A short word for the kind of failure, stored in the `errors` table.
     """
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None, kind: str = "error") -> None:
@@ -19,14 +25,14 @@ class AuditError(Exception):
 
 
 class UsageError(AuditError):
-    """Wrong usage or configuration: the command line exits with 2, not 1."""
+    """Report wrong usage or configuration: the command line exits with status 2 instead of 1."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild_usage, (self.what, self.where, self.hint, self.kind)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says first, or its name."""
+    """Return the first line of an exception's message, or the name of its class if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

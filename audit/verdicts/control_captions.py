@@ -1,9 +1,10 @@
-"""Control captions under examination: does one that looks like a copy really reproduce a training image?
+"""Examine control captions whose generations look like copies, and exclude those that really reproduce an image.
 
-A control caption was never trained on, but it may be a variant of one that was, and then its generations are copies
-like those that an audit looks for. Left among the controls, one of them hides all real copies below it.
+The model was not trained on a control caption, but the caption may be a variant of one that it was trained on. Its
+generations are then copies like those that an audit looks for. If such a caption stays among the controls, it raises
+the threshold and hides every real copy below it.
 
-Shapes: M control captions.
+Shapes: M control captions, R matches.
 """
 
 from __future__ import annotations
@@ -22,23 +23,28 @@ from audit.duplicates.captions import overlap
 from audit.verdicts.regions import WHOLE
 
 Floats = npt.NDArray[np.float64]
-# A control caption is beyond the others' tail if one of them would be as high with this probability.
+# Exclude a control caption only if, under the tail of the others, any control caption reaches its similarity with a
+# probability below this.
 LEVEL = 0.05
 LEAST_FOR_TAIL = 10
-# A caption that shares so many of its shingles with another is a variant of it: a word or two differ.
+# A caption that shares at least this fraction of its shingles with another is a variant of it: a word or two differ.
 VARIANT = 0.5
 
 
 @dataclass(frozen=True)
 class Control:
-    """A control caption one of whose generations looks like a copy.
+    """A control caption with at least one generation that looks like a copy.
 
     Attributes:
-        similarity: the highest one over its seeds; `image_id`: of the training image that it reaches it with.
-        seeds_alike: how many of its `seeds` look like a copy.
-        next_similarity: of the same generation to another training image.
-        p: the probability that any of the controls is as high, by the tail fitted to the others.
-        reasons: why it is held to really reproduce the image; empty: nothing but the similarity says so.
+        caption_id: Id of the caption.
+        caption: Text of the caption.
+        similarity: Highest similarity over all seeds.
+        image_id: Training image with which that similarity is reached.
+        seeds_alike: Number of seeds whose generation looks like a copy.
+        seeds: Number of seeds generated.
+        next_similarity: Similarity of the same generation to the next most similar training image.
+        p: Probability that any control caption is as high, from the tail fitted to the others.
+        reasons: Evidence that the caption really reproduces the image. Empty if only the similarity suggests it.
     """
 
     caption_id: str
@@ -54,7 +60,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Tail:
-    """A normal distribution of the Fisher z, artanh(similarity), of `controls` control captions."""
+    """Normal distribution fitted to the Fisher z, artanh(similarity), of `controls` control captions."""
 
     mean: float
     deviation: float
@@ -62,7 +68,7 @@ class Tail:
 
     @classmethod
     def fit(cls, maxima_M: Floats) -> Tail | None:
-        """Fit the tail; None for fewer than LEAST_FOR_TAIL similarities, or if all are the same."""
+        """Fit the tail to maxima [M]; return None for fewer than LEAST_FOR_TAIL values or if all are equal."""
         z_M = _fisher(maxima_M[~np.isnan(maxima_M)])
         if len(z_M) < LEAST_FOR_TAIL or z_M.std() < 1e-9:
             return None
@@ -70,19 +76,25 @@ class Tail:
         return cls(float(mean), float(deviation), len(z_M))
 
     def survival(self, similarity: float) -> float:
-        """Compute the probability that a control caption reaches a similarity."""
+        """Compute the probability that a control caption reaches a given similarity."""
         return float(stats.norm.sf(_fisher(np.array([similarity]))[0], self.mean, self.deviation))
 
     def quantile(self, rate: float) -> float:
-        """Compute the similarity that a share `rate` of control captions reaches."""
+        """Compute the similarity that a fraction `rate` of control captions reaches."""
         return float(np.tanh(stats.norm.isf(rate, self.mean, self.deviation)))
 
 
 def alike(matches: pa.Table, embedder: str, column: str, floor: float) -> dict[str, list[dict[str, Any]]]:
-    """Find the control captions with a match that looks like a copy (plain similarity of `floor` and more).
+    """Find the control captions that have a match that looks like a copy.
+
+    Args:
+        matches: Rows of `schema.MATCHES`.
+        embedder: Only matches by this embedder are considered.
+        column: similarity | region_similarity.
+        floor: A match looks like a copy if its plain similarity is at least this.
 
     Returns:
-        By caption_id all matches of the caption's generations, by the embedder, the highest first.
+        caption_id -> all matches of the caption's generations by the embedder, highest first.
     """
     mine = matches.filter((pc.field("purpose") == "control") & (pc.field("embedder") == embedder))
     mine = mine.filter(pc.is_valid(mine[column]))
@@ -96,7 +108,10 @@ def alike(matches: pa.Table, embedder: str, column: str, floor: float) -> dict[s
 
 
 def plain(matches: pa.Table, column: str) -> Floats:
-    """Compute similarities [R] with the background put back; those of regions are plain, null becomes NaN."""
+    """Compute plain similarities [R]: add the background back to `similarity`; region similarities have none.
+
+    Null becomes NaN.
+    """
     values_R = matches[column].to_numpy().astype(np.float64)
     return values_R + (pc.fill_null(matches["background"], 0.0).to_numpy() if column == "similarity" else 0.0)
 
@@ -109,18 +124,18 @@ def examine(
     trained: pa.Table,
     reproduced: frozenset[str],
 ) -> list[Control]:
-    """Collect what says that a control caption really reproduces an image, beside its similarity.
+    """Collect evidence, beyond similarity, that a control caption really reproduces an image.
 
     Args:
-        matches_of: as `alike` gives them.
+        matches_of: Matches by caption_id, as returned by `alike`.
         column: similarity | region_similarity.
-        floor: as of `alike`.
-        caption_of: the text of each control caption.
+        floor: The same floor that was passed to `alike`.
+        caption_of: Text of each control caption, by caption_id.
         trained: (image_id, caption), the captions that the data set has for these images.
-        reproduced: the images that a generation of a caption of their own is a copy of, as far as similarity says.
+        reproduced: Images that a generation of one of their own captions copies, judged by similarity alone.
 
     Returns:
-        The control captions, the highest first.
+        The control captions, highest similarity first.
     """
     texts_of: dict[str, list[str]] = {}
     for row in trained.to_pylist():
@@ -146,18 +161,20 @@ def examine(
 
 
 def separate(maxima: pa.Table, examined: Sequence[Control]) -> tuple[list[Control], list[Control], Tail | None]:
-    """Tell control captions that really reproduce an image from those that are high by chance.
+    """Separate control captions that really reproduce an image from those that are high by chance.
 
-    The tail is fitted to all control captions but those with a reason. One with a reason is excluded if even the
-    highest of as many control captions would be as high with a probability below LEVEL by that tail. A reason alone
-    excludes none, or the controls would lose their highest members, and so does no similarity without a reason.
+    The tail is fitted to the control captions that have no reason against them. A caption with a reason is excluded
+    if, under that tail, the highest of all control captions would reach its similarity with a probability below
+    LEVEL. A reason alone does not exclude a caption, because the controls would then lose their highest members.
+    High similarity without a reason does not exclude one either.
 
     Args:
-        maxima: (caption_id, similarity) of all control captions, as `thresholds.control_maxima` gives them.
-        examined: as `examine` gives them.
+        maxima: (caption_id, similarity) of all control captions, as returned by `thresholds.control_maxima`.
+        examined: Control captions as returned by `examine`.
 
     Returns:
-        (those excluded, those that are as unlikely but have no reason and are kept, the tail).
+        (excluded captions, captions that are as unlikely but are kept because nothing else speaks against them, tail).
+        The lists are empty and the tail is None if no tail could be fitted.
     """
     suspect = {control.caption_id for control in examined if control.reasons}
     others = pc.invert(pc.is_in(maxima["caption_id"], value_set=pa.array(sorted(suspect), pa.string())))
@@ -178,13 +195,13 @@ def _reasons(
         nearest = texts[int(np.argmax(shares))]
         reasons.append(f"a variant of a caption of that image: {nearest!r}")
     if control.image_id in reproduced:
-        reasons.append("the model copies that image from a caption of its own too")
+        reasons.append("the model also copies that image from one of its own captions")
     if column == "similarity" and best["pixel_agreement"] is not None and best["pixel_agreement"] >= WHOLE:
         reasons.append(f"the two agree pixel by pixel in {100 * best['pixel_agreement']:.0f} % of the picture")
     following = control.next_similarity
-    # The rule of an extraction: at most half as far (squared) from the image as from the next one.
+    # The extraction rule: the squared distance to this image is at most half of that to the next one.
     if column == "similarity" and following is not None and 1 - control.similarity <= (1 - following) / 2:
-        reasons.append(f"no other training image is nearly as like its picture ({following:.3f})")
+        reasons.append(f"its picture is far less similar to the next training image ({following:.3f})")
     return reasons
 
 

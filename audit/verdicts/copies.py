@@ -1,4 +1,4 @@
-"""Which training images a caption copied, whole or in a region, and the families of captions that copied the same."""
+"""Find which training images each caption copied, whole or in part, and group captions that copied the same image."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ Flags = npt.NDArray[np.bool_]
 
 
 def copies(matches: pa.Table, thresholds: Mapping[str, Threshold]) -> tuple[Flags, Flags]:
-    """Of each match of the embedder that decides, whether it is a copy of the whole image, and whether of a region.
+    """Tell which matches of the deciding embedder copy a whole image, and which copy a region.
 
-    Beyond the threshold of `verbatim` it is one of the whole image, unless the two show the same in a region alone
-    (`shared` from LEAST to WHOLE; below LEAST a copy may be shifted, which says nothing). A copy of a region is such a
-    one, or one beyond the threshold of `region` within the region.
+    A match beyond the `verbatim` threshold copies the whole image, unless the two pictures agree only in a region
+    (`pixel_agreement` from LEAST to WHOLE). Agreement below LEAST says nothing, because a copy may be shifted. A match
+    copies a region if the two agree only there, or if its region similarity is beyond the `region` threshold.
+
+    Returns:
+        (whole, region), each [R] bool for R matches. No match is in both.
     """
     like = beyond(matches, "verbatim", thresholds["verbatim"])
     inside = beyond(matches, "region", thresholds["region"])
@@ -36,9 +39,17 @@ def copies(matches: pa.Table, thresholds: Mapping[str, Threshold]) -> tuple[Flag
 
 
 def copied_images(matches: pa.Table, embedder: str, thresholds: Mapping[str, Threshold]) -> pa.Table:
-    """What the `discover` generations of each caption copied (schema COPIED_IMAGES): one row a caption and image.
+    """List the images that the `discover` generations of each caption copied: one row per caption and image.
 
-    Of several generations of an image, a copy of the whole comes first, then the most similar. Sorted by caption.
+    If several generations copied the same image, a copy of the whole image takes precedence, then the most similar one.
+
+    Args:
+        matches: Rows of `schema.MATCHES`.
+        embedder: The embedder that decides.
+        thresholds: Its thresholds, by kind (verbatim | region).
+
+    Returns:
+        A table with schema COPIED_IMAGES, sorted by caption.
     """
     mine = matches.filter((pc.field("embedder") == embedder) & (pc.field("purpose") == "discover"))
     whole, part = copies(mine, thresholds)
@@ -54,9 +65,11 @@ def copied_images(matches: pa.Table, embedder: str, thresholds: Mapping[str, Thr
 
 
 def links(copied: pa.Table, pixels_of: Mapping[str, Pixels]) -> pa.Table:
-    """Which copied images show the same as another where a region of that one was copied (schema LINKS).
+    """Find, for each copied region, the other copied images that show the same content there (schema LINKS).
 
-    `pixels_of`: `thumbnail` of every image of `copied`.
+    Args:
+        copied: Rows of COPIED_IMAGES.
+        pixels_of: `thumbnail` of every image in `copied`, by image_id.
     """
     ids = sorted(set(copied["image_id"].to_pylist()))
     pixels_NPP3 = np.stack([pixels_of[id_] for id_ in ids]) if ids else np.empty((0, SIDE, SIDE, 3), np.float32)
@@ -71,21 +84,26 @@ def links(copied: pa.Table, pixels_of: Mapping[str, Pixels]) -> pa.Table:
 
 
 def families(copied: pa.Table, links: pa.Table) -> pa.Table:
-    """(caption_id, family): the smallest caption_id that each is connected with, through images that both copied.
+    """Group captions that copied the same images, directly or through a chain of images.
 
-    `links`: (image_id, other_id), images that show the same where one of them was copied.
+    Args:
+        copied: Rows of COPIED_IMAGES.
+        links: (image_id, other_id), images that show the same content where one of them was copied.
+
+    Returns:
+        (caption_id, family). The family is the smallest caption_id in the group.
     """
     caption, image = (copied[name].combine_chunks().dictionary_encode() for name in ("caption_id", "image_id"))
     n = len(caption.dictionary)
     copied_P2 = np.stack([caption.indices.to_numpy(), n + image.indices.to_numpy()], axis=1)
     one, other = (n + pc.index_in(links[name], value_set=image.dictionary).to_numpy() for name in links.column_names)
-    # Captions come before images, and are sorted: the smallest number of a component is its smallest caption.
+    # Captions are numbered before images and are sorted, so the smallest number in a component is its smallest caption.
     _, root = components(np.concatenate([copied_P2, np.stack([one, other], axis=1)]).astype(np.int64))
     return pa.table({"caption_id": caption.dictionary, "family": caption.dictionary.take(pa.array(root[:n]))})
 
 
 def beyond(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
-    """Tell which matches are at or beyond a threshold, and with their background at or beyond its floor: [R]."""
+    """Tell which matches reach a threshold and, with the background added back, its floor: [R] bool."""
     if threshold.value is None:
         return np.zeros(len(matches), bool)
     column = COLUMNS[kind]
@@ -94,14 +112,21 @@ def beyond(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
 
 
 def near(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
-    """Tell which matches look like copies to the embedder: a plain similarity at or beyond the floor, [R]."""
+    """Tell which matches look like copies to the embedder, i.e. have a plain similarity of at least the floor: [R]."""
     if threshold.value is None or threshold.floor is None:
         return beyond(matches, kind, threshold)
     return np.nan_to_num(plain(matches, COLUMNS[kind]), nan=-np.inf) >= threshold.floor
 
 
 def copying_captions(matches: pa.Table, purpose: str, embedder: str, thresholds: Mapping[str, Threshold]) -> set[str]:
-    """Find the captions of a purpose (discover | null | fresh) that the thresholds would confirm, by caption_id."""
+    """Find the caption_ids of a purpose (discover | control | fresh) that the thresholds would confirm.
+
+    Args:
+        matches: Rows of `schema.MATCHES`.
+        purpose: The purpose of the generations to consider.
+        embedder: The embedder that decides.
+        thresholds: Its thresholds, by kind (verbatim | region).
+    """
     mine = matches.filter((pc.field("embedder") == embedder) & (pc.field("purpose") == purpose))
     whole, part = copies(mine, thresholds)
     return set(mine.filter(pa.array(whole | part))["caption_id"].to_pylist())

@@ -1,6 +1,6 @@
-"""From matches to verdicts: one verdict a caption (design, 2 and 3).
+"""Judge captions from their matches: one verdict per caption (docs/design.md, sections 2 and 3).
 
-N captions, in the order of the table `captions`.
+Shapes: N captions, in the order of the table `captions`; M captions of the audit sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from audit.verdicts.thresholds import Threshold
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """What could be looked up: how many training images were listed, how many and which could not be read."""
+    """How many training images were listed, how many of them could not be read, and the ids of those."""
 
     listed: int
     unreadable: int = 0
@@ -44,13 +44,31 @@ def judge(
     failures: pa.Table,
     max_unreadable_fraction: float = 0.01,
 ) -> pa.Table:
-    """One verdict a caption (schema VERDICTS), in the order of `captions`; `p_not_reproduced` is still null.
+    """Judge each caption: one row per caption (schema VERDICTS), in the order of `captions`.
 
-    Captions may be judged in parts, beside the same other tables: no verdict depends on what other captions are given.
-    Tables as in audit.schema (of `generations` and `rows` only the columns used: no pixels are needed);
-    `embedder` decides, by `thresholds["verbatim"]` and `thresholds["region"]`; `copied`: `copied_images` of `matches`
-    by both; `links`: as of `families`; `failures`: (caption_id, error), what failed outside `generations`: the errors
-    of `screen` and the rows of `errors` that name a caption.
+    Captions may be judged in parts, as long as the other tables are the same: no verdict depends on which other
+    captions are passed in. Tables have the schemas of `audit.schema`; only the columns that are used are needed, so
+    `generations` and `rows` need no pixels.
+
+    Args:
+        captions: The captions to judge.
+        scores: Scores of the screen and how each caption was selected.
+        perturbations: Perturbation margins of captions.
+        generations: Generations of the selected captions.
+        matches: Nearest training images of the generations.
+        copied: `copied_images` of `matches` for both thresholds.
+        links: Links between copied images, as for `families`.
+        rows: Which captions and images belong together in the data set.
+        embedder: The embedder that decides.
+        thresholds: Its thresholds, under "verbatim" and "region".
+        images: How many training images could be looked up.
+        failures: (caption_id, error), failures outside `generations`: errors of the screen, and rows of `errors`
+            that name a caption.
+        max_unreadable_fraction: If a larger fraction of the images is unreadable, captions without an image of their
+            own become `unknown` when nothing matches.
+
+    Returns:
+        The verdicts. `p_not_reproduced` is still null; `with_p_not_reproduced` fills it in.
     """
     ids = captions["caption_id"].combine_chunks()
     score = _lookup(ids, scores)
@@ -101,15 +119,23 @@ def judge(
 
 
 def negatives(verdicts: pa.Table, scores: pa.Table) -> np.ndarray:
-    """The scores [M] of the captions of the audit sample that do not reproduce: the null of `p_not_reproduced`."""
+    """Return the scores [M] of sampled captions that do not reproduce: the reference for `p_not_reproduced`."""
     found = _lookup(verdicts["caption_id"].combine_chunks(), scores)
     return verdicts["score"].filter(pa.array(_negative(verdicts, found["selected_by"]))).to_numpy()
 
 
 def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, control_M: np.ndarray) -> pa.Table:
-    """Verdicts with conformal p-values against `negatives` of all captions (Jin and Candes, arXiv 2210.01408).
+    """Add conformal p-values against the `negatives` of all captions (Jin and Candes, arXiv 2210.01408).
 
-    A small one: scored unlike a caption that does not reproduce. Null without a sample, or without a score.
+    A small p-value means that the caption scored unlike captions that do not reproduce.
+
+    Args:
+        verdicts: Rows of VERDICTS.
+        scores: Scores of the same captions.
+        control_M: Scores of the negatives, from `negatives`.
+
+    Returns:
+        `verdicts` with `p_not_reproduced`, which is null if there is no sample or the caption has no score.
     """
     if not len(control_M):
         return verdicts
@@ -117,7 +143,7 @@ def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, control_M: np.nd
     score_N = verdicts["score"].to_numpy().astype(float)
     p_N = conformal_p(control_M, score_N)
     one_N, m = _negative(verdicts, found["selected_by"]), len(control_M)
-    p_N[one_N] = (p_N[one_N] * (m + 1) - 1) / m  # against the others: its own score was counted twice
+    p_N[one_N] = (p_N[one_N] * (m + 1) - 1) / m  # compare a negative with the others only: it counted itself
     at = verdicts.schema.get_field_index("p_not_reproduced")
     return verdicts.set_column(at, verdicts.field(at), pa.array(p_N, mask=np.isnan(score_N)))
 
@@ -128,7 +154,7 @@ def _negative(verdicts: pa.Table, selected_by: pa.ChunkedArray) -> np.ndarray:
 
 
 def _lookup(ids: pa.Array, table: pa.Table) -> pa.Table:
-    """The row of `table` (unique by caption_id) for each id; nulls where it has none."""
+    """Return the row of `table` (unique by caption_id) for each id; nulls for an id that is not in the table."""
     return table.take(pc.index_in(ids, value_set=table["caption_id"]))
 
 
@@ -141,7 +167,7 @@ def _positive(counts: pa.ChunkedArray) -> np.ndarray:
 
 
 def _best_copies(copied: pa.Table) -> pa.Table:
-    """(caption_id, how, image_id) of the image that each caption copied best, a copy of the whole before any other."""
+    """Return (caption_id, copy_type, image_id) of the image each caption copied best; whole copies come first."""
     order = [("copy_type", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
     best = copied.sort_by(order).group_by("caption_id", use_threads=False)
     best = best.aggregate([("copy_type", "first"), ("image_id", "first")])
@@ -149,7 +175,7 @@ def _best_copies(copied: pa.Table) -> pa.Table:
 
 
 def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
-    """Per caption with discover generations: how many finished, how many were looked up, and the best match."""
+    """Summarise `discover` generations per caption: how many finished, how many were looked up, the best match."""
     keys = ["caption_id", "seed"]
     mine = mine.filter(pc.field("purpose") == "discover")
     best = mine.group_by(keys).aggregate([("similarity", "max"), ("region_similarity", "max")])
@@ -176,7 +202,10 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
 
 
 def _blind(ids: pa.Array, own: pa.Table, images: ImageCounts, max_unreadable_fraction: float) -> np.ndarray:
-    """Captions for which no match proves nothing: [N] bool (design, 2: `unknown`)."""
+    """Tell which captions could not be cleared because their images were not searched: [N] bool.
+
+    Their verdict is `unknown` if nothing matched (docs/design.md, section 2).
+    """
     own = own.filter(pc.field("image_id").is_valid())
     unread = own.filter(pc.field("image_id").isin(images.unreadable_ids))["caption_id"]
     blind = _true(pc.is_in(ids, value_set=unread))
@@ -192,9 +221,9 @@ def _reproduced(
     confirmed: np.ndarray,
     thresholds: Mapping[str, Threshold],
 ) -> tuple[pa.Array, pa.Array]:
-    """How many fresh generations of each confirmed caption are copies again, of those that were looked up.
+    """Count, per confirmed caption, the fresh generations that are copies and those that were looked up.
 
-    Of a `partial` caption one copied region is enough.
+    For a `partial` caption, a copied region counts as a copy.
     """
     fresh = mine.filter(pc.field("purpose") == "fresh")
     whole, part = copies(fresh, thresholds)
@@ -208,7 +237,7 @@ def _reproduced(
 
 
 def _support(confirmed: pa.Array, k: pa.Array, n: pa.Array) -> pa.Array:
-    """What fresh seeds say of each confirmed caption (SUPPORT_WORDS); null for the others."""
+    """Say what fresh seeds showed for each confirmed caption (SUPPORT_WORDS); null for the others."""
     reproduced, not_reproduced, untested = SUPPORT_WORDS
     tried = pc.fill_null(pc.greater(n, 0), False)
     again = pc.fill_null(pc.greater(k, 0), False)
@@ -217,7 +246,7 @@ def _support(confirmed: pa.Array, k: pa.Array, n: pa.Array) -> pa.Array:
 
 
 def _near(mine: pa.Table, thresholds: Mapping[str, Threshold]) -> pa.Array:
-    """The captions with a `discover` generation that looks like a copy to the embedder: by its floors alone."""
+    """Find captions with a `discover` generation that looks like a copy to the embedder, judged by its floors alone."""
     mine = mine.filter(pc.field("purpose") == "discover")
     alike = np.zeros(len(mine), bool)
     for kind in ("verbatim", "region"):
@@ -226,7 +255,10 @@ def _near(mine: pa.Table, thresholds: Mapping[str, Threshold]) -> pa.Array:
 
 
 def _matched_own(ids: pa.Array, own: pa.Table, copied: pa.Table) -> pa.ChunkedArray:
-    """Whether a confirmed caption copied an image of its own; null if not confirmed or if it has none."""
+    """Tell whether each confirmed caption copied an image of its own.
+
+    Null if the caption is not confirmed or has no image of its own.
+    """
     own = own.filter(pc.field("image_id").is_valid())
     both = own.join(copied.select(["caption_id", "image_id"]), ["caption_id", "image_id"], join_type="inner")
     known = pc.and_(
@@ -239,7 +271,7 @@ def _matched_own(ids: pa.Array, own: pa.Table, copied: pa.Table) -> pa.ChunkedAr
 def _messages(
     ids: pa.Array, generation_errors: pa.ChunkedArray, failures: pa.Table, verdict: np.ndarray
 ) -> pa.ChunkedArray:
-    """Why something failed; a caption can have a verdict and still tell of a seed that failed."""
+    """Return why something failed for each caption; a caption with a verdict may still have a seed that failed."""
     first = failures.filter(pc.field("error").is_valid()).group_by("caption_id", use_threads=False)
     other = _lookup(ids, first.aggregate([("error", "first")]))["error_first"]
     unnamed = pc.if_else(pa.array(verdict == "error"), "no result was written", pa.scalar(None, pa.string()))

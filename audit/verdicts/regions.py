@@ -1,10 +1,11 @@
-"""Where two pictures show the same, and how alike they are there: copies of a region (the "template" case).
+"""Find where two pictures show the same content and how similar they are there (copies of a region, "templates").
 
 A picture is compared as SIDE x SIDE pixels in TILES x TILES tiles. Two pictures agree in a tile if the root mean square
-of their difference in it is below AGREES: the rule and the constant by which Carlini et al. (USENIX Security 2023,
-arXiv 2301.13188, section 4.2) call an image extracted, there asked of every tile.
+of their difference in that tile is below AGREES. Carlini et al. (USENIX Security 2023, arXiv 2301.13188, section 4.2)
+use the same rule and constant to call an image extracted, but require it of every tile.
 
-Shapes: S generations of one caption, C candidates, P = SIDE, T = TILES, in RGB of 0 to 1. A region is [T, T] bool.
+Shapes: S generations of one caption, N pictures, C candidates, P = SIDE, T = TILES, E embedding width. Pixels are RGB
+in the range 0 to 1. A region is [T, T] bool.
 """
 
 from __future__ import annotations
@@ -28,35 +29,37 @@ Region = npt.NDArray[np.bool_]
 
 SIDE, TILES = 64, 8
 AGREES = 0.15
-# A region is at least so much of a picture; of one that agrees in more than WHOLE, all is a copy.
+# A region covers at least the fraction LEAST of a picture. If two pictures agree in more than WHOLE, all of it is a
+# copy.
 LEAST, WHOLE = 0.25, 0.8
-# Where a picture shows what another one does: in so much of the tiles with anything in them, SHOWN_TILES at least.
+# One picture shows what another one does if they agree in the fraction SHOWN of its tiles that are not blank. The other
+# picture must have at least SHOWN_TILES such tiles.
 SHOWN, SHOWN_TILES = 0.9, 4
-# Pixels that deviate less than this from their mean (of 1, in every channel) are blank: all blanks are alike.
+# Pixels whose standard deviation is below this in every channel are blank. Blank areas all look alike.
 BLANK_DEVIATION = 0.06
 
 
 def thumbnail(image: Image.Image) -> Pixels:
-    """The pixels [P, P, 3] that pictures are compared by; the shape of the picture does not matter."""
+    """Return the pixels [P, P, 3] used for comparison; the picture is squeezed into a square."""
     small = rgb(image).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def agreement(one_PP3: Pixels, other_PP3: Pixels) -> Region:
-    """The tiles in which two pictures agree; of more than one pair at once, [..., T, T]."""
+    """Return the tiles in which two pictures agree: [T, T], or [..., T, T] for several pairs."""
     return tile_means((one_PP3 - other_PP3) ** 2).mean(-1) < AGREES**2
 
 
 def tile_means(pixels_PP3: Pixels) -> Pixels:
-    """The mean of each channel in each tile: [..., P, P, 3] to [..., T, T, 3]."""
+    """Compute the mean of each channel in each tile: [..., P, P, 3] to [..., T, T, 3]."""
     side = SIDE // TILES
     return pixels_PP3.reshape(*pixels_PP3.shape[:-3], TILES, side, TILES, side, 3).mean((-4, -2))
 
 
 def common(pixels_SPP3: Pixels) -> npt.NDArray[np.bool_]:
-    """Of each of several generations of a caption, the tiles in which half of the others agree with it: [S, T, T].
+    """Find, for each generation of a caption, the tiles in which at least half of the others agree with it: [S, T, T].
 
-    What a model invents changes with the noise, what it remembers does not. All of a generation that is alone.
+    What a model invents changes with the noise; what it remembers does not. A single generation gets all tiles.
     """
     count = len(pixels_SPP3)
     if count == 1:
@@ -69,27 +72,35 @@ def common(pixels_SPP3: Pixels) -> npt.NDArray[np.bool_]:
 
 
 def bright(attention: bytes) -> Region:
-    """The tiles where a map of `bright_ending` (grey PNG) is at least half as bright as where it is brightest."""
+    """Return the tiles in which a `bright_ending` map (grey PNG) has at least half of its highest brightness."""
     grey = Image.open(io.BytesIO(attention)).convert("L").resize((TILES, TILES), Image.Resampling.BOX)
     return np.asarray(grey) >= 127.5
 
 
 def region_png(region_TT: Region) -> bytes:
-    """A region as a black and white PNG of T x T pixels."""
+    """Encode a region as a black and white PNG of T x T pixels."""
     return png(region_TT.astype(np.uint8) * 255)
 
 
 def region_of(content: bytes) -> Region:
-    """What `region_png` wrote."""
+    """Decode a region that `region_png` encoded."""
     return np.asarray(Image.open(io.BytesIO(content))) > 0
 
 
 def similarities(
     embedder: Embedder, generation: Image.Image, region_TT: Region, candidates: Sequence[Image.Image]
 ) -> npt.NDArray[np.float64]:
-    """How alike a generation and each candidate are within a region, everything else blanked in both: [C].
+    """Compute the similarity of a generation and each candidate within a region; the rest is blanked in both.
 
-    NaN where there is nothing to compare: the region is smaller than LEAST, or blank in one of the two.
+    Args:
+        embedder: Computes the embeddings.
+        generation: The generated picture.
+        region_TT: The region to compare.
+        candidates: Training images to compare with.
+
+    Returns:
+        Similarities [C]. NaN if there is nothing to compare: the region is smaller than LEAST, or blank in one of the
+        two pictures.
     """
     found_C = np.full(len(candidates), np.nan)
     if region_TT.mean() < LEAST or blank(thumbnail(generation), region_TT):
@@ -103,15 +114,22 @@ def similarities(
 
 
 def showing(pixels_NPP3: Pixels, means_NTT3: Pixels, own_PP3: Pixels, region_TT: Region) -> npt.NDArray[np.bool_]:
-    """Which of N pictures, of `tile_means` as given, show within a region what another does: [N].
+    """Find which of N pictures show, within a region, what another picture shows there.
 
-    Blank tiles of the other do not count.
+    Args:
+        pixels_NPP3: The N pictures.
+        means_NTT3: Their `tile_means`.
+        own_PP3: The other picture. Its blank tiles do not count.
+        region_TT: The region to compare.
+
+    Returns:
+        [N] bool.
     """
     mean_TT3 = tile_means(own_PP3)
     content_TT = region_TT & ((tile_means(own_PP3**2) - mean_TT3**2).max(-1) >= BLANK_DEVIATION**2)
     shown_N = np.zeros(len(pixels_NPP3), bool)
     if content_TT.sum() >= SHOWN_TILES:
-        # Means differ less than pixels do: most pictures need not be looked at pixel by pixel.
+        # Tile means differ less than pixels do, so most pictures are ruled out without comparing their pixels.
         near_NTT = ((means_NTT3 - mean_TT3) ** 2).mean(-1) < AGREES**2
         near_N = np.flatnonzero(near_NTT[:, content_TT].mean(1) >= SHOWN)
         shown_N[near_N] = agreement(pixels_NPP3[near_N], own_PP3)[:, content_TT].mean(1) >= SHOWN
@@ -119,14 +137,14 @@ def showing(pixels_NPP3: Pixels, means_NTT3: Pixels, own_PP3: Pixels, region_TT:
 
 
 def blanked(image: Image.Image, region_TT: Region) -> Image.Image:
-    """The picture, white outside the region."""
+    """Return the picture with everything outside the region painted white."""
     picture = rgb(image)
     mask = Image.fromarray(region_TT.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
     return Image.composite(picture, Image.new("RGB", picture.size, "white"), mask)
 
 
 def blank(pixels_PP3: Pixels, region_TT: Region) -> bool:
-    """Whether a picture shows nothing within a region."""
+    """Tell whether a picture shows nothing within a region."""
     inside_N3 = pixels_PP3[_pixels_of(region_TT)]
     return len(inside_N3) == 0 or bool(inside_N3.std(axis=0).max() < BLANK_DEVIATION)
 

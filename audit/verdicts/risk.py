@@ -1,4 +1,4 @@
-"""How bad a verdict is."""
+"""Rate how severe a verdict is."""
 
 from __future__ import annotations
 
@@ -13,19 +13,30 @@ def risk(
     fresh_generations: int | None,
     image_cluster_size: int | None = None,
 ) -> str:
-    """Rate a verdict, by the lower bound of the rate over fresh seeds and by how often the caption was trained on.
+    """Rate a verdict from its reproduction rate over fresh seeds and its frequency in the training data.
 
     | verdict        | bound >= 0.1 | k >= 1 of n | no fresh seed | 0 of n |
     |----------------|--------------|-------------|---------------|--------|
     | verbatim       | high         | medium      | medium        | low    |
     | partial        | medium       | low         | low           | low    |
     | unconfirmed    | low          |             |               |        |
-    | clear          | none         |             |               |        |
+    | not_selected   | none         |             |               |        |
     | unknown, error | unknown      |             |               |        |
 
-    A confirmed caption that fresh seeds reproduce goes one step higher if it occurs once in the data set, and its image
-    has no duplicate under other captions as far as is known: removing duplicates would not have prevented it, and what
-    occurs once is the likeliest to be private. Bound: Clopper-Pearson, two-sided 95 %.
+    "Bound" is the lower bound of the two-sided 95 % Clopper-Pearson interval for k copies in n fresh generations. A
+    caption that fresh seeds reproduce goes one step higher if it occurs once in the data set and its image has no known
+    duplicate under other captions: removing duplicates would not have prevented the copy, and what occurs only once is
+    most likely to be private.
+
+    Args:
+        verdict: One of the verdict words.
+        row_count: Number of rows of the data set with this caption.
+        fresh_copies: Number of fresh generations that are copies (k).
+        fresh_generations: Number of fresh generations that were looked up (n).
+        image_cluster_size: Number of duplicates of the caption's image, itself included; None if unknown.
+
+    Returns:
+        none | low | medium | high | unknown.
     """
     if verdict not in CONFIRMED_WORDS:
         return {"unconfirmed": "low", "not_selected": "none"}.get(verdict, "unknown")

@@ -1,4 +1,4 @@
-"""From which similarity on an image counts as copied: thresholds from control captions, never below a floor."""
+"""Choose the similarity at which an image counts as copied, from control captions and never below a floor."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ COLUMNS = {"verbatim": "similarity", "region": "region_similarity"}
 
 @dataclass(frozen=True)
 class Threshold:
-    """A similarity from which on an image counts as copied, and all that it rests on.
+    """The similarity at which an image counts as copied, and the evidence for it.
 
     Attributes:
-        value: the similarity; None: nothing is called a copy by this kind of similarity.
+        value: The similarity. None if nothing can be called a copy by this kind of similarity.
         source: controls | floor | configured | missing (no control caption has such a similarity).
-        embedder, kind: whose similarity it is, and of what: verbatim (the whole image) | region.
-        floor, floor_source: the plain similarity that it never falls below, and where that comes from.
-        rate: the share of control captions that may lie beyond it.
-        controls: how many control captions were tried.
-        used: how many of them the threshold rests on: those not excluded.
-        without: how many of the used ones have no such similarity.
-        beyond: how many of the used ones lie at or beyond it.
-        excluded: control captions that really reproduce a training image, with the reasons.
-        tail: what the other control captions let expect, by a fitted distribution.
-        notes: what a reader must know, as sentences.
+        embedder: The embedder whose similarities it applies to.
+        kind: verbatim (the whole image) | region.
+        floor: The plain similarity below which nothing counts as a copy.
+        floor_source: Where the floor comes from.
+        rate: Fraction of control captions that may reach the threshold.
+        controls: Number of control captions generated.
+        used: Number of control captions that the threshold is based on, i.e. that were not excluded.
+        without: Number of the used ones that have no such similarity.
+        beyond: Number of the used ones that reach the threshold.
+        excluded: Control captions that really reproduce a training image, with the reasons.
+        tail: Distribution fitted to the other control captions.
+        notes: Sentences that a reader needs to know.
     """
 
     value: float | None
@@ -56,23 +58,23 @@ class Threshold:
 
 
 def threshold_of_json(content: Mapping[str, Any]) -> Threshold:
-    """Build a threshold from what `dataclasses.asdict` and JSON made of one."""
+    """Build a threshold from the JSON of its `dataclasses.asdict`."""
     excluded = tuple(Control(**{**item, "reasons": tuple(item["reasons"])}) for item in content["excluded"])
     tail = content["tail"] and Tail(**content["tail"])
     return Threshold(**{**content, "excluded": excluded, "tail": tail, "notes": tuple(content["notes"])})
 
 
 def threshold_from_controls(maxima_M: Floats, rate: float) -> float | None:
-    """Compute the ceil((M + 1)(1 - rate))-th smallest maximum: a control caption exceeds it at most at this rate.
+    """Compute the ceil((M + 1)(1 - rate))-th smallest maximum, which control captions exceed at most at this rate.
 
     Args:
-        maxima_M: the highest similarity of each control caption over its seeds and all images; NaN: it has none, and
-            was tried all the same.
-        rate: the share of control captions that may lie beyond.
+        maxima_M: Highest similarity of each control caption over its seeds and all images. NaN if it has none; it still
+            counts as a control caption.
+        rate: Fraction of control captions that may exceed the threshold.
 
     Returns:
-        The threshold; the highest maximum where M is too small for the rate, or where the one of that rank is NaN.
-        None if all are.
+        The threshold. If M is too small for the rate, or the maximum of that rank is NaN, the highest maximum. None if
+        all are NaN.
     """
     known = np.sort(maxima_M[~np.isnan(maxima_M)])
     if not len(known):
@@ -83,9 +85,15 @@ def threshold_from_controls(maxima_M: Floats, rate: float) -> float | None:
 
 
 def control_maxima(matches: pa.Table, embedder: str, kind: str) -> pa.Table:
-    """Find the highest similarity of each control caption over seeds and images: (caption_id, similarity).
+    """Find the highest similarity of each control caption over seeds and images.
 
-    Null for a control caption whose generations have no comparable region.
+    Args:
+        matches: Rows of `schema.MATCHES`.
+        embedder: Only matches by this embedder are considered.
+        kind: verbatim | region.
+
+    Returns:
+        (caption_id, similarity). The similarity is null if the caption's generations have no comparable region.
     """
     column = COLUMNS[kind]
     mine = matches.filter((pc.field("purpose") == "control") & (pc.field("embedder") == embedder))
@@ -100,19 +108,21 @@ def choose_threshold(
     floor: Floor | float | None = PUBLISHED,
     normalised: bool = False,
 ) -> Threshold:
-    """Choose the threshold of `kind` (verbatim | region): that of the control captions, but never below the floor.
+    """Choose the threshold of `kind` from control captions, but never below the floor.
 
     Args:
         kind: verbatim (the whole image) | region.
-        maxima_M: as of `threshold_from_controls`, without the control captions that are excluded.
-        rate: the share of control captions that may lie beyond.
-        floor: the least plain similarity of a copy (default: the published one of SSCD); None: the embedder has none,
-            and no verdict may rest on the threshold.
-        normalised: `maxima_M` are less a background: the floor then holds for plain similarities beside the threshold.
+        maxima_M: As for `threshold_from_controls`, without the excluded control captions.
+        rate: Fraction of control captions that may exceed the threshold.
+        floor: Lowest plain similarity of a copy (default: the published one for SSCD). None if the embedder has none;
+            no verdict may then be based on the threshold.
+        normalised: Whether a background was subtracted from `maxima_M`. If so, the floor applies separately to plain
+            similarities.
 
     Returns:
-        A threshold without a value if no control caption has such a similarity, unless the floor was configured: what
-        pictures reach by chance is then not known. The published floor stands in for control captions of whole images.
+        The threshold. It has no value if no control caption has such a similarity, because it is then unknown what
+        pictures reach by chance, unless the floor was configured. For whole images, the published floor stands in if
+        there are no control captions.
     """
     if isinstance(floor, int | float):
         floor = Floor(float(floor), PUBLISHED_SOURCE)
