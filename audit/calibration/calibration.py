@@ -1,4 +1,4 @@
-"""Calibration: how unlike captions that the model was never trained on (docs/design.md, section 3)."""
+"""Calibrate scores against captions that the model was not trained on (docs/design.md, section 3)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from audit.statistics.intervals import conformal_p
 
 Floats = npt.NDArray[np.float64]
 FORMAT = 1
-SAME = 1e-6  # features whose range is smaller than that share of their size differ by rounding only
-MIN_HALF = 30  # captions in each half; 1,000 and more are what a calibration should have
+SAME = 1e-6  # a feature whose range is below this fraction of its magnitude varies only by rounding
+MIN_HALF = 30  # fewest captions per half; a calibration should have 1,000 or more captions
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One calibrated detector: a distance fitted on half of the control captions, its survival on the other half."""
+    """One calibrated detector: a distance fitted on half of the control captions, survival fitted on the other half."""
 
     detector: str
     distance: Distance | Agreement
@@ -41,20 +41,28 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What control captions score, and what that holds for (`context`)."""
+    """The distribution of scores of control captions, and the context in which it is valid."""
 
     detector: str
     context: dict[str, Any]
     parts: tuple[Part, ...]
 
     def score(self, table: pa.Table) -> pa.Table:
-        """One row a caption of a screen or generation: `caption` or `caption_id` (as the table), `score`, `p_unseen`.
+        """Score each caption of a screen or generation.
 
-        `score`: -log survival of the null at the caption's distance, of the part where it is largest; larger is more
-        unlike the control captions, and no two ever tie beyond them. `p_unseen`: the smallest conformal p-value of the
-        parts times their number. Features are averaged over seeds first; rows in which a column of the detector is null
-        are left out.
-        Raises AuditError where the table was made under another context (it says which item differs).
+        Features are averaged over seeds first. Rows in which a column of the detector is null are left out.
+
+        Args:
+            table: Rows with the detector's columns, from `audit.screen` or `audit.generate`.
+
+        Returns:
+            One row per caption: `caption` or `caption_id` (whichever the table has), `score` and `p_unseen`.
+            `score` is the -log survival of the control captions at the caption's distance, for the part in which it is
+            largest. A larger score means less like the control captions; beyond them, scores do not tie.
+            `p_unseen` is the smallest conformal p-value of the parts, times the number of parts.
+
+        Raises:
+            AuditError: The table was made in another context; the message names the item that differs.
         """
         key, names_N, columns = _captions_of(table, self.detector)
         _check_same(self.context, _context(table, self.detector))
@@ -67,7 +75,7 @@ class Calibration:
         return pa.table({key: pa.array(names_N, pa.string()), "score": score_N, "p_unseen": p_N})
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON; `load_calibration` reads it back exactly."""
+        """Write the calibration as JSON; `load_calibration` restores it exactly."""
         content = {"format": FORMAT, **asdict(self)}
         write_local(path, json.dumps(content, sort_keys=True, default=np.ndarray.tolist).encode())
 
@@ -75,10 +83,17 @@ class Calibration:
 def calibrate(control_table: pa.Table, detector: str = "profile") -> Calibration:
     """Fit a calibration on a screen (or generation) of control captions.
 
-    Captions are split by `caption_group` (the column, else computed from `caption`), by hash: one half fits the
-    distance (Ledoit-Wolf covariance after median/MAD scaling), the other gives p-values and the tail. Raises AuditError
-    if either half is too small, if the table lacks the detector's columns, or if all captions have the same features:
-    such a score tells nothing, and every p-value would be 1.
+    Captions are split by a hash of their `caption_group` (the column, or computed from `caption`). One half fits the
+    distance (Ledoit-Wolf covariance after median/MAD scaling), the other half gives the p-values and the tail.
+
+    Args:
+        control_table: Rows of control captions, from `audit.screen` or `audit.generate`.
+        detector: The detector to calibrate.
+
+    Raises:
+        UsageError: The detector gives no score.
+        AuditError: One of the halves is too small, the table lacks the detector's columns, or all captions have the
+            same features. Such a score would be useless: every p-value would be 1.
     """
     if detector not in SCORES:
         raise UsageError(f"no detector {detector!r} gives a score", hint=f"Those that do: {', '.join(SCORES)}.")
@@ -106,7 +121,11 @@ def calibrate(control_table: pa.Table, detector: str = "profile") -> Calibration
 
 
 def load_calibration(path: str | Path) -> Calibration:
-    """Read a calibration that `Calibration.save` wrote. Raises AuditError if it is not one."""
+    """Read a calibration that `Calibration.save` wrote.
+
+    Raises:
+        AuditError: The file cannot be read or is not a calibration.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -129,7 +148,7 @@ def load_calibration(path: str | Path) -> Calibration:
 
 
 def _features(detector: str, columns: dict[str, Floats]) -> Floats:
-    """The detector's features, less those of the reference model where there is one: [N, F]."""
+    """Return the detector's features [N, F]; subtract those of the reference model if there is one."""
     own = features(detector, columns)
     theirs = {name: columns.get(REFERENCE + name) for name in columns_of(detector)}
     found = {name: values for name, values in theirs.items() if values is not None}
@@ -137,7 +156,7 @@ def _features(detector: str, columns: dict[str, Floats]) -> Floats:
 
 
 def _check_varies(detector: str, features_NF: Floats, distance: Distance | Agreement) -> None:
-    """Raises AuditError if features [N, F] differ between captions by no more than float32 rounds."""
+    """Raise AuditError if features [N, F] differ between captions by no more than float32 rounding."""
     spread_F, size_F = np.ptp(features_NF, axis=0), np.abs(features_NF).max(axis=0)
     if (spread_F > SAME * size_F).any() and np.ptp(distance(features_NF)) > 0:
         return
@@ -148,7 +167,7 @@ def _check_varies(detector: str, features_NF: Floats, distance: Distance | Agree
 
 
 def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[str, Floats]]:
-    """The name of the key column, the captions in order of appearance, and their columns averaged over seeds."""
+    """Return the key column's name, the captions in order of appearance, and their columns averaged over seeds."""
     key = "caption" if "caption" in table.column_names else "caption_id"
     wanted = [name for part in COMBINED.get(detector, (detector,)) for name in columns_of(part)]
     missing = [name for name in (key, "status", *wanted) if name not in table.column_names]
@@ -158,7 +177,7 @@ def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[s
             hint=f"Screen or generate with the detector {detector!r}; there is: {', '.join(table.column_names)}.",
         )
     sound = pc.is_valid(table[key])
-    for name in wanted:  # the row's status may be that of another detector
+    for name in wanted:  # not the row's status, which may be that of another detector
         sound = pc.and_(sound, pc.is_valid(table[name]))
     good = table.filter(sound)
     encoded = good[key].combine_chunks().dictionary_encode()
@@ -193,7 +212,11 @@ def _groups(table: pa.Table, key: str, names_N: Sequence[str]) -> list[str]:
 
 
 def halves_of(groups: Sequence[str]) -> tuple[int, int]:
-    """How many captions of these caption groups fit the distance, and how many give p-values; each needs MIN_HALF."""
+    """Count the captions that fit the distance and those that give p-values; each half needs at least MIN_HALF.
+
+    Args:
+        groups: The caption group of each caption.
+    """
     fit = sum(map(_in_fitting_half, groups))
     return fit, len(groups) - fit
 
@@ -203,7 +226,11 @@ def _in_fitting_half(group: str) -> bool:
 
 
 def _context(table: pa.Table, detector: str) -> dict[str, Any]:
-    """What this detector's numbers in a table depend on, flat: item -> value. Raises AuditError if it does not say."""
+    """Return what this detector's numbers in a table depend on, as a flat dictionary.
+
+    Raises:
+        AuditError: The table does not record it.
+    """
     metadata = (table.schema.metadata or {}).get(METADATA_KEY)
     if metadata is None:
         raise AuditError(

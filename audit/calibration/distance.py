@@ -1,4 +1,4 @@
-"""Distances from control captions, and how rare they are."""
+"""Measure distances from control captions and how rare they are."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from sklearn.covariance import LedoitWolf
 # Shapes: N captions, M control captions, F features.
 
 Floats = npt.NDArray[np.float64]
-TAIL = 0.05  # the share of the null that the tail is fitted on,
-MIN_TAIL = 10  # but never fewer points
+TAIL = 0.05  # fraction of the control captions to fit the tail on,
+MIN_TAIL = 10  # but at least this many points
 
 
 def robust_scale(control_MF: Floats) -> tuple[Floats, Floats]:
-    """Median and inverse scale (MAD, as a standard deviation) of each feature: [F] each; a constant has inverse 0."""
+    """Compute the median and the inverse scale of each feature: [F] each.
+
+    The scale is the MAD, scaled to estimate a standard deviation. A constant feature has an inverse scale of 0.
+    """
     median_F = np.median(control_MF, axis=0)
     scale_F = 1.4826 * np.median(np.abs(control_MF - median_F), axis=0)
     scale_F = np.where(scale_F > 0, scale_F, control_MF.std(axis=0))
@@ -27,7 +30,7 @@ def robust_scale(control_MF: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """Mahalanobis distance after median/MAD scaling (Ledoit and Wolf, 2004); of one-sided features, the z-score."""
+    """Mahalanobis distance after median/MAD scaling (Ledoit and Wolf, 2004); the z-score for a one-sided feature."""
 
     median: Floats
     inverse_scale: Floats
@@ -35,7 +38,12 @@ class Distance:
 
     @classmethod
     def fit(cls, control_MF: Floats, *, one_sided: bool) -> Distance:
-        """one_sided: there is one feature, and only large values are suspicious."""
+        """Fit the distance to features [M, F] of control captions.
+
+        Args:
+            control_MF: Features of the control captions.
+            one_sided: Whether there is a single feature of which only large values are suspicious.
+        """
         median_F, inverse_F = robust_scale(control_MF)
         if one_sided:
             return cls(median_F, inverse_F, None)
@@ -44,11 +52,12 @@ class Distance:
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Distance:
+        """Restore a distance from its JSON content."""
         precision = None if content["precision"] is None else np.array(content["precision"])
         return cls(np.array(content["median"]), np.array(content["inverse_scale"]), precision)
 
     def __call__(self, features_NF: Floats) -> Floats:
-        """[N, F] -> [N]; larger is less like the control captions."""
+        """Compute the distances of features [N, F]: [N]; larger means less like the control captions."""
         z_NF = (features_NF - self.median) * self.inverse_scale
         if self.precision is None:
             return z_NF[:, 0]
@@ -57,39 +66,44 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How long the mean over seeds of unit vectors is, once the mean of the control captions is taken off."""
+    """Length of the mean unit vector over seeds, after subtracting the mean over control captions."""
 
     centre: Floats
 
     @classmethod
     def fit(cls, control_MF: Floats) -> Agreement:
+        """Fit the centre to mean unit vectors [M, F] of control captions."""
         return cls(control_MF.mean(axis=0))
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Agreement:
+        """Restore an agreement from its JSON content."""
         return cls(np.array(content["centre"]))
 
     def __call__(self, features_NF: Floats) -> Floats:
-        """[N, F] -> [N]; larger is more alike from seed to seed."""
+        """Compute the lengths for features [N, F]: [N]; larger means that seeds agree more."""
         return np.asarray(np.linalg.norm(features_NF - self.centre, axis=1), dtype=np.float64)
 
 
 def fit_distance(kind: str, control_MF: Floats) -> Distance | Agreement:
-    """The distance of that kind (`audit.detectors.detector.DistanceKind`) from control captions."""
+    """Fit the distance of a kind (`audit.detectors.detector.DistanceKind`) to control captions [M, F]."""
     return Agreement.fit(control_MF) if kind == "agreement" else Distance.fit(control_MF, one_sided=kind == "larger")
 
 
 def distance_of_json(content: dict[str, Any]) -> Distance | Agreement:
-    """What a saved calibration holds."""
+    """Restore the distance of a saved calibration."""
     return Agreement.of_json(content) if "centre" in content else Distance.of_json(content)
 
 
 @dataclass(frozen=True, eq=False)
 class Survival:
-    """How rare a distance is among control captions: the empirical survival, with a generalised Pareto tail.
+    """Rarity of distances among control captions: empirical survival function with a generalised Pareto tail.
 
-    distances: of the control captions, sorted. Beyond the `threshold` (their 95 % quantile) exceedances follow a Pareto
-    tail of `shape` >= 0 (Pickands, 1975; 0 is exponential, and a bounded tail would let captions tie) and `scale`.
+    Attributes:
+        distances: Distances of the control captions, sorted.
+        threshold: Their 95 % quantile, where the Pareto tail begins (Pickands, 1975).
+        shape: Shape of the tail, >= 0. A shape of 0 is exponential; a bounded tail would let captions tie.
+        scale: Scale of the tail.
     """
 
     distances: Floats
@@ -99,6 +113,7 @@ class Survival:
 
     @classmethod
     def fit(cls, control_M: Floats) -> Survival:
+        """Fit the survival function to distances [M] of control captions."""
         sorted_M = np.sort(control_M)
         beyond = min(max(MIN_TAIL, int(np.ceil(TAIL * len(sorted_M)))), len(sorted_M) - 1)
         threshold = float(sorted_M[-beyond - 1])
@@ -113,10 +128,14 @@ class Survival:
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Survival:
+        """Restore a survival function from its JSON content."""
         return cls(np.array(content["distances"]), content["threshold"], content["shape"], content["scale"])
 
     def minus_log(self, distance_N: Floats) -> Floats:
-        """-log of the survival at each distance: [N], continuous, increasing, and strictly so beyond the null."""
+        """Compute -log of the survival at each distance: [N].
+
+        The result is continuous and increasing, and strictly increasing beyond the control captions.
+        """
         size = len(self.distances)
         knots, first_at = np.unique(self.distances, return_index=True)
         minus_log_knots = -np.log(1 - (first_at + 1) / (size + 1))

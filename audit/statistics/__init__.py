@@ -1,1 +1,1 @@
-"""Intervals, conformal p-values, false-discovery rates, and the claims that rest on them."""
+"""Compute intervals, conformal p-values and false-discovery rates, and the claims based on them."""

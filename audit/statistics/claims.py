@@ -1,4 +1,4 @@
-"""What an audit may claim beyond the captions that it generated: bounds from the audit sample (design, 3)."""
+"""Bound what an audit can claim about captions that it did not generate, from the audit sample (docs/design.md, 3)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ MILLION = 1_000_000
 
 
 def claims(verdicts: pa.Table, scores: pa.Table, captions: int, confidence: float = 0.95) -> dict[str, Any]:
-    """The claims as numbers and sentences, for the manifest and the report.
+    """Compute the claims as numbers and sentences, for the manifest and the report.
 
-    `verdicts` (caption_id, verdict) and `scores` (caption_id, selected_by) of the selected captions at least, of
-    `captions` in all.
-    A caption reproduces if its verdict is verbatim or partial. A sampled caption whose verdict is `unknown` or `error`
-    may or may not: it counts as not in every lower end, and as reproducing in every upper end.
+    A caption reproduces a training image if its verdict is verbatim or partial. A sampled caption with the verdict
+    `unknown` or `error` might or might not: lower bounds count it as not reproducing, upper bounds as reproducing.
+
+    Args:
+        verdicts: (caption_id, verdict) of at least the selected captions.
+        scores: (caption_id, selected_by) of at least the selected captions.
+        captions: Number of all captions audited.
+        confidence: Confidence level of the two-sided intervals.
+
+    Returns:
+        `confidence`, `captions`, `prevalence`, `prevalence_verbatim`, `missed`, `recall` and `sentences`. A claim that
+        cannot be made is None.
     """
     table = verdicts.select(["caption_id", "verdict"]).join(
         scores.select(["caption_id", "selected_by"]), "caption_id", join_type="left outer"

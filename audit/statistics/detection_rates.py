@@ -1,4 +1,4 @@
-"""How well a score tells captions apart whose truth is known."""
+"""Measure how well a score separates captions whose truth is known."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ import numpy.typing as npt
 
 
 def tpr_at(fpr: float, positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
-    """The best true-positive rate of a threshold whose false-positive rate is at most `fpr` (docs/design.md, 3).
+    """Compute the best true-positive rate at a false-positive rate of at most `fpr` (docs/design.md, section 3).
 
-    A caption is flagged if its score is above the threshold; ties with a negative therefore never help.
+    A caption is flagged if its score is strictly above the threshold, so a tie with a negative never helps.
+
+    Args:
+        fpr: Highest false-positive rate allowed, 0 to 1.
+        positive: Scores of captions that are memorized.
+        negative: Scores of captions that are not.
+
+    Returns:
+        The fraction of positives above the threshold.
     """
     negative_N = np.sort(np.asarray(negative, dtype=np.float64))
     allowed = int(np.floor(fpr * len(negative_N) + 1e-9))

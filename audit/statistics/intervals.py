@@ -1,4 +1,4 @@
-"""Intervals, conformal p-values and false-discovery rates."""
+"""Compute exact intervals, conformal p-values and false-discovery rates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ Floats = npt.NDArray[np.float64]
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact two-sided interval of a proportion, k successes of n (Clopper and Pearson, 1934)."""
+    """Compute the exact two-sided interval of a proportion (Clopper and Pearson, 1934).
+
+    Args:
+        k: Number of successes.
+        n: Number of trials.
+        confidence: Confidence level.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        AuditError: Unless 0 <= k <= n and n >= 1.
+    """
     _check_counts(k, n)
     tail = (1 - confidence) / 2
     low = float(beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
@@ -23,20 +35,29 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
 
 
 def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
-    """The exact one-sided upper bound of a proportion: "at most this much, at this confidence" (Clopper-Pearson)."""
+    """Compute the exact one-sided upper bound of a proportion: "at most this, at this confidence" (Clopper-Pearson).
+
+    Args:
+        k: Number of successes.
+        n: Number of trials.
+        confidence: Confidence level.
+
+    Raises:
+        AuditError: Unless 0 <= k <= n and n >= 1.
+    """
     _check_counts(k, n)
     return float(beta.ppf(confidence, k + 1, n - k)) if k < n else 1.0
 
 
 def conformal_p(control_scores: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
-    """`(1 + #{null score >= s}) / (1 + n)` for each score s: [N] (Vovk et al., 2005)."""
+    """Compute `(1 + #{control score >= s}) / (1 + n)` for each score s, n control scores: [N] (Vovk et al., 2005)."""
     control_sorted = np.sort(np.asarray(control_scores, dtype=np.float64))
     at_least = len(control_sorted) - np.searchsorted(control_sorted, np.asarray(scores, dtype=np.float64), side="left")
     return np.asarray((1 + at_least) / (1 + len(control_sorted)), dtype=np.float64)
 
 
 def q_values(p: npt.ArrayLike) -> Floats:
-    """Benjamini-Hochberg q-values of p-values, in their order: [N] (1995)."""
+    """Compute Benjamini-Hochberg (1995) q-values [N] of p-values, in the order given."""
     p_N = np.asarray(p, dtype=np.float64)
     order = np.argsort(p_N)
     scaled = p_N[order] * len(p_N) / np.arange(1, len(p_N) + 1)
@@ -51,10 +72,13 @@ def _check_counts(k: int, n: int) -> None:
 
 
 def controls_needed(rate: float) -> int:
-    """The fewest control captions that can set a threshold at `rate`: the smallest m with (m + 1) rate >= 1."""
+    """Compute how many control captions a threshold at `rate` needs: the smallest m with (m + 1) rate >= 1."""
     return math.ceil(1 / rate - 1 - 1e-9)  # 1 / 0.01 - 1 must not become 100
 
 
 def sample_needed(high: float, confidence: float = 0.95) -> int:
-    """The smallest sample that, if none of it reproduces, bounds a proportion by `high` (`clopper_pearson`)."""
+    """Compute the smallest sample size that bounds a proportion by `high` if nothing in the sample reproduces.
+
+    The bound is that of `clopper_pearson`.
+    """
     return math.ceil(math.log((1 - confidence) / 2) / math.log1p(-high) - 1e-9)

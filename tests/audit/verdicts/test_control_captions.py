@@ -52,7 +52,7 @@ def separated(matches: pa.Table, **known: Any) -> tuple[list[Control], list[Cont
     ("known", "match", "reason"),
     [
         ({"caption": MERMAID}, {"following": 0.95}, "a variant of a caption of that image"),
-        ({"reproduced": frozenset("i")}, {"following": 0.95}, "from a caption of its own"),
+        ({"reproduced": frozenset("i")}, {"following": 0.95}, "from one of its own captions"),
         ({}, {"following": 0.95, "pixel_agreement": 0.97}, "pixel by pixel in 97 %"),
         ({}, {}, "far less similar to the next training image"),
     ],
