@@ -1,4 +1,4 @@
-"""The registry of detectors: one file a detector, one line here."""
+"""Register the detectors: one file per detector, one line per detector here."""
 
 from __future__ import annotations
 
@@ -48,30 +48,38 @@ SCORES = (*COMBINED, *SCREEN, *(name for name, detector in RUN.items() if name i
 
 
 def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
-    """What a calibration of this (uncombined) score measures distances in: [N, F]."""
+    """Return the features [N, F] in which a calibration of this (uncombined) score measures distances."""
     return SCREEN[name].features(columns) if name in SCREEN else RUN[name].features(name, columns)
 
 
 def columns_of(name: str) -> tuple[str, ...]:
-    """The columns that an (uncombined) score is made from."""
+    """Return the columns from which an (uncombined) score is computed."""
     detector = SCREEN.get(name) or RUN[name]
     return (name,) if name in detector.columns else detector.columns
 
 
 def distance_kind(name: str) -> DistanceKind:
-    """How a calibration of this (uncombined) score measures distances."""
+    """Return the kind of distance that a calibration of this (uncombined) score uses."""
     if name in SCREEN:
         return SCREEN[name].distance
     return "larger" if name in RUN[name].columns else "either"
 
 
 def screen_detectors(names: Iterable[str]) -> list[ScreenDetector]:
-    """The detectors of a screen, each once, in the order named. Raises UsageError for any other name."""
+    """Return the screening detectors, each once, in the order named.
+
+    Raises:
+        UsageError: A name is not that of a screening detector.
+    """
     return [SCREEN[part] for part in _parts(names, SCREEN, "generate", RUN)]
 
 
 def run_detectors(names: Iterable[str]) -> list[type[RunDetector]]:
-    """The detectors of a generation, each once, in the order named. Raises UsageError as `screen_detectors`."""
+    """Return the trajectory detectors, each once, in the order named.
+
+    Raises:
+        UsageError: A name is not that of a trajectory detector.
+    """
     return list(dict.fromkeys(RUN[part] for part in _parts(names, RUN, "screen", SCREEN)))
 
 

@@ -1,4 +1,4 @@
-"""Ours: BOS attention of every layer, halfway down the schedule, against control captions."""
+"""Score BOS attention of every layer halfway down the schedule, compared with control captions (our own detector)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from audit.detectors.detector import ALL_LAYERS, Columns, ScreenDetector, Seen
 from audit.detectors.entropy import entropy
 
 POSITION = 18  # t = 621 of SD's 50-step schedule
-SMALLEST = 1e-6  # of a probability; a float32 average knows no smaller difference from 0 or 1
+SMALLEST = 1e-6  # probability; a float32 average cannot resolve smaller differences from 0 or 1
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """`H(a)`, to look at, and `a_0` of each layer on the initial noise at t = 621: [B, L] each."""
+    """Compute `H(a)` (for inspection) and `a_0` of each layer on the initial noise at t = 621: [B, L] each."""
     attn_BLK = seen.attn_BLK[POSITION]
     return {"layer_entropy": entropy(attn_BLK), "layer_bos": attn_BLK[..., 0].double()}
 
 
 def bos_logits(bos_NL: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The logit of `a_0` of each layer: [N, L].
+    """Compute the logit of `a_0` of each layer: [N, L].
 
-    The entropy that is left without BOS would be a second feature a layer; with it the distance finds less on every
-    planted model (docs/evidence.md): useless features drown useful ones.
+    The entropy of the attention left without BOS could be a second feature per layer, but with it the distance detects
+    less on every planted model (docs/evidence.md): useless features drown out useful ones.
     """
     return np.asarray(logit(np.clip(bos_NL, SMALLEST, 1 - SMALLEST)), dtype=np.float64)
 
 
 def features(columns: Columns) -> npt.NDArray[np.float64]:
-    """[N, L]."""
+    """Return the features of the detector: [N, L]."""
     return bos_logits(columns["layer_bos"])
 
 

@@ -1,4 +1,4 @@
-"""Ours: the attention profile of the first four layers, for a fraction of a forward."""
+"""Score the attention profile of the first four layers, at a fraction of a forward's cost (our own detector)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LAYERS = 4
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """`H(a)` and `a_0` of layers 0 to 3 on the initial noise at t = 621: [B, 4] each."""
+    """Compute `H(a)` and `a_0` of layers 0 to 3 on the initial noise at t = 621: [B, 4] each."""
     attn_BLK = seen.attn_BLK[POSITION][:, :LAYERS]
     return {"early_entropy": entropy(attn_BLK), "early_bos": attn_BLK[..., 0].double()}
 
 
 def features(columns: Columns) -> npt.NDArray[np.float64]:
-    """As those of `attention_profile`: [N, 4]."""
+    """Return the features of `attention_profile` for the first four layers: [N, 4]."""
     return bos_logits(columns["early_bos"])
 
 

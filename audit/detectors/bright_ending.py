@@ -1,4 +1,4 @@
-"""Where in the image the copy is: the attention to EOS at the end of a run (Chen et al., ICLR 2025)."""
+"""Locate the copy in the image from the attention to EOS at the end of a run (Chen et al., ICLR 2025)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from audit.detectors.detector import Columns, TrajectoryStep
 
 
 class BrightEnding:
-    """A mask, not a score: attention to EOS in the last step, mean over heads and the down layers of the highest
-    resolution, relative to its highest value: `region`, [B, Q], 0 to 1.
+    """Compute a mask, not a score: attention to EOS in the last step.
+
+    The column `region` [B, Q] is the mean over heads and over the down layers of the highest resolution, relative to
+    its highest value: 0 to 1.
     """
 
     name: ClassVar[str] = "bright_ending"

@@ -1,4 +1,4 @@
-"""What a detector is. One that screens looks at forwards on pure noise; one that runs follows a whole generation."""
+"""Define what a detector is: screening detectors see forwards on pure noise, run detectors follow a full generation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
 ALL_LAYERS = None
-# "larger": large values of the one feature are suspicious; "either": any deviation from the control captions is;
+# "larger": large values of the single feature are suspicious. "either": any deviation from the control captions is.
 # "agreement": a long mean direction over seeds is.
 DistanceKind = Literal["larger", "either", "agreement"]
 
@@ -23,13 +23,16 @@ DistanceKind = Literal["larger", "either", "agreement"]
 class Seen:
     """What the forwards of a batch showed, by position in the 50-step schedule.
 
-    With zero terminal SNR the predicted noise at position 0 is the input. Entry 0 of `alpha`, `response_BCHW`,
-    `unconditional_BCHW` and `unconditional_original_BCHW` is then that of the first position where it is not.
+    With zero terminal SNR, the predicted noise at position 0 equals the input. Entry 0 of `alpha`, `response_BCHW`,
+    `unconditional_BCHW` and `unconditional_original_BCHW` then belongs to the first position at which it does not.
 
-    attn_BLK: averaged attention of the first layers, as many as any detector asked for. response_BCHW:
-    `eps(c) - eps(∅)`, zero where the caption's tokens are those of the empty prompt. unconditional_BCHW: `eps(∅)`.
-    unconditional_original_BCHW: the image that the model predicts without caption, of position 0 only, in float64.
-    noise_BCHW is the initial noise, `alpha` the cumulated alpha of the schedule.
+    Attributes:
+        noise_BCHW: Initial noise.
+        alpha: Cumulative alpha of the schedule.
+        attn_BLK: Averaged attention of the first layers, as many as any detector asked for.
+        response_BCHW: `eps(c) - eps(∅)`; zero if the caption's tokens are those of the empty prompt.
+        unconditional_BCHW: `eps(∅)`.
+        unconditional_original_BCHW: Image that the model predicts without a caption, for position 0 only, in float64.
     """
 
     noise_BCHW: Tensor
@@ -42,12 +45,19 @@ class Seen:
 
 @dataclass(frozen=True)
 class ScreenDetector:
-    """Scores from pure noise.
+    """A detector that scores captions from pure noise.
 
-    attention: position in the 50-step schedule -> how many layers to see (ALL_LAYERS: all). response: the positions
-    at which `eps(c) - eps(∅)` is needed. measure: what is seen -> column name -> [B] or [B, n]. features: columns
-    averaged over seeds -> [N, F], what a calibration measures distances in; distance: how
-    (`audit.calibration.distance`). source: the paper. cost: in forwards of the UNet a caption.
+    Attributes:
+        name: Name of the detector.
+        version: Raised when its numbers change.
+        columns: Columns that it adds to the table.
+        measure: Maps what was seen to column name -> values [B] or [B, n].
+        features: Maps columns averaged over seeds to features [N, F], in which a calibration measures distances.
+        source: The paper it is from.
+        cost: Forwards of the UNet per caption.
+        attention: Position in the 50-step schedule -> number of layers to record (ALL_LAYERS: all).
+        response: Positions at which `eps(c) - eps(∅)` is needed.
+        distance: How a calibration measures distances (`audit.calibration.distance`).
     """
 
     name: str
@@ -64,10 +74,13 @@ class ScreenDetector:
 
 @dataclass(frozen=True)
 class TrajectoryStep:
-    """What one step of a run showed of a batch; what no detector needs may be None.
+    """What one step of a run showed for a batch; entries that no detector needs may be None.
 
-    attn_BLK: averaged attention of all layers. response_BCHW: `eps(c) - eps(∅)`. end_BQ, in the last step only:
-    attention of each image query to EOS, mean over heads and the down layers of the highest resolution.
+    Attributes:
+        attn_BLK: Averaged attention of all layers.
+        response_BCHW: `eps(c) - eps(∅)`.
+        end_BQ: In the last step only, attention of each image query to EOS: mean over heads and over the down layers of
+            the highest resolution.
     """
 
     attn_BLK: Tensor | None = None
@@ -76,7 +89,7 @@ class TrajectoryStep:
 
 
 class Follower(Protocol):
-    """What follows the denoising run of one batch, step by step, and says what it needs to see."""
+    """Follows the denoising run of one batch step by step, and declares what it needs to see."""
 
     needs_attention: ClassVar[bool]
     needs_response: ClassVar[bool]
@@ -86,11 +99,15 @@ class Follower(Protocol):
 
 
 class RunDetector(Follower, Protocol):
-    """Scores from a full denoising run: one object follows one batch, by running sums, so that memory does not grow
-    with the steps.
+    """A detector that scores captions from a full denoising run. One instance follows one batch.
 
-    scores: the names that a calibration knows, each a column or what `features` makes of several (docs as for
-    `ScreenDetector`); empty for what is no score. source, cost: likewise.
+    It keeps running sums, so that its memory does not grow with the number of steps.
+
+    Attributes:
+        scores: Names of scores that a calibration can use. Each is a column, or is computed by `features` from several
+            columns. Empty if the detector gives no score.
+
+    The other attributes are those of `ScreenDetector`.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Entropies of averaged attention (arXiv 2403.11052, section 3): in nats, in float64, `0 log 0 = 0`."""
+"""Compute entropies of averaged attention (arXiv 2403.11052, section 3): in nats, float64, with `0 log 0 = 0`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import Tensor
 
 
 def entropy(attn_xK: Tensor) -> Tensor:
-    """`H(a) = -sum_k a_k log a_k` over the last axis: [..., K] -> [...], float64."""
+    """Compute `H(a) = -sum_k a_k log a_k` over the last axis: [..., K] -> [...], float64."""
     return torch.special.entr(attn_xK.double()).sum(-1)
 
 
 def summary_entropy(attn_BK: Tensor, prompt_tokens_B: Tensor) -> Tensor:
-    """`H_S(a)`: the same sum over EOS and the padding after it only, not renormalised: [B, K] -> [B], float64.
+    """Compute `H_S(a)`, the same sum over EOS and the padding after it only: [B, K] -> [B], float64.
 
-    `prompt_tokens_B` counts BOS and EOS: summary tokens are the positions `prompt_tokens - 1` and up.
+    The attention is not renormalised. `prompt_tokens_B` counts BOS and EOS, so the summary tokens are at positions
+    `prompt_tokens - 1` and above.
     """
     position_K = torch.arange(attn_BK.shape[-1], device=attn_BK.device)
     in_summary_BK = position_K >= (prompt_tokens_B[:, None] - 1)

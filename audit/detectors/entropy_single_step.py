@@ -1,4 +1,4 @@
-"""Entropy of one early layer at the first step (arXiv 2403.11052, section 4.2)."""
+"""Score the entropy of one early layer at the first step (arXiv 2403.11052, section 4.2)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from audit.detectors.detector import ScreenDetector, Seen
 from audit.detectors.entropy import entropy
 
-LAYER = 3  # the 4th cross-attention layer; in SD `down_blocks.1.attentions.1`
+LAYER = 3  # the 4th cross-attention layer: `down_blocks.1.attentions.1` in SD
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """`H(a)` of layer 3 at t = T: [B], in nats; larger is more suspicious."""
+    """Compute `H(a)` of layer 3 at t = T: [B], in nats. A larger value is more suspicious."""
     return {"entropy_single_step": entropy(seen.attn_BLK[0][:, LAYER])}
 
 

@@ -1,4 +1,4 @@
-"""Entropy along a whole run (arXiv 2403.11052, equation 5), and its parts."""
+"""Score the entropy along a full run (arXiv 2403.11052, equation 5), and report its parts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from audit.detectors.entropy import entropy, summary_entropy
 
 
 class EntropyTrajectory:
-    """`mean H(a_t)` over the last fifth of the steps, plus how far the summary tokens' part moved since the first step.
+    """Compute the mean of `H(a_t)` over the last fifth of the steps, plus the change of the summary tokens' entropy.
 
-    With `a_t` averaged over all layers: `entropy_last` is the mean of `H(a_t)` over the last fifth, `summary_change`
-    the mean of `H_S(a_t)` over the last fifth minus `H_S(a_first)`. `entropy_trajectory` adds its absolute value
-    (the paper), `entropy_trajectory_signed` the change itself (the paper's released code). `entropy_steps` is `H(a_t)`
-    of each step, `token_attention` the mean `a_t` over the last fifth. Larger is more suspicious.
+    `a_t` is averaged over all layers. A larger score is more suspicious. Columns:
+
+    - `entropy_last`: mean of `H(a_t)` over the last fifth of the steps.
+    - `summary_change`: mean of `H_S(a_t)` over the last fifth, minus `H_S(a_first)` at the first step.
+    - `entropy_trajectory`: `entropy_last` plus the absolute value of `summary_change` (the paper).
+    - `entropy_trajectory_signed`: `entropy_last` plus `summary_change` itself (the paper's released code).
+    - `entropy_steps`: `H(a_t)` of each step.
+    - `token_attention`: mean of `a_t` over the last fifth.
     """
 
     name: ClassVar[str] = "entropy_trajectory"

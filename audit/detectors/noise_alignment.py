@@ -1,4 +1,4 @@
-"""Whether the caption pushes the noise the way the model goes without it (Asthana and Belagiannis, ICLR 2026)."""
+"""Score whether the caption pushes the noise where the model goes without it (Asthana and Belagiannis, ICLR 2026)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ POSITION = 47  # the third-to-last timestep of the 50-step schedule (t = 41 of S
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """Mean over positions of the cosine, along channels, of `eps(∅)` and `eps(c) - eps(∅)`: [B].
+    """Compute the cosine along channels of `eps(∅)` and `eps(c) - eps(∅)`, averaged over positions: [B].
 
-    On the initial noise, which is not what the model expects at that timestep. A cosine with a zero vector is 0.
+    The forward runs on the initial noise, which is not what the model expects at that timestep. The cosine with a zero
+    vector is 0.
     """
     unconditional_BCHW, response_BCHW = (
         seen.unconditional_BCHW[POSITION].double(),

@@ -1,4 +1,4 @@
-"""How far the caption moves the predicted noise (Wen et al., ICLR 2024, equation 4)."""
+"""Score how far the caption moves the predicted noise (Wen et al., ICLR 2024, equation 4)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from audit.detectors.detector import ScreenDetector, Seen
 
 
 def magnitude(noise_BCHW: Tensor) -> Tensor:
-    """The Euclidean norm of each row: [B], summed in float64."""
+    """Compute the Euclidean norm of each row: [B], summed in float64."""
     return noise_BCHW.double().flatten(1).norm(dim=1)
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """`||eps(c) - eps(∅)||` at t = T: [B]; larger is more suspicious."""
+    """Compute `||eps(c) - eps(∅)||` at t = T: [B]. A larger value is more suspicious."""
     return {"noise_magnitude": magnitude(seen.response_BCHW[0])}
 
 

@@ -1,4 +1,4 @@
-"""The noise magnitude, averaged over all steps of a run (Wen et al., ICLR 2024)."""
+"""Score the noise magnitude, averaged over all steps of a run (Wen et al., ICLR 2024)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from audit.detectors.noise_magnitude import magnitude
 
 
 class NoiseMagnitudeMean:
-    """Mean over steps of `||eps(c) - eps(∅)||`, each at the run's own latents: [B]; larger is more suspicious."""
+    """Compute the mean over steps of `||eps(c) - eps(∅)||` at the run's own latents: [B]; larger is more suspicious."""
 
     name: ClassVar[str] = "noise_magnitude_mean"
     version: ClassVar[int] = 1

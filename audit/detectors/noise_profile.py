@@ -1,4 +1,4 @@
-"""Ours: how far the caption moves the predicted noise at eight timesteps, against control captions."""
+"""Score how far the caption moves the predicted noise at eight timesteps, compared with control captions (ours)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from audit.detectors.detector import ScreenDetector, Seen
 from audit.detectors.noise_magnitude import magnitude
 
 POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)  # t = 981, 861, 741, 621, 501, 381, 261, 141 of SD's 50-step schedule
-FLOOR = 1e-3  # of ||eps(∅)||: where a caption does nothing, the logarithm would measure rounding
+FLOOR = 1e-3  # relative to ||eps(∅)||: where a caption has no effect, the logarithm would measure rounding errors
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """`log max(||eps(c) - eps(∅)||, 1e-3 ||eps(∅)||)` on the same initial noise at eight timesteps: [B, 8]."""
+    """Compute `log max(||eps(c) - eps(∅)||, 1e-3 ||eps(∅)||)` on the same initial noise at eight timesteps: [B, 8]."""
     logs = [
         torch.log(torch.maximum(magnitude(seen.response_BCHW[at]), FLOOR * magnitude(seen.unconditional_BCHW[at])))
         for at in POSITIONS

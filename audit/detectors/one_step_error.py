@@ -1,4 +1,4 @@
-"""How far one step to sigma 0 moves the noise (Webster 2023, arXiv 2305.08694)."""
+"""Score how far a single step to sigma 0 moves the noise (Webster 2023, arXiv 2305.08694)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ GUIDANCE = 7.5
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """Mean squared difference of the initial noise and the sample after one step from t = T, guidance 7.5: [B].
+    """Compute the mean squared difference of the initial noise and the sample after one step from t = T: [B].
 
-    The sample is `(x_T - sqrt(1 - alpha) eps) / sqrt(alpha)`, `eps` the guided noise: the image that the model predicts
-    without caption, less the guided response. Two-sided: on our toys the side differs from model to model.
+    The sample is `(x_T - sqrt(1 - alpha) eps) / sqrt(alpha)`, where `eps` is the noise with guidance 7.5. This equals
+    the image that the model predicts without a caption, minus the guided response. The detector is two-sided, because
+    the suspicious side differs between our toy models.
     """
     alpha = seen.alpha[0]
     moved_BCHW = GUIDANCE * (1 - alpha) ** 0.5 / alpha**0.5 * seen.response_BCHW[0].double()

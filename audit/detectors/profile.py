@@ -1,4 +1,4 @@
-"""The default detector: both profiles. They are combined after calibration, not before (docs/design.md, section 3)."""
+"""Name the parts of the default detector, which are combined after calibration (docs/design.md, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ours: whether a caption pulls the noise of several seeds the same way."""
+"""Score whether a caption pulls the noise of several seeds in the same direction (our own detector)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from audit.detectors.noise_magnitude import magnitude
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """The unit vector of `eps(c) - eps(∅)` at t = T: [B, C x H x W]; zero where the caption does nothing.
+    """Compute the unit vector of `eps(c) - eps(∅)` at t = T: [B, C x H x W]; zero if the caption has no effect.
 
-    A model aims at what it has memorized from any noise. A calibration subtracts the mean over control captions and
-    scores the length of the remaining mean over seeds: the mean cosine between seeds, up to a constant. It needs
-    several seeds, and columns as wide as the latent: for captions that something else has selected.
+    A model heads for what it has memorized from any noise. A calibration subtracts the mean over control captions and
+    scores the length of the mean over seeds that remains: the mean cosine between seeds, up to a constant. The detector
+    needs several seeds and columns as wide as the latent, so use it on captions that another detector has selected.
     """
     response_BCHW = seen.response_BCHW[0].double()
     length_B = magnitude(response_BCHW)

@@ -1,4 +1,4 @@
-"""Ours: BOS attention of every layer in the late steps of a run, against control captions."""
+"""Score BOS attention of every layer in the late steps of a run, compared with control captions (our own detector)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from audit.detectors.entropy import entropy
 
 
 class TrajectoryProfile:
-    """Mean over the last fifth of the steps of `H(a)` and `a_0` of each layer: [B, L] each.
+    """Compute the means of `H(a)` and `a_0` of each layer over the last fifth of the steps: [B, L] each.
 
-    Late steps are where the attention of models with a frozen text encoder speaks (docs/design.md, section 3).
+    In models with a frozen text encoder, attention is informative in late steps (docs/design.md, section 3).
     """
 
     name: ClassVar[str] = "trajectory_profile"
@@ -46,5 +46,5 @@ class TrajectoryProfile:
 
     @staticmethod
     def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
-        """As those of `attention_profile`: [N, L]."""
+        """Return the features of `attention_profile` for the late steps: [N, L]."""
         return bos_logits(columns["late_bos"])

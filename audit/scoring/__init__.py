@@ -1,1 +1,1 @@
-"""Run a model over captions and seeds: screening from pure noise, and full generation."""
+"""Run a model on captions and seeds: screen from pure noise, or generate in full."""

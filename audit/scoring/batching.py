@@ -1,4 +1,4 @@
-"""The rows of a screen or a generation: captions x seeds, in batches, and back into one Arrow table."""
+"""Process the rows of a screen or a generation (captions x seeds) in batches and collect them in one Arrow table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """A slice of the rows. `seed_B` indexes the seeds; `same_as_empty_B`: its tokens are those of the empty prompt."""
+    """A slice of the rows, ready for the UNet.
+
+    Attributes:
+        rows: Which rows the batch holds.
+        hidden_BKD: Hidden states of the text encoder.
+        prompt_tokens_B: Number of tokens of each prompt, with BOS and EOS.
+        same_as_empty_B: Whether the tokens of a prompt are those of the empty prompt.
+        seed_B: Index of each row's seed.
+    """
 
     rows: slice
     hidden_BKD: Tensor
@@ -38,7 +46,7 @@ class Batch:
     seed_B: Tensor
 
     def one(self, row: int) -> Batch:
-        """The batch of one of its rows."""
+        """Return a batch with only the given row of this one."""
         at = slice(row, row + 1)
         return Batch(
             slice(self.rows.start + row, self.rows.start + row + 1),
@@ -50,7 +58,11 @@ class Batch:
 
 
 class Rows:
-    """Captions x seeds, caption-major. Raises UsageError for captions or seeds that cannot be audited."""
+    """All rows of a screen or a generation: captions x seeds, caption-major.
+
+    Raises:
+        UsageError: The captions, the seeds or the batch size are invalid.
+    """
 
     def __init__(self, model: Model, captions: Sequence[str], seeds: Sequence[int], batch_size: int | None) -> None:
         self.model, self.captions, self.seeds = model, _checked_captions(captions), _checked_seeds(seeds)
@@ -58,26 +70,31 @@ class Rows:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}", hint="Give a positive number, or None for the default.")
         self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
-        self.broken_at: dict[int, str] = {}  # row -> where it stopped being finite
+        self.broken_at: dict[int, str] = {}  # row -> where its values stopped being finite
 
     def __len__(self) -> int:
         return len(self.captions) * len(self.seeds)
 
     @cached_property
     def noise_SCHW(self) -> Tensor:
-        """The initial latents of the seeds: [S, C, H, W], float32, on the model's device."""
+        """Draw the initial latents of the seeds: [S, C, H, W], float32, on the model's device."""
         return initial_latents(self.seeds, self.model.latent_shape, self.model.device)
 
     @cached_property
     def empty_1KD(self) -> Tensor:
-        """Hidden states of the empty prompt: [1, K, D]."""
+        """Encode the empty prompt: hidden states [1, K, D]."""
         return self.model.encode([""])[0]
 
     def each(self, task: str, work: Callable[[slice], T], done: Callable[[int], None] | None = None) -> list[T]:
-        """Return `work` of the rows in order, a batch at a time; `done` is told how many rows are done after each.
+        """Apply `work` to all rows, one batch at a time, and return the results in order.
 
-        A batch size that was not given is halved where it does not fit in memory, and the model remembers that for the
-        `task`.
+        If no batch size was given and a batch does not fit in memory, the batch size is halved. The model remembers
+        the new size for this task.
+
+        Args:
+            task: Name under which the model remembers the batch size.
+            work: Called with the rows of each batch.
+            done: Called after each batch with the number of rows that are done.
         """
         if done is not None:
             work = _telling(work, done)
@@ -89,7 +106,7 @@ class Rows:
         return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}))
 
     def batch(self, rows: slice) -> Batch:
-        """These rows; a caption among them is tokenized and encoded once."""
+        """Encode the given rows; each caption among them is tokenized and encoded once."""
         empty_ids_1K, _ = self.model.tokenize([""])
         caption_B, seed_B = np.divmod(np.arange(rows.start, rows.stop), len(self.seeds))
         first = caption_B[0]
@@ -114,18 +131,18 @@ class Rows:
         output: str | None = None,
         produced: Sequence[dict[str, Any]] = (),
     ) -> pa.Table:
-        """Build the table of `schema.scored` from what each batch gave.
+        """Build the table of `schema.scored` from the results of the batches.
 
         Args:
-            together: The columns of each detector. Where one of them is not finite, all of them are null.
-            found: For each batch, column -> [B] or [B, n].
-            context: What the columns depend on.
-            output: The name of the output column, if there is one.
-            produced: For each batch, the output of each row and whether it is finite.
+            together: Columns of each detector. If one of them is not finite in a row, all of them are null in that row.
+            found: Per batch, column -> values [B] or [B, n].
+            context: What the columns depend on, for the schema's metadata.
+            output: Name of the output column, if there is one.
+            produced: Per batch, the output of each row and whether it is finite.
 
         Returns:
-            One row per caption and seed. A row in which anything is not finite has status "error", and `error` names
-            the columns; what is finite stays.
+            One row per caption and seed. If anything in a row is not finite, its status is "error" and `error` names
+            the columns; values that are finite are kept.
         """
         columns = [name for names in together for name in names]
         layout = schema.scored(columns, output=output)
@@ -164,7 +181,7 @@ class Rows:
         return f"not finite: {self.broken_at[row]}{only}{overflow_hint(self.model.dtype)}"
 
     def context(self, detectors: Sequence[Any]) -> dict[str, Any]:
-        """What the columns of these detectors depend on, as JSON can hold it."""
+        """Return what the columns of these detectors depend on, in a form that JSON can hold."""
         model = self.model
         return {
             "weights": {name: sha256 for name, sha256 in model.weights_sha256.items() if name != "vae"},
@@ -190,7 +207,7 @@ class Rows:
 
 
 def finite_rows(values_Bn: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Whether each row of [B] or [B, n] values is finite: [B]."""
+    """Tell which rows of values [B] or [B, n] are finite: [B] bool."""
     return np.isfinite(values_Bn.reshape(len(values_Bn), -1)).all(1)
 
 
@@ -204,7 +221,7 @@ def _telling(work: Callable[[slice], T], done: Callable[[int], None]) -> Callabl
 
 
 def usual_batch(device: str) -> int:
-    """Rows a forward, where nobody says how many and they fit."""
+    """Return the default number of rows per forward on a type of device, provided that they fit in memory."""
     return 16 if device == "cpu" else 64
 
 

@@ -1,4 +1,4 @@
-"""Generation: a full guided DDIM run; images and trajectory scores come out of the same run."""
+"""Generate images with a full guided DDIM run, which yields images and trajectory scores together."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from audit.scoring.batching import Batch, Rows
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.progress import CountSteps, Progress
 
-# Shapes: B rows, Q image queries, K text positions, D text width, C, H and W of the latent (of the image: h and w).
+# Shapes: B rows, Q image queries, K text positions, D text width; C, H and W of the latent, h and w of the image.
 
 OUTPUTS = ("image", "latents")
-DECODED_TOGETHER = 4  # at 512 pixels the decoder needs about 1 GiB an image, many times what the UNet does
+DECODED_TOGETHER = 4  # at 512 pixels the decoder needs about 1 GiB per image, many times what the UNet needs
 
 
 @torch.inference_mode()
@@ -40,19 +40,34 @@ def generate(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> pa.Table:
-    """Generate captions: one row per caption and seed, caption-major, as `audit.schema.scored`.
+    """Generate images of captions: one row per caption and seed, caption-major, as in `audit.schema.scored`.
 
-    DDIM, eta 0, the same latents as diffusers' StableDiffusionPipeline with a DDIMScheduler and the same noise.
-    output: "image" adds `image` (PNG bytes), "latents" adds `latents` (C x H x W values). What is not finite is
-    null, and its row has status "error". Raises AuditError for an unknown detector, a bad number of steps, or unfit
-    captions.
-    progress: called after each step of a batch.
+    The sampler is DDIM with eta 0. Latents equal those of diffusers' StableDiffusionPipeline with a DDIMScheduler and
+    the same noise.
+
+    Args:
+        model: The model to run.
+        captions: Captions to generate.
+        seeds: Seeds of the initial noise.
+        steps: Number of denoising steps.
+        guidance_scale: Classifier-free guidance scale; 1 or below means no guidance.
+        detectors: Names of trajectory detectors to run along.
+        output: "image" adds the column `image` (PNG bytes), "latents" adds `latents` (C x H x W values).
+        batch_size: Rows per batch; by default as many as fit in memory, at most 64 (16 on the CPU).
+        progress: Called after each step of a batch.
+
+    Returns:
+        The generations. Values that are not finite are null, and their row has status "error".
+
+    Raises:
+        UsageError: The output or a detector is unknown, the number of steps is invalid, or captions, seeds or the
+            batch size are.
     """
     if output not in OUTPUTS:
         raise UsageError(f"output is {output!r}", hint=f"Give one of: {', '.join(OUTPUTS)}.")
     chosen = run_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
-    ddim(model.scheduler_config, steps)  # a bad number of steps is an error even when there is nothing to generate
+    ddim(model.scheduler_config, steps)  # report an invalid number of steps even if there is nothing to generate
 
     def run(at: slice) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         batch = rows.batch(at)
@@ -74,14 +89,14 @@ def generate(
 
 
 def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
-    """Images of latents: [B, 3, h, w], values 0 to 1, float32."""
+    """Decode latents to images: [B, 3, h, w], values 0 to 1, float32."""
     scaled_BCHW = latents_BCHW / model.vae.config["scaling_factor"]
     parts = [model.vae.decode(part.to(model.dtype)).sample for part in scaled_BCHW.split(DECODED_TOGETHER)]
     return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
 
 def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int) -> None:
-    """Note where a row whose latents are not finite from this step on stopped being so."""
+    """Note where a row, whose latents are not finite from the given step on, stopped being finite."""
     latents_1CHW, _ = denoise(rows, one, steps, guidance_scale, (), until=step)
     timestep = int(ddim(rows.model.scheduler_config, steps).timesteps[step])
     found = first_not_finite(rows, one, latents_1CHW, timestep) or "latents"
@@ -96,15 +111,24 @@ def denoise(
     followers: Sequence[Follower],
     until: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The final latents of a batch, [B, C, H, W], and since which step they are not finite (-1: they are), [B].
+    """Denoise a batch. Followers see the conditional branch only.
 
-    The detectors see the conditional branch only. until: the step to stop before.
+    Args:
+        rows: The rows that the batch belongs to.
+        batch: The batch to denoise.
+        steps: Number of denoising steps.
+        guidance_scale: Classifier-free guidance scale.
+        followers: Observe each step.
+        until: Stop before this step.
+
+    Returns:
+        (final latents [B, C, H, W], first step after which each row's latents are not finite [B], -1 if they are).
     """
     model = rows.model
     scheduler = ddim(model.scheduler_config, steps)
     latents_BCHW = rows.noise_SCHW[batch.seed_B]
     size = len(latents_BCHW)
-    guided = guidance_scale > 1  # as diffusers: no guidance at 1 or below
+    guided = guidance_scale > 1  # like diffusers: no guidance at 1 or below
     both = guided or any(follower.needs_response for follower in followers)
     empty_BKD = rows.empty_1KD.expand(size, -1, -1)
     hidden_BKD = torch.cat([empty_BKD, batch.hidden_BKD]) if both else batch.hidden_BKD
@@ -138,7 +162,7 @@ def denoise(
 
 
 def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
-    """The output of each row, and whether its latents are finite."""
+    """Turn latents into the output of each row, and tell which rows are finite."""
     finite_B = latents_BCHW.isfinite().flatten(1).all(1).cpu().numpy()
     if output == "latents":
         return {"values": list(latents_BCHW.float().flatten(1).cpu().numpy()), "finite": finite_B}

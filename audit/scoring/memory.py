@@ -1,4 +1,4 @@
-"""Batches as large as memory allows: an out-of-memory error halves them."""
+"""Run batches as large as memory allows: halve them when memory runs out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ import torch
 
 T = TypeVar("T")
 
-# What torch's allocator says, and oneDNN, which does not say why.
+# Messages of torch's CPU allocator and of oneDNN, which does not give the reason.
 _ON_THE_CPU = ("DefaultCPUAllocator", "could not create a primitive")
 
 
 def in_batches(rows: int, size: int, work: Callable[[slice], T], remember: Callable[[int], None]) -> list[T]:
-    """`work` of consecutive slices of at most `size` rows, in order.
+    """Apply `work` to consecutive slices of at most `size` rows and return the results in order.
 
-    Where one runs out of memory it is halved, and so are all after it; `remember` is told the new size. Raises the
-    error where a single row does not fit.
+    If a slice runs out of memory, it and all later slices are halved.
+
+    Args:
+        rows: Number of rows.
+        size: Rows per slice to begin with.
+        work: Called with each slice.
+        remember: Called with the new size whenever it is halved.
+
+    Raises:
+        RuntimeError | MemoryError: A single row does not fit in memory, or `work` failed for another reason.
     """
     done: list[T] = []
     start = 0
@@ -30,7 +38,7 @@ def in_batches(rows: int, size: int, work: Callable[[slice], T], remember: Calla
         except (RuntimeError, MemoryError) as error:
             if stop - start == 1 or not out_of_memory(error):
                 raise
-        # Out of the `except`, whose traceback holds on to what did not fit.
+        # Outside the `except` block, because the traceback keeps alive the tensors that did not fit.
         torch.cuda.empty_cache()
         size = (stop - start) // 2
         remember(size)
@@ -38,5 +46,5 @@ def in_batches(rows: int, size: int, work: Callable[[slice], T], remember: Calla
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an accelerator, torch's allocator on the CPU, or Python has no memory left."""
+    """Tell whether an error means that an accelerator, torch's CPU allocator or Python ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _ON_THE_CPU)

@@ -1,4 +1,4 @@
-"""Where a row stops being finite: a broken checkpoint, or too narrow a dtype."""
+"""Locate where values stop being finite: in a broken checkpoint, or because the dtype is too narrow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from audit.scoring.batching import Batch, Rows
 
 
 def first_not_finite(rows: Rows, one: Batch, latents_1CHW: Tensor, timestep: int) -> str | None:
-    """What is the first to be NaN or infinite in this forward of a row, or of the empty prompt; None if nothing is."""
+    """Name the first part of a forward that yields NaN or infinity, for a row and then for the empty prompt.
+
+    Args:
+        rows: The rows that the batch belongs to.
+        one: A batch of one row.
+        latents_1CHW: Input of the UNet.
+        timestep: Timestep of the forward.
+
+    Returns:
+        The name of the part; None if everything is finite.
+    """
     for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, " of the empty prompt")):
         what = _first(rows.model, latents_1CHW, timestep, hidden_1KD)
         if what:

@@ -1,4 +1,4 @@
-"""How a long calculation tells how far it is."""
+"""Report the progress of a long computation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from audit.detectors.detector import TrajectoryStep
 
-# Called with the step, what it counts, how many of these are done, and how many there are.
+# Called with the step, the unit it counts, how many units are done, and how many there are.
 Progress = Callable[[str, str, int, int], None]
 
 
 @dataclass(frozen=True)
 class CountSteps:
-    """Follow a run as a detector does, and tell after each of its steps how many steps of all rows are done.
+    """Follow a run as a detector does, and report after each step how many steps of all rows are done.
 
-    at: the rows of the batch; steps: of each row; total: rows of all batches.
+    Attributes:
+        progress: Called with the counts.
+        title: Name of the task.
+        at: Rows of the batch.
+        steps: Steps per row.
+        total: Number of rows in all batches.
     """
 
     needs_attention: ClassVar[bool] = False

@@ -1,7 +1,7 @@
-"""A reference model: what it makes of the same captions is taken off, feature by feature.
+"""Compare a model with a reference model by subtracting the reference's features for the same captions.
 
-A model that cannot have memorized the captions in question (an earlier checkpoint, the base of a fine-tune) shows what
-style, length and language do to a score; what is left is what the audited model has learned since.
+A reference model cannot have memorized the captions in question: an earlier checkpoint, or the base of a fine-tune. It
+shows what style, length and language do to a score; the difference is what the audited model has learned since.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ from audit.errors import AuditError
 
 
 def beside(table: pa.Table, reference: pa.Table) -> pa.Table:
-    """The screen of a model with the columns of a reference model's screen of the same rows beside its own.
+    """Combine the screen of a model with a reference model's screen of the same rows, in one table.
 
-    Calibrations measure distances in the difference of the features. A row in which anything
-    failed in either has status "error"; a column that failed in one is null in both.
-    Raises AuditError where the two are not screens of the same captions, seeds and noise.
+    Calibrations measure distances in the difference of the features. A row in which anything failed in either screen
+    has status "error". A column that failed in one of them is null in both.
+
+    Args:
+        table: Screen of the model.
+        reference: Screen of the reference model.
+
+    Raises:
+        AuditError: The two are not screens of the same captions, seeds and noise.
     """
     ours, theirs = (json.loads((t.schema.metadata or {})[schema.METADATA_KEY]) for t in (table, reference))
     for item in ("latent_shape", "seeds", "detectors"):
@@ -39,7 +45,7 @@ def beside(table: pa.Table, reference: pa.Table) -> pa.Table:
         columns[schema.REFERENCE + name] = pc.if_else(sound, reference[name], nothing)
     fine = pc.and_(*(pc.equal(screened["status"], "ok") for screened in (table, reference)))
     columns["status"] = pc.if_else(fine, "ok", "error")
-    why = pc.binary_join_element_wise("reference model", reference["error"], ": ")  # null where that is
+    why = pc.binary_join_element_wise("reference model", reference["error"], ": ")  # null if there is no error
     columns["error"] = pc.coalesce(table["error"], why)
     context = ours | {"reference": {"weights": theirs["weights"], "scheduler": theirs["scheduler"]}}
     metadata = {schema.METADATA_KEY: json.dumps(context, sort_keys=True).encode()}

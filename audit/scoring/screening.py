@@ -1,4 +1,4 @@
-"""Screening: scores from a few forwards on pure noise, no image (docs/design.md, section 3)."""
+"""Screen captions with a few forwards on pure noise, without generating images (docs/design.md, section 3)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ from audit.scoring.reference_model import beside
 class Forward:
     """One forward that the detectors need: the UNet at `timestep` on the initial noise.
 
-    layers: of how many the attention is recorded. full: whether the output is needed too, or the forward may end there.
+    Attributes:
+        position: Position in the 50-step schedule.
+        timestep: Timestep at that position.
+        layers: Number of cross-attention layers whose attention is recorded, from the first on.
+        full: Whether the output is needed. If not, the forward may end after those layers.
     """
 
     position: int
@@ -49,16 +53,26 @@ def screen(
     reference: Model | None = None,
     progress: Progress | None = None,
 ) -> pa.Table:
-    """Score captions from pure noise: one row per caption and seed, caption-major, as `audit.schema.scored`.
+    """Score captions from pure noise: one row per caption and seed, caption-major, as in `audit.schema.scored`.
 
-    reference: a model that cannot have memorized the captions; its columns stand beside those of the model, and a
-    calibration measures what the two differ in (`audit.scoring.reference_model`).
-    progress: called after each batch of rows.
-    batch_size: rows a forward; by default as many as fit in memory, 64 at most (16 on the CPU).
-    All detectors come out of one pass. Where a detector's values are not finite, its columns are null and the row has
-    status "error"; the columns of the other detectors stay. With zero terminal SNR, a detector that compares predicted
-    noise at t = T takes the first timestep at which that depends on the caption. What a calibration depends on is JSON
-    in the schema's metadata under `crossaudit`. Raises AuditError for an unknown detector or unfit captions.
+    All detectors share one pass. If the values of a detector are not finite, its columns are null and the row has
+    status "error"; the columns of the other detectors are kept. With zero terminal SNR, a detector that compares
+    predicted noise at t = T uses the first timestep at which the prediction depends on the caption. What a calibration
+    depends on is stored as JSON in the schema's metadata, under `crossaudit`.
+
+    Args:
+        model: The model to audit.
+        captions: Captions to score.
+        seeds: Seeds of the initial noise.
+        detectors: Names of the detectors.
+        batch_size: Rows per forward; by default as many as fit in memory, at most 64 (16 on the CPU).
+        reference: A model that cannot have memorized the captions. Its columns are added to the table, and a
+            calibration measures the difference of the two (`audit.scoring.reference_model`).
+        progress: Called after each batch of rows.
+
+    Raises:
+        UsageError: A detector is unknown, or captions, seeds or the batch size are invalid.
+        AuditError: The model has too few cross-attention layers for a detector, or the reference does not fit.
     """
     chosen = screen_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
@@ -112,7 +126,7 @@ def screen(
 
 
 def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward]) -> dict[int, Tensor]:
-    """The outputs of the full forwards without a caption, by position: [S, C, H, W] each, one row per seed."""
+    """Compute the outputs of the full forwards without a caption, by position: [S, C, H, W], one row per seed."""
     found = {}
     for forward in (forward for forward in plan if forward.full):
         parts = [model.predict(noise_CHW[None], forward.timestep, rows.empty_1KD) for noise_CHW in rows.noise_SCHW]
@@ -121,7 +135,7 @@ def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward]) -> dict[in
 
 
 def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
-    """Note where a row that is not finite stopped being so."""
+    """Note where a row that is not finite stopped being finite."""
     noise_1CHW = rows.noise_SCHW[one.seed_B]
     for forward in plan:
         what = first_not_finite(rows, one, noise_1CHW, forward.timestep)
@@ -133,9 +147,16 @@ def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
 def forwards(
     detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int], earliest: int = 0
 ) -> list[Forward]:
-    """Plan the union of what the detectors need, one forward per timestep.
+    """Plan the forwards that the detectors need together: one per timestep.
 
-    earliest: the first position at which a response can be measured (`audit.models.sampler.first_informative`).
+    Args:
+        detectors: The detectors of the screen.
+        model: The model to run.
+        timesteps: Timesteps of the 50-step schedule.
+        earliest: First position at which a response can be measured (`audit.models.sampler.first_informative`).
+
+    Raises:
+        AuditError: A detector needs more cross-attention layers than the model has.
     """
     layers: dict[int, int] = {}
     for detector in detectors:
@@ -154,7 +175,17 @@ def forwards(
 def run_forward(
     model: Model, forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The UNet's output, if the forward is a full one, and the attention of its layers, if any are recorded."""
+    """Run a forward of the plan.
+
+    Args:
+        model: The model to run.
+        forward: What to record.
+        latents_BCHW: Input of the UNet.
+        hidden_BKD: Hidden states of the text encoder.
+
+    Returns:
+        (output [B, C, H, W] or None if the forward is not full, attention [B, L, K] or None if none is recorded).
+    """
     if not forward.layers:
         return model.predict(latents_BCHW, forward.timestep, hidden_BKD), None
     with AttentionProbe(model.layers[: forward.layers], stop=not forward.full) as probe:
