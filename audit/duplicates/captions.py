@@ -1,9 +1,9 @@
-"""What makes two captions the same caption, or near-identical ones.
+"""Normalise captions and find near-duplicates with MinHash.
 
-Captions are near-identical if the sets of their shingles (four letters in a row, after case folding, without
-punctuation, whitespace folded) share NEAR of their union or more. MinHash (Broder 1997) finds candidates, which have a
-band of their signatures in common; each pair of them is then compared exactly: no chain of chance joins captions of one
-template.
+Two captions are near-identical if the Jaccard similarity of their sets of shingles is at least NEAR. A shingle is four
+consecutive letters after case folding, removing punctuation and collapsing whitespace. MinHash (Broder 1997) finds
+candidates, which have a band of their signatures in common. Each candidate pair is then compared exactly, so that
+captions of one template are not joined by chains of chance collisions.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from scipy import sparse
 
 from audit.duplicates.components import components
 
-# Shapes: N captions, B bands, R minima a band, W shingles of all captions together, P pairs.
+# Shapes: N captions, B bands, R minima per band, W shingles of all captions together, M keys, P pairs.
 
 SHINGLE = 4
 NEAR = 0.9
 BANDS, MINIMA = 10, 10
 KEY_BITS = 62
-# Of captions that share a band each is compared with so many of those that follow it in the order of their texts.
+# Each caption is compared with this many of those that follow it, in text order, among captions that share a band.
 WINDOW = 16
 _CHUNK = 1 << 10
 _END = "\U0010ffff" * SHINGLE
@@ -36,12 +36,12 @@ Words = npt.NDArray[np.uint64]
 
 
 def caption_id(caption: str) -> str:
-    """The id of one distinct text: 32 hex digits of blake2b over its UTF-8 bytes."""
+    """Return the id of a distinct text: 32 hex digits of blake2b over its UTF-8 bytes."""
     return hashlib.blake2b(caption.encode("utf-8"), digest_size=16).hexdigest()
 
 
 def caption_groups(captions: Sequence[str]) -> list[str]:
-    """The group of each caption: the smallest `caption_id` among those that near-identity connects it with."""
+    """Return the group of each caption: the smallest `caption_id` among those that near-identity connects it with."""
     ids = [caption_id(caption) for caption in captions]
     order_N = np.argsort(np.array(ids, dtype=object), kind="stable")
     ordered = [captions[at] for at in order_N]
@@ -55,7 +55,7 @@ def caption_groups(captions: Sequence[str]) -> list[str]:
 
 
 def band_keys(captions: Sequence[str]) -> Words:
-    """[N, B]: what each band of a caption's MinHash signature is, as one number below 2^KEY_BITS."""
+    """Hash each band of each caption's MinHash signature to one number below 2^KEY_BITS: [N, B]."""
     parts = [_band_keys(captions[at : at + _CHUNK]) for at in range(0, len(captions), _CHUNK)]
     return np.concatenate([np.zeros((0, BANDS), np.uint64), *parts])
 
@@ -63,12 +63,18 @@ def band_keys(captions: Sequence[str]) -> Words:
 def near_pairs(
     key_M: npt.NDArray[Any], caption_M: npt.NDArray[np.int64], captions: Sequence[str]
 ) -> npt.NDArray[np.int64]:
-    """[P, 2]: the pairs of `captions`, by index, the smaller one first, that share a key and are near-identical.
+    """Find the pairs of captions that share a key and are near-identical.
 
-    `key_M`: the keys of all captions; `caption_M`: whose each is.
+    Args:
+        key_M: Keys of all captions.
+        caption_M: Index of the caption that each key belongs to.
+        captions: The captions.
+
+    Returns:
+        Pairs [P, 2] of indices into `captions`, the smaller one first.
     """
     folded = [_folded(caption) for caption in captions]
-    # Of many captions with one key the alike ones must be neighbours, in whatever order the captions came.
+    # Among many captions with one key, similar ones must be neighbours, whatever order the captions came in.
     rank_N = np.empty(len(folded), np.int64)
     rank_N[sorted(range(len(folded)), key=folded.__getitem__)] = np.arange(len(folded))
     order_M = np.lexsort((rank_N[caption_M], key_M))
@@ -82,7 +88,7 @@ def near_pairs(
 
 
 def near(captions: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """[P]: whether the two captions of each pair are near-identical."""
+    """Tell whether the two captions of each pair are near-identical: [P] bool."""
     return _near([_folded(caption) for caption in captions], pairs_P2)
 
 
@@ -93,7 +99,7 @@ def overlap(caption: str, others: Sequence[str]) -> list[float]:
 
 
 def mixed(values: Words) -> Words:
-    """Each number made random: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    """Scramble each number with the finalizer of SplitMix64 (Steele et al. 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -122,7 +128,7 @@ def _near(folded: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray
     of_W = np.repeat(np.arange(len(used)), np.diff([*start_N, len(shingle_W)]))
     _, column_W = np.unique(shingle_W, return_inverse=True)
     sets = sparse.csr_array((np.ones(len(of_W), np.int32), (of_W, column_W)))
-    sets.data[:] = 1  # a shingle that occurs twice is one of the set
+    sets.data[:] = 1  # a shingle that occurs twice counts once
     size_N, found = np.diff(sets.indptr), []
     for at in range(0, len(pairs_P2), _CHUNK):
         one, other = inverse.reshape(pairs_P2.shape)[at : at + _CHUNK].T
@@ -132,7 +138,10 @@ def _near(folded: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray
 
 
 def _shingles(folded: Sequence[str]) -> tuple[Words, npt.NDArray[np.int64]]:
-    """(hashes of the shingles of all texts, where those of each begin). The last ones of a text run into its end."""
+    """Hash the shingles of all texts: (hashes [W], index of each text's first shingle [N]).
+
+    The last shingles of a text extend into its end marker.
+    """
     letters = np.frombuffer((_END.join(folded) + _END).encode("utf-32-le", "surrogatepass"), np.uint32)
     length_N = np.fromiter(map(len, folded), np.int64, len(folded))
     start_N = np.cumsum(length_N) - length_N
@@ -144,7 +153,7 @@ def _shingles(folded: Sequence[str]) -> tuple[Words, npt.NDArray[np.int64]]:
 
 
 def _folded(caption: str) -> str:
-    # The space in front makes the first letter one of a word's, as the last is: `ram` is not nearly `tram`.
+    # The leading space marks the start of a word, as the end marker does its end: `ram` is not close to `tram`.
     return " " + " ".join(caption.casefold().translate(_without_punctuation()).split())
 
 

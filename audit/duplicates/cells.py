@@ -1,10 +1,10 @@
-"""Near duplicates without comparing every image with every other: only images of one list are compared, exactly.
+"""Find near-duplicate images without comparing all pairs: compare, exactly, only images in the same cell.
 
-Lists are the cells of spherical k-means (Dhillon & Modha, Machine Learning 42, 2001), and each image is in the few
-that are nearest to it, so that fewer pairs on the border of two are missed (as SPANN does, arXiv 2111.08566). What is
-missed is measured, not assumed.
+Cells are those of spherical k-means (Dhillon & Modha, Machine Learning 42, 2001). Each image is assigned to the few
+nearest cells, so that fewer pairs on the border between two cells are missed (as in SPANN, arXiv 2111.08566). The
+fraction of missed pairs is measured, not assumed. The code calls cells "lists".
 
-Shapes: N images, S sampled images, E embedding width, K lists, L lists of each image, M pairs.
+Shapes: N images, S sampled images, E embedding width, K cells, L cells per image, M pairs.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import numpy as np
 from audit.duplicates.captions import mixed
 from audit.duplicates.images import forest, near_pairs
 
-# Lists of each image: of 100,000, 2 miss one pair in six, 3 one in thirteen, 4 one in thirty (docs/design.md, 8).
+# Cells per image. On 100,000 images, 2 miss one pair in six, 3 one in thirteen, 4 one in thirty (docs/design.md, 8).
 EACH = 4
-# So many times more is compared than in lists of one size (`python -m benchmarks.clusters`).
+# Factor by which uneven cells cost more comparisons than cells of equal size (`python -m benchmarks.clusters`).
 UNEVEN = 2
-# Lists at most, rounds of k-means, and images that a list is learned from.
+# Largest number of cells, rounds of k-means, and images per cell to learn the cells from.
 MOST_LISTS, ROUNDS, FROM_A_LIST = 1 << 15, 5, 32
-# Images of a list that are compared with all before them at once, and of those so many at a time.
+# Images per cell compared in one block, and predecessors of the block per chunk.
 BLOCK, PIECE = 8192, 256
-# The pairs of about so many images are found exactly.
+# Number of images, approximately, whose pairs are found exactly in order to measure what is missed.
 SCANNED = 1024
 
 
 def lists_of(images: int) -> int:
-    """How many lists there are for so many images.
+    """Choose the number of cells for a number of images.
 
-    To assign them costs N K products, to compare inside of lists as large as each other (L N)^2 / 2 K: least in sum
-    where K = L (N / 2)^0.5.
+    Assigning N images costs N K inner products; comparing images within cells of equal size costs (L N)^2 / 2 K. The
+    sum is least at K = L (N / 2)^0.5.
     """
     return max(1, min(round(EACH * (images / 2) ** 0.5), images // FROM_A_LIST, MOST_LISTS))
 
 
 def products(images: int) -> int:
-    """Inner products in all: to learn the lists, to assign and compare images, and to measure what is missed."""
+    """Count all inner products: to learn the cells, to assign and compare images, and to measure what is missed."""
     count = lists_of(images)
     learning = ROUNDS * min(FROM_A_LIST * count, images) * count
     compared = UNEVEN * (min(EACH, count) * images) ** 2 // (2 * count)
@@ -46,9 +46,16 @@ def products(images: int) -> int:
 
 
 def drawn(number_N: np.ndarray, images: int, wanted: int, seed: int) -> np.ndarray:
-    """Which images are of a sample of about so many: [N] bool. It depends on their numbers, not on how they are cut.
+    """Draw a sample of about `wanted` images: [N] bool.
 
-    The first of all images always is, so that there is one.
+    Whether an image is drawn depends only on its number and the seed, not on how the images are split. The first of
+    all images is always drawn, so that the sample is not empty.
+
+    Args:
+        number_N: Numbers of the images.
+        images: Number of all images.
+        wanted: Expected sample size.
+        seed: Seed of the draw.
     """
     key = mixed(np.array([seed % (1 << 64)], np.uint64))
     uniform_N = (mixed(number_N.astype(np.uint64) ^ key) >> np.uint64(11)) * 2.0**-53
@@ -57,7 +64,13 @@ def drawn(number_N: np.ndarray, images: int, wanted: int, seed: int) -> np.ndarr
 
 
 def learned(vectors_SE: np.ndarray, lists: int, seed: int) -> np.ndarray:
-    """The centres [K, E] of that many lists, of fewer if the sample is smaller."""
+    """Learn the centres [K, E] of the given number of cells by k-means; fewer if the sample is smaller.
+
+    Args:
+        vectors_SE: Vectors of the sampled images.
+        lists: Number of cells.
+        seed: Seed of k-means.
+    """
     import faiss
 
     lists = min(lists, len(vectors_SE))
@@ -68,7 +81,16 @@ def learned(vectors_SE: np.ndarray, lists: int, seed: int) -> np.ndarray:
 
 
 def assigned(vectors_NE: np.ndarray, centres_KE: np.ndarray, each: int) -> np.ndarray:
-    """The lists [N, L] of each image: those of so many nearest centres."""
+    """Assign each image to its nearest cells.
+
+    Args:
+        vectors_NE: Vectors of the images.
+        centres_KE: Centres of the cells.
+        each: Number of cells per image.
+
+    Returns:
+        Cell numbers [N, L].
+    """
     import faiss
 
     vectors_NE = np.ascontiguousarray(vectors_NE, np.float32)
@@ -77,9 +99,16 @@ def assigned(vectors_NE: np.ndarray, centres_KE: np.ndarray, each: int) -> np.nd
 
 
 def near_in_lists(list_N: np.ndarray, number_N: np.ndarray, vectors_NE: np.ndarray, threshold: float) -> np.ndarray:
-    """Pairs [M, 2] of numbers that connect what the images of each list at or above `threshold` connect.
+    """Find near-duplicate pairs among the images of each cell.
 
-    `vectors_NE` may be a file mapped into memory: no more is taken of it at a time than a block and a piece of a list.
+    Args:
+        list_N: Cell of each image; an image in several cells has several entries.
+        number_N: Number of each image.
+        vectors_NE: Vector of each image. May be memory-mapped: only a block and a chunk of a cell are read at a time.
+        threshold: Images with an inner product of at least this are near duplicates.
+
+    Returns:
+        Pairs [M, 2] of image numbers that connect the same images as all near-duplicate pairs do.
     """
     order = np.lexsort((number_N, list_N))
     found = [np.empty((0, 2), np.int64)]

@@ -1,4 +1,4 @@
-"""Connected components: what pairs join."""
+"""Find connected components of a graph given by pairs of numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from scipy.sparse.csgraph import connected_components
 
 
 def components(pairs_P2: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(the numbers that occur in the pairs, ascending; the smallest number that each is connected with): [F], [F]."""
+    """Find the connected component of each number.
+
+    Returns:
+        (numbers that occur in the pairs, ascending [F]; smallest number in the component of each [F]).
+    """
     number_F, at = np.unique(pairs_P2, return_inverse=True)
     one_P, other_P = at.reshape(-1, 2).T
     graph = coo_array((np.ones(len(one_P), dtype=bool), (one_P, other_P)), shape=(len(number_F), len(number_F)))

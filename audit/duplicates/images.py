@@ -1,7 +1,7 @@
-"""Which training images are one picture, kept more than once: exact by bytes, near by their vectors (design, 8).
+"""Find training images that are stored more than once: exactly by bytes, nearly by vectors (docs/design.md, section 8).
 
-Duplicates are what makes a model memorize (Lee et al., arXiv 2107.06499; Carlini et al., arXiv 2301.13188), and
-captions that vary hide them from a count of captions.
+Duplicates make a model memorize (Lee et al., arXiv 2107.06499; Carlini et al., arXiv 2301.13188). If their captions
+vary, counting captions does not reveal them.
 
 Shapes: Q images of a block, N images, E embedding width, M pairs, F images that are in any pair. Images are numbered
 in the order of the data set.
@@ -21,15 +21,18 @@ from audit.duplicates.components import components
 if TYPE_CHECKING:
     from PIL import Image
 
-# A pair counts as near duplicates if it is as alike as three of four slightly edited copies are to their originals.
+# A pair is a near-duplicate if it is as similar as the upper three quarters of edited copies are to their originals.
 EDITED_QUANTILE = 0.25
-# Never below 90 % precision of SSCD on DISC (arXiv 2202.10261), a set of edited copies.
+# Lower limit: 90 % precision of SSCD on DISC (arXiv 2202.10261), a data set of edited copies.
 LEAST_ALIKE = 0.75
 PIECE = 1024
 
 
 def edited(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A copy of an RGB image, as large, as the web makes them: 8 % cropped, 10 % brighter or darker, recompressed."""
+    """Edit an RGB image as the web does: crop up to 8 % per side, change brightness by up to 10 %, recompress.
+
+    The copy has the size of the original.
+    """
     from PIL import Image, ImageEnhance
 
     width, height = (round(side * rng.uniform(0.92, 1)) for side in image.size)
@@ -42,18 +45,25 @@ def edited(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def duplicate_threshold(similarity_N: np.ndarray) -> float:
-    """From which similarity on two images are near duplicates, given those of edited copies to their originals.
+    """Compute the similarity at which two images are near duplicates; never below LEAST_ALIKE.
 
-    Never below LEAST_ALIKE.
+    Args:
+        similarity_N: Similarities of edited copies to their originals.
     """
     return max(float(np.quantile(similarity_N, EDITED_QUANTILE)), LEAST_ALIKE)
 
 
 def near_pairs(block_QE: np.ndarray, start: int, shards: Iterable[np.ndarray], threshold: float) -> np.ndarray:
-    """Pairs [M, 2] that connect what an exact comparison connects: the images of a block and all before them.
+    """Find near-duplicate pairs of a block's images and all images before them, by exact comparison.
 
-    `block_QE`: the images `start` to `start + Q`; `shards`: the vectors [N, E] of all images in order, one shard in
-    memory at a time. Of all pairs whose inner product is at or above `threshold` a spanning forest is returned.
+    Args:
+        block_QE: Vectors of the images `start` to `start + Q`.
+        start: Number of the first image of the block.
+        shards: Vectors [N, E] of all images in order; one shard is in memory at a time.
+        threshold: Images with an inner product of at least this are near duplicates.
+
+    Returns:
+        Pairs [M, 2] of image numbers: a spanning forest of all near-duplicate pairs, which connects the same images.
     """
     block_QE = np.ascontiguousarray(block_QE, dtype=np.float32)
     number_Q = start + np.arange(len(block_QE))
@@ -61,7 +71,7 @@ def near_pairs(block_QE: np.ndarray, start: int, shards: Iterable[np.ndarray], t
     for vectors_NE in shards:
         for at in range(0, len(vectors_NE), PIECE):
             piece_NE = vectors_NE[at : at + PIECE].astype(np.float32)
-            later = max(0, first + at - start)  # the others of the block are before all of the piece
+            later = max(0, first + at - start)  # earlier images of the block precede the whole piece
             near_QN = block_QE[later:] @ piece_NE.T >= threshold
             q, n = np.divmod(np.flatnonzero(near_QN), len(piece_NE))
             number, n = number_Q[later:][q], n + first + at
@@ -76,13 +86,21 @@ def near_pairs(block_QE: np.ndarray, start: int, shards: Iterable[np.ndarray], t
 
 
 def forest(pairs_M2: np.ndarray) -> np.ndarray:
-    """Pairs (first image of its component, image) that connect the same images as `pairs_M2`."""
+    """Reduce pairs to (first image of the component, image); the result connects the same images as `pairs_M2`."""
     image_F, root_F = components(pairs_M2)
     return np.stack([root_F, image_F], axis=1)[root_F != image_F]
 
 
 def same_bytes(sha256: pa.ChunkedArray, number_N: np.ndarray) -> np.ndarray:
-    """Pairs [M, 2]: (the first image of its bytes, image), by the sha256 [N] of images and their numbers."""
+    """Find images with the same bytes.
+
+    Args:
+        sha256: Hash of each image's bytes [N].
+        number_N: Numbers of the images.
+
+    Returns:
+        Pairs [M, 2]: (first image with these bytes, image).
+    """
     bytes_N = sha256.combine_chunks().dictionary_encode().indices.to_numpy()
     order_N = np.lexsort((number_N, bytes_N))
     bytes_N, number_N = bytes_N[order_N], number_N[order_N]
@@ -92,9 +110,10 @@ def same_bytes(sha256: pa.ChunkedArray, number_N: np.ndarray) -> np.ndarray:
 
 
 def clusters(pairs_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(images that are in any pair, ascending; the first image of each one's cluster; the size of that): [F], [F], [F].
+    """Group images that are connected by pairs; an image in no pair is a cluster of its own and is not returned.
 
-    Images are in one cluster if pairs connect them; one that is in no pair is a cluster of its own.
+    Returns:
+        (images in any pair, ascending [F]; first image of each one's cluster [F]; size of that cluster [F]).
     """
     image_F, first_F = components(pairs_M2)
     _, inverse, count = np.unique(first_F, return_inverse=True, return_counts=True)

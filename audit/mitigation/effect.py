@@ -1,4 +1,4 @@
-"""What a setting of mitigation does, in one row: copies left, fidelity to the caption, diversity, time."""
+"""Summarise the effect of a mitigation setting in one row: copies left, fidelity to the caption, diversity, time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from audit.statistics.intervals import clopper_pearson
 def summarize(measured: pa.Table, vectors_NE: np.ndarray) -> dict[str, Any]:
     """Summarise the measurements of one caption set and setting: a row of `schema.MITIGATION_SUMMARY` without its key.
 
-    vectors_NE: the unit vectors of its images. A caption counts as above if any of its images is (as for a verdict);
-    the interval is Clopper-Pearson's, 95 %, over captions.
+    As for a verdict, a caption counts as above the threshold if any of its images is. The interval is the 95 %
+    Clopper-Pearson interval over captions.
+
+    Args:
+        measured: One row per image.
+        vectors_NE: Unit vectors of the images.
     """
     of_caption = measured.group_by("caption_id").aggregate([("is_copy", "any"), ("near_miss", "any")])
     captions, above = len(of_caption), int(pc.sum(of_caption["above_threshold_any"]).as_py() or 0)
@@ -39,7 +43,7 @@ def summarize(measured: pa.Table, vectors_NE: np.ndarray) -> dict[str, Any]:
 
 
 def diversity(vectors_NE: np.ndarray) -> float | None:
-    """Mean of 1 - inner product over all pairs of unit vectors; None for fewer than two."""
+    """Compute the mean of 1 - inner product over all pairs of unit vectors [N, E]; None for fewer than two vectors."""
     count = len(vectors_NE)
     if count < 2:
         return None

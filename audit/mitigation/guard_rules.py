@@ -1,7 +1,7 @@
-"""Which samples of a training step look memorized: the rules of the guard (`audit.mitigation.training`).
+"""Decide which samples of a training step look memorized: the rules of the guard (`audit.mitigation.training`).
 
-A rule gives each sample a score and the limit beyond which it is silenced. Attention depends on t, so what a rule
-remembers it remembers by tenths of the timesteps.
+A rule gives each sample a score, and the limit above which the sample is silenced. Attention depends on t, so a rule
+keeps its statistics separately for each tenth of the timesteps.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from audit.calibration.distance import Distance, robust_scale
 from audit.detectors.attention_profile import SMALLEST
 from audit.detectors.entropy import entropy
 
-# Shapes: B samples of a step, L layers, K text positions, F features, T tenths of the timesteps, W remembered of one.
+# Shapes: B samples of a step, L layers, K text positions, F features, T tenths of the timesteps, W samples kept of one.
 
 TENTHS = 10
-REMEMBERED = 2000  # entropies of a tenth that a running quantile is taken over,
-REFRESH = 10  # which is taken anew every ten steps
-CONTROL_REMEMBERED = 32  # control samples of a tenth that distances are measured from,
-CONTROL_WARMUP = 16  # as soon as there are so many of it,
-CONTROL_NEEDED = 160  # and so many in all
+REMEMBERED = 2000  # entropies per tenth over which the running quantile is taken
+REFRESH = 10  # steps between updates of that quantile
+CONTROL_REMEMBERED = 32  # control samples kept per tenth, from which distances are measured
+CONTROL_WARMUP = 16  # a tenth is used once it has this many control samples
+CONTROL_NEEDED = 160  # distances are fitted once all tenths in use have this many together
 
 
 def mean_entropy(attn_BLK: Tensor) -> Tensor:
-    """`H(a)` of the attention averaged over all layers: [B], in nats."""
+    """Compute `H(a)` of the attention averaged over all layers: [B], in nats."""
     return entropy(attn_BLK.mean(1))
 
 
 class FixedEntropy:
-    """The entropy against one limit (arXiv 2403.11052, section 5.2)."""
+    """Compares the entropy with one fixed limit (arXiv 2403.11052, section 5.2)."""
 
     def __init__(self, max_entropy: float) -> None:
         self._max_entropy = max_entropy
 
     def __call__(self, attn_BLK: Tensor, _tenth_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and limits: [B] each."""
+        """Compute scores and limits of attention [B, L, K]: [B] each."""
         entropy_B = mean_entropy(attn_BLK)
         return entropy_B, torch.full_like(entropy_B, self._max_entropy)
 
 
 class EntropyQuantile:
-    """The entropy against the `max_quantile` of the last 2,000 samples of the same tenth before the step.
+    """Compares the entropy with the `max_quantile` of the previous 2,000 samples of the same tenth.
 
-    No sample has a limit in the first `warmup` of its tenth. Nothing waits for the device.
+    The first `warmup` samples of a tenth have no limit. Nothing synchronises with the device.
     """
 
     def __init__(self, max_quantile: float, warmup: int) -> None:
@@ -57,7 +57,7 @@ class EntropyQuantile:
         self._steps = 0
 
     def __call__(self, attn_BLK: Tensor, tenth_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and limits: [B] each; the samples are remembered for the steps after."""
+        """Compute scores and limits of attention [B, L, K]: [B] each. Remember the samples for later steps."""
         entropy_B = mean_entropy(attn_BLK)
         if self._steps == 0:
             device = entropy_B.device
@@ -74,19 +74,25 @@ class EntropyQuantile:
 
 
 class ControlDistance:
-    """The distance of the attention profile from control captions, against the `max_quantile` of theirs.
+    """Compares the attention profile's distance from control captions with the `max_quantile` of their own distances.
 
-    Features are scaled by median and MAD of the newest control samples of the same tenth; covariance (of one half of
-    them) and quantile (of the other) are shared by all tenths. No sample has a limit until there are enough.
+    Features are scaled by the median and MAD of the latest control samples of the same tenth. All tenths share the
+    covariance (fitted on one half of the samples) and the quantile (taken over the other half). No sample has a limit
+    until there are enough control samples.
     """
 
     def __init__(self, max_quantile: float) -> None:
         self._max_quantile = max_quantile
         self._null = [deque[np.ndarray](maxlen=CONTROL_REMEMBERED) for _ in range(TENTHS)]
-        self._fitted: list[Tensor] = []  # on the device: of each tenth, of the distance, and the limits
+        self._fitted: list[Tensor] = []  # on the device: scaling per tenth, then the distance, then the limits
 
     def learn(self, attn_BLK: Tensor, tenth_B: Tensor) -> None:
-        """Remember control samples, forget the oldest, and fit anew."""
+        """Remember control samples, forget the oldest ones, and refit.
+
+        Args:
+            attn_BLK: Attention of the control samples.
+            tenth_B: Tenth of the timesteps of each sample.
+        """
         features_BF = _features(attn_BLK).double().cpu().numpy()
         for tenth, features_F in zip(tenth_B.tolist(), features_BF, strict=True):
             self._null[tenth].append(features_F)
@@ -109,7 +115,7 @@ class ControlDistance:
         self._fitted = [torch.from_numpy(array).to(attn_BLK.device) for array in fitted]
 
     def __call__(self, attn_BLK: Tensor, tenth_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and limits: [B] each."""
+        """Compute scores and limits of attention [B, L, K]: [B] each."""
         if not self._fitted:
             zero_B = attn_BLK.new_zeros(len(attn_BLK))
             return zero_B, torch.full_like(zero_B, torch.inf)
@@ -120,10 +126,10 @@ class ControlDistance:
 
 
 def _features(attn_BLK: Tensor) -> Tensor:
-    """Per layer the logit of `a_0` and the entropy of the attention left without BOS: [B, 2 L], float64.
+    """Compute per layer the logit of `a_0` and the entropy of the attention left without BOS: [B, 2 L], float64.
 
-    `H(a)` and `a_0` are nearly the same number, and near-duplicates drown a distance. By the chain rule
-    `H(a) = H2(a_0) + (1 - a_0) H_rest`, with `H2` the entropy of a coin: `H_rest` is what BOS does not tell.
+    `H(a)` and `a_0` carry nearly the same information, and near-duplicate features drown out a distance. By the chain
+    rule, `H(a) = H2(a_0) + (1 - a_0) H_rest` with `H2` the entropy of a coin; `H_rest` is what BOS does not tell.
     """
     bos_BL = attn_BLK[..., 0].double().clamp(SMALLEST, 1 - SMALLEST)
     coin_BL = torch.special.entr(bos_BL) + torch.special.entr(1 - bos_BL)

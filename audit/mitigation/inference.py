@@ -1,8 +1,8 @@
-"""Mitigation while serving (arXiv 2403.11052, section 5): the tail of the prompt masked, the first key rescaled.
+"""Mitigate while serving: mask the tail of the prompt and rescale the first key (arXiv 2403.11052, section 5).
 
-Masking a tail of text positions is slicing the hidden states before the UNet sees them; multiplying the logit of a
-position is multiplying its key, which is done at the seam (`audit.attention.seam`). So the attention stays fused and
-its processor in place, and no attention matrix is built.
+To mask a tail of text positions, the hidden states are sliced before the UNet sees them. To multiply the logit of a
+position, its key is multiplied at the seam (`audit.attention.seam`). Attention therefore stays fused, its processor
+stays in place, and no attention matrix is built.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from audit.models.prompts import Keep, Tokens
 from audit.scoring.screening import screen
 
 KEEP = ("eos", "words", "all")
-# What `encode_prompt` must tell.
+# Arguments that `encode_prompt` must have.
 TOLD = {"prompt", "prompt_embeds", "negative_prompt", "negative_prompt_embeds", "num_images_per_prompt"}
 TOLD |= {"device", "do_classifier_free_guidance"}
 
@@ -39,9 +39,9 @@ def mitigated(
     only: Calibration | None = None,
     max_p: float = 0.01,
 ) -> Iterator[None]:
-    """Every call of `pipeline` inside the block is mitigated; afterwards, or after an exception, no trace is left.
+    """Mitigate every call of `pipeline` inside the `with` block; leave no trace afterwards, even after an exception.
 
-    Takes and raises what `mitigate_` does.
+    The arguments and exceptions are those of `mitigate_`.
     """
     mitigate_(pipeline, bos_scale, keep, prompt_tokens, negative_prompt_tokens, only, max_p)
     try:
@@ -59,26 +59,29 @@ def mitigate_(
     only: Calibration | None = None,
     max_p: float = 0.01,
 ) -> None:
-    """Install mitigation in a diffusers pipeline, until `unmitigate_` (arXiv 2403.11052, section 5).
+    """Install mitigation in a diffusers pipeline, until `unmitigate_` is called (arXiv 2403.11052, section 5).
 
     Args:
-        pipeline: the pipeline. Others that share its UNet are refused until they are mitigated too.
-        bos_scale: factor of the logit of the first text position of each window, conditional branch only; 1 leaves it.
-        keep: which text positions every cross-attention may see: "eos" up to EOS, "words" up to the last word, "all".
-        prompt_tokens: BOS, words and EOS of each prompt, needed where prompts come as `prompt_embeds`: a number for
-            all, a list of numbers, or, for prompts of several 77-token windows, a list of one number per window each.
-        negative_prompt_tokens: the same of negative prompts, needed where they come as `negative_prompt_embeds`,
+        pipeline: The pipeline. Other pipelines that share its UNet refuse to run until they are mitigated too.
+        bos_scale: Factor of the logit of the first text position of each window, in the conditional branch only; 1
+            changes nothing.
+        keep: Text positions that cross-attention may see: "eos" up to EOS, "words" up to the last word, "all".
+        prompt_tokens: Number of tokens of each prompt, with BOS and EOS. Needed if prompts are passed as
+            `prompt_embeds`. One number for all prompts, a list of numbers, or, for prompts of several 77-token windows,
+            a list with one number per window for each prompt.
+        negative_prompt_tokens: The same for negative prompts. Needed if they are passed as `negative_prompt_embeds`,
             unless those are of the empty prompt.
-        only: mitigate the prompts that this calibration gives a `p_unseen` of at most `max_p`, and no others. Each
-            call screens its prompts first, on the noise of the calibration's seeds: one forward per prompt for
-            `noise_magnitude` and `attention_profile`, eight for `profile`. Needs `Model.pipeline()`, whose weights are
-            known, and prompts in words.
-        max_p: see `only`.
+        only: Mitigate only prompts to which this calibration gives a `p_unseen` of at most `max_p`. Each call first
+            screens its prompts on the noise of the calibration's seeds: one forward per prompt for `noise_magnitude`
+            and `attention_profile`, eight for `profile`. The pipeline must come from `Model.pipeline()`, whose weights
+            are known, and prompts must be passed as text.
+        max_p: See `only`.
 
     Raises:
-        UsageError: a bad argument. A call raises it for embeddings of unknown length, unless keep is "all".
-        AuditError: a pipeline, an attention processor or a text encoder that this does not fit. A call raises it when
-            any cross-attention of any forward was not mitigated.
+        UsageError: An argument is invalid. A call of the pipeline raises it for embeddings of unknown length, unless
+            keep is "all".
+        AuditError: The pipeline, an attention processor or the text encoder is not supported. A call of the pipeline
+            raises it if any cross-attention in any forward was not mitigated.
     """
     check_setting(bos_scale, keep)
     _check(pipeline)
@@ -87,10 +90,10 @@ def mitigate_(
 
 
 def unmitigate_(pipeline: DiffusionPipeline) -> None:
-    """Take the mitigation out of a pipeline again.
+    """Remove the mitigation from a pipeline.
 
     Raises:
-        UsageError: there is none.
+        UsageError: The pipeline is not mitigated.
     """
     installed = _installed(pipeline)
     if installed is None:
@@ -99,7 +102,7 @@ def unmitigate_(pipeline: DiffusionPipeline) -> None:
 
 
 def check_setting(bos_scale: float, keep: str) -> None:
-    """Raises UsageError for arguments that `mitigate_` does not take."""
+    """Raise UsageError if `mitigate_` does not accept these arguments."""
     if not (math.isfinite(bos_scale) and bos_scale >= 0):
         raise UsageError(f"bos_scale is {bos_scale}", hint="Give a finite number, 0 or more; the paper's is 1.25.")
     if keep not in KEEP:
@@ -107,7 +110,7 @@ def check_setting(bos_scale: float, keep: str) -> None:
 
 
 def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float) -> Flagger | None:
-    """What tells which prompts to mitigate: those that `only` scores unlike captions that were never trained on."""
+    """Return a function that selects the prompts to mitigate: those that `only` scores unlike control captions."""
     if only is None:
         return None
     if not 0 < max_p <= 1:
@@ -121,7 +124,7 @@ def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float
         table = screen(model, list(dict.fromkeys(prompts)), seeds=only.context["seeds"], detectors=[only.detector])
         scores = only.score(table)
         p_of = dict(zip(scores["caption"].to_pylist(), scores["p_unseen"].to_pylist(), strict=True))
-        return [p_of.get(prompt, 0.0) <= max_p for prompt in prompts]  # one that cannot be scored is mitigated
+        return [p_of.get(prompt, 0.0) <= max_p for prompt in prompts]  # mitigate a prompt that cannot be scored
 
     return flag
 
@@ -131,7 +134,7 @@ def _installed(pipeline: DiffusionPipeline) -> Mitigation | None:
 
 
 def _check(pipeline: DiffusionPipeline) -> None:
-    """Refuse by name what cannot be mitigated."""
+    """Raise an error that names the part of the pipeline that cannot be mitigated, if there is one."""
     kind = type(pipeline).__name__
     if _installed(pipeline) is not None:
         raise UsageError("this pipeline is mitigated already", hint="Call unmitigate_(pipeline) first.")

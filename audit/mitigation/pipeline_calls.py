@@ -1,8 +1,9 @@
-"""The calls of a mitigated pipeline and of its UNet: which prompt is running, and what its forwards may see.
+"""Follow the calls of a mitigated pipeline and of its UNet: which prompt is running, and what its forwards may see.
 
-Nothing but these calls is changed (`audit.attention.calls`). The UNet and its layers are looked up anew in each call of
-the pipeline, and after each forward it is checked that every cross-attention was mitigated. So what is loaded, fused or
-compiled later is mitigated too, or the call raises. Between the calls the UNet has a hook that refuses other callers.
+Only these calls are changed (`audit.attention.calls`). The UNet and its layers are looked up anew in each call of the
+pipeline, and after each forward every cross-attention is checked to have been mitigated. Weights or layers that are
+loaded, fused or compiled later are therefore mitigated too, or the call raises. Between calls, a hook on the UNet
+refuses other callers.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from audit.attention.seam import Seam, Slot
 from audit.errors import AuditError, UsageError
 from audit.models.prompts import Keep, Tokens, listed, negative_counts, prompt_counts, visible_positions, windows
 
-# Shapes: B rows of the UNet (both guidance branches), P prompts, N images, W windows, K text positions (of which V are
-# not cut off), D text width, H heads, Q image queries.
+# Shapes: B rows of the UNet (both guidance branches), P prompts, N images, W windows, K text positions, V of them
+# visible, D text width, H heads, Q image queries.
 
 Flagger = Callable[[list[str]], list[bool]]
-# Those that attend once per layer, with the queries and keys that they were tested with (`audit.attention.seam`).
+# Processors that attend once per layer, with the queries and keys they were tested with (`audit.attention.seam`).
 PROCESSORS = (
     "AttnProcessor",
     "AttnProcessor2_0",
@@ -47,27 +48,27 @@ SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x pipelines (UNet2DConditionM
 
 @dataclass(frozen=True)
 class _Text:
-    """What the forwards of a call need of its prompts: both guidance branches, the conditional one last."""
+    """What the forwards of a call need to know of its prompts: both guidance branches, the conditional one last."""
 
     images: int
     guided: bool
-    length: int  # text positions, before the tail is cut off
+    length: int  # text positions before the tail is cut off
     visible_BV: Tensor
     scale_BV: Tensor
-    masked: bool  # whether any of the positions that are not cut off is masked for any row
+    masked: bool  # whether any position that is not cut off is masked in any row
 
 
 @dataclass
 class _Call:
-    """A call of a pipeline. owner: None where a mitigated UNet is to run plain."""
+    """A call of a pipeline. The owner is None if a mitigated UNet is to run unmitigated."""
 
     owner: Mitigation | None
     pipeline: DiffusionPipeline | None = None
     unet: UNet2DConditionModel | None = None
-    called: Any = None  # the UNet, or what torch.compile has made of it
+    called: Any = None  # the UNet, or the module that torch.compile made of it
     layers: list[Attention] = field(default_factory=list)
     text: _Text | None = None
-    seam: _Rescale | None = None  # of the forward that is running
+    seam: _Rescale | None = None  # of the forward in progress
     forwards: int = 0
     token: Token[_Call | None] | None = None
 
@@ -77,7 +78,7 @@ _LOCKS: WeakKeyDictionary[nn.Module | None, threading.RLock] = WeakKeyDictionary
 
 
 class Mitigation:
-    """The mitigation of one pipeline, which watches the calls of its UNet."""
+    """The mitigation of one pipeline; watches the calls of its UNet."""
 
     def __init__(
         self,
@@ -98,12 +99,12 @@ class Mitigation:
 
     def install(self, pipeline: DiffusionPipeline) -> None:
         self.follow(pipeline)
-        # The instance's attribute hides the class's method; deleting it brings that back.
+        # The instance attribute hides the method of the class; deleting it restores the method.
         pipeline.encode_prompt = self.encode_prompt
         watch_calls(pipeline, self.calls)
 
     def follow(self, pipeline: DiffusionPipeline) -> UNet2DConditionModel:
-        """Return the UNet that the pipeline has now, which refuses other callers."""
+        """Return the pipeline's current UNet, after making it refuse other callers."""
         unet = checked_unet(pipeline)
         if unet is not self._unet:
             self._let_go()
@@ -121,7 +122,7 @@ class Mitigation:
         self._unet = self._handle = None
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
-        """The pipeline's own; in a call of the pipeline, note which positions of the prompts are prompt."""
+        """Call the pipeline's own `encode_prompt`; during a call, note which positions belong to the prompts."""
         encoded = self._encode_prompt(*args, **kwargs)
         call = _CALL.get()
         if call is not None and call.owner is self:
@@ -140,7 +141,7 @@ class Mitigation:
             with plainly():
                 visible_PK = self._visible(pipeline, given, guided, length, window) | ~flagged_P[:, None]
         scale_PK = torch.ones(images // each, length, dtype=hidden_NKD.dtype)
-        windows(length, window)  # it is known where each BOS is
+        windows(length, window)  # checks that the position of each BOS is known
         scale_PK[:, ::window] = torch.where(flagged_P, self._bos_scale, 1.0).to(scale_PK)[:, None]
         end = int(visible_PK.any(0).nonzero().max()) + 1
         visible_NV, scale_NV = (part[:, :end].repeat_interleave(each, 0) for part in (visible_PK, scale_PK))
@@ -151,7 +152,7 @@ class Mitigation:
         return _Text(images, guided, length, visible_NV.to(device), scale_NV.to(device), masked)
 
     def _visible(self, pipeline: Any, given: dict[str, Any], guided: bool, length: int, window: int) -> Tensor:
-        """Which text positions each prompt shows: [P, K]. A longer negative prompt counts for both branches."""
+        """Tell which text positions each prompt shows: [P, K]. A longer negative prompt counts for both branches."""
         counts_PW = prompt_counts(pipeline, given, self._tokens, length, window)
         if guided:
             negative_PW = negative_counts(pipeline, given, self._negative_tokens, length, window)
@@ -167,10 +168,13 @@ class Mitigation:
             return torch.tensor(self._flag(listed(given["prompt"])))
 
     def before(self, unet: UNet2DConditionModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Cut or mask the hidden states of a forward of the UNet and watch its layers (`audit.attention.calls`)."""
+        """Cut or mask the hidden states before a forward of the UNet, and start watching its layers.
+
+        Called by `audit.attention.calls`.
+        """
         call = _CALL.get()
         if call is None or call.owner is not self:
-            return args, kwargs  # plain, or another mitigated pipeline with the same UNet
+            return args, kwargs  # unmitigated, or another mitigated pipeline with the same UNet
         if call.text is None:
             _refuse()
         text = call.text
@@ -197,7 +201,7 @@ class Mitigation:
         return args, kwargs
 
     def after(self, unet: UNet2DConditionModel, _args: Any, _kwargs: Any, failed: bool) -> None:
-        """Called after each forward of the UNet (`audit.attention.calls`): check that every layer was mitigated."""
+        """Check after a forward of the UNet that every layer was mitigated (called by `audit.attention.calls`)."""
         call = _CALL.get()
         if call is None or call.owner is not self or call.seam is None:
             return
@@ -209,7 +213,7 @@ class Mitigation:
             call.forwards += 1
 
     def _check_rows(self, call: _Call, text: _Text, hidden_BKD: Tensor) -> None:
-        """Raise unless the rows are the unconditional and the conditional branch, or the conditional one alone."""
+        """Raise AuditError unless the rows are both guidance branches, or the conditional branch alone."""
         guided = bool(getattr(call.pipeline, "do_classifier_free_guidance", text.guided))
         rows, length, _ = hidden_BKD.shape
         branches = 1 + (guided and text.guided)
@@ -222,7 +226,7 @@ class Mitigation:
 
 
 class PipelineCalls:
-    """Watches the calls of a mitigated pipeline (`audit.attention.calls`): which of them is running."""
+    """Watches the calls of a mitigated pipeline (`audit.attention.calls`), to know which call is running."""
 
     def __init__(self, owner: Mitigation) -> None:
         self.owner = owner
@@ -246,7 +250,7 @@ class PipelineCalls:
 
 
 def _refuse_others(unet: nn.Module, _args: Any) -> None:
-    """A hook of mitigated UNets. A graph that was compiled before runs plain for others."""
+    """Refuse other callers of a mitigated UNet. A graph that was compiled earlier runs unmitigated for them."""
     if torch.compiler.is_compiling():
         return
     call = _CALL.get()
@@ -261,7 +265,7 @@ def _refuse() -> NoReturn:
 
 
 class _Rescale(Seam):
-    """Multiplies the logits of text positions, by way of their keys."""
+    """Multiplies the logits of text positions by multiplying their keys."""
 
     def __init__(self, layers: Sequence[Attention], scale_B1V1: Tensor | None) -> None:
         super().__init__(layers)
@@ -273,7 +277,7 @@ class _Rescale(Seam):
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Mitigated UNets run as if they were not."""
+    """Run mitigated UNets as if they were not mitigated, inside the `with` block."""
     token = _CALL.set(_Call(None))
     try:
         yield
@@ -282,10 +286,14 @@ def plainly() -> Iterator[None]:
 
 
 def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
-    """The UNet of a pipeline whose parts can be mitigated as they are now."""
+    """Return the UNet of a pipeline, after checking that the pipeline's present parts can be mitigated.
+
+    Raises:
+        AuditError: A part of the pipeline, or an attention processor, is not supported.
+    """
     kind = type(pipeline).__name__
     unet, encoder = getattr(pipeline, "unet", None), getattr(pipeline, "text_encoder", None)
-    unet = getattr(unet, "_orig_mod", unet)  # of torch.compile
+    unet = getattr(unet, "_orig_mod", unet)  # unwrap torch.compile
     parts = ("text_encoder_2", "text_encoder_3", "controlnet")
     extra = [name for name in parts if getattr(pipeline, name, None) is not None]
     if not isinstance(unet, UNet2DConditionModel) or not isinstance(encoder, CLIPTextModel) or extra:

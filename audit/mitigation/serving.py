@@ -1,4 +1,4 @@
-"""Generation as a service does it: by a diffusers pipeline, plain or mitigated, against the clock."""
+"""Generate images as a service does, with a diffusers pipeline, mitigated or not, and measure the time."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from audit.models.prompts import Keep
 from audit.scoring.batching import Rows
 from audit.scoring.generation import produce
 
-# Shapes: B images of a batch, S seeds, C, H and W of the latent.
+# Shapes: B images of a batch, S seeds; C, H and W of the latent.
 
 SERVED = pa.schema(
     [
         ("caption", pa.string()),
         ("seed", pa.int64()),
         ("image", pa.binary()),  # PNG; null if it is not finite
-        ("seconds", pa.float64()),  # of its batch, divided by the images in it
+        ("seconds", pa.float64()),  # time of the batch divided by its number of images
     ]
 )
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """One way to serve: `audit.mitigated(pipeline, bos_scale, keep)`; keep "none" is without."""
+    """One mitigation setting: `audit.mitigated(pipeline, bos_scale, keep)`, or no mitigation if keep is "none"."""
 
     bos_scale: float
     keep: str
@@ -47,9 +47,12 @@ PLAIN = Setting(1.0, "none")
 
 
 def grid(bos_scales: Sequence[float], keeps: Sequence[str]) -> list[Setting]:
-    """PLAIN, then every bos_scale with every keep, each once; scale 1 with keep "all" changes nothing: it is PLAIN.
+    """List PLAIN and then every combination of bos_scale and keep, each once.
 
-    Raises UsageError for what `audit.mitigated` does not take, and where nothing is left to compare PLAIN with.
+    Scale 1 with keep "all" changes nothing and is left out, because it equals PLAIN.
+
+    Raises:
+        UsageError: `audit.mitigated` does not accept a setting, or there is nothing to compare with PLAIN.
     """
     settings = [Setting(float(scale), keep) for keep in dict.fromkeys(keeps) for scale in sorted(set(bos_scales))]
     for setting in settings:
@@ -70,10 +73,22 @@ def serve(
     setting: Setting = PLAIN,
     batch_size: int | None = None,
 ) -> pa.Table:
-    """Images of captions, one row per caption and seed, caption-major, as SERVED.
+    """Generate images of captions with a pipeline: one row per caption and seed, caption-major, as in SERVED.
 
-    The noise is that of `audit.generate`, and with PLAIN so are the images. Raises UsageError for unfit captions,
-    seeds or batch_size, and what `audit.mitigated` raises.
+    The noise is that of `audit.generate`; with PLAIN, so are the images.
+
+    Args:
+        model: The model to serve.
+        captions: Captions to generate.
+        seeds: Seeds of the initial noise.
+        steps: Number of denoising steps.
+        guidance_scale: Classifier-free guidance scale.
+        setting: How to mitigate.
+        batch_size: Images per batch; by default as many as fit in memory.
+
+    Raises:
+        UsageError: Captions, seeds or batch_size are invalid.
+        AuditError: `audit.mitigated` does not support the pipeline.
     """
     pipeline, rows = model.pipeline(), Rows(model, captions, seeds, batch_size)
     plain = setting == PLAIN

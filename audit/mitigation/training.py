@@ -1,4 +1,4 @@
-"""Mitigation while training (arXiv 2403.11052, section 5.2): samples that look memorized get no weight in the loss."""
+"""Mitigate while training: give no weight to samples that look memorized (arXiv 2403.11052, section 5.2)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from audit.record.filesystem import writing
 
 # Shapes: B samples of a step, L layers, K text positions, D text width.
 
-CONTROL_STRIDE = 3  # odd: in a grid of even width it meets every column
-CONTROL_EVERY = 50  # steps: one more forward in so many costs less than one per cent
-# In compiled checkpoints, the probe is not to look again when backward recomputes them.
+CONTROL_STRIDE = 3  # odd, so that in a grid of even width it meets every column
+CONTROL_EVERY = 50  # steps; one extra forward every 50 steps costs less than one per cent
+# Keeps the probe from running again when the backward pass recomputes compiled checkpoints.
 LOOK_ONCE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
-FLUSH = 1000  # steps that are kept in memory before they are written
+FLUSH = 1000  # steps kept in memory before they are written
 LOG = pa.schema(
     {
         "step": pa.int64(),
@@ -42,7 +42,7 @@ LOG = pa.schema(
 
 @dataclass(frozen=True)
 class TrainingForward:
-    """A forward in train mode: what it attended to, at which timesteps, and how it was called."""
+    """A forward in train mode: its attention, its timesteps, and the arguments it was called with."""
 
     attn_BLK: Tensor
     timestep_B: Tensor
@@ -52,28 +52,38 @@ class TrainingForward:
 
 
 class TrainingGuard:
-    """Silences the samples of a training step whose attention is spread as that of memorized captions is.
+    """Silences samples of a training step whose attention is spread like that of memorized captions.
 
         guard = audit.TrainingGuard(unet, max_quantile=0.99)    # before torch.compile(unet) and DistributedDataParallel
         ...
         prediction = unet(noisy, timesteps, hidden).sample      # the forward that training runs anyway
         loss = (guard.weights(ids) * (prediction - target).square().mean((1, 2, 3))).mean()
 
-    Of a sample's attention, the entropy averaged over all cross-attention layers is held against `max_entropy` (nats;
-    the paper's rule), or against the `max_quantile` of the last 2,000 samples of the same tenth of the timesteps (in
-    the first `warmup` samples of a tenth nothing is silenced).
+    The guard averages a sample's attention over all cross-attention layers and compares its entropy with `max_entropy`
+    (the paper's rule), or with the `max_quantile` of the last 2,000 samples of the same tenth of the timesteps. With
+    `null`, it uses our own rule, for models in which wide attention does not mean memorized (docs/evidence.md). Every
+    50 steps, control captions take the place of the captions in one extra forward, without gradient, on the same noisy
+    latents. A sample is silenced if its attention profile is farther from theirs than `max_quantile` of them are.
 
-    null: ours, where wide attention does not mean memorized (docs/evidence.md). Called with n, it gives the hidden
-    states [n, K, D] of n captions that are not trained on, in the style of those that are, drawn at random. Every 50
-    steps they take the place of the captions in one more forward, without gradient, on the same noisy latents; a
-    sample is silenced whose attention profile lies farther from theirs than `max_quantile` of them do.
+    The log is written, and `seen` and `silenced` are updated, every 1,000 steps and by `close()`. Between those times
+    nothing waits for the device, except what `null` needs every 50 steps. Forwards in eval mode are ignored. The UNet
+    may be compiled in place (`unet.compile()`) and adapters may be added, before or after. A forward raises AuditError
+    if a cross-attention layer does not attend exactly once.
 
-    log: a folder for Parquet parts, one row a step: how many samples it saw and silenced, and of the silenced ones
-    the ids, timesteps and scores (entropies or distances). It is written, and `seen` and `silenced` are counted up,
-    every 1,000 steps and by `close()`: until then nothing waits for the device, but what `null` needs every 50 steps.
-    Forwards in eval mode are not looked at. The UNet may be compiled in place (`unet.compile()`), and adapters added,
-    before or after. A forward raises AuditError if a cross-attention layer does not attend exactly once.
-    Raises UsageError for bad limits, AuditError for a model that is no UNet2DConditionModel.
+    Args:
+        unet: The UNet that is trained.
+        max_quantile: Quantile above which a sample is silenced, between 0 and 1.
+        max_entropy: Entropy above which a sample is silenced, in nats. Give this or `max_quantile`.
+        null: Called with n, returns hidden states [n, K, D] of n control captions: captions that the model is not
+            trained on, in the style of those it is trained on, drawn at random.
+        warmup: Number of first samples of each tenth of the timesteps that are never silenced.
+        timesteps: Number of timesteps of the noise schedule.
+        log: Folder for Parquet parts, one row per step: how many samples it saw and silenced, and the ids, timesteps
+            and scores (entropies or distances) of the silenced ones.
+
+    Raises:
+        UsageError: The limits are invalid.
+        AuditError: The model is not a UNet2DConditionModel.
     """
 
     def __init__(
@@ -110,15 +120,19 @@ class TrainingGuard:
         self._steps = self._written = 0
         self._last: TrainingForward | None = None
         self._stride = 1 if null is None else CONTROL_STRIDE
-        self._probe: AttentionProbe | None = None  # of the forward that is running
+        self._probe: AttentionProbe | None = None  # of the forward in progress
         self._watching = ExitStack()
         watch_calls(unet, self)
 
     @torch.no_grad()
     def weights(self, ids: Sequence[str | int] | None = None) -> Tensor:
-        """The weight of each sample of the forward just run, 0 or 1: [B], float32, on its device.
+        """Return the weight of each sample of the latest forward, 0 or 1: [B], float32, on the forward's device.
 
-        ids: names of the samples for the log. Raises UsageError without a forward in train mode since the last call.
+        Args:
+            ids: Names of the samples, for the log.
+
+        Raises:
+            UsageError: There was no forward in train mode since the last call, or the number of ids is wrong.
         """
         forward, self._last = self._last, None
         if forward is None:
@@ -142,7 +156,7 @@ class TrainingGuard:
         return (forward.timestep_B // self._per_tenth).clamp(0, TENTHS - 1)
 
     def _control_attention(self, forward: TrainingForward) -> Tensor:
-        """What control captions attend to on the same noisy latents and timesteps: [B, L, K]."""
+        """Compute the attention of control captions on the same noisy latents and timesteps: [B, L, K]."""
         assert self._null is not None
         hidden_BKD = self._null(len(forward.attn_BLK))
         args, kwargs = list(forward.args), dict(forward.kwargs)
@@ -154,11 +168,11 @@ class TrainingGuard:
         with torch.autocast(kind, forward.autocast, enabled=forward.autocast is not None):
             self._unet(*args, **kwargs)
         found, self._last = self._last, None
-        assert found is not None  # of the hook
+        assert found is not None  # set by the hook
         return found.attn_BLK
 
     def _flush(self) -> None:
-        """Count the steps since the last flush, and write them where there is a log."""
+        """Count the steps since the last flush, and write them if there is a log."""
         rows = []
         for step, (loud_B, timestep_B, score_B, names) in enumerate(self._pending, self._written):
             where = loud_B.nonzero().flatten().tolist()
@@ -183,14 +197,14 @@ class TrainingGuard:
         self._pending.clear()
 
     def close(self) -> None:
-        """Write what is left of the log and let go of the UNet."""
+        """Write the rest of the log and stop watching the UNet."""
         self._flush()
         unwatch_calls(self._unet, self)
 
     def before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Called before each forward of the UNet (`audit.attention.calls`): watch its layers as they are now.
+        """Start watching the UNet's current layers before a forward (called by `audit.attention.calls`).
 
-        Layers are left alone between forwards: gradient checkpointing runs them again during backward.
+        The layers are left alone between forwards, because gradient checkpointing runs them again during backward.
         """
         if unet.training:
             assert isinstance(unet, UNet2DConditionModel)
@@ -202,7 +216,7 @@ class TrainingGuard:
 
     @torch.no_grad()
     def after(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
-        """Called after each forward of the UNet (`audit.attention.calls`): keep what it attended to."""
+        """Keep the attention of a forward of the UNet (called by `audit.attention.calls`)."""
         probe, self._probe = self._probe, None
         if probe is None:
             return
