@@ -1,7 +1,7 @@
-"""Looking at every call of an object from outside: before it begins and after it ended, however it is compiled.
+"""Watch every call of an object from outside, before it begins and after it ends, whether it is compiled or not.
 
-The object is given a subclass of its class with another `__call__`, as `torch.nn.utils.parametrize` does. Hooks of
-modules would not do: a graph that `torch.compile` has made already does not run the ones that are added later.
+The object's class is replaced by a subclass with another `__call__`, as `torch.nn.utils.parametrize` does. Module
+hooks would not work: a graph that `torch.compile` has already made does not run hooks that are added later.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ _BASE = "_audit_base"
 
 
 class CallWatcher(Protocol):
-    """What happens around the calls of an object."""
+    """What to do before and after each call of an object."""
 
     def before(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the arguments to call with."""
+        """Return the arguments to call the object with."""
 
     def after(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
-        """Called however the call ended, unless `before` raised."""
+        """Run after the call, however it ended, unless `before` raised."""
 
 
 def watch_calls(target: Any, watcher: CallWatcher) -> None:
-    """Have `watcher` told of every call of `target`, until `unwatch_calls`."""
+    """Notify `watcher` of every call of `target`, until `unwatch_calls`."""
     if _ATTRIBUTE not in vars(target):
-        if not hasattr(type(target), _BASE):  # made by `type(other)(...)` it is of a watched class already
+        if not hasattr(type(target), _BASE):  # an object made by `type(other)(...)` may already have a watched class
             _set_class(target, _watched(type(target)))  # type: ignore[arg-type]
         vars(target)[_ATTRIBUTE] = ()
     vars(target)[_ATTRIBUTE] += (watcher,)
@@ -43,18 +43,18 @@ def unwatch_calls(target: Any, watcher: CallWatcher) -> None:
 
 
 def _set_class(target: Any, new: type) -> None:
-    object.__setattr__(target, "__class__", new)  # the usual way, a compiled module sets the class of what it compiled
+    object.__setattr__(target, "__class__", new)  # plain assignment on a compiled module would affect the wrapped one
 
 
 def watchers_of(target: Any) -> tuple[CallWatcher, ...]:
-    """Return who watches the calls of `target`."""
+    """Return the watchers of `target`."""
     found: tuple[CallWatcher, ...] = vars(target).get(_ATTRIBUTE, ())
     return found
 
 
 @functools.cache
 def _watched(base: type) -> type:
-    # Where torch.compile is around it, dynamo skips this function, and compiles what the base's `__call__` runs.
+    # Inside torch.compile, dynamo skips this function and compiles what the `__call__` of the base class runs.
     @torch.compiler.disable(recursive=False)
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

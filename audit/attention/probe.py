@@ -1,8 +1,8 @@
-"""The attention probe: what each cross-attention layer looks at, without changing what it computes.
+"""Record what each cross-attention layer attends to, without changing what it computes.
 
-The layer's own processor runs as always (fused). The probe reads the queries and keys at the seam
-(`audit.attention.seam`) and reduces `softmax(q k)` to one number per text position at once: no [B, H, Q, K] tensor
-outlives its layer.
+The layer's own (fused) processor runs as usual. The probe reads the queries and keys at the seam
+(`audit.attention.seam`) and immediately reduces `softmax(q k)` to one number per text position, so no [B, H, Q, K]
+tensor outlives its layer.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from audit.attention.seam import Seam, Slot
 
 # Shapes: B rows, L layers, H heads, Q image queries, K text positions, D width of a head.
 
-STRIDDEN = 64  # image queries: layers with fewer are read in full
+STRIDDEN = 64  # image queries; layers with fewer are read in full
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
-    """The cross-attention layers in order of execution: down blocks, mid block, up blocks."""
+    """List the cross-attention layers in order of execution: down blocks, mid block, up blocks."""
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
     return [layer for block in blocks if block is not None for layer in _cross_attention_of(block)]
 
 
 def finest_down_layers(unet: UNet2DConditionModel) -> list[Attention]:
-    """The cross-attention layers of the first down block that has any: those of the highest resolution."""
+    """List the cross-attention layers of the first down block that has any, i.e. those of the highest resolution."""
     return next(filter(None, map(_cross_attention_of, unet.down_blocks)), [])
 
 
@@ -37,13 +37,13 @@ def _cross_attention_of(block: nn.Module) -> list[Attention]:
 
 
 def attention(query_BHQD: Tensor, key_BHKD: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    """Return `P`, the softmax over text positions: [B, H, Q, K], in float32 whatever the dtype of the model.
+    """Compute the softmax over text positions: [B, H, Q, K], in float32 whatever the dtype of the model.
 
     Args:
-        query_BHQD: the queries, as the layer attends with them.
-        key_BHKD: the keys.
-        scale: the factor of the logits.
-        mask: boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
+        query_BHQD: Queries, as the layer attends with them.
+        key_BHKD: Keys.
+        scale: Factor of the logits.
+        mask: Boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
     """
     logits_BHQK = (query_BHQD.float() * scale) @ key_BHKD.float().transpose(-1, -2)
     if mask is not None and mask.dtype == torch.bool:
@@ -53,7 +53,7 @@ def attention(query_BHQD: Tensor, key_BHKD: Tensor, scale: float, mask: Tensor |
     return logits_BHQK.softmax(-1)
 
 
-class LayersSeen(Exception):  # noqa: N818  (not an error: the probe has seen all the layers that it was asked for)
+class LayersSeen(Exception):  # noqa: N818  (not an error: the probe has seen all the layers it was asked for)
     """Ends a forward early."""
 
 
@@ -61,10 +61,10 @@ class AttentionProbe(Seam):
     """Records `a[b, layer, k]` of the given layers; call `take` after each forward.
 
     Args:
-        layers: the layers to read.
-        rows: which rows of the UNet's batch to read (the conditional half of a guided batch).
-        stop: end the forward with `LayersSeen` after the last of the layers; a compiled forward runs to its end.
-        stride: of layers with 64 image queries or more, read only every n-th query.
+        layers: Layers to read.
+        rows: Rows of the UNet's batch to read (the conditional half of a guided batch).
+        stop: End the forward with `LayersSeen` after the last of the layers; a compiled forward runs to its end.
+        stride: Read every `stride`-th query in layers with 64 or more image queries.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class AttentionProbe(Seam):
         self._rows, self._stop, self._stride = rows, stop, stride
 
     def take(self) -> Tensor:
-        """Return the attention of the forward just run, `a[b, layer, k]`: [B, L, K], float32, and forget it.
+        """Return and forget the attention of the latest forward, `a[b, layer, k]`: [B, L, K], float32.
 
         Raises:
-            AuditError: a layer was not seen, or was seen more than once.
+            AuditError: A layer was not seen, or was seen more than once.
         """
         return torch.stack([value for value in self.check() if value is not None], dim=1)
 
@@ -97,12 +97,12 @@ class AttentionProbe(Seam):
 
 
 class MapProbe(Seam):
-    """Records how much each image query attends to one text position per row, mean over heads; call `take` afterwards.
+    """Records how much each image query attends to one text position per row, averaged over heads.
 
     Args:
-        layers: the layers to read, which have the same number of queries.
-        position_B: the text position of each row read.
-        rows: which rows of the UNet's batch to read.
+        layers: Layers to read; all must have the same number of queries.
+        position_B: Text position for each row that is read.
+        rows: Rows of the UNet's batch to read.
     """
 
     def __init__(self, layers: Sequence[Attention], position_B: Tensor, rows: slice = slice(None)) -> None:
@@ -110,10 +110,10 @@ class MapProbe(Seam):
         self._position_B, self._rows = position_B, rows
 
     def take(self) -> Tensor:
-        """Return the map of the forward just run, mean over the layers: [B, Q], float32, and forget it.
+        """Return and forget the map of the latest forward, averaged over the layers: [B, Q], float32.
 
         Raises:
-            AuditError: a layer was not seen, or was seen more than once.
+            AuditError: A layer was not seen, or was seen more than once.
         """
         return torch.stack([value for value in self.check() if value is not None]).mean(0)
 
@@ -126,6 +126,6 @@ class MapProbe(Seam):
 
 
 def _of(rows: slice, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The given rows of a batch; a mask of one row holds for all."""
+    """Select rows of a batch; a mask with a single row applies to all rows."""
     own = mask if mask is None or len(mask) == 1 else mask[rows]
     return query_BHQD[rows], key_BHKD[rows], own

@@ -1,14 +1,14 @@
-"""The seam: where attention is seen, and may be changed, whatever the processor and however the model is compiled.
+"""Observe attention, and change it if wanted, whatever the processor and however the model is compiled.
 
-A watched layer runs as always. While it runs, the queries and keys in force are seen: after adapters (LoRA), fused
-projections and norms. The processors that diffusers uses by default ask the layer for `norm_q` and `norm_k` right
-before they attend, which costs next to nothing to watch. In compiled graphs, and with other processors, a
-`TorchFunctionMode` sees the call of `scaled_dot_product_attention`; a mode sees every torch call of a layer, at 2 µs
-each. Processors without that call (sliced attention, xFormers) split their heads by `Attention.head_to_batch_dim`,
-which is seen instead.
+A watched layer runs as usual. While it runs, the seam sees the queries and keys that are in effect: after adapters
+(LoRA), fused projections and norms. There are three ways to see them. The processors that diffusers uses by default
+ask the layer for `norm_q` and `norm_k` right before they attend, which costs next to nothing to watch. In compiled
+graphs, and with other processors, a `TorchFunctionMode` sees the call of `scaled_dot_product_attention`; the mode sees
+every torch call of a layer, at 2 µs each. Processors without that call (sliced attention, xFormers) split their heads
+with `Attention.head_to_batch_dim`, which is watched instead.
 
-A layer is watched by giving it a subclass of its class, as `torch.nn.utils.parametrize` does. Dynamo guards on the
-class of a module, not on its hooks: so a warm `torch.compile` sees the seam, and forgets it when it is gone.
+To watch a layer, its class is replaced by a subclass, as `torch.nn.utils.parametrize` does. Dynamo guards on the class
+of a module, not on its hooks, so a warm `torch.compile` sees the seam and forgets it when it is gone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from audit.errors import AuditError
 # Shapes: B rows, H heads, Q image queries, K text positions, D width of a head.
 
 _ATTRIBUTE = "_audit_run"
-# Processors that apply `norm_q` and then `norm_k`, where a layer has them, to [B, H, positions, D] and attend at once.
+# Processors that apply the layer's `norm_q` and then `norm_k`, if any, to [B, H, positions, D] and attend right after.
 _NORMING = (AttnProcessor2_0, FusedAttnProcessor2_0)
 
 
 class Slot:
-    """What one layer has shown in the current forward: how often it attended, and what was read of it."""
+    """What one layer showed in the current forward: how often it attended, and what was read from it."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -42,10 +42,10 @@ class Slot:
 
 
 class Seam:
-    """Sees the attention of the given layers while it is entered.
+    """Sees the attention of the given layers while its context is entered.
 
-    A subclass says in `attend` what it does with one attention. Each layer must attend once a forward: `check` raises
-    AuditError otherwise, because a processor or a patch then hides layers or attends more than once.
+    A subclass defines in `attend` what to do with one attention. Each layer must attend exactly once per forward.
+    Otherwise a processor or a patch hides layers or attends more than once, and `check` raises AuditError.
     """
 
     def __init__(self, layers: Sequence[Attention]) -> None:
@@ -62,22 +62,22 @@ class Seam:
             _detach(layer, self)
 
     def attend(self, slot: Slot, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        """Look at one attention before it is computed, and return the keys that it shall use.
+        """Look at one attention before it is computed, and return the keys to use.
 
         Args:
-            slot: what the layer keeps; `slot.value` is for the subclass.
-            query_BHQD: the queries.
-            key_BHKD: the keys.
-            mask: boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
-            scale: the factor of the logits.
+            slot: Storage of the layer; `slot.value` is for the subclass.
+            query_BHQD: Queries.
+            key_BHKD: Keys.
+            mask: Boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
+            scale: Factor of the logits.
         """
         raise NotImplementedError
 
     def check(self) -> list[Tensor | None]:
-        """Return what was read of each layer in the forward just run, in the order of the layers, and forget it.
+        """Return and forget what was read from each layer in the latest forward, in the order of the layers.
 
         Raises:
-            AuditError: a layer was not seen, or was seen more than once.
+            AuditError: A layer was not seen, or was seen more than once.
         """
         times, values = [slot.times for slot in self._slots], [slot.value for slot in self._slots]
         for slot in self._slots:
@@ -93,7 +93,7 @@ class Seam:
 
 
 class _Run:
-    """What watches one layer, and what is known of the run that goes on."""
+    """The seams that watch one layer, and the state of the layer's current run."""
 
     def __init__(self, layer: Attention) -> None:
         self.seams: tuple[tuple[Seam, Slot], ...] = ()
@@ -104,11 +104,11 @@ class _Run:
         self._parts = 0
 
     def begin(self, mask: Tensor | None) -> None:
-        """A run begins; mask: what is added to the logits, [B, 1, K]."""
+        """Begin a run. `mask` is added to the logits: [B, 1, K]."""
         self._mask, self._query, self._parts = mask, None, 0
 
     def key(self, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
-        """The keys to attend to, once every seam has seen them."""
+        """Show the attention to every seam, and return the keys to attend to."""
         scale = query_BHQD.shape[-1] ** -0.5 if scale is None else scale
         for seam, slot in self.seams:
             slot.times += 1
@@ -116,7 +116,7 @@ class _Run:
         return key_BHKD
 
     def split(self, part_NTD: Tensor) -> Tensor:
-        """The same for processors that split query, key and value, in this order, to [B x H, positions, D]."""
+        """Do the same for processors that split query, key and value, in this order, to [B x H, positions, D]."""
         self._parts += 1
         if self._parts % 3 == 1:
             self._query = part_NTD
@@ -126,12 +126,12 @@ class _Run:
         return self.key(query_BHQD, key_BHKD, self._mask_B11K(), self._scale).flatten(0, 1)
 
     def norm_query(self, norm: Any, query_BHQD: Tensor) -> Tensor:
-        """Apply the layer's own norm, if it has one, to the queries, and keep them for the keys."""
+        """Apply the layer's own norm, if any, to the queries, and keep them for the keys."""
         self._query = query_BHQD if norm is None else norm(query_BHQD)
         return self._query
 
     def norm_key(self, norm: Any, key_BHKD: Tensor) -> Tensor:
-        """Apply the layer's own norm, if it has one, to the keys, and return the keys to attend to."""
+        """Apply the layer's own norm, if any, to the keys, and return the keys to attend to."""
         assert self._query is not None
         key_BHKD = key_BHKD if norm is None else norm(key_BHKD)
         return self.key(self._query, key_BHKD, self._mask_B11K(), None)
@@ -141,7 +141,7 @@ class _Run:
 
 
 class _Tap(TorchFunctionMode):
-    """Leads every `scaled_dot_product_attention` of a run past the seams."""
+    """Passes every `scaled_dot_product_attention` of a run to the seams."""
 
     def __init__(self, run: _Run) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def _attend(
 @functools.cache
 def _watched(base: type[Attention]) -> type[Attention]:
     class Watched(base):  # type: ignore[misc, valid-type]
-        """Its base, with a seam."""
+        """The base class with a seam."""
 
         def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             run = self._audit_run
@@ -205,7 +205,7 @@ def _watched(base: type[Attention]) -> type[Attention]:
 
 
 def _own(layer: Attention, name: str) -> Any:
-    """The norm that the layer itself has under a name, or None."""
+    """Return the norm that the layer itself has under a name, or None."""
     return layer._modules[name] if name in layer._modules else vars(layer).get(name)
 
 

@@ -1,4 +1,4 @@
-"""What an audit will be able to claim, before it is begun (docs/design.md, section 3, "Claims")."""
+"""Say, before an audit begins, what it will be able to claim (docs/design.md, section 3, "Claims")."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from audit.calibration.calibration import MIN_HALF
 from audit.statistics.claims import MILLION
 from audit.statistics.intervals import clopper_pearson, controls_needed, sample_needed
 
-# Control captions that a calibration should have.
+# Number of control captions that a calibration should have.
 ENOUGH = 1000
 
 
 def of_control_captions(controls: int, control_rate: float | None, captions: int) -> list[str]:
-    """Say what a number of control captions suffices for.
+    """Describe what a number of control captions is sufficient for.
 
     Args:
-        controls: The number of control captions.
-        control_rate: The rate that the thresholds allow, or None without training images.
-        captions: The number of captions that are audited.
+        controls: Number of control captions.
+        control_rate: Rate that the thresholds allow; None without training images.
+        captions: Number of captions audited.
+
+    Returns:
+        Sentences for the user.
     """
     half = controls // 2
     found = []
@@ -44,7 +47,12 @@ def of_control_captions(controls: int, control_rate: float | None, captions: int
 
 
 def of_audit_sample(sample: int, captions: int) -> list[str]:
-    """What a random sample of the captions is good for, if none of it reproduces a training image."""
+    """Describe what a random sample of the captions can bound, if nothing in the sample reproduces a training image.
+
+    Args:
+        sample: Size of the sample.
+        captions: Number of captions audited.
+    """
     if sample == 0:
         return ["No audit sample: nothing can be claimed about the captions that are not generated."]
     high = clopper_pearson(0, sample)[1]

@@ -1,7 +1,7 @@
-"""What a screen, a generation and an embedding cost, in FLOPs: the same code is run on `meta` tensors and counted.
+"""Count the FLOPs of a screen, a generation and an embedding by running the same code on `meta` tensors.
 
-One multiply-add is two FLOPs. Counted are convolutions, matrix products and attention (torch's own formulas); norms and
-activations are not, which is a percent or less.
+One multiply-add is two FLOPs. Convolutions, matrix products and attention are counted, with torch's own formulas. Norms
+and activations are not counted; they cost a percent or less.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from audit.scoring.batching import Batch, Rows
 from audit.scoring.generation import decode, denoise
 from audit.scoring.screening import Forward, forwards, run_forward
 
-# Shapes: B rows (one), L layers, K text positions, C, H and W of the latent, h and w of the image.
+# Shapes: B rows (one), L layers, K text positions; C, H and W of the latent, h and w of the image.
 
 
 @dataclass(frozen=True)
 class ScreenCost:
-    """FLOPs: `text` a caption, `row` a caption and seed (its conditional forwards), `null` a seed and call (the
-    unconditional ones). forwards: how many conditional ones there are, those that end early too. values: how many
-    numbers a row has in each column."""
+    """FLOPs of a screen.
+
+    Attributes:
+        text: FLOPs per caption, for the text encoder.
+        row: FLOPs per caption and seed, for the conditional forwards.
+        null: FLOPs per seed and call, for the unconditional forwards.
+        forwards: Number of conditional forwards, including those that end early.
+        values: Number of values per row in each column.
+    """
 
     text: int
     row: int
@@ -39,7 +45,14 @@ class ScreenCost:
 
 @dataclass(frozen=True)
 class GenerationCost:
-    """FLOPs: `text` a caption, `step` and `decode` a caption and seed, each of so many steps. size: (h, w)."""
+    """FLOPs of a generation.
+
+    Attributes:
+        text: FLOPs per caption, for the text encoder.
+        step: FLOPs per denoising step, per caption and seed.
+        decode: FLOPs of the decoder, per caption and seed.
+        size: Height and width of the image.
+    """
 
     text: int
     step: int
@@ -47,26 +60,26 @@ class GenerationCost:
     size: tuple[int, int]
 
     def of(self, steps: int) -> int:
-        """FLOPs of one generation, beside its text."""
+        """Return the FLOPs of one generation with that number of steps, without its text."""
         return steps * self.step + self.decode
 
 
 def count(work: Callable[[], object]) -> int:
-    """FLOPs of what `work` does with torch."""
+    """Count the FLOPs of what `work` does with torch."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
-    """What `audit.screen` does with these detectors. Raises AuditError as it does."""
+    """Count the FLOPs of `audit.screen` with these detectors. Raises AuditError as `audit.screen` does."""
     chosen = screen_detectors(detectors)
     rows, batch = _one(model)
     scheduler = ddim(model.scheduler_config)
     earliest = first_informative(scheduler)
     plan = forwards(chosen, model, scheduler.timesteps.tolist(), earliest)
     responses = {at for detector in chosen for at in detector.response}
-    flops_of: dict[tuple[int, bool], int] = {}  # at whatever timestep
+    flops_of: dict[tuple[int, bool], int] = {}  # the timestep does not matter
 
     def cost(layers: int, full: bool) -> int:
         if (layers, full) not in flops_of:
@@ -95,7 +108,13 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
 
 
 def generation_cost(model: Model, guidance_scale: float, detectors: Sequence[str] = ()) -> GenerationCost:
-    """What `audit.generate` does; the one forward of `bright_ending` that looks closer is left out."""
+    """Count the FLOPs of `audit.generate`, without the one forward in which `bright_ending` reads an attention map.
+
+    Args:
+        model: A model on the `meta` device.
+        guidance_scale: Classifier-free guidance scale.
+        detectors: Names of trajectory detectors to run along.
+    """
     rows, batch = _one(model)
     followers = [detector(batch.prompt_tokens_B, 2) for detector in run_detectors(detectors)]
     sample = torch.empty(1, *model.latent_shape, device=META)
@@ -110,12 +129,12 @@ def generation_cost(model: Model, guidance_scale: float, detectors: Sequence[str
 
 
 def embedding_cost(embedder: EmbedderOutline) -> int:
-    """FLOPs of one image."""
+    """Count the FLOPs of embedding one image."""
     return count(lambda: embedder.encode(torch.empty(1, *embedder.shape, device=META)))
 
 
 def _one(model: Model) -> tuple[Rows, Batch]:
-    """The rows of one caption and seed, and their batch; the texts are encoded already."""
+    """Return the rows of one caption and seed, and their batch, with the texts already encoded."""
     rows = Rows(model, [""], (0,), None)
     with torch.inference_mode():
         assert rows.empty_1KD.is_meta

@@ -1,4 +1,4 @@
-"""Networks without weights, from their configuration alone, on torch's `meta` device: to ask what they cost."""
+"""Make networks without weights on torch's `meta` device, from their configuration, to estimate what they cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class EmbedderOutline:
-    """An image embedder without weights: `encode` [B, C, H, W] to [B, width], of inputs of `shape` (C, H, W)."""
+    """An image embedder without weights.
+
+    Attributes:
+        encode: Maps [B, C, H, W] to [B, width].
+        shape: Shape of an input, (C, H, W).
+        width: Length of a vector.
+    """
 
     encode: Callable[[Tensor], Tensor]
     shape: tuple[int, int, int]
@@ -40,9 +46,16 @@ def outline_model(
     resolution: int | tuple[int, int] | None = None,
     prediction_type: str | None = None,
 ) -> Model:
-    """Make a model without weights: of its configuration and tokenizer, or of a single file's header.
+    """Make a model without weights from its configuration and tokenizer, or from the header of a single file.
 
-    Takes what `load_model` takes. Raises AuditError as that does, but not where weights are missing.
+    Args:
+        path: As for `load_model`.
+        config: As for `load_model`.
+        resolution: As for `load_model`.
+        prediction_type: As for `load_model`.
+
+    Raises:
+        AuditError: As `load_model`, except that weights may be missing.
     """
     place = Path(path)
     if place.is_file():
@@ -66,7 +79,14 @@ def outline_model(
 def outline_embedder(
     weights: str | Path, *, resize: str = "square_320", torchscript: bool = False, model: str | None = None
 ) -> EmbedderOutline:
-    """What `load_embedder` would make of the same arguments; of published weights not even the file is needed."""
+    """Make the embedder that `load_embedder` would load, without weights. Published weights need not be on disk.
+
+    Args:
+        weights: As for `load_embedder`.
+        resize: As for `load_embedder`.
+        torchscript: As for `load_embedder`.
+        model: As for `load_embedder`.
+    """
     path = Path(weights)
     if model is not None or path.is_dir() or (not path.exists() and is_hub_id(str(weights))):
         return _clip(f"local-dir:{path}" if path.is_dir() else (model or str(weights)).partition("/")[0])
@@ -86,7 +106,7 @@ def outline_embedder(
 
 
 def _sscd(name: str) -> nn.Module:
-    """SSCD has two architectures, and what is TorchScript says by its name alone which one it is."""
+    """Make SSCD. It has two architectures; for TorchScript, only the file name tells which one it is."""
     from torchvision.models.resnet import Bottleneck, ResNet
 
     from audit.embedding.sscd import Sscd
@@ -104,7 +124,7 @@ def _clip(name: str) -> EmbedderOutline:
     library = open_clip_library()
     level = logging.root.level
     try:
-        logging.root.setLevel(logging.ERROR)  # it warns of a network without weights
+        logging.root.setLevel(logging.ERROR)  # open_clip warns about a network without weights
         with META:
             network = library.create_model(name, load_weights=False, device=META).eval()
     except Exception as error:  # open_clip raises whatever its many model classes raise

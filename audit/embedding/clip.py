@@ -1,4 +1,4 @@
-"""The two encoders of an open_clip model: a local folder, a published `name/tag`, or a name and a weights file."""
+"""Load the two encoders of an open_clip model: from a local folder, by `name/tag`, or by name and weights file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from audit.images.decoding import rgb
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A folder as `open_clip.push_to_hf_hub` lays it out.
+# Files of a folder written by `open_clip.push_to_hf_hub`.
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-# What open_clip knows of a tag, beside where its weights are.
+# Keys of a tag's configuration in open_clip that say how images are prepared.
 PREPARATION = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -25,11 +25,22 @@ PREPARATION = ("mean", "std", "interpolation", "resize_mode")
 
 
 def load_clip(name: str, weights: str, device: str = "cpu", model: str | None = None) -> Embedder:
-    """The model of a folder, of `architecture/tag` (its weights from the model hub, or its cache), or of a weights file
-    whose `model` is an architecture, with a tag where that decides how images are prepared.
+    """Load an open_clip model as an embedder.
 
-    Its `encode_text` is None where the tokenizer is not open_clip's own: its files would come from a model hub.
-    Raises AuditError if it does not load. Of a pickle no code is run: open_clip reads with `weights_only`.
+    No code in a pickle is run: open_clip reads weights with `weights_only`.
+
+    Args:
+        name: Name of the embedder in the audit.
+        weights: A folder, `architecture/tag` (weights from the model hub or its cache), or a weights file.
+        device: Device to run on.
+        model: For a weights file, its architecture, with a tag if images are prepared differently from tag to tag.
+
+    Returns:
+        The embedder. Its `encode_text` is None if the tokenizer is not open_clip's own, because the tokenizer's files
+        would have to come from a model hub.
+
+    Raises:
+        AuditError: The model does not load.
     """
     if model is None and Path(weights).is_dir():
         return _of_folder(name, Path(weights), device)
@@ -69,7 +80,17 @@ def _load(
     device: str,
     preparation: dict[str, Any],
 ) -> Embedder:
-    """What open_clip makes of its own names for a model and its weights; `text`: the text tower's configuration."""
+    """Load a model by open_clip's own names for it and its weights.
+
+    Args:
+        name: Name of the embedder in the audit.
+        model: Name of the model in open_clip.
+        weights: Weights file; None for a local folder.
+        text: Configuration of the text tower.
+        files: Files that the vectors depend on, by name.
+        device: Device to run on.
+        preparation: How images are prepared, as keyword arguments of open_clip.
+    """
     open_clip = open_clip_library()
     try:
         network, transform = open_clip.create_model_from_pretrained(
@@ -100,8 +121,8 @@ def _load(
 
 
 def _text_config(model: str, where: str) -> dict[str, Any]:
-    """The configuration of the text tower; AuditError if there is none or if it lies on a model hub."""
-    # open_clip would fetch it from there: an audit runs offline.
+    """Return the configuration of the text tower; raise AuditError if there is none or if it is on a model hub."""
+    # open_clip would download it, but an audit runs offline.
     try:
         text: dict[str, Any] = open_clip_library().get_model_config(model).get("text_cfg", {})
     except (ValueError, KeyError, AttributeError) as error:
@@ -116,8 +137,12 @@ def _text_config(model: str, where: str) -> dict[str, Any]:
 
 
 def _known(model: str) -> tuple[str, str | None]:
-    """(architecture, tag or None) of `architecture/tag`; AuditError if open_clip knows no such thing, or if the weights
-    of the tag were trained with the activation of a sister architecture (open_clip only warns)."""
+    """Split `architecture/tag` into architecture and tag (or None).
+
+    Raises:
+        AuditError: open_clip does not know the architecture or the tag, or the weights of the tag were trained with the
+            activation of a sister architecture (for which open_clip only issues a warning).
+    """
     open_clip = open_clip_library()
     architecture, _, tag = model.partition("/")
     if architecture not in open_clip.list_models():
@@ -137,7 +162,7 @@ def _known(model: str) -> tuple[str, str | None]:
 
 
 def _preparation(architecture: str, tag: str | None) -> dict[str, Any]:
-    """How the pictures of a tag are prepared; without one, as all tags of the architecture agree on."""
+    """Return how a tag prepares images; without a tag, the preparation that all tags of the architecture share."""
     open_clip = open_clip_library()
     tags = open_clip.list_pretrained_tags_by_model(architecture) if tag is None else [tag]
     found = [open_clip.pretrained.get_pretrained_cfg(architecture, tag) for tag in tags]
@@ -166,6 +191,7 @@ def _fetched(architecture: str, tag: str | None) -> Path:
 
 
 def open_clip_library() -> Any:
+    """Import open_clip; raise AuditError if it is not installed."""
     try:
         import open_clip
     except ImportError as error:

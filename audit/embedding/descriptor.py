@@ -1,4 +1,4 @@
-"""A small SSCD-style copy descriptor (Pizzi et al., CVPR 2022, arXiv 2202.10261).
+"""Define a small SSCD-style copy descriptor (Pizzi et al., CVPR 2022, arXiv 2202.10261).
 
 Shapes: B images, C channels, H and W pixels, D descriptor width.
 """
@@ -27,7 +27,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DescriptorConfig:
-    """`image_size`: pixels a side; `channels`: of the four stages of the trunk; `width`: of the descriptor."""
+    """Size of a descriptor: image side in pixels, channels of the trunk's four stages, width of the vectors."""
 
     image_size: int = 64
     channels: tuple[int, ...] = (32, 64, 96, 160)
@@ -53,9 +53,9 @@ class ResidualBlock(nn.Module):
 
 
 class CopyDescriptor(nn.Module):
-    """RGB images in [0, 1] to unit vectors whose inner product is the similarity of two images.
+    """Maps RGB images in [0, 1] to unit vectors whose inner product is the similarity of two images.
 
-    A residual trunk at an eighth of the image's size, generalised-mean pooling (Radenovic et al.,
+    The network is a residual trunk at an eighth of the image's size, generalised-mean pooling (Radenovic et al.,
     arXiv 1711.02512, eq. 3), a linear projection and L2 normalisation.
     """
 
@@ -66,7 +66,7 @@ class CopyDescriptor(nn.Module):
         super().__init__()
         self.config = config = config or DescriptorConfig()
         first = config.channels[0]
-        # Stages 2 and 3 halve the image; the last keeps 8 x 8 positions of a 64-pixel image for the pooling.
+        # Stages 2 and 3 halve the size; the last stage keeps 8 x 8 positions of a 64-pixel image for the pooling.
         strides = [1, 2, 2] + [1] * (len(config.channels) - 3)
         stages = zip((first, *config.channels), config.channels, strides, strict=False)
         self.stem = nn.Conv2d(3, first, 3, 2, 1, bias=False)
@@ -76,22 +76,22 @@ class CopyDescriptor(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] to descriptors [B, D], rows of norm 1."""
+        """Compute descriptors [B, D] with rows of norm 1 from images [B, 3, H, W] in [0, 1]."""
         x_BCHW = self.trunk(self.stem((images_BCHW - self.mean) / self.std))
         p = self.config.gem_power
         pooled_BC = x_BCHW.clamp(min=1e-6).pow(p).mean(dim=(2, 3)).pow(1 / p)
         return F.normalize(self.projection(pooled_BC), dim=1)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """One image to RGB [3, S, S] in [0, 1], S the square size the descriptor was trained at."""
+        """Convert an image to RGB [3, S, S] in [0, 1], where S is the size that the descriptor was trained at."""
         return to_tensor(rgb(image), self.config.image_size)
 
     def save(self, path: str | Path, floors: Mapping[str, float] | None = None) -> None:
-        """Write the weights and, in the header, the configuration: one safetensors file.
+        """Write weights and configuration to one safetensors file; the configuration is in its header.
 
         Args:
-            path: the file.
-            floors: by kind (verbatim | region), from which similarity on two pictures look like copies to it.
+            path: The file.
+            floors: By kind (verbatim | region), the similarity at which two pictures look like copies to it.
         """
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         metadata = {"config": json.dumps(asdict(self.config))}
@@ -101,7 +101,7 @@ class CopyDescriptor(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> CopyDescriptor:
-        """The descriptor of a file that `save` wrote, in float32 and ready for use; AuditError if it is not one."""
+        """Load a file that `save` wrote, in float32 and ready for use; raise AuditError for any other file."""
         config = read_config(Path(path))
         try:
             model = cls(config)
@@ -113,7 +113,7 @@ class CopyDescriptor(nn.Module):
 
 
 def read_config(path: Path) -> DescriptorConfig:
-    """The configuration in the header of a safetensors file; AuditError if the file has none."""
+    """Read the configuration from the header of a safetensors file; raise AuditError if it has none."""
     return _read_header(path)[0]
 
 
@@ -141,7 +141,7 @@ def _read_header(path: Path) -> tuple[DescriptorConfig, dict[str, float]]:
 
 
 def to_tensor(image: Image.Image, size: int) -> Tensor:
-    """An RGB image, resized (bicubic, antialiased) to a square of `size` pixels, as [3, S, S] in [0, 1]."""
+    """Convert an RGB image to [3, S, S] in [0, 1], resized (bicubic, antialiased) to a square of `size` pixels."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     pixels_HWC = np.array(image, dtype=np.float32) / 255

@@ -1,4 +1,4 @@
-"""Image embedders: images to unit vectors whose inner product says how alike two images are."""
+"""Embed images as unit vectors whose inner product is the similarity of two images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH = 64
-# A batch of larger inputs has fewer of them.
+# Largest number of pixels per batch: batches of larger inputs are smaller.
 BATCH_PIXELS = BATCH * 320 * 320
 
 
@@ -28,10 +28,15 @@ BATCH_PIXELS = BATCH * 320 * 320
 class Embedder:
     """A network with its own preprocessing.
 
-    `width`: length of a vector; `sha256`: of every file that the vectors depend on, by file name;
-    `preprocess`: one image to a tensor [C, H, W]; `encode`: a batch [B, C, H, W] to [B, width];
-    `encode_text`: B texts to [B, width], in the same space, for a network that knows texts; `preparation`: what
-    `preprocess` does, in words.
+    Attributes:
+        name: Name of the embedder in the audit.
+        width: Length of a vector.
+        sha256: Hash of every file that the vectors depend on, by file name.
+        preprocess: Converts an image to a tensor [C, H, W].
+        encode: Maps a batch [B, C, H, W] to vectors [B, width].
+        device: Device to run on.
+        encode_text: Maps B texts to vectors [B, width] in the same space; None if the network has no text encoder.
+        preparation: Describes what `preprocess` does.
     """
 
     name: str
@@ -45,19 +50,23 @@ class Embedder:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """All that tells its vectors from those of another embedder, by part."""
+        """Everything that distinguishes its vectors from those of another embedder, by part."""
         from audit.images.decoding import VERSION
 
         return self.sha256 | {"preprocessing": f"{VERSION}: {self.preparation}"}
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Images of any mode and size to float32 [N, width], rows of norm 1; AuditError if a vector is not finite."""
+        """Embed images of any mode and size: float32 [N, width], rows of norm 1.
+
+        Raises:
+            AuditError: A vector is not finite.
+        """
         parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         found = [self.vectors([self.preprocess(image) for image in part]) for part in parts]
         return np.concatenate([np.empty((0, self.width), np.float32), *found])
 
     def vectors(self, inputs: Sequence[Tensor]) -> np.ndarray:
-        """`embed` of images that are preprocessed already: N tensors [C, H, W], not all of one size perhaps."""
+        """Embed N preprocessed images, tensors [C, H, W] whose sizes may differ: float32 [N, width], rows of norm 1."""
         import torch
 
         vectors_NE = np.empty((len(inputs), self.width), dtype=np.float32)
@@ -67,8 +76,13 @@ class Embedder:
         return vectors_NE
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts to float32 [N, width], rows of norm 1: their inner product with an image's vector is the CLIP score
-        (Hessel et al., 2021, without its factor of 2.5). Raises AuditError if the network knows no texts."""
+        """Embed texts: float32 [N, width], rows of norm 1.
+
+        The inner product with an image's vector is the CLIP score (Hessel et al., 2021, without its factor of 2.5).
+
+        Raises:
+            AuditError: The network has no text encoder, or a vector is not finite.
+        """
         encode = self.encode_text
         if encode is None:
             what = f"embedder {self.name} has no text encoder that works offline"
@@ -88,7 +102,7 @@ class Embedder:
 
 
 def _batches(inputs: Sequence[Tensor]) -> Iterator[list[int]]:
-    """The numbers of inputs of one shape, in batches."""
+    """Yield the indices of inputs in batches of equal shape."""
     alike = defaultdict(list)
     for n, input_CHW in enumerate(inputs):
         alike[input_CHW.shape].append(n)
@@ -107,7 +121,17 @@ def embedder_of(
     device: str,
     encode_text: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> Embedder:
-    """An Embedder, with the sha256 of its files and the width of what it gives for a grey picture."""
+    """Make an Embedder; hash its files and find its width by encoding a grey picture.
+
+    Args:
+        name: Name of the embedder in the audit.
+        files: Files that the vectors depend on, by name.
+        preparation: Describes what `preprocess` does.
+        preprocess: Converts an image to a tensor [C, H, W].
+        encode: Maps a batch [B, C, H, W] to vectors [B, width].
+        device: Device to run on.
+        encode_text: Maps texts to vectors in the same space, if the network can.
+    """
     import torch
     from PIL import Image
 

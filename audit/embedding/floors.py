@@ -1,4 +1,4 @@
-"""Floors: from which similarity on two pictures look like copies to an embedder, whatever the control captions say."""
+"""Look up floors: the similarity below which two pictures never count as copies, whatever the control captions say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from audit.embedding.published import PUBLISHED as SSCD
 
-# The rule of the literature on diffusion models for SSCD, of generated images: Somepalli et al. (CVPR 2023,
-# arXiv 2212.03860, with sscd_disc_large) and most work after it call a similarity above 0.5 a copy. 0.75 is 90 %
-# precision of sscd_disc_mixup on DISC (Pizzi et al., arXiv 2202.10261), of edited copies among a million distractors.
+# Literature on diffusion models judges generated images by SSCD: Somepalli et al. (CVPR 2023, arXiv 2212.03860, with
+# sscd_disc_large) and most later work call a similarity above 0.5 a copy. At 0.75, sscd_disc_mixup has 90 % precision
+# on DISC (Pizzi et al., arXiv 2202.10261), a data set of edited copies among a million distractors.
 PUBLISHED = 0.5
 PUBLISHED_SOURCE = "published for SSCD (arXiv 2212.03860)"
 KINDS = ("verbatim", "region")
@@ -17,26 +17,26 @@ KINDS = ("verbatim", "region")
 
 @dataclass(frozen=True)
 class Floor:
-    """A plain similarity below which nothing is called a copy, and where the number comes from."""
+    """The plain similarity below which nothing counts as a copy, and the source of the number."""
 
     value: float
     source: str
 
 
 def floors_of(weights: str | Path, model: str | None = None) -> dict[str, Floor]:
-    """The floors, by kind (verbatim | region), that are known for the weights of an embedder.
+    """Return the floors that are known for the weights of an embedder, by kind (verbatim | region).
 
     Args:
-        weights: as for `load_embedder`: the name of a published SSCD model, a file or an open_clip folder.
-        model: the open_clip architecture, where `weights` is a file of CLIP weights.
+        weights: As for `load_embedder`: the name of a published SSCD model, a file or an open_clip folder.
+        model: The open_clip architecture, if `weights` is a file of CLIP weights.
 
     Returns:
-        The published floors for SSCD, the measured floors that a small descriptor carries in the metadata of its
-        weights, and nothing for any other embedder. CLIP has none: its similarity is one of subjects, and no
-        published threshold tells copies from other pictures of the same subject.
+        For SSCD, the published floors. For a small descriptor, the measured floors in the metadata of its weights. For
+        any other embedder, nothing. CLIP has no floor: it measures similarity of subjects, and no published threshold
+        separates copies from other pictures of the same subject.
 
     Raises:
-        AuditError: a `.safetensors` file that is not a copy descriptor.
+        AuditError: A `.safetensors` file is not a copy descriptor.
     """
     path = Path(weights)
     if model is None and (str(weights) in SSCD or path.suffix in (".pt", ".pth")):

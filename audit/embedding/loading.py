@@ -1,4 +1,4 @@
-"""Load an embedder by the form of its weights."""
+"""Load an embedder according to the format of its weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ def load_embedder(
     torchscript: bool = False,
     model: str | None = None,
 ) -> Embedder:
-    """The embedder of some weights, under the name that the audit calls it by.
+    """Load an embedder from its weights. No code in a pickle is ever run.
 
-    `weights` is one of: the name of a published SSCD model, found in the cache (audit/embedding/published.py); an SSCD
-    file, .torchvision.pt or, with `torchscript`, .torchscript.pt (sscd.py, with `resize`); a .safetensors file of
-    `CopyDescriptor` (descriptor.py); an open_clip folder, its `name/tag`, or with `model` its weights alone (clip.py).
-    Raises AuditError for anything else. No code of a pickle is ever run.
+    Args:
+        name: Name of the embedder in the audit.
+        weights: One of: the name of a published SSCD model, found in the cache (audit/embedding/published.py); an SSCD
+            file, `.torchvision.pt` or, with `torchscript`, `.torchscript.pt` (sscd.py); a `.safetensors` file of
+            `CopyDescriptor` (descriptor.py); an open_clip folder, its `name/tag`, or with `model` a file with its
+            weights (clip.py).
+        device: Device to run on.
+        resize: How SSCD resizes images: square_320 | short_288.
+        torchscript: Whether TorchScript, which is a program, may be run.
+        model: The open_clip architecture of a weights file.
+
+    Raises:
+        AuditError: The weights are none of these, or do not load.
     """
     known = find(str(weights)) if str(weights) in PUBLISHED else None
     path = known or Path(weights)

@@ -1,4 +1,4 @@
-"""The published weights of SSCD (Pizzi et al., CVPR 2022), and the folder where they are kept."""
+"""Locate the published weights of SSCD (Pizzi et al., CVPR 2022) and the folder in which they are cached."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from pathlib import Path
 
 from audit.errors import AuditError
 
-# https://github.com/facebookresearch/sscd-copy-detection: the first is its default, of 512 dimensions; the second,
-# of 1024, is published as TorchScript alone.
+# https://github.com/facebookresearch/sscd-copy-detection: the first is the project's default, with 512 dimensions. The
+# second has 1024 dimensions and is published as TorchScript only.
 PUBLISHED = {"sscd_disc_mixup": "sscd_disc_mixup.torchvision.pt", "sscd_disc_large": "sscd_disc_large.torchscript.pt"}
 ADDRESS = "https://dl.fbaipublicfiles.com/sscd-copy-detection"
 
 
 def cache_folder() -> Path:
-    """`$CROSSAUDIT_CACHE`, or ~/.cache/crossaudit."""
+    """Return the cache folder: `$CROSSAUDIT_CACHE`, or ~/.cache/crossaudit."""
     return Path(os.environ.get("CROSSAUDIT_CACHE") or "~/.cache/crossaudit").expanduser()
 
 
 def address(name: str) -> str:
-    """Where the project publishes the weights of that name."""
+    """Return the URL at which the SSCD project publishes these weights."""
     return f"{ADDRESS}/{PUBLISHED[name]}"
 
 
 def find(name: str) -> Path:
-    """The weights of that name in the cache folder; AuditError that says how they come there."""
+    """Find published weights in the cache folder.
+
+    Raises:
+        AuditError: They are not there; the message says how to get them.
+    """
     path = cache_folder() / PUBLISHED[name]
     if not path.is_file():
         raise AuditError(

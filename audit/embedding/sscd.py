@@ -1,4 +1,4 @@
-"""SSCD as published (Pizzi et al., CVPR 2022, arXiv 2202.10261): ResNet-50 weights, or TorchScript where one allows it.
+"""Load SSCD as published (Pizzi et al., CVPR 2022, arXiv 2202.10261): ResNet-50 weights, or TorchScript if allowed.
 
 Shapes: B images, C channels, H and W pixels, D descriptor width.
 """
@@ -24,9 +24,9 @@ from audit.errors import AuditError, first_line
 from audit.images.decoding import rgb
 
 WIDTH = 512
-# The largest TorchScript file that is opened; `sscd_disc_large` is a fifth of it.
+# Largest TorchScript file to open, about five times the size of `sscd_disc_large`.
 MOST_BYTES = 1 << 30
-# With the short side 288, a picture more than so many times as long as wide is squeezed to that.
+# When the short side is resized to 288, a picture longer than this multiple of its short side is squeezed to it.
 LONGEST = 10
 
 
@@ -42,9 +42,9 @@ class GeneralizedMean(nn.Module):
 
 
 class Sscd(nn.Module):
-    """Normalised RGB images [B, 3, H, W] to descriptors [B, D], rows of norm 1.
+    """Maps normalised RGB images [B, 3, H, W] to descriptors [B, D] with rows of norm 1.
 
-    The parameters are named as in the published `.torchvision.pt` files.
+    Parameters are named as in the published `.torchvision.pt` files.
     """
 
     def __init__(self, width: int = WIDTH) -> None:
@@ -59,7 +59,18 @@ class Sscd(nn.Module):
 
 
 def load_sscd(name: str, path: Path, device: str, resize: str, torchscript: bool) -> Embedder:
-    """The network of a `.torchvision.pt` or, if `torchscript`, a `.torchscript.pt` file; `resize`: a key of SIZES."""
+    """Load SSCD from a `.torchvision.pt` file or, if `torchscript` is true, from a `.torchscript.pt` file.
+
+    Args:
+        name: Name of the embedder in the audit.
+        path: The weights file.
+        device: Device to run on.
+        resize: How to resize images, a key of SIZES.
+        torchscript: Whether TorchScript may be run.
+
+    Raises:
+        AuditError: The file is not SSCD, is TorchScript although that is not allowed, or does not work on an image.
+    """
     if path.name.endswith(".torchscript.pt"):
         network = _torchscript(path, device, torchscript)
     else:
@@ -72,7 +83,7 @@ def load_sscd(name: str, path: Path, device: str, resize: str, torchscript: bool
 
 
 def prepare(image: Image.Image, resize: str) -> Tensor:
-    """One image to [3, H, W], resized as SSCD recommends, less ImageNet's mean and over its deviation."""
+    """Convert an image to [3, H, W]: resize it as SSCD recommends and normalise it by ImageNet's mean and deviation."""
     picture = rgb(image)
     picture = picture.resize(SIZES[resize](picture), Image.Resampling.BILINEAR)
     pixels_HWC = np.asarray(picture, dtype=np.float32) / 255
@@ -113,7 +124,7 @@ def _state_dict(path: Path) -> Sscd:
 
 
 def _difference(state: object, wanted: dict[str, Tensor]) -> str | None:
-    """What tells a state dict from that of the network, or None."""
+    """Describe how a state dict differs from that of the network; None if it does not."""
     if not isinstance(state, dict):
         return f"it holds a {type(state).__name__}, not a state dict"
     for name in wanted.keys() | state.keys():
@@ -144,7 +155,7 @@ def _torchscript(path: Path, device: str, allowed: bool) -> nn.Module:
 
 
 def refuse_large(path: Path, most: int) -> None:
-    """Raises AuditError unless the file is an archive of `torch.save` or TorchScript that unpacks to `most` bytes."""
+    """Raise AuditError unless the file is an archive of torch.save or TorchScript of at most `most` bytes unpacked."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())

@@ -1,4 +1,4 @@
-"""Explain the score of one caption: attention per token and step, entropy beside controls, score without each token."""
+"""Explain a caption's score: attention per token and step, entropy next to controls, score without each token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from audit.scoring.generation import denoise, produce
 from audit.scoring.progress import CountSteps, Progress
 from audit.scoring.screening import screen
 
-# Shapes: B rows, L layers, K text positions, T steps, P positions up to EOS and one for all the padding.
+# Shapes: B rows, L layers, K text positions, T steps, P positions up to EOS plus one for all padding, N captions.
 
 Floats = npt.NDArray[np.float64]
 BAND = (0.05, 0.95)
@@ -32,12 +32,21 @@ BAND = (0.05, 0.95)
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """One caption, explained.
+    """The explanation of one caption.
 
-    tokens: its tokens, BOS and EOS included, and "padding" if there is any; attention_PT: what each attends to in each
-    step, mean over layers (padding summed). entropy_T: of all text positions, in nats; band_T2: 5 % and 95 % of null
-    captions, if any were given. image, region: PNG. score, p_unseen: by the calibration, or `noise_magnitude` and None.
-    moves: for each token (its place), how much the score falls without it, the largest fall first.
+    Attributes:
+        caption: The caption.
+        tokens: Its tokens, with BOS and EOS, and "padding" if there is any.
+        attention_PT: Attention to each token in each step, averaged over layers (summed over the padding).
+        entropy_T: Entropy over all text positions in each step, in nats.
+        band_T2: 5 % and 95 % quantiles of the entropy of control captions; None if none were given.
+        control_captions: Number of control captions.
+        image: The generated image, PNG.
+        region: The map of `bright_ending`, PNG.
+        detector: Detector that the score is from.
+        score: Score from the calibration, or `noise_magnitude` without one.
+        p_unseen: p-value from the calibration; None without one.
+        moves: (position of a token, fall of the score without that token), largest fall first.
     """
 
     caption: str
@@ -65,11 +74,21 @@ def explain(
     control_captions: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Explanation:
-    """Follow one guided run of a caption, and screen it without each of its tokens in turn.
+    """Follow one guided run of a caption, and screen the caption without each of its tokens in turn.
 
-    calibration: of a detector of the screen; its seeds are used. control_captions are run beside it, for the band.
-    progress: called after each step of a run, and each batch of a screen.
-    Raises UsageError for a calibration of a whole run, AuditError for one of another model.
+    Args:
+        model: The model to run.
+        caption: The caption to explain.
+        seed: Seed of the initial noise.
+        steps: Number of denoising steps.
+        guidance_scale: Classifier-free guidance scale.
+        calibration: Calibration of a screening detector; the screen uses its seeds.
+        control_captions: Run along with the caption, for the band of entropies.
+        progress: Called after each step of a run and after each batch of a screen.
+
+    Raises:
+        UsageError: The calibration is of a detector that follows whole runs.
+        AuditError: The calibration is of another model.
     """
     detector = "noise_magnitude" if calibration is None else calibration.detector
     if detector in RUN:
@@ -104,7 +123,7 @@ def explain(
 
 
 class _Attended:
-    """Keeps the attention of every step, mean over layers: for few captions only."""
+    """Keeps the attention of every step, averaged over layers. Use it for few captions only."""
 
     needs_attention: ClassVar[bool] = True
     needs_response: ClassVar[bool] = False
@@ -121,7 +140,7 @@ class _Attended:
 def _band(
     model: Model, captions: Sequence[str], seed: int, steps: int, guidance_scale: float, progress: Progress | None
 ) -> Floats | None:
-    """The 5 % and 95 % quantiles of the entropy of captions in each step: [T, 2]."""
+    """Compute the 5 % and 95 % quantiles of the captions' entropy in each step: [T, 2]; None without captions."""
     if not captions:
         return None
     rows = Rows(model, captions, [seed], None)
@@ -144,7 +163,7 @@ def _left_out(
     calibration: Calibration | None,
     progress: Progress | None,
 ) -> tuple[float, float | None, list[tuple[int, float]]]:
-    """The score of the caption, its p, and how much it falls without each of its tokens; BOS and EOS stay."""
+    """Return the caption's score, its p-value, and the score's fall without each token; BOS and EOS are kept."""
     ids = _ids(model, caption)
     without = {
         place: str(model.tokenizer.decode(ids[1:place] + ids[place + 1 : -1])) for place in range(1, len(ids) - 1)

@@ -1,4 +1,4 @@
-"""Where attention tells captions from control captions: layer by layer, timestep by timestep."""
+"""Show where attention separates captions from control captions, by layer and timestep."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS = pa.schema(
         ("feature", pa.string()),  # entropy | bos
         ("control_median", pa.float64()),
         ("median", pa.float64()),
-        ("auroc", pa.float64()),  # above 0.5: the captions have the larger values
+        ("auroc", pa.float64()),  # above 0.5 if the captions have larger values than the control captions
     ]
 )
 
@@ -41,11 +41,24 @@ def layers(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> pa.Table:
-    """How the entropy and the BOS attention of each layer rank captions above control captions, on the initial noise.
+    """Rank captions against control captions by the entropy and BOS attention of each layer, on the initial noise.
 
-    One row a timestep (those of the noise profile), layer and feature. It shows where a model hides what it knows; the
-    best layer is known only afterwards, so none may be chosen by it. progress: called after each batch. Raises
-    UsageError without captions of both kinds.
+    The table shows in which layers a model's memory becomes visible. Do not pick a detector by it: the best layer is
+    only known in hindsight.
+
+    Args:
+        model: The model to run.
+        captions: Captions to rank, such as confirmed ones.
+        control_captions: Captions to rank them against.
+        seed: Seed of the initial noise.
+        batch_size: Rows per forward; by default as many as fit in memory.
+        progress: Called after each batch.
+
+    Returns:
+        One row per timestep (those of the noise profile), layer and feature, as in LAYERS.
+
+    Raises:
+        UsageError: There are no captions or no control captions.
     """
     if not captions or not control_captions:
         raise UsageError("there is nothing to compare", hint="Give captions and control captions.")
@@ -73,7 +86,7 @@ def layers(
 def _seen(
     model: Model, captions: Sequence[str], seed: int, batch_size: int | None, done: Callable[[int], None]
 ) -> np.ndarray:
-    """Entropy and BOS attention: [T, N, L, 2]."""
+    """Measure entropy and BOS attention: [T, N, L, 2]."""
     timesteps = ddim(model.scheduler_config).timesteps.tolist()
     rows = Rows(model, captions, [seed], batch_size)
 

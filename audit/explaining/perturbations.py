@@ -1,4 +1,4 @@
-"""Variants of a caption, and the self-control: how a caption scores beside captions that differ from it by a word."""
+"""Compare a caption's score with the scores of variants that differ from it by a word or in word order."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from audit.models.model import Model
 from audit.scoring.screening import screen
 
 VARIANTS = 8
-CONTENT = 4  # letters: shorter words are seldom content
+CONTENT = 4  # letters; shorter words are seldom content words
 
 
 def variants(caption: str, words: Sequence[str], count: int = VARIANTS) -> list[str]:
-    """Captions of about the same length that are not this one; the same for the same caption and `words`.
+    """Make variants of a caption of about the same length; equal arguments give equal variants.
 
-    In turn a content word is swapped for another one, a word is inserted, and the words are shuffled; new words are
-    drawn from `words`. Captions of fewer than two words have fewer variants, the empty one has none.
+    In turn, a content word is swapped for another one, a word is inserted, or the words are shuffled. A caption of
+    fewer than two words has fewer variants; the empty caption has none.
+
+    Args:
+        caption: The caption.
+        words: Words to draw new words from.
+        count: Number of variants at most.
     """
     drawn = random.Random(caption_id(caption))
     own = caption.split()
@@ -42,7 +47,7 @@ def variants(caption: str, words: Sequence[str], count: int = VARIANTS) -> list[
 
 
 def content_words(captions: Sequence[str]) -> list[str]:
-    """The words of captions that variants may draw from, each once, sorted."""
+    """List the words of captions that variants may draw from, each once, sorted."""
     return sorted({word for caption in captions for word in caption.split() if len(word) >= CONTENT})
 
 
@@ -54,10 +59,21 @@ def perturbation_margin(
     batch_size: int | None = None,
     reference: Model | None = None,
 ) -> pa.Table:
-    """How much more a caption scores than its variants do: one row a caption, `caption`, `perturbation_margin`.
+    """Compute how much higher a caption scores than its variants.
 
-    The caption's score minus the median of its variants'; style, length and language cancel. Null for a caption
-    without variants. Costs a screen of eight captions each.
+    The margin is the caption's score minus the median of its variants' scores, so that style, length and language
+    cancel out. It costs a screen of eight variants per caption.
+
+    Args:
+        model: The model to screen with.
+        calibration: Calibration of a screening detector; its seeds are used.
+        captions: Captions to measure.
+        words: Words to draw the variants' new words from.
+        batch_size: Rows per forward; by default as many as fit in memory.
+        reference: Reference model, if the calibration was made with one.
+
+    Returns:
+        One row per caption: `caption`, `perturbation_margin`. Null for a caption without variants.
     """
     of_caption = {caption: variants(caption, words) for caption in dict.fromkeys(captions)}
     texts = list(dict.fromkeys(text for caption, others in of_caption.items() for text in (caption, *others)))

@@ -1,4 +1,4 @@
-"""Decode image bytes to the picture that is embedded and compared: what a training script makes of the same bytes."""
+"""Decode image bytes to the picture that is embedded and compared: the one a training script makes of these bytes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import warnings
 
 from PIL import Image, ImageOps
 
-# Kept beside the weights of all vectors: other pictures of the same bytes give others. Raise it with any change here.
+# Stored with the weights' hashes, because other pictures give other vectors. Raise it with any change to this file.
 VERSION = 2
-# Raster formats alone: Pillow hands EPS to Ghostscript, and some others to code that nobody audits images with.
+# Raster formats only: Pillow hands EPS to Ghostscript, and its other formats are not used for training images.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# The largest file of one image, an uncompressed one at Pillow's limit of pixels included.
+# Largest file of one image; it allows for an uncompressed image at Pillow's limit of pixels.
 MOST_BYTES = 1 << 29
-# How a picture lies: turned as its EXIF data says, or as its pixels are stored.
+# Orientation of a picture: turned as its EXIF data says, or as its pixels are stored.
 UPRIGHT, STORED = "upright", "stored"
 _ORIENTATION = 0x0112
 
@@ -24,10 +24,12 @@ def decode(content: bytes | None, crop: str = "none", orientation: str = UPRIGHT
     Args:
         content: The bytes of the file; None if the source has none.
         crop: "none", or "centre" for the largest square in the middle.
-        orientation: UPRIGHT applies the orientation that the file's EXIF data gives, STORED keeps the pixels as stored.
+        orientation: UPRIGHT applies the orientation in the file's EXIF data; STORED keeps the pixels as stored.
 
-    Raises what Pillow raises for what is no image or ends early, and DecompressionBombError beyond Pillow's limit of
-    pixels (where Pillow only warns too), before memory is taken for them.
+    Raises:
+        OSError: The content is missing, is not an image or ends early. Pillow may raise other exceptions too.
+        DecompressionBombError: The image exceeds Pillow's limit of pixels (also where Pillow would only warn). It is
+            raised before memory is allocated for the pixels.
     """
     image = _opened(content)
     if orientation == UPRIGHT:
@@ -39,11 +41,13 @@ def decode_each(content: bytes | None, crop: str = "none", exif: str = "apply") 
     """Decode an image file in each orientation in which training may have seen it.
 
     Args:
-        content, crop: As for `decode`.
-        exif: "apply" gives the upright picture, "ignore" the stored one, "both" the upright one and, if the EXIF
+        content: As for `decode`.
+        crop: As for `decode`.
+        exif: "apply" gives the upright picture, "ignore" the stored one. "both" gives the upright one and, if the EXIF
             orientation is not the identity, the stored one too.
 
-    Returns the pictures by orientation (UPRIGHT, STORED). Raises as `decode` does.
+    Returns:
+        The pictures by orientation (UPRIGHT, STORED). Raises as `decode` does.
     """
     if exif == "ignore":
         return {STORED: decode(content, crop, STORED)}
@@ -85,7 +89,7 @@ def _cropped(image: Image.Image, crop: str) -> Image.Image:
 
 
 def centre(image: Image.Image) -> Image.Image:
-    """The largest square in the middle, where torchvision's CenterCrop has it."""
+    """Crop an image to the largest square in the middle, as torchvision's CenterCrop does."""
     side = min(image.size)
     left, top = round((image.width - side) / 2), round((image.height - side) / 2)
     return image.crop((left, top, left + side, top + side))

@@ -76,7 +76,7 @@ class TrainingGuard:
         max_entropy: Entropy above which a sample is silenced, in nats. Give this or `max_quantile`.
         null: Called with n, returns hidden states [n, K, D] of n control captions: captions that the model is not
             trained on, in the style of those it is trained on, drawn at random.
-        warmup: Number of first samples of each tenth of the timesteps that are never silenced.
+        warmup: Number of first samples of each tenth of the timesteps that are never silenced (without `null`).
         timesteps: Number of timesteps of the noise schedule.
         log: Folder for Parquet parts, one row per step: how many samples it saw and silenced, and the ids, timesteps
             and scores (entropies or distances) of the silenced ones.

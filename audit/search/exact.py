@@ -1,4 +1,4 @@
-"""Which training images is a generation most like: exact nearest neighbours.
+"""Find the training images most similar to a generation: exact nearest neighbours.
 
 Shapes: Q queries, N images, K neighbours, F images found so far, E embedding width.
 """
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 
 def vectors_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
-    """A column of fixed_size_list<float16 or float32> as an array [N, E] of the same type."""
+    """Convert a column of fixed_size_list<float16 or float32> to an array [N, E] of the same type."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, array.type.list_size)
 
@@ -20,12 +20,20 @@ def vectors_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
 def nearest(
     queries_QE: np.ndarray, shards: Iterable[tuple[pa.Array, np.ndarray]], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k images of highest inner product with each query, over all shards: an exact scan.
+    """Find the k images with the highest inner product with each query by an exact scan of all shards.
 
-    `shards` yields (image ids [N] of string, vectors [N, E] float16 or float32); one shard at a time is in memory,
-    and of what was found only the best. Returns (ids [Q, K] of str, similarities [Q, K] float32), most similar first,
-    equal ones by id; K is less than k if there are fewer images. How the images are cut into shards changes nothing
-    but the last bits of float32, and which of several equal ones is the K-th.
+    How the images are split into shards affects only the last bits of the float32 similarities, and which of several
+    equal images comes K-th.
+
+    Args:
+        queries_QE: Vectors of the queries.
+        shards: Yields (image ids [N] of string, vectors [N, E] float16 or float32). One shard at a time is in memory,
+            and only the best results are kept.
+        k: Number of images per query.
+
+    Returns:
+        (ids [Q, K] of str, similarities [Q, K] float32), most similar first, equal ones by id. K is less than k if
+        there are fewer images.
     """
     import faiss
 
@@ -35,7 +43,7 @@ def nearest(
     scratch_NE = np.empty((0, queries_QE.shape[1]), dtype=np.float32)
     for ids, vectors_NE in shards:
         if len(vectors_NE) and len(queries_QE):
-            if len(scratch_NE) < len(vectors_NE):  # memory that is used again costs a third of new memory
+            if len(scratch_NE) < len(vectors_NE):  # reusing memory takes a third of the time of allocating it
                 scratch_NE = np.empty(vectors_NE.shape, dtype=np.float32)
             single_NE = scratch_NE[: len(vectors_NE)]
             single_NE[:] = vectors_NE

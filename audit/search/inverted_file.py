@@ -1,6 +1,6 @@
-"""Approximate nearest neighbours for many queries of the same images: an inverted file, its candidates ranked anew.
+"""Find approximate nearest neighbours for many queries of the same images: an inverted file with exact re-ranking.
 
-Shapes: Q queries, N images, E embedding width, C candidates, M pairs of query and candidate.
+Shapes: Q queries, N images, E embedding width, C candidates, K neighbours, M pairs of query and candidate.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import pyarrow as pa
 if TYPE_CHECKING:
     import faiss
 
-# Beyond so many images a code takes an eighth of a byte a dimension, up to it a byte.
+# Up to this many images a code takes one byte per dimension, beyond it an eighth of a byte.
 LARGE = 10_000_000
 MOST_LISTS, PROBES, CANDIDATES = 1 << 16, 64, 64
-# Images a list that the lists are learned from; with fewer faiss warns.
+# Images per list to learn the lists from; faiss warns if there are fewer.
 FROM_A_LIST = 40
 
 
 def recipe(images: int, width: int) -> str:
-    """The faiss index for so many vectors of that width: IVF,SQ8, or OPQ,IVF,PQ of one byte for eight dimensions."""
+    """Choose the faiss index for a number of vectors: IVF,SQ8, or OPQ,IVF,PQ with one byte per eight dimensions."""
     lists = max(1, min(int(4 * images**0.5), images // FROM_A_LIST, MOST_LISTS))
     if images <= LARGE or width % 8:
         return f"IVF{lists},SQ8"
@@ -31,9 +31,16 @@ def recipe(images: int, width: int) -> str:
 
 
 def build(shards: Callable[[], Iterable[np.ndarray]], images: int, width: int, path: Path) -> str:
-    """Writes the index of all vectors to a file and returns its recipe.
+    """Build the index of all vectors and write it to a file.
 
-    `shards()` yields the vectors [N, E] shard by shard; it is read twice, the first time to learn from.
+    Args:
+        shards: Yields the vectors [N, E] shard by shard. It is called twice, the first time for training.
+        images: Number of vectors.
+        width: Length of a vector.
+        path: The file to write.
+
+    Returns:
+        The index's recipe, as from `recipe`.
     """
     import faiss
 
@@ -48,20 +55,28 @@ def build(shards: Callable[[], Iterable[np.ndarray]], images: int, width: int, p
 
 
 def opened(path: str) -> faiss.Index:
-    """The index of a file, its lists left there until they are looked at."""
+    """Open the index in a file; its lists stay on disk until they are searched."""
     import faiss
 
     return faiss.read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
 
 
 def candidates(index: faiss.Index, queries_QE: np.ndarray) -> np.ndarray:
-    """The places [Q, C] of images that may be nearest; C is less than CANDIDATES if there are fewer images."""
+    """Find images that may be the nearest to each query.
+
+    Args:
+        index: The index.
+        queries_QE: Vectors of the queries.
+
+    Returns:
+        Positions [Q, C] of images. C is less than CANDIDATES if there are fewer images.
+    """
     import faiss
 
     lists = faiss.extract_index_ivf(index).nlist
     count = min(CANDIDATES, index.ntotal)
     places_QC = np.full((len(queries_QE), count), -1)
-    for probes in (min(PROBES, lists), lists):  # all of them, for a query whose lists hold too few
+    for probes in (min(PROBES, lists), lists):  # search all lists if those probed hold too few images for a query
         short = (places_QC < 0).any(axis=1)
         if short.any():
             faiss.ParameterSpace().set_index_parameter(index, "nprobe", probes)
@@ -75,9 +90,17 @@ def ranked(
     shards: Iterable[tuple[int, Callable[[], tuple[pa.Array, np.ndarray]]]],
     k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k candidates of highest inner product, from their own vectors: as `audit.search.exact.nearest` gives them.
+    """Rank candidates by their inner product with the query, computed from the original vectors.
 
-    `shards`: (number of images, what reads their ids [N] and vectors [N, E]); a shard without candidates is not read.
+    Args:
+        queries_QE: Vectors of the queries.
+        places_QC: Positions of the candidates, from `candidates`.
+        shards: (number of images, function that reads their ids [N] and vectors [N, E]). A shard without candidates is
+            not read.
+        k: Number of images per query.
+
+    Returns:
+        The k best candidates, in the form of `audit.search.exact.nearest`.
     """
     similarity_QC = np.full(places_QC.shape, -np.inf, dtype=np.float32)
     ids_QC = np.full(places_QC.shape, "", dtype="U32")
