@@ -1,4 +1,4 @@
-"""Which checkpoints are supported, by what their configurations say; everything else is refused by name."""
+"""Decide from its configuration whether a checkpoint is supported; refuse all others with an error that names them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from audit.errors import AuditError, UsageError
 from audit.models.files import read_json
 
 SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x text-to-image pipelines (UNet2DConditionModel + CLIPTextModel)."
-# Pipelines whose components are those of text-to-image: any of them runs as StableDiffusionPipeline.
+# Pipelines with the components of text-to-image; any of them runs as StableDiffusionPipeline.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-# Inputs of a UNet besides latents, time and text, and the configuration that brings them.
+# Inputs of a UNet besides latents, time and text, by the configuration key that adds them.
 _INPUTS = {
     "time_cond_proj_dim": "an embedding of the guidance scale, as in latent consistency models",
     "class_embed_type": "class embeddings",
@@ -28,9 +28,10 @@ _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder is laid out as a supported pipeline of diffusers; looks at no weights.
+    """Check that a folder has the layout of a supported diffusers pipeline. No weights are read.
 
-    Raises AuditError otherwise, with the class of the pipeline or component that is not supported.
+    Raises:
+        AuditError: It does not; the message names the pipeline or component class that is not supported.
     """
     index = folder / "model_index.json"
     listed = read_json(index) if index.is_file() else {}
@@ -60,7 +61,15 @@ def check_folder(folder: Path) -> None:
 
 
 def check_unet(config: Mapping[str, Any], where: str) -> None:
-    """Raises AuditError if a UNet has inputs other than latents, time and text."""
+    """Check that a UNet has no inputs other than latents, time and text.
+
+    Args:
+        config: Configuration of the UNet.
+        where: The model, for errors.
+
+    Raises:
+        AuditError: It has other inputs.
+    """
     extra = [f"{name} ({what})" for name, what in _INPUTS.items() if config.get(name) is not None]
     inputs, outputs = config["in_channels"], config["out_channels"]
     if inputs != outputs:
@@ -71,7 +80,16 @@ def check_unet(config: Mapping[str, Any], where: str) -> None:
 
 
 def check_vae(config: Mapping[str, Any], channels: int, where: str) -> None:
-    """Raises AuditError for an autoencoder that StableDiffusionPipeline would not run as its configuration says."""
+    """Check that StableDiffusionPipeline would run an autoencoder as its configuration says.
+
+    Args:
+        config: Configuration of the autoencoder.
+        channels: Number of latent channels of the UNet.
+        where: The model, for errors.
+
+    Raises:
+        AuditError: It would not.
+    """
     for name in ("latents_mean", "latents_std", "shift_factor"):
         if config.get(name):
             raise _unsupported(f"the VAE has {name}, which StableDiffusionPipeline does not apply", where)
@@ -83,7 +101,17 @@ def check_vae(config: Mapping[str, Any], channels: int, where: str) -> None:
 
 
 def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where: str) -> None:
-    """Raises AuditError if tokenizer, text encoder and UNet do not fit together."""
+    """Check that tokenizer, text encoder and UNet fit together.
+
+    Args:
+        tokenizer: The tokenizer.
+        text_encoder: The text encoder; it may be on the `meta` device.
+        unet: Configuration of the UNet.
+        where: The model, for errors.
+
+    Raises:
+        AuditError: They do not fit.
+    """
     rows = text_encoder.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
@@ -100,17 +128,18 @@ def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where
 def latent_size(
     unet: Mapping[str, Any], vae: Mapping[str, Any], resolution: int | tuple[int, int] | None, where: str
 ) -> tuple[int, int]:
-    """Decide the height and width of the latents.
+    """Determine the height and width of the latents.
 
     Args:
-        unet: The UNet's configuration. Its `sample_size` counts; below 64 it is 64 where a diffusers older than 0.9
-            wrote it, as in `StableDiffusionPipeline.__init__`.
-        vae: The autoencoder's configuration, which says how many pixels a latent is wide.
-        resolution: Pixels, as one number or (height, width); overrides the configuration.
+        unet: Configuration of the UNet. Its `sample_size` is used; if diffusers older than 0.9 wrote it and it is below
+            64, it counts as 64, as in `StableDiffusionPipeline.__init__`.
+        vae: Configuration of the autoencoder, which determines the number of pixels per latent.
+        resolution: Resolution in pixels, one number or (height, width); overrides the configuration.
         where: The model, for errors.
 
     Raises:
-        AuditError: If neither says a size. UsageError: If the resolution does not fit the autoencoder.
+        AuditError: Neither the configuration nor the argument gives a size.
+        UsageError: The resolution does not fit the autoencoder.
     """
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     if resolution is not None:

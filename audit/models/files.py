@@ -1,4 +1,4 @@
-"""The files of a diffusers folder: which hold the weights of a component, what its JSON says, and their sha256."""
+"""Find the weights files of a diffusers folder's components, read its JSON files, and hash files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONVERT_SINGLE = (
     "A pickle can run code. Convert it where you trust it: "
     "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)."
 )
-# The name of the weights file of each component, without its suffix.
+# Name of the weights file of each component, without its suffix.
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
@@ -27,15 +27,15 @@ def weights_files(folder: Path, variant: str | None = None) -> list[Path]:
     """Find the weights files of a component.
 
     Args:
-        folder: The folder of the component: `unet`, `vae` or `text_encoder`.
-        variant: The variant to take where there is one, such as "fp16". By default the plain weights, or the only
-            variant where there are no plain ones.
+        folder: Folder of the component: `unet`, `vae` or `text_encoder`.
+        variant: Variant to use if there is one, such as "fp16". By default the weights without a variant, or the only
+            variant if all weights have one.
 
     Returns:
         One .safetensors file, or the shards of an index in order.
 
     Raises:
-        AuditError: If there are no such weights, if only pickles are there, or if it is not clear which to take.
+        AuditError: There are no such weights, there are only pickles, or it is ambiguous which weights to use.
     """
     found = variants(folder)
     if variant in found:
@@ -59,7 +59,7 @@ def weights_files(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def variants(folder: Path) -> dict[str | None, list[Path]]:
-    """List the weights of a component by variant; None stands for those without one."""
+    """List the weights files of a component by variant; None stands for weights without a variant."""
     stem = re.escape(STEMS[folder.name])
     single = re.compile(rf"{stem}(?:\.(?P<variant>[\w.]+?))?\.safetensors")
     index = re.compile(rf"{stem}\.safetensors\.index(?:\.(?P<variant>[\w.]+?))?\.json")
@@ -73,7 +73,7 @@ def variants(folder: Path) -> dict[str | None, list[Path]]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """List the files that an index names. Raises AuditError for one that is missing or in another folder."""
+    """List the files that an index names. Raise AuditError if one is missing or in another folder."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise AuditError("it names no weights", where=str(index), hint="Download the folder again.")
@@ -86,7 +86,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises AuditError if there is none."""
+    """Read a file that holds a JSON object. Raise AuditError if it cannot be read or holds anything else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -98,7 +98,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def sha256_of(files: Sequence[Path]) -> str:
-    """Hash files: for one file what `sha256sum` says of it, for several the sha256 of those lines."""
+    """Hash files: for one file, the output of `sha256sum`; for several, the sha256 of those hashes, one per line."""
     digests = []
     for file in files:
         with file.open("rb") as stream:
@@ -107,6 +107,11 @@ def sha256_of(files: Sequence[Path]) -> str:
 
 
 def few(names: Iterable[str], count: int = 3) -> str:
-    """Name the first few of many."""
+    """Join the first few of many names for a message.
+
+    Args:
+        names: The names.
+        count: Number of names to show.
+    """
     listed = sorted(names)
     return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")

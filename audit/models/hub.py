@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: from its cache on this machine, or downloaded into it."""
+"""Find models of the Hugging Face hub in the cache on this machine, or download them into it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from audit.models.hub_ids import is_hub_id
 
 
 def from_hub(path: str | Path, weights: bool = True, variant: str | None = None) -> Path:
-    """Find the folder of a model of the hub; without network, the copy in the cache.
+    """Return the folder of a hub model, downloading it if necessary. Without a network, use the cached copy.
 
     Args:
-        path: The id of the model, organisation/name.
-        weights: Whether weights are needed too, or the configuration and the tokenizer alone.
-        variant: The variant of the weights to download, such as "fp16".
+        path: Id of the model, organisation/name.
+        weights: Whether to download weights too, or only the configuration and the tokenizer.
+        variant: Variant of the weights to download, such as "fp16".
 
     Raises:
-        AuditError: If it is no hub id, or not to be had.
+        AuditError: The path is not a hub id, or the model is not available.
     """
     if not is_hub_id(str(path)):
         hint = "Give a diffusers folder, a .safetensors file or a hub id."

@@ -1,4 +1,4 @@
-"""Ids of models on a hub: `organisation/name`."""
+"""Recognise ids of models on a hub: `organisation/name`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether `text` has the shape of a hub id; a relative path of two parts has it too."""
+    """Tell whether `text` has the form of a hub id. A relative path with two parts has this form too."""
     return _HUB_ID.fullmatch(text) is not None

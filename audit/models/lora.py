@@ -1,4 +1,4 @@
-"""LoRA weights, added to those of a model: W + alpha / rank · up · down (Hu et al., ICLR 2022, section 4.1)."""
+"""Merge LoRA weights into a model: W + alpha / rank · up · down (Hu et al., ICLR 2022, section 4.1)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from torch import Tensor, nn
 
 from audit.errors import AuditError
 
-# Shapes: R rank, I inputs and O outputs of a layer (of a convolution: times its window).
+# Shapes: R rank, I inputs and O outputs of a layer (for a convolution, inputs times kernel size).
 
 SUPPORTED = "Supported: plain LoRA of UNet and text encoder, as diffusers, peft or kohya write it, in .safetensors."
-# What PEFT's save_pretrained writes: the weights, and beside them a configuration without which their scale is unknown.
+# Files written by PEFT's save_pretrained: the weights, and the configuration that their scale depends on.
 PEFT_WEIGHTS, PEFT_CONFIG, PEFT_PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
-# `down` and `up` as they are called by peft, by diffusers, by its older processors and by kohya.
+# Names of `down` and `up` in peft, in diffusers, in its older processors and in kohya.
 _FACTOR = re.compile(r"[._]lora(?:_linear_layer)?[._](?P<factor>A|B|down|up)(?:\.weight)?$")
 _FACTORS = {"A": "down", "B": "up"}
 
 
 def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
-    """Add LoRA weights to the layers of a model, in place, at their full strength.
+    """Add LoRA weights to the layers of a model, in place and at full strength.
 
     Args:
-        path: A .safetensors file, or a folder that PEFT wrote (adapter_model.safetensors and adapter_config.json).
+        path: A .safetensors file, or a folder written by PEFT (adapter_model.safetensors and adapter_config.json).
         components: `unet` and `text_encoder`.
 
     Raises:
-        AuditError: For another kind of file, and for weights that are no LoRA, belong to no layer, or are not finite.
+        AuditError: The file is of another kind, or its weights are not LoRA, match no layer, or are not finite.
     """
     tensors, metadata = _read(lora_files(path)[0])
     layers = {
@@ -66,14 +66,14 @@ def _add(layer: nn.Linear | nn.Conv2d, down: Tensor, up: Tensor, alpha: float | 
 
 
 def lora_files(path: str | Path) -> list[Path]:
-    """List the files of LoRA weights: the weights first, then their configuration, if PEFT wrote one."""
+    """List the files of LoRA weights: the weights, then the configuration if PEFT wrote one."""
     file = Path(path) / PEFT_WEIGHTS if Path(path).is_dir() else Path(path)
     config = file.with_name(PEFT_CONFIG)
     return [file, config] if file.name == PEFT_WEIGHTS and config.is_file() else [file]
 
 
 def _of_component(key: str, layers: Mapping[str, nn.Module]) -> str:
-    """PEFT does not say which network its adapter belongs to: the one that has such a layer."""
+    """Add the component's name to a PEFT key, which does not say it: the component that has such a layer."""
     if not key.startswith(PEFT_PREFIX):
         return key
     rest = key.removeprefix(PEFT_PREFIX)
@@ -86,7 +86,7 @@ def _alpha(parts: Mapping[str, Tensor], metadata: Mapping[str, float], component
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The tensors, and what diffusers writes of the adapter beside them."""
+    """Read the tensors, and the adapter's settings that diffusers stores with them."""
     if path.suffix != ".safetensors" or not path.is_file():
         hint = "Give the file, or the folder that PEFT wrote, with adapter_model.safetensors in it."
         raise AuditError("LoRA weights are one .safetensors file", where=str(path), hint=hint)
@@ -105,7 +105,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
 
 
 def _peft(path: Path) -> dict[str, float]:
-    """Read the alpha of an adapter that PEFT wrote; it is in the configuration beside the weights."""
+    """Read the alpha of an adapter written by PEFT from the configuration next to the weights."""
     file = path.with_name(PEFT_CONFIG)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -126,7 +126,7 @@ def _peft(path: Path) -> dict[str, float]:
 
 
 def _role(key: str) -> tuple[str, str]:
-    """(the layer's plain name, what the tensor is to it)."""
+    """Split a key into the layer's normalised name and the role of the tensor in that layer."""
     if key.endswith(".alpha"):
         return _plain(key.removesuffix(".alpha")), "alpha"
     match = _FACTOR.search(key)
@@ -137,7 +137,7 @@ def _role(key: str) -> tuple[str, str]:
 
 
 def _plain(name: str) -> str:
-    """A layer's name in one spelling: kohya has no points, transformers of today no `text_model`."""
+    """Normalise the spelling of a layer's name: kohya writes no dots, current transformers no `text_model`."""
     name = re.sub(r"^lora_te1?_", "text_encoder.", re.sub(r"^lora_unet_", "unet.", name))
     name = name.replace(".processor.", ".").replace("text_model", "").replace(".", "_")
     name = re.sub(r"_to_out$", "_to_out_0", name)

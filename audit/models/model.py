@@ -1,4 +1,4 @@
-"""A loaded text-to-image model: SD1- and SD2-shaped UNet pipelines of diffusers, from safetensors only."""
+"""Load a text-to-image model: UNet pipelines of diffusers shaped like SD1 or SD2, from safetensors only."""
 
 from __future__ import annotations
 
@@ -32,20 +32,30 @@ from audit.models.prediction_type import check_prediction, decide, published_siz
 from audit.models.single_file import load_single_file
 from audit.models.textual_inversion import TextualInversion, add_textual_inversion, expanded, tokens_of_several_vectors
 
-# Shapes: B captions, K text positions, D width of the text encoder, C, H and W of the latent.
+# Shapes: B captions, K text positions, D width of the text encoder; C, H and W of the latent.
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model, in eval mode, and what a result depends on.
+    """A loaded model in eval mode, with everything that a result depends on.
 
-    layers: the cross-attention layers in order of execution. latent_shape: (C, H, W). weights_sha256: of `unet`,
-    `text_encoder`, `tokenizer`, `vae`, and of `lora` and `textual_inversion` if there are any; for a component with
-    one weights file, what `sha256sum` says of that file. scheduler_config: every parameter of DDIM sampling
-    (`audit.models.schedulers`). loaded_sha256: of the weights of each network as they were loaded, before LoRA, in the
-    dtype in which they run. facts: what else was decided on loading, such as the resolution, in words. about: what else
-    the manifest records: `scheduler` (its class, and the keys of its file that have no effect) and `files_not_read` of
-    a folder. batch_sizes: what has turned out to fit in memory, by task (`audit.scoring.batching`).
+    Attributes:
+        unet: The UNet.
+        text_encoder: The text encoder.
+        tokenizer: The tokenizer.
+        vae: The autoencoder.
+        scheduler_config: Every parameter of DDIM sampling (`audit.models.schedulers`).
+        device: Device that the model runs on.
+        dtype: Dtype that it runs in.
+        latent_shape: (C, H, W).
+        layers: Cross-attention layers in order of execution.
+        weights_sha256: Hashes of the files of `unet`, `text_encoder`, `tokenizer` and `vae`, and of `lora` and
+            `textual_inversion` if there are any. For a component with one weights file, the output of `sha256sum`.
+        loaded_sha256: Hashes of the weights of each network as loaded, before LoRA, in the dtype in which they run.
+        facts: Other decisions made on loading, such as the resolution, in words.
+        about: Further entries for the manifest: `scheduler` (its class, and the keys of its file that have no effect)
+            and, for a folder, `files_not_read`.
+        batch_sizes: Batch sizes that have fitted in memory, by task (`audit.scoring.batching`).
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -66,20 +76,20 @@ class Model:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What two workers of a run must agree on: sha256 of files and of loaded weights, the dtype and the facts."""
+        """Everything that the workers of a run must agree on: hashes of files and loaded weights, dtype and facts."""
         return {**self.weights_sha256, **self.loaded_sha256, "dtype": name_of(self.dtype), **self.facts}
 
     @property
     def resolution(self) -> tuple[int, int]:
-        """Height and width of its images, in pixels."""
+        """Height and width of the generated images, in pixels."""
         _, height, width = self.latent_shape
         scale = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         return scale * height, scale * width
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids, padded and truncated to the model's length, and their mask: [B, K] each, on the CPU.
+        """Tokenize captions, padded and truncated to the model's length: ids and mask, [B, K] each, on the CPU.
 
-        Tokens of a textual inversion that stand for several vectors are expanded first, as diffusers does.
+        Textual-inversion tokens that stand for several vectors are expanded first, as in diffusers.
         """
         texts = expanded(captions, self.tokenizer) if self._several else list(captions)
         longest = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
@@ -88,14 +98,19 @@ class Model:
 
     @torch.inference_mode()
     def embed(self, ids_BK: Tensor, mask_BK: Tensor) -> Tensor:
-        """Hidden states of tokenized captions: [B, K, D], in the model's dtype."""
+        """Compute hidden states of tokenized captions: [B, K, D], in the model's dtype.
+
+        Args:
+            ids_BK: Token ids.
+            mask_BK: Mask of the tokens, used if the text encoder's configuration says so.
+        """
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = mask_BK.to(self.device) if masked else None
         hidden_BKD: Tensor = self.text_encoder(ids_BK.to(self.device), attention_mask=mask)[0]
         return hidden_BKD.to(self.dtype)
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, list[int]]:
-        """Hidden states [B, K, D] of captions, and how many tokens each has (BOS and EOS included, truncated to K)."""
+        """Encode captions: hidden states [B, K, D], and the number of tokens of each, with BOS and EOS, at most K."""
         ids_BK, mask_BK = self.tokenize(captions)
         return self.embed(ids_BK, mask_BK), mask_BK.sum(1).tolist()
 
@@ -103,19 +118,19 @@ class Model:
         """Run the UNet in the model's dtype on float32 latents.
 
         Args:
-            latents_BCHW: The noisy latents, [B, C, H, W].
-            timestep: The timestep of training, the same for all rows.
-            hidden_BKD: Hidden states of the captions, [B, K, D].
+            latents_BCHW: Noisy latents.
+            timestep: Training timestep, the same for all rows.
+            hidden_BKD: Hidden states of the captions.
 
         Returns:
-            The UNet's output, [B, C, H, W], in float32: predicted noise or velocity, as the model was trained.
+            The UNet's output [B, C, H, W], in float32: predicted noise or velocity, depending on how it was trained.
         """
         sample = self.unet(latents_BCHW.to(self.dtype), timestep, encoder_hidden_states=hidden_BKD).sample
         predicted_BCHW: Tensor = sample.float()
         return predicted_BCHW
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """The model as diffusers serves it, by DDIM: for the same noise its latents are those of `audit.generate`."""
+        """Make a diffusers pipeline with DDIM; for the same noise, its latents equal those of `audit.generate`."""
         pipeline = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -126,10 +141,10 @@ class Model:
             feature_extractor=None,  # type: ignore[arg-type]
             requires_safety_checker=False,
         )
-        # Given to the constructor, a configuration that it holds for outdated would be changed.
+        # Set afterwards, because the constructor modifies a configuration that it considers outdated.
         pipeline.scheduler = DDIMScheduler.from_config(self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.audited = self  # what a calibration is held against (audit.mitigated, only=)
+        pipeline.audited = self  # to check a calibration against (audit.mitigated, only=)
         return pipeline
 
 
@@ -148,22 +163,23 @@ def load_model(
     """Load a diffusers folder, a hub id or a single .safetensors file in the original layout.
 
     Args:
-        path: The folder, file or hub id. A hub id needs no network where its cache holds the model.
-        device: Where it runs.
-        dtype: The dtype in which it is loaded and runs, whatever that of the files.
-        config: For a single file whose architecture is not that of SD 1.x or 2.x: a diffusers folder that holds the
+        path: The folder, file or hub id. A hub id needs no network if the model is in the cache.
+        device: Device to run on.
+        dtype: Dtype to load the weights in and to run in, whatever the dtype of the files.
+        config: For a single file whose architecture is not that of SD 1.x or 2.x: a diffusers folder with the
             configurations and the tokenizer.
-        lora: LoRA weights to add to the model's, at their full strength: a .safetensors file, or a folder of PEFT.
-        resolution: Pixels of the images, one number or (height, width); by default those of the UNet's `sample_size`.
-        prediction_type: "epsilon" or "v_prediction"; by default as the scheduler's configuration says. For a single
-            file, which has none, as the file's marker says or as measured.
+        lora: LoRA weights to add to the model's, at full strength: a .safetensors file, or a folder written by PEFT.
+        resolution: Resolution of the images in pixels, one number or (height, width); by default that of the UNet's
+            `sample_size`.
+        prediction_type: "epsilon" or "v_prediction"; by default what the scheduler's configuration says. A single file
+            has none; for it, the file's marker is used, or the type is measured.
         textual_inversion: Files of learned embeddings.
-        variant: The variant of the weights to load where there is one, such as "fp16".
+        variant: Variant of the weights to load if there is one, such as "fp16".
 
     Raises:
-        AuditError: If there is no such model, if it is a pickle, if its architecture is not supported, or if its
-            weights are incomplete, foreign, NaN or infinite.
-        UsageError: If an argument does not fit.
+        AuditError: There is no such model, it is a pickle, its architecture is not supported, or its weights are
+            incomplete, belong to another model, or contain NaN or infinity.
+        UsageError: An argument is invalid.
     """
     place, where = Path(path), str(path)
     if prediction_type is not None:
@@ -212,12 +228,27 @@ def assembled(
     loaded: Mapping[str, str] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Model:
-    """The Model of loaded parts: `unet`, `text_encoder`, `vae`, `tokenizer`, `scheduler_config` and `about`."""
+    """Assemble a Model from loaded parts.
+
+    Args:
+        parts: `unet`, `text_encoder`, `vae`, `tokenizer`, `scheduler_config` and, optionally, `about`.
+        hashes: Hashes of the files of each part.
+        device: Device to run on.
+        dtype: Dtype to run in.
+        resolution: As for `load_model`.
+        where: The model, for errors.
+        loaded: Hashes of the weights as loaded.
+        facts: Other decisions made on loading, in words.
+
+    Raises:
+        AuditError: The autoencoder does not fit the UNet, or the size of the images is unknown.
+        UsageError: The resolution does not fit the autoencoder.
+    """
     unet, text_encoder, vae = parts["unet"], parts["text_encoder"], parts["vae"]
     _place(parts, device)
     check_vae(vae.config, unet.config.in_channels, where)
     height, width = latent_size(unet.config, vae.config, resolution, where)
-    # A pipeline of the model makes images of the same size; the constructor of diffusers changes nothing further.
+    # So that a pipeline of the model makes images of the same size, and diffusers' constructor changes nothing else.
     unet.register_to_config(
         sample_size=height if height == width else [height, width], _diffusers_version=diffusers_version
     )
@@ -247,7 +278,7 @@ def _place(parts: Mapping[str, Any], device: str | torch.device) -> None:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Loading takes seconds, and the bars of the libraries would tear a progress display of the caller's."""
+    """Disable the progress bars of libraries inside the `with` block, because they would garble the caller's own."""
     libraries = [library for library in (transformers_logging, diffusers_logging) if library.is_progress_bar_enabled()]
     for library in libraries:
         library.disable_progress_bar()

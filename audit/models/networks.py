@@ -1,4 +1,4 @@
-"""The networks of a checkpoint, made from their configurations, and filled with weights."""
+"""Make the networks of a checkpoint from their configurations, and fill them with weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ from audit.models.weights import fill, read_tensors, state_sha256
 
 
 def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Any]:
-    """Make `unet`, `vae` and `text_encoder` of their configurations, without memory for weights.
+    """Make `unet`, `vae` and `text_encoder` from their configurations, without allocating memory for weights.
 
-    Raises AuditError if a configuration makes no network, or one with inputs that are not supported.
+    Args:
+        configs: Configurations by component.
+        where: The model, for errors.
+
+    Raises:
+        AuditError: A configuration is invalid, or describes a UNet with unsupported inputs.
     """
     makers: dict[str, Callable[[Any], nn.Module]] = {
         "unet": UNet2DConditionModel.from_config,
@@ -36,7 +41,7 @@ def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict
         try:
             with init_empty_weights(include_buffers=False):
                 found[name] = make(dict(configs[name]))
-        except Exception as error:  # what a network raises for a configuration that does not fit it is not documented
+        except Exception as error:  # the exceptions that networks raise for invalid configurations are not documented
             what = f"{name}/config.json makes no network: {first_line(error)}"
             raise AuditError(what, where=where, hint="Is the file damaged, or written by a newer diffusers?") from error
     check_unet(found["unet"].config, where)
@@ -44,7 +49,7 @@ def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict
 
 
 def folder_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the configurations of a diffusers folder, by component. Raises AuditError for one that is not supported."""
+    """Read the configurations of a diffusers folder, by component. Raise AuditError if it is not supported."""
     check_folder(folder)
     try:
         text = CLIPTextConfig.from_pretrained(folder / "text_encoder").to_dict()
@@ -62,11 +67,11 @@ def folder_configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def folder_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Load the tokenizer of a diffusers folder. Raises AuditError if its files are damaged or missing."""
+    """Load the tokenizer of a diffusers folder. Raise AuditError if its files are damaged or missing."""
     try:
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         return tokenizer
-    except Exception as error:  # what the loader raises for a damaged file is not documented
+    except Exception as error:  # the exceptions that the loader raises for damaged files are not documented
         what = f"the tokenizer does not load: {first_line(error)}"
         raise AuditError(what, where=str(folder / "tokenizer"), hint="Is a file damaged or missing?") from error
 
@@ -74,12 +79,17 @@ def folder_tokenizer(folder: Path) -> CLIPTokenizer:
 def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Load a diffusers folder.
 
+    Args:
+        folder: The folder.
+        dtype: Dtype to load the weights in.
+        variant: Variant of the weights to load if there is one.
+
     Returns:
         The parts (`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler_config`, `about`) and the sha256 of the files
         of each.
 
     Raises:
-        AuditError: If a part is missing, damaged or not supported, or if its weights do not fit it.
+        AuditError: A part is missing, damaged or not supported, or its weights do not fit it.
     """
     configs = folder_configs(folder)
     files = {name: weights_files(folder / name, variant) for name in STEMS}
@@ -99,5 +109,5 @@ def load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple[
 
 
 def loaded_sha256(parts: Mapping[str, Any]) -> dict[str, str]:
-    """Hash the weights of each network as they were loaded, in the dtype in which they run."""
+    """Hash the weights of each network as loaded, in the dtype in which they run."""
     return {f"{name} (as loaded)": state_sha256(parts[name]) for name in STEMS}

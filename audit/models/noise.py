@@ -1,4 +1,4 @@
-"""The initial noise: part of the contract, the same for every caption of a seed."""
+"""Draw the initial noise, which is part of the contract: for one seed, it is the same for every caption."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from torch import Tensor
 
 
 def initial_latent(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """The initial latent of a seed: [C, H, W], float32, on the CPU (docs/design.md, section 3, "Noise")."""
+    """Draw the initial latent of a seed: [C, H, W], float32, on the CPU (docs/design.md, section 3, "Noise")."""
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
 def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """The initial latents of several seeds: [S, C, H, W], float32, drawn on the CPU and moved to the device."""
+    """Draw the initial latents of several seeds: [S, C, H, W], float32.
+
+    Args:
+        seeds: The seeds.
+        shape: Shape of a latent, (C, H, W).
+        device: Latents are drawn on the CPU and moved to this device.
+    """
     return torch.stack([initial_latent(seed, shape) for seed in seeds]).to(device)

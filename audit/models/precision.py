@@ -1,7 +1,7 @@
-"""The number format that a model runs in, and what stays in float32.
+"""Choose the dtype that a model runs in. Some quantities stay in float32 whatever the dtype.
 
-Weights and activations of the text encoder, the UNet and the VAE are in the model's dtype. The initial noise, the
-latents between steps, the scheduler, predicted noise and every score are in float32 or better, whatever the dtype.
+Weights and activations of the text encoder, the UNet and the VAE have the model's dtype. The initial noise, the latents
+between steps, the scheduler, predicted noise and every score are in float32 or better.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from audit.errors import UsageError
 
-if TYPE_CHECKING:  # the configuration names these dtypes, and is read without torch
+if TYPE_CHECKING:  # the configuration uses these names and is read without torch
     import torch
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def resolve_dtype(name: str, device: str | torch.device) -> torch.dtype:
-    """Turn the name of a dtype into the dtype to run in on a device.
+    """Return the dtype to run in on a device.
 
     Args:
-        name: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU that computes in it (NVIDIA: Ampere and
+        name: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU with native support (NVIDIA: Ampere and
             newer), float16 on an older GPU, float32 on the CPU.
-        device: The device that the model will run on.
+        device: Device that the model will run on.
 
     Raises:
-        UsageError: If there is no such name.
+        UsageError: The name is none of these.
     """
     import torch
 
@@ -42,12 +42,12 @@ def resolve_dtype(name: str, device: str | torch.device) -> torch.dtype:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Name a dtype as `engine.dtype` does: "float32", "bfloat16" or "float16"."""
+    """Return the name of a dtype as in `engine.dtype`: "float32", "bfloat16" or "float16"."""
     return str(dtype).removeprefix("torch.")
 
 
 def use_exact_float32() -> None:
-    """Make float32 mean float32 on a GPU: by default cuDNN computes convolutions with 10 bits of mantissa (TF32)."""
+    """Make float32 exact on a GPU: by default, cuDNN computes convolutions with 10 bits of mantissa (TF32)."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -55,7 +55,7 @@ def use_exact_float32() -> None:
 
 
 def overflow_hint(dtype: torch.dtype) -> str:
-    """Say what to do about a value that is not finite, where the dtype may be the cause; else an empty string."""
+    """Return advice for a value that is not finite if the dtype may be the cause, else an empty string."""
     if name_of(dtype) != "float16":
         return ""
     return "; float16 ends at 65,504: set engine.dtype to bfloat16 or float32"

@@ -1,4 +1,4 @@
-"""Whether a UNet predicts the noise or the velocity (arXiv 2202.00512), where no configuration says so."""
+"""Decide whether a UNet predicts noise or velocity (arXiv 2202.00512) if no configuration says so."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from audit.errors import AuditError, UsageError
 from audit.models.noise import initial_latents
 from audit.models.sampler import PREDICTIONS
 
-# Shapes: C, H and W of the latent, K text positions, D width of the text encoder.
+# Shapes: C, H and W of the latent; K text positions, D width of the text encoder.
 
-# From which cosine on it is the noise, and up to which the velocity.
+# A cosine of at least NOISE means that the UNet predicts noise; one of at most VELOCITY, that it predicts velocity.
 NOISE, VELOCITY = 0.7, 0.3
 _SIDE = 32
 _DO = "Set model.prediction_type (prediction_type=) to epsilon or v_prediction."
@@ -27,16 +27,16 @@ def decide(
 
     Args:
         parts: The loaded model, on the device that it runs on.
-        marked: Whether the file has the tensors `v_pred` and `ztsnr`, by which fine-tunes mark themselves.
-        configured: Whether the scheduler configuration is the model's own, and not that of its family.
-        given: The prediction type that the user says.
+        marked: Whether the file has the tensors `v_pred` and `ztsnr`, which fine-tunes add as markers.
+        configured: Whether the scheduler configuration is the model's own, rather than that of its family.
+        given: Prediction type given by the user, if any.
         where: The file, for errors.
 
     Returns:
-        The scheduler configuration, and how the prediction type is known.
+        The scheduler configuration, and how the prediction type was determined.
 
     Raises:
-        AuditError: If the file and its configuration contradict each other, or if nothing tells.
+        AuditError: The file and its configuration contradict each other, or the type cannot be determined.
     """
     config = dict(parts["scheduler_config"])
     if marked.get("ztsnr") and not configured:
@@ -61,25 +61,30 @@ def decide(
 
 
 def check_prediction(given: str) -> None:
-    """Raises UsageError for a prediction type that is not supported."""
+    """Raise UsageError if a prediction type is not supported."""
     if given not in PREDICTIONS:
         raise UsageError(f"prediction_type is {given!r}", hint=f"Give one of: {', '.join(PREDICTIONS)}.")
 
 
 def published_size(unet: Mapping[str, Any], prediction_type: str | None) -> int:
-    """Say which latent size a single file's family was trained at.
+    """Return the latent size that a single file's family was trained at.
 
-    The SD 2.x models that predict velocity were trained at 768 pixels, all others at 512. Where the prediction type is
-    not known yet (None) the larger counts.
+    SD 2.x models that predict velocity were trained at 768 pixels, all others at 512. If the prediction type is not
+    known yet (None), the larger size is returned.
+
+    Args:
+        unet: Configuration of the UNet.
+        prediction_type: The prediction type, if known.
     """
     return 96 if unet["cross_attention_dim"] == 1024 and prediction_type != "epsilon" else int(unet["sample_size"])
 
 
 @torch.inference_mode()
 def noise_cosine(parts: Mapping[str, Any]) -> float:
-    """Cosine of the UNet's output and its input, pure noise, at the last timestep, with the empty prompt.
+    """Compute the cosine of the UNet's output and its input at the last timestep, on pure noise with the empty prompt.
 
-    There the input is nearly the noise itself: about 1 for a UNet that predicts noise, about 0 for velocity.
+    At that timestep the input is nearly the noise itself, so the cosine is about 1 if the UNet predicts noise and about
+    0 if it predicts velocity.
     """
     unet, tokenizer, encoder = parts["unet"], parts["tokenizer"], parts["text_encoder"]
     longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)

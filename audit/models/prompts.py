@@ -1,7 +1,7 @@
-"""Which text positions of a pipeline's prompts are prompt (BOS, words and EOS), and which are padding.
+"""Tell which text positions of a pipeline's prompts hold the prompt (BOS, words and EOS), and which hold padding.
 
-Hidden states longer than the tokenizer's length come in windows of that length, each with a BOS, words, an EOS and
-padding of its own, as compel and other tools for long prompts make them.
+Hidden states longer than the tokenizer's length consist of windows of that length. Each window has its own BOS, words,
+EOS and padding, as compel and other tools for long prompts make them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from audit.errors import UsageError
 
 Keep = Literal["eos", "words", "all"]
 Tokens = int | Sequence[int | Sequence[int]]
-ALIKE = 0.01  # relative difference below which two encodings are of one prompt: half precision, another batch size
+ALIKE = 0.01  # relative difference below which two encodings are of the same prompt (half precision, other batch size)
 COUNTS = "BOS, words and EOS of each prompt; a list of numbers per prompt for prompts of several windows"
 
 
 def windows(length: int, window: int) -> int:
-    """Return how many windows hidden states of `length` positions consist of.
+    """Count the windows in hidden states of `length` positions.
 
     Raises:
-        UsageError: they are longer than a window, and not of whole windows.
+        UsageError: They are longer than a window but do not consist of whole windows.
     """
     if length > window and length % window:
         what = f"the hidden states of the prompt have {length} positions, which are not whole windows of {window}"
@@ -35,23 +35,29 @@ def windows(length: int, window: int) -> int:
 
 
 def visible_positions(counts_PW: Tensor, length: int, window: int) -> Tensor:
-    """Return which of `length` text positions lie within the first `counts_PW` of their window: bool, [P, K]."""
+    """Tell which text positions lie within the first `counts_PW` positions of their window: [P, K] bool.
+
+    Args:
+        counts_PW: Number of visible positions per prompt and window.
+        length: Number of text positions.
+        window: Number of text positions per window.
+    """
     position_K = torch.arange(length, device=counts_PW.device)
     return position_K % window < counts_PW[:, position_K // window]
 
 
 def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, length: int, window: int) -> Tensor:
-    """Return the tokens of each prompt in each window, BOS and EOS included: [P, W].
+    """Count the tokens of each prompt in each window, with BOS and EOS: [P, W].
 
     Args:
-        pipeline: the pipeline, whose tokenizer is used.
-        call: the arguments of its `encode_prompt`.
-        given: the numbers, if the user gave them.
-        length: the text positions of the encoded prompts.
-        window: the text positions of a window.
+        pipeline: The pipeline, whose tokenizer is used.
+        call: Arguments of its `encode_prompt`.
+        given: The counts, if the user gave them.
+        length: Number of text positions of the encoded prompts.
+        window: Number of text positions per window.
 
     Raises:
-        UsageError: the numbers are needed and not given, or do not fit the prompts.
+        UsageError: The counts are needed but not given, or do not fit the prompts.
     """
     embeds = call["prompt_embeds"]
     prompts = len(listed(call["prompt"])) if embeds is None else len(embeds)
@@ -64,10 +70,19 @@ def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, len
 
 
 def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, length: int, window: int) -> Tensor:
-    """Return the same of the negative prompts, [1 or P, W]; zeros where there is none, or only the empty prompt.
+    """Count the tokens of each negative prompt in each window: [1 or P, W].
+
+    The counts are zero if there is no negative prompt, or only the empty one.
+
+    Args:
+        pipeline: As for `prompt_counts`.
+        call: As for `prompt_counts`.
+        given: As for `prompt_counts`.
+        length: As for `prompt_counts`.
+        window: As for `prompt_counts`.
 
     Raises:
-        UsageError: as `prompt_counts`.
+        UsageError: As for `prompt_counts`.
     """
     words, embeds = call["negative_prompt"], call["negative_prompt_embeds"]
     none_1W = torch.zeros(1, windows(length, window), dtype=torch.long)
@@ -85,7 +100,7 @@ def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, l
 
 
 def listed(prompt: str | Sequence[str]) -> list[str]:
-    """Return one prompt or several as a list."""
+    """Return one or several prompts as a list."""
     return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
@@ -103,7 +118,7 @@ def _fitting(given: Tokens, name: str, prompts: int, length: int, window: int) -
 
 
 def _tokens(pipeline: Any, prompts: list[str]) -> list[int]:
-    """Tokens of each prompt, BOS and EOS included, as the pipeline truncates them."""
+    """Count the tokens of each prompt, with BOS and EOS, as the pipeline truncates them."""
     tokenizer = pipeline.tokenizer
     if hasattr(pipeline, "maybe_convert_prompt"):  # a textual inversion may stand for several tokens
         prompts = pipeline.maybe_convert_prompt(prompts, tokenizer)
@@ -111,7 +126,7 @@ def _tokens(pipeline: Any, prompts: list[str]) -> list[int]:
 
 
 def _is_empty_prompt(pipeline: Any, call: dict[str, Any], embeds_PKD: Tensor) -> bool:
-    """Whether these are what the pipeline's own encoding of the empty prompt is, in one window or several."""
+    """Tell whether embeddings equal the pipeline's own encoding of the empty prompt, in one window or several."""
     empty_1KD = pipeline.encode_prompt(
         prompt="", device=call["device"], num_images_per_prompt=1, do_classifier_free_guidance=False
     )[0].float()

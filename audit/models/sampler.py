@@ -1,4 +1,4 @@
-"""DDIM (arXiv 2010.02502), eta 0, by the resolved parameters of the model's scheduler (`audit.models.schedulers`)."""
+"""Sample by DDIM (arXiv 2010.02502) with eta 0 and the model's resolved parameters (`audit.models.schedulers`)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from audit.errors import AuditError, UsageError
 from audit.models.schedulers import PREDICTIONS
 
-# Shapes: B rows, C channels, H and W of the latent.
+# Shapes: B rows; C, H and W of the latent.
 
-# Positions named by a detector belong to this schedule, however many steps a run takes (position 0: t = 981 for SD).
+# Positions named by detectors refer to this schedule, however many steps a run takes (position 0: t = 981 for SD).
 SCREEN_STEPS = 50
 
 
 def ddim(config: Mapping[str, Any], steps: int = SCREEN_STEPS) -> DDIMScheduler:
-    """Make a DDIM scheduler of `steps` steps.
+    """Make a DDIM scheduler with the given number of steps.
 
     Args:
-        config: Resolved parameters, as `Model.scheduler_config` has them.
-        steps: The number of denoising steps.
+        config: Resolved parameters, as in `Model.scheduler_config`.
+        steps: Number of denoising steps.
 
     Raises:
-        AuditError: The prediction type is not supported, or the schedule starts where an epsilon model says nothing.
+        AuditError: The prediction type is not supported, or the schedule starts where epsilon prediction is undefined.
         UsageError: The number of steps does not fit the training timesteps.
     """
     scheduler = DDIMScheduler.from_config(config)
@@ -54,15 +54,22 @@ def ddim(config: Mapping[str, Any], steps: int = SCREEN_STEPS) -> DDIMScheduler:
 def first_informative(scheduler: DDIMScheduler) -> int:
     """Return the first position of the schedule at which the predicted noise depends on the caption.
 
-    With zero terminal SNR (arXiv 2305.08891) the cumulated alpha of the last training timestep is 0: the input is all
-    noise, and the predicted noise is the input itself, whatever the caption.
+    With zero terminal SNR (arXiv 2305.08891) the cumulative alpha of the last training timestep is 0. The input is then
+    pure noise, and the predicted noise is the input itself, whatever the caption.
     """
     alphas_T = scheduler.alphas_cumprod[scheduler.timesteps]
     return int((alphas_T > 0).int().argmax())
 
 
 def to_epsilon(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tensor, timestep: int) -> Tensor:
-    """Convert the UNet's output to predicted noise: [B, C, H, W] (v-prediction: arXiv 2202.00512, appendix D)."""
+    """Convert the UNet's output to predicted noise: [B, C, H, W] (v-prediction: arXiv 2202.00512, appendix D).
+
+    Args:
+        scheduler: Its prediction type and schedule are used.
+        output_BCHW: Output of the UNet.
+        latents_BCHW: Input of the UNet.
+        timestep: Timestep of the forward.
+    """
     if scheduler.config["prediction_type"] == "epsilon":
         return output_BCHW
     alpha = float(scheduler.alphas_cumprod[timestep])
@@ -70,9 +77,15 @@ def to_epsilon(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tens
 
 
 def to_original(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tensor, timestep: int) -> Tensor:
-    """Convert the UNet's output to the predicted image, in float64: [B, C, H, W] (same source).
+    """Convert the UNet's output to the predicted image: [B, C, H, W], in float64 (arXiv 2202.00512, appendix D).
 
-    By velocity where the model predicts it: nothing is divided by the cumulated alpha, which may be next to nothing.
+    For v-prediction nothing is divided by the cumulative alpha, which may be almost zero.
+
+    Args:
+        scheduler: Its prediction type and schedule are used.
+        output_BCHW: Output of the UNet.
+        latents_BCHW: Input of the UNet.
+        timestep: Timestep of the forward.
     """
     alpha, output_BCHW, latents_BCHW = (
         float(scheduler.alphas_cumprod[timestep]),
@@ -87,7 +100,13 @@ def to_original(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Ten
 def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_BCHW: Tensor, timestep: int) -> Tensor:
     """Compute `eps(c) - eps(∅)` from the UNet's two outputs on the same input: [B, C, H, W].
 
-    For v-prediction this is `sqrt(alpha) (v(c) - v(∅))`: the input cancels before it can round.
+    For v-prediction this is `sqrt(alpha) (v(c) - v(∅))`: the input cancels before it can cause rounding errors.
+
+    Args:
+        scheduler: Its prediction type and schedule are used.
+        conditional_BCHW: Output of the UNet with the caption.
+        unconditional_BCHW: Output of the UNet with the empty prompt.
+        timestep: Timestep of both forwards.
     """
     difference_BCHW = conditional_BCHW - unconditional_BCHW
     if scheduler.config["prediction_type"] == "epsilon":
@@ -96,5 +115,11 @@ def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_B
 
 
 def guide(unconditional_BCHW: Tensor, conditional_BCHW: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (arXiv 2207.12598, equation 6): [B, C, H, W]."""
+    """Apply classifier-free guidance (arXiv 2207.12598, equation 6): [B, C, H, W].
+
+    Args:
+        unconditional_BCHW: Output of the UNet with the empty prompt.
+        conditional_BCHW: Output of the UNet with the caption.
+        scale: Guidance scale.
+    """
     return unconditional_BCHW + scale * (conditional_BCHW - unconditional_BCHW)

@@ -1,8 +1,9 @@
-"""What a checkpoint's scheduler file means for DDIM sampling: every parameter explicit, or an error.
+"""Translate a checkpoint's scheduler file to DDIM sampling: every parameter becomes explicit, or an error is raised.
 
 A scheduler file mixes two things: the noise schedule that the model was trained with, and the settings of one solver.
-DDIM needs the first and has its own of the second. A parameter that the file lacks takes the value with which
-diffusers would run the file's own class; `DDIMScheduler`'s defaults, which are those of pixel models, fill nothing in.
+DDIM needs the former and has its own version of the latter. A parameter missing from the file takes the value that
+diffusers would use for the class named in the file. The defaults of `DDIMScheduler`, which suit pixel models, are
+never used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from audit.errors import AuditError, first_line
 
-# Whatever the file says, StableDiffusionPipeline (diffusers 0.42) sets these two in its constructor.
+# StableDiffusionPipeline (diffusers 0.42) sets these two in its constructor, whatever the file says.
 STABLE_DIFFUSION = {"clip_sample": False, "steps_offset": 1}
 
 _COMMON = {
@@ -27,9 +28,9 @@ _COMMON = {
     "trained_betas": None,
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
-    # Solvers that end at sigma 0 have no such parameter. SD's own schedulers, DDIM and PNDM, end at the first alpha.
+    # Solvers that end at sigma 0 lack this parameter. SD's own schedulers, DDIM and PNDM, end at the first alpha.
     "set_alpha_to_one": False,
-    # Many solvers default to "linspace", which is how that solver places its steps; SD's DDIM steps are "leading".
+    # Many solvers default to "linspace", but that is how the solver places its steps; SD's DDIM steps are "leading".
     "timestep_spacing": "leading",
     "thresholding": False,
     "dynamic_thresholding_ratio": 0.995,
@@ -39,7 +40,7 @@ _COMMON = {
 _DDIM = {"set_alpha_to_one": True}
 _NARROW = {"beta_start": 0.00085, "beta_end": 0.012}
 
-# The classes whose models DDIM can sample, each with its defaults that differ from the common ones.
+# Classes whose models DDIM can sample, each with its defaults that differ from the common ones.
 CLASSES: dict[str, dict[str, Any]] = {
     "DDIMScheduler": _DDIM,
     "DDIMParallelScheduler": _DDIM,
@@ -60,7 +61,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     "SASolverScheduler": {},
 }
 
-# Settings of a solver. They say where and how it steps along the schedule, and nothing about the model; so the Karras,
+# Settings of a solver: where and how it steps along the schedule. They say nothing about the model, so Karras,
 # exponential, beta and log-SNR spacings of sigmas do not change what DDIM does.
 SOLVER_KEYS = frozenset(
     {
@@ -106,7 +107,7 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction")
 
-# Values of solver keys that say that the model is of another kind.
+# Values of solver keys that reveal a different kind of model.
 _OTHER_KIND: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("use_flow_sigmas", (True,), "the model is a flow-matching model"),
     ("timestep_type", ("continuous",), "the model takes continuous times"),
@@ -154,7 +155,7 @@ def read_scheduler(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def record(config: Mapping[str, Any], class_name: str) -> dict[str, Any]:
-    """Describe a scheduler file for the manifest: its class, and its keys that do not change DDIM sampling."""
+    """Describe a scheduler file for the manifest: its class, and the keys that do not change DDIM sampling."""
     return {"class": class_name, "without_effect": sorted(key for key in _written(config) if key in SOLVER_KEYS)}
 
 
@@ -162,15 +163,15 @@ def resolve(config: Mapping[str, Any], class_name: str, where: str | None = None
     """Resolve every parameter of DDIM sampling from a scheduler's configuration.
 
     Args:
-        config: The configuration as it was written to disk, or that of a scheduler (its defaults are left out).
-        class_name: The scheduler class of the configuration.
-        where: What an error names.
+        config: The configuration as written to disk, or that of a scheduler object (its defaults are ignored).
+        class_name: Scheduler class of the configuration.
+        where: The file, for errors.
 
     Returns:
         A value for each parameter of `DDIMScheduler`.
 
     Raises:
-        AuditError: The class, a key or a value is not one that DDIM can sample by.
+        AuditError: DDIM cannot sample with the class, a key or a value.
     """
     _check_class(class_name, where)
     written = _written(config)
@@ -188,7 +189,7 @@ def resolve(config: Mapping[str, Any], class_name: str, where: str | None = None
 
 
 def _written(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that were written, without those that a class filled in by its own defaults."""
+    """Return the keys that were written, without those that a class filled in with its own defaults."""
     filled = set(config.get("_use_default_values", ()))
     ignored = filled | {"auto_map", "quantization_config"}
     return {key: value for key, value in config.items() if key not in ignored and not key.startswith("_")}

@@ -1,7 +1,7 @@
-"""A single .safetensors file in the original layout of Stable Diffusion, as model-sharing sites have it; no network.
+"""Load a single .safetensors file in Stable Diffusion's original layout, as found on model-sharing sites, offline.
 
-The family is read from the names and shapes in the file's header. Its configurations are those published with it, and
-lie in `configs/`; a diffusers folder given as `config` replaces them.
+The family is inferred from the names and shapes in the file's header. Its configurations are those published with the
+family, stored in `configs/`. A diffusers folder passed as `config` replaces them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from audit.models.weights import fill, read_tensors
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 CLIP, OPEN_CLIP = f"{TEXT}transformer.", f"{TEXT}model."
-# Keys of such files that belong to none of the three networks; diffusers ignores them too: averaged weights, the noise
-# schedule, the state of training, and the markers of fine-tunes.
+# Keys that belong to none of the three networks and that diffusers ignores too: averaged weights, the noise schedule,
+# training state, and the markers of fine-tunes.
 _BESIDE = re.compile(
     r"model_ema\.|(alphas|betas|sqrt|log|posterior|ddim|lvlb)(_|$)|(alphas_cumprod|logvar|scale_factor|global_step)|"
     r"(denoiser|embedding_manager)\.|cond_stage_model\.(model\.|transformer\.)?(logit_scale|attn_mask)$|"
@@ -45,12 +45,17 @@ def load_single_file(
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, bool]]:
     """Load a single file.
 
+    Args:
+        file: The file.
+        dtype: Dtype to load the weights in.
+        config: A diffusers folder with configurations and tokenizer; None for those of the file's family.
+
     Returns:
         The parts (`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler_config`, `about`), the sha256 of each, and
-        what the file says of its prediction (`markers`).
+        the markers of the prediction type (`markers`).
 
     Raises:
-        AuditError: If it is no .safetensors file, of another family, incomplete, or if its weights do not fit.
+        AuditError: The file is not .safetensors, belongs to another family, is incomplete, or its weights do not fit.
     """
     header = read_header(file)
     configs = single_file_configs(header, file, config)
@@ -76,7 +81,8 @@ def load_single_file(
 def read_header(file: Path) -> dict[str, Tensor]:
     """Read the names and shapes of a file's tensors, as tensors on the `meta` device.
 
-    Raises AuditError if it is no .safetensors file.
+    Raises:
+        AuditError: The file is not a .safetensors file.
     """
     if file.suffix != ".safetensors":
         what = f"a single-file model must be .safetensors, not {file.suffix!r}"
@@ -91,9 +97,15 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
 
 def single_file_configs(header: Mapping[str, Tensor], file: Path, config: Path | None) -> dict[str, Any]:
-    """Find the configurations of a single file: those of its family, or of a diffusers folder that is given.
+    """Return the configurations of a single file: those of its family, or of a diffusers folder.
 
-    Raises AuditError if the file is of a family that is not supported, or lacks a network.
+    Args:
+        header: Names and shapes of the file's tensors, from `read_header`.
+        file: The file, for errors.
+        config: A diffusers folder; None for the configurations of the family.
+
+    Raises:
+        AuditError: The file belongs to a family that is not supported, or lacks a network.
     """
     family = _family(header)
     if f"{UNET}input_blocks.0.0.weight" not in header:
@@ -115,14 +127,14 @@ def single_file_configs(header: Mapping[str, Tensor], file: Path, config: Path |
 
 
 def markers(header: Mapping[str, Tensor]) -> dict[str, bool]:
-    """Say which of the empty tensors `v_pred` and `ztsnr`, by which fine-tunes mark themselves, a file has."""
+    """Tell which of the empty tensors `v_pred` and `ztsnr`, which fine-tunes add as markers, a file has."""
     return {name: name in header for name in ("v_pred", "ztsnr")}
 
 
 def _family(header: Mapping[str, Tensor]) -> str:
     try:
         family: str = ldm.infer_diffusers_model_type(dict(header))
-    except Exception:  # it looks at the values or shapes of other families' tensors
+    except Exception:  # infer_diffusers_model_type reads values and shapes of other families' tensors
         return "unknown"
     return family
 
@@ -134,8 +146,8 @@ def _named(family: str) -> str:
 
 
 def _what_else(header: Mapping[str, Tensor], family: str) -> str:
-    """Say what a file is that holds no UNet of the original layout."""
-    if family != "v1":  # what is nothing else is v1 to diffusers
+    """Describe a file that has no UNet in the original layout."""
+    if family != "v1":  # diffusers calls everything that it does not recognise v1
         return f"this is {_named(family)}. {SUPPORTED}"
     if any("lora_" in key or ".lora" in key for key in header):
         return "these are LoRA weights: set `lora` to this file, and `model` to the model that it belongs to"
@@ -153,7 +165,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _converted(
     name: str, tensors: dict[str, Tensor], network: nn.Module, config: Mapping[str, Any], where: str
 ) -> dict[str, Tensor]:
-    """Rename the tensors of one network as diffusers does; raises AuditError for those that have no new name."""
+    """Rename the tensors of one network as diffusers does. Raise AuditError if one cannot be renamed."""
     if name == "text_encoder":
         return _converted_text(tensors, network, where)
     convert: Any = ldm.convert_ldm_unet_checkpoint if name == "unet" else ldm.convert_ldm_vae_checkpoint
@@ -179,7 +191,7 @@ def _converted_text(tensors: dict[str, Tensor], network: nn.Module, where: str) 
         raise AuditError(what, where=where, hint=SUPPORTED)
     if clip:
         return {key.removeprefix(CLIP): tensor for key, tensor in tensors.items()}
-    # The projection, and the last block of the published files, are no part of the text encoder of SD 2.x.
+    # The projection and the last block in the published files are not part of SD 2.x's text encoder.
     tensors.pop(f"{OPEN_CLIP}text_projection", None)
     found: dict[str, Tensor] = ldm.convert_open_clip_checkpoint(network, tensors, prefix=OPEN_CLIP)
     return found

@@ -1,6 +1,6 @@
-"""Textual inversion (arXiv 2208.01618): new tokens and their embeddings, one or several vectors per token.
+"""Add textual inversions (arXiv 2208.01618): new tokens and their embeddings, one or several vectors per token.
 
-Loading and the expansion of prompts are those of diffusers (`TextualInversionLoaderMixin`).
+Loading and prompt expansion are those of diffusers (`TextualInversionLoaderMixin`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from audit.models.files import few
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """A file of learned embeddings. token: the token that captions use for it, where the file does not say one."""
+    """A file of learned embeddings, and the token that captions use for it if the file does not name one."""
 
     path: str | Path
     token: str | None = None
@@ -42,7 +42,7 @@ def add_textual_inversion(inversions: Sequence[TextualInversion], parts: Mapping
         parts: The loaded model: `tokenizer`, `text_encoder`, `unet` and `vae`.
 
     Raises:
-        AuditError: If a file is no embedding, does not fit the text encoder, or names a token that is there already.
+        AuditError: A file is not an embedding, does not fit the text encoder, or names a token that already exists.
     """
     pipeline = StableDiffusionPipeline(
         **{name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet")},
@@ -69,10 +69,11 @@ def add_textual_inversion(inversions: Sequence[TextualInversion], parts: Mapping
 
 
 def tokens_of_several_vectors(tokenizer: Any) -> list[str]:
-    """List the added tokens that stand for several vectors: `<x>` where `<x>_1` is a token too.
+    """List the added tokens that stand for several vectors: `<x>` if `<x>_1` is also a token.
 
-    Raises AuditError where such a token is part of another one: what diffusers makes of the longer one then depends on
-    the order of a set.
+    Raises:
+        AuditError: Such a token is part of another one. What diffusers makes of the longer token then depends on the
+            iteration order of a set.
     """
     added = set(tokenizer.added_tokens_encoder)
     several = sorted(token for token in added if f"{token}_1" in added)
@@ -86,13 +87,13 @@ def tokens_of_several_vectors(tokenizer: Any) -> list[str]:
 
 
 def expanded(captions: Sequence[str], tokenizer: Any) -> list[str]:
-    """Write each token of several vectors as that many tokens, as `maybe_convert_prompt` of diffusers does."""
+    """Replace each token of several vectors by that many tokens, as `maybe_convert_prompt` of diffusers does."""
     found: list[str] = TextualInversionLoaderMixin().maybe_convert_prompt(list(captions), tokenizer)
     return found
 
 
 def _read(inversion: TextualInversion) -> tuple[str, Tensor]:
-    """Read (token, vectors [V, D] or [D]) of a file in the format of diffusers or of A1111."""
+    """Read a file in the format of diffusers or A1111: (token, vectors [V, D] or [D])."""
     path = Path(inversion.path)
     if not path.is_file():
         raise UsageError("no such file", where=str(path), hint="Correct model.textual_inversion.")
@@ -132,7 +133,7 @@ def _embedding(content: Any, where: str) -> tuple[str | None, Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers warns that new embeddings need training; these are trained."""
+    """Silence the warning of transformers that new embeddings need training; these are trained."""
     logger = logging.getLogger("transformers.modeling_utils")
     level = logger.level
     logger.setLevel(logging.ERROR)

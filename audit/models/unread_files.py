@@ -1,4 +1,4 @@
-"""What a model folder contains that is not read: listed in the manifest, so that nobody takes it for audited."""
+"""List what a model folder contains but loading does not read, so that nobody takes it for audited."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def files_not_read(folder: Path, read: Iterable[Path]) -> list[str]:
 
     Args:
         folder: The folder.
-        read: The weights files that are read. Configurations and all files of `tokenizer/` count as read too, and so
-            does the index of weights in several files.
+        read: Weights files that are read. Configurations, all files in `tokenizer/` and the indices of sharded weights
+            count as read too.
 
     Returns:
         Paths relative to the folder, sorted. A subfolder of which nothing is read is one entry, such as
-        `safety_checker/ (3 files)`; hidden files and folders are left out.
+        `safety_checker/ (3 files)`. Hidden files and folders are left out.
     """
     known = _CONFIGS | {file.relative_to(folder).as_posix() for file in read}
     known |= {f"{Path(name).parent.as_posix()}/{_index_of(name)}" for name in known if "-of-" in name}
@@ -46,5 +46,5 @@ def files_not_read(folder: Path, read: Iterable[Path]) -> list[str]:
 
 
 def _index_of(shard: str) -> str:
-    """Name the index of a shard such as `model-00001-of-00002.safetensors`."""
+    """Return the name of the index of a shard such as `model-00001-of-00002.safetensors`."""
     return f"{Path(shard).name.partition('-')[0]}{Path(shard).suffix}.index.json"

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from the vocabulary that open_clip ships (`bpe_simple_vocab_16e6.txt.gz`): no download."""
+"""Make CLIP's tokenizer from the vocabulary shipped with open_clip (`bpe_simple_vocab_16e6.txt.gz`), offline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-# Of 256 bytes, 256 bytes that end a word, the merges, and the two tokens that begin and end a text.
+# 256 bytes, 256 bytes that end a word, the merges, and the two tokens that begin and end a text.
 VOCABULARY = 49408
 
 
@@ -16,7 +16,7 @@ def clip_tokenizer(pad_token: str) -> CLIPTokenizer:
 
     Args:
         pad_token: "<|endoftext|>" for Stable Diffusion 1.x, "!" for 2.x, as in their published tokenizers. With "!",
-            transformers gives each "!" of a caption the id of the padding; so does diffusers.
+            transformers gives each "!" in a caption the id of the padding, as it also does in diffusers.
     """
     from open_clip.tokenizer import bytes_to_unicode, default_bpe
 

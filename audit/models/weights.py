@@ -1,5 +1,6 @@
-"""Weights into a network, strictly: every tensor of the network comes from the file, and every tensor of the file goes
-into the network. Anything else is an error that names the tensors and the likely cause.
+"""Load weights into a network strictly: each tensor of the network is in the file, and each tensor of the file is used.
+
+Anything else is an error that names the tensors and the likely cause.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from torch import Tensor, nn
 from audit.errors import AuditError, first_line
 from audit.models.files import few
 
-# What wraps a module puts into the names of its weights; saved like that, no library finds them again.
+# Prefixes that wrappers of a module add to the names of its weights. No library recognises weights saved like that.
 _WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FullyShardedDataParallel",
     "_checkpoint_wrapped_module.": "activation checkpointing",
     "module.": "DistributedDataParallel",
 }
-# Left by PEFT in weights that were saved with an adapter in them.
+# Traces of PEFT in weights that were saved with an adapter in them.
 _ADAPTER = re.compile(r"(^|\.)(base_layer|lora_[AB]|lora_(down|up)|lora_magnitude_vector|base_model\.model)(\.|$)")
-# What published text encoders hold besides the text model: buffers of older transformers, and the rest of a CLIP model.
+# Keys in published text encoders besides the text model: buffers of older transformers, and the rest of a CLIP model.
 _NOT_TEXT = re.compile(
     r"(^|\.)embeddings\.position_ids$|(^|\.)(vision_model|visual_projection|text_projection|logit_scale)(\.|$)"
 )
 
 
 def read_tensors(files: Sequence[Path]) -> dict[str, Tensor]:
-    """Read the tensors of .safetensors files, mapped into memory. Raises AuditError for a file that is damaged."""
+    """Read the tensors of .safetensors files, mapped into memory. Raise AuditError if a file is damaged."""
     found: dict[str, Tensor] = {}
     for path in files:
         try:
@@ -50,13 +51,13 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], component: str, where
 
     Args:
         module: The network; its tensors are replaced.
-        tensors: The tensors by their names in the file.
+        tensors: Tensors by their names in the file.
         component: `unet`, `vae` or `text_encoder`.
         where: The file or folder, for errors.
-        dtype: The dtype to load them in.
+        dtype: Dtype to load the tensors in.
 
     Raises:
-        AuditError: If a tensor is missing, unexpected, of another shape, quantized, NaN or infinite.
+        AuditError: A tensor is missing, unexpected, quantized, of another shape, or contains NaN or infinity.
     """
     expected = module.state_dict()
     found = _renamed(module, plain_names(tensors, component, where))
@@ -68,16 +69,16 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], component: str, where
 
 
 def check_header(module: nn.Module, files: Sequence[Path], component: str, where: str) -> None:
-    """Check that the headers of .safetensors files name the tensors of a network, without reading any weights.
+    """Check that the headers of .safetensors files name exactly the tensors of a network, without reading weights.
 
     Args:
         module: The network, which may be on the `meta` device.
-        files: The weights files of the component.
+        files: Weights files of the component.
         component: `unet`, `vae` or `text_encoder`.
         where: The folder, for errors.
 
     Raises:
-        AuditError: If a file is damaged, or if a tensor is missing or unexpected.
+        AuditError: A file is damaged, or a tensor is missing or unexpected.
     """
     names: list[str] = []
     for path in files:
@@ -96,9 +97,15 @@ def _damaged(path: Path, error: Exception) -> AuditError:
 
 
 def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> dict[str, Tensor]:
-    """Name the tensors of a text encoder as transformers does, without what its file holds besides the text model.
+    """Rename a text encoder's tensors as transformers does, and drop those that are not part of the text model.
 
-    Raises AuditError for weights that were saved with an adapter (PEFT) in them.
+    Args:
+        tensors: Tensors by their names in the file.
+        component: `unet`, `vae` or `text_encoder`; only `text_encoder` is renamed.
+        where: The file or folder, for errors.
+
+    Raises:
+        AuditError: The weights were saved with an adapter (PEFT) in them.
     """
     adapted = [key for key in tensors if _ADAPTER.search(key)]
     if adapted:
@@ -114,9 +121,9 @@ def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> di
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Hash what a network runs: the name, dtype, shape and bytes of each of its tensors.
+    """Hash the state of a network: the name, dtype, shape and bytes of each of its tensors.
 
-    It takes 0.8 to 1.5 s per GB (SD 1.5 in float32: 4.3 GB), once per load.
+    This takes 0.8 to 1.5 s per GB, once per load (SD 1.5 in float32 has 4.3 GB).
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -126,7 +133,7 @@ def state_sha256(module: nn.Module) -> str:
 
 
 def _renamed(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names that diffusers gives the attention of checkpoints before 0.10 (`query`, `proj_attn`)."""
+    """Rename the attention weights of checkpoints from before diffusers 0.10 (`query`, `proj_attn`)."""
     fix: Any = getattr(module, "_fix_state_dict_keys_on_load", None)
     return tensors if fix is None else dict(fix(tensors))
 
