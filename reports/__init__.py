@@ -1,1 +1,1 @@
-"""What is read after an audit: SQL views, queries, the check of its accounting, the HTML report."""
+"""Read finished runs: SQL views and queries, the check of the accounting, exclusions and HTML reports."""

@@ -1,4 +1,4 @@
-"""Proof that a run's accounting closes (docs/design.md, section 4)."""
+"""Check that the tables of a run agree with each other and with its manifest (docs/design.md, section 4)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from reports.views import StoredRun, connect, open_run
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about a run; `detail` gives the figures, or what is wrong.
+    """Hold the result of checking one statement about a run.
 
-    `warning`: it is ok, and yet something that a reader must know.
+    Attributes:
+        name: The statement.
+        ok: Whether it holds.
+        detail: The figures, or what is wrong.
+        warning: Whether the reader must know something although the statement holds.
     """
 
     name: str
@@ -29,12 +33,15 @@ class Check:
 
 
 def check(run: str | Path) -> list[Check]:
-    """All statements about the run that must hold, in a fixed order; AuditError only if it cannot be opened at all."""
+    """Check everything that must hold for a run and return the results in a fixed order.
+
+    Raises AuditError only if the run cannot be opened at all.
+    """
     located = open_run(run)
     manifest = located.manifest()
     parts = _parts(located, manifest)
     if not parts.ok:
-        return [parts]  # with a file unreadable or missing every count below would only say so again
+        return [parts]  # if a file is missing or unreadable, every count below would only repeat that
     with connect(run) as connection:
         try:
             return [parts, *_counts(connection, manifest)]
@@ -57,7 +64,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
 
 
 def _parts(run: StoredRun, manifest: dict[str, Any]) -> Check:
-    """Every file that the manifest lists is there with its rows, and every file that is there is listed."""
+    """Check that every file in the manifest exists with as many rows as listed, and that every file is listed."""
     name = "every part is listed in the manifest, and whole"
     listed = {(table, part): rows for table, parts in manifest.get("parts", {}).items() for part, rows in parts.items()}
     present = {(table, path.rpartition("/")[2]): path for table, paths in run.tables().items() for path in paths}
@@ -77,7 +84,7 @@ def _parts(run: StoredRun, manifest: dict[str, Any]) -> Check:
 
 
 def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> Check:
-    # A row may have several captions: it is one row all the same.
+    # A row with several captions counts as one row.
     rows = _count(connection, 'select count(*) from (select distinct file, "row" from rows)')
     failed = _count(connection, "select coalesce(sum(rows), 0)::bigint from errors where stage = 'ingest'")
     unknown = _count(connection, "select count(*) from errors where stage = 'ingest' and rows is null")
@@ -87,7 +94,7 @@ def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any])
     if pairs := accounting.get("pairs"):
         detail += f"; {pairs['paired']:,} of {pairs['rows']:,} are paired with their own image"
     if unknown:
-        detail += f"; {unknown:,} units of unknown size apart"
+        detail += f"; plus {unknown:,} errors that cover an unknown number of rows"
     return Check(
         "every input row is in `rows`, in `errors` or sampled out", rows + failed + sampled_out == given, detail
     )
@@ -102,12 +109,12 @@ def _failures(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
         if said.get(stage, 0) != found.get(stage, 0)
     ]
     detail = _some(wrong) if wrong else f"{sum(found.values()):,} rows"
-    return Check("`errors` has as many rows of every stage as the manifest says", not wrong, detail)
+    return Check("`errors` has as many rows per stage as the manifest says", not wrong, detail)
 
 
 def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
-    """For each embedder: every image that was listed has one vector, or a row of `errors`."""
-    name, found = "every training image has a vector of every embedder, or is in `errors`", []
+    """Check for each embedder that every listed image has exactly one vector or a row in `errors`."""
+    name, found = "every training image has a vector from every embedder, or is in `errors`", []
     lost = """(select distinct left(sha256(file || chr(0) || "row"), 32) as image_id from errors
                where stage = 'embed' and "row" is not null)"""
     failed = _count(connection, f"select count(*) from {lost}")
@@ -116,7 +123,7 @@ def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
         table = f'"embeddings_{embedder}"'
         vectors, images = connection.execute(f"select count(*), count(distinct image_id) from {table}").fetchall()[0]
         both = _count(connection, f"select count(*) from {table} semi join {lost} using (image_id)")
-        detail = f"{vectors:,} vectors of {embedder} + {failed:,} in errors of {listed:,} images"
+        detail = f"{vectors:,} vectors from {embedder} + {failed:,} in errors, of {listed:,} images"
         if vectors != images or both:
             detail += f"; {vectors - images:,} twice, {both:,} in both"
         found.append(Check(name, vectors == images and not both and vectors + failed == listed, detail))
@@ -125,19 +132,19 @@ def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
 
 
 def _stored(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any], embedder: str) -> list[Check]:
-    """Check that each second vector of an embedder is of an image that has a first one."""
+    """Check that every image with a second vector (as stored) occurs once and also has a first vector."""
     table = f"embeddings_{embedder}_stored"
     if table not in manifest.get("parts", {}):
         return []
     vectors, images = connection.execute(f'select count(*), count(distinct image_id) from "{table}"').fetchall()[0]
     strange = _count(connection, f'select count(*) from "{table}" anti join "embeddings_{embedder}" using (image_id)')
-    detail = f"{vectors:,} vectors of images as stored; {vectors - images:,} twice, {strange:,} of no upright image"
-    name = "every image that is compared as stored too has one such vector, and an upright one"
+    detail = f"{vectors:,} vectors of images as stored; {vectors - images:,} twice, {strange:,} not upright"
+    name = "every image that is also compared as stored has one such vector and one upright vector"
     return [Check(name, vectors == images and not strange, detail)]
 
 
 def _purged(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
-    """For a run without its pictures: that they are gone, and that this is known."""
+    """Check for a purged run that the pictures are gone and that the purge is complete."""
     removed, again = note(manifest), unfinished(manifest)
     if removed is None:
         return []
@@ -148,14 +155,14 @@ def _purged(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
     )
     if kept(manifest) == "none":
         left += _count(connection, "select count(image) from evidence")
-    detail = f"{removed}; {left:,} are left that should be gone"
+    detail = f"{removed}; {left:,} pictures are left that should be gone"
     if again:
-        detail += f"; interrupted: `crossaudit purge --keep {again}` goes on with it"
-    return [Check("the pictures that were to be removed are gone", left == 0 and again is None, detail)]
+        detail += f"; interrupted: rerun `crossaudit purge --keep {again}` to finish it"
+    return [Check("the pictures that a purge removes are gone", left == 0 and again is None, detail)]
 
 
 def _thresholds(manifest: dict[str, Any]) -> list[Check]:
-    """That no threshold lies below its floor, and what is to be known of those of the embedder that decides."""
+    """Check that no threshold of the deciding embedder is below its floor, and pass on its notes as warnings."""
     found = []
     for embedder, kinds in list(manifest.get("thresholds", {}).items())[:1]:
         for kind, limit in kinds.items():
@@ -163,8 +170,8 @@ def _thresholds(manifest: dict[str, Any]) -> list[Check]:
             normalised = manifest["resolved"]["confirm"].get(embedder, {}).get("background") is not None
             ok = value is None or normalised or (floor is not None and value >= floor)
             shown = "none" if value is None else f"{value:.3f}"
-            detail = f"{shown} ({limit.get('source')}), floor {floor}, {limit.get('used')} control captions"
-            name = f"the threshold of {kind} by {embedder} is not below the embedder's floor"
+            detail = f"{shown} (source: {limit.get('source')}), floor {floor}, {limit.get('used')} control captions"
+            name = f"the {kind} threshold of {embedder} is not below the embedder's floor"
             notes = limit.get("notes", [])
             found.append(Check(name, ok, "; ".join([detail, *notes]), warning=bool(notes)))
     return found
@@ -173,8 +180,8 @@ def _thresholds(manifest: dict[str, Any]) -> list[Check]:
 def _words(connection: duckdb.DuckDBPyConnection, table: str, column: str, words: tuple[str | None, ...]) -> Check:
     found = connection.execute(f'select distinct "{column}" from {table}').fetchall()
     strange = sorted(str(word) for (word,) in found if word not in words)
-    detail = f"unknown: {_some(strange)}" if strange else f"among {', '.join(word for word in words if word)}"
-    return Check(f"{table}.{column} has known words only", not strange, detail)
+    detail = f"unknown: {_some(strange)}" if strange else f"known: {', '.join(word for word in words if word)}"
+    return Check(f"{table}.{column} has only known values", not strange, detail)
 
 
 def _count(connection: duckdb.DuckDBPyConnection, sql: str) -> int:

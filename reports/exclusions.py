@@ -1,4 +1,4 @@
-"""What to drop from the data set, or to keep once, before the next training: RUN/exclusions.parquet."""
+"""Write RUN/exclusions.parquet: the rows to drop from the data set, or to keep once, before the next training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reports.views import StoredRun, connect, open_run
 POLICIES = ("drop", "dedup")
 BATCH = 1 << 16
 
-# Every training image that was listed; `images` and `file`, `row` of one that could not be read are in `errors`.
+# Training images that were listed but could not be read: `errors` has their `file` and `row`.
 UNREAD = """
 select distinct left(sha256(file || chr(0) || "row"), 32) as image_id, file, "row", null::varchar as key,
        null::varchar as sha256
@@ -34,8 +34,8 @@ select caption_id, caption, row_count, verdict, image_id, coalesce(family, capti
        case verdict when 'verbatim' then c.similarity else greatest(c.similarity, c.region_similarity) end as similarity
 from verdicts v left join copied_images c using (caption_id, image_id) where verdict in ('verbatim', 'partial')
 """
-# The images that captions copied, those with the same bytes and the near duplicates; `original` is the one that was
-# matched.
+# The images that captions copied, with their byte-identical and near-duplicate images; `original` is the image that
+# was matched.
 MEMORIZED = """
 create temp table memorized as
 with bytes as (
@@ -51,7 +51,7 @@ every as (
     where k.image_id <> c.image_id)
 select e.*, c.caption, c.verdict, c.family from every e join confirmed c using (caption_id)
 """
-# Families that one image, or one row, belongs to: they are one group.
+# Pairs of families that share an image or a row: they form one group.
 LINKS = """
 select distinct a.family, b.family from memorized a join memorized b using (image_id) where a.family < b.family
 union
@@ -62,7 +62,7 @@ select distinct a.family, b.family
 from rows r join confirmed a using (caption_id) join rows s using (file, "row")
 join confirmed b on b.caption_id = s.caption_id where a.family < b.family
 """
-# One a caption that a row carries: most rows carry one.
+# One row per dataset row and caption; most dataset rows have one caption.
 HITS = """
 create temp table hits as
 with best as (
@@ -124,7 +124,7 @@ left join places p on p.image_id = l.image_id
 left join uses on uses.image_id = l.image_id left join gone on gone.image_id = l.image_id
 order by l.file, l."row"
 """
-# Each statement counts what must be equal.
+# Each query returns two counts that must be equal; the text describes what is wrong if they are not.
 PROOFS = (
     (
         "a row and caption occur twice in `rows`, or a caption in `verdicts`",
@@ -136,7 +136,7 @@ PROOFS = (
         """select (select count(*) from hits where by_caption), (select coalesce(sum(row_count), 0) from confirmed)""",
     ),
 )
-# Input rows of each caption file, null where it was not read whole; the images of each tar and Parquet file.
+# Input rows of each caption file (null if it was not read completely); images of each tar and Parquet file.
 FILES = """
 select file, case when bool_and(n is not null) and not $sampled then sum(n)::bigint end from (
     select file, count(distinct "row") as n from rows group by file
@@ -145,7 +145,7 @@ group by file order by file
 """
 _PACKED = "file like '%.tar' or file like '%.parquet'"
 IMAGE_FILES = f"select file, count(*) from images where {_PACKED} group by file order by file"
-# The image files of each folder; that at the root of the images is ''.
+# Image files per folder; the root folder of the images is ''.
 FOLDERS = f"""
 select regexp_replace(file, '/?[^/]*$', '') as folder, count(*) from images where not ({_PACKED})
 group by folder order by folder
@@ -158,9 +158,15 @@ where image_id not in (select image_id from rows where image_id is not null)
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: rows to drop and to keep, of how many confirmed captions and groups of rows.
+    """Summarize an exclusions file.
 
-    `without_row` counts the reproduced images that no row names as its own: those of unpaired data sets.
+    Attributes:
+        path: The file.
+        dropped: Rows to drop.
+        kept: Rows to keep.
+        captions: Confirmed captions.
+        groups: Groups of rows.
+        without_row: Reproduced images that no row names as its own, as in unpaired data sets.
     """
 
     path: str
@@ -172,18 +178,27 @@ class Exported:
 
 
 def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = None) -> Exported:
-    """Writes every dataset row of a confirmed caption, or with an image that one reproduces (schema EXCLUSIONS).
+    """Write every dataset row with a confirmed caption or a reproduced image (schema EXCLUSIONS).
 
-    Policy `drop` drops them all; `dedup` keeps the first row of each group: families, joined where they share a row
-    or an image. The suffix of `out` names the format: .parquet, .csv or .jsonl; `crossaudit clean` reads Parquet.
-    Raises AuditError if the run is not finished or does not add up, UsageError if `out` is of no such format or another
-    file is there.
+    Args:
+        run: The finished run.
+        policy: `drop` drops all these rows; `dedup` keeps the first row of each group. A group consists of families
+            that share a row or an image.
+        out: The file, by default RUN/exclusions.parquet. Its suffix sets the format: .parquet, .csv or .jsonl.
+            `crossaudit clean` reads Parquet.
+
+    Returns:
+        A summary of what was written.
+
+    Raises:
+        AuditError: The run is not finished, or its tables do not add up.
+        UsageError: The suffix of `out` is unknown, or `out` exists and is not an exclusions file.
     """
     suffix = ".parquet" if out is None else check_suffix(out)
     located = open_run(run)
     manifest = located.manifest()
     if not manifest.get("finished"):
-        raise AuditError("the run is not finished", where=str(run), hint="Let `crossaudit run` end first.")
+        raise AuditError("the run is not finished", where=str(run), hint="Finish it with `crossaudit run` first.")
     filesystem, path = _place(located, out)
     with connect(run) as connection:
         try:
@@ -191,8 +206,8 @@ def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = No
             for wrong, sql in PROOFS:
                 [(found, expected)] = connection.execute(sql).fetchall()
                 if found != expected:
-                    ask = "`crossaudit check` says what is amiss."
-                    raise AuditError(f"{wrong}: {found:,} and {expected:,}", where=str(run), hint=ask)
+                    ask = "`crossaudit check` shows what is wrong."
+                    raise AuditError(f"{wrong} ({found:,} and {expected:,})", where=str(run), hint=ask)
             sampled = bool(manifest.get("accounting", {}).get("sampled_out"))
             notes = {
                 "policy": policy,
@@ -211,7 +226,7 @@ def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = No
 
 
 def _list(connection: duckdb.DuckDBPyConnection, run: StoredRun, manifest: dict[str, Any], policy: str) -> None:
-    """Makes the table `listed`, one row an exclusion."""
+    """Create the temporary table `listed` with one row per exclusion."""
     embedder = next(iter(manifest.get("resolved", {}).get("confirm", {}).get("embedders") or ()), "")
     embeddings = f"embeddings_{embedder}"
     read = (
@@ -230,7 +245,7 @@ def _list(connection: duckdb.DuckDBPyConnection, run: StoredRun, manifest: dict[
 
 
 def _shared(manifest: dict[str, Any]) -> list[str]:
-    """The files of which captions and images were read."""
+    """Return the files from which both captions and images were read."""
     named = {kind: set[tuple[str, str]]() for kind in ("captions", "images")}
     for item in manifest.get("inputs", []):
         if item.get("kind") in named:
@@ -239,7 +254,7 @@ def _shared(manifest: dict[str, Any]) -> list[str]:
 
 
 def joined(links: list[tuple[str, str]]) -> dict[str, str]:
-    """The smallest name that each is connected with."""
+    """Map each name to the smallest name that it is connected with."""
     root: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -262,7 +277,7 @@ def _summary(connection: duckdb.DuckDBPyConnection, path: str) -> Exported:
 
 
 def _place(run: StoredRun, out: str | None) -> tuple[fs.FileSystem, str]:
-    """Return where the file goes. Raises UsageError if something else than exclusions is there."""
+    """Return where to write the file. Raises UsageError if something other than exclusions is there."""
     if out is None:
         return run.filesystem, f"{run.root}/exclusions.parquet"
     filesystem, path = open_filesystem(out)
@@ -272,14 +287,14 @@ def _place(run: StoredRun, out: str | None) -> tuple[fs.FileSystem, str]:
     except OSError as error:
         raise AuditError(f"cannot be opened: {error}", where=out) from error
     if folder == fs.FileType.File:
-        raise UsageError("lies below a file", where=out, hint="Give another --out.")
+        raise UsageError("the parent of this path is a file", where=out, hint="Give another --out.")
     if kind != fs.FileType.NotFound and not (kind == fs.FileType.File and _is_ours(filesystem, path)):
-        raise UsageError("is there already, and holds no exclusions", where=out, hint="Give another --out.")
+        raise UsageError("already exists and is not an exclusions file", where=out, hint="Give another --out.")
     return filesystem, path
 
 
 def _is_ours(filesystem: fs.FileSystem, path: str) -> bool:
-    """Whether a file is an earlier export: of a Parquet file the metadata says so, of others the names in line 1."""
+    """Check whether a file is an earlier export, by its Parquet metadata or by the column names in line 1."""
     try:
         if path.lower().endswith(".parquet"):
             return METADATA_KEY in (pq.read_schema(path, filesystem=filesystem).metadata or {})

@@ -1,4 +1,4 @@
-"""One caption, explained, as one HTML file."""
+"""Render the explanation of one caption as an HTML file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from reports import figures
 from reports.html import environment, picture
 
-MOVES = 20  # tokens whose removal is shown
+MOVES = 20  # tokens for which the effect of their removal is shown
 
 
 def render(explained: Any) -> str:
-    """The page of an `audit.explaining.caption.Explanation`: no script, nothing fetched, the caption escaped."""
+    """Return the page of an `audit.explaining.caption.Explanation` as HTML that runs no script and loads nothing."""
     moves = explained.moves[:MOVES]
     tokens = [explained.tokens[place] for place, _ in moves]
     drawn = {

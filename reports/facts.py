@@ -1,4 +1,4 @@
-"""What the report shows, read from the views and the manifest of a run."""
+"""Read what the report shows from the views and the manifest of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_CASES, PER_FAMILY, MAX_NEAR = 100, 3, 20
 COPY_BINS = ("1", "2-3", "4-9", "10-29", "30 up")
 BINS = 60
 
-# `deciding`: the similarity that was beyond its threshold, of which `whole` tells.
+# `deciding` is the similarity that reached its threshold: of the whole image if `whole`, else of a region.
 CASES = """
 with confirmed as (
     select v.*, c.seed, c.pixel_agreement, c.region, list_position(['high', 'medium', 'low'], risk) as rank,
@@ -47,14 +47,14 @@ order by family_rank, family_size > 1 desc, family_best desc, kin, place
 
 
 class Facts:
-    """The figures, counts and cases of one run."""
+    """Read the figures, counts and cases of one run."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> None:
         self.connection, self.manifest = connection, manifest
         self.settings: dict[str, Any] = manifest.get("resolved", {})
         thresholds = manifest.get("thresholds", {})
         self.embedder: str = next(iter(self.settings.get("confirm", {}).get("embedders") or thresholds), "")
-        # Empty where there were no images to compare with.
+        # Empty if there were no images to compare with.
         self.thresholds: dict[str, dict[str, Any]] = thresholds.get(self.embedder, {})
 
     def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ class Facts:
         return np.array([value for (value,) in self.connection.execute(sql, values).fetchall()], dtype=float)
 
     def verdicts(self) -> dict[str, dict[str, int]]:
-        """Captions and dataset rows of every verdict that occurs."""
+        """Return the number of captions and dataset rows for each verdict that occurs."""
         sql = "select verdict, count(*) as captions, sum(row_count)::bigint as rows from verdicts group by all"
         return {row["verdict"]: row for row in self.rows(sql)}
 
@@ -80,7 +80,7 @@ class Facts:
         return row
 
     def near_misses(self) -> dict[str, Any]:
-        """Unconfirmed captions that look like copies to the embedder: how many, and those that are the most alike."""
+        """Return the number of near misses, and those with the highest similarity."""
         [row] = self.rows("select count(*) as captions from verdicts where near_miss")
         shown = self.rows(
             """select caption, row_count, image_id, similarity, region_similarity from verdicts where near_miss
@@ -90,7 +90,7 @@ class Facts:
         return row | {"shown": shown}
 
     def failures(self) -> list[dict[str, Any]]:
-        """What was not audited: errors by stage and kind, and one example of each."""
+        """Return what was not audited: errors by stage and kind, with one example each."""
         return self.rows(
             """select stage, kind, count(*) as errors, sum(rows)::bigint as rows,
                       count(*) filter (rows is null) as unknown, any_value(message) as example
@@ -98,7 +98,7 @@ class Facts:
         )
 
     def cases(self) -> list[dict[str, Any]]:
-        """The confirmed captions that the report shows, the gravest families first, with both images' bytes."""
+        """Return the confirmed captions to show, the most serious families first, with the bytes of both images."""
         limit = self.thresholds.get("verbatim", {}).get("value")
         return self.rows(CASES, embedder=self.embedder, limit=limit, per_family=PER_FAMILY, most=MAX_CASES)
 
@@ -122,10 +122,11 @@ class Facts:
             "select min(score) from scores where selected_by like 'budget%'"
         ).fetchall()
         return {
-            "title": "What the screen saw",
+            "title": "Screening scores",
             "uri": figures.data_uri(figures.scores(edges, counts, null, selected_from)),
-            "text": "Scores of all captions from pure noise, before any image is made. To the right of what captions "
-            "that the model never saw look like, captions are suspicious; the highest are generated.",
+            "text": "Scores of all captions, measured on pure noise before any image is generated. Captions are "
+            "suspicious if they score higher than captions that the model never saw. We generate images for the "
+            "highest-scoring captions.",
         }
 
     def _similarities(self) -> dict[str, str] | None:
@@ -136,10 +137,10 @@ class Facts:
             return None
         svg = figures.similarities(found, null, self.thresholds["verbatim"]["value"])
         return {
-            "title": "What the generations turned out to be",
+            "title": "Similarity to training images",
             "uri": figures.data_uri(svg),
-            "text": "Each generated caption's similarity to its nearest training image; below the axis, that of "
-            "captions the model was never trained on. Beyond the threshold an image counts as a copy.",
+            "text": "Similarity of each generated caption to its nearest training image. Captions that the model was "
+            "never trained on are shown below the axis. From the threshold on, an image counts as a copy.",
         }
 
     def _copies(self) -> dict[str, str] | None:
@@ -153,7 +154,7 @@ class Facts:
         for row in rows:
             counts[row["verdict"]][row["bin"]] = row["n"]
         return {
-            "title": "Repetition and reproduction",
+            "title": "Verdicts by repetition of the caption",
             "uri": figures.data_uri(figures.copies(COPY_BINS, counts)),
-            "text": "Verdicts of the generated captions, by how many rows of the data set carry the caption.",
+            "text": "Verdicts of the generated captions, by the number of dataset rows that have the caption.",
         }

@@ -1,4 +1,4 @@
-"""The report's figures, as SVG."""
+"""Draw the figures of the reports as SVG."""
 
 from __future__ import annotations
 
@@ -30,27 +30,44 @@ STYLE: Any = {
 
 
 def scores(edges: np.ndarray, counts: np.ndarray, control_scores: Sequence[float], selected_from: float | None) -> str:
-    """Draw a histogram of the screen's scores: all captions, the control captions, and the lowest selected score.
+    """Draw a histogram of the screening scores of all captions and of the control captions.
 
-    `edges`: [bins + 1], `counts`: [bins], of the data set's captions.
+    Args:
+        edges: The edges of the bins, [bins + 1].
+        counts: Captions of the data set per bin, [bins].
+        control_scores: The scores of the control captions.
+        selected_from: The lowest selected score, drawn as a line.
+
+    Returns:
+        The figure as SVG.
     """
-    return _draw("Score of the screen", "Captions", _scores, edges, counts, np.asarray(control_scores), selected_from)
+    return _draw("Screening score", "Captions", _scores, edges, counts, np.asarray(control_scores), selected_from)
 
 
 def similarities(found: np.ndarray, null: np.ndarray, threshold: float) -> str:
-    """Each generated caption's similarity to the nearest training image, control captions below the axis."""
+    """Draw a histogram of similarities to the nearest training image.
+
+    Args:
+        found: The similarity of each generated caption, drawn above the axis.
+        null: The similarity of each control caption, drawn below the axis.
+        threshold: The similarity from which an image counts as a copy, drawn as a line.
+
+    Returns:
+        The figure as SVG.
+    """
     return _draw("Similarity to the nearest training image", "Share of captions", _similarities, found, null, threshold)
 
 
 def copies(bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
-    """How the verdicts of the generated captions depend on how often a caption occurs in the data set."""
-    return _draw("Copies of the caption in the data set", "Generated captions", _copies, bins, counts)
+    """Draw the verdicts of the generated captions by how often each caption occurs in the data set."""
+    return _draw("Rows of the data set with the caption", "Generated captions", _copies, bins, counts)
 
 
 def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
-    """Copies left against fidelity: one mark a setting of mitigation, labelled with its bos_scale, a line a keep.
+    """Draw the share of remaining copies against fidelity: one mark per mitigation setting, one line per `keep`.
 
-    Each has `keep`, `bos_scale`, `share_above` with `share_above_low` and `_high`, and `ordinary_clip`.
+    Each mark is labelled with its bos_scale. A setting has `keep`, `bos_scale`, `share_above` with `share_above_low`
+    and `share_above_high`, and `ordinary_clip`.
     """
     return _draw("CLIP score of ordinary captions", "Confirmed captions still copied", _tradeoff, settings)
 
@@ -62,7 +79,7 @@ def data_uri(svg: str) -> str:
 def _draw(
     x: str, y: str, paint: Any, *data: Any, size: tuple[float, float] = (4.6, 3.2), any_script: bool = False
 ) -> str:
-    """any_script: text stays text, so that the reader's fonts draw what matplotlib's do not have."""
+    """Draw a figure. With `any_script`, text stays text, so that the reader's fonts draw what matplotlib's lack."""
     with matplotlib.rc_context(STYLE | ({"svg.fonttype": "none"} if any_script else {})), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=size, layout="constrained")
@@ -83,7 +100,7 @@ def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, null: np.ndarray, 
         expected = np.histogram(null, edges)[0] * counts.sum() / len(null)
         axes.stairs(expected, edges, color="#8a6d3b", linewidth=1.4, label=f"{len(null):,} control captions, scaled")
     if selected_from is not None:
-        axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="selected from here on")
+        axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="lowest selected score")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.6)
 
@@ -127,21 +144,30 @@ def _tradeoff(axes: Any, settings: Sequence[Mapping[str, Any]]) -> None:
 
 
 def attention(tokens: Sequence[str], attention_PT: np.ndarray) -> str:
-    """What each token is attended to in each step, as a heat map: [tokens, steps]."""
+    """Draw a heat map of the attention to each token in each step, [tokens, steps]."""
     return _draw(
         "Step", "", _attention, tokens, attention_PT, size=(7.2, 0.6 + 0.26 * max(4, len(tokens))), any_script=True
     )
 
 
 def entropies(entropy_T: np.ndarray, band_T2: np.ndarray | None, control_captions: int) -> str:
-    """The entropy of the attention in each step, beside the band of control captions if there is one."""
+    """Draw the entropy of the attention in each step.
+
+    Args:
+        entropy_T: The entropy per step, in nats, [steps].
+        band_T2: The range of the control captions per step, [steps, 2], or None.
+        control_captions: The number of control captions behind the range.
+
+    Returns:
+        The figure as SVG.
+    """
     return _draw("Step", "Entropy of attention (nats)", _entropies, entropy_T, band_T2, control_captions)
 
 
 def falls(tokens: Sequence[str], fall: Sequence[float]) -> str:
-    """How much the score falls without each token, in the order given, first on top."""
+    """Draw by how much the score drops without each token, in the given order from top to bottom."""
     return _draw(
-        "Fall of the score without the token",
+        "Drop in score without the token",
         "",
         _falls,
         tokens,
@@ -152,7 +178,7 @@ def falls(tokens: Sequence[str], fall: Sequence[float]) -> str:
 
 
 def _attention(axes: Any, tokens: Sequence[str], attention_PT: np.ndarray) -> None:
-    # Shares run from thousandths (a word) to nearly one (BOS): the colour is that of their logarithm.
+    # Shares range from thousandths (words) to almost 1 (BOS), so the colour scale is logarithmic.
     shares = np.log10(np.clip(attention_PT, 1e-3, 1))
     picture = axes.imshow(shares, aspect="auto", cmap="YlGnBu", vmin=-3, vmax=0, interpolation="nearest")
     axes.set_yticks(range(len(tokens)), [_label(token) for token in tokens], fontsize=9)
@@ -181,6 +207,6 @@ def _falls(axes: Any, tokens: Sequence[str], fall: Sequence[float]) -> None:
 
 
 def _label(token: str) -> str:
-    """A token as an axis may show it: no mathematics, and nothing that the font or the SVG cannot hold."""
+    """Return a token as an axis label, without mathematics and characters that the font or SVG cannot represent."""
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in token)
     return (shown[:24] or "\N{OPEN BOX}").replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""RUN/report.html: one file that a lawyer can read and an engineer can check."""
+"""Write RUN/report.html, a single file for lawyers and engineers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from reports.purged import note
 from reports.views import connect, open_run
 
 MAX_SIDE = 256  # pixels of an image in the report
-MAX_IMAGE_BYTES = 15_000_000  # of all of them together
+MAX_IMAGE_BYTES = 15_000_000  # all images of a report together
 MAX_CAPTION = 240  # characters
 MEANINGS = {
-    "verbatim": "an image that the model made is a copy of a training image",
-    "partial": "a region of an image that the model made is a copy",
-    "unconfirmed": "generated; no training image given is similar enough to be called a copy",
-    "not_selected": "screened, and not selected for generation",
-    "unknown": "no match, but what should have been looked up could not be",
-    "error": "could not be audited; the reason is in the table verdicts",
+    "verbatim": "a generated image is a copy of a training image",
+    "partial": "a region of a generated image is a copy",
+    "unconfirmed": "images were generated, but none is similar enough to a given training image to count as a copy",
+    "not_selected": "not looked at: screened, but not selected for generation; this does not clear the caption",
+    "unknown": "no match was found, but not all images could be compared",
+    "error": "could not be audited; the table verdicts states why",
 }
 
 
 def write(run: str | Path) -> str:
-    """Writes report.html into the run and returns its path; AuditError if a table or the manifest cannot be read."""
+    """Write report.html into the run and return its path.
+
+    Raises AuditError if a table or the manifest cannot be read, or if the file cannot be written.
+    """
     located = open_run(run)
     path = f"{located.root}/report.html"
     page = render(run)
@@ -47,7 +50,7 @@ def write(run: str | Path) -> str:
 
 
 def render(run: str | Path) -> str:
-    """The report as HTML: no script, nothing fetched, every caption escaped."""
+    """Return the report as HTML that runs no script, loads nothing from elsewhere and escapes every caption."""
     manifest = open_run(run).manifest()
     with connect(run) as connection:
         try:
@@ -76,7 +79,7 @@ def render(run: str | Path) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """Where every page comes from: all that is put in is escaped, and what is not given is an error."""
+    """Return the Jinja environment of all pages. It escapes every value and raises an error for missing ones."""
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("reports"),
         autoescape=True,
@@ -89,19 +92,19 @@ def environment() -> jinja2.Environment:
 
 
 def visible(text: str, most: int = MAX_CAPTION) -> str:
-    """A caption as the reader must see it: control and direction marks spelled out, a long one cut."""
+    """Return a caption for display: control and direction marks are spelled out, and long captions are shortened."""
     shown = "".join(_spelled(c) for c in text[:most])
     return f"{shown} … ({len(text):,} characters)" if len(text) > most else shown
 
 
 def _spelled(character: str) -> str:
-    # The joiner is what many emoji are made of.
+    # Many emoji contain the zero-width joiner.
     hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and character != "\u200d"
     return f"⟨U+{ord(character):04X}⟩" if hidden else character
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 1.5 s, 4 min 10 s or 2 h 5 min."""
+    """Format seconds as 1.5 s, 4 min 10 s or 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -109,17 +112,17 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a CSS length, 0 % to 100 %."""
+    """Format a share as a CSS length, clipped to 0 % to 100 %."""
     return f"{100 * min(max(share, 0), 1):.1f}%"
 
 
 def count(number: int | None) -> str:
-    """1234567 as 1,234,567; what is not known as a question mark."""
+    """Format 1234567 as 1,234,567 and None as a question mark."""
     return "?" if number is None else f"{number:,}"
 
 
 def _embedded(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cases with their images as data URIs, as many as fit."""
+    """Return the cases that fit into MAX_IMAGE_BYTES, with their images as data URIs."""
     kept, used = [], 0
     for case in cases:
         for name in ("generation", "training", "region"):
@@ -132,7 +135,7 @@ def _embedded(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _mitigation(facts: Facts) -> dict[str, Any] | None:
-    """The section on mitigation with its images as data URIs; None where it was not measured."""
+    """Return the data of the mitigation section with images as data URIs, or None if mitigation was not measured."""
     found = read_mitigation(facts)
     for pair in found["pairs"] if found else []:
         for name in ("training", "plain", "mitigated"):
@@ -141,7 +144,10 @@ def _mitigation(facts: Facts) -> dict[str, Any] | None:
 
 
 def picture(encoded: bytes | None) -> dict[str, Any] | None:
-    """An image of at most MAX_SIDE pixels, decoded and encoded anew; None if there is none or it cannot be read."""
+    """Decode an image and encode it again with at most MAX_SIDE pixels per side.
+
+    Returns None if there is no image or it cannot be read.
+    """
     if encoded is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a run knows of some images or captions: for a rights holder's request (docs/design.md, section 8)."""
+"""Look up images or captions in a run, for example for a rights holder (docs/design.md, section 8)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from reports.views import connect, open_run
 
-# One row a caption and image that have to do with each other: the caption's row carries the image, its generations
-# copied it, or one of them is a near miss. `similarity`: of its generations to the image; null where it is not among
-# the nearest of any.
+# One row per related caption and image: a dataset row has both, a generation of the caption copied the image, or a
+# generation is a near miss. `similarity` is that of the generations to the image; null if the image is not among the
+# nearest images of any of them.
 _FOUND = """
 with carried as (select distinct caption_id, image_id from rows),
 made as (
@@ -40,30 +40,33 @@ left join made m on m.caption_id = w.caption_id and m.image_id = w.image_id
 left join near n on n.caption_id = w.caption_id and n.image_id = w.image_id
 order by w.image_id, c.copy_type is null, n.caption_id is null, w.carries desc, v.caption, w.caption_id
 """
-# The images of these rows, or the captions of those without one.
+# The images of the matching rows, and the captions of matching rows without an image.
 _OF_URL = """image_id in (select image_id from rows where {condition})
     or caption_id in (select caption_id from rows where image_id is null and {condition})"""
 _HOST = "lower(regexp_extract(url, '^[^:]+://(?:[^/?#]*@)?([^/:?#]+)', 1))"
 
 
 def of_images(run: str | Path, image_ids: Sequence[str]) -> pa.Table:
-    """The captions that carry one of these training images or made the model copy it: one row a caption and image."""
+    """Return the captions whose rows have one of these images or that made the model copy one.
+
+    The table has one row per caption and image, as do those of the functions below.
+    """
     return _found(run, "list_contains($value, image_id)", list(image_ids))
 
 
 def of_url(run: str | Path, url: str) -> pa.Table:
-    """The same of the rows with that URL."""
+    """Return the captions and images that are related to the rows with this URL."""
     return _found(run, _OF_URL.format(condition="url = $value"), url)
 
 
 def of_host(run: str | Path, host: str) -> pa.Table:
-    """The same of the rows whose URL lies at that host, or at one below it."""
+    """Return the captions and images that are related to the rows with a URL at this host or a subdomain of it."""
     condition = f"({_HOST} = lower($value) or ends_with({_HOST}, '.' || lower($value)))"
     return _found(run, _OF_URL.format(condition=condition), host)
 
 
 def of_text(run: str | Path, text: str) -> pa.Table:
-    """The same of the captions that contain a text, in upper or lower case."""
+    """Return the captions that contain a text, ignoring case, and the images that are related to them."""
     condition = "caption_id in (select caption_id from verdicts where contains(lower(caption), lower($value)))"
     return _found(run, condition, text)
 

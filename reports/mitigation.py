@@ -1,4 +1,4 @@
-"""What the report says of mitigation: a row a setting, the trade-off, and pairs to look at."""
+"""Read what the report shows about mitigation: the settings, the trade-off, and pairs of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reports import figures
 from reports.facts import Facts
 
 MOST_PAIRS = {"confirmed": 12, "ordinary": 6}
-# The setting whose images are shown may cost ordinary captions this share of their CLIP score.
+# The setting whose images are shown may reduce the CLIP score of ordinary captions by this share.
 TOLERATED = 0.03
 
 SETTINGS = """
@@ -34,7 +34,7 @@ order by p.similarity desc, p.caption_id limit $most
 
 
 def read(facts: Facts) -> dict[str, Any] | None:
-    """The settings, the best of them, a figure and the pairs, with images as bytes; None if nothing was measured."""
+    """Return the settings, the best one, a figure and the image pairs (as bytes), or None if nothing was measured."""
     settings = facts.rows(SETTINGS)
     if not settings:
         return None
@@ -59,10 +59,11 @@ def read(facts: Facts) -> dict[str, Any] | None:
 
 
 def best_of(settings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The mitigated setting that leaves the fewest copies of those that ordinary captions can bear.
+    """Return the mitigated setting with the fewest copies at an acceptable cost, or None if there is no such setting.
 
-    They can if they keep all but TOLERATED of the plain CLIP score, or if that is not known; if none can, all may
-    stand. Ties go to the higher CLIP score, then to the smaller bos_scale.
+    The cost is acceptable if ordinary captions lose at most TOLERATED of their CLIP score without mitigation, or if
+    that score is unknown. If no setting has an acceptable cost, all of them are considered. Ties go to the higher CLIP
+    score, then to the smaller bos_scale.
     """
     mitigated = [setting for setting in settings if setting["keep"] != "none"]
     plain = next((setting["ordinary_clip"] for setting in settings if setting["keep"] == "none"), None)

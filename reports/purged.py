@@ -1,4 +1,4 @@
-"""What `crossaudit purge` did to a run, in the words of the report, of `check` and of errors."""
+"""Describe what `crossaudit purge` did to a run, for the report, `check` and error messages."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 
 def note(manifest: dict[str, Any]) -> str | None:
-    """When pictures were removed, and which were kept; None where none were."""
+    """Say when pictures were removed and which were kept. Returns None if none were removed."""
     purges = [f"on {purge['begun'][:10]} (crossaudit purge --keep {purge['keep']})" for purge in _purges(manifest)]
     return f"pictures were removed {' and '.join(purges)}" if purges else None
 
 
 def kept(manifest: dict[str, Any]) -> str | None:
-    """The strictest `keep` of all purges: none, confirmed, or None where there was no purge."""
+    """Return the strictest `keep` of all purges ("none" or "confirmed"), or None if there was no purge."""
     return min((purge["keep"] for purge in _purges(manifest)), key=("none", "confirmed").index, default=None)
 
 
 def unfinished(manifest: dict[str, Any]) -> str | None:
-    """The `keep` of a purge that was interrupted; None if none was."""
+    """Return the `keep` of a purge that was interrupted, or None."""
     return next((purge["keep"] for purge in _purges(manifest) if purge["finished"] is None), None)
 
 

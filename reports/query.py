@@ -1,4 +1,4 @@
-"""SQL over a run."""
+"""Query a run with SQL."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from reports.views import connect, open_run
 
 
 def query(run: str | Path, sql: str) -> pa.Table:
-    """The result of one SQL statement over the views of a run; AuditError with DuckDB's own message if it fails."""
-    open_run(run).manifest()  # a folder that is no run has no tables, and its views would all be empty
+    """Run one SQL statement over the views of a run and return its result.
+
+    Raises AuditError with DuckDB's message if the statement fails.
+    """
+    open_run(run).manifest()  # refuses folders that are not runs; without this check, all their views would be empty
     with connect(run) as connection:
         try:
             relation = connection.sql(sql)
             return relation.to_arrow_table() if relation is not None else pa.table({})
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(
-                str(error).strip(), where="query", hint="`show tables` lists the tables.", kind="query"
+                str(error).strip(), where="query", hint="List the tables with `show tables`.", kind="query"
             ) from error

@@ -1,4 +1,4 @@
-"""What must hold between the tables of a run: SQL that counts what breaks it (docs/design.md, section 4)."""
+"""Define what must hold between the tables of a run, as SQL that counts violations (docs/design.md, section 4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SELECTED = "from scores where selected_by is not null"
 
 
 class Rule(NamedTuple):
-    """A statement, what is counted, and the query that counts it: none may be left."""
+    """State a rule, describe its violations, and give the query that counts them; the count must be 0."""
 
     name: str
     counted: str
@@ -37,73 +37,73 @@ ALWAYS = (
         "select count(*) from (from captions select caption_id group by all having count(*) > 1)",
     ),
     Rule(
-        "every row has its caption, and every caption as many rows as its row_count says",
-        "captions whose rows and row_count differ",
+        "every row has its caption, and every caption has as many rows as its row_count",
+        "captions whose number of rows differs from row_count",
         """select count(*) from (from rows select caption_id, count(*) as n group by all) r
            full join captions c using (caption_id) where r.n is distinct from c.row_count""",
     ),
     *(
         Rule(
             f"every caption has exactly one {what}",
-            f"captions without one, with two, or rows of `{table}` without a caption",
+            f"captions with none or several, or rows of `{table}` without a caption",
             f"""select count(*) from (from {table} select caption_id, count(*) as n group by all) t
                 full join captions c using (caption_id) where c.caption_id is null or t.n is distinct from 1""",
         )
         for table, what in (("caption_groups", "group"), ("scores", "row of scores"), ("verdicts", "verdict"))
     ),
     Rule(
-        "every verdict carries the caption and the row_count of its caption",
+        "every verdict has the text and the row_count of its caption",
         "verdicts that differ from their caption",
         """select count(*) from verdicts v join captions c using (caption_id)
            where v.caption is distinct from c.caption or v.row_count is distinct from c.row_count""",
     ),
     Rule(
-        "every error verdict says why",
+        "every error verdict has a message",
         "error verdicts without a message",
         "select count(*) from verdicts where verdict = 'error' and error is null",
     ),
     Rule(
-        "no caption copied an image twice, and those that copied any are the confirmed ones",
-        "captions and images that occur twice, or captions that are not confirmed",
+        "every copied image is listed once per caption, and only for confirmed captions",
+        "pairs of caption and image that occur twice or whose caption is not confirmed",
         f"""select count(*) from (from copied_images select caption_id, image_id, count(*) as n group by all) i
             left join ({CONFIRMED}) v using (caption_id) where i.n > 1 or v.caption_id is null""",
     ),
     Rule(
-        "every confirmed caption copied the training image that it names, in the way that its verdict says",
-        "verbatim or partial verdicts that `copied_images` does not bear out",
+        "every confirmed caption copied the training image in its verdict, as the verdict says",
+        "verbatim or partial verdicts that `copied_images` does not support",
         f"""select count(*) from ({CONFIRMED}) v left join copied_images i using (caption_id, image_id)
             where i.copy_type is distinct from v.verdict""",
     ),
     Rule(
-        "no confirmed caption that no fresh seed reproduced has more than a low risk",
-        "such captions of another risk",
+        "confirmed captions that no fresh seed reproduced have a low risk",
+        "such captions with another risk",
         f"select count(*) from ({CONFIRMED}) where fresh_generations > 0 and fresh_copies = 0 and risk <> 'low'",
     ),
     Rule(
-        "`evidence` is the training images of the confirmed captions, each once",
-        "images that are missing, occur twice or belong to no verdict",
+        "`evidence` has the training images of the confirmed captions, each once",
+        "images that are missing, occur twice or belong to no confirmed caption",
         f"""select count(*) from (from evidence select image_id, count(*) as n group by all) e
             full join (select distinct image_id from ({CONFIRMED})) v using (image_id)
             where v.image_id is null or e.n is distinct from 1""",
     ),
     Rule(
-        "no match occurs twice, and each is of a generation",
-        "captions, purposes, seeds, embedders and ranks that occur twice or were not generated",
+        "no match occurs twice, and each belongs to a generation",
+        "combinations of caption, purpose, seed, embedder and rank that occur twice or were not generated",
         """select count(*) from (from matches select caption_id, purpose, seed, embedder, rank, count(*) as n
                                  group by all) m
            left join (from generations where status = 'ok') g using (caption_id, purpose, seed)
            where m.n > 1 or g.caption_id is null""",
     ),
     Rule(
-        "every image is in one cluster, which has as many as it says",
-        "images that are in two, or in one of another size",
+        "every image is in one cluster, and every cluster has cluster_size images",
+        "images that are in several clusters, or in a cluster of another size",
         """select count(*) from (select cluster_size, count(*) over (partition by image_id) as times,
                                         count(*) over (partition by cluster) as members from image_clusters)
            where times > 1 or cluster_size <> members""",
     ),
     Rule(
-        "every setting of the mitigation has the same captions and seeds, or they are in `errors`",
-        "captions, seeds and settings that are missing or occur twice",
+        "every mitigation setting has the same captions and seeds, or they are in `errors`",
+        "combinations of caption, seed and setting that are missing or occur twice",
         """with units as (select distinct caption_set, caption_id, seed from mitigation),
                 settings as (select distinct caption_set, bos_scale, keep from mitigation),
                 failed as (select distinct caption_id from errors where stage = 'mitigate'),
@@ -114,8 +114,8 @@ ALWAYS = (
            where found.n > 1 or (found.n is null and failed.caption_id is null)""",
     ),
     Rule(
-        "every setting of the mitigation has one row in `mitigation_summary`, which counts its images",
-        "groups and settings without a row, with two, or with other images",
+        "every mitigation setting has one row in `mitigation_summary` with the number of its images",
+        "caption sets and settings with no row, with several rows, or with another number of images",
         """with found as (select caption_set, bos_scale, keep, count(*) as n from mitigation group by all),
                 said as (select caption_set, bos_scale, keep, count(*) as n, sum(images) as images
                          from mitigation_summary group by all)
@@ -126,7 +126,7 @@ ALWAYS = (
 
 
 def rules_of(manifest: dict[str, Any]) -> Iterator[Rule]:
-    """All rules of an audit with this manifest. Raises AuditError if it does not name its seeds."""
+    """Yield all rules for an audit with this manifest. Raises AuditError if the manifest has no seeds."""
     yield from ALWAYS
     yield from _by_seed(manifest)
     yield _of_control_captions(manifest)
@@ -136,13 +136,13 @@ def rules_of(manifest: dict[str, Any]) -> Iterator[Rule]:
 
 
 def embedders_of(manifest: dict[str, Any]) -> list[str]:
-    """The embedders that looked at images, the one that decides first; none where no images were given."""
+    """Return the embedders of the run, the deciding one first, or an empty list if no images were given."""
     listed = manifest.get("stages", {}).get("embed", {}).get("rows_in")
     return [] if listed is None else list(manifest["resolved"]["confirm"]["embedders"])
 
 
 def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
-    """Each caption once with each seed, wherever captions meet seeds."""
+    """Yield the rules that each caption occurs once with each seed."""
     generated = {purpose: f"from generations where purpose = '{purpose}'" for purpose in PURPOSES}
     null = f"from ({generated['control']}) semi join control_screen using (caption_id)"
     for what, expected, found, seeds, stage in (
@@ -150,12 +150,12 @@ def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
         ("control caption was screened", "from control_screen", "from control_screen", "screen", "calibrate"),
         ("selected caption was generated", SELECTED, generated["discover"], "generate", "generate"),
         ("confirmed caption was generated again", CONFIRMED, generated["fresh"], "fresh", "generate"),
-        ("control caption that was generated was so", null, generated["control"], "generate", "generate"),
+        ("control caption that was generated has images", null, generated["control"], "generate", "generate"),
     ):
         numbers = _seeds(manifest, seeds)
         yield Rule(
             f"every {what} once with every seed, or is in `errors`",
-            f"captions and seeds missing without a row of `errors`, twice, or of another caption; seeds {numbers}",
+            f"captions and seeds that are missing without an error, occur twice or are unexpected; seeds {numbers}",
             f"""with expected as (select distinct caption_id, unnest({numbers}::bigint[]) as seed from ({expected})),
                      found as (from ({found}) select caption_id, seed, count(*) as n group by all),
                      failed as (select distinct caption_id from errors where stage = '{stage}')
@@ -169,7 +169,7 @@ def _of_control_captions(manifest: dict[str, Any]) -> Rule:
     given = int(manifest.get("calibration", {}).get("control_captions", 0))
     return Rule(
         "`control_screen` has every control caption",
-        f"more or less than the {given:,} that there are",
+        f"control captions more or fewer than the {given:,} given",
         f"select abs(count(distinct caption_id) - {given}) from control_screen",
     )
 
@@ -177,8 +177,8 @@ def _of_control_captions(manifest: dict[str, Any]) -> Rule:
 def _of_perturbations(manifest: dict[str, Any]) -> Rule:
     asked = bool(manifest.get("resolved", {}).get("select", {}).get("perturbation_margin"))
     return Rule(
-        "every selected caption has one perturbation margin, if they were asked for",
-        "selected captions without one, with two, or margins of other captions",
+        "every selected caption has one perturbation margin, if margins were requested",
+        "selected captions with none or several, or margins of other captions",
         f"""select count(*) from (from perturbations select caption_id, count(*) as n group by all) t
             full join ({SELECTED} and {asked}) s using (caption_id)
             where s.caption_id is null or t.n is distinct from 1""",
@@ -186,11 +186,11 @@ def _of_perturbations(manifest: dict[str, Any]) -> Rule:
 
 
 def _of_embedder(embedder: str, decides: bool) -> Iterator[Rule]:
-    """What holds between the vectors of an embedder and what was found by them."""
+    """Yield the rules that relate the vectors of an embedder to the matches found with them."""
     table, matches = f'"embeddings_{embedder}"', f"(from matches where embedder = '{embedder}')"
     yield Rule(
-        f"every match is an image of `embeddings_{embedder}`",
-        "matches with no such image",
+        f"every match is an image in `embeddings_{embedder}`",
+        "matches whose image is not there",
         f"select count(*) from {matches} anti join {table} using (image_id)",
     )
     yield Rule(
@@ -202,15 +202,15 @@ def _of_embedder(embedder: str, decides: bool) -> Iterator[Rule]:
     )
     if decides:
         yield Rule(
-            "every training image that has a vector is in a cluster, and no other is",
-            f"images that `embeddings_{embedder}` or `image_clusters` alone has",
+            "the images with a vector are the images in clusters",
+            f"images that are only in `embeddings_{embedder}` or only in `image_clusters`",
             f"""select count(*) from (select distinct image_id, true as here from {table}) e
                 full join (select distinct image_id, true as there from image_clusters) c using (image_id)
                 where here is null or there is null""",
         )
         yield Rule(
-            f"every copied image is an image of `embeddings_{embedder}`",
-            "copied images that are none",
+            f"every copied image is an image in `embeddings_{embedder}`",
+            "copied images that are not there",
             f"select count(*) from copied_images anti join {table} using (image_id)",
         )
 
@@ -219,4 +219,4 @@ def _seeds(manifest: dict[str, Any], stage: str) -> list[int]:
     try:
         return [int(seed) for seed in manifest["seeds"][stage]]
     except (KeyError, TypeError, ValueError) as error:
-        raise AuditError(f"no list of seeds under seeds.{stage}", where="manifest.json") from error
+        raise AuditError(f"seeds.{stage} is not a list of seeds", where="manifest.json") from error

@@ -1,4 +1,4 @@
-"""Tables as CSV: every column as text that comes back the same, and formulas made harmless on request."""
+"""Convert tables to CSV whose text reads back unchanged, and neutralise spreadsheet formulas on request."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-# What makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"); it may strip tabs, CR and LF first.
+# First characters that make a spreadsheet read a cell as a formula (OWASP, "CSV Injection"). Spreadsheets may strip
+# leading tabs, CR and LF.
 FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 
 
 def to_csv(table: pa.Table) -> bytes:
-    """Return a table as CSV in UTF-8. Bytes become base64, lists and structs JSON; text stays as it is."""
+    """Return a table as CSV in UTF-8. Bytes become base64; lists and structs become JSON; text is unchanged."""
     buffer = io.BytesIO()
     csv.write_csv(pa.Table.from_arrays([_text(column) for column in table.columns], table.column_names), buffer)
     return buffer.getvalue()
 
 
 def neutralised(table: pa.Table) -> tuple[pa.Table, int]:
-    """Put an apostrophe before every cell and column name that a spreadsheet would take for a formula.
+    """Prefix every cell and column name that a spreadsheet would read as a formula with an apostrophe.
 
-    Numbers stay numbers: only columns of text are looked at.
+    Only text columns are changed; numbers stay numbers.
 
     Returns:
-        The table, and how many cells and names were changed.
+        The table and the number of changed cells and names.
     """
     columns, changed = [], 0
     for column in table.columns:
@@ -45,7 +46,7 @@ def neutralised(table: pa.Table) -> tuple[pa.Table, int]:
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column that CSV can hold."""
+    """Convert a column to a type that CSV can hold."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _text(column.cast(kind.value_type))
@@ -66,5 +67,5 @@ def _base64(value: bytes) -> str:
 
 
 def plain(value: Any) -> str:
-    """What JSON has no type for, as text: bytes in base64."""
+    """Return a value that JSON has no type for as text; bytes become base64."""
     return _base64(value) if isinstance(value, bytes) else str(value)

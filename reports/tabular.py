@@ -1,4 +1,4 @@
-"""Writing a table in the format that the suffix of its file names."""
+"""Write a table in the format that the suffix of the file name sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 class Writer(Protocol):
-    """A file that takes record batches and is complete once it is closed."""
+    """Write record batches to a file, which is complete once it is closed."""
 
     def write_batch(self, batch: pa.RecordBatch) -> None: ...
 
@@ -25,16 +25,25 @@ class Writer(Protocol):
 
 
 def check_suffix(path: str | Path, known: Sequence[str] = SUFFIXES) -> str:
-    """Return the suffix of a file in lower case. Raises UsageError if it names no known format."""
+    """Return the suffix of a file in lower case. Raises UsageError if it is not a known format."""
     suffix = Path(str(path)).suffix.lower()
     if suffix in known:
         return suffix
-    what = f"the suffix {suffix} names no format that can be written" if suffix else "has no suffix to name its format"
-    raise UsageError(what, where=str(path), hint=f"Give a file that ends in {' or '.join(known)}.")
+    what = f"cannot write the format {suffix}" if suffix else "the file name has no suffix, so its format is unknown"
+    raise UsageError(what, where=str(path), hint=f"Give a file name that ends in {' or '.join(known)}.")
 
 
 def open_writer(suffix: str, sink: pa.NativeFile, layout: pa.Schema) -> Writer:
-    """Open a writer of the format of `suffix`, one of SUFFIXES. Only Parquet keeps the metadata of `layout`."""
+    """Open a writer for a format.
+
+    Args:
+        suffix: The format, one of SUFFIXES.
+        sink: The open file to write to.
+        layout: The schema of the batches. Only Parquet keeps its metadata.
+
+    Returns:
+        A writer. Close it to complete the file.
+    """
     if suffix == ".csv":
         return pacsv.CSVWriter(sink, layout)
     if suffix == ".jsonl":
@@ -43,7 +52,10 @@ def open_writer(suffix: str, sink: pa.NativeFile, layout: pa.Schema) -> Writer:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table of numbers and text to a local file. Raises UsageError for an unknown suffix, OSError."""
+    """Write a table of numbers and text to a local file.
+
+    Raises UsageError for an unknown suffix and OSError if the file cannot be written.
+    """
     suffix = check_suffix(path)
     with pa.OSFile(str(path), "wb") as sink:
         writer = open_writer(suffix, sink, table.schema)

@@ -1,4 +1,4 @@
-"""A run as a read-only database: one DuckDB view a table (docs/design.md, sections 4 and 5)."""
+"""Open a run as a read-only database with one DuckDB view per table (docs/design.md, sections 4 and 5)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from audit.errors import AuditError, first_line
 from audit.record.filesystem import open_filesystem
 from audit.record.manifest import missing, parse
 
-# Views exist for all of these, empty where the run has no such table.
+# Each of these has a view, which is empty if the run has no such table.
 SCHEMAS: dict[str, pa.Schema] = {
     "rows": schema.ROWS,
     "captions": schema.CAPTIONS,
@@ -39,19 +39,19 @@ SCHEMAS: dict[str, pa.Schema] = {
     "mitigation": schema.MITIGATION,
     "mitigation_summary": schema.MITIGATION_SUMMARY,
 }
-# Their detector columns differ from run to run: the files say which.
+# The detector columns of these tables differ from run to run, so their schema is read from the files.
 OPEN_SCHEMAS = ("control_screen", "screen", "generations")
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The directory of a run on any filesystem that pyarrow opens."""
+    """Locate the directory of a run on any filesystem that pyarrow can open."""
 
     filesystem: fs.FileSystem
     root: str
 
     def tables(self) -> dict[str, list[str]]:
-        """The paths of every table's parts, sorted; temporary files (`_x`, `.x`) are not parts."""
+        """Return the sorted paths of the parts of each table. Temporary files (`_x`, `.x`) are not parts."""
         found: dict[str, list[str]] = {}
         for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
             table, _, name = info.path.removeprefix(self.root).lstrip("/").partition("/")
@@ -61,7 +61,7 @@ class StoredRun:
         return {table: sorted(paths) for table, paths in sorted(found.items())}
 
     def manifest(self) -> dict[str, Any]:
-        """manifest.json; AuditError if it is missing, damaged or of no run."""
+        """Return the content of manifest.json. Raises AuditError if it is missing, damaged or not that of a run."""
         path = f"{self.root}/manifest.json"
         if self.filesystem.get_file_info(path).type != fs.FileType.File:
             raise missing(self.root)
@@ -69,18 +69,21 @@ class StoredRun:
             with self.filesystem.open_input_stream(path) as file:
                 content = file.read()
         except OSError as error:
-            hint = "Check who may read it."
+            hint = "Check its permissions."
             raise AuditError(f"cannot be read: {first_line(error)}", where=path, hint=hint) from error
         return parse(content, path)
 
 
 def open_run(run: str | Path) -> StoredRun:
-    """The run in a local directory or at a URI (s3://, gs://, ...); AuditError if there is no such directory."""
+    """Open the run in a local directory or at a URI (s3://, gs://, ...).
+
+    Raises AuditError if there is no such directory.
+    """
     filesystem, root = open_filesystem(run)
     try:
         kind = filesystem.get_file_info(root).type
     except (pa.ArrowException, OSError, ValueError) as error:
-        hint = "Check the path and who may read it; of s3:// the AWS_ variables: keys, region, endpoint."
+        hint = "Check the path and its permissions; for s3:// also the AWS_ variables (keys, region, endpoint)."
         raise AuditError(f"cannot be opened: {first_line(error)}", where=str(run), hint=hint) from error
     if kind != fs.FileType.Directory:
         raise AuditError(
@@ -91,11 +94,11 @@ def open_run(run: str | Path) -> StoredRun:
 
 @contextmanager
 def connect(run: str | Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection that sees the run's tables and nothing else, and can write nothing that stays.
+    """Open a DuckDB connection that can read only the tables of a run and leaves no files behind.
 
-    What memory cannot hold goes to a folder of its own, which is deleted with all that is in it. (By default DuckDB has
-    `.tmp` where it is called, and lets every statement write there.) The views of `embeddings_*` leave `vector` out:
-    DuckDB 2.0 cannot read Arrow's float16.
+    Data that does not fit into memory spills to a temporary folder, which is deleted afterwards. (By default, DuckDB
+    uses `.tmp` in the working directory and lets every statement write there.) The views of `embeddings_*` lack the
+    column `vector`, because DuckDB 2.0 cannot read Arrow's float16.
     """
     located = open_run(run)
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
@@ -116,7 +119,7 @@ def connect(run: str | Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _refuse_damaged(run: StoredRun, tables: dict[str, list[str]]) -> None:
-    """Raises AuditError that names the first part that is no Parquet file: why something else has failed."""
+    """Raise an AuditError that names the first damaged part, which explains why something else failed."""
     for path in (path for paths in tables.values() for path in paths):
         try:
             pq.read_metadata(path, filesystem=run.filesystem)
@@ -132,7 +135,7 @@ def _schema(run: StoredRun, table: str, paths: list[str]) -> pa.Schema:
         try:
             found = pq.read_schema(path, filesystem=run.filesystem)
         except (pa.ArrowException, OSError):
-            continue  # truncated: reading the view will say so, and `check` names the file
+            continue  # a truncated file: reading the view reports it, and `check` names the file
         return pa.schema([field for field in found if not _is_half(field.type)])
     return SCHEMAS.get(table, pa.schema([]))
 

@@ -245,7 +245,7 @@ def test_out_replaces_exclusions_and_nothing_else(tmp_path: Path) -> None:
     assert pq.read_table(write_exclusions(run, "dedup", out.as_uri()).path)["action"].to_pylist() == ["keep"]
     precious = tmp_path / "captions.parquet"
     precious.write_bytes((run / "rows/00000.parquet").read_bytes())
-    with pytest.raises(UsageError, match="captions.parquet: is there already, and holds no exclusions"):
+    with pytest.raises(UsageError, match="captions.parquet: already exists and is not an exclusions file"):
         write_exclusions(run, "drop", str(precious))
     assert Path(write_exclusions(run, "drop", str(tmp_path / "new/here.parquet")).path).is_file()
 
@@ -263,14 +263,14 @@ def test_out_is_written_in_the_format_of_its_suffix_and_replaced_by_the_next(tmp
         assert read(out).select(["file", "row", "why"]).to_pylist() == wanted.select(["file", "row", "why"]).to_pylist()
         assert read(out).column_names == wanted.column_names
     out.write_text("something else\n")
-    with pytest.raises(UsageError, match="is there already, and holds no exclusions"):
+    with pytest.raises(UsageError, match="already exists and is not an exclusions file"):
         write_exclusions(run, "drop", str(out))
 
 
 @pytest.mark.parametrize("name", ["here.xlsx", "here", "here.parquet.gz"])
 def test_a_suffix_of_no_known_format_is_refused(tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path / "run", rows_of("a cat"), [], IMAGES)
-    with pytest.raises(UsageError, match=r"no format|no suffix") as refused:
+    with pytest.raises(UsageError, match=r"cannot write the format|no suffix") as refused:
         write_exclusions(run, "drop", str(tmp_path / name))
     assert ".parquet or .csv or .jsonl" in str(refused.value)
     assert not (tmp_path / name).exists()

@@ -56,7 +56,7 @@ def test_it_says_how_many_rows_are_paired(own_run: Path) -> None:
     manifest = json.loads((own_run / "manifest.json").read_text())
     manifest["accounting"]["pairs"] = {"rows": 3100, "paired": 3000, "applies": True}
     (own_run / "manifest.json").write_text(json.dumps(manifest))
-    assert "3,000 of 3,100 rows of data are paired with their own image. Of a caption without one" in text_of(
+    assert "3,000 of 3,100 rows of the data set are paired with their own image. For a caption without such" in text_of(
         render(own_run)
     )
 
@@ -67,8 +67,10 @@ def test_captions_chosen_by_duplicates_are_not_called_the_highest(own_run: Path)
     manifest["clusters"] = {"threshold": 0.917, "source": "200 edited copies", "images_with_duplicates": 106}
     (own_run / "manifest.json").write_text(json.dumps(manifest))
     said = text_of(render(own_run))
-    assert "The 410 highest, 40 more whose images the data set has ten times and more, and 50 drawn" in said
-    assert "106 have near duplicates among them (similarity 0.92 and more, from 200 edited copies)" in said
+    assert "We generated images for the 410 highest-scoring captions, for 40 more captions whose images occur" in said
+    assert "and for 50 captions drawn at random" in said
+    assert "106 training images have near duplicates among the training images (similarity of at least 0.92;" in said
+    assert "this threshold comes from 200 edited copies" in said
 
 
 def test_how_many_duplicates_lists_miss_is_said(own_run: Path) -> None:
@@ -76,15 +78,15 @@ def test_how_many_duplicates_lists_miss_is_said(own_run: Path) -> None:
     manifest["clusters"] = {"threshold": 0.9, "source": "configured", "images_with_duplicates": 106}
     for measured, sentence in (
         ({}, None),
-        ({"recall": 0.974, "pairs": 2100}, "which find 97.4% of an image's duplicates: an exact scan for about a"),
+        ({"recall": 0.974, "pairs": 2100}, "this finds 97.4% of an image's duplicates: an exact scan for about a"),
         (
             {"recall": None, "pairs": 0},
-            "misses is not known, as an exact scan for about a thousand images found 0 pairs.",
+            "misses is not known: an exact scan for about a thousand images found 0 pairs.",
         ),
     ):
         (own_run / "manifest.json").write_text(json.dumps(manifest | {"clusters": manifest["clusters"] | measured}))
         said = text_of(render(own_run))
-        assert ("looked for in lists" in said) == (sentence is not None)
+        assert ("into the same list of similar images" in said) == (sentence is not None)
         assert sentence is None or sentence in said
 
 
@@ -98,7 +100,8 @@ def test_a_search_is_called_exact_only_if_it_was(own_run: Path) -> None:
     (own_run / "manifest.json").write_text(json.dumps(manifest))
     said = text_of(render(own_run))
     assert "exact search" not in said
-    assert "an inverted file gives, which was not measured for clip, and found the nearest of all for 98.0% of" in said
+    assert "For clip, the recall of this index was not measured." in said
+    assert "For sscd, this index found the nearest training image for 98.0% of 256 generated images." in said
 
 
 def test_a_hostile_caption_is_shown_as_text(page: str, hostile: str) -> None:
@@ -144,22 +147,24 @@ def test_a_confirmed_case_shows_both_images_and_the_figures_it_rests_on(page: st
     assert [image["alt"] for image in images] == ["generated image", "training image"]
     text = text_of(case)
     assert re.search(
-        r"verbatim risk high 1 copy 4 of 4 fresh seeds similarity 0\.\d{3} threshold 0\.\d{3} clip 0\.\d{3}", text
+        r"verbatim risk high in 1 row copied with 4 of 4 fresh seeds similarity 0\.\d{3} "
+        r"threshold 0\.\d{3} clip 0\.\d{3}",
+        text,
     )
     assert "this caption's own" in text
 
 
 def test_families_stand_together_and_no_more_than_stated_of_one(page: str) -> None:
     text = text_of(page)
-    assert "7 captions, one family" in text and "3 of its 7 captions are shown" in text
+    assert "A family of 7 captions" in text and "3 of its 7 captions are shown" in text
     assert page.count("phone case with a") == facts.PER_FAMILY
-    assert "Shown are 11 of 16" in text
+    assert "This page shows 11 of 16" in text
 
 
 def test_the_number_of_cases_is_capped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "MAX_CASES", 2)
     capped = render(run)
-    assert capped.count("<article") == 2 and "Shown are 2 of 16" in text_of(capped)
+    assert capped.count("<article") == 2 and "This page shows 2 of 16" in text_of(capped)
 
 
 def test_the_size_of_all_images_together_is_capped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +206,7 @@ def test_a_run_without_images_findings_sample_or_errors_is_reported_too(own_run:
         del manifest[key]
     (own_run / "manifest.json").write_text(json.dumps(manifest))
     text = text_of(render(own_run))
-    assert "None of the 0 captions that were followed up, of 318 audited" in text
+    assert "We audited 318 captions and selected 0 of them for generation" in text
     assert "no claim beyond the captions that it generated" in text
     assert "No training images were given" in text
     assert "Every row of the input was audited" in text and "No caption was confirmed" in text

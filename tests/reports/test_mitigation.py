@@ -68,7 +68,8 @@ def test_the_section_has_a_row_a_setting_and_the_trade_off(own_run: Path) -> Non
     mitigate(own_run)
     found = section(render(own_run))
     text = text_of(found)
-    assert "Without it 16 of 16 are copied, with keep eos , bos_scale 1.25 8 of 16" in text
+    assert "Without mitigation, 16 of 16 confirmed captions are copied." in text
+    assert "With keep eos , bos_scale 1.25, 8 of 16 are." in text
     assert "no mitigation 16 of 16 0 50.0% to 100.0% 1.000 0.310 0.500 0.310 0.500 0.200" in text
     assert "keep eos , bos_scale 4 0 of 16" in text
     assert any(attributes.get("alt") == "The trade-off" for tag, attributes in Tags(found).tags if tag == "img")
@@ -96,7 +97,7 @@ def test_without_clip_scores_there_is_no_figure_and_it_says_how_to_get_one(own_r
     mitigate(own_run, clip=False)
     text = text_of(section(render(own_run)))
     assert "--clip DIR" in text and "The trade-off" not in text
-    assert "bos_scale 4 0 of 16: the fewest of all settings." in text
+    assert "bos_scale 4, 0 of 16 are. This is the lowest number among all settings." in text
 
 
 def setting(keep: str, bos_scale: float, share_above: float, ordinary_clip: float | None) -> dict[str, Any]:
@@ -143,8 +144,8 @@ def change(run: Path, sql: str) -> None:
         ("from mitigation union all (from mitigation limit 1)", "same captions and seeds"),
         ("from mitigation where bos_scale <> 4", "one row in `mitigation_summary`"),
         ("from mitigation where seed is null", "one row in `mitigation_summary`"),
-        ("select * replace ('some' as keep) from mitigation", "mitigation.keep has known words only"),
-        ("select * replace ('others' as caption_set) from mitigation", "mitigation.caption_set has known words only"),
+        ("select * replace ('some' as keep) from mitigation", "mitigation.keep has only known values"),
+        ("select * replace ('others' as caption_set) from mitigation", "mitigation.caption_set has only known values"),
     ],
 )  # fmt: skip
 def test_check_sees_what_is_wrong_with_the_table(own_run: Path, sql: str, statement: str) -> None:

@@ -86,7 +86,7 @@ def test_check_misses_a_vector(index: Ledger) -> None:
         content = index.read_bytes("manifest.json")
         index.write_bytes("manifest.json", json.dumps(data).encode())
         [result] = [result for result in check(index.uri) if not result.ok]
-        assert "has a vector of every embedder" in result.name
+        assert "has a vector from every embedder" in result.name
     finally:
         index.write("embeddings_sscd", "00000-00001", before)
         assert content is not None
@@ -185,7 +185,7 @@ def test_images_prepared_by_another_version_are_refused(index: Ledger, dataset: 
 
 def test_what_is_no_finished_index_is_refused(index: Ledger, dataset: Path, tmp_path: Path) -> None:
     path = with_index(dataset.parent)
-    assert "there is no index here" in refused(path, tmp_path, f"index.path={tmp_path}/nothing")
+    assert "there is no index at this path" in refused(path, tmp_path, f"index.path={tmp_path}/nothing")
     (tmp_path / "half").mkdir()
     half = json.dumps(manifest(index) | {"finished": None})
     (tmp_path / "half/manifest.json").write_text(half)

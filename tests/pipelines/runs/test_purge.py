@@ -164,7 +164,7 @@ def test_check_sees_a_picture_that_came_back(finished: Path, own: Path, table: s
     for part in (finished / table).iterdir():
         shutil.copy(part, own / table / part.name)
     [line] = wrong(own)
-    assert "that were to be removed are gone" in line and "left that should be gone" in line
+    assert "that a purge removes are gone" in line and "left that should be gone" in line
 
 
 def test_an_interrupted_purge_is_known_and_finished_by_the_same_command(finished: Path, own: Path) -> None:
@@ -178,7 +178,7 @@ def test_an_interrupted_purge_is_known_and_finished_by_the_same_command(finished
     [entry] = manifest(own)["purged"]
     assert entry["finished"] is None
     [line] = wrong(own)
-    assert "interrupted: `crossaudit purge --keep confirmed` goes on with it" in line
+    assert "interrupted: rerun `crossaudit purge --keep confirmed` to finish it" in line
     with pytest.raises(AuditError, match="(?s)--keep confirmed was interrupted.*--keep confirmed` finishes it"):
         purge(str(own), "none")
     (own / "report.html").rmdir()
