@@ -1,1 +1,1 @@
-"""One file a stage, in the order of docs/design.md section 5; each has one `run(audit)`."""
+"""Define the stages of an audit, one per file, each with one `run(run)` (order: docs/design.md, section 5)."""

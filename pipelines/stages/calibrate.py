@@ -1,4 +1,4 @@
-"""Calibrate: what captions score that the model was never trained on."""
+"""Calibrate: score captions that the model was never trained on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from audit.calibration.calibration import Calibration
     from pipelines.engine.worker import Worker
 
-# Working table: the control captions that a precomputed screen lacks.
+# Working table: the control captions that are missing from a precomputed screen.
 LACKING = "_lacking_control_captions"
 
 
@@ -61,7 +61,7 @@ def run(run: Run) -> None:
 
 
 def check_screen(run: Run) -> None:
-    """Raise AuditError unless a precomputed screen is one of the loaded model, under this very configuration."""
+    """Raise AuditError unless a precomputed screen was made with the loaded model and this configuration."""
     path = run.config.calibration.screen
     if path is None or run.manifest.finished or run.ledger.parts("control_screen"):
         return
@@ -84,16 +84,17 @@ def _save(ledger: Ledger, calibration: Calibration) -> None:
 
 
 def _control_captions(run: Run) -> tuple[pa.Table, int]:
-    """(caption_id, caption, caption_group of those that the data set does not have, how many it has).
+    """Return the control captions that are not in the data set, and the number of those that are.
 
-    One that is near-identical to a caption of the data set counts as the same.
+    A control caption that is near-identical to a caption of the data set counts as being in it. The table has the
+    columns caption_id, caption and caption_group.
     """
     path = run.config.calibration.captions
     texts = read_control_captions(path, run.config.calibration.column)
     table = pa.table({"caption": pa.array(texts, pa.string())}).filter(pc.invert(caption_groups.known(run, texts)))
     if not len(table):
         raise AuditError(
-            f"none of {len(texts)} control captions is new: the data set has them all",
+            f"the data set contains all {len(texts)} control captions",
             where=path,
             hint="Give captions that the model was not trained on.",
         )
@@ -122,7 +123,7 @@ def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: S
 
 
 def _take_precomputed(run: Run) -> None:
-    """Write the rows of a precomputed screen table that `check_screen` has looked at, and the captions it lacks."""
+    """Write the rows of a precomputed screen that `check_screen` accepted, and the captions that it lacks."""
     path = run.config.calibration.screen
     assert path is not None
     captions = run.ledger.read(CONTROL_CAPTIONS, "00000")
@@ -137,7 +138,7 @@ def _take_precomputed(run: Run) -> None:
 
 
 def _halves(calibration: Calibration, control_table: pa.Table) -> dict[str, Any]:
-    """How many control captions fit the distance, and how many give p-values."""
+    """Return how many control captions fit the distance and how many give p-values."""
     held_out = len(calibration.parts[0].survival.distances)
     scored = len(calibration.score(control_table))
     return {"fit": scored - held_out, "held_out": held_out}

@@ -1,4 +1,4 @@
-"""Cluster: which training images are near duplicates of each other, from the vectors of the embedder that decides."""
+"""Cluster: find training images that are near duplicates, using the vectors of the deciding embedder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.tables.blocks import BLOCK, block, blocks, numbers
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
-# So many images are compared with edited copies of themselves.
+# Number of images that are compared with edited copies of themselves.
 SAMPLE = 200
 EDITED, LINKS, MEMBERS, NAMED = "_edited_copies", "_image_links", "_image_members", "_image_names"
 SIMILARITY = pa.schema([("image_id", pa.string()), ("similarity", pa.float64())])
@@ -51,12 +51,12 @@ def run(run: Run) -> None:
         found = {"threshold": threshold, "source": source, "images_with_duplicates": len(image_F)} | measured
         run.manifest.data["clusters"] = found
         stage |= {"rows_in": sum(counts.values()), "rows_out": run.manifest.refresh("image_clusters")}
-        several = f"{len(image_F):,} of {stage['rows_in']:,} images have duplicates (similarity {threshold:.2f})"
+        several = f"{len(image_F):,} of {stage['rows_in']:,} images have duplicates (threshold {threshold:.2f})"
         run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if lists else ""))
 
 
 def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Writes `image_clusters`; returns the images that have duplicates and the first of those of each, by number."""
+    """Write `image_clusters`, and return the images with duplicates and the first image of each cluster, by number."""
     ledger, shards = run.ledger, blocks(counts, identical_images.BLOCK)
     links = pa.concat_tables([ledger.read(COPIES), ledger.read(LINKS)])
     image_F, first_F, size_F = clusters(np.stack([links["first"].to_numpy(), links["image"].to_numpy()], axis=1))
@@ -68,7 +68,7 @@ def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _named(worker: Worker, shard: Shard) -> Tables:
-    """The members of clusters whose first image is one of the shard's, with its name, by number."""
+    """Return the members of clusters whose first image is in the shard, with its name, by number."""
     low, high = numbers(shard)
     members = worker.ledger.between(MEMBERS, "first", low, high)
     names = _ids(worker, shard).take(pa.array(members["first"].to_numpy() - low))
@@ -90,7 +90,7 @@ def _ids(worker: Worker, shard: Shard) -> pa.Array:
 
 
 def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
-    """From which similarity on images are near duplicates, and where that comes from."""
+    """Return the similarity from which images count as near duplicates, and its source."""
     given = run.config.embedder(run.config.confirm.embedders[0]).min_similarity_duplicate
     if given is not None:
         return given, "configured"
@@ -103,7 +103,7 @@ def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
 
 
 def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
-    """Some images, drawn from all."""
+    """Draw SAMPLE images at random and return their ids."""
     parts, start_N = list(counts), np.cumsum([0, *counts.values()])
     table, ids = embeddings.table(run.config.confirm.embedders[0]), []
     for number in np.random.default_rng(run.config.select.seed).permutation(start_N[-1])[:SAMPLE]:
@@ -114,7 +114,7 @@ def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
 
 
 def _edited(worker: Worker, shard: Shard) -> Tables:
-    """How alike images are to slightly edited copies of themselves."""
+    """Measure the similarity of images to slightly edited copies of themselves."""
     assert worker.config.images is not None
     options, embedder = worker.config.images, worker.embedder(worker.config.confirm.embedders[0])
     ids = shard.source[shard.start : shard.stop]
@@ -122,7 +122,7 @@ def _edited(worker: Worker, shard: Shard) -> Tables:
     turned = [(id_, training_images.primary(options)) for id_ in ids]
     picture_of = dict(training_images.pictures(options, places, turned))
     pictures = [picture_of[image] for image in turned]
-    # Each has a seed of its own, so that what one becomes does not depend on the others.
+    # Each image has its own seed, so that its copy does not depend on the other images.
     copies = [edited(image, np.random.default_rng(int(id_, 16))) for id_, image in zip(ids, pictures, strict=True)]
     similarity_N = (embedder.embed(pictures) * embedder.embed(copies)).sum(axis=1)
     return {EDITED: pa.table([ids, similarity_N.astype(np.float64)], schema=SIMILARITY)}
@@ -134,7 +134,7 @@ def _on_lost_sample(_ledger: Ledger, shard: Shard, kind: str, message: str) -> T
 
 
 def _near(worker: Worker, shard: Shard, threshold: float) -> Tables:
-    """What connects the images of the shard with near duplicates in it and before it."""
+    """Link the images of the shard to near duplicates among them and among earlier images."""
     name = worker.config.confirm.embedders[0]
     block_QE = vectors_of(block(worker.ledger, embeddings.table(name), shard, ["vector"])["vector"])
     shards = (vectors_NE for _, vectors_NE in embeddings.embedded(worker.ledger, embeddings.table(name)))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from audit.embedding.embedder import Embedder
     from pipelines.engine.worker import Worker
 
-# So many generations are compared region by region at once: their neighbours are in memory together.
+# Number of generations whose regions are compared together; their neighbours are all in memory at the same time.
 COMPARED = 64
 
 
@@ -50,7 +50,7 @@ def run(run: Run) -> None:
 
 
 def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> pa.Table:
-    """(caption_id, caption) of the captions that copied an image, in the order of their prompts."""
+    """Return (caption_id, caption) of the captions that copied an image, in the order of the prompts."""
     ids = copied_images(matches, embedder, limits)["caption_id"]
     prompts = ledger.read(PROMPTS, "discover")
     return prompts.filter(pc.is_in(prompts["caption_id"], value_set=ids.combine_chunks()))
@@ -63,9 +63,9 @@ def _match(run: Run, title: str, purposes: Sequence[str]) -> None:
 
 
 def _shards(ledger: Ledger, purpose: str, size: int) -> list[Shard]:
-    """Consecutive parts of generations, together up to `size` rows.
+    """Group consecutive parts of `generations` into shards of up to `size` rows.
 
-    Each shard scans all embeddings once: the more queries a scan has, the less it costs to read them.
+    Each shard scans all embeddings once, so more queries per shard reduce the cost of reading them.
     """
     parts = [part for part in ledger.parts("generations") if part.startswith(f"{purpose}-")]
     return blocks({part: ledger.rows("generations", part) for part in parts}, size, f"{purpose}-")
@@ -92,7 +92,7 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
 
 
 class Regions(NamedTuple):
-    """Of generations and their neighbours, row by row [Q x K]: region_similarity, shared, region (PNG)."""
+    """Hold region_similarity, pixel_agreement and region (PNG) of generations and neighbours, row by row [Q x K]."""
 
     similarity: list[float | None]
     pixel_agreement: list[float | None]
@@ -106,7 +106,7 @@ def _regions(
     pictures: Sequence[Image.Image],
     near: image_search.Neighbours,
 ) -> Regions:
-    """How each generation and each of its neighbours compare where the generation may be a copy, and pixel by pixel."""
+    """Compare each generation with its neighbours: in the region that may be a copy, and pixel by pixel."""
     assert worker.config.images is not None
     found = Regions([], [], [])
     places = training_images.places_of(worker.ledger, near.ids.reshape(-1).tolist())

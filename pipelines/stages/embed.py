@@ -1,4 +1,4 @@
-"""Embed: every training image to one vector an embedder, and what cannot be read to `errors`."""
+"""Embed: compute one vector per training image and embedder, and record unreadable images in `errors`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def _embed(worker: Worker, shard: Shard) -> Tables:
 
 def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, embedders: Sequence[str]) -> Tables:
     [place] = ledger.slice(IMAGES, shard.source, shard.start, shard.stop).to_pylist()
-    # No embedder is loaded here; an empty table of any width gives way to one with rows.
+    # No embedder is loaded here. The width does not matter, because a table with rows replaces the empty one.
     empty = {table(name): schema.embeddings(1).empty_table() for name in embedders}
     return empty | {"errors": errors_table([unreadable(place, kind, message)])}

@@ -1,4 +1,4 @@
-"""Generate: full denoising runs of selected captions, of control captions, and of confirmed ones with fresh seeds."""
+"""Generate: run full denoising for the selected captions and the highest-scoring control captions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(run: Run) -> None:
 
 
 def _highest_controls(run: Run) -> pa.Table:
-    """The control captions that score highest: (caption_id, caption)."""
+    """Return (caption_id, caption) of the control captions with the highest scores."""
     control_table = run.ledger.read("control_screen")
     scores = load_calibration(run.ledger).score(control_table)
     best = scores.sort_by([("score", "descending"), ("caption", "ascending")])

@@ -1,7 +1,8 @@
-"""Ingest: every input row accounted for, every caption once, near-identical ones grouped.
+"""Ingest: account for every input row, list every caption once, and group near-identical captions.
 
-Files are cut into slices; input shards, slices in a row, write `rows`; buckets of the hash of `caption_id` write
-`captions`; `group` writes `caption_groups`. Before the rows the images are listed, so that a row can name its own.
+Files are cut into slices, and consecutive slices form the shards that write `rows`. Buckets by the hash of
+`caption_id` write `captions`, and `pipelines.steps.caption_groups` writes `caption_groups`. The images are listed
+before the rows, so that each row can name its own image.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from pipelines.steps.input_rows import BUCKET_ROWS, TEXTS, on_lost_row, rows_of,
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
-# A working table: the slices of the caption files.
+# Working table: the slices of the caption files.
 SLICES = "_slices"
-# Files whose slices one part of `_slices` holds.
+# Number of files per part of `_slices`.
 PLAN_FILES = 64
 _SLICES = pa.schema(
     [("file", pa.int64()), ("first", pa.int64()), ("rows", pa.int64()), ("place", pa.list_(pa.int64()))]
@@ -37,7 +38,7 @@ _SLICES = pa.schema(
 
 
 def run(run: Run, inputs: Inputs) -> None:
-    """Writes `rows`, `captions` and `caption_groups`; the manifest has the fingerprints of `inputs` already."""
+    """Write `rows`, `captions` and `caption_groups`. The manifest must already have the fingerprints of `inputs`."""
     config = run.config.captions
     with run.manifest.stage("ingest") as stage:
         slices = _plan(run, inputs.captions)
@@ -53,8 +54,8 @@ def run(run: Run, inputs: Inputs) -> None:
             list(shards_of(slices, run.config, inputs.images, buckets, sample)),
         )
         if not run.manifest.refresh("rows"):
-            ask = f'`crossaudit query {run.config.out} "from errors"` says why.'
-            raise AuditError(f"none of {taken} rows has a caption", where=inputs.captions[0].uri, hint=ask)
+            ask = f'`crossaudit query {run.config.out} "from errors"` shows why.'
+            raise AuditError(f"none of the {taken} rows has a caption", where=inputs.captions[0].uri, hint=ask)
         pairing.run(run, inputs.captions)
         step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
         run.execute(step, [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)])
@@ -65,7 +66,7 @@ def run(run: Run, inputs: Inputs) -> None:
 
 
 def _plan(run: Run, files: list[File]) -> list[Slice]:
-    """The slices of all files, in order; they are in the manifest too."""
+    """Return the slices of all files in order, and write them into the manifest."""
     shards = [
         Shard(f"{at // PLAN_FILES:05d}", (at, files[at : at + PLAN_FILES]), 0, len(files[at : at + PLAN_FILES]))
         for at in range(0, len(files), PLAN_FILES)
@@ -98,7 +99,7 @@ def _on_lost_slice(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tab
 
 
 def _distinct(worker: Worker, shard: Shard) -> Tables:
-    """One bucket: each text once in the whole run, ordered by id."""
+    """Return the distinct captions of one bucket, ordered by id. No caption is in two buckets."""
     found = worker.ledger.between(TEXTS, "bucket", shard.start, shard.start + 1)
     grouped = found.group_by("caption_id", use_threads=False)
     table = grouped.aggregate([("caption", "first"), ("row_count", "sum")])

@@ -1,4 +1,4 @@
-"""Judge: one verdict a caption, the training images that verdicts rest on, and what may be claimed."""
+"""Judge: write one verdict per caption, the training images behind the verdicts, and the claims."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(run: Run) -> None:
 
 
 def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], control_M: np.ndarray) -> Counter[str]:
-    """Writes the verdicts part by part, those of the captions that were not selected too; returns how many of each."""
+    """Write the verdicts of all captions part by part, and return the number of captions with each verdict."""
     counts: Counter[str] = Counter()
     start = 0
     for name, scores in run.ledger.each("scores"):
@@ -82,7 +82,7 @@ def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], contro
 
 
 def _selected(ledger: Ledger) -> tuple[pa.Table, pa.Table]:
-    """The selected captions and their scores, in order."""
+    """Return the selected captions and their scores, in order."""
     captions, scores = [schema.CAPTIONS.empty_table()], [schema.SCORES.empty_table()]
     for name, part in ledger.each("scores"):
         chosen = pc.is_valid(part["selected_by"])
@@ -92,12 +92,12 @@ def _selected(ledger: Ledger) -> tuple[pa.Table, pa.Table]:
 
 
 def _rows(ledger: Ledger, columns: list[str], column: str, values: pa.Array) -> pa.Table:
-    """The rows of the data set that have one of a few values in a column."""
+    """Return the rows of the data set in which a column has one of a few values."""
     return ledger.dataset("rows", schema.ROWS).to_table(columns, pc.field(column).isin(values))
 
 
 def _none() -> dict[str, Threshold]:
-    """Without images nothing is compared, and nothing is a copy."""
+    """Return thresholds without values, for runs without images, in which nothing counts as a copy."""
     return {kind: Threshold(None, "missing", kind=kind) for kind in COLUMNS}
 
 
@@ -112,7 +112,7 @@ def _links(run: Run, copied: pa.Table) -> pa.Table:
 
 
 def _orientations(copied: pa.Table) -> dict[str, str]:
-    """By image_id, how each copied image lies where it is most similar to a copy."""
+    """Map each image_id to the orientation in which the image is most similar to a copy."""
     best = copied.sort_by([("similarity", "ascending")])
     return dict(zip(best["image_id"].to_pylist(), best["orientation"].to_pylist(), strict=True))
 
@@ -133,14 +133,14 @@ def _images(ledger: Ledger) -> ImageCounts:
     lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
     ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
     listed, files = training_images.listed(ledger), max(1, len(ledger.parts(training_images.IMAGES)))
-    # How many images a damaged file had is unknown; it is taken to have had as many as the mean file.
+    # The number of images in a damaged file is unknown, so the mean number of images per file is assumed.
     damaged = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_null() & pc.field("file").is_valid())
     unseen = -(-listed * pc.count_distinct(damaged["file"]).as_py() // files)
     return ImageCounts(listed + unseen, len(ids) + unseen, pa.array(ids, pa.string()))
 
 
 def _failures(ledger: Ledger) -> pa.Table:
-    """(caption_id, error) of what failed outside the generations."""
+    """Return (caption_id, error) of captions that failed outside of generation."""
     beside = pa.array(["mitigate", "perturb"])
     of_the_audit = pc.field("caption_id").is_valid() & ~pc.field("stage").isin(beside)
     named = _all(ledger, "errors", schema.ERRORS).filter(of_the_audit)
@@ -148,7 +148,7 @@ def _failures(ledger: Ledger) -> pa.Table:
 
 
 def _evidence(run: Run, verdicts: pa.Table, copied: pa.Table) -> pa.Table:
-    """The images of verbatim and partial verdicts, read back from their source, as PNG: as they were compared."""
+    """Read the images of verbatim and partial verdicts from their source and return them as PNG, as compared."""
     if run.config.images is None:
         return schema.EVIDENCE.empty_table()
     places = training_images.places_of(run.ledger, verdicts.filter(IS_CONFIRMED)["image_id"].drop_null().to_pylist())

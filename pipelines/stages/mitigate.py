@@ -1,4 +1,4 @@
-"""Mitigate: confirmed and ordinary captions generated again, plain and with every setting, and what each changes."""
+"""Mitigate: generate confirmed and ordinary captions with and without mitigation, and measure each setting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Shapes: R images of a shard (captions x seeds, caption-major), E embedding width.
 
-# So many captions of a caption set keep an image of each setting, to look at.
+# Number of captions per caption set for which one image of each setting is kept for the report.
 PICTURED = {"confirmed": 12, "ordinary": 6}
 
 _CAPTIONS = pa.schema(
@@ -44,7 +44,7 @@ _CAPTIONS = pa.schema(
         ("verdict", pa.string()),
         ("image_id", pa.string()),
         ("reference", pa.binary()),  # the training image of that id, PNG
-        ("region", pa.binary()),  # of `partial`: where it was copied, PNG
+        ("region", pa.binary()),  # for `partial`: where it was copied, PNG
         ("shown_seed", pa.int64()),  # the seed whose images are kept; null: none are
     ]
 )
@@ -53,7 +53,7 @@ _VECTORS = pa.schema([("vector", pa.list_(pa.float32()))])
 
 @dataclass(frozen=True)
 class MitigationPlan:
-    """`settings`: PLAIN and those to measure; at most `confirmed` and `ordinary` captions, each with all `seeds`."""
+    """List the settings to measure (with PLAIN), the maximum number of captions of each set, and the seeds."""
 
     settings: Sequence[Setting]
     confirmed: int
@@ -62,9 +62,9 @@ class MitigationPlan:
 
 
 def run(run: Run, plan: MitigationPlan) -> pa.Table:
-    """Measures the settings that have no part yet, and returns the summary of all that have one.
+    """Measure the settings that were not measured yet, and return the summary of all measured settings.
 
-    Raises AuditError if no caption is confirmed, or if the run no longer holds what they are compared with.
+    Raises AuditError if no caption is confirmed, or if the run no longer has the images to compare with.
     """
     captions_of = {"confirmed": _confirmed(run, plan), "ordinary": _ordinary(run, plan)}
     limits = thresholds.load(run)
@@ -90,14 +90,14 @@ def run(run: Run, plan: MitigationPlan) -> pa.Table:
 
 
 def _confirmed(run: Run, plan: MitigationPlan) -> pa.Table:
-    """The confirmed captions to generate, as _CAPTIONS."""
+    """Return the confirmed captions to generate (schema _CAPTIONS)."""
     found = verdicts.confirmed(run.ledger, ["caption_id", "caption", "verdict", "image_id", "family"])
     if not len(found):
-        raise AuditError("no caption of this run is confirmed: there is nothing to mitigate", where=run.ledger.uri)
+        raise AuditError("this run has no confirmed captions, so there is nothing to mitigate", where=run.ledger.uri)
     embedder = run.config.confirm.embedders[0]
     if not run.ledger.parts(embeddings.table(embedder)):
-        hint = "`crossaudit run` with the run's audit.yaml makes it again."
-        raise AuditError(f"the table {embeddings.table(embedder)} is gone", where=run.ledger.uri, hint=hint)
+        hint = "Recreate it: `crossaudit run` with the run's audit.yaml."
+        raise AuditError(f"the table {embeddings.table(embedder)} is missing", where=run.ledger.uri, hint=hint)
     rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
     images = verdicts.evidence_of(run.ledger, [row["image_id"] for row in rows])
     shown = _one_a_family(rows, PICTURED["confirmed"])
@@ -117,7 +117,7 @@ def _confirmed(run: Run, plan: MitigationPlan) -> pa.Table:
 
 
 def _ordinary(run: Run, plan: MitigationPlan) -> pa.Table:
-    """Captions of the run that were not selected, as _CAPTIONS."""
+    """Return captions of the run that were not selected (schema _CAPTIONS)."""
     columns, clear = ["caption_id", "caption", "verdict"], pc.field("verdict") == "not_selected"
     total = run.ledger.dataset("verdicts", schema.VERDICTS).count_rows(filter=clear)
     sample = Sample(min(plan.ordinary, total), total, run.config.select.seed)
@@ -132,20 +132,20 @@ def _ordinary(run: Run, plan: MitigationPlan) -> pa.Table:
 
 
 def _drawn(captions: pa.Table, most: int, seed: int) -> pa.Table:
-    """At most so many of the captions, at random; those of a smaller number are among those of a larger."""
+    """Draw at most `most` captions at random. A smaller draw is a subset of a larger one."""
     order = np.random.default_rng(seed).permutation(len(captions))[:most]
     return captions.sort_by("caption_id").take(pa.array(order))
 
 
 def _one_a_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
-    """The captions to show: the first of each family, then others."""
+    """Return the captions to show: the first of each family, then others."""
     first = {row["family"] or row["caption_id"]: row["caption_id"] for row in reversed(rows)}
     order = sorted(rows, key=lambda row: row["caption_id"] not in first.values())
     return {row["caption_id"] for row in order[:most]}
 
 
 def _forget_others(run: Run, plan: MitigationPlan, captions_of: dict[str, pa.Table]) -> None:
-    """Parts of other captions or seeds, or without this CLIP, go: one table compares like with like."""
+    """Remove measurements with other captions, seeds or CLIP weights, which are not comparable."""
     ledger, clip = run.ledger, run.config.confirm.clip
     basis: dict[str, Any] = {"seeds": list(plan.seeds), "clip": clip.weights if clip else None}
     basis |= {caption_set: len(captions) for caption_set, captions in captions_of.items()}
@@ -156,7 +156,7 @@ def _forget_others(run: Run, plan: MitigationPlan, captions_of: dict[str, pa.Tab
     if known and run.manifest.data.get("mitigation") == basis:
         return
     if ledger.parts(MEASURED):
-        run.progress.say("mitigate: what was measured before is of other captions, seeds or CLIP weights: it goes")
+        run.progress.say("mitigate: removing earlier measurements, which used other captions, seeds or CLIP weights")
     for table in (MEASURED, SUMMARY, VECTORS, CAPTIONS):
         for part in ledger.parts(table):
             ledger.remove(table, part)
@@ -167,7 +167,7 @@ def _forget_others(run: Run, plan: MitigationPlan, captions_of: dict[str, pa.Tab
         run.manifest.refresh(table)
     run.manifest.data["stages"].pop("mitigate", None)
     if run.manifest.data["resolved"]["confirm"]["clip"] is None:
-        run.manifest.data["models"].pop("clip", None)  # it was that of an earlier --clip
+        run.manifest.data["models"].pop("clip", None)  # it came from an earlier --clip
     run.manifest.data["mitigation"] = basis
     run.manifest.write()
     for caption_set, captions in captions_of.items():
@@ -226,7 +226,10 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
 def _serve(
     worker: Worker, captions: Sequence[str], seeds: Sequence[int], setting: Setting
 ) -> tuple[pa.Table, np.ndarray]:
-    """(images of captions x seeds, the caption of each [R]); the first call of a process is not timed."""
+    """Return the images of captions x seeds, and the index of each image's caption [R].
+
+    The first call in a process is preceded by an untimed warm-up.
+    """
     config = worker.config.generate
     if "warm" not in worker.cache:
         serve(worker.model, captions[:1], seeds[:1], 1, config.guidance_scale, PLAIN)
@@ -240,7 +243,7 @@ def _serve(
 def _similarities(
     worker: Worker, rows: pa.Table, pictures: Sequence[Image.Image], vectors_RE: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How like the training image of its verdict each image is: whole, and in a region where that is the verdict."""
+    """Return each image's similarity to the training image of the verdict: whole, and in the region if partial."""
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     regions = rows["region"].to_pylist()
     reference_of = dict(zip(rows["image_id"].to_pylist(), rows["reference"].to_pylist(), strict=True))
@@ -256,7 +259,7 @@ def _similarities(
 
 
 def _clip_scores(worker: Worker, captions: Sequence[str], pictures: Sequence[Image.Image]) -> pa.Array:
-    """Cosine of each image and its caption; null without a CLIP that reads captions."""
+    """Return the cosine similarity of each image and its caption, or nulls without a CLIP that reads captions."""
     clip = worker.embedder("clip") if worker.config.confirm.clip else None
     if clip is None or clip.encode_text is None:
         return pa.nulls(len(captions), pa.float64())
@@ -284,7 +287,7 @@ def _error(caption_id: str, kind: str, message: str) -> dict[str, Any]:
 
 
 def _summary(ledger: Ledger) -> pa.Table:
-    """One row per caption set and setting that has images: PLAIN first, then by keep and bos_scale."""
+    """Summarize each caption set and setting with images, PLAIN first, then by keep and bos_scale."""
     columns = [name for name in schema.MITIGATION.names if name != "image"]
     found = []
     for part, measured in ledger.each(MEASURED, columns):

@@ -1,4 +1,4 @@
-"""Report: RUN/report.html."""
+"""Report: write RUN/report.html."""
 
 from __future__ import annotations
 

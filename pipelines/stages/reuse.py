@@ -1,4 +1,4 @@
-"""Reuse, in place of embed: the vectors of an index or an earlier run, once they are those that this run would make."""
+"""Reuse: instead of embedding, take vectors of an index or earlier run if this run would compute the same."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def run(run: Run) -> None:
 
 
 def check(run: Run) -> None:
-    """Raises AuditError that says what differs, unless the vectors at `index.path` are those that this run would make.
+    """Raise AuditError unless the vectors at `index.path` are those that this run would compute.
 
-    The models are loaded, and the manifest has the fingerprints of the input files.
+    The models must be loaded, and the manifest must have the fingerprints of the input files.
     """
     if run.config.images is None:
         return
@@ -41,23 +41,23 @@ def check(run: Run) -> None:
     if differences:
         more = f", and {len(differences) - 1} more differences" if differences[1:] else ""
         raise AuditError(
-            f"these are other vectors than this run needs: {differences[0]}{more}",
+            f"these are not the vectors that this run needs: {differences[0]}{more}",
             where=source.uri,
-            hint="Build it anew (`crossaudit index AUDIT.YAML --out ELSEWHERE`), or leave index.path out.",
+            hint="Build a new index (`crossaudit index AUDIT.YAML --out ELSEWHERE`), or remove index.path.",
         )
 
 
 def _index(run: Run) -> tuple[Ledger, dict[str, Any]]:
-    """The ledger at `index.path`, and its manifest."""
+    """Return the ledger at `index.path` and its manifest."""
     path = run.config.index.path
     assert path is not None
     source = Ledger(path)
     index = stored(source)
     if index is None:
-        hint = "`crossaudit index AUDIT.YAML` builds one there."
-        raise AuditError(f"no {NAME}: there is no index here", where=path, hint=hint)
+        hint = "Build one with `crossaudit index AUDIT.YAML`."
+        raise AuditError(f"no {NAME}: there is no index at this path", where=path, hint=hint)
     if index["finished"] is None:
-        raise AuditError("the index is not finished", where=path, hint="The command that began it goes on with it.")
+        raise AuditError("the index is not finished", where=path, hint="Rerun the command that started it to resume.")
     return source, index
 
 
@@ -72,7 +72,7 @@ def _embedders(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
     for name in run.config.confirm.embedders:
         theirs, ours = index["models"].get(name), run.manifest.data["models"][name]
         if theirs is None or embeddings.table(name) not in index["parts"]:
-            yield f"there are none of the embedder {name}"
+            yield f"the index has no vectors from the embedder {name}"
         elif theirs != ours:
             part = next(part for part in (*ours, *theirs) if theirs.get(part) != ours.get(part))
             yield f"{part} of the embedder {name} is {_short(theirs.get(part))} there and {_short(ours.get(part))} here"
@@ -89,7 +89,7 @@ def _files(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_images(inputs: list[dict[str, Any]]) -> dict[str, str]:
-    """Fingerprints by name: where the files lie may differ."""
+    """Map the names of image files to their fingerprints. Their locations may differ."""
     return {item["name"]: item["sha256"] for item in inputs if item["kind"] == "images"}
 
 
@@ -98,7 +98,7 @@ def _short(digest: str | None) -> str:
 
 
 def _lost(run: Run, tables: list[str]) -> bool:
-    """Whether parts are gone that the run once had."""
+    """Check whether parts are missing that the run once had."""
     known = run.manifest.data["parts"]
     return any(
         known.get(table, {}).keys() - {f"{part}.parquet" for part in run.ledger.parts(table)} for table in tables
@@ -106,14 +106,14 @@ def _lost(run: Run, tables: list[str]) -> bool:
 
 
 def _take(run: Run, tables: list[str]) -> None:
-    """Copies the parts that are not here yet, those of `errors` first: they say which images have no vector."""
+    """Copy missing parts into the run, `errors` first, because they record which images have no vector."""
     source, index = _index(run)
     todo = []
     for table in ("errors", *tables):
         here = set(run.ledger.parts(table))
         for file, rows in sorted(index["parts"].get(table, {}).items()):
             part = file.removesuffix(".parquet")
-            # The errors of the listing are found anew: this run lists its images itself.
+            # This run lists its images itself, so it finds the errors of the listing again.
             if part not in here and (table != "errors" or part.startswith("embeddings_")):
                 todo.append((table, part, rows))
     if not todo:

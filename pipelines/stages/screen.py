@@ -1,4 +1,4 @@
-"""Screen: the detectors' columns of every caption, from pure noise."""
+"""Screen: measure the detectors' columns for every caption on pure noise."""
 
 from __future__ import annotations
 

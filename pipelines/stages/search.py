@@ -1,4 +1,4 @@
-"""Search: the training images nearest to vectors, exactly or by an inverted file, plain or against a background."""
+"""Search: build the inverted files for the search of training images, and check the backgrounds."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 
 def check(run: Run) -> None:
-    """Raises AuditError unless the backgrounds hold vectors of the very embedders that this run has loaded."""
+    """Raise AuditError unless the backgrounds hold vectors from the embedders that this run has loaded."""
     for name in run.config.confirm.embedders if run.config.images else ():
         path = run.config.embedder(name).background
         if path is None:
             continue
         manifest: dict[str, Any] = stored(Ledger(path)) or {"finished": None}
-        hint = "`crossaudit index` builds one from other images, with this audit's embedders."
+        hint = "Build one with `crossaudit index` from other images and this audit's embedders."
         if manifest["finished"] is None:
-            raise AuditError(f"confirm.{name}.background is no finished index", where=path, hint=hint)
+            raise AuditError(f"confirm.{name}.background is not a finished index", where=path, hint=hint)
         if manifest["models"].get(name) != run.manifest.data["models"][name]:
-            raise AuditError(f"the vectors of this background are of another {name}", where=path, hint=hint)
+            raise AuditError(f"the vectors of this background come from another {name}", where=path, hint=hint)
         if sum(manifest["parts"].get(embeddings.table(name), {}).values()) < BACKGROUND_NEIGHBOURS:
-            raise AuditError(f"a background needs {BACKGROUND_NEIGHBOURS} images", where=path, hint=hint)
+            raise AuditError(f"a background needs at least {BACKGROUND_NEIGHBOURS} images", where=path, hint=hint)
 
 
 def run(run: Run) -> None:
-    """Builds the inverted files that are asked for and not there yet."""
+    """Build the configured inverted files that do not exist yet."""
     if run.config.images is None or run.config.index.type != "ivf":
         return
     for name in run.config.confirm.embedders:

@@ -1,6 +1,6 @@
-"""Select: which captions are generated: the highest scores, and a random sample of all that says what those miss.
+"""Select: choose the captions to generate: the highest scores, and a random sample that shows what they miss.
 
-All captions are looked at, those of one part at a time.
+Captions are processed part by part.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pipelines.tables.selection import allowed
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
-# An image that so many rows of the data set have may be memorized whatever its captions say: most of what was
-# extracted from Stable Diffusion had a hundred duplicates, some of it ten (arXiv 2301.13188).
+# An image that occurs in this many rows may be memorized whatever the scores of its captions: most images extracted
+# from Stable Diffusion had a hundred duplicates, and some had ten (arXiv 2301.13188).
 DUPLICATED = 10
-# Working tables, both as `captions`: their scores, and what their images are duplicates of.
+# Working tables with the same rows as `captions`: their scores, and the clusters of their images.
 SCORED, OWNED = "_scored", "_owned"
 _SCORED = pa.schema([("caption_id", pa.string()), ("score", pa.float64()), ("p_unseen", pa.float64())])
 _RANKED = pa.schema([("number", pa.int64()), ("score", pa.float64()), ("cluster", pa.string())])
@@ -55,12 +55,12 @@ def run(run: Run) -> None:
         }
         _write(run, counts, by_budget, by_sample, q)
         stage |= {"rows_in": total, "rows_out": len(np.union1d(by_budget, by_sample))}
-        how = f"{len(by_budget) - by_rows:,} by score, {by_rows:,} by duplicates, {sampled:,} at random"
+        how = f"{len(by_budget) - by_rows:,} by score, {by_rows:,} by duplicates and {sampled:,} at random"
         run.progress.say(f"select: {how}, of {total:,} captions")
 
 
 def _write(run: Run, parts: Collection[str], by_budget: np.ndarray, by_sample: np.ndarray, q: pa.Array | None) -> None:
-    """Writes `scores`, part by part as `captions`. The selected captions are given by their number in all parts."""
+    """Write `scores`, with the same parts as `captions`. Selected captions are given by their number over all parts."""
     start, probability = 0, len(by_sample) / run.manifest.data["selection"]["captions"]
     for name, table in zip(parts, _scored(run.ledger, parts), strict=True):
         at = range(start, start + len(table))
@@ -79,7 +79,7 @@ def _write(run: Run, parts: Collection[str], by_budget: np.ndarray, by_sample: n
 
 
 def _score(worker: Worker, shard: Shard) -> Tables:
-    """caption_id, score, p_unseen of the captions of a part, in their order; null where the screen failed."""
+    """Return caption_id, score and p_unseen of the captions of a part in order; null where the screen failed."""
     ledger, calibration = worker.ledger, load_calibration(worker.ledger)
     ids = ledger.read("captions", shard.name, ["caption_id"])["caption_id"]
     parts = slices(shard.name, None, shard.source, worker.config.engine.shard_rows)
@@ -90,18 +90,19 @@ def _score(worker: Worker, shard: Shard) -> Tables:
 
 
 def _scored(ledger: Ledger, parts: Iterable[str]) -> Iterator[pa.Table]:
-    """The captions of each part with their scores and what their images are duplicates of."""
+    """Yield the captions of each part with their scores and the clusters of their images."""
     for name in parts:
         scores, clusters = ledger.read(SCORED, name), ledger.read(OWNED, name)
         yield pa.table({column: each[column] for each in (scores, clusters) for column in each.column_names})
 
 
 def _budget(parts: Iterable[pa.Table], budget: int) -> tuple[np.ndarray, int]:
-    """(the captions in the budget, by their number in all parts; how many of them by duplicates and not by score).
+    """Return the numbers of the captions in the budget, and how many of them are chosen by duplicates, not by score.
 
-    Half of it goes by score. Then come captions of images that DUPLICATED or more rows have, near duplicates included:
-    from every cluster the one of highest score, then from every cluster the second. What they leave goes by score:
-    without duplicates all does. Ties go by caption_id, in whose order they come; one without a score is in no budget.
+    Half of the budget goes to the highest scores. Then come captions whose images, near duplicates included, occur in
+    DUPLICATED rows or more: first the highest-scoring caption of every cluster, then the second of every cluster, and
+    so on. The rest of the budget goes to the next highest scores. Ties are broken by caption_id. Captions without a
+    score are never in the budget.
     """
     best, copied, start = _RANKED.empty_table(), _RANKED.empty_table(), 0
     for part in parts:
@@ -109,7 +110,7 @@ def _budget(parts: Iterable[pa.Table], budget: int) -> tuple[np.ndarray, int]:
         start += len(part)
         scored = part.filter(pc.is_valid(part["score"]))
         several = scored.filter(pc.field("rows") >= DUPLICATED)
-        # What is beyond the budget already can only fall further back.
+        # A caption that is already beyond the budget can only move further back.
         best = _highest(pa.concat_tables([best, scored.select(_RANKED.names)])).slice(0, budget)
         copied = _in_turn(pa.concat_tables([copied, several.select(_RANKED.names)])).slice(0, budget)
     by_score, by_rows = best["number"].to_numpy(), copied["number"].to_numpy()
@@ -124,7 +125,7 @@ def _highest(ranked: pa.Table) -> pa.Table:
 
 
 def _in_turn(ranked: pa.Table) -> pa.Table:
-    """From every cluster the highest, then from every cluster the second."""
+    """Sort captions so that the highest of every cluster comes first, then the second of every cluster, and so on."""
     ranked = _highest(ranked)
     cluster_N = ranked["cluster"].combine_chunks().dictionary_encode().indices.to_numpy()
     order = np.argsort(cluster_N, kind="stable")
@@ -139,11 +140,14 @@ def _words(in_budget: np.ndarray, in_sample: np.ndarray) -> pa.Array:
 
 
 def _q_values(ledger: Ledger, held_out: int) -> tuple[pa.Array | None, str]:
-    """(q-values of all captions or none, why): Benjamini-Hochberg, where the smallest p-value can reach 1/N at all."""
+    """Return Benjamini-Hochberg q-values of all captions and the reason for them.
+
+    The q-values are None if the control captions are too few for the smallest p-value to reach 1/N.
+    """
     count = sum(len(part) - part["p_unseen"].null_count for _, part in ledger.each(SCORED, ["p_unseen"]))
     if held_out + 1 < count:
-        need = f"{count:,} captions need as many control captions held out, there are {held_out:,}"
-        return None, f"null: {need}; the screen ranks, it does not flag"
+        need = f"{count:,} captions need as many held-out control captions, but there are {held_out:,}"
+        return None, f"null: {need}; the screen ranks captions but does not flag them"
     p_N = ledger.read(SCORED, columns=["p_unseen"])["p_unseen"].to_numpy()
     tested_N, q_N = ~np.isnan(p_N), np.full(len(p_N), np.nan)
     q_N[tested_N] = q_values(p_N[tested_N]) if count else []

@@ -1,1 +1,1 @@
-"""Parts of stages, each one a piece of work over shards that a stage puts together."""
+"""Implement the steps that stages are composed of; each step processes shards."""

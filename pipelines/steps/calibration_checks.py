@@ -10,19 +10,22 @@ from pipelines.reading.control_captions import read_control_captions
 
 
 def check(config: Config) -> None:
-    """Raise AuditError before any work if a file is missing, a precomputed screen lacks a column or the control
-    captions are too few."""
+    """Raise AuditError before any work if the calibration cannot succeed.
+
+    It cannot if a file is missing, a precomputed screen lacks a column or there are too few control captions.
+    """
     if config.calibration.screen is not None:
         precomputed.check(config.calibration.screen, config.screen.detectors[0], config.screen.seeds)
     require_enough(config, len(read_control_captions(config.calibration.captions, config.calibration.column)))
 
 
 def require_enough(config: Config, rows: int) -> None:
+    """Raise AuditError if `rows` control captions are too few for `confirm.control_rate`."""
     rate = config.confirm.control_rate
     need = controls_needed(rate)
     if config.images is not None and rows < need:
         raise AuditError(
-            f"{rows} control captions that the data set does not have; confirm.control_rate {rate:g} needs {need}",
+            f"{rows} control captions are not in the data set; confirm.control_rate {rate:g} needs {need}",
             where=config.calibration.captions,
-            hint="Give more, or raise confirm.control_rate.",
+            hint="Give more control captions, or raise confirm.control_rate.",
         )

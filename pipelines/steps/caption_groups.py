@@ -1,8 +1,8 @@
-"""Groups of near-identical captions, out of core: MinHash keys shuffled by their hash, candidates compared exactly.
+"""Group near-identical captions out of core: shuffle MinHash keys, then compare candidates exactly.
 
-Captions are numbered in the order of their ids, bucket after bucket. Every step maps parts to parts, and what it makes
-is sorted by what the next one asks for: keys of each bucket -> captions that share a key -> their texts ->
-near-identical pairs. A union-find over the pairs then names each group by its smallest `caption_id`.
+Captions are numbered in the order of their ids, bucket after bucket. Every step maps parts to parts and sorts its
+output by the column that the next step reads by: keys of each bucket -> captions that share a key -> their texts ->
+near-identical pairs. A union-find over the pairs then names each group after its smallest `caption_id`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KEYS, SHARED, CANDIDATES, PAIRS, GROUPS = "_keys", "_shared", "_candidates", "_pairs", "_groups"
 KNOWN = "_known_control_captions"
-# So many keys are held in memory.
+# Number of keys that are held in memory.
 KEY_ROWS = 1 << 22
 _KEYS = pa.schema([("key", pa.int64()), ("number", pa.int64())])
 _CANDIDATES = pa.schema([*_KEYS, ("caption_id", pa.string()), ("caption", pa.string())])
@@ -36,7 +36,7 @@ _GROUPS = pa.schema([("number", pa.int64()), ("caption_group", pa.string())])
 
 
 def run(run: Run) -> None:
-    """Writes `caption_groups`, part by part as `captions`."""
+    """Write `caption_groups`, with the same parts as `captions`."""
     ledger, buckets = run.ledger, _buckets(run.ledger)
     ranges = -(-sum(map(len, buckets)) * BANDS // KEY_ROWS)
     keys = [Shard(f"{part:05d}", ranges, part, part + 1) for part in range(ranges)]
@@ -50,7 +50,7 @@ def run(run: Run) -> None:
 
 
 def known(run: Run, texts: list[str]) -> pa.Array:
-    """[N] bool: which of a few texts are near-identical to a caption of the run."""
+    """Return which of a few texts are near-identical to a caption of the run, as booleans [N]."""
     ledger = run.ledger
     if not ledger.parts(KNOWN):
         work = partial(_known, texts=texts, keys_NB=band_keys(texts).astype(np.int64))
@@ -68,7 +68,7 @@ def _keys(worker: Worker, shard: Shard) -> Tables:
 
 
 def _shared(worker: Worker, shard: Shard) -> Tables:
-    """The keys of one range that more than one caption has, by number of the caption."""
+    """Return the keys of one range that several captions have, sorted by the number of the caption."""
     table = worker.ledger.between(KEYS, "key", *_range(shard)).sort_by([("key", "ascending"), ("number", "ascending")])
     key = table["key"].to_numpy()
     same = np.concatenate([[False], key[1:] == key[:-1], [False]])
@@ -76,7 +76,7 @@ def _shared(worker: Worker, shard: Shard) -> Tables:
 
 
 def _candidates(worker: Worker, shard: Shard) -> Tables:
-    """The texts of the captions of one bucket that share a key, by key."""
+    """Return the texts of the captions in one bucket that share a key, sorted by key."""
     first = shard.source + shard.start
     shared = worker.ledger.between(SHARED, "number", first, first + len(shard))
     captions = _of(worker, shard).take(pa.array(shared["number"].to_numpy() - first))
@@ -94,10 +94,10 @@ def _pairs(worker: Worker, shard: Shard) -> Tables:
 
 
 def _connected(pairs: pa.Table) -> pa.Table:
-    """Each caption that has a near-identical one, and the id of the first that it is connected with."""
+    """Return each caption with near-identical captions, and the id of the first caption that it is connected to."""
     one, other = pairs["number"].to_numpy(), pairs["other"].to_numpy()
     members, roots = components(np.stack([one, other], axis=1))
-    # The first of a component is the smaller one of every pair that it is in, so its id stands there.
+    # The first caption of a component is the smaller one in all of its pairs, so `caption_id` holds its id.
     ids = pairs["caption_id"].take(pc.index_in(pa.array(roots), value_set=pairs["number"].combine_chunks()))
     return pa.table([members, ids], schema=_GROUPS)
 
@@ -126,7 +126,7 @@ def _known(worker: Worker, shard: Shard, texts: list[str], keys_NB: np.ndarray) 
 
 
 def _buckets(ledger: Ledger) -> list[Shard]:
-    """The parts of `captions`; `source` is the number of the first caption."""
+    """Return the parts of `captions` as shards; `source` is the number of the first caption."""
     parts = ledger.parts("captions")
     counts = [ledger.rows("captions", name) for name in parts]
     return [
@@ -140,5 +140,5 @@ def _of(worker: Worker, shard: Shard) -> pa.Table:
 
 
 def _range(shard: Shard) -> tuple[int, int]:
-    """The keys of one of `shard.source` equal ranges."""
+    """Return the bounds of one of `shard.source` equal ranges of keys."""
     return (shard.start << KEY_BITS) // shard.source, (shard.stop << KEY_BITS) // shard.source

@@ -1,4 +1,4 @@
-"""Generate images of captions, with their scores and the regions that will be compared."""
+"""Generate images of captions, with their scores and the regions to compare."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 
-# Working table: the captions of each purpose, one part a purpose.
+# Working table: the captions to generate, one part per purpose.
 PROMPTS = "_prompts"
 
 
-# A generation costs tens of screenings: its shards are so many times smaller.
+# Generating an image costs tens of times as much as screening, so shards are smaller by this factor.
 SMALLER = 8
 
 
 def generate(run: Run, title: str, captions_of: Mapping[str, pa.Table], seeds: Sequence[int]) -> None:
-    """Generations of captions (caption_id, caption), by purpose, with the same seeds."""
+    """Generate images and write them to `generations`.
+
+    Args:
+        run: The run.
+        title: The name of the step, as shown to the user.
+        captions_of: The captions (caption_id, caption) of each purpose.
+        seeds: The seeds with which each caption is generated.
+    """
     shards = []
     for purpose, captions in captions_of.items():
         run.ledger.write(PROMPTS, purpose, captions)
@@ -72,8 +79,11 @@ def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
 
 
 def _regions(found: pa.Table, seeds: int) -> pa.Array:
-    """Where each generation may be a copy: where it agrees with the caption's others, and where attention to EOS ended
-    bright, if that was recorded. Null where neither is known."""
+    """Return where each generation may be a copy, as PNG, or null if that is unknown.
+
+    This is where it agrees with the other generations of the caption and, if recorded, where the attention to EOS
+    ends bright.
+    """
     images: list[bytes | None] = found["image"].to_pylist()
     attention: list[bytes | None] = [None] * len(images)
     if "region" in found.column_names:

@@ -1,4 +1,4 @@
-"""Copies: which images have the very bytes of one before them, by the hashes of their files, shuffled out of core."""
+"""Find images with the same bytes as an earlier image, by shuffling the hashes of their files out of core."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 HASHES, COPIES = "_image_hashes", "_image_copies"
-# Images that are read together, and hashes that are compared.
+# Number of images that are read together, and of hashes that are compared together.
 BLOCK, RANGE = 1 << 17, 1 << 22
-# The first hexadecimal digits of a hash, which it is shuffled by.
+# Number of leading hexadecimal digits of a hash that form its shuffle key.
 DIGITS = 15
 LINK = pa.schema([("first", pa.int64()), ("image", pa.int64())])
 _HASHES = pa.schema([("key", pa.int64()), ("image", pa.int64()), ("sha256", pa.string())])
 
 
 def run(run: Run, table: str, counts: Mapping[str, int]) -> None:
-    """Writes COPIES (schema LINK), in parts sorted by `image`, of the images of an embeddings table."""
+    """Write COPIES (schema LINK), in parts sorted by `image`.
+
+    Args:
+        run: The run.
+        table: The embeddings table with the images.
+        counts: The number of rows of each of its parts.
+    """
     ranges = -(-sum(counts.values()) // RANGE)
     shards = [Shard(f"{part:05d}", ranges, part, part + 1) for part in range(ranges)]
     run.execute(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def list_images(run: Run, files: list[File]) -> None:
-    """Writes `_images`: where each of them lies."""
+    """Write `_images`, the location of each training image. Raises AuditError if there are none."""
     if run.config.images is None:
         return
     shards = [Shard(f"{number:05d}", file, 0, 1) for number, file in enumerate(files)]

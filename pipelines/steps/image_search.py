@@ -1,4 +1,4 @@
-"""Find the training images nearest to vectors, exactly or by an inverted file, plain or against a background."""
+"""Find the nearest training images, exactly or with an inverted file, with or without a background."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 
-# Beside a marker part of the working table IVF lies EMBEDDER.faiss.
+# EMBEDDER.faiss is stored next to a marker part of the working table IVF.
 IVF, RECALL = "_ivf", "_recall"
 BUILT = pa.schema([("recipe", pa.string()), ("images", pa.int64())])
 MEASURED = pa.schema([("queries", pa.int64()), ("found", pa.int64())])
 
 
-# Of the images of a background that are most like a query: SSCD's score normalisation takes off their mean.
+# Number of nearest background images whose mean similarity is subtracted (SSCD's score normalisation).
 BACKGROUND_NEIGHBOURS = 2
-# Training images that each generation is compared with.
+# Number of training images that each generation is compared with.
 NEIGHBOURS = 5
 RECALL_QUERIES = 256
 
 
 class Neighbours(NamedTuple):
-    """The training images nearest to each query, most similar first.
+    """Hold the training images nearest to each query, most similar first.
 
-    `ids`, `similarity` (less the background) and `orientation` are [Q, K]; an orientation is how the image lies where
-    it is that similar, UPRIGHT or STORED. `background` is what was taken off, [Q].
+    Attributes:
+        ids: Image ids [Q, K].
+        similarity: Similarities minus the background [Q, K].
+        orientation: The orientation in which each image is that similar, UPRIGHT or STORED [Q, K].
+        background: The value that was subtracted [Q].
     """
 
     ids: np.ndarray
@@ -51,7 +54,19 @@ class Neighbours(NamedTuple):
 
 
 def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> Neighbours:
-    """Find the k training images nearest to each vector. Of an image that was embedded both ways, the better counts."""
+    """Find the k training images nearest to each vector.
+
+    If an image was embedded in two orientations, the more similar one counts.
+
+    Args:
+        worker: The worker, whose run holds the embeddings.
+        embedder: The embedder of the vectors.
+        vectors_QE: The query vectors [Q, E].
+        k: The number of images per query.
+
+    Returns:
+        The images and their similarities.
+    """
     assert worker.config.images is not None
     ids_QK, similarity_QK = _find(worker, embedder, vectors_QE, k)
     background_Q = background(worker, embedder, vectors_QE)
@@ -66,7 +81,7 @@ def find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> Neigh
 
 
 def _find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, similarities) [Q, K] by the vectors that every image has one of."""
+    """Return (ids, similarities) [Q, K] from the table with one vector per image."""
     table = embeddings.table(embedder)
     if worker.config.index.type == "ivf":
         places_QC = inverted_file.candidates(_opened(worker, embedder), vectors_QE)
@@ -75,7 +90,7 @@ def _find(worker: Worker, embedder: str, vectors_QE: np.ndarray, k: int) -> tupl
 
 
 def _better(first: Neighbours, second: Neighbours) -> Neighbours:
-    """The nearest of both, each image once: as many as `first` has, which has every image once."""
+    """Merge two results and return as many images as `first` has, each image once."""
     found = []
     for row in zip(*first[:3], *second[:3], strict=True):
         ids_M, similarity_M, orientation_M = (np.concatenate([row[n], row[n + 3]]) for n in range(3))
@@ -90,7 +105,16 @@ def _better(first: Neighbours, second: Neighbours) -> Neighbours:
 
 
 def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndarray:
-    """What SSCD's score normalisation (arXiv 2202.10261) takes off a query's similarities: [Q], 0 without one."""
+    """Return what SSCD's score normalisation (arXiv 2202.10261) subtracts from similarities.
+
+    Args:
+        worker: The worker, whose configuration names the background.
+        embedder: The embedder of the vectors.
+        vectors_QE: The query vectors [Q, E].
+
+    Returns:
+        One value per query [Q]; 0 without a background.
+    """
     path = worker.config.embedder(embedder).background
     if path is None:
         return np.zeros(len(vectors_QE), np.float32)
@@ -101,7 +125,7 @@ def background(worker: Worker, embedder: str, vectors_QE: np.ndarray) -> np.ndar
 
 
 def measure(run: Run) -> None:
-    """Writes into the manifest how often the inverted files find the nearest image of a generation."""
+    """Measure how often the inverted files find the nearest image of a generation, and record it in the manifest."""
     if run.config.index.type != "ivf":
         return
     for name in run.config.confirm.embedders:
@@ -117,7 +141,7 @@ def measure(run: Run) -> None:
 
 
 def index_of(config: Config, embedder: str) -> Ledger:
-    """Where the inverted file lies: with the index that the vectors were taken from, if that has one, or in the run."""
+    """Return the ledger with the inverted file: the index that the vectors come from, if it has one, else the run."""
     if config.index.path is not None and embedder in Ledger(config.index.path).parts(IVF):
         return Ledger(config.index.path)
     return Ledger(config.out)
@@ -126,7 +150,7 @@ def index_of(config: Config, embedder: str) -> Ledger:
 def _opened(worker: Worker, embedder: str) -> faiss.Index:
     if (IVF, embedder) not in worker.cache:
         with index_of(worker.config, embedder).local(IVF, f"{embedder}.faiss") as file:
-            worker.cache[IVF, embedder] = inverted_file.opened(file)  # mapped, it outlives its name
+            worker.cache[IVF, embedder] = inverted_file.opened(file)  # memory-mapped, so it outlives its file name
     index: faiss.Index = worker.cache[IVF, embedder]
     return index
 
@@ -136,7 +160,7 @@ def _recall(worker: Worker, shard: Shard) -> Tables:
     vectors_QE = worker.embedder(shard.source).embed(pictures)
     _, exact_Q1 = nearest(vectors_QE, embeddings.embedded(worker.ledger, embeddings.table(shard.source)), 1)
     _, found_Q1 = _find(worker, shard.source, vectors_QE, 1)
-    hits = int((found_Q1 >= exact_Q1 - 1e-5).sum())  # as near as the nearest, if two are
+    hits = int((found_Q1 >= exact_Q1 - 1e-5).sum())  # a different image counts if it is as near as the nearest
     return {RECALL: pa.table([[len(pictures)], [hits]], schema=MEASURED)}
 
 

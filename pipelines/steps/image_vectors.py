@@ -1,4 +1,4 @@
-"""Embed images at their places, reading ahead while the embedders work."""
+"""Embed images from their source, reading ahead while the embedders work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH = 64
 
 
 def vectors_at(worker: Worker, places: pa.Table) -> Tables:
-    """The tables `embeddings_*` and `errors` of the images at places (schema INDEX)."""
+    """Embed the images at `places` (schema INDEX) and return the tables `embeddings_*` and `errors`."""
     assert worker.config.images is not None
     names, first = worker.config.confirm.embedders, primary(worker.config.images)
     rows: dict[str, list[dict[str, Any]]] = {UPRIGHT: [], STORED: []}
@@ -57,7 +57,7 @@ def vectors_at(worker: Worker, places: pa.Table) -> Tables:
 
 
 class Prepared(NamedTuple):
-    """An image that was read: the sha256 of its file, and by orientation what each embedder takes of it."""
+    """Hold an image that was read: the sha256 of its file, and the input of each embedder by orientation."""
 
     sha256: str
     inputs: dict[str, list[Tensor]]
@@ -67,10 +67,10 @@ Batch = list[tuple[dict[str, Any], Prepared | str]]
 
 
 def _batches_ahead(worker: Worker, places: pa.Table, embedders: Sequence[Embedder]) -> Iterator[Batch]:
-    """Batches of (place, what was read there or why it could not be), in order.
+    """Yield batches of (place, what was read there or why reading failed), in order.
 
-    The next batch is read, decoded and preprocessed in threads while the embedders work on the last one: Pillow lets go
-    of the interpreter meanwhile. What is kept of an image is as large as an embedder's input, not as the image.
+    While the embedders work on one batch, threads read, decode and preprocess the next one. Pillow releases the GIL
+    meanwhile. Only the embedders' inputs are kept in memory, not the images.
     """
     options = worker.config.images
     assert options is not None
@@ -109,5 +109,12 @@ def _table(rows: list[dict[str, Any]], vectors: list[np.ndarray], width: int) ->
 
 
 def unreadable(place: dict[str, Any], kind: str, message: str) -> dict[str, Any]:
+    """Return the row of `errors` for an image that cannot be read.
+
+    Args:
+        place: The location of the image, with `file` and `row`.
+        kind: The kind of the error.
+        message: What went wrong.
+    """
     where = {"stage": "embed", "file": place["file"], "row": place["row"], "rows": 1}
     return where | {"kind": kind, "message": message[:300]}

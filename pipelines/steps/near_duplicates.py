@@ -1,8 +1,8 @@
-"""Near: what connects images with their near duplicates by lists, out of core (audit/cells.py).
+"""Link images to their near duplicates with lists of similar images, out of core (audit/duplicates/cells.py).
 
-A sample of the vectors -> the centres of the lists -> every vector in its lists, sorted by them -> pairs inside of
-each list. Of images with the same bytes only the first takes part: a picture that is a million files of the same bytes
-costs no more than one. How many pairs that misses is measured by an exact scan for a few images.
+A sample of the vectors -> the centres of the lists -> every vector in its lists, sorted by list -> pairs within each
+list. Only the first of several images with the same bytes takes part, so a million identical files cost no more than
+one. An exact scan for a few images measures how many pairs the lists miss.
 """
 
 from __future__ import annotations
@@ -28,13 +28,20 @@ if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 SAMPLE, MEASURED, CENTRES, LISTS, PAIRS = "_image_sample", "_image_scanned", "_centres", "_lists", "_scanned_pairs"
-# Images that are put into lists together, and rows of the lists that are compared in one shard: each looks into every
-# block, which costs more than 20 ms.
+# Number of images that are assigned to lists together, and of list rows that are compared in one shard. Each shard
+# reads from every block, which costs more than 20 ms per block.
 BLOCK, RANGE = 1 << 17, 1 << 21
 
 
 def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> None:
-    """Writes `links` (schema LINK), of pairs at or above `threshold`, and PAIRS, to measure them by."""
+    """Write the links between near duplicates, and the pairs of an exact scan (PAIRS) that measure their recall.
+
+    Args:
+        run: The run.
+        counts: The number of rows of each part of the embeddings table.
+        links: The table to write (schema LINK).
+        threshold: The similarity from which a pair is linked.
+    """
     ledger, images = run.ledger, sum(counts.values())
     count = cells.lists_of(images)
     shards, ranges = blocks(counts, BLOCK), ranges_of(images)
@@ -46,13 +53,13 @@ def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> No
         run.execute(Step("cluster: lists", LISTS, "images", ledger, _assign), shards)
         link = partial(_link, links=links, threshold=threshold)
         run.execute(Step("cluster", links, "lists", ledger, link, partial(_on_lost_list, links=links)), ranges)
-    for part in ledger.parts(LISTS):  # several times as large as the embeddings
+    for part in ledger.parts(LISTS):  # LISTS is several times as large as the embeddings
         ledger.remove(LISTS, part)
     run.execute(Step("cluster: recall", PAIRS, "images", ledger, partial(_scan, threshold=threshold)), shards)
 
 
 def ranges_of(images: int) -> list[Shard]:
-    """The lists of so many images, in ranges of about RANGE rows."""
+    """Split the lists for a number of images into ranges of about RANGE rows."""
     count = cells.lists_of(images)
     parts = max(1, min(count, -(-images * min(cells.EACH, count) // RANGE)))
     edges = [count * part // parts for part in range(parts + 1)]
@@ -60,9 +67,16 @@ def ranges_of(images: int) -> list[Shard]:
 
 
 def recall(ledger: Ledger, image_F: np.ndarray, first_F: np.ndarray) -> dict[str, Any]:
-    """Of the pairs of an image in the exact scan, the share whose other image is in its cluster.
+    """Measure the share of the pairs in the exact scan whose two images are in the same cluster.
 
-    It is the mean over images, so that one picture of a million copies does not stand for all, and None without pairs.
+    Args:
+        ledger: The ledger of the run.
+        image_F: The numbers of the images that have duplicates.
+        first_F: The number of the first image in the cluster of each.
+
+    Returns:
+        `recall`: the mean share over images, so that one picture with a million copies does not dominate, or None
+        without pairs; `images` and `pairs`: how many were measured.
     """
     found = ledger.read(PAIRS)
     one_M, other_M = found["first"].to_numpy(), found["image"].to_numpy()
@@ -73,20 +87,20 @@ def recall(ledger: Ledger, image_F: np.ndarray, first_F: np.ndarray) -> dict[str
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """What `recall` found, in words."""
+    """Describe the result of `recall` in a sentence."""
     if not found["pairs"]:
-        return "no pair to measure the lists by"
-    return f"lists connect {found['recall']:.1%} of {found['pairs']:,} pairs, as the mean of {found['images']:,} images"
+        return "no pairs to measure the recall of the lists"
+    return f"lists connect {found['recall']:.1%} of {found['pairs']:,} pairs (mean over {found['images']:,} images)"
 
 
 def _first(number_M: np.ndarray, image_F: np.ndarray, first_F: np.ndarray) -> np.ndarray:
-    """The first image of the cluster of each: itself if it is in no pair."""
+    """Return the first image of the cluster of each image, or the image itself if it is in no pair."""
     at_M = np.searchsorted(image_F, number_M).clip(max=max(0, len(image_F) - 1))
     return np.where(image_F[at_M] == number_M, first_F[at_M], number_M) if len(image_F) else number_M
 
 
 def _distinct(worker: Worker, shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(numbers [N], vectors [N, E]) of the images of each part that no image before has the bytes of."""
+    """Yield the numbers [N] and vectors [N, E] of the images of each part, skipping images with earlier bytes."""
     low, high = numbers(shard)
     again = worker.ledger.between(COPIES, "image", low, high)["image"].to_numpy()
     table, first = embeddings.table(worker.config.confirm.embedders[0]), shard.source[0]
@@ -99,7 +113,7 @@ def _distinct(worker: Worker, shard: Shard) -> Iterator[tuple[np.ndarray, np.nda
 
 
 def _sample(worker: Worker, shard: Shard, images: int, seed: int) -> Tables:
-    """The images that lists are learned from, and those whose pairs are counted."""
+    """Draw the images that the lists are learned from, and those whose pairs are counted."""
     wanted = {SAMPLE: cells.FROM_A_LIST * cells.lists_of(images), MEASURED: cells.SCANNED}
     found: dict[str, list[Any]] = {table: [] for table in wanted}
     for number_N, vectors_NE in _distinct(worker, shard):
@@ -116,7 +130,7 @@ def _learn(worker: Worker, shard: Shard, count: int, seed: int) -> Tables:
 
 
 def _assign(worker: Worker, shard: Shard) -> Tables:
-    """The vectors of images in each of their lists, by list."""
+    """Return each vector once for each of its lists, sorted by list."""
     centres_KE = vectors_of(_cached(worker, CENTRES)["vector"])
     rows = [(n, v, cells.assigned(v, centres_KE, cells.EACH)) for n, v in _distinct(worker, shard)]
     number_N, vectors_NE, list_NL = (_joined(rows, column) for column in range(3))
@@ -132,7 +146,7 @@ def _link(worker: Worker, shard: Shard, links: str, threshold: float) -> Tables:
 
 
 def _mapped(ledger: Ledger, shard: Shard, file: IO[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lists [N], numbers [N], vectors [N, E] in the file) of a range of lists: one may be larger than memory."""
+    """Return lists [N], image numbers [N] and memory-mapped vectors [N, E] of a range, which may exceed the memory."""
     rows, width = [], 1
     for part in ledger.ranged(LISTS, "list", shard.start, shard.stop):
         rows.append((part["list"].to_numpy(), part["image"].to_numpy()))
@@ -149,7 +163,7 @@ def _mapped(ledger: Ledger, shard: Shard, file: IO[bytes]) -> tuple[np.ndarray, 
 
 
 def _scan(worker: Worker, shard: Shard, threshold: float) -> Tables:
-    """The pairs of the measured images with all images of the shard."""
+    """Return the pairs of the measured images with the images of the shard."""
     measured = _cached(worker, MEASURED)
     number_S, vectors_SE = measured["image"].to_numpy(), vectors_of(measured["vector"]).astype(np.float32)
     found = []

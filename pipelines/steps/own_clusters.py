@@ -1,4 +1,4 @@
-"""Own: what the images of each caption's rows are duplicates of, joined out of core."""
+"""Find the clusters of the images of each caption's rows with a join that runs out of core."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from audit import schema
 from audit.errors import AuditError, first_line
 from audit.record.ledger import Ledger
 
-# `size`: images of the largest cluster of a caption's images; `cluster`: the one of most `rows`, which are the rows of
-# the data set with an image of it: one row may be all that a caption has, and an image that many rows share lies there
-# once.
+# `cluster` is the cluster of the caption's images that occurs in the most dataset rows, and `rows` is their number: an
+# image that many rows share is stored once, and a caption may have only one row. `cluster_size` is the number of images
+# in the largest cluster of the caption's images.
 OWN = pa.schema(
     [("caption_id", pa.string()), ("cluster", pa.string()), ("rows", pa.int64()), ("cluster_size", pa.int64())]
 )
@@ -26,14 +26,14 @@ select caption_id, first(cluster order by rows desc, cluster) as cluster, max(ro
        max(cluster_size) as cluster_size
 from clustered join counted using (cluster) group by caption_id order by caption_id
 """
-# Of the machine's memory; what needs more goes to the disk.
+# Share of the machine's memory that the join may use before it spills to disk.
 MEMORY = "25%"
 
 
 def each(ledger: Ledger, parts: Sequence[str]) -> Iterator[pa.Table]:
-    """For each part of `captions` a table of its captions in their order (schema OWN), nulls where one has no image.
+    """Yield a table (schema OWN) for each part of `captions`, in order, with nulls for captions without an image.
 
-    Parts, and captions in them, are in the order of their ids, so that one pass over the join serves them all.
+    Parts and their captions are sorted by id, so one pass over the join serves all parts.
     """
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
         try:
@@ -54,6 +54,8 @@ def each(ledger: Ledger, parts: Sequence[str]) -> Iterator[pa.Table]:
                 yield own.set_column(0, "caption_id", ids)
                 known = known.slice(len(own) - own["cluster"].null_count)
         except duckdb.Error as error:
-            hint = f"It takes {MEMORY} of the memory and then the disk of {folder}: TMPDIR names another."
+            hint = (
+                f"The join uses {MEMORY} of the memory and then the disk of {folder}. Set TMPDIR to use another disk."
+            )
             what = f"rows and image_clusters cannot be joined: {first_line(error)}"
             raise AuditError(what, where=ledger.uri, hint=hint) from error

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 
 def screen_texts(worker: Worker, captions: pa.Table, stage: str) -> tuple[pa.Table, pa.Table]:
-    """(table `screen` of captions (caption_id, caption), rows of `errors` for those without finite values)."""
+    """Screen captions with the worker's model.
+
+    Args:
+        worker: The worker.
+        captions: The captions (caption_id, caption).
+        stage: The stage to name in `errors`.
+
+    Returns:
+        The rows of `screen`, and the rows of `errors` for captions without finite values.
+    """
     import audit
 
     config = worker.config.screen
@@ -39,11 +48,26 @@ def screen_texts(worker: Worker, captions: pa.Table, stage: str) -> tuple[pa.Tab
 
 
 def screen_errors(stage: str, caption_ids: Sequence[str], kind: str, message: str) -> pa.Table:
+    """Return one row of `errors` per caption.
+
+    Args:
+        stage: The stage that failed.
+        caption_ids: The captions.
+        kind: The kind of the error.
+        message: What went wrong.
+    """
     return errors_table([{"stage": stage, "caption_id": id_, "kind": kind, "message": message} for id_ in caption_ids])
 
 
 def failed_rows(layout: pa.Schema, captions: pa.Table, seeds: Sequence[int], message: str) -> pa.Table:
-    """One row of status "error" for each caption and seed; what is not known of it is null."""
+    """Return one row with status "error" for each caption and seed.
+
+    Args:
+        layout: The schema of the rows. Columns without a known value are null.
+        captions: The captions, with any columns that the rows should keep.
+        seeds: The seeds.
+        message: What went wrong.
+    """
     known = [name for name in layout.names if name in captions.column_names]
     rows = [
         {name: caption[name] for name in known} | {"seed": seed, "status": "error", "error": message}

@@ -1,4 +1,4 @@
-"""Thresholds: the similarities that count as copied, from control captions and floors, with all that they rest on."""
+"""Set the similarities from which images count as copies, from control captions and floors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipelines.configuration.config import Config
 from pipelines.engine.context import Run
 from pipelines.reading.local_copies import fetched
 
-# So many characters of a control caption are said in a line.
+# Maximum number of characters of a control caption in a message.
 SHOWN = 100
 
 
 def floors(config: Config, embedder: str) -> dict[str, Floor]:
-    """Find the floors of an embedder by kind: as configured, else as they are known for its weights."""
+    """Return the floors of an embedder by kind: the configured ones, else those known for its weights."""
     given = config.embedder(embedder)
     configured = {kind: getattr(given, f"min_similarity_{kind}") for kind in KINDS}
     known: dict[str, Floor] = {}
@@ -38,7 +38,7 @@ def floors(config: Config, embedder: str) -> dict[str, Floor]:
 
 
 def check(config: Config) -> None:
-    """Raise AuditError if no floor is known for the embedder that decides. Cheap: reads at most a file's header."""
+    """Raise AuditError if a floor of the deciding embedder is unknown. Reads at most the header of a file."""
     if config.images is None:
         return
     name = config.confirm.embedders[0]
@@ -46,23 +46,24 @@ def check(config: Config) -> None:
     if missing:
         keys = " and ".join(f"confirm.{name}.min_similarity_{kind}" for kind in missing)
         raise AuditError(
-            f"from which similarity on two pictures look like copies is not known for {name}: no {keys}",
+            f"it is not known from which similarity on two pictures look like copies to {name}: no {keys}",
             where=str(config.embedder(name).weights),
-            hint=f"Set {keys} (a similarity that different pictures of your kind do not reach), or let SSCD decide.",
+            hint=f"Set {keys} (a similarity that different pictures of your kind do not reach), or put sscd first in "
+            "confirm.embedders.",
         )
 
 
 def load(run: Run) -> dict[str, Threshold]:
-    """Read the thresholds of the embedder that decides from the manifest."""
+    """Read the thresholds of the deciding embedder from the manifest, by kind."""
     found = run.manifest.data["thresholds"][run.config.confirm.embedders[0]]
     return {kind: threshold_of_json(limit) for kind, limit in found.items()}
 
 
 def choose(run: Run, matches: pa.Table) -> dict[str, Threshold]:
-    """Choose the thresholds of every embedder, write them into the manifest and say what a reader must know.
+    """Choose the thresholds of every embedder, write them into the manifest and print their warnings.
 
     Returns:
-        Those of the embedder that decides, by kind. Regions are compared by that one alone.
+        The thresholds of the deciding embedder, by kind. Only this embedder compares regions.
     """
     config, data = run.config, run.manifest.data
     deciding = config.confirm.embedders[0]
@@ -81,9 +82,15 @@ def choose(run: Run, matches: pa.Table) -> dict[str, Threshold]:
 def by_chance(matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> dict[str, Any]:
     """Estimate how many generated captions would be confirmed if all behaved like the control captions.
 
+    Args:
+        matches: The matches of all generations (schema MATCHES).
+        embedder: The deciding embedder.
+        limits: Its thresholds, by kind.
+
     Returns:
-        `controls`: used ones; `confirmed`: how many of them the thresholds confirm; `captions`: how many were generated
-        and looked up; `expected` of these by the controls' rate, and `high`, by its upper 95 % Clopper-Pearson bound.
+        `controls`: the number of control captions used; `confirmed`: how many of them the thresholds confirm;
+        `captions`: the number of generated captions that were looked up; `expected`: how many of these would be
+        confirmed at the rate of the control captions; `high`: how many at the rate's upper 95 % Clopper-Pearson bound.
     """
     mine = matches.filter(pc.field("embedder") == embedder)
     excluded = {control.caption_id for limit in limits.values() for control in limit.excluded}
@@ -108,7 +115,7 @@ def _of_embedder(run: Run, matches: pa.Table, name: str, kinds: Sequence[str]) -
     normalised = run.config.embedder(name).background is not None
     maxima = {kind: control_maxima(matches, name, kind) for kind in kinds}
     found = {kind: separate(maxima[kind], _examined(run, matches, name, kind, known.get(kind))) for kind in kinds}
-    # What really reproduces an image is no control for its regions either.
+    # A control caption that really reproduces an image must not set the threshold of regions either.
     excluded = {control.caption_id for out, _, _ in found.values() for control in out}
     limits = {}
     for kind in kinds:
@@ -128,7 +135,7 @@ def _of_embedder(run: Run, matches: pa.Table, name: str, kinds: Sequence[str]) -
 
 
 def _examined(run: Run, matches: pa.Table, embedder: str, kind: str, floor: Floor | None) -> list[Control]:
-    """The control captions that look like copies, with what else says so."""
+    """Return the control captions that look like copies, with any further evidence that they are."""
     if floor is None:
         return []
     column = COLUMNS[kind]
@@ -166,30 +173,30 @@ def _notes(limit: Threshold, kept: Sequence[Control], rate: float) -> list[str]:
     if limit.excluded:
         first = limit.excluded[0]
         notes.append(
-            f"{len(limit.excluded)} of {limit.controls} control captions really reproduce a training image and do not "
-            f"set the threshold of `{name}`: {_some(limit.excluded)}; {'; '.join(first.reasons)}. Were they never "
-            "trained on? (manifest.json names them all.)"
+            f"{len(limit.excluded)} of {limit.controls} control captions really reproduce a training image and are not "
+            f"used for the threshold of `{name}`: {_some(limit.excluded)}; {'; '.join(first.reasons)}. Check that the "
+            "model was not trained on them (manifest.json lists them all)."
         )
     if limit.value is None:
         notes.append(
-            f"no control caption has the similarity that `{name}` goes by: what pictures reach by chance is not known, "
-            f"so there is no threshold, and this similarity makes no caption `{name}`. Generate each caption with "
-            f"two seeds or more, or set confirm.{limit.embedder}.min_similarity_{limit.kind}."
+            f"no control caption has the similarity that decides `{name}`. What pictures reach by chance is therefore "
+            f"unknown, there is no threshold, and this similarity makes no caption `{name}`. Generate each caption "
+            f"with two or more seeds, or set confirm.{limit.embedder}.min_similarity_{limit.kind}."
         )
     setting = [control for control in kept if limit.value is not None and control.similarity >= limit.value]
     if setting:
         notes.append(
-            f"the threshold of `{name}`, {limit.value:.3f}, is set by {_some(setting)}, far above the "
-            f"others (which let expect {_expected(limit.tail, rate)}). Nothing but the similarity says that it "
-            "reproduces an image, so it counts: look at it, for what is less alike is no more than a near miss."
+            f"the threshold of `{name}`, {limit.value:.3f}, is set by {_some(setting)}, far above the other control "
+            f"captions (expected from them: {_expected(limit.tail, rate)}). Only the similarity suggests that it "
+            "reproduces an image, so it is kept. Review it: less similar images count only as near misses."
         )
     if limit.controls and limit.used < 1 / rate - 1 - 1e-9:
         notes.append(
-            f"the threshold of `{name}` rests on {limit.used} control captions, too few for a rate of {rate:g}: "
-            f"its rate is {1 / (limit.used + 1):.3g}"
+            f"the threshold of `{name}` is based on {limit.used} control captions, too few for a rate of {rate:g}: "
+            f"its actual rate is {1 / (limit.used + 1):.3g}"
         )
     elif not limit.controls:
-        notes.append(f"no control caption was generated: the threshold of `{name}` is the floor alone")
+        notes.append(f"no control caption was generated, so the threshold of `{name}` is the floor")
     return notes
 
 

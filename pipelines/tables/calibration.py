@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from audit.calibration.calibration import Calibration
 
 
-# Working table: the control captions that the data set does not have.
+# Working table: the control captions that are not in the data set.
 CONTROL_CAPTIONS = "_control_captions"
 NAME = "calibration.json"
 
 
 def load_calibration(ledger: Ledger) -> Calibration:
-    """The run's calibration."""
+    """Return the calibration of a run. Raises AuditError if it has none."""
     content = ledger.read_bytes(NAME)
     if content is None:
         raise AuditError("not found", where=ledger.path(NAME))

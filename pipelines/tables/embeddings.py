@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 def table(embedder: str) -> str:
+    """Return the name of the table with one vector per image from this embedder."""
     return f"embeddings_{embedder}"
 
 
 def stored_table(embedder: str) -> str:
-    """The table of second vectors: of images whose EXIF orientation is not the identity, as their pixels are stored.
+    """Return the name of the table of second vectors, of images with an EXIF rotation as their pixels are stored.
 
-    It is there with `images.exif: both` only, and only if the data set has such images.
+    The table exists only with `images.exif: both`, and only if the data set has such images.
     """
     return f"embeddings_{embedder}_stored"
 
@@ -34,7 +35,10 @@ Vectors = tuple[pa.Array, np.ndarray]
 
 
 def readers(ledger: Ledger, name: str) -> Iterator[tuple[int, Callable[[], Vectors]]]:
-    """(number of images, what reads their ids [N] and vectors [N, E]) of every part of a table of embeddings."""
+    """Yield the number of images in each part of an embeddings table, and a function that reads the part.
+
+    The function returns image ids [N] and vectors [N, E].
+    """
 
     def read(part: str) -> Vectors:
         found = ledger.read(name, part, ["image_id", "vector"])
@@ -45,7 +49,7 @@ def readers(ledger: Ledger, name: str) -> Iterator[tuple[int, Callable[[], Vecto
 
 
 def embedded(ledger: Ledger, name: str) -> Iterator[Vectors]:
-    """(image ids [N], vectors [N, E]) of a table of embeddings, part by part; while one is used, the next is read."""
+    """Yield image ids [N] and vectors [N, E] of an embeddings table part by part, reading one part ahead."""
     with ThreadPoolExecutor(1) as reader:
         ahead = None
         for _, read in readers(ledger, name):
@@ -57,7 +61,7 @@ def embedded(ledger: Ledger, name: str) -> Iterator[Vectors]:
 
 
 def refreshed(run: Run) -> int:
-    """Bring the manifest's parts of the embeddings up to date; return how many images have a vector."""
+    """Update the manifest's list of embeddings parts, and return how many images have a vector."""
     names = run.config.confirm.embedders
     for name in names:
         run.manifest.refresh(stored_table(name))

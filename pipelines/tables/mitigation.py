@@ -1,4 +1,4 @@
-"""Name the working tables of a measurement of mitigation."""
+"""Name the tables of a mitigation measurement."""
 
 from __future__ import annotations
 

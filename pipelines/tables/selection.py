@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def allowed(config: Select, captions: int) -> int:
-    """The budget, of so many captions."""
+    """Return the budget for a number of captions: the configured one, or 0.1 % of the captions but at least 1,000."""
     return config.budget if config.budget is not None else max(1000, -(-captions // 1000))
 
 
 def selected(ledger: Ledger) -> pa.Table:
-    """(caption_id, caption) of the selected captions, in order."""
+    """Return (caption_id, caption) of the selected captions, in order."""
     found = [schema.CAPTIONS.empty_table().select(["caption_id", "caption"])]
     for name, scores in ledger.each("scores", ["selected_by"]):
         captions = ledger.read("captions", name, ["caption_id", "caption"])

@@ -1,4 +1,4 @@
-"""Read where training images lie, and the images themselves."""
+"""Read training images and their locations."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from pipelines.configuration.config import Images
 
 
-# Working table: where each image lies.
+# Working table: the location of each image.
 IMAGES = "_images"
 
 
 def listed(ledger: Ledger) -> int:
-    """How many training images there are, readable or not."""
+    """Return the number of training images, readable or not."""
     return sum(ledger.rows(IMAGES, part) for part in ledger.parts(IMAGES))
 
 
 def primary(options: Images) -> str:
-    """The orientation of the pictures in `table`, of which every readable image has one."""
+    """Return the orientation of the images in `embeddings.table`, which has every readable image."""
     return STORED if options.exif == "ignore" else UPRIGHT
 
 
 def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:
-    """Where images lie (one row of schema INDEX each), by id."""
+    """Map image ids to their locations (one row of schema INDEX each)."""
     wanted = pa.array(sorted(set(image_ids)), pa.string())
     found = {}
     for _, part in ledger.each(IMAGES):
@@ -42,19 +42,25 @@ def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:
     return found
 
 
-# An image, and how it lies.
+# (image_id, orientation)
 Turned = tuple[str, str]
 
 
 def pictures(
     options: Images, places: Mapping[str, pa.Table], wanted: Iterable[Turned]
 ) -> Iterator[tuple[Turned, Image]]:
-    """Read training images back from their source.
+    """Read training images from their source.
 
     Args:
-        wanted: (image_id, orientation) of each; `places` has where they lie.
+        options: The configuration of the images.
+        places: The location of each image by id, from `places_of`.
+        wanted: The images to read, as (image_id, orientation).
 
-    Yields each once with its picture. Raises what `decode` raises.
+    Yields:
+        Each wanted image once, with its picture.
+
+    Raises:
+        Exception: Whatever `decode` raises.
     """
     for id_, orientation in sorted(set(wanted)):
         [content] = images.read(places[id_], options.column)

@@ -1,4 +1,4 @@
-"""Read the verdicts of a run and what they rest on."""
+"""Read the verdicts of a run and the evidence for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IS_CONFIRMED = pc.field("verdict").isin(schema.CONFIRMED_WORDS)
 
 
 def confirmed(ledger: Ledger, columns: list[str]) -> pa.Table:
-    """Of the captions whose verdict is verbatim or partial, in order. Raises AuditError if a part is damaged."""
+    """Read columns of the captions whose verdict is verbatim or partial. Raises AuditError if a part is damaged."""
     ledger.check("verdicts")
     return ledger.dataset("verdicts", schema.VERDICTS).to_table(columns, IS_CONFIRMED)
 
@@ -32,7 +32,7 @@ def count_verdicts(ledger: Ledger) -> dict[str, int]:
 
 
 def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
-    """By image_id, the training images of the table `evidence` (PNG). Raises AuditError if one is missing."""
+    """Map image ids to the training images in the table `evidence` (PNG). Raises AuditError if one is missing."""
     found: dict[str, bytes] = {}
     for _, part in ledger.each("evidence", ["image_id", "image"]):
         part = part.filter(pc.field("image_id").isin(image_ids) & pc.field("image").is_valid())
@@ -41,20 +41,20 @@ def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
     if missing:
         manifest = read(ledger.uri)
         if kept(manifest) == "none":
-            hint = "An audit with another --out makes them again, from the model and the data set."
+            hint = "Run the audit again with another --out to recreate them from the model and the data set."
             raise AuditError(
                 f"no training image is left to compare with: {note(manifest)}", where=ledger.uri, hint=hint
             )
         raise AuditError(
-            f"{len(missing):,} training images of confirmed captions are not in the table evidence, {missing[0]} first",
+            f"{len(missing):,} images of confirmed captions are missing from the table evidence, such as {missing[0]}",
             where=ledger.uri,
-            hint="`crossaudit run` with the run's audit.yaml reads them from `images` again.",
+            hint="Rerun `crossaudit run` with the run's audit.yaml to read them from `images` again.",
         )
     return found
 
 
 def copies_of(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By caption_id, how the image of its verdict was copied (schema COPIED_IMAGES)."""
+    """Map caption ids to how the image of the verdict was copied (schema COPIED_IMAGES)."""
     image_of = {row["caption_id"]: row["image_id"] for row in rows}
     found = ledger.read("copied_images").filter(pc.field("caption_id").isin(list(image_of))).to_pylist()
     return {row["caption_id"]: row for row in found if row["image_id"] == image_of[row["caption_id"]]}

@@ -1,1 +1,1 @@
-"""Writers of datasets: a Parquet file without some rows, a WebDataset tar without some samples."""
+"""Write copies of datasets without excluded rows: Parquet, text and WebDataset tars."""

@@ -1,4 +1,4 @@
-"""What one clean copy counts."""
+"""Count the rows of a clean copy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows (samples, of a tar) read, left out and written, and the exclusions that were met; each counted by itself."""
+    """Count rows (or samples of a tar) independently of each other.
+
+    Attributes:
+        rows_in: Rows read.
+        dropped: Rows left out.
+        rows_out: Rows written.
+        met: Exclusions that were found in the file.
+    """
 
     rows_in: int = 0
     dropped: int = 0

@@ -1,4 +1,4 @@
-"""An exclusions file of `crossaudit exclusions`, by the file that each of its rows is about."""
+"""Read an exclusions file of `crossaudit exclusions`, grouped by the files that its rows refer to."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ _PART = pa.schema([schema.EXCLUSIONS.field(name) for name in ("row", "key", "cap
 
 @dataclass(frozen=True)
 class Exclusions:
-    """`files`: input rows of each caption file (None: was unreadable); `images`: images of each tar and Parquet file;
-    `folders`: image files of each folder; `shared`: files that hold captions and images.
+    """Hold the exclusions and the files of the audit.
 
-    `rows_of` and `samples_of` hold what is to be met in each file, in order.
+    Attributes:
+        caption: The caption column of the audit.
+        delimiter: The delimiter of the audit's text files.
+        files: Input rows of each caption file; None if it was unreadable.
+        images: Images of each tar and Parquet file.
+        folders: Image files of each folder.
+        shared: Files with both captions and images.
+        rows_of: The rows that must be found in each caption file, in order.
+        samples_of: The samples that must be found in each image file, in order.
     """
 
     caption: str | None
@@ -38,7 +45,10 @@ class Exclusions:
 
 
 def read(uri: str) -> Exclusions:
-    """Raises UsageError if the file is not one of `crossaudit exclusions`, or names a row twice."""
+    """Read an exclusions file.
+
+    Raises UsageError if it was not written by `crossaudit exclusions`, or names a row twice.
+    """
     again = "Write it with `crossaudit exclusions RUN`."
     with open_file(uri) as source:
         try:
@@ -47,7 +57,7 @@ def read(uri: str) -> Exclusions:
             known: dict[str, Any] = {name: notes[name] for name in _NOTES}
             table = table.cast(pa.schema([schema.EXCLUSIONS.field(name) for name in _COLUMNS]))
         except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-            raise UsageError(f"is no exclusions file: {error}", where=uri, hint=again) from error
+            raise UsageError(f"not an exclusions file: {error}", where=uri, hint=again) from error
     strange = set(table["action"].unique().to_pylist()) - set(schema.ACTION_WORDS)
     if strange:
         raise UsageError(f"action is drop or keep, not {', '.join(map(str, strange))}", where=uri, hint=again)
@@ -63,7 +73,7 @@ def part_of(exclusions: Exclusions, name: str, role: str) -> pa.Table:
     Args:
         exclusions: All exclusions.
         name: The file.
-        role: "captions", "images" or "both". With "both" each row stands once, with the action of its caption.
+        role: "captions", "images" or "both". With "both", each row occurs once, with the action of its caption.
     """
     rows = exclusions.rows_of.get(name) if role != "images" else None
     samples = exclusions.samples_of.get(name) if role != "captions" else None
@@ -75,7 +85,7 @@ def part_of(exclusions: Exclusions, name: str, role: str) -> pa.Table:
 
 
 def _by_file(table: pa.Table, uri: str) -> dict[str, pa.Table]:
-    """The rows of each file, sorted by row; UsageError if one occurs twice."""
+    """Group rows by file, sorted by row. Raises UsageError if a row occurs twice."""
     table = table.sort_by([("file", "ascending"), ("row", "ascending")])
     found, start = {}, 0
     for item in pc.value_counts(table["file"].combine_chunks()).to_pylist():

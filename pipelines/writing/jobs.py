@@ -1,4 +1,4 @@
-"""The files of a data set that are to be copied: what the audit calls each of them, and what it read of it."""
+"""Find the files of a data set to copy, with their names and roles in the audit."""
 
 from __future__ import annotations
 
@@ -20,16 +20,24 @@ from pipelines.writing.exclusions import Exclusions, part_of
 from pipelines.writing.text import ANOTHER
 
 _PACKED = (".parquet", ".tar")
-# What becomes of a file: rows go, or samples of a tar, or all of it (an image, a text file that is one caption).
+# What is dropped from a file: rows, samples of a tar, lines, or the whole file (an image, or a text file with one
+# caption).
 ROWS, SAMPLES, LINES, WHOLE = "rows", "samples", "lines", "whole"
 
 
 @dataclass(frozen=True)
 class CopyTask:
-    """One file to copy.
+    """Describe one file to copy.
 
-    `name` is what the audit calls it, `role` what the audit read of it: "captions", "images" or "both"; `part` is what
-    is to be met in it (row, key, caption_id, action); `rows` and `images`: how many it had when audited, if known.
+    Attributes:
+        uri: The file.
+        name: Its name in the audit.
+        kind: What is dropped from it: ROWS, SAMPLES, LINES or WHOLE.
+        role: What the audit read from it: "captions", "images" or "both".
+        part: The exclusions that must be found in it (row, key, caption_id, action).
+        rows: The number of rows it had when it was audited, if known.
+        images: The number of images it had when it was audited, if known.
+        target: Where the copy goes.
     """
 
     uri: str
@@ -43,7 +51,7 @@ class CopyTask:
 
     @property
     def base(self) -> str:
-        """The folder that the name is relative to."""
+        """Return the folder that the name is relative to."""
         return self.uri.replace(os.sep, "/").removesuffix(self.name)
 
     @property
@@ -56,15 +64,19 @@ class CopyTask:
 
 
 def find_jobs(exclusions: Exclusions, dataset: Sequence[str]) -> tuple[list[CopyTask], list[str]]:
-    """(the files of paths, folders and globs that were part of the audit, each once; what else of a format was there).
+    """Find the files of the audit among paths, folders and globs.
 
-    Raises UsageError for a Parquet file or tar that was not part of it, for a path where no file was, and for two files
-    that the audit calls the same.
+    Returns:
+        A task for each file that was part of the audit, and the URIs of other files with a known format.
+
+    Raises:
+        UsageError: A Parquet file or tar was not part of the audit, a path matches no file of the audit, or two files
+            have the same name in the audit.
     """
     found: dict[tuple[str, str], CopyTask] = {}
     strange: dict[str, None] = {}
     listed = {pattern: _listed(pattern) for pattern in dataset}
-    # A caption and its image may be in different patterns.
+    # Different patterns may match a caption and its image.
     every = [file for files in listed.values() for file in files]
     for pattern, files in listed.items():
         jobs = [(file, _job(file, exclusions)) for file in with_sidecars(files, every)]
@@ -88,7 +100,7 @@ def _listed(pattern: str) -> list[File]:
 
 
 def _job(file: File, exclusions: Exclusions) -> CopyTask | None:
-    """The job of a file, or None for one that is no part of the audit and may lie beside."""
+    """Return the task for a file, or None for a file that was not part of the audit and may be ignored."""
     if is_image(file.name):
         name = _image(file.uri, exclusions.folders)
         if name is None:
@@ -106,7 +118,10 @@ def _job(file: File, exclusions: Exclusions) -> CopyTask | None:
 
 
 def _packed(file: File, exclusions: Exclusions) -> CopyTask:
-    """A Parquet file or a tar; captions and images may have the same names, and then its columns tell what it is."""
+    """Return the task for a Parquet file or a tar.
+
+    If both a caption file and an image file have its name, its columns decide which one it is.
+    """
     name = _known(file.uri, exclusions.files.keys() | exclusions.images.keys())
     if name is None:
         raise UsageError("was not part of the audit: no file of that name was read", where=file.uri, hint=ANOTHER)
@@ -124,19 +139,19 @@ def _holds_captions(file: File, exclusions: Exclusions) -> bool:
     if not file.uri.endswith(".tar"):
         with open_file(file.uri) as source:
             return exclusions.caption in pq.read_schema(source).names
-    what = "captions and images of the audit have files of that name, and which this is cannot be told"
+    what = "a caption file and an image file of the audit both have this name, so it is unclear which one this is"
     raise UsageError(what, where=file.uri, hint="Rename one of them and audit again.")
 
 
 def _known(uri: str, names: Container[str]) -> str | None:
-    """The name under which the audit knows a file: the longest end of its path that is one."""
+    """Return the name of a file in the audit, the longest end of its path that is a known name, or None."""
     parts = uri.replace(os.sep, "/").split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((name for name in ends if name in names), None)
 
 
 def _image(uri: str, folders: Container[str]) -> str | None:
-    """As `_known`, of a file with one image: folders are known, not their files."""
+    """Return the name of an image file in the audit, of which only the folders are known, or None."""
     folder, base = posixpath.split(uri.replace(os.sep, "/"))
     name = _known(folder, folders)
     if name is not None:

@@ -1,4 +1,4 @@
-"""A Parquet file without some of its rows: same schema, metadata, compression and order."""
+"""Copy a Parquet file without excluded rows, with the same schema, metadata, compression and order."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from pipelines.writing.counts import Counts
 
 
 def clean(source: pa.NativeFile, sink: pa.NativeFile, exclusions: pa.Table, caption: str | None) -> Counts:
-    """Copies row group by row group; `exclusions`: (row, caption_id, action), sorted by row, no row twice.
+    """Copy a Parquet file row group by row group without the dropped rows.
 
-    `rows_out` is not known yet: count what was written. Raises AuditError if the caption of an excluded row is not
-    the one that was audited.
+    Args:
+        source: The file.
+        sink: The copy.
+        exclusions: (row, caption_id, action), sorted by row, without duplicates.
+        caption: The caption column, or None to skip the comparison of captions.
+
+    Returns:
+        The counts, with `rows_out` 0: count the rows of the copy to get it.
+
+    Raises:
+        AuditError: The caption of an excluded row is not the one that was audited.
+        UsageError: There is no caption column.
     """
     parquet = pq.ParquetFile(source)
     layout = parquet.schema_arrow
     if caption is not None and len(exclusions) and caption not in layout.names:
-        raise UsageError(f"no column {caption!r}: it is not the file that was audited")
+        raise UsageError(f"no column {caption!r}: this is not the file that was audited")
     row_N = exclusions["row"].to_numpy()
     drop_N = np.array(exclusions["action"].to_pylist(), object) == "drop"
     first = dropped = met = 0
@@ -46,11 +56,11 @@ def _compare(captions: pa.ChunkedArray, inside: np.ndarray, ids: pa.ChunkedArray
         if expected is not None and expected not in found:
             there = ", ".join(found) or "none"
             what = f"row {first + row}: its caption is not the one that was audited ({there}, not {expected})"
-            raise AuditError(what, hint="Give the very files that the run read, or audit these.")
+            raise AuditError(what, hint="Give the same files that the run read, or audit these files.")
 
 
 def _texts(captions: pa.ChunkedArray, inside: np.ndarray) -> list[list[str]]:
-    """The captions of some rows; what is not UTF-8 was never one, and comes with the bad bytes replaced."""
+    """Return the captions of some rows. Bytes that are not UTF-8 are replaced; such text was never audited."""
     column = captions.take(pa.array(inside))
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -61,7 +71,7 @@ def _texts(captions: pa.ChunkedArray, inside: np.ndarray) -> list[list[str]]:
 
 
 def _codecs(parquet: pq.ParquetFile) -> dict[str, str] | str:
-    """The compression of each column in the first row group."""
+    """Return the compression of each column in the first row group."""
     if not parquet.num_row_groups:
         return "snappy"
     group = parquet.metadata.row_group(0)

@@ -1,4 +1,4 @@
-"""A WebDataset tar without some of its samples; every byte of the others stays as it is."""
+"""Copy a WebDataset tar without excluded samples; the bytes of all others are unchanged."""
 
 from __future__ import annotations
 
@@ -17,10 +17,20 @@ _CHUNK = 1 << 22
 def clean(
     source: pa.NativeFile, sink: pa.NativeFile, exclusions: Mapping[int, tuple[str | None, str]], images: int | None
 ) -> Counts:
-    """Copies all but the members of dropped samples; `exclusions`: (key, action) by number of the sample.
+    """Copy a tar without the members of dropped samples.
 
-    `rows_out` is not known yet: count what was written. Raises AuditError if an excluded sample has another key than
-    the one that was audited, or the tar other than `images` samples with an image; tarfile.TarError if it is truncated.
+    Args:
+        source: The tar.
+        sink: The copy.
+        exclusions: (key, action) by number of the sample.
+        images: The number of samples with an image, or None if it is unknown.
+
+    Returns:
+        The counts, with `rows_out` 0: count the samples of the copy to get it.
+
+    Raises:
+        AuditError: An excluded sample does not have the key that was audited, or the number of images differs.
+        tarfile.TarError: The tar is truncated.
     """
     gaps: list[tuple[int, int]] = []
     met, dropped, pictures = set(), set(), set()
@@ -33,23 +43,23 @@ def clean(
             continue
         expected, action = exclusions[number]
         if expected is not None and key != expected:
-            what = f"sample {number}: its key is {key}, not {expected} as in the file that was audited"
-            raise AuditError(what, hint="Give the very files that the run read, or audit these.")
+            what = f"sample {number}: its key is {key}, not {expected} as in the audited file"
+            raise AuditError(what, hint="Give the same files that the run read, or audit these files.")
         met.add(number)
         if action == "drop":
             dropped.add(number)
             gaps.append((member.offset, end))
     if images is not None and len(pictures) != images:
         raise AuditError(
-            f"has {len(pictures):,} images, the file that was audited {images:,}",
-            hint="Give the very files that the run read, or audit these.",
+            f"has {len(pictures):,} images, but the audited file had {images:,}",
+            hint="Give the same files that the run read, or audit these files.",
         )
     _copy(source, sink, gaps)
     return Counts(last + 1, len(dropped), 0, len(met))
 
 
 def count(source: pa.NativeFile) -> int:
-    """The samples of a tar."""
+    """Return the number of samples in a tar."""
     return 1 + max((number for number, *_ in samples(source)), default=-1)
 
 

@@ -1,4 +1,4 @@
-"""Text with a row a line, or a CSV record, without some of its rows; every byte of the others stays as it is."""
+"""Copy text with one row per line or CSV record without excluded rows; the bytes of all others are unchanged."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from pipelines.reading.files import File
 from pipelines.reading.slices import BYTE_ORDER_MARK, COMPRESSED, chunks, lines
 from pipelines.writing.counts import Counts
 
-ANOTHER = "Give the very files that the run read, or audit these."
+ANOTHER = "Give the same files that the run read, or audit these files."
 
 
 def clean(file: File, sink: pa.NativeFile, exclusions: pa.Table, options: Captions) -> Counts:
-    """Copy all but the dropped rows; the header, quotes, line ends and byte-order mark are kept.
+    """Copy a file without the dropped rows, keeping the header, quotes, line ends and byte-order mark.
 
     Args:
-        file: JSON lines, CSV, TSV or plain text. If its name says that it is compressed, so is the copy.
-        exclusions: (row, caption_id, action), sorted by row, no row twice.
+        file: JSON lines, CSV, TSV or plain text. If the suffix says that it is compressed, so is the copy.
+        sink: The copy.
+        exclusions: (row, caption_id, action), sorted by row, without duplicates.
+        options: How the audit read captions.
 
-    `rows_out` is not known yet: count what was written. Raises AuditError if the caption of an excluded row is not the
-    one that was audited.
+    Returns:
+        The counts, with `rows_out` 0: count the rows of the copy to get it.
+
+    Raises:
+        AuditError: The caption of an excluded row is not the one that was audited.
     """
     compare(file, exclusions, options)
     drops = set(exclusions.filter(pc.equal(exclusions["action"], "drop"))["row"].to_pylist())
@@ -52,7 +57,7 @@ def clean(file: File, sink: pa.NativeFile, exclusions: pa.Table, options: Captio
 
 
 def count(file: File, options: Captions) -> int:
-    """The rows of a file as the audit counts them. Raises AuditError if it cannot be read to its end."""
+    """Count the rows of a file as the audit does. Raises AuditError if the file cannot be read completely."""
     slices, problems = captions_of.plan(file, options)
     if problems:
         raise AuditError(f"cannot be read: {problems[0]['message']}", where=file.uri)
@@ -60,7 +65,16 @@ def count(file: File, options: Captions) -> int:
 
 
 def compare(file: File, exclusions: pa.Table, options: Captions) -> None:
-    """Raises AuditError if the caption of an excluded row is not the one that was audited."""
+    """Compare the captions of excluded rows with those that were audited.
+
+    Args:
+        file: The file.
+        exclusions: (row, caption_id, action).
+        options: How the audit read captions.
+
+    Raises:
+        AuditError: The caption of an excluded row is not the one that was audited.
+    """
     expected = {
         row: id_
         for row, id_ in zip(exclusions["row"].to_pylist(), exclusions["caption_id"].to_pylist(), strict=True)
@@ -84,7 +98,10 @@ def compare(file: File, exclusions: pa.Table, options: Captions) -> None:
 
 
 def check_whole(file: File, exclusions: pa.Table) -> None:
-    """As `compare`, of a file that is one caption, with or without white space around it."""
+    """Compare a file that is one caption, with or without surrounding white space, with the audited caption.
+
+    Raises AuditError if it is not the caption that was audited.
+    """
     with open_file(file.uri) as source:
         text = source.read().removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace")
     found = {caption_id(part) for part in (text, text.strip(), *text.splitlines(), *map(str.strip, text.splitlines()))}
@@ -94,20 +111,20 @@ def check_whole(file: File, exclusions: pa.Table) -> None:
 
 
 def _rows(file: File, options: Captions) -> tuple[int, Iterator[int]]:
-    """(bytes before the first row, the bytes that each row takes)."""
+    """Return the number of bytes before the first row, and the size of each row in bytes."""
     if captions_of.format_of(file.name) is delimited:
         return delimited.spans(file, options)
     return 0, (size for size, _ in lines(file))
 
 
 class _Content:
-    """The unpacked content of a file, taken piece by piece."""
+    """Read the uncompressed content of a file piece by piece."""
 
     def __init__(self, file: File) -> None:
         self._chunks, self._rest = chunks(file), bytearray()
 
     def take(self, size: int) -> bytes:
-        """The next bytes; fewer at the end."""
+        """Return the next `size` bytes, or fewer at the end of the file."""
         while len(self._rest) < size and (chunk := next(self._chunks, None)):
             self._rest += chunk
         taken = bytes(self._rest[:size])

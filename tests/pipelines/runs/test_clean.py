@@ -220,7 +220,7 @@ def torn_tar(data: Path) -> None:
         (renamed, r"00000.parquet: no column 'caption'"),
         (torn, r"00000.parquet: cannot be copied"),
         (without_first_sample, r"00000.tar: sample 0: its key is 000001, not 000000"),
-        (without_last_sample, r"00000.tar: has 4 images, the file that was audited 5"),
+        (without_last_sample, r"00000.tar: has 4 images, but the audited file had 5"),
         (torn_tar, r"00000.tar: cannot be copied"),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_data_set_that_was_not_audited_is_wrong_usage(data: Path, dropping: st
 
 
 def test_a_file_that_is_no_exclusions_file_is_wrong_usage(data: Path, dropping: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no exclusions file"):
+    with pytest.raises(UsageError, match="not an exclusions file"):
         cleaned(str(data / "00000.parquet"), data, tmp_path / "clean")
     table = pq.read_table(dropping)
     for changed, message in (

@@ -223,7 +223,7 @@ def test_a_run_that_confirmed_nothing_is_refused(own: Ledger) -> None:
         table = own.read("verdicts", part)
         clear = pa.array(["not_selected"] * len(table))
         own.write("verdicts", part, table.set_column(table.schema.get_field_index("verdict"), "verdict", clear))
-    with pytest.raises(AuditError, match="no caption of this run is confirmed"):
+    with pytest.raises(AuditError, match="this run has no confirmed captions"):
         mitigate_run(own.uri, SMALL)
 
 

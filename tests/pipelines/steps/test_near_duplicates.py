@@ -125,7 +125,7 @@ def test_a_pair_on_the_border_of_two_lists_is_missed_and_counted(
 def test_without_a_pair_there_is_no_recall(tmp_path: Path) -> None:
     _, known = found(clustered(config_of(tmp_path), np.eye(WIDTH), [WIDTH]))
     assert (known["recall"], known["pairs"], known["images_with_duplicates"]) == (None, 0, 0)
-    assert near_duplicates.sentence(known) == "no pair to measure the lists by"
+    assert near_duplicates.sentence(known) == "no pairs to measure the recall of the lists"
 
 
 def test_every_image_counts_once_however_many_copies_it_has(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_every_image_counts_once_however_many_copies_it_has(tmp_path: Path) -> N
     ledger.write(near_duplicates.PAIRS, "00000", pa.table([first, image], schema=identical_images.LINK))
     measured = near_duplicates.recall(ledger, np.array([0, 1, 2, 3]), np.zeros(4, np.int64))
     assert measured == {"recall": pytest.approx(1 / 3), "images": 3, "pairs": 5}
-    assert near_duplicates.sentence(measured) == "lists connect 33.3% of 5 pairs, as the mean of 3 images"
+    assert near_duplicates.sentence(measured) == "lists connect 33.3% of 5 pairs (mean over 3 images)"
 
 
 @pytest.mark.parametrize("images", [0, 1, 30, 5000, 10**7])
