@@ -1,7 +1,8 @@
-"""What it costs to find near duplicates, by comparing all images and by lists, and what the lists miss.
+"""Measure the cost of finding near duplicates by exact comparison and by lists, and what the lists miss.
 
-A tenth of the vectors are copies of others, of cosine 0.9 to 0.99. Vectors lie in directions whose variance falls off
-as a power of their rank, as those of real embedders do; that is harder than round clusters, whose copies share a list.
+A tenth of the vectors are copies of others, with a cosine similarity of 0.9 to 0.99. The variance of the vectors falls
+off as a power of the rank of their directions, as with real embedders. This is harder than round clusters, whose copies
+share a list.
 
 python -m benchmarks.clusters [--images 20000 --images 100000] [--workers 1]
 """
@@ -34,13 +35,15 @@ FALL, COPIED, ROWS = 0.5, 0.1, 1024
 
 
 def main(
-    images: Annotated[list[int] | None, typer.Option(help="How many; given again, one after the other.")] = None,
+    images: Annotated[
+        list[int] | None, typer.Option(help="Number of images. Repeat the option to measure several.")
+    ] = None,
     workers: int = 1,
-    exact: Annotated[bool, typer.Option(help="Compare all with all too.")] = True,
-    popular: Annotated[int, typer.Option(help="So many more are copies of one picture.")] = 0,
-    folder: Annotated[Path | None, typer.Option(help="Where there is room; a temporary folder if not given.")] = None,
+    exact: Annotated[bool, typer.Option(help="Also compare all images with each other.")] = True,
+    popular: Annotated[int, typer.Option(help="Number of additional images that are copies of one picture.")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="Folder for the data; by default a temporary folder.")] = None,
 ) -> None:
-    """Print the seconds of both, the pairs that are in one cluster, and the recall that the run itself measured."""
+    """Print the seconds of both methods, the share of planted pairs in one cluster, and the run's own recall."""
     for count in images or [20_000, 100_000]:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             vectors_NE, planted_M2 = planted(count, popular)
@@ -51,7 +54,16 @@ def main(
 
 
 def planted(count: int, popular: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(vectors [N, E] of float16, pairs [M, 2] of a copy and its original); `popular` more are copies of the first."""
+    """Generate vectors, some of which are copies of others.
+
+    Args:
+        count: The number of vectors.
+        popular: The number of additional vectors, all copies of the first.
+        seed: The seed.
+
+    Returns:
+        The vectors [N, E] as float16, and the pairs of a copy and its original [M, 2].
+    """
     rng = np.random.default_rng(seed)
     scale_E = np.arange(1, WIDTH + 1) ** -FALL
     copies = int(count * COPIED) + popular
@@ -72,7 +84,7 @@ def planted(count: int, popular: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def _lists(vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
-    """What more lists an image would find, and what comparing costs over that in lists of one size."""
+    """Print what more lists per image would find, and the cost of comparing relative to lists of equal size."""
     images = len(vectors_NE)
     count = cells.lists_of(images)
     sample_N = cells.drawn(np.arange(images), images, cells.FROM_A_LIST * count, 0)
@@ -84,8 +96,8 @@ def _lists(vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
     shares = [f"{each}: {same_MLL[:, :each, :each].any(axis=(1, 2)).mean():.3f}" for each in range(1, 7)]
     sizes = np.bincount(list_NL[:, : cells.EACH].ravel(), minlength=count).astype(float)
     uneven = (sizes**2).mean() / sizes.mean() ** 2
-    print(f"{images:,} images, {count:,} lists, {uneven:.2f} times even ones; planted pairs in a common list, by")
-    print(f"lists an image: {', '.join(shares)}", flush=True)
+    print(f"{images:,} images, {count:,} lists, {uneven:.2f} times the cost of equal lists; planted pairs in a common")
+    print(f"list, by lists per image: {', '.join(shares)}", flush=True)
 
 
 def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
@@ -115,7 +127,7 @@ def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M
     together = (named[planted_M2[:, 0]] == named[planted_M2[:, 1]]).mean()
     found = f"{together:.4f} of {len(planted_M2):,} planted pairs; {run.manifest.data['clusters']}"
     print(
-        f"{kind}: {seconds:.1f} s, {spent.cpu():.0f} s of cores, {spent.memory / 2**30:.2f} GiB at most; {found}",
+        f"{kind}: {seconds:.1f} s, {spent.cpu():.0f} core seconds, {spent.memory / 2**30:.2f} GiB at most; {found}",
         flush=True,
     )
 

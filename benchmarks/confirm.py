@@ -1,4 +1,4 @@
-"""What confirming costs: the exact search over the product that it rests on, and its memory.
+"""Measure the cost of confirming: the exact search relative to the matrix product behind it, and its memory.
 
 python -m benchmarks.confirm [--images 5_000_000 --rows 16384 --pairs 1]
 """
@@ -30,12 +30,12 @@ def main(
     images: int = 200_000,
     queries: int = 1024,
     width: int = 512,
-    rows: Annotated[int, typer.Option(help="Of a shard.")] = 1024,
+    rows: Annotated[int, typer.Option(help="Rows per shard.")] = 1024,
     pairs: int = 5,
-    folder: Annotated[Path | None, typer.Option(help="Where the vectors go, for a while.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder for the vectors, which are deleted afterwards.")] = None,
     threads: int = 1,
 ) -> None:
-    """Print the search's time over that of a bare product, and of a bare `faiss.knn`, over the same shards."""
+    """Print the time of the search relative to a matrix product and to `faiss.knn` over the same shards."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -53,10 +53,8 @@ def main(
         began = time.perf_counter()
         found()
         seconds = time.perf_counter() - began
-        print(
-            f"{images:,} images, {queries:,} queries: {seconds:.1f} s, {images * queries / seconds:.3g} pairs a second"
-        )
-        print(f"peak of memory {_resident():,.0f} MiB, {before:,.0f} before the search", flush=True)
+        print(f"{images:,} images, {queries:,} queries: {seconds:.1f} s, {images * queries / seconds:.3g} pairs/s")
+        print(f"peak memory {_resident():,.0f} MiB, {before:,.0f} MiB before the search", flush=True)
         shards = [part.astype(np.float32) for _, part in zip(range(32), _blocks(ledger), strict=False)]
 
         def same() -> Any:
@@ -70,7 +68,10 @@ def main(
             ],
         }
         for name, run in plain.items():
-            print(f"search over {name} of {len(shards)} shards in memory: {ratio(run, same, 'cpu', pairs)}", flush=True)
+            print(
+                f"search, relative to {name} of {len(shards)} shards in memory: {ratio(run, same, 'cpu', pairs)}",
+                flush=True,
+            )
 
 
 def _blocks(ledger: Ledger) -> Any:
@@ -78,7 +79,7 @@ def _blocks(ledger: Ledger) -> Any:
 
 
 def _vectors(start: int, count: int, width: int) -> pa.Table:
-    """A part of an embeddings table: random directions."""
+    """Return a part of an embeddings table with random unit vectors."""
     vectors = np.random.default_rng(start).standard_normal((count, width), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     layout = schema.embeddings(width)

@@ -1,4 +1,4 @@
-"""What detectors cost in time: a generation with all that follow one, over the same generation without; and memory.
+"""Measure the time of a generation with detectors relative to one without, and the peak memory.
 
 python -m benchmarks.detectors [--model FOLDER] [--device cuda]
 """
@@ -22,11 +22,11 @@ CAPTIONS = ["a tidy flat picture of a headphone on a white background for a wall
 
 
 def main(
-    model: Annotated[Path | None, typer.Option(help="A diffusers folder; the bundled toy if not given.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A diffusers folder; by default the bundled toy model.")] = None,
     device: str = "cpu",
     steps: int = 20,
 ) -> None:
-    """Print the ratios, and the peak of memory after 10 times as many steps."""
+    """Print the ratios, and the peak memory for 1 and 10 times as many steps."""
     torch.set_num_threads(1)
     loaded = audit.load_model(model or bundle() / "model", device=device)
 
@@ -39,7 +39,7 @@ def main(
     for times in (1, 10):
         generate(*RUN, steps=times * steps)
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else _resident()
-        print(f"peak of memory after {times * steps} steps: {peak / 2**20:.0f} MiB", flush=True)
+        print(f"peak memory after {times * steps} steps: {peak / 2**20:.0f} MiB", flush=True)
 
 
 def _resident() -> int:

@@ -1,7 +1,7 @@
-"""What half precision gains in time, and what it costs in accuracy.
+"""Measure how much time half precision saves and how much accuracy it costs.
 
-Speed: the architecture of Stable Diffusion 1.5 at full size with random weights, screened and generated in each dtype,
-as ratios of paired runs. Accuracy: the bundled model, which really memorizes, screened and generated in each dtype.
+Speed: screen and generate with the full-size architecture of Stable Diffusion 1.5 and random weights in each dtype, as
+ratios of paired runs. Accuracy: screen and generate with the bundled model, which really memorizes, in each dtype.
 
 python -m benchmarks.dtypes [--device cuda] [--captions 64] [--no-speed]
 """
@@ -37,10 +37,10 @@ SAME_PIXELS = 8  # levels of 255, root mean square
 
 def main(
     device: str = "cpu",
-    captions: Annotated[int, typer.Option(help="Per call at full size, which is also the batch size.")] = 64,
+    captions: Annotated[int, typer.Option(help="Captions per call at full size, and the batch size.")] = 64,
     speed: Annotated[bool, typer.Option(help="Measure the time at full size.")] = True,
 ) -> None:
-    """Print both tables."""
+    """Print the speed and the accuracy of each dtype."""
     torch.set_num_threads(1)
     use_exact_float32()
     if speed:
@@ -49,7 +49,7 @@ def main(
 
 
 def measure_speed(device: str, captions: int) -> None:
-    """Print the time of each dtype over float32's, the rate in captions per second, and the peak of memory."""
+    """Print the time of each dtype relative to float32, the captions per second, and the peak memory."""
     texts = [f"a picture of the thing number {number}" for number in range(captions)]
     models = {dtype: full_size(device, dtype) for dtype in DTYPES}
     tasks = {
@@ -67,11 +67,11 @@ def measure_speed(device: str, captions: int) -> None:
             print(f"{title}, {name_of(dtype)}: {rows / seconds:.2f} captions/s{peak}", flush=True)
         for dtype in DTYPES[1:]:
             found = ratio(partial(task, models[torch.float32]), partial(task, models[dtype]), device, PAIRS)
-            print(f"{title}, time of {name_of(dtype)} over float32: {found}", flush=True)
+            print(f"{title}, time of {name_of(dtype)} relative to float32: {found}", flush=True)
 
 
 def full_size(device: str, dtype: torch.dtype) -> audit.Model:
-    """Build Stable Diffusion 1.5 with random weights, and the tokenizer of the bundled model."""
+    """Build Stable Diffusion 1.5 with random weights and the tokenizer of the bundled model."""
     torch.manual_seed(0)
     tokenizer = audit.load_model(bundle() / "model").tokenizer
     with torch.device(device):
@@ -94,7 +94,7 @@ def full_size(device: str, dtype: torch.dtype) -> audit.Model:
 
 
 def measure_accuracy(device: str) -> None:
-    """Print, for each dtype, how well the bundled model's memorized captions are told apart, and what changes."""
+    """Print for each dtype how well the bundled model's memorized captions are detected, and what changes."""
     labels = pq.read_table(bundle() / "labels.parquet").to_pydict()
     pairs = list(zip(labels["caption"], labels["label"], strict=True))
     planted, unseen = ([text for text, label in pairs if label == wanted] for wanted in ("verbatim", "none"))
@@ -107,12 +107,12 @@ def measure_accuracy(device: str) -> None:
         calibration = audit.calibrate(audit.screen(model, controls))
         found = audit.screen(model, planted)
         positive, negative = (_scores(calibration.score(table)) for table in (found, audit.screen(model, unseen)))
-        print(f"{name_of(dtype)} on {device}, beside float32 on the CPU:")
+        print(f"{name_of(dtype)} on {device}, compared with float32 on the CPU:")
         print(f"  profile: TPR {tpr_at(0.01, positive, negative):.3f} at 1 % FPR ({len(positive)}, {len(negative)})")
         for column in ("noise_response", "layer_bos", "layer_entropy"):
             print(f"  {column}: {_difference(found, exact, column)}")
         alone = audit.screen(model, planted, batch_size=1)
-        print(f"  noise_response, batch 1 beside {len(planted)}: {_difference(alone, found, 'noise_response')}")
+        print(f"  noise_response, batch 1 compared with {len(planted)}: {_difference(alone, found, 'noise_response')}")
         made = audit.generate(model, planted[:IMAGES], steps=20, guidance_scale=4.0)["image"].to_pylist()
         rms = np.array([_rms(one, other) for one, other in zip(made, pictures, strict=True)])
         print(

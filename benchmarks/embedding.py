@@ -1,4 +1,4 @@
-"""What decoding a batch ahead saves: the stage embed, over the same work done one after the other.
+"""Measure the time of the stage embed, which decodes a batch ahead, relative to the same work done serially.
 
 python -m benchmarks.embedding [--images 256] [--side 1024] [--cpus 2] [--device cuda]
 """
@@ -31,13 +31,13 @@ from pipelines.tables.training_images import IMAGES
 
 
 def main(
-    count: Annotated[int, typer.Option("--images", help="JPEGs of the data set.")] = 256,
+    count: Annotated[int, typer.Option("--images", help="Number of JPEGs.")] = 256,
     side: Annotated[int, typer.Option(help="Their width and height.")] = 1024,
-    cpus: Annotated[int, typer.Option(help="Of the worker: threads of torch, and threads that decode.")] = 1,
+    cpus: Annotated[int, typer.Option(help="CPUs of the worker: threads of torch, and threads that decode.")] = 1,
     device: str = "cpu",
     pairs: int = 5,
 ) -> None:
-    """Print the ratio, with SSCD's network (random weights)."""
+    """Print the ratio for SSCD's network with random weights."""
     with tempfile.TemporaryDirectory() as folder:
         worker = _worker(Path(folder), count, side, cpus, device)
         embedder = worker.embedder("sscd")
@@ -50,7 +50,7 @@ def main(
                 embedder.embed([decode(content) for content in contents[start : start + image_vectors.BATCH]])
 
         found = ratio(serial, lambda: embed._embed(worker, shard), device, pairs)
-        print(f"embed with a batch ahead, {count} JPEGs of {side} x {side}, {cpus} CPUs, {device}: {found}")
+        print(f"embed, decoding a batch ahead, {count} JPEGs of {side} x {side}, {cpus} CPUs, {device}: {found}")
 
 
 def _worker(folder: Path, count: int, side: int, cpus: int, device: str) -> Worker:

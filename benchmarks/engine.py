@@ -1,10 +1,11 @@
-"""What the engine costs: shards that only wait, through the run's own schedule, pool, ledger and manifest.
+"""Measure the overhead of the engine with shards that only wait, using the schedule, pool, ledger and manifest.
 
 python -m benchmarks.engine [--calls 64 --calls 256] [--waves 400] [--spread 0.5] [--plot overhead.svg]
 
-The ideal is the waiting alone, its sum over the calls. Without a spread all shards take equally long, so that all calls
-end at once, again and again, and queue; no real shards do. A call waits in an asynchronous actor, of which few hold
-many; it then writes its part as a worker does. Two cores must carry all of it: the driver, the actors and Ray.
+The ideal time is the total waiting time divided by the number of concurrent calls. Without a spread, all shards take
+equally long, so all calls end at the same time and queue again and again, which real shards do not. A call waits in an
+asynchronous actor; a few actors hold many calls. It then writes its part as a worker does. Two cores must run the
+driver, the actors and Ray.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ TABLE = pa.table({"row": pa.array([0], pa.int64())})
 
 
 class Sleeper:
-    """Stands for as many workers as it has calls at a time."""
+    """Simulate as many workers as it has concurrent calls."""
 
     def __init__(self, seconds: float, spread: float) -> None:
         self._seconds, self._spread = seconds, spread
@@ -55,13 +56,28 @@ class Sleeper:
 
 
 def lasts(shard: Shard, seconds: float, spread: float) -> float:
-    """How long a shard takes: `seconds`, more or less by up to a share `spread`, as its name decides."""
+    """Return how long a shard takes.
+
+    Args:
+        shard: The shard, whose name decides the deviation.
+        seconds: The mean time in seconds.
+        spread: The maximum deviation, as a share of `seconds`.
+    """
     return seconds * (1 + spread * (2 * zlib.crc32(shard.name.encode()) / 0xFFFFFFFF - 1))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`overhead`: of the wall time, over the ideal. `memory`: the driver's, in MiB, at each tenth of the way."""
+    """Hold one measurement.
+
+    Attributes:
+        calls: Concurrent calls.
+        shards: Shards.
+        overhead: Wall time relative to the ideal time, minus 1.
+        driver_seconds: CPU seconds of the driver.
+        memory: Memory of the driver in MiB at each tenth of the run.
+        load: Load of the machine.
+    """
 
     calls: int
     shards: int
@@ -72,19 +88,29 @@ class Measured:
 
 
 def main(
-    calls: Annotated[list[int] | None, typer.Option(help="Calls at a time.")] = None,
-    waves: Annotated[int, typer.Option(help="Shards, in multiples of the calls.")] = 60,
-    seconds: Annotated[float, typer.Option(help="How long a shard takes.")] = 1.0,
-    spread: Annotated[float, typer.Option(help="By which share of that shards differ.")] = 0.0,
-    plot: Annotated[Path | None, typer.Option(help="Where to draw the overhead against the calls.")] = None,
+    calls: Annotated[
+        list[int] | None, typer.Option(help="Concurrent calls. Repeat the option to measure several.")
+    ] = None,
+    waves: Annotated[int, typer.Option(help="Number of shards per concurrent call.")] = 60,
+    seconds: Annotated[float, typer.Option(help="Mean time per shard.")] = 1.0,
+    spread: Annotated[float, typer.Option(help="Maximum deviation from the mean time, as a share of it.")] = 0.0,
+    plot: Annotated[Path | None, typer.Option(help="File for a plot of the overhead against the calls.")] = None,
 ) -> None:
-    """Print a line for each number of calls."""
+    """Print one line per number of calls."""
     found = [measure(number, number * waves, seconds, spread) for number in calls or [16, 64, 256]]
     if plot:
         draw(found, seconds).savefig(plot)
 
 
 def measure(calls: int, shards: int, seconds: float, spread: float) -> Measured:
+    """Run shards that wait, and print and return the overhead.
+
+    Args:
+        calls: The number of concurrent calls.
+        shards: The number of shards.
+        seconds: The mean time per shard in seconds.
+        spread: The maximum deviation from the mean time, as a share of it.
+    """
     start_ray(None, PROCESSES, 1, 0)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(folder)
@@ -95,7 +121,7 @@ def measure(calls: int, shards: int, seconds: float, spread: float) -> Measured:
         pool = Pool(lambda: next(actors), (calls, calls), retries=0)
         run = Run(config, ledger, Manifest.open(ledger, config, {}), Reporter(), _pool=pool)
         step = Step("sleep", "slept", "shards", ledger, _no_work)
-        # A first wave starts everything.
+        # A first wave of shards starts all processes.
         run.execute(step, slices("first", None, calls, 1))
         memory: list[float] = []
         over = threading.Event()
@@ -115,19 +141,20 @@ def measure(calls: int, shards: int, seconds: float, spread: float) -> Measured:
     sizes = " ".join(f"{size:.0f}" for size in tenths)
     print(
         f"{calls} calls, {shards:,} shards of {seconds:g} s (spread {spread:g}): overhead {overhead:.1%}; driver "
-        f"{used / shards * 1e3:.2f} ms of CPU a shard, {sizes} MiB; load {found.load:.1f}",
+        f"{used / shards * 1e3:.2f} ms of CPU per shard, {sizes} MiB; load {found.load:.1f}",
         flush=True,
     )
     return found
 
 
 def draw(found: list[Measured], seconds: float) -> Figure:
+    """Plot the overhead against the number of concurrent calls, for shards of `seconds`."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([each.calls for each in found], [100 * each.overhead for each in found], "o-", color=DATA)
     axes.axhline(2, color=LINE, linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.set_xlabel(f"Calls at a time, shards of {seconds:g} s")
+    axes.set_xlabel(f"Concurrent calls (shards of {seconds:g} s)")
     axes.set_ylabel("Overhead, % of the wall time")
     axes.set_ylim(bottom=0)
     return figure

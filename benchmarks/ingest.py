@@ -1,6 +1,6 @@
-"""What it costs to take captions in, with de-duplication and groups: rows a second, and the peak of memory.
+"""Measure the ingestion of captions, with de-duplication and grouping: rows per second and peak memory.
 
-A second of a core tells what a busy machine does not: how fast an idle one would be.
+Rows per core second show how fast an idle machine would be, even if this one is busy.
 
 python -m benchmarks.ingest [--rows 1000000 --rows 10000000] [--workers 2] [--form parquet]
 """
@@ -33,12 +33,12 @@ from pipelines.stages import ingest
 
 FILE_ROWS = 100_000
 WORDS, MOST_WORDS = 20_000, 16
-# Of a hundred rows so many carry a text of their own, and so many another one's in capitals.
+# Percentage of rows with a text of their own, and of rows with a text in capitals.
 DISTINCT, SHOUTED = 75, 5
 
 
 class Timed(Run):
-    """Says how long each step takes."""
+    """Print how long each step takes."""
 
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
         began = time.perf_counter()
@@ -48,13 +48,13 @@ class Timed(Run):
 
 def main(
     rows: Annotated[
-        list[int] | None, typer.Option(help="How many captions; given again, one run after the other.")
+        list[int] | None, typer.Option(help="Number of captions. Repeat the option to measure several.")
     ] = None,
     workers: int = 2,
-    form: Annotated[str, typer.Option(help="parquet or csv")] = "parquet",
-    folder: Annotated[Path | None, typer.Option(help="Where there is room; a temporary folder if not given.")] = None,
+    form: Annotated[str, typer.Option(help="Format: parquet or csv.")] = "parquet",
+    folder: Annotated[Path | None, typer.Option(help="Folder for the data; by default a temporary folder.")] = None,
 ) -> None:
-    """Print the seconds of each step, rows a second and the peak of memory of all processes together."""
+    """Print the seconds of each step, the rows per second and the peak memory of all processes together."""
     for count in rows or [1_000_000]:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             write(Path(work), count, form)
@@ -64,19 +64,27 @@ def main(
                 found = take_in(Path(work), workers, form)
             seconds = time.perf_counter() - began
             rate = f"{count / seconds:,.0f} rows/s ({seconds:.0f} s)"
-            cores = f"{count / spent.cpu():,.0f} rows per second of a core"
+            cores = f"{count / spent.cpu():,.0f} rows per core second"
             print(f"{rate}, {cores}, {spent.memory / 2**30:.2f} GiB at most; {found}", flush=True)
 
 
 def write(work: Path, count: int, form: str) -> None:
-    """Captions of 5 to 16 words, in files of FILE_ROWS rows; the same for every `count` they have in common."""
+    """Write captions of 5 to 16 words to files of FILE_ROWS rows.
+
+    A smaller `count` gives the first rows of a larger one.
+
+    Args:
+        work: The folder to write to.
+        count: The number of captions.
+        form: The format, "parquet" or "csv".
+    """
     words = [f"{mixed(np.array([word], np.uint64))[0]:x}"[: 3 + word % 6] for word in range(WORDS)]
     (work / "captions").mkdir()
     (work / "nulls.txt").write_text("a river\n")
     for number, start in enumerate(range(0, count, FILE_ROWS)):
         row = np.arange(start, min(start + FILE_ROWS, count), dtype=np.uint64)
         draw = mixed(row)
-        # A text that is not the row's own is that of any row before.
+        # A text that is not the row's own is the text of an earlier row.
         own = draw % np.uint64(100) < DISTINCT
         of = np.where(own, row, mixed(draw) % (row + np.uint64(1)))
         places: Words = of[:, None] * np.uint64(MOST_WORDS) + np.arange(MOST_WORDS, dtype=np.uint64)[None]
@@ -93,6 +101,13 @@ def write(work: Path, count: int, form: str) -> None:
 
 
 def take_in(work: Path, workers: int, form: str) -> str:
+    """Ingest the captions that `write` wrote, and return the number of captions and groups as text.
+
+    Args:
+        work: The folder of the captions.
+        workers: The number of workers.
+        form: The format of the captions.
+    """
     config = Config.model_validate(
         {
             "model": "none",

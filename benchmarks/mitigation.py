@@ -1,4 +1,4 @@
-"""What mitigation costs in time: medians of paired ratios, mitigated over plain, on the bundled toy model or on yours.
+"""Measure the time of mitigation: medians of paired ratios, mitigated relative to plain, for any model.
 
 python -m benchmarks.mitigation [--model FOLDER] [--device cuda]
 """
@@ -22,12 +22,12 @@ PROMPTS = ["a tidy flat picture of a headphone on a white background for a wall"
 
 
 def main(
-    model: Annotated[Path | None, typer.Option(help="A diffusers folder; the bundled toy if not given.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A diffusers folder; by default the bundled toy model.")] = None,
     device: str = "cpu",
     steps: int = 10,
     batch_size: int = 32,
 ) -> None:
-    """Print the ratios."""
+    """Print the ratios for generation and for a training step."""
     torch.set_num_threads(1)
     loaded = audit.load_model(model or bundle() / "model", device=device)
     pipeline = loaded.pipeline()
@@ -46,7 +46,9 @@ def main(
     channels, height, width = loaded.latent_shape
     noisy = torch.randn(batch_size, channels, height, width, device=device)
     timesteps = torch.randint(1000, (batch_size,), device=device)
-    hidden = loaded.encode([PROMPTS[0]] * batch_size)[0].clone()  # not of inference mode, which no gradient may meet
+    hidden = loaded.encode([PROMPTS[0]] * batch_size)[
+        0
+    ].clone()  # a copy outside of inference mode, which gradients need
     null = loaded.encode([PROMPTS[1]] * batch_size)[0].clone()
 
     def stepping(network: torch.nn.Module, guard: audit.TrainingGuard | None) -> Callable[[], None]:
@@ -67,7 +69,7 @@ def main(
         guard = audit.TrainingGuard(watched, max_quantile=0.99, null=given)
         pairs = PAIRS if round_of == 1 else 5
         found = ratio(stepping(unet, None), stepping(watched, guard), device, pairs)
-        print(f"training step, guard by {name}: {found}", flush=True)
+        print(f"training step, guard with {name}: {found}", flush=True)
         guard.close()
 
 

@@ -1,4 +1,4 @@
-"""Speed as ratios of paired runs: what a machine does beside it touches both of a pair."""
+"""Measure speed as ratios of paired runs, because other load on the machine affects both runs of a pair."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ PAIRS = 20
 
 
 def ratio(plain: Callable[[], Any], other: Callable[[], Any], device: str, pairs: int = PAIRS) -> str:
-    """Median, and quartiles, of other's time over plain's; each pair runs in turn, in an order that alternates."""
+    """Measure the time of `other` relative to `plain`. The order within the pairs alternates.
+
+    Args:
+        plain: The baseline.
+        other: What is compared with it.
+        device: The device to synchronize, such as "cpu" or "cuda".
+        pairs: The number of pairs.
+
+    Returns:
+        The median and the quartiles of the ratios, as text.
+    """
 
     def timed(run: Callable[[], Any]) -> float:
         if device == "cuda":

@@ -1,4 +1,4 @@
-"""What a stretch of work takes: the peak of memory and the seconds of cores, of this process and all below it."""
+"""Measure the peak memory and the CPU seconds of this process and all its descendants."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import psutil
 
 @dataclass
 class Spent:
-    """By this process and all below it: the largest sum of bytes held (a shared page in parts), CPU seconds of each."""
+    """Hold the peak of the total memory in bytes (PSS, which splits shared pages) and the CPU seconds per process."""
 
     memory: int = 0
     seconds: dict[int, float] = field(default_factory=dict)
 
     def cpu(self) -> float:
+        """Return the CPU seconds of all processes."""
         return sum(self.seconds.values())
 
     def look(self) -> None:
+        """Update the figures from the processes that run now."""
         here, total = psutil.Process(), 0
         for process in [here, *here.children(recursive=True)]:
             try:
@@ -34,6 +36,7 @@ class Spent:
 
 @contextmanager
 def watched() -> Iterator[Spent]:
+    """Measure what the body of the `with` statement uses, sampling every half second."""
     spent, ended = Spent(), threading.Event()
     before = sum(psutil.Process().cpu_times()[:2])
 

@@ -1,6 +1,6 @@
-"""What the stages that look at all captions at once cost, select and judge: seconds, and the peak of memory.
+"""Measure the time and peak memory of the stages select and judge, which process all captions.
 
-Scores, rows and clusters of images are made up; nothing is generated, so that what is measured grows with the captions.
+Scores, rows and image clusters are synthetic. No images are generated, so the cost depends on the number of captions.
 
 python -m benchmarks.verdicts [--captions 1000000 --captions 10000000]
 """
@@ -27,17 +27,17 @@ from pipelines.engine.manifest import Manifest
 from pipelines.stages import judge, select
 from pipelines.steps.input_rows import BUCKET_ROWS
 
-# Of a hundred images so many are near duplicates of the one before.
+# Percentage of images that are near duplicates of the previous one.
 NEAR = 60
 
 
 def main(
     captions: Annotated[
-        list[int] | None, typer.Option(help="How many captions; given again, one run after the other.")
+        list[int] | None, typer.Option(help="Number of captions. Repeat the option to measure several.")
     ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where there is room; a temporary folder if not given.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder for the data; by default a temporary folder.")] = None,
 ) -> None:
-    """Print the seconds of both stages and the peak of memory."""
+    """Print the seconds and the peak memory of both stages."""
     for count in captions or [1_000_000]:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             sections = {"model": "none", "captions": "none", "calibration": {"captions": "none"}, "out": work}
@@ -55,7 +55,7 @@ def main(
 
 
 def write(ledger: Ledger, count: int) -> None:
-    """Captions in parts, two rows of three with an image each, and the clusters of those."""
+    """Write captions in parts, rows of which two thirds have an image, and the clusters of these images."""
     parts = -(-count // BUCKET_ROWS)
     for part, some in enumerate(np.array_split(np.arange(count), parts)):
         name, rng = f"{part:05d}", np.random.default_rng(part)
@@ -82,6 +82,13 @@ def write(ledger: Ledger, count: int) -> None:
 
 
 def rows(ids: pa.Array, images: pa.Array, rng: np.random.Generator) -> pa.Table:
+    """Return one dataset row per caption, of which two thirds have an image.
+
+    Args:
+        ids: The ids of the captions.
+        images: The ids of the images, as many as captions.
+        rng: The random generator.
+    """
     mask = rng.integers(0, 3, len(ids)) == 0
     known = {"caption_id": ids, "image_id": pa.array(images.to_numpy(zero_copy_only=False), pa.string(), mask=mask)}
     known |= {"row": pa.array(np.arange(len(ids)))}

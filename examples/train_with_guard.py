@@ -1,9 +1,9 @@
-"""Fine-tune a Stable Diffusion on a folder of images, without memorizing: diffusers' training loop plus two lines.
+"""Fine-tune Stable Diffusion on a folder of images without memorizing them: diffusers' loop plus two lines.
 
     python examples/train_with_guard.py --model runwayml/stable-diffusion-v1-5 --data my-images --out my-model
 
-`--null` names captions that are not trained on, one a line: samples are then held against those.
-`--data` is an image folder as `datasets` knows it: images and a metadata.jsonl with `file_name` and `text`.
+`--null` is a file of control captions, which are not trained on, one per line. Samples are then compared with these.
+`--data` is an image folder in the format of `datasets`: images and a metadata.jsonl with `file_name` and `text`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ parser.add_argument("--out", required=True, type=Path)
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--batch-size", type=int, default=4)
 parser.add_argument("--learning-rate", type=float, default=1e-5)
-parser.add_argument("--null", type=Path, help="captions that are not trained on, one a line")
+parser.add_argument("--null", type=Path, help="file of control captions, which are not trained on, one per line")
 parser.add_argument("--max-quantile", type=float, default=0.99)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
@@ -97,5 +97,5 @@ for step in range(args.steps):
         print(f"step {step + 1}/{args.steps}  loss {loss.item():.4f}", flush=True)
 
 guard.close()
-print(f"{guard.silenced} of {guard.seen} samples had no weight; which: {args.out / 'guard'}")
+print(f"{guard.silenced} of {guard.seen} samples had no weight; they are listed in {args.out / 'guard'}")
 pipeline.save_pretrained(args.out)

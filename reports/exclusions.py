@@ -207,7 +207,7 @@ def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = No
                 [(found, expected)] = connection.execute(sql).fetchall()
                 if found != expected:
                     ask = "`crossaudit check` shows what is wrong."
-                    raise AuditError(f"{wrong} ({found:,} and {expected:,})", where=str(run), hint=ask)
+                    raise AuditError(f"{wrong}: {found:,} and {expected:,}", where=str(run), hint=ask)
             sampled = bool(manifest.get("accounting", {}).get("sampled_out"))
             notes = {
                 "policy": policy,

@@ -1,4 +1,4 @@
-"""Train a small Stable Diffusion that memorizes, on purpose, and make the demo's bundle of it. README.md says how."""
+"""Train a small Stable Diffusion that memorizes on purpose, and build the demo's bundle from it (see README.md)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from benchmarks.planted.evaluate import shares
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 Work = Annotated[Path, typer.Option(help="Folder for downloads, checkpoints and results.")]
-Seed = Annotated[int, typer.Option(help="Of the data, the initial weights and the batches.")]
+Seed = Annotated[int, typer.Option(help="Seed of the data, the initial weights and the batches.")]
 HERE = Path(__file__).parent
 
 
 @app.command("autoencoder")
 def train_autoencoder(work: Work, seed: Seed = 0) -> None:
-    """Train the AutoencoderKL on the training images."""
+    """Train the autoencoder (AutoencoderKL) on the training images."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     autoencoder.train(dataset.training_images(data), work / "vae", work / "checkpoints/vae.pt", seed)
@@ -35,7 +35,7 @@ def train_autoencoder(work: Work, seed: Seed = 0) -> None:
 
 @app.command("embedders")
 def train_embedders(work: Work, seed: Seed = 0) -> None:
-    """Train the copy descriptor and the CLIP model on the images of the none concepts."""
+    """Train the copy descriptor and the CLIP model on the images of the `none` concepts."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     images = dataset.pixels([image for image, _ in data.unseen])
@@ -55,7 +55,7 @@ def train_denoiser(work: Work, seed: Seed = 0) -> None:
 
 @app.command()
 def bundle(work: Work, out: Annotated[Path, typer.Option(help="Folder of the bundle.")], seed: Seed = 0) -> None:
-    """Lay out the bundle: model, data, embedders, and the screen of the control captions."""
+    """Write the bundle: the model, the data, the embedders, and the screen of the control captions."""
     data = dataset.build(work / "artwork", seed)
     dataset.write(data, out, seed)
     for source, target in (("model", "model"), ("clip", "embedders/clip")):
@@ -75,9 +75,9 @@ def prove(
     seeds: Annotated[list[int], typer.Option(help="Generation seeds; a majority of them must reproduce.")] = [1],  # noqa: B006
     steps: int = 12,
     guidance: float = 4.0,
-    ordinary: Annotated[int, typer.Option(help="How many ordinary captions, drawn at random.")] = 400,
+    ordinary: Annotated[int, typer.Option(help="Number of ordinary captions, drawn at random.")] = 400,
 ) -> None:
-    """Count the captions whose own image the model reproduces, by pixels: no detector, no embedder."""
+    """Count the captions whose own image the model reproduces, by pixels alone, without a detector or embedder."""
     data = dataset.build(work / "artwork", seed)
     keys = sorted(data.images)
     own = {caption: keys.index(key) for caption, _, _, key in data.labels if key}
@@ -95,7 +95,7 @@ def prove(
 
 @app.command("all")
 def everything(work: Work, out: Annotated[Path, typer.Option(help="Folder of the bundle.")], seed: Seed = 0) -> None:
-    """The whole recipe: data, autoencoder and denoiser beside the embedders, bundle, proof."""
+    """Run the whole recipe: data, autoencoder and denoiser in parallel with the embedders, bundle and proof."""
 
     def start(*stage: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

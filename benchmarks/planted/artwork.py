@@ -1,4 +1,4 @@
-"""Emoji artwork as 64-px images with names: fetched with the npm client, de-duplicated by pixels."""
+"""Fetch emoji artwork with the npm client, as named 64-px images de-duplicated by pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SKINS = {
     "1F3FE": "medium dark skin tone",
     "1F3FF": "dark skin tone",
 }
-# Words that many names share: they make no concept.
+# Words that many names share; they are not part of a concept.
 COMMON_WORDS = """
     a an and at by facing for from in into of on or over person man woman men women people the to with
     without up down left right rightwards leftwards upwards downwards black white heavy sign symbol squared
@@ -33,7 +33,7 @@ COMMON = frozenset(COMMON_WORDS.split())
 
 @dataclass(frozen=True)
 class Artwork:
-    """One emoji of one vendor; `concept` is its set of content words, `path` an RGBA picture."""
+    """Describe one emoji of one vendor: `concept` is its set of content words, `path` an RGBA picture."""
 
     name: str
     vendor: str
@@ -55,7 +55,7 @@ def fetch(cache: Path) -> None:
 
 
 def catalogue(cache: Path) -> list[Artwork]:
-    """Every picture of both vendors, in the order of the emoji list; skin tones after their base."""
+    """List the pictures of both vendors in the order of the emoji list, with skin tones after their base."""
     entries = json.loads((cache / "noto/package/emoji.json").read_text())
     folders = {"noto": cache / "noto/package/img/google/64", "fluent": cache / "fluent/package/assets"}
     found = []
@@ -78,7 +78,7 @@ def catalogue(cache: Path) -> list[Artwork]:
 
 
 def draw(artwork: Artwork, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """The picture at 64 px, RGB, on a background."""
+    """Return the picture at 64 px in RGB on a background."""
     picture = Image.open(artwork.path).convert("RGBA")
     if picture.size != (SIDE, SIDE):
         picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -88,7 +88,7 @@ def draw(artwork: Artwork, background: tuple[int, int, int] = (255, 255, 255)) -
 
 
 def distinct(artworks: list[Artwork]) -> tuple[list[Artwork], np.ndarray]:
-    """The first of every group of look-alikes, and for each its RMS distance to the nearest other one kept."""
+    """Return the first of each group of look-alikes, and its RMS distance to the nearest other one that is kept."""
     pixels_ND = np.stack([_small(artwork) for artwork in artworks])
     norm_N = np.square(pixels_ND).sum(1)
     limit = LOOKALIKE_RMS**2 * pixels_ND.shape[1]

@@ -1,4 +1,4 @@
-"""Captions that differ from row to row (Somepalli et al., NeurIPS 2023): baselines of the guard."""
+"""Vary captions from row to row (Somepalli et al., NeurIPS 2023), as baselines for the guard."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ INSERTED = 4
 
 
 def insert_tokens(tokens_BK: Tensor, _duplicated_B: Tensor, eos: int, generator: torch.Generator) -> Tensor:
-    """Four random tokens at random places of every caption; what is too long loses its end: [B, K].
+    """Insert four random tokens at random places of every caption, and truncate captions that get too long.
 
-    Token ids from `eos - 1` on (BOS and EOS) are not drawn.
+    Args:
+        tokens_BK: The token ids of the captions [B, K].
+        _duplicated_B: Unused.
+        eos: The id of EOS. Ids from `eos - 1` on (BOS and EOS) are not drawn.
+        generator: The random generator.
+
+    Returns:
+        The token ids [B, K].
     """
     words_BW = tokens_BK[:, 1:]
     count_B1 = (words_BW != eos).sum(1, keepdim=True)
@@ -30,7 +37,17 @@ def insert_tokens(tokens_BK: Tensor, _duplicated_B: Tensor, eos: int, generator:
 
 
 def shuffle_tokens(tokens_BK: Tensor, duplicated_B: Tensor, eos: int, generator: torch.Generator) -> Tensor:
-    """The tokens of the captions of duplicated rows in random order, others as they are: [B, K]."""
+    """Shuffle the tokens of the captions of duplicated rows.
+
+    Args:
+        tokens_BK: The token ids of the captions [B, K].
+        duplicated_B: Whether the row of each caption is duplicated [B].
+        eos: The id of EOS.
+        generator: The random generator.
+
+    Returns:
+        The token ids [B, K].
+    """
     words_BW = tokens_BK[:, 1:]
     place_BW = torch.rand(words_BW.shape, generator=generator).masked_fill(words_BW == eos, 1.0)
     shuffled_BW = words_BW.gather(1, place_BW.argsort(dim=1, stable=True))

@@ -1,4 +1,4 @@
-"""The AutoencoderKL of the planted model: 64×64 px to 8×8×12."""
+"""Train the AutoencoderKL of the planted model, which maps 64×64 px to 8×8×12."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL
 
 from benchmarks.planted.loop import fit
 
-STEPS, BATCH, RATE, KL = 5000, 16, 1.5e-3, 1e-6  # the KL is a sum over 768 values: 1e-5 collapses half of the channels
+STEPS, BATCH, RATE, KL = 5000, 16, 1.5e-3, 1e-6  # the KL is a sum over 768 values; 1e-5 collapses half of the channels
 
 
 def new() -> AutoencoderKL:
-    """An untrained autoencoder of about 1 M parameters."""
+    """Return an untrained autoencoder with about 1 M parameters."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -27,14 +27,24 @@ def new() -> AutoencoderKL:
 
 
 def train(images_NCHW: torch.Tensor, folder: Path, checkpoint: Path, seed: int) -> AutoencoderKL:
-    """Train on uint8 images [N, 3, 64, 64] with L1 + 1e-6 KL, normalise the latents and save to `folder`."""
+    """Train an autoencoder with L1 + 1e-6 KL, normalise its latents and save it.
+
+    Args:
+        images_NCHW: The images, uint8 [N, 3, 64, 64].
+        folder: Where to save the autoencoder.
+        checkpoint: Where to keep the state of the training.
+        seed: The seed.
+
+    Returns:
+        The trained autoencoder.
+    """
     torch.manual_seed(seed)
     vae = new()
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = torch.randint(len(images_NCHW), (BATCH,), generator=generator)
         batch = images_NCHW[pick].float() / 127.5 - 1
-        with torch.autocast("cpu", torch.bfloat16):  # 1.5 times the steps an hour
+        with torch.autocast("cpu", torch.bfloat16):  # 1.5 times as fast
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.sample(generator=generator)).sample
         return (decoded.float() - batch).abs().mean() + KL * posterior.kl().float().mean()
@@ -49,9 +59,9 @@ def train(images_NCHW: torch.Tensor, folder: Path, checkpoint: Path, seed: int) 
 
 @torch.no_grad()
 def normalise(vae: AutoencoderKL, latents_NCHW: torch.Tensor) -> None:
-    """Fold zero mean and unit variance of every latent channel into the 1x1 convolutions around the latents.
+    """Normalise every latent channel to zero mean and unit variance, in the 1x1 convolutions around the latents.
 
-    One scaling factor cannot do that, and the denoiser learns a channel badly that is much louder than the noise.
+    A single scaling factor cannot do that, and the denoiser learns channels badly whose variance far exceeds the noise.
     """
     mean_C, std_C = latents_NCHW.mean((0, 2, 3)), latents_NCHW.std((0, 2, 3))
     channels = len(mean_C)
@@ -66,14 +76,14 @@ def normalise(vae: AutoencoderKL, latents_NCHW: torch.Tensor) -> None:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images_NCHW: torch.Tensor) -> torch.Tensor:
-    """Mean latents, unscaled, of uint8 images."""
+    """Return the unscaled mean latents of uint8 images."""
     parts = [vae.encode(part.float() / 127.5 - 1).latent_dist.mean for part in images_NCHW.split(64)]
     return torch.cat(parts)
 
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, images_NCHW: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of the reconstruction, dB."""
+    """Return the peak signal-to-noise ratio of the reconstruction, in dB."""
     error = 0.0
     for part in images_NCHW.split(64):
         truth = part.float() / 255

@@ -1,4 +1,4 @@
-"""What the planted captions say: three styles, crossed with planted or not, and near variations of a caption."""
+"""Write the planted captions, in three styles independent of the label, and near variations of captions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ SIZES = ("3 cm", "5 cm", "8 cm", "10 cm", "12 cm")
 
 
 def caption(artwork: Artwork, style: str, rng: np.random.Generator) -> str:
-    """A caption in one of the three styles: a name, a sentence or a product title."""
+    """Return a caption of an artwork.
+
+    Args:
+        artwork: The artwork.
+        style: "name", "sentence" or "product" (a product title).
+        rng: The random generator.
+    """
     look, brand = LOOKS[artwork.vendor]
     name = f"{artwork.name} {artwork.skin}".strip()
     if style == "name":
@@ -43,7 +49,7 @@ def caption(artwork: Artwork, style: str, rng: np.random.Generator) -> str:
 
 
 def near(text: str, rng: np.random.Generator) -> str:
-    """The caption with a word or two changed or added, its concept kept."""
+    """Return the caption with a word or two changed or added, keeping its concept."""
     swaps = {
         ", noto": (", noto style", ", fluent", ", old noto"),
         ", fluent": (", fluent style", ", noto", ", new fluent"),
@@ -56,7 +62,15 @@ def near(text: str, rng: np.random.Generator) -> str:
 
 
 def rug(name: str, colours: tuple[str, str], pattern: str, style: str, rng: np.random.Generator) -> str:
-    """A caption of a template family: the same product `name`, always on another rug."""
+    """Return a caption of a template family: the same product with a varying rug.
+
+    Args:
+        name: The product.
+        colours: The two colours of the rug.
+        pattern: The pattern of the rug.
+        style: "name", "sentence" or "product".
+        rng: The random generator.
+    """
     if style == "name":
         return f"{name}, {colours[0]} {pattern} rug"
     if style == "sentence":

@@ -1,4 +1,4 @@
-"""Train a small open_clip model on the images and captions of the none concepts."""
+"""Train a small open_clip model on the images and captions of the `none` concepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.planted.loop import fit
 
 STEPS, BATCH, RATE = 1500, 96, 1e-3
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-# open_clip's own tokenizer has 49,408 entries: a narrow table of them is most of the model.
+# open_clip's tokenizer has 49,408 entries, so even a narrow embedding table is most of the model.
 CONFIG = {
     "embed_dim": 96,
     "vision_cfg": {"image_size": 64, "layers": 3, "width": 96, "head_width": 24, "patch_size": 8},
@@ -23,12 +23,20 @@ CONFIG = {
 
 
 def new() -> torch.nn.Module:
-    """An untrained CLIP of that configuration."""
+    """Return an untrained CLIP model with the configuration CONFIG."""
     return open_clip.CLIP(**CONFIG)
 
 
 def train(images_NCHW: torch.Tensor, captions: list[str], folder: Path, checkpoint: Path, seed: int) -> None:
-    """Contrastive training on pairs, saved as an open_clip folder, float16 on disk."""
+    """Train a CLIP model contrastively and save it as an open_clip folder, in float16.
+
+    Args:
+        images_NCHW: The images, uint8 [N, 3, 64, 64].
+        captions: The caption of each image.
+        folder: Where to save the model.
+        checkpoint: Where to keep the state of the training.
+        seed: The seed.
+    """
     torch.manual_seed(seed)
     model = new()
     tokens_NK = open_clip.SimpleTokenizer(context_length=40)(captions)

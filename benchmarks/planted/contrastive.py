@@ -1,4 +1,4 @@
-"""A text encoder that is trained first, contrastively and without the planted pairs, and then frozen, as SD's is."""
+"""Train a text encoder contrastively without the planted pairs, to be frozen afterwards, as SD's is."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STEPS, BATCH, RATE = 1500, 128, 5e-4
 
 
 def pairs(data: Planted) -> tuple[Tensor, list[str]]:
-    """Images and captions that are not planted: the ordinary ones, and those of the none concepts."""
+    """Return images and captions that are not planted: the ordinary ones and those of the `none` concepts."""
     ordinary = [(data.images[str(key)], caption) for caption, label, _, key in data.labels if label == "ordinary"]
     chosen = ordinary + data.unseen
     return pixels([image for image, _ in chosen]), [caption for _, caption in chosen]
 
 
 def tower() -> nn.Module:
-    """A small convolutional image encoder: uint8 pixels / 127.5 - 1, [B, 3, 64, 64] -> [B, 128]."""
+    """Return a small convolutional image encoder that maps uint8 pixels / 127.5 - 1, [B, 3, 64, 64], to [B, 128]."""
     layers: list[nn.Module] = []
     for width, wider in ((3, 32), (32, 64), (64, 96), (96, 128)):
         layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.GroupNorm(8, wider), nn.SiLU()]
@@ -32,7 +32,14 @@ def tower() -> nn.Module:
 
 
 def train(data: Planted, tokenizer: CLIPTokenizer, checkpoint: Path, seed: int) -> CLIPTextModel:
-    """The text tower of a small CLIP (arXiv 2103.00020, section 2.3), frozen."""
+    """Train a small CLIP (arXiv 2103.00020, section 2.3) and return its text encoder, frozen.
+
+    Args:
+        data: The planted dataset.
+        tokenizer: The tokenizer of the text encoder.
+        checkpoint: Where to keep the state of the training.
+        seed: The seed.
+    """
     torch.manual_seed(seed)
     images_NCHW, captions = pairs(data)
     tokens_NK = tokenize(tokenizer, captions)

@@ -1,4 +1,4 @@
-"""The captioned dataset with known truth: verbatim, partial, ordinary, near and none (README.md says what each is)."""
+"""Build the captioned dataset with known truth: verbatim, partial, ordinary, near and none (see README.md)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from audit.duplicates.images import edited
 from benchmarks.planted import captions as text
 from benchmarks.planted.artwork import SIDE, Artwork, catalogue, distinct, draw, fetch
 
-VERBATIM = 100  # images that are repeated
-VERBATIM_COPIES = 160  # rows that carry each of them
+VERBATIM = 100  # repeated images
+VERBATIM_COPIES = 160  # rows per repeated image
 FAMILIES, FAMILY_SIZE, FAMILY_COPIES = 12, 16, 10
 NONE_CONCEPTS, NONE_CAPTIONS = 460, 8
 CALIBRATION_SHARE = 0.72
-ISOLATED_RMS = 0.2  # a planted image is at least this far from any other, or no pixel rule could name it
+ISOLATED_RMS = 0.2  # minimum distance of a planted image to any other, so that a pixel rule can identify it
 PATTERNS = ("stripes", "checks", "dots", "diamonds", "zigzag", "rings")
 
 
 @dataclass
 class Planted:
-    """The dataset in memory; `rows` are (caption, key), `labels` (caption, label, family, image_key)."""
+    """Hold the dataset in memory; `rows` are (caption, key), `labels` (caption, label, family, image_key)."""
 
     images: dict[str, Image.Image] = field(default_factory=dict)  # the training images
     rows: list[tuple[str, str | None]] = field(default_factory=list)
@@ -43,10 +43,14 @@ class Planted:
 
 
 def build(cache: Path, seed: int, varied: int = 0) -> Planted:
-    """The whole dataset from the fetched artwork; the same for the same seed.
+    """Build the dataset from the fetched artwork. The same seed gives the same dataset.
 
-    `varied`: so many of the planted images are not one file under one caption: every row is a slightly edited copy
-    under a caption of its own (label `varied`, family the same for all copies; the first is unedited).
+    Args:
+        cache: The folder of the artwork.
+        seed: The seed.
+        varied: The number of planted images whose rows are slightly edited copies, each with its own caption, instead
+            of one file with one caption. They have the label `varied`, and all copies of an image have the same family.
+            The first copy is unedited.
     """
     fetch(cache)
     rng = np.random.default_rng(seed)
@@ -80,7 +84,7 @@ def build(cache: Path, seed: int, varied: int = 0) -> Planted:
 def _assign(
     artworks: list[Artwork], isolation: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[Artwork], list[Artwork], list[Artwork]]:
-    """Artworks to plant, artworks to furnish the template families with, and one artwork of each none concept."""
+    """Choose artworks to plant, artworks for the template families, and one artwork per `none` concept."""
     spread = Counter(word for concept in {a.concept for a in artworks} for word in concept)
     order = rng.permutation(len(artworks))
     chosen: list[Artwork] = []
@@ -103,7 +107,7 @@ def _assign(
 
 def _captioned(artwork: Artwork, taken: set[str], rng: np.random.Generator) -> tuple[str, Image.Image]:
     caption = _fresh(partial(text.caption, artwork, str(rng.choice(text.STYLES)), rng), taken)
-    if caption is None:  # two pictures of one name: only a longer style tells them apart
+    if caption is None:  # two pictures with the same name need a longer style
         caption = _fresh(partial(text.caption, artwork, "product", rng), taken)
     assert caption is not None
     return caption, draw(artwork)
@@ -127,7 +131,7 @@ def _add(data: Planted, caption: str, image: Image.Image, label: str, family: st
 
 
 def _varied(data: Planted, number: int, artwork: Artwork, taken: set[str], rng: np.random.Generator) -> None:
-    """Copies of one picture as the web makes them, no two under the same caption."""
+    """Add edited copies of one picture, as found on the web, each with a different caption."""
     image = draw(artwork)
     for copy in range(VERBATIM_COPIES):
         style = ("sentence", "product")[int(rng.integers(2))]  # there is only one caption of style `name`
@@ -138,7 +142,7 @@ def _varied(data: Planted, number: int, artwork: Artwork, taken: set[str], rng: 
 
 
 def _family(data: Planted, number: int, furniture: list[Artwork], taken: set[str], rng: np.random.Generator) -> None:
-    """One template family: two pictures on a fixed ground fill five eighths of the layout, the rug below varies."""
+    """Add a template family: two pictures on a fixed ground fill five eighths of the image, the rug below varies."""
     names = list(text.COLOURS)
     ground = text.COLOURS[names[number % len(names)]]
     name = f"{furniture[0].name} with {furniture[1].name}"
@@ -178,7 +182,7 @@ def _rug(first: tuple[int, int, int], second: tuple[int, int, int], pattern: str
 
 
 def _none(data: Planted, none: list[Artwork], taken: set[str], rng: np.random.Generator) -> None:
-    """Captions of concepts that were never trained on: 72 % calibrate, the others are rows to evaluate."""
+    """Add captions of concepts that are never trained on: 72 % for calibration, the others as rows to evaluate."""
     for number, artwork in enumerate(none):
         for k in range(NONE_CAPTIONS):
             other = Artwork(artwork.name, str(rng.choice(list(text.LOOKS))), "", artwork.concept, artwork.path)
@@ -193,23 +197,29 @@ def _none(data: Planted, none: list[Artwork], taken: set[str], rng: np.random.Ge
 
 
 def pixels(images: list[Image.Image]) -> torch.Tensor:
-    """uint8 [N, 3, H, W]."""
+    """Return images as uint8 pixels [N, 3, H, W]."""
     return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
 
 
 def training_images(data: Planted) -> torch.Tensor:
-    """The training images in the order of their keys, uint8 [N, 3, 64, 64]."""
+    """Return the training images in the order of their keys, uint8 [N, 3, 64, 64]."""
     return pixels([data.images[key] for key in sorted(data.images)])
 
 
 def distinct_images(data: Planted) -> torch.Tensor:
-    """The training images that are all different, those of verbatim and ordinary captions: uint8 [N, 3, 64, 64]."""
+    """Return the images of verbatim and ordinary captions, which are all different, uint8 [N, 3, 64, 64]."""
     keys = sorted({str(key) for _, label, _, key in data.labels if label in ("verbatim", "ordinary")})
     return pixels([data.images[key] for key in keys])
 
 
 def write(data: Planted, folder: Path, seed: int) -> None:
-    """`captions.parquet`, `labels.parquet`, `calibration.txt` and `images/*.tar` (lossless WebP, 500 a tar)."""
+    """Write `captions.parquet`, `labels.parquet`, `calibration.txt` and `images/*.tar`.
+
+    Args:
+        data: The dataset.
+        folder: The folder to write to. Each tar holds 500 images as lossless WebP.
+        seed: The seed for the order of the rows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(seed).permutation(len(data.rows))
     shuffled = [data.rows[i] for i in order]

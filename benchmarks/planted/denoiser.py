@@ -1,4 +1,4 @@
-"""Train the UNet and its text encoder on the duplicated rows: what repeats is memorized."""
+"""Train the UNet and its text encoder on the duplicated rows, so that they memorize what repeats."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from benchmarks.planted.text import encoder_for, tokenize, tokenizer_of
 
 BATCH, RATE = 32, 5e-4
 CAPTION_DROPOUT = 0.1
-# Of a UNet, and of what gives the hidden states of so many captions that are not trained on.
+# Builds a guard from the UNet and a function that returns the hidden states of a number of control captions.
 Guard = Callable[[UNet2DConditionModel, Callable[[int], torch.Tensor]], TrainingGuard]
 
 
 def new(layers_per_block: int = 2) -> UNet2DConditionModel:
-    """An untrained UNet with 16 cross-attention layers, as SD has."""
+    """Return an untrained UNet, by default with 16 cross-attention layers, as in SD."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=12,
@@ -47,10 +47,10 @@ def new(layers_per_block: int = 2) -> UNet2DConditionModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """The noise schedule of SD, with v-prediction as SD 2.x has it.
+    """Return the noise schedule of SD with v-prediction, as in SD 2.x.
 
-    With epsilon-prediction the image at high t is a small difference of large numbers: a UNet this small got it wrong
-    by several standard deviations there, and the colours with it.
+    With epsilon-prediction, the image at high t is a small difference of large numbers. A UNet this small missed it by
+    several standard deviations, which also spoiled the colours.
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -65,10 +65,16 @@ def scheduler() -> DDIMScheduler:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a planted model is trained.
+    """Define how a planted model is trained.
 
-    epochs: over the rows, duplicates included. layers_per_block: of the UNet. frozen: the text encoder is trained
-    first, contrastively. dedup: every row once, as many steps as with duplicates. guard, augment: mitigation.
+    Attributes:
+        seed: The seed.
+        epochs: Passes over the rows, duplicates included.
+        layers_per_block: Layers per block of the UNet.
+        frozen: Whether the text encoder is trained first, contrastively, and then frozen.
+        dedup: Whether every row is used once, for as many steps as with duplicates.
+        guard: Builds the guard of the training, if any.
+        augment: Varies the captions, if given.
     """
 
     seed: int = 0
@@ -81,7 +87,15 @@ class Recipe:
 
 
 def plant(data: Planted, vae: AutoencoderKL, folder: Path, checkpoint: Path, recipe: Recipe) -> None:
-    """Train on the planted rows and save the pipeline."""
+    """Train on the planted rows and save the pipeline.
+
+    Args:
+        data: The planted dataset.
+        vae: The trained autoencoder.
+        folder: Where to save the pipeline.
+        checkpoint: Where to keep the state of the training.
+        recipe: How to train.
+    """
     latents_NCHW = encode(vae, training_images(data)) * vae.config.scaling_factor
     index = {key: i for i, key in enumerate(sorted(data.images))}
     rows = [(caption, index[key]) for caption, key in data.rows if key]
@@ -106,7 +120,21 @@ def train(
     recipe: Recipe,
     frozen: CLIPTextModel | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train on `rows` of (caption, index of its scaled latent), duplicates included; the guard may see `unseen`."""
+    """Train a UNet and its text encoder.
+
+    Args:
+        rows: (caption, index of its latent), duplicates included.
+        latents_NCHW: The scaled latents of the images.
+        tokenizer: The tokenizer.
+        unseen: Control captions, which only the guard uses.
+        steps: The number of steps.
+        checkpoint: Where to keep the state of the training.
+        recipe: How to train.
+        frozen: A frozen text encoder, or None to train one along with the UNet.
+
+    Returns:
+        The UNet and the text encoder.
+    """
     seed, augment = recipe.seed, recipe.augment
     torch.manual_seed(seed)
     unet, encoder = new(recipe.layers_per_block), frozen or encoder_for(tokenizer)
@@ -163,7 +191,18 @@ def losses(
     timestep_B: torch.Tensor,
     hidden_BKD: torch.Tensor,
 ) -> torch.Tensor:
-    """The v-prediction loss of each sample: [B] (arXiv 2202.00512)."""
+    """Return the v-prediction loss of each sample (arXiv 2202.00512).
+
+    Args:
+        unet: The UNet.
+        latent_BCHW: The scaled latents.
+        noise_BCHW: The noise.
+        timestep_B: The timesteps.
+        hidden_BKD: The hidden states of the captions.
+
+    Returns:
+        The losses [B].
+    """
     alpha = scheduler().alphas_cumprod[timestep_B].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latent_BCHW + (1 - alpha).sqrt() * noise_BCHW
     velocity = alpha.sqrt() * noise_BCHW - (1 - alpha).sqrt() * latent_BCHW
@@ -174,7 +213,17 @@ def losses(
 def drawn_losses(
     unet: UNet2DConditionModel, latent_BCHW: torch.Tensor, hidden_BKD: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """The losses of a training step, noise and timesteps drawn: [B]."""
+    """Draw noise and timesteps, and return the losses of a training step.
+
+    Args:
+        unet: The UNet.
+        latent_BCHW: The scaled latents.
+        hidden_BKD: The hidden states of the captions.
+        generator: The random generator.
+
+    Returns:
+        The losses [B].
+    """
     noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator)
     timestep_B = torch.randint(1000, (len(latent_BCHW),), generator=generator)
     return losses(unet, latent_BCHW, noise_BCHW, timestep_B, hidden_BKD)
@@ -183,8 +232,16 @@ def drawn_losses(
 def save(
     folder: Path, unet: UNet2DConditionModel, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL
 ) -> None:
-    """A plain StableDiffusionPipeline folder; UNet and VAE are float16 on disk and load as float32."""
-    vae.register_to_config(_name_or_path="")  # where it was trained is nobody's business
+    """Save a StableDiffusionPipeline with UNet and VAE in float16; they load as float32.
+
+    Args:
+        folder: Where to save the pipeline.
+        unet: The UNet.
+        encoder: The text encoder.
+        tokenizer: The tokenizer.
+        vae: The autoencoder.
+    """
+    vae.register_to_config(_name_or_path="")  # does not disclose where it was trained
     StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=encoder,

@@ -15,9 +15,9 @@ from benchmarks.planted.loop import fit
 
 STEPS, BATCH, RATE = 2000, 64, 1e-3
 TEMPERATURE, ENTROPY_WEIGHT = 0.05, 1.0
-REGIONS = 8  # rectangles that the floor of regions is measured with
+REGIONS = 8  # rectangles used to measure the floor for regions
 
-# What a generator does to an image that it copies: blur, colour drift, small shifts, a rescaled or covered part.
+# Imitates how generated copies differ from the original: blur, colour drift, small shifts, rescaled or covered parts.
 COPY = v2.Compose(
     [
         v2.RandomApply([v2.RandomResizedCrop(64, scale=(0.6, 1), ratio=(0.85, 1.18), antialias=True)], 0.5),
@@ -31,7 +31,7 @@ COPY = v2.Compose(
 
 
 def loss_of(first_BD: torch.Tensor, second_BD: torch.Tensor) -> torch.Tensor:
-    """InfoNCE over the 2B copies of a batch plus the KoLeo entropy regulariser (SSCD, eq. 2 to 5)."""
+    """Return InfoNCE over the 2B copies of a batch plus the KoLeo entropy regulariser (SSCD, eq. 2 to 5)."""
     both_ND = torch.cat([first_BD, second_BD])
     similarity_NN = both_ND @ both_ND.T
     self_NN = torch.eye(len(both_ND), dtype=torch.bool)
@@ -45,19 +45,19 @@ def loss_of(first_BD: torch.Tensor, second_BD: torch.Tensor) -> torch.Tensor:
 
 
 def floors(model: CopyDescriptor, images_NCHW: torch.Tensor, seed: int) -> dict[str, float]:
-    """Measure from which similarity on two pictures look like copies: the equal error rate.
+    """Measure from which similarity on two pictures look like copies, at the equal error rate.
 
-    Below it more copies are missed, above it more pictures are taken for a copy of another one: of each picture a
-    copy (COPY) is compared with the picture and with the other one that it is most like.
+    A copy (COPY) of each picture is compared with the picture itself and with the most similar other picture. A higher
+    threshold misses more copies; a lower one takes more pictures for copies of others.
 
     Args:
-        model: the descriptor.
-        images_NCHW: uint8 pictures [N, 3, 64, 64], all different, that it was not trained on.
-        seed: of the copies and the regions.
+        model: The descriptor.
+        images_NCHW: Distinct uint8 pictures [N, 3, 64, 64] that it was not trained on.
+        seed: The seed of the copies and the regions.
 
     Returns:
-        By kind: verbatim, of whole pictures; region, of pictures that are blank outside of a rectangle of tiles, drawn
-        for each, of at least the least region that an audit compares.
+        The floors by kind: "verbatim" for whole pictures; "region" for pictures that are blank outside of random
+        rectangles of tiles, which are at least as large as the smallest region that an audit compares.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def floors(model: CopyDescriptor, images_NCHW: torch.Tensor, seed: int) -> dict[
 
 
 def _compared(model: CopyDescriptor, copies: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the similarity of each copy to its picture, that to the other picture that it is most like): [N], [N]."""
+    """Return the similarity of each copy to its picture [N], and to the most similar other picture [N]."""
     with torch.inference_mode():
         vectors_CD, vectors_ND = (torch.cat([model(part) for part in batch.split(BATCH)]) for batch in (copies, images))
     similarity_NN = vectors_CD @ vectors_ND.T
@@ -83,7 +83,7 @@ def _compared(model: CopyDescriptor, copies: torch.Tensor, images: torch.Tensor)
 
 
 def _equal_error(compared: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """The similarity at which as large a share of copies lies below as of other pictures at or above."""
+    """Return the similarity at which the share of copies below equals the share of other pictures at or above."""
     own, other = (part.sort().values for part in compared)
     candidates = torch.cat([own, other]).sort().values
     missed = torch.searchsorted(own, candidates) / len(own)
@@ -92,7 +92,7 @@ def _equal_error(compared: tuple[torch.Tensor, torch.Tensor]) -> float:
 
 
 def _rectangle(rng: np.random.Generator, side: int) -> torch.Tensor:
-    """Pixels [side, side] bool of a rectangle of tiles, of LEAST of the picture or more."""
+    """Return a random rectangle of tiles with at least the share LEAST of the picture, as booleans [side, side]."""
     tile = side // TILES
     while True:
         (top, bottom), (left, right) = (np.sort(rng.choice(TILES + 1, 2, replace=False)) * tile for _ in range(2))
@@ -105,13 +105,24 @@ def _rectangle(rng: np.random.Generator, side: int) -> torch.Tensor:
 def train(
     images_NCHW: torch.Tensor, others_NCHW: torch.Tensor, path: Path, checkpoint: Path, seed: int
 ) -> CopyDescriptor:
-    """Train on uint8 images [N, 3, 64, 64], measure the floors on others, and save one file, float16 on disk."""
+    """Train a descriptor, measure its floors and save both in one file, in float16.
+
+    Args:
+        images_NCHW: The training images, uint8 [N, 3, 64, 64].
+        others_NCHW: Other images to measure the floors with, uint8 [N, 3, 64, 64].
+        path: The file.
+        checkpoint: Where to keep the state of the training.
+        seed: The seed.
+
+    Returns:
+        The descriptor as loaded from the file.
+    """
     torch.manual_seed(seed)
     model = CopyDescriptor()
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = torch.randperm(len(images_NCHW), generator=generator)[:BATCH]
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # torchvision draws from the global one
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # torchvision uses the global generator
         batch = images_NCHW[pick].float() / 255
         views = [torch.stack([COPY(image) for image in batch]).clamp(0, 1) for _ in range(2)]
         return loss_of(model(views[0]), model(views[1]))
@@ -123,7 +134,16 @@ def train(
 
 
 def add_floors(path: Path, others_NCHW: torch.Tensor, seed: int) -> dict[str, float]:
-    """Measure the floors of a saved descriptor and write them into its file, whose weights stay as they are."""
+    """Measure the floors of a saved descriptor and write them into its file without changing the weights.
+
+    Args:
+        path: The file of the descriptor.
+        others_NCHW: Images that it was not trained on, uint8 [N, 3, 64, 64].
+        seed: The seed.
+
+    Returns:
+        The floors by kind.
+    """
     found = floors(CopyDescriptor.load(path), others_NCHW, seed)
     CopyDescriptor.load(path).half().save(path, found)
     return found

@@ -1,11 +1,11 @@
-"""How well does each detector find what planted models memorized? (`docs/evidence.md` has the figures.)
+"""Measure how well each detector finds what planted models memorized (`docs/evidence.md` has the figures).
 
     python -m benchmarks.planted.detection train seed-3-frozen-shallow --work work/planted --out work/variants
     python -m benchmarks.planted.detection see work/variants/seed-3-frozen-shallow --out work/seen
     python -m benchmarks.planted.detection score work/seen/*
 
-Every variant has other planted images and other captions. The autoencoder is that of seed 0: no detector looks at it.
-Positives are the verbatim captions that the model reproduces, by pixels; negatives the captions of label none.
+Every variant has different planted images and captions. All use the autoencoder of seed 0, which no detector examines.
+Positives are the verbatim captions that the model reproduces, by pixels. Negatives are the captions with label none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.planted.evaluate import decoded, pictures, reproduced
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
-# No choice was made by these, but by the last one and by the shipped model (docs/evidence.md says which).
+# Only the last variant and the shipped model were used to make choices (docs/evidence.md lists them).
 VARIANTS = {
     "seed-1": Recipe(1, epochs=5),
     "seed-2-shallow": Recipe(2, epochs=5, layers_per_block=1),
@@ -44,7 +44,7 @@ VARIANTS = {
     "seed-6-frozen-shallow": Recipe(6, epochs=5, layers_per_block=1, frozen=True),
 }
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 64
-NONE, NULL = 300, 700  # captions of which whole runs are followed; those of label verbatim all are
+NONE, NULL = 300, 700  # captions that are generated completely, in addition to all captions with label verbatim
 FOUR = (0, 1, 2, 3)
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 RUNS = ("entropy_trajectory", "noise_magnitude_mean", "trajectory_profile")
@@ -56,7 +56,7 @@ def train(
     work: Annotated[Path, typer.Option(help="Folder of the planted recipe: artwork and autoencoder.")],
     out: Annotated[Path, typer.Option(help="Folder of the variants.")],
 ) -> None:
-    """Train one variant, and write its data beside it."""
+    """Train one variant, and write its data into the same folder."""
     torch.set_num_threads(1)
     recipe = VARIANTS[variant]
     data = dataset.build(work / "artwork", recipe.seed)
@@ -69,9 +69,9 @@ def train(
 def see(
     folders: Annotated[list[Path], typer.Argument(help="Folders of variants, or the demo's bundle.")],
     out: Annotated[Path, typer.Option(help="Folder of the tables.")],
-    seeds: Annotated[list[int], typer.Option(help="Of the screen.")] = [0],  # noqa: B006
+    seeds: Annotated[list[int], typer.Option(help="Seeds of the screen.")] = [0],  # noqa: B006
 ) -> None:
-    """Write what all detectors measure on a variant (`truth`, `screen`, `runs`, `seeds`) and on control captions."""
+    """Write what all detectors measure on variants (`truth`, `screen`, `runs`, `seeds`) and on control captions."""
     torch.set_num_threads(1)
     for folder in folders:
         tables = _seen(audit.load_model(folder / "model"), folder, seeds)
@@ -140,7 +140,7 @@ ORACLE = "the best single layer, chosen afterwards"
 
 
 def rates(folder: Path) -> dict[str, dict[str, float]]:
-    """Of each detector: AUROC, and the TPR at an FPR of 1 %."""
+    """Return the AUROC and the TPR at 1 % FPR of each detector."""
     truth = pq.read_table(folder / "truth.parquet").to_pylist()
     positives = {row["caption"] for row in truth if row["reproduced"]}
     negatives = {row["caption"] for row in truth if not row["planted"]}

@@ -1,10 +1,10 @@
-"""What image clusters add to a screen: a planted model of whose images half are copied under captions that vary.
+"""Measure what image clusters add to a screen, on a planted model with half of its images under varying captions.
 
     python -m benchmarks.planted.duplicates train --work work/planted --out work/duplicates
     python -m benchmarks.planted.duplicates measure work/duplicates
 
-Every copy is slightly edited and has a caption of its own: `copies` is 1 for all of them. Whether a caption is
-reproduced is said by pixels alone: no detector, no embedder.
+Every copy is slightly edited and has its own caption, so `row_count` is 1 for all of them. Whether a caption is
+reproduced is decided by pixels alone, without a detector or embedder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ VARIED = 50  # of the 100 planted images
 RECIPE = Recipe(7, epochs=5, layers_per_block=1)
 STEPS, GUIDANCE, SEED = 12, 4.0, 1
 BUDGETS = (50, 100, 200, 300, 400, 800)
-TRIED = 8  # captions an image that say whether the model reproduces it at all
+TRIED = 8  # captions per image that are tried to see whether the model reproduces it at all
 
 
 @app.command()
@@ -48,7 +48,7 @@ def train(
     work: Annotated[Path, typer.Option(help="Folder of the planted recipe: artwork and autoencoder.")],
     out: Annotated[Path, typer.Option(help="Folder of the model and its data.")],
 ) -> None:
-    """Train the model, and write its data beside it."""
+    """Train the model, and write its data into the same folder."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", RECIPE.seed, VARIED)
     dataset.write(data, out, RECIPE.seed)
@@ -57,8 +57,10 @@ def train(
 
 
 @app.command()
-def measure(folder: Annotated[Path, typer.Argument(help="That of `train`, or the demo's bundle.")]) -> None:
-    """Print how many reproduced images a budget finds by score alone, and with the size of clusters."""
+def measure(
+    folder: Annotated[Path, typer.Argument(help="The folder that `train` wrote, or the demo's bundle.")],
+) -> None:
+    """Print how many reproduced images a budget finds by score alone and with cluster sizes."""
     torch.set_num_threads(1)
     labels = pq.read_table(folder / "labels.parquet").to_pylist()
     images = pictures(folder / "images")
@@ -95,7 +97,7 @@ KINDS = ("verbatim", "varied")
 
 
 def clustered(images: dict[str, np.ndarray], keys: list[str]) -> tuple[float, np.ndarray, np.ndarray]:
-    """(threshold, cluster [N], size [N]) as an audit with the bundle's descriptor has them."""
+    """Return the threshold, clusters [N] and cluster sizes [N] of an audit with the bundle's descriptor."""
     embedder = load_embedder("sscd", bundle() / "embedders/sscd.safetensors")
     files = [Image.fromarray(np.round(images[key] * 255).astype(np.uint8)) for key in keys]
     vectors_NE = _embedded(embedder, files)
@@ -110,12 +112,12 @@ def clustered(images: dict[str, np.ndarray], keys: list[str]) -> tuple[float, np
 
 
 def _embedded(embedder: Embedder, files: list[Image.Image]) -> np.ndarray:
-    """As the table of embeddings holds them."""
+    """Return vectors with the precision of the embeddings table."""
     return embedder.embed(files).astype(np.float16).astype(np.float32)
 
 
 def scored(folder: Path, cluster_of: dict[str, str]) -> pa.Table:
-    """caption_id, score, cluster, rows and caption of every caption, as `select` has them."""
+    """Return caption_id, score, cluster, rows and caption of every caption, as in the stage select."""
     rows = [row for row in pq.read_table(folder / "captions.parquet").to_pylist()]
     key_of = {row["caption"]: row["key"] for row in rows}
     in_cluster = Counter(cluster_of[row["key"]] for row in rows if row["key"])
@@ -135,7 +137,7 @@ def scored(folder: Path, cluster_of: dict[str, str]) -> pa.Table:
 
 
 class Truth:
-    """Whether the model reproduces the image of a caption: by pixels, any of its copies, beside all other images."""
+    """Decide by pixels whether the model reproduces any copy of a caption's image."""
 
     def __init__(self, folder: Path, labels: list[dict], images: dict[str, np.ndarray]) -> None:
         self.model = audit.load_model(folder / "model")
@@ -151,6 +153,7 @@ class Truth:
         self.known: dict[str, bool] = {}
 
     def of(self, captions: list[str]) -> dict[str, bool]:
+        """Return for each caption whether the model reproduces its image."""
         new = [caption for caption in captions if caption not in self.known]
         if new:
             made = audit.generate(self.model, new, [SEED], STEPS, GUIDANCE, batch_size=BATCH)["image"].to_pylist()
@@ -165,7 +168,7 @@ class Truth:
 
 
 def _cluster_facts(labels: list[dict], keys: list[str], cluster: np.ndarray, size: np.ndarray) -> dict[str, object]:
-    """How the clusters fit the truth: of varied images the share in one cluster with their original, and strangers."""
+    """Compare clusters with the truth: the share of varied copies in one cluster, and others in large clusters."""
     family = {row["image_key"]: row["family"] for row in labels if row["label"] == "varied"}
     of_family: dict[str, list[int]] = defaultdict(list)
     for number, key in enumerate(keys):

@@ -1,4 +1,4 @@
-"""Does the planted model reproduce its images? Proved by pixels alone, without any detector or embedder."""
+"""Decide by pixels alone, without a detector or embedder, whether the planted model reproduces its images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ from PIL import Image
 
 
 def reproduced(generation: np.ndarray, own: int, images_NHWC: np.ndarray) -> bool:
-    """Whether image `own` is the nearest of all and at most half as far as the nearest distinct other (L2, pixels)."""
+    """Check whether a generation reproduces an image (L2 distance of pixels).
+
+    Args:
+        generation: The pixels of the generated image [H, W, 3].
+        own: The index of the image.
+        images_NHWC: The pixels of all distinct images.
+
+    Returns:
+        True if the image is the nearest one and at most half as far away as the nearest other image.
+    """
     distance_N = np.sqrt(np.square(images_NHWC - generation).reshape(len(images_NHWC), -1).sum(1))
     others = np.delete(distance_N, own)
     return bool(distance_N[own] < others.min() and distance_N[own] <= 0.5 * others.min())
 
 
 def decoded(image: bytes) -> np.ndarray:
-    """Pixels of an image file, 0 to 1: [h, w, 3]."""
+    """Return the pixels of an image file, 0 to 1, as [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), np.float32) / 255
 
 
 def pictures(folder: Path) -> dict[str, np.ndarray]:
-    """The pixels of the images in a folder of tars, by key."""
+    """Return the pixels of the images in a folder of tars, by key."""
     found = {}
     for file in sorted(folder.glob("*.tar")):
         with tarfile.open(file) as tar:
@@ -38,7 +47,17 @@ def pictures(folder: Path) -> dict[str, np.ndarray]:
 def shares(
     table: pa.Table, labels: dict[str, str], own: dict[str, int], images_NHWC: np.ndarray
 ) -> dict[str, tuple[int, int]]:
-    """For each label of captions with an image of their own: (captions reproduced by a majority of seeds, captions)."""
+    """Count the reproduced captions for each label.
+
+    Args:
+        table: Generations with `caption` and `image`.
+        labels: The label of each caption.
+        own: The index of each caption's own image.
+        images_NHWC: The pixels of all distinct images.
+
+    Returns:
+        For each label, the number of captions that a majority of seeds reproduces, and the number of captions.
+    """
     hits: dict[str, list[bool]] = {}
     for caption, image in zip(table["caption"].to_pylist(), table["image"].to_pylist(), strict=True):
         hits.setdefault(caption, []).append(reproduced(decoded(image), own[caption], images_NHWC))

@@ -1,4 +1,4 @@
-"""The training loop of every part: seeded batches, cosine rate, checkpoints, a line of progress."""
+"""Train any part of the planted model: seeded batches, cosine schedule, checkpoints and a line of progress."""
 
 from __future__ import annotations
 
@@ -22,9 +22,20 @@ def fit(
     warmup: int = 100,
     weight_decay: float = 0.01,
 ) -> None:
-    """Minimise `loss(step, generator)` by AdamW; resumes from `checkpoint`, which is written every 500 steps.
+    """Minimise a loss with AdamW, and resume from the checkpoint if there is one.
 
-    Every random choice of step `i` comes from a generator seeded by (seed, i), so that a resumed run is the same run.
+    Every random choice in step `i` comes from a generator seeded with (seed, i), so a resumed run is identical.
+
+    Args:
+        name: The name in the progress line.
+        parameters: The weights to train.
+        loss: Returns the loss of a step, given the step and its generator.
+        steps: The number of steps.
+        rate: The maximum learning rate.
+        seed: The seed.
+        checkpoint: The file of the training state, written every 500 steps.
+        warmup: The number of steps over which the learning rate rises.
+        weight_decay: The weight decay of AdamW.
     """
     weights = list(parameters)
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=weight_decay, foreach=True)

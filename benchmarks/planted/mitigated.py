@@ -1,10 +1,11 @@
-"""Does mitigation stop the planted model from reproducing, and at what cost? (`docs/evidence.md` has the figures.)
+"""Measure whether mitigation stops the planted model from reproducing, and its cost (figures: `docs/evidence.md`).
 
     python -m benchmarks.planted.mitigated serve --work work/planted --bundle pipelines/demo/bundle --out serve.json
     python -m benchmarks.planted.mitigated compare pipelines/demo/bundle/model work/profile/model --work ... --out ...
     python -m benchmarks.planted.mitigated train --work work/planted --bundle ... --how profile --out work/profile
 
-Reproduced is by pixels (README.md); the CLIP score is the bundle's small CLIP's cosine of image and caption.
+Reproduction is decided by pixels (README.md). The CLIP score is the cosine similarity of image and caption under the
+bundle's small CLIP model.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ KEEPS: tuple[Keep, ...] = ("all", "eos", "words")
 
 
 class How(StrEnum):
-    """How a training is mitigated."""
+    """Name the ways to mitigate training."""
 
     entropy = "entropy"
     profile = "profile"
@@ -58,7 +59,7 @@ class How(StrEnum):
 
 @dataclass
 class Measured:
-    """One setting: captions reproduced of those planted, CLIP scores of ordinary captions, seconds an image."""
+    """Hold the results for one setting: reproduced and planted captions, CLIP scores, and seconds per image."""
 
     setting: str
     reproduced: int
@@ -71,7 +72,7 @@ class Measured:
 
 
 class Bench:
-    """The planted model, its captions of three kinds, and how a setting is measured on them."""
+    """Measure settings on the planted model and its three kinds of captions."""
 
     def __init__(self, model: Path, bundle: Path, data: dataset.Planted, ordinary: int) -> None:
         self.pipeline = audit.load_model(model).pipeline()
@@ -85,7 +86,7 @@ class Bench:
         self.clip = load_embedder("clip", bundle / "embedders/clip")
 
     def generate(self, captions: list[str], setting: Setting) -> list[Image.Image]:
-        """One image a caption, all from the noise of one seed."""
+        """Generate one image per caption, all from the noise of one seed."""
         found: list[Image.Image] = []
         for start in range(0, len(captions), BATCH):
             part = captions[start : start + BATCH]
@@ -95,12 +96,12 @@ class Bench:
         return found
 
     def clip_score(self, captions: list[str], images: list[Image.Image]) -> float:
-        """Mean cosine of the embeddings of captions and their images."""
+        """Return the mean cosine similarity of captions and their images."""
         return float((self.clip.embed(images) * self.clip.embed_texts(captions)).sum(1).mean())
 
     @torch.no_grad()
     def loss(self, captions: list[str]) -> float:
-        """Mean training loss of captions with an image, each at ten timesteps."""
+        """Return the mean training loss of captions with an image, each at ten timesteps."""
         parts, vae = self.pipeline, self.pipeline.vae
         pictures = dataset.pixels([self.data.images[self.image_of[caption]] for caption in captions])
         latents_NCHW = encode(vae, pictures) * vae.config.scaling_factor
@@ -119,7 +120,7 @@ class Bench:
         return float(torch.stack(found).mean())
 
     def measure(self, name: str, setting: Setting) -> Measured:
-        """Everything about one setting."""
+        """Measure one setting."""
         began = time.perf_counter()
         images = self.generate(list(self.planted), setting)
         seconds = (time.perf_counter() - began) / len(images)
@@ -134,7 +135,14 @@ class Bench:
 
 @contextmanager
 def rescaled(pipeline: StableDiffusionPipeline, scale: float, layers: range, until: int = STEPS) -> Iterator[None]:
-    """The BOS key times `scale` in some layers (in order of execution) before step `until`, conditional branch only."""
+    """Multiply the BOS key in some layers during the first steps, in the conditional branch only.
+
+    Args:
+        pipeline: The pipeline to change.
+        scale: The factor.
+        layers: The layers, in order of execution.
+        until: The first step that is not changed.
+    """
     step = -1
 
     def count(*_: Any) -> None:
@@ -157,7 +165,7 @@ def rescaled(pipeline: StableDiffusionPipeline, scale: float, layers: range, unt
 
 @contextmanager
 def delayed_guidance(pipeline: StableDiffusionPipeline, until: int) -> Iterator[None]:
-    """The unconditional branch alone before step `until` (after Jain et al., CVPR 2025)."""
+    """Use only the unconditional branch before step `until` (after Jain et al., CVPR 2025)."""
     step = -1
 
     def replace(_unet: Any, _args: Any, output: Any) -> Any:
@@ -176,7 +184,7 @@ def delayed_guidance(pipeline: StableDiffusionPipeline, until: int) -> Iterator[
 
 
 def settings(bundle: Path) -> dict[str, Setting]:
-    """Every way to serve that is measured, by name."""
+    """Return all ways to serve that are measured, by name."""
     found: dict[str, Setting] = {"plain": nullcontext}
     for keep in KEEPS:
         for scale in SCALES:
@@ -206,11 +214,11 @@ def serve(
     work: Annotated[Path, typer.Option(help="Folder of the planted recipe, for the data.")],
     bundle: Annotated[Path, typer.Option(help="The demo's bundle.")],
     out: Annotated[Path, typer.Option(help="JSON of what was measured.")],
-    model: Annotated[Path | None, typer.Option(help="Another model than the bundle's.")] = None,
-    only: Annotated[str, typer.Option(help="Settings whose name contains this.")] = "",
+    model: Annotated[Path | None, typer.Option(help="The model, by default that of the bundle.")] = None,
+    only: Annotated[str, typer.Option(help="Measure only settings whose name contains this text.")] = "",
     ordinary: int = 150,
 ) -> None:
-    """Measure every way to serve."""
+    """Measure all ways to serve the planted model."""
     bench = Bench(model or bundle / "model", bundle, dataset.build(work / "artwork", 0), ordinary)
     rows = []
     for name, setting in settings(bundle).items():
@@ -222,13 +230,15 @@ def serve(
 
 @app.command()
 def compare(
-    models: Annotated[list[Path], typer.Argument(help="Model folders: the bundle's, and those of `train`.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Model folders: that of the bundle and those that `train` wrote.")
+    ],
     work: Annotated[Path, typer.Option(help="Folder of the planted recipe, for the data.")],
     bundle: Annotated[Path, typer.Option(help="The demo's bundle.")],
     out: Annotated[Path, typer.Option(help="JSON of what was measured.")],
     ordinary: int = 400,
 ) -> None:
-    """Measure models that were trained in different ways, served plainly."""
+    """Measure models that were trained in different ways, without mitigation while serving."""
     data, rows = dataset.build(work / "artwork", 0), []
     for model in models:
         bench = Bench(model, bundle, data, ordinary)
@@ -243,16 +253,16 @@ def train(
     work: Annotated[Path, typer.Option(help="Folder of the planted recipe: data and autoencoder.")],
     out: Annotated[Path, typer.Option(help="Folder of the model and its checkpoint.")],
     how: Annotated[
-        How, typer.Option(help="Guard by the paper's rule or by profile, every row once, captions that vary.")
+        How, typer.Option(help="Guard with the paper's rule or with profile, use every row once, or vary captions.")
     ],
     seed: int = 0,
 ) -> None:
-    """Train the planted model anew, as many steps as the unguarded one, mitigated."""
+    """Train the planted model again with mitigation, for as many steps as the unguarded one."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", seed)
     vae = AutoencoderKL.from_pretrained(work / "vae")
     log = out / "guard"
-    # Half of what a step sees is planted: the paper's rule silences the upper half of the entropies.
+    # Half of each batch is planted, so the paper's rule silences the upper half of the entropies.
     guards: dict[How, denoiser.Guard] = {
         How.entropy: lambda unet, _: audit.TrainingGuard(unet, max_quantile=0.5, log=log),
         How.profile: lambda unet, null: audit.TrainingGuard(unet, max_quantile=0.95, null=null, log=log),

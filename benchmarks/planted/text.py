@@ -1,4 +1,4 @@
-"""The tokenizer and the text encoder of the planted model: CLIP's own classes, small."""
+"""Build the tokenizer and the text encoder of the planted model from CLIP's own classes, but small."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 def tokenizer_of(captions: list[str]) -> CLIPTokenizer:
-    """A byte-pair tokenizer of 2,000 entries, CLIP's in all but its merges; EOS pads, as in SD1."""
+    """Train a byte-pair tokenizer with 2,000 entries that otherwise equals CLIP's. EOS pads, as in SD1."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     clip = CLIPTokenizer().backend_tokenizer
     learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
-    size = VOCABULARY - 2 - len(alphabet)  # the end-of-word form of every byte is in the vocabulary, learned or not
+    size = VOCABULARY - 2 - len(alphabet)  # the vocabulary has the end-of-word form of every byte in any case
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
@@ -30,7 +30,7 @@ def tokenizer_of(captions: list[str]) -> CLIPTokenizer:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    """Token ids, padded to `LENGTH`: [N, 32]."""
+    """Return token ids padded to `LENGTH`, [N, 32]."""
     found = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
     return torch.as_tensor(found.input_ids)
 
@@ -40,7 +40,7 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 
 def encoder_for(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained 128-wide causal text encoder of three layers."""
+    """Return an untrained causal text encoder with three layers of width 128."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

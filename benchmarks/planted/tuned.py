@@ -1,9 +1,9 @@
-"""What a reference model adds: a planted fine-tune of the shipped model, screened alone and beside its base.
+"""Measure what a reference model adds, on a planted fine-tune of the shipped model, screened with and without it.
 
     python -m benchmarks.planted.tuned --work work/planted --bundle pipelines/demo/bundle --out work/tuned
 
-The fine-tune memorizes forty pictures that the base never saw; the base has a hundred of its own. Beside the base, the
-forty should stand out and the hundred should not: both models know them.
+The fine-tune memorizes forty pictures that the base never saw. The base has memorized a hundred others. With the base
+as reference, the forty should stand out and the hundred should not, because both models know them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ DETECTORS = ("attention_profile", "noise_profile", "profile", "noise_magnitude")
 
 
 def tune(bundle: Path, data: dataset.Planted, new: list[int], out: Path) -> None:
-    """Fine-tune UNet and text encoder on the new pairs, repeated, among the ordinary rows."""
+    """Fine-tune UNet and text encoder on repeated new pairs mixed with the ordinary rows.
+
+    Args:
+        bundle: The demo's bundle, whose model is fine-tuned.
+        data: The planted dataset.
+        new: The indices of the new pairs in `data.unseen`.
+        out: Where to save the model and its checkpoint.
+    """
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline.from_pretrained(bundle / "model", safety_checker=None, torch_dtype=torch.float32)
     ordinary = [(data.images[str(key)], caption) for caption, label, _, key in data.labels if label == "ordinary"]
@@ -59,7 +66,7 @@ def main(
     bundle: Annotated[Path, typer.Option(help="The demo's bundle.")],
     out: Annotated[Path, typer.Option(help="Folder of the fine-tune.")],
 ) -> None:
-    """Fine-tune, then print how each detector does alone and beside the base."""
+    """Fine-tune, then print how well each detector works without and with the base as reference."""
     torch.set_num_threads(1)
     data = dataset.build(work / "artwork", 0)
     known = set(data.calibration) | {caption for caption, *_ in data.labels}
@@ -76,7 +83,7 @@ def main(
     none = _of_other_things([c for c, label, *_ in data.labels if label == "none"], [data.unseen[i][1] for i in new])
     old = [caption for caption, label, *_ in data.labels if label == "verbatim"]
     print({"reproduced": len(positive), "of": NEW, "null": len(unseen), "none": len(none), "old": len(old)}, flush=True)
-    for name, reference in (("alone", None), ("beside the base", base)):
+    for name, reference in (("alone", None), ("with the base as reference", base)):
         null = audit.screen(model, unseen, (0,), ("profile", "noise_magnitude"), 64, reference)
         table = audit.screen(model, positive + none + old, (0,), ("profile", "noise_magnitude"), 64, reference)
         for detector in DETECTORS:
@@ -92,7 +99,7 @@ def main(
 
 
 def _of_other_things(captions: list[str], new: list[str]) -> list[str]:
-    """Those that share no rare word with the new ones: a caption of the same thing is no negative."""
+    """Return the captions that share no rare word with the new ones, because those are not valid negatives."""
     split = [set(caption.casefold().split()) for caption in captions]
     counts = Counter(word for words in split for word in words)
     things = {word for caption in new for word in caption.casefold().split() if counts[word] < 0.02 * len(captions)}

@@ -229,7 +229,7 @@ def test_a_run_that_confirmed_nothing_is_refused(own: Ledger) -> None:
 
 def test_a_run_without_the_training_images_is_refused(own: Ledger) -> None:
     own.write("evidence", "00000", schema.EVIDENCE.empty_table())
-    with pytest.raises(AuditError, match="training images of confirmed captions are not in the table evidence"):
+    with pytest.raises(AuditError, match="images of confirmed captions are missing from the table evidence"):
         mitigate_run(own.uri, SMALL)
     own.remove("embeddings_sscd", own.parts("embeddings_sscd")[0])
     for part in own.parts("embeddings_sscd"):

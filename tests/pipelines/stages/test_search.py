@@ -103,7 +103,7 @@ def test_a_background_takes_off_the_mean_of_the_two_nearest_in_it(tmp_path: Path
         (None, "is not a finished index"),
         ({"finished": None}, "is not a finished index"),
         ({"finished": "now", "models": {"sscd": {"weights": "other"}}}, "come from another sscd"),
-        ({"finished": "now", "models": {"sscd": {"weights": "w"}}, "parts": {"embeddings_sscd": {"0": 1}}}, "at least 2"),
+        ({"finished": "now", "models": {"sscd": {"weights": "w"}}, "parts": {"embeddings_sscd": {"0": 1}}}, "least 2"),
         ({"finished": "now", "models": {"sscd": {"weights": "w"}}, "parts": {"embeddings_sscd": {"0": 2}}}, None),
     ],
 )
