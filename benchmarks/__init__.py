@@ -1,0 +1,1 @@
+"""Measure the speed, memory and detection quality of crossaudit."""

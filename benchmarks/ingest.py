@@ -41,6 +41,7 @@ class Timed(Run):
     """Print how long each step takes."""
 
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
+        """Execute a step and print its time."""
         began = time.perf_counter()
         super().execute(step, shards)
         print(f"  {step.title}: {len(shards)} shards, {time.perf_counter() - began:.1f} s", flush=True)

@@ -55,6 +55,7 @@ examples = [json.loads(line) for line in (args.data / "metadata.jsonl").read_tex
 
 
 def encode(captions: list[str]) -> torch.Tensor:
+    """Return the hidden states of captions."""
     tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
         return text_encoder(tokens.to(device))[0]
@@ -64,6 +65,7 @@ control_captions = args.null.read_text().splitlines() if args.null else []
 
 
 def null(count: int) -> torch.Tensor:
+    """Return the hidden states of `count` control captions, drawn at random."""
     return encode([control_captions[i] for i in torch.randint(len(control_captions), (count,))])
 
 

@@ -58,11 +58,13 @@ class Facts:
         self.thresholds: dict[str, dict[str, Any]] = thresholds.get(self.embedder, {})
 
     def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
+        """Return the result of a query as one dict per row."""
         cursor = self.connection.execute(sql, values)
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def column(self, sql: str, **values: Any) -> np.ndarray:
+        """Return the result of a query with one numeric column as an array."""
         return np.array([value for (value,) in self.connection.execute(sql, values).fetchall()], dtype=float)
 
     def verdicts(self) -> dict[str, dict[str, int]]:
@@ -71,6 +73,7 @@ class Facts:
         return {row["verdict"]: row for row in self.rows(sql)}
 
     def confirmed(self) -> dict[str, int]:
+        """Count the confirmed captions, their families and images, and the captions without support."""
         [row] = self.rows(
             """select count(*) as captions, count(distinct family) as families, count(distinct image_id) as images,
                       count(*) filter (support = 'not reproduced') as unsupported,
@@ -103,6 +106,7 @@ class Facts:
         return self.rows(CASES, embedder=self.embedder, limit=limit, per_family=PER_FAMILY, most=MAX_CASES)
 
     def figures(self) -> list[dict[str, str]]:
+        """Return the figures that the run has data for, each with its title, image and caption."""
         drawn = [self._scores(), self._similarities(), self._copies()]
         return [figure for figure in drawn if figure]
 

@@ -73,6 +73,7 @@ def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def data_uri(svg: str) -> str:
+    """Return an SVG as a data URI."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 

@@ -19,9 +19,11 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 class Writer(Protocol):
     """Write record batches to a file, which is complete once it is closed."""
 
-    def write_batch(self, batch: pa.RecordBatch) -> None: ...
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Append the rows of a batch."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Complete the file."""
 
 
 def check_suffix(path: str | Path, known: Sequence[str] = SUFFIXES) -> str:

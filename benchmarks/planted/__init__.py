@@ -1,0 +1,1 @@
+"""Train and examine a small Stable Diffusion that memorizes on purpose."""

@@ -33,6 +33,7 @@ LACKING = "_lacking_control_captions"
 
 
 def run(run: Run) -> None:
+    """Screen the control captions, write `control_screen` and save the calibration."""
     config = run.config
     with run.manifest.stage("calibrate") as stage:
         if not run.ledger.parts(CONTROL_CAPTIONS):

@@ -33,6 +33,7 @@ _NAMED = pa.schema([("image", pa.int64()), ("cluster", pa.string()), ("cluster_s
 
 
 def run(run: Run) -> None:
+    """Write `image_clusters`, unless the run has no training images."""
     table = embeddings.table(run.config.confirm.embedders[0])
     if run.config.images is None or not run.manifest.refresh(table):
         return

@@ -33,6 +33,7 @@ COMPARED = 64
 
 
 def run(run: Run) -> None:
+    """Write `matches`, choose the thresholds and generate confirmed captions with fresh seeds."""
     config = run.config
     if config.images is None:
         return

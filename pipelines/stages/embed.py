@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> None:
+    """Write the embeddings of the training images, if there are any."""
     if run.config.images is None:
         return
     embedders = run.config.confirm.embedders

@@ -12,6 +12,7 @@ from pipelines.tables.calibration import CONTROL_CAPTIONS, load_calibration
 
 
 def run(run: Run) -> None:
+    """Write `generations` for the selected captions and, if there are training images, for control captions."""
     captions_of = {"discover": selection.selected(run.ledger)}
     if run.config.images is not None:
         captions_of["control"] = _highest_controls(run)

@@ -28,6 +28,7 @@ from pipelines.tables.verdicts import IS_CONFIRMED
 
 
 def run(run: Run) -> None:
+    """Write `copied_images`, `verdicts` and `evidence`, and record the claims in the manifest."""
     ledger, config = run.ledger, run.config
     with run.manifest.stage("judge") as stage:
         matches = _all(ledger, "matches", schema.MATCHES)

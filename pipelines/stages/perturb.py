@@ -22,6 +22,7 @@ PERTURBED = "_perturbed"
 
 
 def run(run: Run) -> None:
+    """Write `perturbations` if `select.perturbation_margin` is set."""
     if not run.config.select.perturbation_margin:
         return
     with run.manifest.stage("perturb") as stage:

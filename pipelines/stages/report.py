@@ -6,6 +6,7 @@ from pipelines.engine.context import Run
 
 
 def run(run: Run) -> None:
+    """Write the manifest and the report."""
     from reports.html import write
 
     with run.manifest.stage("report"):

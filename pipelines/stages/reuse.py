@@ -18,6 +18,7 @@ THREADS = 8
 
 
 def run(run: Run) -> None:
+    """Copy the vectors at `index.path` into the run, if there are training images."""
     if run.config.images is None:
         return
     names = run.config.confirm.embedders
@@ -65,7 +66,7 @@ def _options(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
     theirs, ours = index["resolved"]["images"] or {}, run.manifest.data["resolved"]["images"]
     for key in ("crop", "exif", "column"):
         if theirs.get(key) != ours[key]:
-            yield f"images.{key} is {theirs.get(key)} there and {ours[key]} here"
+            yield f"images.{key} is {theirs.get(key)} in the index and {ours[key]} in this run"
 
 
 def _embedders(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
@@ -75,7 +76,10 @@ def _embedders(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
             yield f"the index has no vectors from the embedder {name}"
         elif theirs != ours:
             part = next(part for part in (*ours, *theirs) if theirs.get(part) != ours.get(part))
-            yield f"{part} of the embedder {name} is {_short(theirs.get(part))} there and {_short(ours.get(part))} here"
+            yield (
+                f"{part} of the embedder {name} is {_short(theirs.get(part))} in the index and "
+                f"{_short(ours.get(part))} in this run"
+            )
 
 
 def _files(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
@@ -83,7 +87,11 @@ def _files(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             how = (
-                "is not there" if name not in theirs else "is there alone" if name not in ours else "has changed since"
+                "is not in the index"
+                if name not in theirs
+                else "is only in the index"
+                if name not in ours
+                else "has changed since"
             )
             yield f"the image file {name} {how}"
 
@@ -140,8 +148,8 @@ def _copy(ledger: Ledger, source: Ledger, table: str, part: str, rows: int) -> N
         found = source.rows(table, part)
     except (AuditError, OSError, pa.ArrowException) as error:
         what = f"cannot be read: {first_line(error.__cause__ or error)}"
-        raise AuditError(what, where=where, hint="Build the index anew.") from error
+        raise AuditError(what, where=where, hint="Build the index again.") from error
     if found != rows:
-        what = f"has {found:,} rows; the manifest of the index says {rows:,}"
-        raise AuditError(what, where=where, hint="Build the index anew.")
+        what = f"has {found:,} rows, but the manifest of the index lists {rows:,}"
+        raise AuditError(what, where=where, hint="Build the index again.")
     ledger.take(source, table, part)

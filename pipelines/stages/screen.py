@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> None:
+    """Write `screen`."""
     with run.manifest.stage("screen") as stage:
         shards = []
         for name in run.ledger.parts("captions"):

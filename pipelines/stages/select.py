@@ -34,6 +34,7 @@ _RANKED = pa.schema([("number", pa.int64()), ("score", pa.float64()), ("cluster"
 
 
 def run(run: Run) -> None:
+    """Write `scores`, which says why each caption was selected, if it was."""
     config, data, ledger = run.config.select, run.manifest.data, run.ledger
     with run.manifest.stage("select") as stage:
         counts = {name: ledger.rows("captions", name) for name in ledger.parts("captions")}

@@ -56,10 +56,12 @@ class CopyTask:
 
     @property
     def unit(self) -> str:
+        """Return the unit in which the file is counted, SAMPLES or ROWS."""
         return SAMPLES if self.kind == SAMPLES else ROWS
 
     @property
     def is_image(self) -> bool:
+        """Return whether the file is a single image."""
         return self.kind == WHOLE and self.role == "images"
 
 

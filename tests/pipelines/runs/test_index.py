@@ -151,14 +151,14 @@ def test_other_weights_are_refused(index: Ledger, dataset: Path, tmp_path: Path)
 
 def test_another_crop_or_embedder_or_data_set_is_refused(index: Ledger, dataset: Path, tmp_path: Path) -> None:
     path = with_index(dataset.parent)
-    assert "images.crop is none there and centre here" in refused(path, tmp_path, "images.crop=centre")
+    assert "images.crop is none in the index and centre in this run" in refused(path, tmp_path, "images.crop=centre")
     clip = ("confirm.embedders=[sscd, clip]", f"confirm.clip.weights={dataset.parent}/sscd.safetensors")
-    assert "there are none of the embedder clip" in refused(path, tmp_path, *clip)
+    assert "the index has no vectors from the embedder clip" in refused(path, tmp_path, *clip)
     fewer = f"images.path={dataset.parent}/images/0000[01].tar"
-    assert "the image file 00002.tar is there alone" in refused(path, tmp_path, fewer)
+    assert "the image file 00002.tar is only in the index" in refused(path, tmp_path, fewer)
     write_tar(dataset.parent / "images/00003.tar", [("new.png", png(5))])
     try:
-        assert "the image file 00003.tar is not there" in refused(path, tmp_path)
+        assert "the image file 00003.tar is not in the index" in refused(path, tmp_path)
     finally:
         (dataset.parent / "images/00003.tar").unlink()
     tar = dataset.parent / "images/00002.tar"
@@ -178,7 +178,7 @@ def test_images_prepared_by_another_version_are_refused(index: Ledger, dataset: 
     try:
         index.write_bytes("manifest.json", json.dumps(data).encode())
         message = refused(with_index(dataset.parent), tmp_path)
-        assert "preprocessing of the embedder sscd is 0: square 32, bicubic there and 2: square 32" in message
+        assert "preprocessing of the embedder sscd is 0: square 32, bicubic in the index and 2: square 32" in message
     finally:
         index.write_bytes("manifest.json", content)
 
@@ -201,7 +201,7 @@ def test_a_damaged_part_of_an_index_is_named(index: Ledger, dataset: Path, tmp_p
         with pytest.raises(AuditError, match=r"embeddings_sscd/00001-00000.parquet: cannot be read"):
             reuse.run(run)
         pq.write_table(index.read("embeddings_sscd", "00000-00000").slice(3), part)
-        with pytest.raises(AuditError, match=r"00001-00000.parquet: has 9 rows; the manifest of the index says 12"):
+        with pytest.raises(AuditError, match=r"00001-00000.parquet: has 9 rows, but the manifest of the index lists 12"):
             reuse.run(run)
         assert "00001-00000" not in run.ledger.parts("embeddings_sscd")
     finally:
