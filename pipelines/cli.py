@@ -1,4 +1,4 @@
-"""The command `crossaudit`: exit codes, errors in a line or two, one file a command."""
+"""The command line `crossaudit`: its commands, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from pipelines.engine.tracebacks import plain
 
 app = typer.Typer(
     name="crossaudit",
-    help="Audit a text-to-image diffusion model for training images that it has memorized.",
-    epilog="Start with `crossaudit demo`, or with `crossaudit init` and `crossaudit run audit.yaml`. "
+    help="Audit a text-to-image diffusion model for memorized training images.",
+    epilog="Start with `crossaudit demo`, or with `crossaudit init` followed by `crossaudit run audit.yaml`. "
     "Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, "
     "3 `run --fail-on` applies.",
     no_args_is_help=True,
@@ -78,7 +78,7 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command; every way that it can end has its exit code."""
+    """Run the command line and exit with the code that its outcome calls for."""
     try:
         app()
     except UsageError as error:
@@ -86,7 +86,7 @@ def main() -> None:
     except AuditError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+        _fail("interrupted; rerun the command to resume", 130)
     except Exception as error:
         _fail(str(plain(error)), 1)
 

@@ -1,1 +1,1 @@
-"""One file a command of `crossaudit`."""
+"""The commands of `crossaudit`, one file per command."""

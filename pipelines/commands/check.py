@@ -1,4 +1,4 @@
-"""crossaudit check"""
+"""The command `crossaudit check`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
-    """Prove that a run's accounting closes: every row, caption and selected caption is somewhere, exactly once.
+    """Verify that a run is complete: every row, caption and selected caption is accounted for exactly once.
 
-    Exit code 1 if anything is amiss. The JSON document has the keys run, ok and checks (name, ok, detail, warning).
+    Exits with code 1 if a check fails. The JSON document has the keys run, ok and checks (name, ok, detail, warning).
     """
     from rich.text import Text
 

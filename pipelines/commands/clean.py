@@ -1,4 +1,4 @@
-"""crossaudit clean"""
+"""The command `crossaudit clean`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def clean(
     exclusions: Annotated[
-        str, typer.Argument(metavar="EXCLUSIONS", help="What `crossaudit exclusions` wrote.", show_default=False)
+        str,
+        typer.Argument(metavar="EXCLUSIONS", help="The file that `crossaudit exclusions` wrote.", show_default=False),
     ],
     dataset: Annotated[
         list[str],
         typer.Argument(
             metavar="DATASET",
-            help="The files of captions and images that the run read: paths, folders or globs.",
+            help="The caption and image files that the run read: paths, folders or globs.",
             show_default=False,
         ),
     ],
     out: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Where the copies go, under the same names and in the same folders.")
+        str, typer.Option(metavar="FOLDER", help="Where to write the copies. File names and subfolders stay the same.")
     ],
     verbose: Verbose = False,
 ) -> None:
-    """Write a copy of the data set without the rows to drop, and prove its counts.
+    """Write a copy of the dataset without the rows to drop, and verify its row counts.
 
-    Every format that `captions` and `images` accept is copied, and every byte of what stays is kept, except that
-    Parquet is encoded anew. Of a tar, all members of a dropped sample go. Nothing is overwritten; a file other than
-    the one audited is an error.
+    Copies every format that `captions` and `images` accept. The rows that stay are copied byte for byte, except that
+    Parquet files are re-encoded. In a tar file, all members of a dropped sample are removed. Never overwrites a file,
+    and fails if a file is not the one that was audited.
     """
     from pipelines.console.terminal import say
     from pipelines.runs.clean import write_clean_copies

@@ -1,4 +1,4 @@
-"""crossaudit config"""
+"""The command `crossaudit config`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def config(
     set_: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
-    """Check a configuration and print it resolved, with every default and absolute paths."""
+    """Check a configuration and print it in full, with all defaults and with absolute paths."""
     import yaml
 
     from pipelines.configuration.config import Config
@@ -31,7 +31,7 @@ def config(
         typer.echo(json.dumps(Config.model_json_schema(), indent=2))
         return
     if path is None:
-        raise UsageError("give a configuration, or --schema", hint="For example: crossaudit config audit.yaml")
+        raise UsageError("no configuration: pass a file or --schema", hint="For example: crossaudit config audit.yaml")
     settings, _ = load_config(path, set_ or [])
     check_detectors(settings)
     typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)

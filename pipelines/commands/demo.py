@@ -1,4 +1,4 @@
-"""crossaudit demo"""
+"""The command `crossaudit demo`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def demo(
-    out: Annotated[str, typer.Option(metavar="DIR", help="Where the run goes.")] = "crossaudit-demo",
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where to write the run.")] = "crossaudit-demo",
     set_: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
-    """Audit a small model that really memorizes, which comes with the package: minutes, offline.
+    """Audit a small bundled model that has memorized some of its training images. Takes minutes and works offline.
 
-    Ends with its verdicts against the known truth. What it shows is how the tool works, on a toy.
+    Ends with a table that compares the verdicts with the ground truth. The model is a toy: the demo shows how the tool
+    works, not how well it works on your model.
     """
     from pipelines.demo.demo import run_demo
 

@@ -1,4 +1,4 @@
-"""crossaudit detectors"""
+"""The command `crossaudit detectors`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def detectors(verbose: Verbose = False) -> None:
-    """List the detectors: where each belongs, what it costs in UNet forwards a caption, and who published it."""
+    """List the detectors: the section each belongs to, its cost in UNet forward passes per caption, and its source."""
     from rich.table import Table
 
     from audit.detectors import COMBINED, RUN, SCREEN
     from pipelines.console.terminal import Console
 
-    table = Table("detector", "in", "UNet forwards", "source", box=None, pad_edge=False, header_style="bold")
+    table = Table("detector", "section", "UNet forwards", "source", box=None, pad_edge=False, header_style="bold")
     for name, parts in COMBINED.items():
-        table.add_row(name, "screen", f"those of {' and '.join(parts)}", "crossaudit; the default")
+        table.add_row(name, "screen", f"sum of {' and '.join(parts)}", "crossaudit; the default")
     for name, screening in SCREEN.items():
         table.add_row(name, "screen", screening.cost, screening.source)
     for name, running in RUN.items():
-        note = "" if name in running.scores else " (a mask, no score)"
+        note = "" if name in running.scores else " (records a mask, not a score)"
         table.add_row(name, "generate", running.cost + note, running.source)
     Console().print(table)

@@ -1,4 +1,4 @@
-"""crossaudit download-weights"""
+"""The command `crossaudit download-weights`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK = 1 << 20
 
 
 class Name(StrEnum):
-    """What can be downloaded; sscd is sscd_disc_mixup."""
+    """The weights that can be downloaded. `sscd` is short for `sscd_disc_mixup`."""
 
     sscd = "sscd"
     sscd_disc_mixup = "sscd_disc_mixup"
@@ -35,12 +35,14 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def download_weights(
-    name: Annotated[Name, typer.Argument(help="sscd is sscd_disc_mixup, the default of confirm.sscd.weights.")],
+    name: Annotated[
+        Name, typer.Argument(help="sscd is short for sscd_disc_mixup, the default of confirm.sscd.weights.")
+    ],
     verbose: Verbose = False,
 ) -> None:
-    """Download the published weights of SSCD into the cache: $CROSSAUDIT_CACHE, or ~/.cache/crossaudit.
+    """Download the published SSCD weights into the cache: $CROSSAUDIT_CACHE, or ~/.cache/crossaudit.
 
-    From the SSCD project's own address (its licence holds for them), through the proxy that $https_proxy names if any.
+    Downloads from the address that the SSCD project publishes; its licence applies. Honours $https_proxy.
     """
     from audit.embedding.published import PUBLISHED, address, cache_folder
 
@@ -48,7 +50,7 @@ def download_weights(
     path = cache_folder() / PUBLISHED[known]
     typer.echo(address(known))
     if path.is_file():
-        typer.echo("is in the cache already")
+        typer.echo("already in the cache")
     else:
         download(address(known), path)
     with path.open("rb") as file:
@@ -57,30 +59,38 @@ def download_weights(
 
 
 def download(url: str, path: Path) -> None:
-    """The file at `url`, under a temporary name until it is whole. Raises AuditError that says what to put where."""
-    hint = f"Without a network: download it elsewhere, and put it at {path}."
+    """Download a file to `path`. The file has a temporary name until the download is complete.
+
+    Raises:
+        AuditError: The file cannot be downloaded or written, or it does not hold weights.
+    """
+    hint = f"If this machine has no network, download the file elsewhere and copy it to {path}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        hint = "Set CROSSAUDIT_CACHE to a folder that can be written."
+        hint = "Set CROSSAUDIT_CACHE to a writable folder."
         raise AuditError(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
     try:
         with os.fdopen(descriptor, "wb") as sink:
             _copy(url, sink)
         if not zipfile.is_zipfile(temporary):
-            raise AuditError("what came is no file of weights (a page of a proxy?)", where=url, hint=hint)
+            raise AuditError("the downloaded file holds no weights (is it a proxy's page?)", where=url, hint=hint)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, HTTPException) as error:  # URLError is an OSError
-        raise AuditError(f"cannot be downloaded: {error}", where=url, hint=hint) from error
+        raise AuditError(f"download failed: {error}", where=url, hint=hint) from error
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
 
 
 def _copy(url: str, sink: IO[bytes]) -> None:
-    """Raises OSError if fewer bytes come than were promised: urllib takes an early end for the end."""
+    """Copy the content of a URL to a file.
+
+    Raises:
+        OSError: The connection closed before all of Content-Length arrived. urllib does not report this itself.
+    """
     from rich.progress import Progress
 
     from pipelines.console.terminal import Console

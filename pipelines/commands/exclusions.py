@@ -1,4 +1,4 @@
-"""crossaudit exclusions"""
+"""The command `crossaudit exclusions`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.commands.options import RunDir, Verbose
 
 
 class Policy(StrEnum):
-    """What becomes of the rows."""
+    """What to do with the affected rows."""
 
     drop = "drop"
     dedup = "dedup"
@@ -24,21 +24,21 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def exclusions(
     run: RunDir,
-    policy: Annotated[Policy, typer.Option(help="Drop all of them, or keep the first of each family.")] = Policy.drop,
+    policy: Annotated[
+        Policy, typer.Option(help="Drop all affected rows, or keep the first of each group.")
+    ] = Policy.drop,
     out: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", help="The file to write: .parquet, .csv or .jsonl (default: RUN/exclusions.parquet)."
-        ),
+        typer.Option(metavar="FILE", help="Output file: .parquet, .csv or .jsonl (default: RUN/exclusions.parquet)."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Write the dataset rows to drop, or to keep once, before the next training.
+    """List the dataset rows to drop, or to deduplicate, before the next training.
 
-    These are all rows whose caption is verbatim or partial, or whose image such a caption reproduces.
+    A row is listed if the verdict on its caption is verbatim or partial, or if such a caption reproduces its image.
 
-    The columns are file, row, key, why and more. `crossaudit clean` makes a clean copy of the data set from the Parquet
-    file; CSV and JSON lines are for other tools.
+    The columns include file, row, key and why. `crossaudit clean` reads the Parquet file and writes a clean copy of the
+    dataset; CSV and JSON lines are for other tools.
     """
     from pipelines.console.progress import waiting
     from reports.exclusions import write_exclusions
@@ -50,4 +50,4 @@ def exclusions(
         f"confirmed captions: {done.captions:,}, groups of rows: {done.groups:,}"
     )
     if done.without_row:
-        typer.echo(f"{done.without_row:,} images that are reproduced belong to no row: they are not in this list")
+        typer.echo(f"{done.without_row:,} reproduced images belong to no row and are not in this list")

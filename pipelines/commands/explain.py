@@ -1,4 +1,4 @@
-"""crossaudit explain"""
+"""The command `crossaudit explain`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from pipelines.commands.options import Device, Dtype, Verbose, check_writable
 
-BAND = 64  # control captions that are run for the band: each costs a generation
+BAND = 64  # control captions per comparison band; each costs one generation
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -23,23 +23,25 @@ def explain(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A diffusers folder, hub id or .safetensors file.")],
     caption: Annotated[str, typer.Argument(metavar="CAPTION", help="The caption.")],
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="RUN/calibration.json of a run of this model, for the score.")
+        Path | None,
+        typer.Option(metavar="FILE", help="RUN/calibration.json from a run on this model; needed for the score."),
     ] = None,
     controls: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help=f"Captions never trained on, one a line: {BAND} of them are run beside it."),
+        typer.Option(metavar="FILE", help=f"Captions never trained on, one per line. {BAND} of them are compared."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the run.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Of the run.")] = 50,
-    guidance_scale: Annotated[float, typer.Option(help="Of the run.")] = 7.5,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the generation.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="The number of sampling steps.")] = 50,
+    guidance_scale: Annotated[float, typer.Option(help="The guidance scale of the generation.")] = 7.5,
     device: Device = "cpu",
     dtype: Dtype = "auto",
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write: .html.")] = Path("explanation.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The HTML file to write.")] = Path("explanation.html"),
     verbose: Verbose = False,
 ) -> None:
-    """Explain one caption's score: what each token is attended to, how widely, where in the image, which tokens matter.
+    """Explain the score of one caption: how much attention each token gets, how concentrated it is, and where.
 
-    One HTML file. It says how the model sees the caption, not whether the image is a copy.
+    Writes one HTML file, which also shows which tokens matter. The page shows how the model processes the caption, not
+    whether the image is a copy.
     """
     import audit
     from audit.explaining.caption import explain as look
@@ -56,7 +58,7 @@ def explain(
     check_writable(out)
     unseen = spread(read_control_captions(controls), BAND) if controls else []
     if controls and not unseen:
-        raise audit.UsageError("there are no control captions", where=controls, hint="Give one caption a line.")
+        raise audit.UsageError("holds no control captions", where=controls, hint="Write one caption per line.")
     known = None if calibration is None else audit.load_calibration(calibration)
     with waiting("loading the model"):
         loaded = audit.load_model(fetched(model), device, resolve_dtype(dtype, device))
@@ -65,5 +67,5 @@ def explain(
     run = run_of(out, calibration)
     problem = write_picture(run, out, render(explained).encode(), caption)
     if run is not None and problem:
-        say(f"{out}: `crossaudit purge` will not remove it: {problem}", err=True)
+        say(f"{out}: `crossaudit purge` will not remove this file: {problem}", err=True)
     typer.echo(str(out))

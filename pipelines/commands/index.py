@@ -1,4 +1,4 @@
-"""crossaudit index"""
+"""The command `crossaudit index`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def index(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Embed the training images once, for the audits of all models that were trained on them.
+    """Embed the training images once, so that audits of all models trained on them can share the index.
 
-    Reads `images`, `confirm` and `engine` of the configuration. The same command again goes on where it was stopped.
+    Uses the sections `images`, `confirm` and `engine` of the configuration. Rerun the command to resume.
     """
     from pipelines.configuration.settings import absolute, load_config
     from pipelines.runs.index import build_index
 
     settings, given = load_config(config, set_ or [])
     path = build_index(settings, given, None if out is None else absolute(out, Path.cwd()))
-    typer.echo(f"{path}: set index.path to it")
+    typer.echo(f"To use this index, set `index.path: {path}`.")

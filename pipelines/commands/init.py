@@ -1,4 +1,4 @@
-"""crossaudit init"""
+"""The command `crossaudit init`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("audit.yaml"), verbose: Verbose = False
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("audit.yaml"), verbose: Verbose = False
 ) -> None:
-    """Write a commented audit.yaml to fill in. Never overwrites one."""
+    """Write a commented audit.yaml for you to fill in. Never overwrites a file."""
     content = resources.files("pipelines").joinpath("audit.yaml").read_text(encoding="utf-8")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
     except FileExistsError:
-        raise UsageError("is there already", where=str(path), hint="Give another name, or move it away.") from None
+        raise UsageError(f"{path} already exists", hint="Choose another name, or move the file away.") from None
     except OSError as error:
-        hint = "Give a name in a folder that is there and that you may write to."
+        hint = "Choose a path in an existing folder that you can write to."
         raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from None
-    typer.echo(f"{path}: fill in model, captions, images and calibration, then `crossaudit run {path}`")
+    typer.echo(f"{path}: fill in model, captions, images and calibration, then run `crossaudit run {path}`")

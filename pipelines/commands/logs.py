@@ -1,4 +1,4 @@
-"""crossaudit logs"""
+"""The command `crossaudit logs`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def logs(
     run: RunDir,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
     address: Address = None,
     verbose: Verbose = False,
 ) -> None:
-    """What the last job of a submitted run has printed."""
+    """Print the output of the last job of a submitted run."""
     from pipelines.console.terminal import say_log
     from pipelines.engine.ray_jobs import Cluster
     from pipelines.runs.status import job_of

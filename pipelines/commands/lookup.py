@@ -1,4 +1,4 @@
-"""crossaudit lookup"""
+"""The command `crossaudit lookup`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def lookup(
     run: RunDir,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="An image: is it a training image?")] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="The source URL of a row of the data set.")] = None,
-    host: Annotated[str | None, typer.Option(metavar="HOST", help="A host, and all below it.")] = None,
-    text: Annotated[str | None, typer.Option(metavar="TEXT", help="Captions that contain it.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Find training images like this one.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Find rows with this source URL.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Find rows from this host and its subdomains.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="Find captions that contain this text.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Look up what a rights holder asks for: is it in the data set, under which captions, does the model reproduce it?
+    """Answer a rights holder: is a work in the dataset, under which captions, and does the model reproduce it?
 
-    Give one of --image, --url, --host and --text. An image is looked up in the run's own index.
+    Pass exactly one of --image, --url, --host and --text. An image is compared with the run's own index.
     """
     from audit.errors import UsageError
     from pipelines.commands.query import show
@@ -37,11 +39,11 @@ def lookup(
 
     given = {name: value for name, value in (("url", url), ("host", host), ("text", text)) if value is not None}
     if len(given) + (image is not None) != 1:
-        raise UsageError("give one of --image, --url, --host and --text")
+        raise UsageError("pass exactly one of --image, --url, --host and --text")
     if image is not None:
         from pipelines.runs.lookup import nearest_images
 
-        with waiting("looking among the training images"):
+        with waiting("searching the training images"):
             nearest = nearest_images(run, image)
         show(nearest)
         rows = nearest.to_pylist()
@@ -61,43 +63,43 @@ def lookup(
 
 
 def _not_found(rows: Sequence[dict[str, Any]]) -> str:
-    """What to say where no training image is the same picture: how alike the nearest is."""
+    """Return the message for a picture that matches no training image; it says how similar the nearest one is."""
     best = max((row["similarity"] for row in rows if row["similarity"] is not None), default=None)
     if best is None:
-        return "There are no training images to compare it with."
+        return "The run has no training images to compare with."
     if any(row["same"] == "near" for row in rows):
         return (
-            f"A near miss: the most alike has similarity {best:.3f}, below the run's threshold but as alike as copies "
-            "are. Look at the images to tell whether one is the same picture."
+            f"Near miss: the nearest image has similarity {best:.3f}. That is below the run's threshold, but as high as "
+            "some copies have. Look at the images to decide whether one of them is the same picture."
         )
-    return f"None of them looks like the same picture (the most alike has similarity {best:.3f})."
+    return f"No training image looks like the same picture (the nearest has similarity {best:.3f})."
 
 
 def _summary(found: pa.Table) -> str:
     rows = found.to_pylist()
     if not rows:
-        return "No caption of this run has to do with it."
+        return "No caption of this run is related to it."
     captions = {row["caption_id"] for row in rows}
     copied = {row["caption_id"]: row for row in rows if row["copied"]}
     made = f"{len(captions):,} caption{'s' * (len(captions) != 1)}; " + (
-        f"{len(copied):,} of them made the model copy such an image" if copied else _uncopied(rows)
+        f"with {len(copied):,} of them the model copied such an image" if copied else _uncopied(rows)
     )
     again = [row for row in copied.values() if row["fresh_generations"]]
     if again:
         k, n = (sum(row[name] for row in again) for name in ("fresh_copies", "fresh_generations"))
-        made += f", and did again with {k:,} of {n:,} fresh seeds"
+        made += f", and again with {k:,} of {n:,} fresh seeds"
     return made + "."
 
 
 def _uncopied(rows: Sequence[dict[str, Any]]) -> str:
-    """What to say where no caption copied such an image: how near its generations came, if there are any."""
+    """Return the message for captions with no copy; it says how similar their nearest generation is, if known."""
     alike = [row["similarity"] for row in rows if row["similarity"] is not None]
     near = [row["similarity"] for row in rows if row["near_miss"]]
     if near:
         return (
-            f"a near miss: no generation is beyond the threshold of a copy, but the most alike has similarity "
-            f"{max(alike):.3f}, as alike as copies are. Look at it before you conclude anything"
+            f"near miss: no generation exceeds the threshold for a copy, but the nearest has similarity "
+            f"{max(alike):.3f}, as high as some copies have. Look at it before you draw a conclusion"
         )
     if alike:
-        return f"no generation of this run copied such an image (the most alike has similarity {max(alike):.3f})"
-    return "none was generated with such an image among its nearest, so whether the model copies it is not known"
+        return f"no generation of this run copied such an image (the nearest has similarity {max(alike):.3f})"
+    return "no generation has such an image among its nearest neighbours, so we do not know whether the model copies it"

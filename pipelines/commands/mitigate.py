@@ -1,4 +1,4 @@
-"""crossaudit mitigate"""
+"""The command `crossaudit mitigate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class KeepPositions(StrEnum):
-    """Which text positions every cross-attention may see."""
+    """The text positions that every cross-attention layer may attend to."""
 
     eos = "eos"
     words = "words"
@@ -31,26 +31,29 @@ def mitigate(
     run: RunDir,
     bos_scale: Annotated[
         list[float] | None,
-        typer.Option(metavar="FACTOR", help="Factor of the BOS logit (default: 1, 1.25, 2, 4). May be repeated."),
+        typer.Option(metavar="FACTOR", help="Factor for the BOS logit (default: 1, 1.25, 2, 4). Repeatable."),
     ] = None,
     keep: Annotated[
         list[KeepPositions] | None,
-        typer.Option(help="Text that stays visible; repeatable (default: each of them)."),
+        typer.Option(help="Text positions that stay visible (default: try all three). Repeatable."),
     ] = None,
-    captions: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many confirmed captions.")] = 100,
-    ordinary: Annotated[int, typer.Option(min=0, metavar="N", help="At most so many captions that are clear.")] = 50,
+    captions: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of confirmed captions.")] = 100,
+    ordinary: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Maximum number of captions that were not selected.")
+    ] = 50,
     seeds: Annotated[
-        list[int] | None, typer.Option(metavar="SEED", help="Default: those of `generate`. May be repeated.")
+        list[int] | None, typer.Option(metavar="SEED", help="Seeds (default: those of `generate`). Repeatable.")
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(metavar="DIR", help="An open_clip folder, for the CLIP scores of a run without one.")
+        str | None, typer.Option(metavar="DIR", help="An open_clip folder for CLIP scores, if the run has no CLIP.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Measure mitigation: a finished run's confirmed captions again, same seeds, without and with it.
+    """Measure mitigation: regenerate a run's confirmed captions with the same seeds, without and with mitigation.
 
-    And ordinary captions, for what it costs. Writes the tables mitigation and mitigation_summary and the report again.
-    The same command again goes on where it was stopped; other settings of the same captions add to those before.
+    Also regenerates ordinary captions, to measure the loss of quality. Writes the tables mitigation and
+    mitigation_summary, and rewrites the report. Rerun the command to resume. Results for other settings on the same
+    captions are added to the earlier ones.
     """
     from pipelines.runs.mitigate import BOS_SCALES, Request, mitigate_run
 
@@ -61,7 +64,7 @@ def mitigate(
 
 
 def _print(summary: pa.Table) -> None:
-    """One line a setting: copies left, and what ordinary captions lose."""
+    """Print one line per setting: the captions still copied, and the CLIP score of ordinary captions."""
     from rich.table import Table
 
     from pipelines.console.terminal import Console

@@ -1,4 +1,4 @@
-"""crossaudit plan"""
+"""The command `crossaudit plan`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,18 @@ def plan(
     config: ConfigFile,
     set_: Overrides = None,
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="How many (on CPUs: workers); by default as many as `engine.workers` has.")
+        int | None, typer.Option(min=1, help="Number of GPUs (on CPUs: workers). Default: `engine.workers`.")
     ] = None,
-    price: Annotated[
-        float | None, typer.Option(min=0, help="Dollars for an hour of a GPU (on CPUs: of a core).")
-    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Dollars per GPU-hour (on CPUs: per core-hour).")] = None,
     tflops: Annotated[
-        float | None, typer.Option(min=0.001, help="TFLOP/s that a GPU sustains: assumed, and nothing is measured.")
+        float | None, typer.Option(min=0.001, help="Assume that a GPU sustains this many TFLOP/s, and measure nothing.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Say what an audit would cost before it is run: hours, dollars and disk of each stage, and what it could claim.
+    """Estimate what an audit will cost (hours, dollars and disk space per stage) and what it will be able to claim.
 
-    Counts rows from metadata and FLOPs from the models' configurations, and measures one worker for a minute or so
-    (or believes --tflops, which needs neither GPU nor weights). Writes nothing.
+    Counts rows from metadata and FLOPs from the models' configurations, and times one worker for about a minute. With
+    --tflops it measures nothing, and needs neither a GPU nor weights. Writes nothing.
     """
     from audit.costs.expected_claims import of_audit_sample, of_control_captions
     from pipelines.configuration.settings import load_config
@@ -59,14 +57,14 @@ def plan(
     console.print(_list([*_inputs(made), *_speeds(made, tflops)]))
     console.print(_table(made, lines, work.fresh(CONFIRMED), price))
     console.print(_list(_notes(made, lines, gpus)))
-    console.print("What it could claim", style="bold")
+    console.print("What the audit could claim", style="bold")
     console.print(
         _list([*of_control_captions(work.nulls, rate, work.captions), *of_audit_sample(sample, work.captions)])
     )
 
 
 def _list(lines: list[str]) -> Table:
-    """Lines with a dash, which wrap behind it, and an empty one at the end."""
+    """Return a list with a dash before each line, hanging indents, and an empty line at the end."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -81,7 +79,7 @@ def _list(lines: list[str]) -> Table:
 
 def _inputs(made: Plan) -> list[str]:
     work = made.work
-    found = [f"captions: {_counted(work.rows, 'rows')}; at most {work.captions:,} captions, as if no two were alike"]
+    found = [f"captions: {_counted(work.rows, 'rows')}; at most {work.captions:,} captions, if all are distinct"]
     if work.rows.rows != work.captions:
         found[0] += " (captions.sample)"
     if work.images is not None:
@@ -93,7 +91,7 @@ def _counted(count: Count, unit: str) -> str:
     files = f"{count.files:,} file{'s' if count.files > 1 else ''}"
     text = f"{count.rows:,} {unit} in {files}"
     if count.estimated:
-        text = f"about {text} (by the beginnings of {count.looked:,}: only Parquet says how many it has)"
+        text = f"about {text} (estimated from the beginnings of {count.looked:,}; only Parquet stores its row count)"
     return text + (f"; {count.unreadable:,} cannot be read" if count.unreadable else "")
 
 
@@ -104,12 +102,12 @@ def _speeds(made: Plan, tflops: float | None) -> list[str]:
     worker = f"{engine.gpus_per_worker:g} GPU and {cores}" if engine.gpus_per_worker else cores
     height, width = work.costs.generation.size
     forwards = work.costs.screen[0].forwards * len(work.config.screen.seeds)
-    found = [f"the model makes images of {height} x {width} pixels (model.resolution)"]
-    found.append(f"a screen is {forwards} forward{'s' if forwards > 1 else ''} of the UNet a caption")
+    found = [f"image size: {height} x {width} pixels (model.resolution)"]
+    found.append(f"screening takes {forwards} UNet forward{'s' if forwards > 1 else ''} per caption")
     if probe is None:
         found.append(
-            f"assumed: {tflops:g} TFLOP/s sustained (--tflops); reading of images, search and clusters as our cores do "
-            "them; nothing was measured"
+            f"assumed: {tflops:g} TFLOP/s sustained (--tflops), and our reference cores for reading images, search and "
+            "clustering; nothing was measured"
         )
         return found
     costs, speed, steps = work.costs, work.speed, work.config.generate.steps
@@ -159,23 +157,27 @@ def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
     if gpus is not None:
         workers = gpus / (engine.gpus_per_worker or 1)
         what = f"{gpus:,} {'GPUs' if engine.gpus_per_worker else 'workers'}"
-    found = [f"with {what} it takes {_duration(seconds / workers)}, loading, select, judge and report not counted"]
+    found = [
+        f"with {what} the audit takes {_duration(seconds / workers)}, not counting loading, select, judge and report"
+    ]
     if engine.gpus_per_worker:
-        found.append("a worker holds its GPU in all stages, also where its cores alone work (ingest, cluster, search)")
+        found.append(
+            "a worker holds its GPU in all stages, even in those that use only the CPU (ingest, cluster, search)"
+        )
     by = {line.stage: line.seconds for line in lines}
     exact = made.work.config.index.type == "exact"
     if by.get("cluster", 0) > seconds / 2 and exact:
         found.append(
-            "most of it is the stage cluster, which compares every image with every other one; with index.type: ivf "
-            "only those of one list"
+            "the stage cluster takes most of the time, because it compares every pair of images; with index.type: ivf "
+            "it compares only images that share a list"
         )
     if not exact:
-        found.append("building and searching the inverted file is not counted")
+        found.append("the time to build and search the inverted file is not counted")
     return found
 
 
 def _si(value: float) -> str:
-    """Three digits and a prefix, with the space between."""
+    """Format a value with three digits, a space and an SI prefix."""
     prefixes = ("", "k", "M", "G", "T", "P", "E")
     at = 0
     while value >= 999.5 and at < len(prefixes) - 1:
@@ -184,7 +186,7 @@ def _si(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits; of what is near nothing, that."""
+    """Format a value with three digits, or as "< 0.01"."""
     if 0 < value < 0.01:
         return "< 0.01"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

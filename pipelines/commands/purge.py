@@ -1,4 +1,4 @@
-"""crossaudit purge"""
+"""The command `crossaudit purge`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.commands.options import RunDir, Verbose
 
 
 class KeepPictures(StrEnum):
-    """Whose pictures stay."""
+    """The pictures to keep."""
 
     confirmed = "confirmed"
     none = "none"
@@ -24,15 +24,16 @@ def register(app: typer.Typer, panel: str) -> None:
 def purge(
     run: RunDir,
     keep: Annotated[
-        KeepPictures, typer.Option(help="Keep the pictures of confirmed captions and the evidence, or none.")
+        KeepPictures, typer.Option(help="Keep the pictures of confirmed captions and the evidence, or keep none.")
     ],
     verbose: Verbose = False,
 ) -> None:
-    """Remove generations and training images from a finished run, for good: they may be personal data.
+    """Permanently remove generations and training images, which may be personal data, from a finished run.
 
-    Rows, scores, vectors and verdicts stay, and the manifest records what was removed. The report is written again.
+    Rows, scores, vectors and verdicts stay. The manifest records what was removed, and the report is rewritten.
 
-    The files that `reproduce` and `explain` wrote go too, if this machine has them; other pictures in RUN are named.
+    Also removes the files that `reproduce` and `explain` wrote on this machine. Lists other files in RUN that may show
+    pictures.
     """
     from pipelines.console.progress import waiting
     from pipelines.console.terminal import say
@@ -46,5 +47,5 @@ def purge(
     for file in purged.files:
         say(f"{file}: removed")
     for file in purged.left:
-        say(f"{file}; it may show pictures, and was left", err=True)
+        say(f"{file}; not removed, but may show pictures", err=True)
     typer.echo(f"{run.rstrip('/')}/report.html")

@@ -1,4 +1,4 @@
-"""crossaudit query"""
+"""The command `crossaudit query`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How a result is printed."""
+    """The output format of a query."""
 
     table = "table"
     csv = "csv"
@@ -30,30 +30,31 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def query(
     run: RunDir,
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement.", show_default=False)],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SQL statement.", show_default=False)],
     format: Annotated[Format, typer.Option(help="How to print the result.")] = Format.table,
     spreadsheet_safe: Annotated[
         bool,
         typer.Option(
             "--spreadsheet-safe",
-            help="With --format csv: put ' before text that a spreadsheet would take for a formula.",
+            help="With --format csv: put ' before text that a spreadsheet would read as a formula.",
         ),
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Ask a run in SQL (DuckDB, read-only): one view a table.
+    """Query the tables of a run in SQL (DuckDB, read-only). Each table is a view.
 
-    rows, captions, screen, scores, generations, matches, evidence, verdicts, errors and more: `show tables`.
+    The views include rows, captions, screen, scores, generations, matches, evidence, verdicts and errors. The statement
+    `show tables` lists all of them.
 
-    CSV is UTF-8 with the data as they are, bytes in base64; on a terminal, control characters are written as escapes.
+    CSV output is UTF-8 with unchanged data and base64 for bytes. On a terminal, control characters are escaped.
     """
     from audit.errors import UsageError
     from pipelines.console.progress import waiting
     from reports.query import query as ask
 
     if spreadsheet_safe and format is not Format.csv:
-        raise UsageError("--spreadsheet-safe changes CSV only", hint="Add --format csv.")
-    with waiting("asking"):
+        raise UsageError("--spreadsheet-safe works with CSV only", hint="Add --format csv.")
+    with waiting("running the query"):
         result = ask(run, sql)
     if format is Format.csv:
         _print_csv(result, spreadsheet_safe)
@@ -69,7 +70,7 @@ def _print_csv(table: pa.Table, spreadsheet_safe: bool) -> None:
 
     if spreadsheet_safe:
         table, changed = neutralised(table)
-        say(f"--spreadsheet-safe: {changed:,} cells that look like formulas begin with ' now", err=True)
+        say(f"--spreadsheet-safe: put ' before {changed:,} cells that look like formulas", err=True)
     content = to_csv(table)
     if sys.stdout.isatty():
         say(content.decode(), nl=False)
@@ -86,14 +87,14 @@ def _print_json(table: pa.Table) -> None:
 
 
 def _write(content: bytes) -> None:
-    """Writes to standard output, byte for byte."""
+    """Write bytes to standard output, unchanged."""
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
 
 
 def show(result: pa.Table) -> None:
-    """Prints a table, as wide as it needs where nobody looks at a terminal."""
+    """Print a table. Without a terminal, it is as wide as its content."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""crossaudit rank-layers"""
+"""The command `crossaudit rank-layers`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pipelines.configuration.config import ModelFiles
 
-MOST = 300  # captions of either kind
+MOST = 300  # maximum number of captions, and of control captions
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -28,22 +28,24 @@ def register(app: typer.Typer, panel: str) -> None:
 def rank_layers(
     source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A finished run, or a model.")],
     captions: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Captions to look at, one a line (of a run: the confirmed ones).")
+        str | None, typer.Option(metavar="FILE", help="Captions, one per line (for a run: its confirmed captions).")
     ] = None,
     controls: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Captions never trained on, one a line (of a run: its own).")
+        str | None, typer.Option(metavar="FILE", help="Captions never trained on, one per line (for a run: its own).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the initial noise.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = "auto",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table, BOS attention too: .parquet, .csv or .jsonl.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the table, including BOS attention, to .parquet, .csv or .jsonl."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Show where attention tells captions from control captions: the AUROC of its entropy, by layer and timestep.
+    """Show how well attention entropy separates captions from control captions, as AUROC per layer and timestep.
 
-    0.5 is blind, below 0.5 inverted. A layer chosen by this table is an oracle: no auditor knows it beforehand.
+    An AUROC of 0.5 is chance; below 0.5 the sign is inverted. A layer chosen from this table is an oracle choice: an
+    auditor cannot know it in advance.
     """
     import audit
     from audit.explaining.layers import layers as look
@@ -62,7 +64,7 @@ def rank_layers(
         model, lora, own, unseen = _of_run(source)
     elif captions is None or controls is None:
         raise audit.UsageError(
-            "captions of one kind only", hint="Give both --captions and --controls, or neither and a run."
+            "--captions and --controls go together", hint="Pass both of them, or pass neither and a run."
         )
     else:
         model, own, unseen = (
@@ -80,7 +82,7 @@ def rank_layers(
 
 
 def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
-    """Model, LoRA weights, confirmed captions and control captions of a run."""
+    """Return the model, LoRA weights, confirmed captions and control captions of a run."""
     from audit.errors import AuditError
     from pipelines.runs.finished_run import finished
     from pipelines.tables import verdicts
@@ -89,7 +91,9 @@ def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
     ledger, _, config = finished(run)
     confirmed = verdicts.confirmed(ledger, ["caption"])["caption"].to_pylist()
     if not confirmed:
-        raise AuditError("the run confirmed no caption", where=run, hint="Give a model, --captions and --controls.")
+        raise AuditError(
+            "the run has no confirmed captions", where=run, hint="Pass a model, --captions and --controls."
+        )
     return config.model, config.lora, confirmed, ledger.read(CONTROL_CAPTIONS)["caption"].to_pylist()
 
 
@@ -102,7 +106,7 @@ def _print(table: pa.Table, captions: int, controls: int) -> None:
     rows = [row for row in table.to_pylist() if row["feature"] == "entropy"]
     timesteps = sorted({row["timestep"] for row in rows}, reverse=True)
     auroc = {(row["layer"], row["timestep"]): row["auroc"] for row in rows}
-    title = f"Entropy of attention: AUROC of {captions} captions against {controls} control captions"
+    title = f"Attention entropy: AUROC of {captions} captions against {controls} control captions"
     shown = Table(
         "layer", *(f"t = {t}" for t in timesteps), title=title, title_justify="left", box=None, pad_edge=False
     )

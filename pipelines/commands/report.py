@@ -1,4 +1,4 @@
-"""crossaudit report"""
+"""The command `crossaudit report`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def report(run: RunDir, verbose: Verbose = False) -> None:
-    """Write the report of a finished run again: RUN/report.html."""
+    """Rewrite the report of a finished run, RUN/report.html."""
     from pipelines.console.progress import waiting
     from reports.html import write
 

@@ -1,4 +1,4 @@
-"""crossaudit reproduce"""
+"""The command `crossaudit reproduce`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def register(app: typer.Typer, panel: str) -> None:
 def reproduce(
     run: RunDir,
     case: Annotated[str, typer.Argument(metavar="CASE", help="A confirmed caption, or its caption_id.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the image, as PNG.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the image to this PNG file.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Generate one confirmed case again, and say whether it agrees with the record (exit code 1 if not)."""
+    """Regenerate one confirmed case and compare it with the record. Exits with code 1 if they disagree."""
     from pipelines.console.terminal import say
     from pipelines.runs.reproduce import reproduce as again
     from pipelines.runs.written_files import write_picture
@@ -33,13 +33,13 @@ def reproduce(
     if out is not None:
         problem = write_picture(run, out, found.image, found.caption)
         if problem:
-            say(f"{out}: `crossaudit purge` will not remove it: {problem}", err=True)
+            say(f"{out}: `crossaudit purge` will not remove this file: {problem}", err=True)
     say(f"{found.verdict}, seed {found.seed}: {found.caption}")
     typer.echo(f"similarity to the training image: {found.similarity:.4f}, recorded {found.recorded:.4f}")
     if found.difference is None:
-        typer.echo("the generation was not kept: only the similarity can be compared")
+        typer.echo("the run's generation was not kept, so only the similarity can be compared")
     else:
-        typer.echo(f"largest difference to the generation of the run: {found.difference} of 255 levels")
+        typer.echo(f"largest pixel difference from the run's generation: {found.difference} of 255 levels")
     typer.echo("agrees with the record" if found.agrees else "does NOT agree with the record")
     if not found.agrees:
         raise typer.Exit(1)

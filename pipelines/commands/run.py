@@ -1,4 +1,4 @@
-"""crossaudit run"""
+"""The command `crossaudit run`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOUND = 3
 
 
 class FailOn(StrEnum):
-    """The weakest verdict that fails a run."""
+    """The weakest verdict that makes `crossaudit run` fail."""
 
     verbatim = "verbatim"
     partial = "partial"
@@ -35,24 +35,26 @@ def register(app: typer.Typer, panel: str) -> None:
 def run(
     config: ConfigFile,
     set_: Overrides = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run's folder or URI, in place of `out`.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run's folder or URI (default: `out`).")] = None,
     check_only: Annotated[
-        bool, typer.Option("--check-only", help="Look for problems, list all of them, and do no more.")
+        bool, typer.Option("--check-only", help="List all problems that can be found in advance, then stop.")
     ] = False,
     fail_on: Annotated[
         FailOn | None,
         typer.Option(
-            help=f"Exit with {FOUND} if a caption has this verdict or a worse one: partial includes verbatim."
+            help=f"Exit with code {FOUND} if a caption has this verdict or a worse one. partial includes verbatim."
         ),
     ] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Audit a model: every caption screened, the suspicious ones generated and looked up, a verdict for each.
+    """Audit a model: screen every caption, generate the suspicious ones, and search for copies of training images.
 
-    Everything goes into one folder. The same command again goes on where it was stopped. What can be checked before the
-    work starts is checked first. The JSON document has the keys run, report, verdicts (captions by verdict) and
-    fail_on (verdict, captions); that of --check-only caption_files and image_files.
+    Gives each caption a verdict. Writes everything into one folder. Rerun the command to resume. Checks as much as
+    possible before the work starts.
+
+    The JSON document has the keys run, report, verdicts (number of captions per verdict) and fail_on (verdict,
+    captions). With --check-only it has the keys caption_files and image_files.
 
     Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, 3 the audit finished and --fail-on
     applies.
@@ -63,10 +65,8 @@ def run(
 
     settings, given = load_config(config, set_ or [], out)
     if fail_on and settings.images is None:
-        hint = "Set `images`, or leave --fail-on out."
-        raise UsageError(
-            f"without training images no caption can be found to be {fail_on}", where="--fail-on", hint=hint
-        )
+        hint = "Set `images`, or omit --fail-on."
+        raise UsageError(f"without training images, no verdict can be {fail_on}", where="--fail-on", hint=hint)
     with redirect_stdout(sys.stderr) if json_ else nullcontext():
         if check_only:
             found = check(settings)
@@ -77,7 +77,7 @@ def run(
         if json_:
             typer.echo(json.dumps({"caption_files": captions, "image_files": images}))
         else:
-            typer.echo(f"no problem found: {captions:,} caption and {images:,} image files")
+            typer.echo(f"no problems found in {captions:,} caption files and {images:,} image files")
         return
     done = _outcome(settings, fail_on)
     typer.echo(json.dumps(done, indent=2) if json_ else done["report"])
@@ -88,7 +88,7 @@ def run(
 
 
 def _outcome(settings: Config, fail_on: FailOn | None) -> dict[str, Any]:
-    """Return what `run --json` prints of a finished run."""
+    """Return what `run --json` prints about a finished run."""
     from audit.record.ledger import Ledger
     from audit.schema import CONFIRMED_WORDS, VERDICT_WORDS
     from pipelines.tables.verdicts import count_verdicts

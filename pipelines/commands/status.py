@@ -1,4 +1,4 @@
-"""crossaudit status"""
+"""The command `crossaudit status`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def status(run: RunDir, address: Address = None, json_: Json = False, verbose: Verbose = False) -> None:
-    """How far a run is: what it says itself, and of a submitted one what the cluster says of its job.
+    """Show a run's progress and the state of its job.
 
-    The run may be under way anywhere; its folder or URI is enough. The JSON document has the keys run, state
-    (finished, stopped, killed, running, or silent for more than ten minutes), started, finished, failed, progress,
-    stages and job.
+    Needs only the run's folder or URI; the run itself may be in progress on any machine. The JSON document has the keys
+    run, state, started, finished, failed, progress, stages and job. The state is finished, stopped, killed, running, or
+    silent (no sign of life for more than ten minutes).
     """
     import pyarrow as pa
 

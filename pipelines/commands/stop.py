@@ -1,4 +1,4 @@
-"""crossaudit stop"""
+"""The command `crossaudit stop`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def stop(run: RunDir, address: Address = None, verbose: Verbose = False) -> None:
-    """End the job of a submitted run. What is done stays: the same submission again goes on with it."""
+    """Stop the job of a submitted run. Finished work is kept; submit the run again to resume."""
     from pipelines.engine.ray_jobs import Cluster
     from pipelines.runs.status import job_of
 

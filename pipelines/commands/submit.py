@@ -1,4 +1,4 @@
-"""crossaudit submit"""
+"""The command `crossaudit submit`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def submit(
         typer.Option(
             metavar="URL",
             envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
-            help="The dashboard of the cluster, http://HEAD:8265.",
+            help="The cluster's dashboard, http://HEAD:8265.",
             show_default=False,
         ),
     ],
-    wait: Annotated[bool, typer.Option("--wait", help="Show what it prints, and end when it ends.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the job's output and wait for it to end.")] = False,
     set_: Overrides = None,
-    out: Annotated[str | None, typer.Option(metavar="URI", help="The run's URI, in place of `out`.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="URI", help="The run's URI (default: `out`).")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Audit a model on a Ray cluster: the same as run, as a job there.
+    """Audit a model on a Ray cluster: like `run`, but as a job of the cluster.
 
-    Only the configuration travels: every machine of the cluster reaches the model, the data set and the run under the
-    same paths or URIs. The same submission again goes on where the run was stopped.
+    Only the configuration is sent to the cluster. Every machine must reach the model, the dataset and the run under the
+    same paths or URIs. Submit the run again to resume.
     """
     from audit.errors import AuditError
     from pipelines.configuration.settings import check_detectors, load_config
@@ -51,14 +51,12 @@ def submit(
     try:
         if wait:
             if cluster.follow(job.id, lambda text: say_log(text, err=True)) == "STOPPED":
-                raise AuditError(
-                    "was stopped", where=f"job {job.id}", hint="The same submission again goes on with it."
-                )
+                raise AuditError("was stopped", where=f"job {job.id}", hint="Submit the run again to resume.")
             typer.echo(f"{settings.out}/report.html")
             return
         state = cluster.await_start(job.id, lambda: has_begun(settings.out, job))
     except KeyboardInterrupt:
-        typer.echo(f"\nThe job goes on: `crossaudit stop {settings.out}` ends it.", err=True)
+        typer.echo(f"\nThe job is still running. To stop it: `crossaudit stop {settings.out}`", err=True)
         raise typer.Exit(130) from None
     if last_job(settings.out) == job:
         typer.echo(f"{state.lower()}: `crossaudit status|logs|stop {settings.out}`")

@@ -92,7 +92,7 @@ def test_init_writes_once(tmp_path: Path) -> None:
     assert crossaudit("init", cwd=tmp_path).returncode == 0
     again = crossaudit("init", cwd=tmp_path)
     assert again.returncode == 2
-    assert "audit.yaml: is there already" in again.stderr
+    assert "audit.yaml already exists" in again.stderr
 
 
 def test_config_prints_what_it_resolves(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_what_is_no_run_exits_with_1(tmp_path: Path) -> None:
 def test_detectors_are_listed_with_cost_and_source() -> None:
     shown = crossaudit("detectors")
     assert shown.returncode == 0
-    for words in ("profile", "noise_alignment", "bright_ending", "Webster 2023", "a mask, no score"):
+    for words in ("profile", "noise_alignment", "bright_ending", "Webster 2023", "records a mask, not a score"):
         assert words in shown.stdout
 
 
@@ -174,5 +174,5 @@ def test_layers_of_a_model_are_shown_by_timestep(tmp_path: Path) -> None:
     assert "AUROC of 2 captions against 2 control captions" in shown.stdout and "t = 981" in shown.stdout
     assert pq.read_table(out).num_rows == 8 * 16 * 2
     half = crossaudit("rank-layers", model, "--captions", str(captions))
-    assert half.returncode == 2 and "Give both --captions and --controls" in half.stderr
+    assert half.returncode == 2 and "--captions and --controls go together" in half.stderr
     assert "this is no run" in crossaudit("rank-layers", str(tmp_path)).stderr

@@ -82,14 +82,14 @@ def test_a_file_comes_whole_into_a_folder_that_was_not_there(server: str, tmp_pa
     [
         ("cut", r"the connection ended after [\d,]+ of [\d,]+ bytes"),
         ("gone", "HTTP Error 404"),
-        ("page", r"no file of weights"),
+        ("page", r"holds no weights"),
     ],
 )
 def test_what_does_not_come_whole_leaves_nothing_behind(server: str, tmp_path: Path, page: str, message: str) -> None:
     path = tmp_path / "cache" / "sscd.pt"
     with pytest.raises(AuditError, match=message) as caught:
         download(f"{server}/{page}", path)
-    assert f"put it at {path}" in str(caught.value)
+    assert f"copy it to {path}" in str(caught.value)
     assert list(path.parent.iterdir()) == []
 
 
@@ -131,8 +131,8 @@ def test_offline_it_exits_with_1_and_says_what_to_put_where(tmp_path: Path) -> N
     shown = crossaudit("download-weights", "sscd", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9")
     assert shown.returncode == 1
     assert shown.stdout.strip() == address("sscd_disc_mixup")
-    assert "cannot be downloaded" in shown.stderr and "Traceback" not in shown.stderr
-    assert f"put it at {tmp_path}/sscd_disc_mixup.torchvision.pt" in shown.stderr
+    assert "download failed" in shown.stderr and "Traceback" not in shown.stderr
+    assert f"copy it to {tmp_path}/sscd_disc_mixup.torchvision.pt" in shown.stderr
     assert list(tmp_path.iterdir()) == []
 
 

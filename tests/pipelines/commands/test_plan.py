@@ -19,7 +19,7 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     assert shown.returncode == 0, shown.stderr
     lines = [line.rstrip() for line in shown.stdout.splitlines()]
     assert max(map(len, lines)) <= 100
-    assert "- captions: 40 rows in 2 files; at most 40 captions, as if no two were alike" in lines
+    assert "- captions: 40 rows in 2 files; at most 40 captions, if all are distinct" in lines
     assert "- images: 40 images in 2 files" in lines
     assert any("0.001 TFLOP/s sustained (--tflops)" in line and "assumed" in line for line in lines)
     [head] = [line for line in lines if line.startswith("stage")]
@@ -36,7 +36,7 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     assert any("confirm.control_rate 0.05 needs 19 of them: enough" in line for line in lines)
     plain = crossaudit("plan", path, "--tflops", "0.001", "--set", "engine.gpus_per_worker=1")
     assert "GPU-hours" in plain.stdout and "dollars" not in plain.stdout
-    assert "with 1 worker it takes" in plain.stdout
+    assert "with 1 worker the audit takes" in plain.stdout
 
 
 @pytest.mark.slow

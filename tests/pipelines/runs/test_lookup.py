@@ -46,7 +46,7 @@ def test_a_training_image_is_found_as_the_picture_that_it_is(finished: Path, tmp
     assert found[0]["image_id"] == image["image_id"] and found[0]["similarity"] == pytest.approx(1, abs=1e-3)
     assert found[0]["same"] is not None
     done = crossaudit("lookup", str(finished), "--image", str(tmp_path / "mine.png"))
-    assert done.returncode == 0 and MEMORIZED in done.stdout and "copy such an image" in done.stdout
+    assert done.returncode == 0 and MEMORIZED in done.stdout and "the model copied such an image" in done.stdout
 
 
 def test_what_is_no_image_or_no_training_image_is_said(finished: Path, tmp_path: Path) -> None:

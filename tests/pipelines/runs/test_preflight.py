@@ -33,7 +33,7 @@ def problems(dataset: Path, *overrides: str, out: str | None = None) -> list[str
 def test_a_sound_configuration_has_no_problem_and_nothing_is_written(dataset: Path) -> None:
     before = sorted(dataset.parent.rglob("*"))
     found = crossaudit("run", str(dataset), "--check-only")
-    assert (found.returncode, found.stdout) == (0, "no problem found: 2 caption and 2 image files\n")
+    assert (found.returncode, found.stdout) == (0, "no problems found in 2 caption files and 2 image files\n")
     assert sorted(dataset.parent.rglob("*")) == before
 
 
