@@ -17,7 +17,8 @@ def register(app: typer.Typer, panel: str) -> None:
 def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
     """Verify that a run is complete: every row, caption and selected caption is accounted for exactly once.
 
-    Exits with code 1 if a check fails. The JSON document has the keys run, ok and checks (name, ok, detail, warning).
+    Exits with code 1 if a check fails. The JSON document has the keys run, ok and
+    checks (name, ok, detail, warning).
     """
     from rich.text import Text
 

@@ -34,8 +34,9 @@ def clean(
 ) -> None:
     """Write a copy of the dataset without the rows to drop, and verify its row counts.
 
-    Copies every format that `captions` and `images` accept. The rows that stay are copied byte for byte, except that
-    Parquet files are re-encoded. In a tar file, all members of a dropped sample are removed. Never overwrites a file,
+    Copies every format that `captions` and `images` accept. The rows that stay
+    are copied byte for byte, except that Parquet files are re-encoded. In a tar
+    file, all members of a dropped sample are removed. Never overwrites a file,
     and fails if a file is not the one that was audited.
     """
     from pipelines.console.terminal import say

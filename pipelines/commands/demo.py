@@ -22,8 +22,9 @@ def demo(
 ) -> None:
     """Audit a small bundled model that has memorized some of its training images. Takes minutes and works offline.
 
-    Ends with a table that compares the verdicts with the ground truth. The model is a toy: the demo shows how the tool
-    works, not how well it works on your model.
+    Ends with a table that compares the verdicts with the ground truth. The model
+    is a toy: the demo shows how the tool works, not how well it works on your
+    model.
     """
     from pipelines.demo.demo import run_demo
 

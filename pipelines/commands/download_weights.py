@@ -42,7 +42,8 @@ def download_weights(
 ) -> None:
     """Download the published SSCD weights into the cache: $CROSSAUDIT_CACHE, or ~/.cache/crossaudit.
 
-    Downloads from the address that the SSCD project publishes; its licence applies. Honours $https_proxy.
+    Downloads from the address that the SSCD project publishes; its licence
+    applies. Honours $https_proxy.
     """
     from audit.embedding.published import PUBLISHED, address, cache_folder
 

@@ -35,10 +35,12 @@ def exclusions(
 ) -> None:
     """List the dataset rows to drop, or to deduplicate, before the next training.
 
-    A row is listed if the verdict on its caption is verbatim or partial, or if such a caption reproduces its image.
+    A row is listed if the verdict on its caption is verbatim or partial, or if
+    such a caption reproduces its image.
 
-    The columns include file, row, key and why. `crossaudit clean` reads the Parquet file and writes a clean copy of the
-    dataset; CSV and JSON lines are for other tools.
+    The columns include file, row, key and why. `crossaudit clean` reads the
+    Parquet file and writes a clean copy of the dataset; CSV and JSON lines are
+    for other tools.
     """
     from pipelines.console.progress import waiting
     from reports.exclusions import write_exclusions

@@ -40,8 +40,8 @@ def explain(
 ) -> None:
     """Explain the score of one caption: how much attention each token gets, how concentrated it is, and where.
 
-    Writes one HTML file, which also shows which tokens matter. The page shows how the model processes the caption, not
-    whether the image is a copy.
+    Writes one HTML file, which also shows which tokens matter. The page shows how
+    the model processes the caption, not whether the image is a copy.
     """
     import audit
     from audit.explaining.caption import explain as look

@@ -25,7 +25,8 @@ def index(
 ) -> None:
     """Embed the training images once, so that audits of all models trained on them can share the index.
 
-    Uses the sections `images`, `confirm` and `engine` of the configuration. Rerun the command to resume.
+    Uses the sections `images`, `confirm` and `engine` of the configuration. Rerun
+    the command to resume.
     """
     from pipelines.configuration.settings import absolute, load_config
     from pipelines.runs.index import build_index

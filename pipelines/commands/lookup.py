@@ -30,7 +30,8 @@ def lookup(
 ) -> None:
     """Answer a rights holder: is a work in the dataset, under which captions, and does the model reproduce it?
 
-    Pass exactly one of --image, --url, --host and --text. An image is compared with the run's own index.
+    Pass exactly one of --image, --url, --host and --text. An image is compared
+    with the run's own index.
     """
     from audit.errors import UsageError
     from pipelines.commands.query import show
@@ -69,8 +70,8 @@ def _not_found(rows: Sequence[dict[str, Any]]) -> str:
         return "The run has no training images to compare with."
     if any(row["same"] == "near" for row in rows):
         return (
-            f"Near miss: the nearest image has similarity {best:.3f}. That is below the run's threshold, but as high as "
-            "some copies have. Look at the images to decide whether one of them is the same picture."
+            f"Near miss: the nearest image has similarity {best:.3f}. That is below the run's threshold, but as high "
+            "as some copies have. Look at the images to decide whether one of them is the same picture."
         )
     return f"No training image looks like the same picture (the nearest has similarity {best:.3f})."
 

@@ -51,9 +51,10 @@ def mitigate(
 ) -> None:
     """Measure mitigation: regenerate a run's confirmed captions with the same seeds, without and with mitigation.
 
-    Also regenerates ordinary captions, to measure the loss of quality. Writes the tables mitigation and
-    mitigation_summary, and rewrites the report. Rerun the command to resume. Results for other settings on the same
-    captions are added to the earlier ones.
+    Also regenerates ordinary captions, to measure the loss of quality. Writes the
+    tables mitigation and mitigation_summary, and rewrites the report. Rerun the
+    command to resume. Results for other settings on the same captions are added
+    to the earlier ones.
     """
     from pipelines.runs.mitigate import BOS_SCALES, Request, mitigate_run
 

@@ -36,8 +36,9 @@ def plan(
 ) -> None:
     """Estimate what an audit will cost (hours, dollars and disk space per stage) and what it will be able to claim.
 
-    Counts rows from metadata and FLOPs from the models' configurations, and times one worker for about a minute. With
-    --tflops it measures nothing, and needs neither a GPU nor weights. Writes nothing.
+    Counts rows from metadata and FLOPs from the models' configurations, and times
+    one worker for about a minute. With --tflops it measures nothing, and needs
+    neither a GPU nor weights. Writes nothing.
     """
     from audit.costs.expected_claims import of_audit_sample, of_control_captions
     from pipelines.configuration.settings import load_config

@@ -30,10 +30,11 @@ def purge(
 ) -> None:
     """Permanently remove generations and training images, which may be personal data, from a finished run.
 
-    Rows, scores, vectors and verdicts stay. The manifest records what was removed, and the report is rewritten.
+    Rows, scores, vectors and verdicts stay. The manifest records what was
+    removed, and the report is rewritten.
 
-    Also removes the files that `reproduce` and `explain` wrote on this machine. Lists other files in RUN that may show
-    pictures.
+    Also removes the files that `reproduce` and `explain` wrote on this machine.
+    Lists other files in RUN that may show pictures.
     """
     from pipelines.console.progress import waiting
     from pipelines.console.terminal import say

@@ -43,10 +43,11 @@ def query(
 ) -> None:
     """Query the tables of a run in SQL (DuckDB, read-only). Each table is a view.
 
-    The views include rows, captions, screen, scores, generations, matches, evidence, verdicts and errors. The statement
-    `show tables` lists all of them.
+    The views include rows, captions, screen, scores, generations, matches,
+    evidence, verdicts and errors. The statement `show tables` lists all of them.
 
-    CSV output is UTF-8 with unchanged data and base64 for bytes. On a terminal, control characters are escaped.
+    CSV output is UTF-8 with unchanged data and base64 for bytes. On a terminal,
+    control characters are escaped.
     """
     from audit.errors import UsageError
     from pipelines.console.progress import waiting

@@ -44,8 +44,8 @@ def rank_layers(
 ) -> None:
     """Show how well attention entropy separates captions from control captions, as AUROC per layer and timestep.
 
-    An AUROC of 0.5 is chance; below 0.5 the sign is inverted. A layer chosen from this table is an oracle choice: an
-    auditor cannot know it in advance.
+    An AUROC of 0.5 is chance; below 0.5 the sign is inverted. A layer chosen from
+    this table is an oracle choice: an auditor cannot know it in advance.
     """
     import audit
     from audit.explaining.layers import layers as look

@@ -50,14 +50,15 @@ def run(
 ) -> None:
     """Audit a model: screen every caption, generate the suspicious ones, and search for copies of training images.
 
-    Gives each caption a verdict. Writes everything into one folder. Rerun the command to resume. Checks as much as
-    possible before the work starts.
+    Gives each caption a verdict. Writes everything into one folder. Rerun the
+    command to resume. Checks as much as possible before the work starts.
 
-    The JSON document has the keys run, report, verdicts (number of captions per verdict) and fail_on (verdict,
-    captions). With --check-only it has the keys caption_files and image_files.
+    The JSON document has the keys run, report, verdicts (number of captions per
+    verdict) and fail_on (verdict, captions). With --check-only it has the keys
+    caption_files and image_files.
 
-    Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, 3 the audit finished and --fail-on
-    applies.
+    Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or
+    configuration, 3 the audit finished and --fail-on applies.
     """
     from pipelines.configuration.settings import load_config
     from pipelines.runs.audit import run_audit

@@ -16,8 +16,9 @@ def register(app: typer.Typer, panel: str) -> None:
 def status(run: RunDir, address: Address = None, json_: Json = False, verbose: Verbose = False) -> None:
     """Show a run's progress and the state of its job.
 
-    Needs only the run's folder or URI; the run itself may be in progress on any machine. The JSON document has the keys
-    run, state, started, finished, failed, progress, stages and job. The state is finished, stopped, killed, running, or
+    Needs only the run's folder or URI; the run itself may be in progress on any
+    machine. The JSON document has the keys run, state, started, finished, failed,
+    progress, stages and job. The state is finished, stopped, killed, running, or
     silent (no sign of life for more than ten minutes).
     """
     import pyarrow as pa

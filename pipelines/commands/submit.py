@@ -32,8 +32,9 @@ def submit(
 ) -> None:
     """Audit a model on a Ray cluster: like `run`, but as a job of the cluster.
 
-    Only the configuration is sent to the cluster. Every machine must reach the model, the dataset and the run under the
-    same paths or URIs. Submit the run again to resume.
+    Only the configuration is sent to the cluster. Every machine must reach the
+    model, the dataset and the run under the same paths or URIs. Submit the run
+    again to resume.
     """
     from audit.errors import AuditError
     from pipelines.configuration.settings import check_detectors, load_config
