@@ -67,6 +67,6 @@ def test_a_tiny_audit_of_the_bundled_model(environment: Path) -> None:
         "confirm.fresh_seeds": 1,
     }
     settings = [part for name, value in tiny.items() for part in ("--set", f"{name}={value}")]
-    assert "known truth" in run(environment, "demo", "--out", "run", *settings)
+    assert "ground truth" in run(environment, "demo", "--out", "run", *settings)
     assert (environment / "run/report.html").is_file()
     assert "WRONG" not in run(environment, "check", "run")

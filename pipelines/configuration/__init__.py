@@ -1,1 +1,1 @@
-"""Read audit.yaml: its models, overrides, paths, and errors that name the nearest key."""
+"""Read and validate audit.yaml."""

@@ -1,4 +1,4 @@
-"""Reading audit.yaml: overrides, paths, and errors that name the nearest known key."""
+"""Read audit.yaml: apply overrides, resolve paths, and report errors with the closest valid key."""
 
 from __future__ import annotations
 
@@ -18,21 +18,30 @@ from pipelines.configuration.yaml_mapping import Lines, read_yaml
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None = None) -> tuple[Config, dict]:
-    """(the resolved configuration, the mapping as given). Raises UsageError, one line a mistake.
+    """Read a configuration file, apply overrides and resolve its paths.
 
-    `overrides` are `a.b=c`, parsed as YAML; `out` replaces the key `out`. Paths of the file are relative to it; a path
-    of `out` or of an override is relative to the working directory.
+    Args:
+        path: The file. Its relative paths are relative to its folder.
+        overrides: Strings `a.b=c`, where c is parsed as YAML. Relative paths are relative to the working directory.
+        out: Replaces the key `out`. Relative to the working directory.
+
+    Returns:
+        The resolved configuration, and the mapping as the user gave it.
+
+    Raises:
+        UsageError: The configuration is wrong. The message has one line per mistake.
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError("no such file", where=str(path), hint="`crossaudit init` writes a commented one.")
+        raise UsageError("no such file", where=str(path), hint="`crossaudit init` writes a commented template.")
     try:
         given, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot be read: {first_line(error)}", where=str(path)) from error
     if not isinstance(given, dict):
-        raise UsageError("is not a mapping of keys", where=str(path), hint="`crossaudit init` writes a commented one.")
-    # A section whose keys are all commented out is null to YAML.
+        hint = "`crossaudit init` writes a commented template."
+        raise UsageError("is not a mapping of keys to values", where=str(path), hint=hint)
+    # YAML reads a section whose keys are all commented out as null.
     given = {key: value for key, value in given.items() if value is not None}
     given = _resolve_paths(given, path.parent.absolute())
     for override in overrides:
@@ -51,17 +60,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), out: str | None
 
 
 def absolute(value: str, base: Path) -> str:
-    """`value` itself if it is a URI or absolute, else below `base`."""
+    """Return a URI or an absolute path unchanged, and any other path joined to `base`."""
     return value if "://" in value else os.path.normpath(base / Path(value).expanduser())
 
 
 _SSCD, _CLIP = ("confirm", "sscd", "weights"), ("confirm", "clip", "weights")
-# Where `organisation/name` may stand that is no path: a model of the hub, or an open_clip architecture and tag.
+# Keys that accept `organisation/name`, which is not a path: a model on the hub, or an open_clip architecture and tag.
 _MODELS = (("model",), ("model", "path"), ("reference_model",), ("reference_model", "path"), _CLIP)
 _BESIDE_MODELS = (("config",), ("textual_inversion",), ("textual_inversion", "path"))
-# The sections for which a bare path may stand.
+# Sections that may be given as a bare path.
 _SHORT = ("model", "reference_model", "captions", "images")
-# Where audit.yaml holds paths; those of the items of a list are named as if it were one of them.
+# Keys of audit.yaml that hold paths. Keys of list items are named as if the list were one item.
 _PATHS = (
     *_MODELS,
     *((model, *key) for model in ("model", "reference_model") for key in _BESIDE_MODELS),
@@ -94,7 +103,7 @@ def _resolve_paths(given: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _refuse_empty_paths(given: dict[str, Any], where: str, lines: Lines) -> None:
-    """Raises UsageError for a path that names nothing: below a folder it would be that folder."""
+    """Raise UsageError for an empty path, which would otherwise resolve to the folder it is relative to."""
     for at in _PATHS:
         node: Any = given
         for key in at:
@@ -106,7 +115,7 @@ def _refuse_empty_paths(given: dict[str, Any], where: str, lines: Lines) -> None
 
 
 def _resolved(at: tuple[str, ...], value: str, base: Path) -> str:
-    """A path made absolute; what is the name of a model and no path, or is no path at all, stays as it is."""
+    """Return a path as absolute; return model names and invalid paths unchanged."""
     if not value.strip() or "\0" in value:
         return value
     path = absolute(value, base)
@@ -115,13 +124,15 @@ def _resolved(at: tuple[str, ...], value: str, base: Path) -> str:
 
 
 def _override(given: dict[str, Any], override: str) -> None:
+    """Set the key of an override, such as `select.budget=500`, in the mapping `given`."""
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise UsageError(f"--set {override}: expected key=value", hint="For example --set select.budget=500")
     value, _ = read_yaml(text, f"--set {name}")
     keys = tuple(name.strip().split("."))
     if not all(keys):
-        raise UsageError(f"--set {override}: {name.strip()} is no key", hint="For example --set select.budget=500")
+        hint = "For example --set select.budget=500"
+        raise UsageError(f"--set {override}: {name.strip()} is not a valid key", hint=hint)
     if keys in _PATHS and isinstance(value, str):
         value = _resolved(keys, value, Path.cwd())
     node = given
@@ -135,17 +146,17 @@ def _override(given: dict[str, Any], override: str) -> None:
 
 
 def _overlap(at: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether one key is the other, or a section that holds it."""
+    """Return whether the keys are equal or one is a section that contains the other."""
     return all(one == two for one, two in zip(at, other, strict=False))
 
 
 def _in_line(at: Sequence[str], lines: Lines) -> str:
-    """Where in the file the key is, as far as it is there."""
+    """Return the line of a key as " (line N)", or "" if the key is not in the file."""
     return f" (line {lines[tuple(at)]})" if tuple(at) in lines else ""
 
 
 def _explain(item: Any, where: str, lines: Lines) -> str:
-    """One line per mistake: file, key, what was expected, and the line of the key."""
+    """Return the message for one mistake: the file, the key, what was expected, and the line of the key."""
     at = [str(part) for part in item["loc"]]
     known = next((at[:length] for length in range(len(at), 0, -1) if tuple(at[:length]) in lines), at)
     return f"{_mistake(item, where)}{_in_line(known, lines)}"
@@ -177,7 +188,11 @@ def _keys_at(at: Sequence[str]) -> list[str]:
 
 
 def check_detectors(config: Config) -> None:
-    """Raises UsageError for a detector that is unknown, or named in the wrong section."""
+    """Check that every detector is known and belongs to the section that names it.
+
+    Raises:
+        UsageError: A detector is unknown or is in the wrong section.
+    """
     from audit.detectors import run_detectors, screen_detectors
 
     for key, names, check in (

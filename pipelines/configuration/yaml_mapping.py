@@ -1,4 +1,4 @@
-"""YAML as a configuration needs it: no key twice, and no more nodes than anybody writes by hand."""
+"""Read YAML safely: reject duplicate keys, and documents far larger than anyone would write by hand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from audit.errors import UsageError
 
 Lines = dict[tuple[str, ...], int]
 
-# A list of a hundred thousand paths fits; aliases of aliases of aliases do not.
+# Large enough for a list of 100,000 paths, small enough to reject aliases that expand exponentially.
 MOST_NODES = 200_000
 MOST_BYTES = 64 << 20
 DEEPEST = 50
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's safe loader, which reads `1e-3` as a number, as YAML 1.2 does."""
+    """PyYAML's safe loader, extended to read `1e-3` as a number, as in YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -27,10 +27,14 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
-    """(the value of a YAML document, the line of each key by its path).
+    """Parse a YAML document.
 
-    Raises UsageError for what is not YAML, for a key that is given twice, for a document that contains itself, and for
-    one that is too large or too deep once its aliases are put in place; that is counted before they are.
+    Returns:
+        The value of the document, and the line of each key by its path.
+
+    Raises:
+        UsageError: The text is not YAML, has a duplicate key, contains itself, or would be too large or too deep after
+            its aliases are expanded. The size is computed before the expansion.
     """
     if len(text) > MOST_BYTES:
         raise UsageError(f"is longer than {MOST_BYTES >> 20} MiB", where=where)
@@ -52,7 +56,7 @@ def read_yaml(text: str, where: str) -> tuple[Any, Lines]:
 
 
 class _Walk:
-    """One document: how many nodes it has with its aliases in place, and where its keys are."""
+    """Count the nodes of a document, with aliases expanded, and record the lines of its keys."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -61,9 +65,9 @@ class _Walk:
         self.lines: Lines = {}
 
     def count(self, node: yaml.Node, depth: int = 0) -> int:
-        """The nodes below one, each as often as it is referred to."""
+        """Return the number of nodes in a subtree. A node counts once per reference to it."""
         if id(node) in self._open:
-            raise UsageError(f"line {_line(node)}: an alias refers to what contains it", where=self._where)
+            raise UsageError(f"line {_line(node)}: an alias refers to a node that contains it", where=self._where)
         if depth > DEEPEST:
             raise UsageError(f"line {_line(node)}: is nested deeper than {DEEPEST} levels", where=self._where)
         if id(node) not in self._sizes:
@@ -71,12 +75,12 @@ class _Walk:
             self._sizes[id(node)] = 1 + sum(self.count(child, depth + 1) for child in _children(node))
             self._open.discard(id(node))
         if self._sizes[id(node)] > MOST_NODES:
-            what = f"line {_line(node)}: aliases make it larger than {MOST_NODES:,} values"
-            raise UsageError(what, where=self._where, hint="Write out what is meant.")
+            what = f"line {_line(node)}: aliases expand it to more than {MOST_NODES:,} values"
+            raise UsageError(what, where=self._where, hint="Write the values out instead.")
         return self._sizes[id(node)]
 
     def keys(self, node: yaml.Node, at: tuple[str, ...]) -> None:
-        """Notes the lines of keys. Raises UsageError for one that is given twice."""
+        """Record the lines of keys. Raises UsageError for a duplicate key."""
         if not isinstance(node, yaml.MappingNode):
             return
         seen: dict[str, int] = {}
@@ -86,7 +90,7 @@ class _Walk:
             name = (*at, key.value)
             if key.value in seen and key.value != "<<":
                 what = f"{'.'.join(name)} is given twice, in line {seen[key.value]} and in line {_line(key)}"
-                raise UsageError(what, where=self._where, hint="Keep one of them.")
+                raise UsageError(what, where=self._where, hint="Keep only one of them.")
             seen[key.value] = _line(key)
             self.lines.setdefault(name, _line(key))
             self.keys(value, name)

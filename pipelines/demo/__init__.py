@@ -1,1 +1,1 @@
-"""A model that really memorizes, and its audit."""
+"""A bundled model that has memorized training images, and its audit."""

@@ -1,4 +1,4 @@
-"""The demo: the bundled model audited, and its verdicts against the known truth."""
+"""Audit the bundled model and compare its verdicts with the ground truth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ FLAGGED = ("verbatim", "partial")
 
 
 def bundle() -> Path:
-    """The folder of the bundled model and data set."""
+    """Return the folder of the bundled model and dataset.
+
+    Raises:
+        AuditError: The bundle is missing.
+    """
     folder = Path(str(resources.files("pipelines.demo"))) / "bundle"
     if not (folder / "audit.yaml").is_file():
         make = "python -m benchmarks.planted all --work work/planted --out pipelines/demo/bundle"
@@ -31,19 +35,19 @@ def bundle() -> Path:
 
 
 def run_demo(out: str, overrides: Sequence[str] = ()) -> None:
-    """Runs the bundle's audit into `out` and prints what came out."""
+    """Run the bundled audit, write it to `out`, and print a summary."""
     console = Console(soft_wrap=True)
     folder = bundle()
     config, given = load_config(folder / "audit.yaml", overrides, out)
     run_audit(config, given)
     labels = pq.read_table(folder / "labels.parquet", columns=["caption", "label"])
     summarize(Ledger(config.out).read("verdicts", columns=["caption", "verdict"]), labels, console)
-    console.print("This is a toy model: its figures say how the tool works, not how well it would do on yours.")
+    console.print("This is a toy model. Its figures show how the tool works, not how well it works on your model.")
     console.print(f"Report: {config.out}/report.html", highlight=False)
 
 
 def crosstab(verdicts: pa.Table, labels: pa.Table) -> dict[str, dict[str, int]]:
-    """How many captions of each label got each verdict."""
+    """Return the number of captions by label and verdict."""
     joined = verdicts.join(labels, "caption", join_type="inner")
     counts = joined.group_by(["label", "verdict"]).aggregate([("caption", "count")]).to_pylist()
     found = {label: dict.fromkeys(VERDICT_WORDS, 0) for label in LABELS}
@@ -53,10 +57,10 @@ def crosstab(verdicts: pa.Table, labels: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def summarize(verdicts: pa.Table, labels: pa.Table, console: Console) -> None:
-    """Prints label by verdict, and the shares that say whether the audit found what was planted."""
+    """Print verdicts by label, and the fractions that show whether the audit found the planted copies."""
     counts = crosstab(verdicts, labels)
     shown = [word for word in VERDICT_WORDS if any(row[word] for row in counts.values())]
-    table = Table("known truth", *shown, "captions", title="verdicts against the known truth")
+    table = Table("ground truth", *shown, "captions", title="verdicts against the ground truth")
     for column in table.columns[1:]:
         column.justify = "right"
     for label, row in counts.items():
@@ -67,7 +71,7 @@ def summarize(verdicts: pa.Table, labels: pa.Table, console: Console) -> None:
     console.print(table)
     console.print(f"verbatim captions found verbatim:       {_share(counts['verbatim'], ('verbatim',))}")
     console.print(f"partial captions found:                 {_share(counts['partial'], FLAGGED)}")
-    console.print(f"captions never trained on, yet flagged: {_share(counts['none'], FLAGGED)}")
+    console.print(f"captions never trained on but flagged:  {_share(counts['none'], FLAGGED)}")
     console.print(
         f"near and ordinary captions flagged:     {_share(counts['near'], FLAGGED)} near, "
         f"{_share(counts['ordinary'], FLAGGED)} ordinary (some really reproduce an image)"
@@ -76,4 +80,4 @@ def summarize(verdicts: pa.Table, labels: pa.Table, console: Console) -> None:
 
 def _share(row: dict[str, int], words: Sequence[str]) -> str:
     total, hits = sum(row.values()), sum(row[word] for word in words)
-    return f"{hits:,} of {total:,} ({100 * hits / total:.1f} %)" if total else "none there"
+    return f"{hits:,} of {total:,} ({100 * hits / total:.1f} %)" if total else "no captions"

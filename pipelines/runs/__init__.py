@@ -1,1 +1,1 @@
-"""Everything that works on a whole run: audit, index, mitigate, purge, reproduce, look up, clean."""
+"""Operations on whole runs: audit, index, mitigate, purge, reproduce, lookup, clean."""

@@ -1,4 +1,4 @@
-"""`crossaudit run`: the stages in their order."""
+"""Run an audit: all stages, in order."""
 
 from __future__ import annotations
 
@@ -17,8 +17,22 @@ from reports.purged import note
 
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
+<<<<<<< HEAD
     """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
     from pipelines.reading import columns, input_files
+=======
+    """Run an audit from configuration to report, or resume one.
+
+    Args:
+        config: The resolved configuration.
+        given: The configuration as the user gave it, for the manifest.
+        progress: Where to show progress (default: standard error).
+
+    Raises:
+        AuditError: The audit cannot finish.
+    """
+    from pipelines.reading import input_files
+>>>>>>> 2d59601 (Describe every configuration key, and what commands do to runs, in plain English)
     from pipelines.runs import preflight
     from pipelines.stages import (
         calibrate,
@@ -46,13 +60,15 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
     manifest = Manifest.open(ledger, config, given)
     run = Run(config, ledger, manifest, progress or Reporter())
     if removed := note(manifest.data):
-        run.progress.say(f"{config.out}: {removed}; nothing is computed again (`crossaudit check` says if it is whole)")
+        run.progress.say(
+            f"{config.out}: {removed}; nothing is recomputed (`crossaudit check` verifies that it is complete)"
+        )
         return
     if manifest.finished:
-        run.progress.say(f"{config.out} holds this very run, finished: what is there is not computed again")
+        run.progress.say(f"{config.out} already holds this run, finished; nothing is recomputed")
     with run:
         if not manifest.finished:
-            # Loaded first: that a folder is no model should not come out after hours of reading.
+            # Load the models first, so that a bad model fails now and not after hours of reading.
             run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
         run.manifest.inputs(input_files.fingerprints(config, inputs))
         vectors = embed if config.index.path is None else reuse
@@ -67,13 +83,13 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
 
 
 def _tell_status(ledger: Ledger, config: Config, given: Mapping[str, Any], error: AuditError) -> None:
-    """Record why a job of a cluster was refused before its run began: nobody sees its terminal, but `status` does.
+    """Record why a cluster job was refused before its run began, so that `crossaudit status` can show it.
 
-    A run that is there already is left as it is.
+    Leaves an existing run unchanged.
     """
     if current_job() is None:
         return
-    # What goes wrong with `out` itself is among the problems that are being raised.
+    # Problems with `out` itself are already part of the error that is being raised.
     with suppress(AuditError, OSError):
         if stored(ledger) is None:
             manifest = Manifest.open(ledger, config, given)

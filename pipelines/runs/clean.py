@@ -1,4 +1,4 @@
-"""`crossaudit clean`: clean copies of the data set that was audited, whose counts are proven."""
+"""Write clean copies of an audited dataset and verify their row counts."""
 
 from __future__ import annotations
 
@@ -29,11 +29,22 @@ _AUDITED = text.ANOTHER
 
 
 def write_clean_copies(uri: str, dataset: Sequence[str], out: str, say: Callable[[str], None]) -> Counts:
-    """Write a copy of each file without the rows that the exclusions drop, below `out`; return the sums.
+    """Write a copy of each dataset file without the rows that the exclusions drop.
 
-    All is checked that can be before anything is written. Raises UsageError if a file was not audited or its copy is
-    there already, AuditError if it is not the file that was audited, or if the counts do not close; such a copy is
-    not kept.
+    Checks as much as possible before it writes anything. Does not keep a copy whose counts are wrong.
+
+    Args:
+        uri: The exclusions, as `crossaudit exclusions` wrote them.
+        dataset: The files, folders or globs to copy.
+        out: The folder or URI for the copies.
+        say: Called with each line of the summary.
+
+    Returns:
+        The counts summed over all files.
+
+    Raises:
+        UsageError: A file was not audited, or its copy already exists.
+        AuditError: A file has changed since the audit, or the counts of a copy are inconsistent.
     """
     exclusions = exclusions_of.read(uri)
     filesystem, root = open_filesystem(out)
@@ -54,13 +65,13 @@ def write_clean_copies(uri: str, dataset: Sequence[str], out: str, say: Callable
         total += counts
     for folder, counts in sorted(of_folder.items()):
         say(f"{folder}: {_shown(counts, 'files')}")
-    say(f"{len(jobs):,} files: {_shown(total, 'rows and samples')}; every exclusion of these files was met once")
+    say(f"{len(jobs):,} files: {_shown(total, 'rows and samples')}; every exclusion for these files was applied once")
     given = {job.name for job in jobs if job.role != "images"}
     elsewhere = [len(part) for name, part in exclusions.rows_of.items() if name not in given]
     if elsewhere:
-        say(f"{sum(elsewhere):,} exclusions are of rows in {len(elsewhere):,} caption files that were not given")
+        say(f"{sum(elsewhere):,} exclusions refer to rows in {len(elsewhere):,} caption files that were not given")
     if strange:
-        say(f"{len(strange):,} files were no part of the audit and are not copied, such as {strange[0]}")
+        say(f"{len(strange):,} files were not part of the audit and are not copied, such as {strange[0]}")
     return total
 
 
@@ -69,7 +80,7 @@ def _shown(counts: Counts, unit: str) -> str:
 
 
 def _placed(jobs: list[CopyTask], root: str) -> list[CopyTask]:
-    """Each with its target: the files keep their places to each other."""
+    """Return the jobs with their targets set. The files keep their relative paths."""
     common = os.path.commonprefix([job.base for job in jobs]).rpartition("/")[0]
     placed = [
         replace(job, target=posixpath.join(root, (job.base + job.name)[len(common) :].lstrip("/"))) for job in jobs
@@ -78,44 +89,44 @@ def _placed(jobs: list[CopyTask], root: str) -> list[CopyTask]:
 
 
 def _refuse(jobs: Sequence[CopyTask], exclusions: Exclusions, filesystem: pafs.FileSystem, options: Captions) -> None:
-    """Raises what can be known before anything is written."""
+    """Raise an error for any problem that can be found before anything is written."""
     for info in filesystem.get_file_info([job.target for job in jobs]):
         if info.type != pafs.FileType.NotFound:
-            raise UsageError("is there already", where=info.path, hint="Give another --out, or move it away.")
+            raise UsageError("already exists", where=info.path, hint="Choose another --out, or move the file away.")
     _refuse_images(jobs, exclusions)
     for job in jobs:
         if job.kind in (SAMPLES, WHOLE):
             continue
         if job.rows is None and job.role != "images":
-            raise AuditError("was not read whole when it was audited", where=job.uri, hint=_AUDITED)
+            raise AuditError("was not read completely by the audit", where=job.uri, hint=_AUDITED)
         wanted = job.images if job.role == "images" else job.rows
         with _naming(job.uri):
             rows = _rows_in(job, job.uri, options)
         if rows != wanted:
-            raise AuditError(f"has {rows:,} rows; when audited it had {wanted:,}", where=job.uri, hint=_AUDITED)
+            raise AuditError(f"has {rows:,} rows, but had {wanted:,} when audited", where=job.uri, hint=_AUDITED)
 
 
 def _refuse_images(jobs: Sequence[CopyTask], exclusions: Exclusions) -> None:
-    """Raises for images that no exclusion can name, and for a folder that has lost or gained some."""
+    """Raise an error for images that no exclusion can name, and for folders whose number of images has changed."""
     found: Counter[str] = Counter()
     for job in jobs:
         if job.role == "images" and exclusions.rows_of and not exclusions.samples_of:
             raise UsageError(
-                "no exclusion names a sample of a tar or an image: the captions of the run have no images of their own",
+                "no exclusion names a tar sample or an image, because the run's captions have no images of their own",
                 where=job.uri,
-                hint="Set images.join_on and audit again, or apply to the captions only.",
+                hint="Set images.join_on and audit again, or clean only the captions.",
             )
         if job.is_image:
             found[posixpath.dirname(job.name)] += 1
     for folder, count in found.items():
         if count != exclusions.folders[folder]:
             was = f"{exclusions.folders[folder]:,}"
-            what = f"has {count:,} images, the folder that was audited {was}"
-            raise AuditError(what, where=folder or "the folder of the images", hint=_AUDITED)
+            what = f"has {count:,} images, but had {was} when audited"
+            raise AuditError(what, where=folder or "the image folder", hint=_AUDITED)
 
 
 def _clean(job: CopyTask, filesystem: pafs.FileSystem, options: Captions, scheme: str) -> Counts:
-    """Write one clean copy. It gets its name once the rows in it were counted and the counts close."""
+    """Write one clean copy. It gets its final name only after its rows have been counted and the counts agree."""
     if job.kind == WHOLE:
         if not job.is_image:
             text.check_whole(File(job.uri, job.name, 0), job.part)
@@ -145,7 +156,7 @@ def _write(job: CopyTask, sink: pa.NativeFile, options: Captions) -> Counts:
             named = zip(*(job.part[name].to_pylist() for name in ("row", "key", "action")), strict=True)
             counts = tar.clean(source, sink, {row: (key, action) for row, key, action in named}, job.images)
             if job.rows is not None and counts.rows_in != job.rows:
-                what = f"has {counts.rows_in:,} samples; when audited it had {job.rows:,}"
+                what = f"has {counts.rows_in:,} samples, but had {job.rows:,} when audited"
                 raise AuditError(what, hint=_AUDITED)
             return counts
         shutil.copyfileobj(source, sink, 1 << 22)
@@ -153,7 +164,7 @@ def _write(job: CopyTask, sink: pa.NativeFile, options: Captions) -> Counts:
 
 
 def _rows_in(job: CopyTask, uri: str, options: Captions) -> int:
-    """How many rows or samples a file of the kind of a job has."""
+    """Return the number of rows or samples in a file of the job's kind."""
     if job.kind == LINES:
         return text.count(File(uri, job.name, 0), options)
     with open_file(uri) as source:
@@ -163,20 +174,21 @@ def _rows_in(job: CopyTask, uri: str, options: Captions) -> int:
 
 
 def _proved(counts: Counts, job: CopyTask) -> Counts:
-    """Raises AuditError if the counts do not close."""
+    """Return the counts, or raise AuditError if they are inconsistent."""
     wanted, drops = len(job.part), job.part["action"].to_pylist().count("drop")
     if counts.met != wanted:
         raise AuditError(
-            f"{counts.met:,} of {wanted:,} exclusions were met: it is shorter than when audited", hint=_AUDITED
+            f"only {counts.met:,} of {wanted:,} exclusions were found: the file is shorter than when audited",
+            hint=_AUDITED,
         )
     if counts.dropped != drops or counts.rows_in != counts.dropped + counts.rows_out:
-        raise AuditError(f"the counts do not close: {_shown(counts, job.unit)}; {drops:,} are to be dropped")
+        raise AuditError(f"the counts do not add up: {_shown(counts, job.unit)}; expected to drop {drops:,}")
     return counts
 
 
 @contextmanager
 def _naming(uri: str) -> Iterator[None]:
-    """Errors that are about one file say which."""
+    """Add the name of the file to errors raised in this context."""
     try:
         yield
     except AuditError as error:

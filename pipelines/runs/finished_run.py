@@ -1,4 +1,4 @@
-"""A finished run, opened to be looked at or added to."""
+"""Open a finished run, to read it or to add to it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from pipelines.engine.manifest import NAME, Manifest, read
 
 
 def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
-    """Open the run at a path or URI: its tables, its manifest and its configuration, with the dtype that it ran in.
+    """Open the finished run at a path or URI.
 
-    Raises AuditError if there is none, or if it is not finished or of another version.
+    Returns:
+        The run's tables, its manifest, and its configuration with the dtype that the run used.
+
+    Raises:
+        AuditError: There is no run, it is not finished, or it was made by an incompatible version.
     """
     ledger, data = Ledger(absolute(uri, Path.cwd())), read(uri)
     if data.get("kind") == "index":
-        raise AuditError("this is an index, no run", where=ledger.uri, hint="Give the folder of a run: its `out`.")
+        raise AuditError("this is an index, not a run", where=ledger.uri, hint="Pass the folder of a run: its `out`.")
     if data["finished"] is None:
-        raise AuditError("the run is not finished", where=ledger.uri, hint="`crossaudit run` goes on with it.")
+        raise AuditError("the run is not finished", where=ledger.uri, hint="Use `crossaudit run` to resume it.")
     try:
         config = Config.model_validate(data["resolved"]).model_copy(update={"out": ledger.uri})
     except ValidationError as error:
-        what = f"its configuration is not of this version: {error.errors()[0]['msg']}"
-        hint = "Use the version of crossaudit that the manifest names, or audit again with another --out."
+        what = f"its configuration does not fit this version of crossaudit: {error.errors()[0]['msg']}"
+        hint = "Use the version that the manifest names, or audit again with another --out."
         raise AuditError(what, where=f"{ledger.uri}/{NAME}", hint=hint) from error
     manifest = Manifest.open(ledger, config, data["config"])
     engine = config.engine.model_copy(update={"dtype": data["dtype"] or config.engine.dtype})

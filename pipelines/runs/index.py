@@ -1,4 +1,4 @@
-"""`crossaudit index`: the vectors of the training images alone, for many audits to take."""
+"""Build an index of the training images that many audits can share."""
 
 from __future__ import annotations
 
@@ -16,10 +16,21 @@ from pipelines.engine.manifest import Manifest
 def build_index(
     config: Config, given: Mapping[str, Any], out: str | None = None, progress: Reporter | None = None
 ) -> str:
-    """Builds an index, or what is left of it, at `out` or `index.path`; returns where.
+    """Build an index, or resume building it.
 
-    An index is a run that ends with the stage embed and the inverted files that `index.type` may ask for. Raises
-    UsageError where there is no place or there are no images.
+    An index is a run that ends after the stage embed. With `index.type: ivf` it also has inverted files.
+
+    Args:
+        config: The resolved configuration.
+        given: The configuration as the user gave it, for the manifest.
+        out: Where to write the index (default: `index.path`).
+        progress: Where to show progress (default: standard error).
+
+    Returns:
+        The path or URI of the index.
+
+    Raises:
+        UsageError: There is no output path, or the configuration has no images.
     """
     from pipelines.reading import input_files
     from pipelines.runs.preflight import check_out
@@ -28,7 +39,7 @@ def build_index(
 
     path = out or config.index.path
     if path is None:
-        raise UsageError("where to?", hint="Set index.path in the configuration, or give --out.")
+        raise UsageError("no output path: pass --out or set `index.path`")
     if config.images is None:
         raise UsageError("there are no images to index", hint="Set `images` in the configuration.")
     config = config.model_copy(update={"out": path, "index": Index(type=config.index.type)})
@@ -38,7 +49,7 @@ def build_index(
     manifest = Manifest.open(ledger, config, given, kind="index")
     run = Run(config, ledger, manifest, progress or Reporter())
     if manifest.finished:
-        run.progress.say(f"{path} holds this very index, finished: what is there is not computed again")
+        run.progress.say(f"{path} already holds this index, finished; nothing is recomputed")
     with run:
         if not manifest.finished:
             run.workers(tuple(config.confirm.embedders))

@@ -1,4 +1,4 @@
-"""Which training images a picture is, by a run's own index."""
+"""Find the training images that match a picture, in a run's own index."""
 
 from __future__ import annotations
 
@@ -25,37 +25,45 @@ NEAREST = pa.schema(
         ("row", pa.int64()),
         ("key", pa.string()),
         ("similarity", pa.float64()),
-        # bytes: the very file; picture: beyond the run's threshold of `verbatim`; near: not beyond it, but at least the
-        # embedder's floor; null: none of these
+        # bytes: identical file; picture: at or above the run's `verbatim` threshold; near: below the threshold, but at
+        # or above the embedder's floor; null: none of these
         ("same", pa.string()),
     ]
 )
 
 
 def nearest_images(uri: str, image: Path) -> pa.Table:
-    """The training images most like a picture (NEAREST), most similar first.
+    """Return the training images most similar to a picture, most similar first.
 
-    Raises AuditError for a file that is no image, a run that is not finished or has no images, or an embedder whose
-    weights are not those of the run.
+    Args:
+        uri: The path or URI of a finished run.
+        image: The picture.
+
+    Returns:
+        A table of schema NEAREST.
+
+    Raises:
+        AuditError: The file is not an image, the run is not finished or has no images, or the embedder's weights are
+            not those of the run.
     """
     ledger, manifest, config = finished(uri)
     if config.images is None or not ledger.parts(embeddings.table(config.confirm.embedders[0])):
         raise AuditError(
-            "the run has no training images to look it up in", where=ledger.uri, hint="Give --url, --host or --text."
+            "the run has no training images to search", where=ledger.uri, hint="Use --url, --host or --text instead."
         )
     try:
         content = image.read_bytes()
         pictures = list(decode_each(content, config.images.crop, "both").values())
-    except Exception as error:  # Pillow raises what it likes
+    except Exception as error:  # Pillow raises many types
         raise AuditError(
-            f"cannot be read as an image: {error}", where=str(image), hint="Give an image file."
+            f"cannot be read as an image: {error}", where=str(image), hint="Pass an image file."
         ) from error
     worker, name = Worker(config), config.confirm.embedders[0]
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
     near = image_search.find(worker, name, embedder.embed(pictures), image_search.NEIGHBOURS)
     limit = manifest.data["thresholds"][name]["verbatim"]
-    # Whichever way the picture and the training image lie, the better match counts.
+    # The picture and the training image may each be in either EXIF orientation; the better match counts.
     background_QK = np.repeat(near.background[:, None], near.ids.shape[1], axis=1)
     each = zip(near.similarity.ravel().tolist(), background_QK.ravel().tolist(), near.ids.ravel().tolist(), strict=True)
     best = {id_: (value, background) for value, background, id_ in sorted(each)}  # the most similar is the last
@@ -79,7 +87,7 @@ def _same(similarity: float, background: float, limit: dict[str, Any]) -> str | 
 
 
 def _places(ledger: Ledger, embedder: str, ids: list[str], sha256: str) -> tuple[set[str], list[dict]]:
-    """(the images with these bytes, where these and the images of `ids` lie)."""
+    """Return the ids of images with this hash, and the places of those images and of the images in `ids`."""
     columns = ["image_id", "file", "row", "key", "sha256"]
     same, found = set(), []
     for _, part in ledger.each(embeddings.table(embedder), columns):

@@ -1,4 +1,4 @@
-"""`crossaudit mitigate`: a finished run's confirmed captions again, with mitigation."""
+"""Measure mitigation on the confirmed captions of a finished run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ BOS_SCALES = (1.0, 1.25, 2.0, 4.0)
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: every bos_scale with every keep, at most so many captions per caption set.
+    """The settings and captions to measure. Every bos_scale is combined with every keep.
 
-    `seeds`: by default those of the run's `generate`. `clip`: an open_clip folder, for a run that has none.
+    Attributes:
+        bos_scales: Factors for the BOS logit.
+        keeps: Text positions that stay visible: eos, words or all.
+        confirmed: Maximum number of confirmed captions.
+        ordinary: Maximum number of captions that were not selected.
+        seeds: Seeds (default: those of the run's `generate`).
+        clip: An open_clip folder, for a run that has no CLIP.
     """
 
     bos_scales: Sequence[float] = BOS_SCALES
@@ -34,17 +40,26 @@ class Request:
 
 
 def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -> pa.Table:
-    """Measures mitigation on a finished run and writes its report again; returns `schema.MITIGATION_SUMMARY`.
+    """Measure mitigation on a finished run and rewrite its report.
 
-    Raises UsageError for a request that cannot be met, AuditError for a run that is not finished, confirmed nothing
-    or has lost what is needed.
+    Args:
+        uri: The path or URI of the run.
+        request: What to measure.
+        progress: Where to show progress (default: standard error).
+
+    Returns:
+        A table of `schema.MITIGATION_SUMMARY`.
+
+    Raises:
+        UsageError: The request is invalid.
+        AuditError: The run is not finished, has no confirmed captions, or lacks data that is needed.
     """
     from audit.mitigation.serving import grid
     from pipelines.stages import mitigate, report
 
     settings = grid(request.bos_scales, request.keeps)
     if request.confirmed < 1 or request.ordinary < 0:
-        raise UsageError("captions is at least 1 and ordinary at least 0", hint="Give other numbers.")
+        raise UsageError("captions must be at least 1 and ordinary at least 0", hint="Choose other numbers.")
     ledger, manifest, config = finished(uri)
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
@@ -58,14 +73,14 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
 def _seeds(given: Sequence[int] | None, default: Sequence[int]) -> list[int]:
     seeds = list(given or default)
     if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
-        raise UsageError(f"seeds are {seeds}", hint="Give distinct numbers from 0 up.")
+        raise UsageError(f"invalid seeds {seeds}", hint="Pass distinct numbers from 0 to 2^63 - 1.")
     return seeds
 
 
 def _with_clip(config: Config, clip: str) -> Config:
     if config.confirm.clip is not None:
-        raise UsageError("the run has a CLIP of its own", where=config.confirm.clip.weights, hint="Leave out --clip.")
+        raise UsageError("the run has its own CLIP model", where=config.confirm.clip.weights, hint="Omit --clip.")
     if not Path(clip).is_dir():
-        raise UsageError("no such folder", where=clip, hint="Give a folder with an open_clip model.")
+        raise UsageError("no such folder", where=clip, hint="Pass a folder with an open_clip model.")
     embedder = ClipOptions(weights=absolute(clip, Path.cwd()))
     return config.model_copy(update={"confirm": config.confirm.model_copy(update={"clip": embedder})})

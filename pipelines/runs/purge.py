@@ -1,4 +1,4 @@
-"""`crossaudit purge`: the pictures of a finished run go, which may be personal data; its rows stay."""
+"""Remove the pictures, which may be personal data, from a finished run. Its rows stay."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ from pipelines.runs.written_files import due, remove_files
 from pipelines.tables import mitigation, verdicts
 from reports.purged import unfinished
 
-# The columns that hold pictures; a working table of `mitigate` holds training images once more.
+# The columns that hold pictures. A working table of `mitigate` holds copies of training images.
 PICTURES = {"generations": "image", "evidence": "image", mitigation.MEASURED: "image", mitigation.CAPTIONS: "reference"}
 
 
 @dataclass(frozen=True)
 class Purged:
-    """What a purge did: pictures removed by table, files removed, and files left, each with the reason."""
+    """The result of a purge.
+
+    Attributes:
+        pictures: Number of pictures removed, per table.
+        files: The files removed.
+        left: The files not removed, each with the reason.
+    """
 
     pictures: dict[str, int]
     files: list[str]
@@ -33,15 +39,21 @@ class Purged:
 
 
 def purge(uri: str, keep: str) -> Purged:
-    """Make pictures null, remove the files that show them, and write the report without them.
+    """Set pictures to null, remove the files that show them, and rewrite the report without them.
 
-    `keep`: confirmed (the pictures of confirmed captions and the evidence stay) or none. The manifest says that it has
-    begun before anything is removed, so that an interrupted purge is known, and finished by the same command. Raises
-    AuditError if the run is not finished, if another process writes into it, if another purge of it was interrupted,
-    or if a file cannot be removed.
+    The manifest records the purge before anything is removed. An interrupted purge is therefore known, and rerunning
+    the command finishes it.
+
+    Args:
+        uri: The path or URI of the run.
+        keep: "confirmed" keeps the pictures of confirmed captions and the evidence; "none" keeps nothing.
+
+    Raises:
+        AuditError: The run is not finished, another process is writing to it, a purge with another `keep` was
+            interrupted, or a file cannot be removed.
     """
     with Owner(finished(uri)[0]) as owner:
-        ledger, manifest, _ = finished(uri)  # whoever wrote last may have changed it
+        ledger, manifest, _ = finished(uri)  # another process may have changed it before we became the owner
         return _purge(ledger, manifest, keep, owner)
 
 
@@ -50,7 +62,7 @@ def _purge(ledger: Ledger, manifest: Manifest, keep: str, owner: Owner) -> Purge
 
     interrupted = unfinished(manifest.data)
     if interrupted not in (None, keep):
-        hint = f"`crossaudit purge {ledger.uri} --keep {interrupted}` finishes it."
+        hint = f"Finish it first: `crossaudit purge {ledger.uri} --keep {interrupted}`"
         raise AuditError(f"a purge with --keep {interrupted} was interrupted", where=ledger.uri, hint=hint)
     confirmed = _confirmed(ledger)
     stay = set(confirmed.to_pylist()) if keep == "confirmed" else set()
@@ -77,7 +89,7 @@ def _purge(ledger: Ledger, manifest: Manifest, keep: str, owner: Owner) -> Purge
 
 
 def _parts(ledger: Ledger, keep: str, confirmed: pa.Array) -> Iterator[tuple[str, str, pa.Table, pa.ChunkedArray]]:
-    """(table, part, its rows, which of their pictures go) of every part that may hold pictures."""
+    """Yield (table, part name, rows, mask of the pictures to remove) for every part that may hold pictures."""
     for table, column in PICTURES.items():
         for name, part in ledger.each(table):
             there = pc.is_valid(part[column])

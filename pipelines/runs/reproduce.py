@@ -1,4 +1,4 @@
-"""One confirmed case of a run, generated again: does it agree with the record?"""
+"""Regenerate one confirmed case of a run and compare it with the record."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ from pipelines.runs.finished_run import finished
 from pipelines.steps import image_search
 from pipelines.tables import verdicts
 
-# Batches of other sizes and other machines round differently: so many of 255 levels are still the same picture.
+# Other batch sizes and other machines round differently. Up to this many levels of 255, it is the same picture.
 ROUNDING = 3
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """`difference`: the largest of a pixel, in levels of 255; None if the generation was not kept. `recorded` and
-    `similarity`: to the training image of the verdict, then and now. `image`: PNG."""
+    """A case that was generated again.
+
+    Attributes:
+        caption: The caption.
+        verdict: Its verdict.
+        seed: The seed of the generation.
+        recorded: Similarity of the run's generation to the training image of the verdict.
+        similarity: Similarity of the new generation to the same image.
+        difference: The largest pixel difference in levels of 255; None if the run's generation was not kept.
+        image: The new generation, as PNG.
+    """
 
     caption: str
     verdict: str
@@ -36,16 +45,22 @@ class Reproduced:
 
     @property
     def agrees(self) -> bool:
-        """The same picture; or, where that was not kept, as like the training image as it was."""
+        """Whether the picture is the same or, if the run's picture was not kept, its similarity is the same."""
         if self.difference is not None:
             return self.difference <= ROUNDING
         return abs(self.similarity - self.recorded) < 0.01
 
 
 def reproduce(uri: str, case: str) -> Reproduced:
-    """Generates a case as the run did. `case`: a caption, a caption_id or the beginning of one.
+    """Regenerate a case as the run did.
 
-    Raises UsageError if the run has no such case, AuditError if the model or the embedder is no longer the run's.
+    Args:
+        uri: The path or URI of a finished run.
+        case: A caption, a caption_id, or a prefix of a caption_id.
+
+    Raises:
+        UsageError: The run has no such case.
+        AuditError: The model or the embedder has changed since the run.
     """
     import audit
 
@@ -87,14 +102,14 @@ def reproduce(uri: str, case: str) -> Reproduced:
 
 
 def _case(ledger: Ledger, case: str) -> dict[str, Any]:
-    """The row of `verdicts`."""
+    """Return the row of `verdicts` that a case names."""
     confirmed = verdicts.confirmed(ledger, ["caption_id", "caption", "verdict", "image_id"])
     named = pc.or_(pc.starts_with(confirmed["caption_id"], case), pc.equal(confirmed["caption"], case))
     found = confirmed.filter(named).to_pylist()
     if len(found) != 1:
-        what = "no confirmed caption is" if not found else f"{len(found)} confirmed captions are"
-        hint = "Give a caption, or the caption_id of `verdicts`."
-        raise UsageError(f"{what} named {case!r}", where=ledger.uri, hint=hint)
+        what = "no confirmed caption matches" if not found else f"{len(found)} confirmed captions match"
+        hint = "Pass a caption, or a caption_id from the table `verdicts`."
+        raise UsageError(f"{what} {case!r}", where=ledger.uri, hint=hint)
     return found[0]
 
 

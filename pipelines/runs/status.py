@@ -1,4 +1,4 @@
-"""Where a run is and which job works on it, by its manifest: the run may be anywhere."""
+"""Read a run's progress and its cluster job from its manifest. The run may be on any machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipelines.console.progress import Numbers, duration
 from pipelines.engine.manifest import NAME, read
 from pipelines.engine.ray_jobs import Cluster, Job
 
-# Between two lines of progress lie seconds, or as long as one shard or a global stage takes.
+# Progress is written every few seconds, or less often if one shard or one global stage takes longer.
 _SILENT = 600.0
 
 
 def state(manifest: Mapping[str, Any], job: str | None = None) -> str:
-    """Return finished, stopped, killed, running, or silent (perhaps killed); `job`: what Ray says of its job."""
+    """Return finished, stopped, killed, running, or silent (possibly killed). `job` is the job status from Ray."""
     if manifest["finished"]:
         return "finished"
     if manifest["failed"]:
@@ -28,7 +28,10 @@ def state(manifest: Mapping[str, Any], job: str | None = None) -> str:
 
 
 def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
-    """One line: finished, stopped and why, or how far it is and when it said so. `job`: what Ray says of its job."""
+    """Describe the state of a run: finished, stopped with the reason, or its progress and the age of that report.
+
+    `job` is the job status from Ray.
+    """
     now = state(manifest, job)
     if now == "finished":
         return f"finished at {manifest['finished']}"
@@ -39,36 +42,41 @@ def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
         at = f"{numbers.step}: {numbers.done:,} of {numbers.total:,}, {numbers.line()}"
     if now == "stopped":
         failed = manifest["failed"]
-        return (
-            f"stopped at {failed['at']}: {failed['message']}\nIt was at {at}. The same command again goes on with it."
-        )
+        return f"stopped at {failed['at']}: {failed['message']}\nLast progress: {at}. Rerun the command to resume."
     if now == "killed":
-        return f"killed: it was at {at}. The same command again goes on with it."
-    silent = "; was it killed? The same command again goes on with it." if now == "silent" else ""
+        return f"killed. Last progress: {at}. Rerun the command to resume."
+    silent = "; it may have been killed. If so, rerun the command to resume." if now == "silent" else ""
     return f"running: {at} ({duration(_age(manifest))} ago){silent}"
 
 
 def as_json(uri: str, manifest: Mapping[str, Any], job: Job | None, job_state: str | None) -> dict[str, Any]:
-    """Return what `crossaudit status --json` prints."""
+    """Return the document that `crossaudit status --json` prints.
+
+    Args:
+        uri: The run.
+        manifest: Its manifest.
+        job: Its last job, if it was submitted.
+        job_state: The job status from Ray, or why it is unknown.
+    """
     found: dict[str, Any] = {"run": uri, "state": state(manifest, job_state)}
     found |= {name: manifest[name] for name in ("started", "finished", "failed", "progress", "stages")}
     return found | {"job": None if job is None else {"id": job.id, "address": job.address, "state": job_state}}
 
 
 def _age(manifest: Mapping[str, Any]) -> float:
-    """Return the seconds since the run last wrote where it is."""
+    """Return the seconds since the run last wrote its progress."""
     said = (manifest["progress"] or {}).get("at", manifest["started"])
     return max((datetime.now(UTC) - datetime.fromisoformat(said)).total_seconds(), 0.0)
 
 
 def job_in(manifest: Mapping[str, Any], address: str | None = None) -> Job | None:
-    """The job that began a run last; `address`: where its cluster is reached from here, if not as when submitted."""
+    """Return the last job of a run, or None. `address` overrides the cluster address that was recorded."""
     known = manifest["jobs"]
     return Job(known[-1]["id"], address or known[-1]["address"]) if known else None
 
 
 def last_job(uri: str) -> Job | None:
-    """That job, as far as the run can be read from here."""
+    """Return the last job of the run at a path or URI, or None if there is no job or the run cannot be read."""
     try:
         return job_in(read(uri))
     except (AuditError, OSError):
@@ -76,9 +84,9 @@ def last_job(uri: str) -> Job | None:
 
 
 def has_begun(uri: str, job: Job) -> bool:
-    """Return whether the run is the job's and has not failed.
+    """Return whether the job is the last one of the run and has not failed.
 
-    A job that is refused before the work starts records its failure in the run a moment before it ends.
+    A job that is refused before the work starts records its failure in the run just before it ends.
     """
     try:
         manifest = read(uri)
@@ -88,22 +96,24 @@ def has_begun(uri: str, job: Job) -> bool:
 
 
 def job_of(uri: str, address: str | None = None) -> Job:
-    """That job. Raises AuditError where there is no run, or none was submitted."""
+    """Return the last job of a run. Raises AuditError if there is no run or it was not submitted."""
     job = job_in(read(uri), address)
     if job is None:
-        raise AuditError("no job of a cluster has worked on it", where=f"{uri}/{NAME}", hint="Was it submitted at all?")
+        hint = "Only runs started with `crossaudit submit` have a job."
+        raise AuditError("no cluster job has worked on this run", where=f"{uri}/{NAME}", hint=hint)
     return job
 
 
 def refuse_second(uri: str) -> None:
-    """Raises AuditError if a job works on the run already."""
+    """Raise AuditError if a job is already working on the run."""
     job = last_job(uri)
     if job is None:
         return
     try:
         state = Cluster(job.address).status(job.id)
     except AuditError:
-        return  # that cluster is gone, and its jobs with it
+        return  # the cluster is gone, and its jobs with it
     if state in ("PENDING", "RUNNING"):
-        hint = f"`crossaudit stop {uri}` ends it."
-        raise AuditError(f"job {job.id} works on it ({state.lower()}, {job.address})", where=uri, hint=hint)
+        hint = f"To stop it: `crossaudit stop {uri}`"
+        what = f"job {job.id} is already working on this run ({state.lower()}, {job.address})"
+        raise AuditError(what, where=uri, hint=hint)

@@ -1,4 +1,4 @@
-"""Files with pictures that commands write for people, recorded in the manifest so that purge finds them."""
+"""Write files with pictures, and record them in the manifest so that `crossaudit purge` can remove them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", 
 
 @dataclass
 class Files:
-    """What became of the files that were to go: those removed, and those left, each with the reason."""
+    """The files that a purge removed, and those that it left, each with the reason."""
 
     removed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
 
 def write_picture(run: str | None, out: Path, content: bytes, caption: str) -> str | None:
-    """Write a file that shows a generation of a caption, and record it in the manifest of its run beforehand.
+    """Write a file that shows a generation, after recording it in the manifest of its run.
+
+    Args:
+        run: The run, or None.
+        out: The file to write.
+        content: The content of the file.
+        caption: The caption of the generation.
 
     Returns:
         Why `crossaudit purge` will not find the file, or None if it will.
@@ -40,26 +46,33 @@ def write_picture(run: str | None, out: Path, content: bytes, caption: str) -> s
     Raises:
         AuditError: The file cannot be written.
     """
-    problem = "it belongs to no run" if run is None else _record(run, out.resolve(), content, caption)
+    problem = "it does not belong to a run" if run is None else _record(run, out.resolve(), content, caption)
     try:
         write_local(out, content)
     except OSError as error:
-        hint = "Give another --out."
+        hint = "Choose another --out."
         raise AuditError(f"cannot be written: {error.strerror}", where=str(out), hint=hint) from error
     return problem
 
 
 def run_of(out: Path, calibration: Path | None = None) -> str | None:
-    """Return the run that a file belongs to: that of the calibration, or the one in whose folder the file lies."""
+    """Return the run that a file belongs to: the run of the calibration, or the run whose folder contains the file."""
     folders = [*([] if calibration is None else [calibration.resolve().parent]), *out.resolve().parents]
     return next((str(folder) for folder in folders if (folder / NAME).is_file()), None)
 
 
 def remove_files(ledger: Ledger, manifest: Manifest, goes: Callable[[str], bool]) -> Files:
-    """Remove the recorded files of the captions that go, and drop them from the manifest.
+    """Remove the recorded files of certain captions, and drop them from the manifest.
 
-    A file that lies on another machine or has changed since stays, and is recorded still. Raises AuditError if one
-    cannot be removed.
+    A file on another machine, or one that has changed since it was written, stays on disk and in the manifest.
+
+    Args:
+        ledger: The run.
+        manifest: Its manifest.
+        goes: Returns whether the files of a caption_id are to be removed.
+
+    Raises:
+        AuditError: A file cannot be removed.
     """
     files, kept = Files(), []
     for entry in _entries(manifest.data):
@@ -78,7 +91,7 @@ def remove_files(ledger: Ledger, manifest: Manifest, goes: Callable[[str], bool]
 
 
 def due(manifest: dict[str, Any], goes: Callable[[str], bool]) -> bool:
-    """Whether recorded files of captions that go are left on this machine."""
+    """Return whether this machine has recorded files to remove."""
     here = socket.gethostname()
     return any(goes(entry["caption_id"]) and entry["host"] == here for entry in _entries(manifest))
 
@@ -91,7 +104,7 @@ def strangers(ledger: Ledger) -> list[str]:
 
 
 def _record(run: str, file: Path, content: bytes, caption: str) -> str | None:
-    """Adds a file to the manifest of a run; returns why not."""
+    """Add a file to the manifest of a run. Returns the reason if that fails, else None."""
     entry = {
         "host": socket.gethostname(),
         "file": str(file),
@@ -103,26 +116,26 @@ def _record(run: str, file: Path, content: bytes, caption: str) -> str | None:
             return problem
         ledger = Ledger(run)
         with Owner(ledger):
-            data = read(run)  # whoever wrote last may have changed it
+            data = read(run)  # another process may have changed it before we became the owner
             if problem := _unfit(data):
                 return problem
             place = entry["host"], entry["file"]
             others = [other for other in _entries(data) if (other["host"], other["file"]) != place]
             Manifest(ledger, data | {KEY: [*others, entry]}).write()
     except (AuditError, OSError) as error:
-        return f"its run cannot be written: {str(error).splitlines()[0]}"
+        return f"cannot write to its run: {str(error).splitlines()[0]}"
     return None
 
 
 def _unfit(manifest: dict[str, Any]) -> str | None:
-    """Why no file is recorded in a manifest, if so."""
+    """Return why files cannot be recorded in a manifest, or None if they can."""
     if manifest.get("kind", "audit") != "audit":
-        return "it belongs to no run"
+        return "it does not belong to a run"
     return "its run is not finished" if manifest["finished"] is None else None
 
 
 def _remove(entry: dict[str, str]) -> str | None:
-    """Removes a file; returns why it stays."""
+    """Remove a recorded file. Returns the reason if the file stays, else None."""
     if entry["host"] != socket.gethostname():
         return f"written on {entry['host']}"
     path = Path(entry["file"])
@@ -133,7 +146,7 @@ def _remove(entry: dict[str, str]) -> str | None:
             return "changed since it was written"
         path.unlink()
     except OSError as error:
-        hint = "Remove it, and give the same command again."
+        hint = "Remove the file yourself, then rerun the command."
         raise AuditError(f"cannot be removed: {error.strerror}", where=entry["file"], hint=hint) from error
     return None
 

@@ -32,5 +32,5 @@ def test_the_summary_gives_each_share_apart() -> None:
     shown = console.file.getvalue()
     assert "verbatim captions found verbatim:       1 of 2 (50.0 %)" in shown
     assert "partial captions found:                 1 of 1 (100.0 %)" in shown
-    assert "captions never trained on, yet flagged: 0 of 1 (0.0 %)" in shown
+    assert "captions never trained on but flagged:  0 of 1 (0.0 %)" in shown
     assert "1 of 1 (100.0 %) near, 0 of 1 (0.0 %) ordinary" in shown

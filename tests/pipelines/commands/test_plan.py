@@ -31,7 +31,7 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     assert float(rows["total"][-3]) == pytest.approx(3 * total, rel=0.01)
     assert 0 < screened < total
     assert any(line.startswith("+ per 100 confirmed") for line in lines)
-    assert any(line.startswith("- with 2 workers it takes") for line in lines)
+    assert any(line.startswith("- with 2 workers the audit takes") for line in lines)
     assert any("at most 137,185 per million captions do (95 %)" in line for line in lines)
     assert any("confirm.control_rate 0.05 needs 19 of them: enough" in line for line in lines)
     plain = crossaudit("plan", path, "--tflops", "0.001", "--set", "engine.gpus_per_worker=1")

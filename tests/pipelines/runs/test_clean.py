@@ -102,8 +102,8 @@ def test_a_folder_of_captions_and_tars_is_copied_without_what_is_dropped(
         "00000.tar: 5 samples in, 2 dropped, 3 out",
         "00001.parquet: 5 rows in, 1 dropped, 4 out",
         "00001.tar: 5 samples in, 1 dropped, 4 out",
-        "4 files: 20 rows and samples in, 6 dropped, 14 out; every exclusion of these files was met once",
-        f"2 files were no part of the audit and are not copied, such as {data}/00000_stats.json",
+        "4 files: 20 rows and samples in, 6 dropped, 14 out; every exclusion for these files was applied once",
+        f"2 files were not part of the audit and are not copied, such as {data}/00000_stats.json",
     ]
 
 
@@ -148,7 +148,7 @@ def test_a_file_without_exclusions_is_copied_whole_and_the_others_may_be_left_ou
     counts, said = cleaned(path, [str(data / "00001.parquet")], tmp_path / "clean")
     assert counts == Counts(5, 0, 5, 0)
     assert pq.read_table(tmp_path / "clean/00001.parquet").equals(pq.read_table(data / "00001.parquet"))
-    assert said[-1] == "2 exclusions are of rows in 1 caption files that were not given"
+    assert said[-1] == "2 exclusions refer to rows in 1 caption files that were not given"
 
 
 def test_a_binary_or_dictionary_column_of_captions_is_compared_too(data: Path, dropping: str, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def torn_tar(data: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (shorter, r"00000.parquet: has 4 rows; when audited it had 5"),
+        (shorter, r"00000.parquet: has 4 rows, but had 5 when audited"),
         (reordered, r"00000.parquet: row 0: its caption is not the one that was audited"),
         (renamed, r"00000.parquet: no column 'caption'"),
         (torn, r"00000.parquet: cannot be copied"),
@@ -237,7 +237,7 @@ def test_another_file_than_the_one_audited_is_an_error_and_leaves_no_copy(
 def test_an_exclusion_that_no_row_meets_is_an_error(data: Path, dropping: str, tmp_path: Path) -> None:
     table = pq.read_table(dropping)
     pq.write_table(table.set_column(1, "row", pa.array([0, 99, 1])), dropping)
-    with pytest.raises(AuditError, match=r"00000.parquet: 1 of 2 exclusions were met"):
+    with pytest.raises(AuditError, match=r"00000.parquet: only 1 of 2 exclusions were found"):
         cleaned(dropping, data, tmp_path / "clean")
 
 
@@ -248,18 +248,18 @@ def test_a_copy_whose_samples_do_not_add_up_is_not_kept(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", [row("0.parquet", 0, "a cat", images[1])], [reproduced("a cat", images[1], 0.9)], images
     )
-    with pytest.raises(AuditError, match=r"0.tar: the counts do not close: 3 samples in, 1 dropped, 1 out"):
+    with pytest.raises(AuditError, match=r"0.tar: the counts do not add up: 3 samples in, 1 dropped, 1 out"):
         cleaned(write_exclusions(run).path, tmp_path / "0.tar", tmp_path / "clean")
     assert list((tmp_path / "clean").iterdir()) == []
 
 
 def test_nothing_is_overwritten(data: Path, dropping: str, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in data.iterdir()}
-    with pytest.raises(UsageError, match=r"data/00000.parquet: is there already"):
+    with pytest.raises(UsageError, match=r"data/00000.parquet: already exists"):
         cleaned(dropping, data, data)
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean/00001.tar").write_bytes(b"mine")
-    with pytest.raises(UsageError, match=r"clean/00001.tar: is there already"):
+    with pytest.raises(UsageError, match=r"clean/00001.tar: already exists"):
         cleaned(dropping, data, tmp_path / "clean")
     assert {path: path.read_bytes() for path in data.iterdir()} == before
     assert [path.name for path in (tmp_path / "clean").iterdir()] == ["00001.tar"]
@@ -295,7 +295,7 @@ def test_a_tar_of_unpaired_captions_is_refused_and_not_copied_whole(data: Path, 
     rows = [row("00000.parquet", n, caption) for n, caption in enumerate(CAPTIONS["00000"])]
     images = images_of("00000")
     run = write_run(tmp_path / "run", rows, [reproduced("a cat", images[0], 0.9)], images)
-    with pytest.raises(UsageError, match=r"00000.tar: no exclusion names a sample of a tar"):
+    with pytest.raises(UsageError, match=r"00000.tar: no exclusion names a tar sample"):
         cleaned(write_exclusions(run).path, data / "00000.tar", tmp_path / "clean")
 
 
@@ -340,5 +340,5 @@ def test_from_a_run_to_a_clean_data_set_on_the_command_line(data: Path, run: Pat
     assert "4 files: 20 rows and samples in, 4 dropped, 16 out" in shown.stdout
     again = crossaudit("clean", "ex.parquet", "data", "--out", "clean", cwd=tmp_path)
     assert again.returncode == 2
-    assert "is there already" in again.stderr and "Traceback" not in again.stderr
+    assert "already exists" in again.stderr and "Traceback" not in again.stderr
     assert crossaudit("exclusions", str(run), "--policy", "forget").returncode == 2

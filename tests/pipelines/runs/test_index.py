@@ -231,7 +231,7 @@ def test_an_index_is_resumed_and_not_mixed_with_another_or_with_an_audit(index: 
 
 
 def test_an_index_needs_a_place_and_images(dataset: Path) -> None:
-    with pytest.raises(UsageError, match="Set index.path"):
+    with pytest.raises(UsageError, match="no output path: pass --out or set `index.path`"):
         build_index(*load_config(with_index(dataset.parent, index={})))
     with pytest.raises(UsageError, match="no images"):
         build_index(*load_config(with_index(dataset.parent, images=None)))

@@ -248,9 +248,9 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     [
         ({"bos_scales": (-1.0,)}, "bos_scale is -1"),
         ({"keeps": ("all",), "bos_scales": (1.0,)}, "there is nothing to measure"),
-        ({"seeds": [1, 1]}, "seeds are"),
-        ({"seeds": [-1]}, "seeds are"),
-        ({"confirmed": 0}, "captions is at least 1"),
+        ({"seeds": [1, 1]}, "invalid seeds"),
+        ({"seeds": [-1]}, "invalid seeds"),
+        ({"confirmed": 0}, "captions must be at least 1"),
         ({"clip": "/nowhere"}, "/nowhere: no such folder"),
     ],
 )

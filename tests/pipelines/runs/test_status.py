@@ -77,8 +77,8 @@ def test_a_run_that_was_killed_is_silent(run: Run) -> None:
     run.manifest.begin()
     manifest = told(run)
     manifest["started"] = (datetime.now(UTC) - timedelta(hours=3)).isoformat(timespec="seconds")
-    assert "(3 h 0 min ago); was it killed?" in where(manifest)
-    assert where(manifest, "FAILED").startswith("killed: it was at starting.")
+    assert "(3 h 0 min ago); it may have been killed." in where(manifest)
+    assert where(manifest, "FAILED").startswith("killed. Last progress: starting.")
 
 
 def test_every_job_that_worked_on_a_run_is_in_its_manifest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_a_run_that_was_not_submitted_has_no_job(run: Run) -> None:
     with run:
         pass
     assert last_job(run.config.out) is None
-    with pytest.raises(AuditError, match="no job of a cluster has worked on it"):
+    with pytest.raises(AuditError, match="no cluster job has worked on this run"):
         job_of(run.config.out)
 
 
