@@ -1,1 +1,1 @@
-"""Write to a terminal: escaped text and progress."""
+"""Print to a terminal: escaped text and progress."""

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: bars on a terminal, elsewhere a line a minute; the manifest has the same."""
+"""Show the progress of a run: bars on a terminal, otherwise one line per minute. The manifest records the same."""
 
 from __future__ import annotations
 
@@ -21,9 +21,19 @@ EVERY = 60.0
 
 @dataclass(frozen=True)
 class Numbers:
-    """How far a step is at the time `at`: `done` of `total` units, `before` of them by an earlier run.
+    """The progress of a step.
 
-    `errors`, `per_second`: of this one; `eta_seconds`: None before anything is done; `workers` alive: None without any.
+    Attributes:
+        step: The name of the step.
+        unit: The plural noun for its units.
+        done: Units done, including `before`.
+        total: Units in total.
+        before: Units that an earlier process did.
+        errors: Errors in this process.
+        per_second: Units per second in this process.
+        eta_seconds: Estimated seconds left; None before this process has done anything.
+        workers: Number of live workers; None if the step uses none.
+        at: When these numbers were taken.
     """
 
     step: str
@@ -38,18 +48,18 @@ class Numbers:
     at: str
 
     def line(self) -> str:
-        """All but done and total, for people."""
+        """Return a readable summary of everything except `done` and `total`."""
         parts = [f"{self.per_second:,.1f} {self.unit}/s"]
         parts += [f"{self.errors:,} errors"] if self.errors else []
         if self.done < self.total:
             parts += [f"{duration(self.eta_seconds)} left"] if self.eta_seconds is not None else []
             parts += [f"{self.workers:,} worker{'s' * (self.workers != 1)}"] if self.workers is not None else []
-        parts += [f"{self.before:,} from before"] if self.before else []
+        parts += [f"{self.before:,} already done"] if self.before else []
         return ", ".join(parts)
 
 
 class Stage:
-    """One row of progress: `unit`s done of `total`, `before` of them by an earlier run, and errors so far."""
+    """One line of progress: the units done out of `total`, including `before` from an earlier process, and errors."""
 
     def __init__(self, console: Console, title: str, total: int, unit: str, before: int) -> None:
         self._console, self._title, self._total, self._unit, self._before = console, title, total, unit, before
@@ -72,11 +82,12 @@ class Stage:
             console.print(f"{title}: {total:,} {unit}", highlight=False)
 
     def advance(self, rows: int, errors: int) -> None:
+        """Add finished rows and errors."""
         self._done += rows
         self._errors += errors
 
     def show(self, workers: int | None = None) -> None:
-        """Tells where it is, with so many workers alive: a bar at once, a line when a minute has passed."""
+        """Show the progress and the number of live workers: update the bar, or print at most one line per minute."""
         self._workers = workers
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=self.numbers().line())
@@ -86,12 +97,14 @@ class Stage:
             self._console.print(f"{self._title}: {where}, {self.numbers().line()}", highlight=False)
 
     def close(self) -> None:
+        """Remove the bar, or print a last line."""
         if self._bar:
             self._bar.stop()
         else:
             self._console.print(f"{self._title}: done, {self.numbers().line()}", highlight=False)
 
     def numbers(self) -> Numbers:
+        """Return the current progress."""
         new = self._done - self._before
         rate = new / max(time.monotonic() - self._began, 1e-3)
         return Numbers(
@@ -109,16 +122,25 @@ class Stage:
 
 
 class Reporter:
-    """Where a run's progress goes: standard error."""
+    """Show the progress of a run on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
 
     def say(self, line: str) -> None:
+        """Print a line."""
         self._console.print(visible(line), highlight=False, markup=False)
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str, before: int = 0) -> Iterator[Stage]:
+        """Show one line of progress while the context lasts.
+
+        Args:
+            title: The name of the step.
+            total: Units in total.
+            unit: The plural noun for the units.
+            before: Units that an earlier process did.
+        """
         stage = Stage(self._console, title, total, unit, before)
         try:
             yield stage
@@ -128,7 +150,7 @@ class Reporter:
 
 @contextmanager
 def told() -> Iterator[Tell]:
-    """Show on standard error how far a calculation of `audit` is, each of its steps as a stage."""
+    """Show the progress of a computation in `audit` on standard error, one stage per step."""
     reporter = Reporter()
     with ExitStack() as open_stage:
         stage: Stage | None = None
@@ -149,7 +171,7 @@ def told() -> Iterator[Tell]:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show on a terminal that something goes on that cannot tell how far it is."""
+    """Show a spinner on a terminal during work that reports no progress."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
@@ -159,12 +181,12 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def now() -> str:
-    """The time, as a manifest has it."""
+    """Return the current time in UTC, in the format of the manifest."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3 h 20 min, 4 d 2 h."""
+    """Format seconds for people: 45 s, 12 min, 3 h 20 min, 4 d 2 h."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -1,7 +1,7 @@
-"""The only way to a terminal: text that comes from data is shown, and never acted upon.
+"""Print text to a terminal so that text from data is displayed and never interpreted.
 
-Captions, file names and error messages may hold escape sequences (which move the cursor, set the title or the
-clipboard) and marks that reverse the direction of writing. Files and machine formats keep them as they are.
+Captions, file names and error messages may contain escape sequences (which move the cursor, or set the title or the
+clipboard) and marks that reverse the text direction. Files and machine-readable formats keep them unchanged.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from rich.segment import Segment
 
 _SUSPECT = re.compile(r"[\x00-\x1f\x7f]|[^\x00-\x7f]")
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# Persian words and emoji are written with ZWNJ and ZWJ, which only join.
+# ZWNJ and ZWJ occur in Persian words and in emoji. They are harmless: they only join characters.
 _JOINERS = "\u200c\u200d"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def visible(text: str, keep: str = "\n") -> str:
-    r"""Return text with each character that a terminal would act on or hide written as an escape such as ``\x1b``.
+    r"""Return text with every character that a terminal would interpret or hide escaped, for example as ``\x1b``.
 
-    Escaped are control characters (C0, DEL, C1), format characters (the bidirectional ones, zero-width ones but the
-    joiners, tags), separators of lines and paragraphs, and surrogates.
+    Escapes control characters (C0, DEL, C1), format characters (bidirectional marks, tags, and zero-width characters
+    other than joiners), line and paragraph separators, and surrogates.
 
     Args:
         text: Any text.
-        keep: Control characters that stay; "" for a cell of a table.
+        keep: Control characters to keep; "" for a table cell.
     """
     return _replaced(text, keep, _escape)
 
 
 def visible_json(document: str) -> str:
-    r"""Return a JSON document with the same characters written as ``\u001b``: to a JSON reader it is the same."""
+    r"""Return a JSON document with the same characters escaped as ``\u001b``, which does not change its meaning."""
     return _replaced(document, "\n", _utf16)
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print text for people on standard output, or on standard error."""
+    """Print escaped text to standard output, or to standard error."""
     typer.echo(visible(text), err=err, nl=nl)
 
 
 def say_log(text: str, *, err: bool = False) -> None:
-    """Print what a job has printed: its colours go, all else is visible."""
+    """Print a job's output, without its colours and with other control characters escaped."""
     say(_COLOURS.sub("", text).replace("\r\n", "\n"), err=err, nl=False)
 
 
 class Console(RichConsole):
-    """A rich console that acts on its own styles only, whatever the text says."""
+    """A rich console that applies only its own styles and escapes control characters in the text."""
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        """Yield the segments of a renderable, their text visible. Cells are better made so before they are measured."""
+        """Yield the segments of a renderable with escaped text. Escape table cells before rich measures them."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 

@@ -1,1 +1,1 @@
-"""Run steps over shards on Ray workers, exactly once: contexts, pool, schedule, jobs."""
+"""Run steps on shards with Ray workers, each shard exactly once: contexts, pool, schedule, jobs."""

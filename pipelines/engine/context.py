@@ -1,4 +1,4 @@
-"""What a stage has at hand: configuration, tables, manifest, progress, and workers when it needs them."""
+"""The context that stages run in: configuration, tables, manifest, progress, and a pool of workers on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ MODELS = ("model", "reference_model")
 
 @dataclass
 class Run:
-    """One audit under way. As a context it is the only writer, and begins and ends in the manifest too."""
+    """One audit in progress.
+
+    As a context manager, it makes this process the only writer of the run, and records the beginning and the end in the
+    manifest.
+    """
 
     config: Config
     ledger: Ledger
@@ -34,10 +38,10 @@ class Run:
     _owner: Owner | None = field(default=None, repr=False)
 
     def __enter__(self) -> Run:
-        """Raises AuditError if another process writes into the run."""
+        """Take ownership of the run. Raises AuditError if another process is writing to it."""
         self._owner = Owner(self.ledger).__enter__()
         try:
-            self.manifest.reload()  # whoever wrote last may have ended since it was opened
+            self.manifest.reload()  # the previous writer may have ended since the manifest was opened
             self.ledger.sweep()
             self.manifest.begin()
         except BaseException:
@@ -49,7 +53,7 @@ class Run:
         try:
             self.manifest.end(error)
         except (AuditError, OSError):
-            if error is None:  # else what went wrong first is what counts
+            if error is None:  # otherwise the first error is the one to report
                 raise
         finally:
             self.close()
@@ -57,14 +61,14 @@ class Run:
                 self._owner.__exit__()
 
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
-        """Works the shards that have no part yet."""
+        """Run a step on the shards that have no part yet."""
         done = set(self.ledger.parts(step.table))
         todo = [shard for shard in shards if shard.name not in done]
         if not shards:
             return
         total, left = sum(map(len, shards)), sum(map(len, todo))
         if not todo:
-            self.progress.say(f"{step.title}: {total:,} {step.unit} from before")
+            self.progress.say(f"{step.title}: {total:,} {step.unit} already done")
             return
         if not step.addition:
             self.manifest.reopen()
@@ -77,7 +81,7 @@ class Run:
             self.progress.say(f"{step.title}: {log.note}")
 
     def _map(self, step: Step, todo: Sequence[Shard], total: int, done: int, log: StepLog) -> None:
-        """Works these shards. `total` and `done` count rows."""
+        """Run a step on the shards in `todo`. `total` and `done` count rows."""
         pool = self.workers(step.needs)
         with self.progress.stage(step.title, total, step.unit, done) as stage:
             for finished in pool.map(step, todo, log.add):
@@ -92,7 +96,7 @@ class Run:
                 self.manifest.progress(stage.numbers)
 
     def workers(self, needs: Sequence[str] = ()) -> Pool:
-        """The pool, started at the first need of one, with `needs` loaded."""
+        """Return the pool, with `needs` loaded on every worker. Starts the pool on the first call."""
         if self._pool is None:
             self._pool = _start(self.config, self.progress)
         missing = tuple(name for name in needs if name not in self._loaded)
@@ -107,6 +111,7 @@ class Run:
         return self._pool
 
     def close(self) -> None:
+        """Stop the workers and Ray."""
         if self._pool is not None:
             from pipelines.engine.ray_session import stop_ray
 
@@ -124,7 +129,8 @@ def _start(config: Config, progress: Reporter) -> Pool:
 
     engine, workers = config.engine, config.engine.workers
     many = f"{workers.max}" if workers.min == workers.max else f"{workers.min} to {workers.max}"
-    progress.say(f"starting {many} workers" if engine.address is None else f"connecting to {engine.address}")
+    what = f"{many} worker{'s' * (workers.max != 1)}"
+    progress.say(f"starting {what}" if engine.address is None else f"connecting to {engine.address}")
     start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
     actor = ray.remote(Worker).options(
         num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0

@@ -1,4 +1,4 @@
-"""What the errors of Ray mean: whose fault it was, and why, in one sentence."""
+"""Interpret Ray's errors: whether the worker or its machine failed, and why."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from audit.errors import first_line
 
 
 def lost_with_machine(error: BaseException) -> bool:
-    """Whether the machine failed and not the worker on it, as far as Ray can tell."""
+    """Return whether the machine failed rather than the worker on it, as far as Ray can tell."""
     unknown = isinstance(error, ActorUnavailableError) or not isinstance(error, RayTaskError | RayActorError)
     return unknown or "its node has died" in str(error) or getattr(error, "preempted", False)
 
 
 def cause_of(error: BaseException) -> BaseException:
+    """Return the exception that was raised on the worker, or the error itself."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(error, RayTaskError) and isinstance(cause, BaseException) else error
 
 
 def reason_of(error: BaseException) -> str:
-    """What Ray says about a failure, in one sentence of its own."""
+    """Return the reason for a failure in one sentence, as Ray gives it."""
     if isinstance(error, RayTaskError):
         return f"{type(cause_of(error)).__name__}: {first_line(cause_of(error))}"
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,4 +1,4 @@
-"""RUN/manifest.json: what was audited, with what, and what came out. Kept true while the run goes on."""
+"""Read and write RUN/manifest.json: the inputs, settings and results of a run, kept up to date while it runs."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ PACKAGES = (
     "ray",
     "numpy",
 )
-# What every manifest has from its beginning.
+# Keys that every manifest has from the start.
 KEYS = ("config", "resolved", "stages", "parts", "jobs", "progress", "failed", "started", "finished")
-# What may differ when a run is resumed: it changes no result.
+# Keys that may differ when a run is resumed, because they do not change the results.
 FREE = ("out", "report", "engine.workers", "engine.retries", "engine.shard_timeout_s", "engine.address")
 _WRITE_EVERY = 5.0
 
 
 class Manifest:
-    """The manifest as a dict, `data`, and its file."""
+    """The manifest of a run: its content as a dict, `data`, and the file that stores it."""
 
     def __init__(self, ledger: Ledger, data: dict[str, Any]) -> None:
         self._ledger, self.data, self._written, self._pause = ledger, data, 0.0, _WRITE_EVERY
@@ -49,27 +49,27 @@ class Manifest:
     def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any], kind: str = "audit") -> Manifest:
         """Open the manifest of the run to resume, or make a new one.
 
-        A run that was refused before its first stage has no result yet, so that its configuration may change.
+        A run that was refused before its first stage has no results yet, so its configuration may change.
 
         Args:
             ledger: The run.
             config: The configuration.
-            given: What of the configuration the user wrote.
+            given: The configuration as the user gave it.
             kind: "audit" or "index".
 
         Raises:
-            AuditError: The run began with another configuration, or is of another kind.
+            AuditError: The run has another configuration or another kind, or the folder holds files but no run.
         """
         resolved = config.model_dump(mode="json") if kind == "audit" else of_index(config)
         data = stored(ledger)
         if data is None:
             if ledger.holds_anything():
                 raise AuditError(
-                    f"holds files but no {NAME}: it is not a run", where=ledger.uri, hint="Choose another --out."
+                    f"holds files but no {NAME}, so it is not a run", where=ledger.uri, hint="Choose another --out."
                 )
             return cls(ledger, _new(config, given, resolved) | {"kind": kind})
         if (found := data.get("kind", "audit")) != kind:
-            raise AuditError(f"holds an {found}, no {kind}", where=ledger.uri, hint="Choose another --out.")
+            raise AuditError(f"holds an {found}, not an {kind}", where=ledger.uri, hint="Choose another --out.")
         if not data["stages"]:
             data = _new(config, given, resolved) | {"kind": kind, "jobs": data["jobs"]}
         _refuse_changes(data["resolved"], resolved, ledger.uri)
@@ -77,38 +77,41 @@ class Manifest:
 
     @property
     def finished(self) -> bool:
+        """Whether the run is finished."""
         return self.data["finished"] is not None
 
     def write(self) -> None:
+        """Write the manifest to its file."""
         began = time.monotonic()
         text = json.dumps(self.data, indent=1, default=str, allow_nan=False)
         self._ledger.write_bytes(NAME, text.encode())
         self._written = time.monotonic()
-        # It grows with the parts, and no worker gets a shard meanwhile: a thousandth of the time may go into it.
+        # The file grows with the number of parts, and no worker gets a shard while it is written. Spend at most a
+        # thousandth of the time on it.
         self._pause = max(_WRITE_EVERY, 1000 * (self._written - began))
 
     def reload(self) -> None:
-        """Reload what was written since `open`. Raises AuditError if that has another configuration."""
+        """Reload the manifest if it was written since `open`. Raises AuditError if its configuration has changed."""
         written = stored(self._ledger)
         if written is not None and written["stages"]:
             _refuse_changes(written["resolved"], self.data["resolved"], self._ledger.uri)
             self.data = written | {name: self.data[name] for name in ("config", "resolved")}
 
     def begin(self) -> None:
-        """Says that the run goes on, and as which job of a cluster if it is one."""
+        """Record that the run has started or resumed, and its cluster job if it has one."""
         self.data |= {"failed": None, "progress": None}
         if job := current_job():
             self.data["jobs"].append(asdict(job) | {"began": now()})
         self.write()
 
     def progress(self, numbers: Callable[[], Numbers]) -> None:
-        """Writes how far the step is that is being worked, but not more often than every few seconds."""
+        """Record the progress of the current step, at most once every few seconds."""
         if time.monotonic() - self._written > self._pause:
             self.data["progress"] = (self.data["progress"] or {}) | asdict(numbers())
             self.write()
 
     def end(self, error: BaseException | None) -> None:
-        """Says how the run ended; where it was when it failed stays."""
+        """Record how the run ended. After a failure, the last progress is kept."""
         if error is None:
             self.data["progress"] = None
         else:
@@ -117,7 +120,7 @@ class Manifest:
         self.write()
 
     def inputs(self, files: list[dict[str, Any]]) -> None:
-        """Records the input files; raises AuditError if one has changed since the run began, or has come or gone."""
+        """Record the input files. Raises AuditError if a file has changed, appeared or gone since the run began."""
         before = {item["file"]: item["sha256"] for item in self.data["inputs"]}
         now = {item["file"]: item["sha256"] for item in files}
         if before:
@@ -128,14 +131,17 @@ class Manifest:
         self.data["inputs"] = files
 
     def slices(self, planned: Mapping[str, list[list[int]]]) -> None:
-        """Records of each caption file its slices (rows, then its row groups or first and last byte), and its rows."""
+        """Record the number of rows and the slices of each caption file.
+
+        A slice is a list of the number of rows, followed by its row groups or by its first and last byte.
+        """
         for item in self.data["inputs"]:
             if item["kind"] == "captions":
                 slices = planned[item["file"]]
                 item |= {"rows": sum(rows for rows, *_ in slices) if slices else None, "slices": slices}
 
     def model(self, name: str, sha256: Mapping[str, str]) -> None:
-        """Records the weights and the dtype of a model; raises AuditError if they differ from when the run began."""
+        """Record the weights and the dtype of a model. Raises AuditError if they have changed since the run began."""
         known = self.data["models"].setdefault(name, dict(sha256))
         if name == "model":
             self.data["dtype"] = sha256["dtype"]
@@ -148,9 +154,10 @@ class Manifest:
                 )
 
     def checkpoint(self, name: str, about: Mapping[str, Any]) -> None:
-        """Records how a model is sampled and which files of its folder are not read.
+        """Record the sampling parameters of a model and the files of its folder that are not read.
 
-        Raises AuditError if a sampling parameter was another one when the run began.
+        Raises:
+            AuditError: A sampling parameter has changed since the run began.
         """
         known = self.data.setdefault("checkpoints", {}).setdefault(name, dict(about))["sampling"]
         for key, value in about["sampling"].items():
@@ -158,15 +165,16 @@ class Manifest:
                 raise AuditError(
                     f"{name}: the sampling parameter {key} has changed since this run began",
                     where=self._ledger.uri,
-                    hint="Choose another --out, or put the scheduler file back.",
+                    hint="Choose another --out, or restore the scheduler file.",
                 )
 
     def part(self, table: str, name: str, rows: int) -> None:
+        """Record a part of a table and its number of rows. Working tables are not recorded."""
         if not table.startswith("_"):
             self.data["parts"].setdefault(table, {})[f"{name}.parquet"] = rows
 
     def refresh(self, table: str) -> int:
-        """Makes the parts of a table those that exist, and returns its rows."""
+        """Update the recorded parts of a table to those that exist, and return its number of rows."""
         known = self.data["parts"].get(table, {})
         names = self._ledger.parts(table)
         counts = {f"{name}.parquet": known.get(f"{name}.parquet") or self._ledger.rows(table, name) for name in names}
@@ -177,7 +185,7 @@ class Manifest:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """One stage: the caller fills rows_in and rows_out; errors and seconds are filled here."""
+        """Record one stage. The caller sets rows_in and rows_out; errors and seconds are set here."""
         entry = self.data["stages"].setdefault(name, {"rows_in": 0, "rows_out": 0, "errors": 0, "seconds": 0.0})
         began = time.monotonic()
         self.data["progress"] = {"stage": name, "at": now()}
@@ -187,7 +195,7 @@ class Manifest:
         finally:
             entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
             self.refresh("errors")
-            # A stage may leave errors of another: fresh seeds are generated by `confirm`.
+            # A stage may write errors of another stage: `confirm` generates the fresh seeds.
             errors = Counter(
                 stage for _, part in self._ledger.each("errors", ["stage"]) for stage in part["stage"].to_pylist()
             )
@@ -196,22 +204,23 @@ class Manifest:
             self.write()
 
     def reopen(self) -> None:
-        """A finished run that has something to do again is not finished."""
+        """Mark the run as not finished, because it has work to do again."""
         self.data["finished"] = None
 
     def finish(self) -> None:
+        """Mark the run as finished."""
         self.data["finished"] = self.data["finished"] or now()
         self.write()
 
 
 def stored(ledger: Ledger) -> dict[str, Any] | None:
-    """The manifest of a ledger, if it has one. Raises AuditError if it is damaged or of no run."""
+    """Return the manifest of a ledger, or None. Raises AuditError if it is damaged or not the manifest of a run."""
     content = ledger.read_bytes(NAME)
     return None if content is None else parse(content, f"{ledger.uri}/{NAME}", KEYS)
 
 
 def read(uri: str) -> dict[str, Any]:
-    """The manifest of the run at a path or URI. Raises AuditError if there is none."""
+    """Return the manifest of the run at a path or URI. Raises AuditError if there is none."""
     ledger = Ledger(absolute(uri, Path.cwd()))
     data = stored(ledger)
     if data is None:
@@ -220,7 +229,7 @@ def read(uri: str) -> dict[str, Any]:
 
 
 def of_index(config: Config) -> dict[str, Any]:
-    """What of a configuration the vectors of images depend on, and where and how they are made."""
+    """Return the part of a configuration that concerns an index: what its vectors depend on, `engine` and `out`."""
     known = config.model_dump(mode="json")
     embedders = {name: config.embedder(name).network() for name in config.confirm.embedders}
     confirm = {"embedders": config.confirm.embedders} | embedders
@@ -268,7 +277,7 @@ def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], uri: str)
             raise AuditError(
                 f"{key} was {old.get(key)!r} when this run began and is {new.get(key)!r} now",
                 where=uri,
-                hint="Choose another --out, or put the configuration back.",
+                hint="Choose another --out, or restore the configuration.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Loading the models that a configuration names; those of a URI are copied to this machine first."""
+"""Load the models that a configuration names. Models at a URI are copied to this machine first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 
 def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -> Model:
-    """Load a model of a configuration. Raises what `audit.load_model` raises."""
+    """Load a model of a configuration.
+
+    Args:
+        files: The files of the model, and how to read them.
+        lora: LoRA weights to add, or None.
+        device: The torch device.
+        dtype: The data type of the model.
+
+    Raises:
+        AuditError: As `audit.load_model`.
+    """
     import audit
     from audit.models.textual_inversion import TextualInversion
 
@@ -32,7 +42,7 @@ def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -
 
 
 def outline(files: ModelFiles) -> Model:
-    """Make a model of a configuration without its weights (`audit.costs.meta_networks.outline_model`)."""
+    """Build a model of a configuration without its weights (`audit.costs.meta_networks.outline_model`)."""
     from audit.costs.meta_networks import outline_model
 
     config = None if files.config is None else fetched(files.config, weights=False)

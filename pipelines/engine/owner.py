@@ -1,8 +1,8 @@
-"""One writer per run: who writes into it says so in a record there, and keeps that fresh.
+"""Allow one writer per run. A writer keeps a record in the run and refreshes it regularly.
 
-No file system that a run may lie on has to create a file conditionally. A writer puts a record of its own, under a name
-that nobody else uses, and only then lists all of them: of two writers at least one sees the other, for what was put is
-listed at once (as local disks, S3, GCS and Azure promise). Who sees another one that is alive takes its own back.
+This works on file systems that cannot create files conditionally. A writer first writes its own record under a unique
+name, and then lists all records. Of two writers, at least one sees the other, because local disks, S3, GCS and Azure
+all guarantee that a written file is listed at once. A writer that sees another live writer removes its own record.
 """
 
 from __future__ import annotations
@@ -23,13 +23,21 @@ from audit.errors import AuditError
 from audit.record.ledger import OWNERS, Ledger
 from pipelines.engine.ray_jobs import current_job
 
-# Seconds between two signs of life, and after how many without one a writer on another machine is dead.
+# Seconds between two refreshes of a record, and seconds after which a silent writer on another machine counts as dead.
 BEAT, DEAD = 20.0, 180.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """A process that writes into a run; `job`: of a Ray cluster, if it is one. `pids`: the space that `pid` is of."""
+    """A process that writes to a run.
+
+    Attributes:
+        host: The name of its machine.
+        pids: The PID namespace that `pid` belongs to.
+        pid: Its process id.
+        began: When the process started, in seconds since the epoch.
+        job: Its Ray job, if it has one.
+    """
 
     host: str
     pids: str
@@ -39,15 +47,16 @@ class Record:
 
     @classmethod
     def own(cls) -> Record:
+        """Return the record of this process."""
         job = current_job()
         return cls(socket.gethostname(), pid_space(), os.getpid(), _began(os.getpid()) or 0.0, job.id if job else None)
 
     def alive(self, age: float) -> bool:
-        """Whether it still runs, as far as can be seen from here; `age`: seconds since its last sign of life."""
+        """Return whether the process seems to be running. `age` is the time since its last sign of life, in seconds."""
         if (self.host, self.pids) != (socket.gethostname(), pid_space()):
             return age < DEAD
         began = _began(self.pid)
-        # Another process may have got the number of one that has ended.
+        # The PID of a process that has ended may have been reused.
         return began is not None and abs(began - self.began) < 2
 
     def __str__(self) -> str:
@@ -56,8 +65,10 @@ class Record:
 
 
 class Owner:
-    """This process as the writer of a run, for as long as the context lasts. Entering it raises AuditError if there is
-    another; records of those that have died are removed."""
+    """A context in which this process is the only writer of a run.
+
+    Entering it raises AuditError if there is another live writer, and removes the records of dead ones.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._name = ledger, f"{uuid.uuid4().hex}.json"
@@ -82,27 +93,32 @@ class Owner:
                 self._ledger.filesystem.delete_dir(self._ledger.path(OWNERS))
 
     def check(self) -> None:
-        """Raises AuditError if another writer has taken this one, which gave no sign of life, for dead."""
+        """Raise AuditError if another writer has taken over because this one seemed dead."""
         if self._lost:
-            what = "another run has taken it over, for this one gave no sign of life"
-            raise AuditError(what, where=self._ledger.uri, hint="The same command again goes on when that has ended.")
+            what = "another process has taken over this run, because this process showed no sign of life"
+            raise AuditError(
+                what, where=self._ledger.uri, hint="When that process has ended, rerun the command to resume."
+            )
 
     def _refuse_second(self) -> None:
         records = self._records()
-        now = records.pop(self._name)  # by the clock of the disk, as all the others are
+        now = records.pop(self._name)  # by the clock of the disk, like all the other times
         for name, at in records.items():
             record, age = self._read(name), now - at
             if record is None:
                 continue
             if record.alive(age):
-                hint = f"Wait for it, end it, or choose another --out. Silent for {DEAD:.0f} s, it is taken for dead."
-                what = f"{record} writes into it (last sign of life {max(age, 0):.0f} s ago)"
+                hint = (
+                    "Wait for it, stop it, or choose another --out. A process that is silent for "
+                    f"{DEAD:.0f} s counts as dead."
+                )
+                what = f"{record} is writing to this run (last sign of life {max(age, 0):.0f} s ago)"
                 raise AuditError(what, where=self._ledger.uri, hint=hint, kind="second_writer")
             self._remove(name)
 
     def _live(self) -> None:
         while not self._ended.wait(BEAT):
-            with suppress(OSError):  # a disk that does not answer now may do so in time
+            with suppress(OSError):  # a disk that does not respond now may recover
                 if self._name not in self._records():
                     self._lost = True
                     return
@@ -112,13 +128,13 @@ class Owner:
         self._ledger.write_bytes(f"{OWNERS}/{self._name}", json.dumps(asdict(Record.own())).encode())
 
     def _records(self) -> dict[str, float]:
-        """When each record was written, by its name."""
+        """Return when each record was written, by name."""
         selector = pafs.FileSelector(self._ledger.path(OWNERS), allow_not_found=True)
         found = self._ledger.filesystem.get_file_info(selector)
         return {each.base_name: (each.mtime_ns or 0) / 1e9 for each in found if each.base_name.endswith(".json")}
 
     def _read(self, name: str) -> Record | None:
-        """A record, if it is still there; one that cannot be read is of nobody."""
+        """Return a record, or None if it is gone. A record that cannot be read belongs to an unknown host."""
         try:
             known: dict[str, Any] = json.loads(self._ledger.read_bytes(f"{OWNERS}/{name}") or b"null")
             return Record(**known) if known else None
@@ -131,7 +147,7 @@ class Owner:
 
 
 def _began(pid: int) -> float | None:
-    """When a process of this machine began, if it runs."""
+    """Return when a process on this machine started, or None if it is not running."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -140,7 +156,7 @@ def _began(pid: int) -> float | None:
 
 
 def pid_space() -> str:
-    """The space that numbers of processes are of: each container has its own."""
+    """Return the PID namespace of this process. Each container has its own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

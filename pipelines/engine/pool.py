@@ -1,8 +1,8 @@
-"""A pool of Ray actors that works shards: between a least and a most number of them, as many as there is work for.
+"""Run shards on a pool of Ray actors, which grows and shrinks with the work between a minimum and a maximum size.
 
-What is tried when is decided in `pipelines.engine.schedule`; here are the workers: asking Ray for them, which blocks
-nobody, giving them shards, and noticing that they are lost. Results depend on the shards alone, never on how many
-workers there are or in which order they finish. Why not Ray Data: docs/design.md, section 5.
+`pipelines.engine.schedule` decides what to try next. This module manages the workers: it requests them from Ray without
+blocking, gives them shards, and notices when they are lost. Results depend only on the shards, never on the number of
+workers or the order in which they finish. docs/design.md, section 5, explains why we do not use Ray Data.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ from audit.record.ledger import Shard
 from pipelines.engine.failures import cause_of, lost_with_machine, reason_of
 from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, ShardedWork
 
-# How often in a row a worker may fail to start until its place is given up.
+# How often in a row a worker may fail to start before its slot is given up.
 STARTS = 3
-# Seconds without any worker until that is said, and without work until a worker beyond the least is let go.
+# Seconds without any worker before a message says so, and seconds without work before an extra worker is released.
 PATIENCE = 60.0
-# Seconds after which whoever maps hears that nothing was finished.
+# Seconds after which `map` yields even if nothing has finished.
 TICK = 5.0
 
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """An actor, which has one call to answer at most. `failed` and `moved`: how often its place has failed to start, of
-    itself and with its machine."""
+    """An actor with at most one pending call.
+
+    `failed` and `moved` count the failed starts in this slot: those of the worker itself, and those of its machine.
+    """
 
     actor: Any
     failed: int = 0
@@ -46,10 +48,17 @@ class _Worker:
 
 
 class Pool:
-    """Actors made by `make`. Each has `prepare(*needs)`, which loads and returns what by name, `run(work, shard)`,
-    which also writes its result, and `compute(work, shard)`, which returns it.
+    """A pool of actors.
 
-    `workers`: the least and the most of them. `seconds`: the time limit of an attempt. `say`: told what is waited for.
+    An actor has the methods `prepare(*needs)`, which loads models and returns their fingerprints by name,
+    `run(work, shard)`, which writes the result of a shard, and `compute(work, shard)`, which returns it.
+
+    Args:
+        make: Creates an actor.
+        workers: Minimum and maximum number of actors.
+        retries: How often to retry a failed shard before splitting it.
+        seconds: Time limit of an attempt; None for no limit.
+        say: Called with a message when the pool is waiting.
     """
 
     def __init__(
@@ -64,7 +73,7 @@ class Pool:
         self._least, self._most = workers
         self._needs: tuple[str, ...] = ()
         self._loaded: dict[str, Any] = {}
-        # In the order in which they began.
+        # Dictionaries as ordered sets: oldest first.
         self._starting: dict[_Worker, None] = {}
         self._idle: dict[_Worker, None] = {}
         self._running: dict[_Worker, None] = {}
@@ -73,13 +82,17 @@ class Pool:
 
     @property
     def alive(self) -> int:
-        """Workers that have loaded what they need."""
+        """Number of workers that have loaded what they need."""
         return len(self._idle) + len(self._running)
 
     def prepare(self, *needs: str) -> dict[str, Any]:
-        """Has `needs` loaded by every worker, later ones too, and returns what the first says of them.
+        """Load `needs` on every worker, including workers started later.
 
-        Raises AuditError if none can start, or if two have loaded different things.
+        Returns:
+            What the first worker reports about each of `needs`, by name.
+
+        Raises:
+            AuditError: No worker can start, or two workers have loaded different weights.
         """
         self._needs += needs
         idle, self._idle = self._idle, {}
@@ -89,7 +102,7 @@ class Pool:
         return {name: self._loaded[name] for name in needs}
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What any worker answers. Raises what it raises."""
+        """Call a method of any worker and return the result. Raises what the method raises."""
         last = ""
         for _ in range(STARTS):
             worker = self._ready()
@@ -101,15 +114,24 @@ class Pool:
                 last = reason_of(error)
                 del self._idle[worker]
                 _kill(worker)
-        raise AuditError(f"{STARTS} workers died while asked for their {method}: {last}", kind="worker_died")
+        raise AuditError(f"{STARTS} workers died during the call `{method}`: {last}", kind="worker_died")
 
     def map(
         self, work: ShardedWork, shards: Sequence[Shard], trace: Callable[[str, str], None] = lambda shard, text: None
     ) -> Iterator[Finished]:
-        """(shard, result) of what was finished since the last time, none of it every few seconds: each shard once.
+        """Run all shards. Each shard is finished exactly once.
 
-        `trace`: told the shard's name and the traceback of each attempt that raised. Raises AuditError if nothing can
-        be worked at all.
+        Args:
+            work: What to do with a shard.
+            shards: The shards.
+            trace: Called with the shard's name and the traceback of each attempt that raised an exception.
+
+        Yields:
+            The (shard, result) pairs that have finished since the last yield. The list is empty if nothing has finished
+            for a few seconds.
+
+        Raises:
+            AuditError: Nothing can be processed at all.
         """
         schedule = Schedule(work, shards, self._retries)
         finished: Finished = []
@@ -118,7 +140,7 @@ class Pool:
                 self._resize(schedule.waiting)
                 while self._idle and (attempt := schedule.take()):
                     self._give(work, attempt)
-                # Only now, when nobody waits for work.
+                # Yield only now, when no worker is waiting for work.
                 yield finished
                 answer = self._answer()
                 finished = self._outcome(schedule, trace, *answer) if answer else []
@@ -129,11 +151,12 @@ class Pool:
             self._running.clear()
 
     def close(self) -> None:
+        """Kill all workers."""
         for worker in (*self._starting, *self._idle, *self._running):
             _kill(worker)
 
     def _resize(self, waiting: int = 0) -> None:
-        """As many workers as there is work for; one that has had none for a while may go."""
+        """Start as many workers as there is work for, and release extra workers that have been idle for a while."""
         size = len(self._starting) + len(self._idle) + len(self._running)
         for _ in range(size, min(self._most, max(self._least, waiting + len(self._running)))):
             self._start(_Worker(self._make()))
@@ -143,14 +166,14 @@ class Pool:
             _kill(worker)
 
     def _ready(self) -> _Worker:
-        """A worker that has loaded all it needs."""
+        """Return an idle worker that has loaded all it needs, waiting for one if necessary."""
         while not self._idle:
             self._resize()
             self._answer()
         return next(iter(self._idle))
 
     def _start(self, worker: _Worker) -> None:
-        """Ray places an actor when it can; nobody waits for it."""
+        """Start loading on a worker without waiting. Ray places the actor when it can."""
         worker.needs = self._needs
         self._starting[worker] = None
         self._call(worker, "prepare", *self._needs)
@@ -166,12 +189,15 @@ class Pool:
         self._idle[worker] = None
 
     def _call(self, worker: _Worker, method: str, *arguments: Any) -> None:
-        # `ray.wait` looks at every running call each time; this looks at none.
+        # Unlike `ray.wait`, a callback does not have to poll every running call.
         future = getattr(worker.actor, method).remote(*arguments).future()
         future.add_done_callback(lambda done: self._answers.put((worker, done)))
 
     def _answer(self) -> tuple[_Worker, Future | None] | None:
-        """The next answer to an attempt (none of one that is out of time), or nothing yet: answers to starts go on."""
+        """Return (worker, future); future is None on timeout. Return None if nothing finished within TICK.
+
+        Answers to starts are handled here.
+        """
         oldest = next(iter(self._running), None)
         wait = TICK
         if oldest:
@@ -199,7 +225,7 @@ class Pool:
                 first = self._loaded.setdefault(name, loaded)
                 if first != loaded:
                     what = f"two workers have loaded different weights of {name}{_difference(first, loaded)}"
-                    raise AuditError(what, hint="Are they the same files on every machine?")
+                    raise AuditError(what, hint="Make sure that every machine has the same files.")
             if worker.needs == self._needs:
                 self._rest(worker)
             else:
@@ -218,7 +244,7 @@ class Pool:
         self._least = min(self._least, self._most)
         if not (self._starting or self._idle or self._running):
             hint = "Is there enough memory for `engine.workers` copies of the model?"
-            raise AuditError(f"a worker cannot start: {reason_of(error)}", hint=hint, kind="worker_died") from error
+            raise AuditError(f"no worker can start: {reason_of(error)}", hint=hint, kind="worker_died") from error
 
     def _outcome(
         self, schedule: Schedule, trace: Callable[[str, str], None], worker: _Worker, future: Future | None
@@ -247,7 +273,7 @@ class Pool:
 
 
 def _difference(first: Any, other: Any) -> str:
-    """The parts in which two mappings of hashes differ."""
+    """Return the keys at which two mappings of hashes differ, as ": a, b", or "" if they are not mappings."""
     if not (isinstance(first, Mapping) and isinstance(other, Mapping)):
         return ""
     return f": {', '.join(sorted(part for part in {*first, *other} if first.get(part) != other.get(part)))}"

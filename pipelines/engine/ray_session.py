@@ -1,4 +1,4 @@
-"""The Ray that a run works on: one of this machine, started here, or a cluster that is there."""
+"""Start Ray on this machine for one run, or connect to a running cluster."""
 
 from __future__ import annotations
 
@@ -20,21 +20,29 @@ from pipelines.engine.owner import pid_space
 from pipelines.engine.ray_token import private_token, require_token
 
 LOOPBACK = "127.0.0.1"
-# The path of a Unix socket is at most 107 bytes long, of which Ray and we need about 90.
+# The path of a Unix socket has at most 107 bytes, of which Ray and crossaudit need about 90.
 _LONGEST_FOLDER = 15
 _PREFIX, _PID = "crossaudit-", "pid"
 _sessions: list[str] = []
 
 
 def start_ray(address: str | None, workers: int, cpus: int, gpus: float) -> None:
-    """Starts a quiet Ray on this machine, or connects to the cluster at `address`. `stop_ray` ends either.
+    """Start Ray on this machine without output, or connect to a cluster. `stop_ray` ends either.
 
-    A Ray that is started here listens on 127.0.0.1 only, contacts nobody, and has a folder of its own. Raises
-    UsageError if this machine lacks the GPUs of one worker (a cluster may grow) or if the cluster is to be used without
-    a token.
+    A Ray that is started here listens only on 127.0.0.1, makes no outgoing connections, and has its own folder.
+
+    Args:
+        address: The address of a cluster, or None to start Ray here.
+        workers: Maximum number of workers.
+        cpus: CPU cores per worker.
+        gpus: GPUs per worker.
+
+    Raises:
+        UsageError: This machine does not have the GPUs for one worker (a cluster may grow), or there is no token for
+            the cluster.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Ray tells of dead workers on standard output; the table `errors` tells the same.
+    # Ray reports dead workers on standard output; the table `errors` has the same information.
     ray._private.worker._worker_logs_enabled = False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
@@ -43,25 +51,25 @@ def start_ray(address: str | None, workers: int, cpus: int, gpus: float) -> None
         ray.init(address=address, **quiet)
         return
     private_token()
-    # Workers inherit PYTHONPATH: a checkout that is not installed is importable in them too.
+    # Workers inherit PYTHONPATH, so that they can also import a checkout that is not installed.
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     _sessions.append(_folder())
     try:
         with _environment({"PYTHONPATH": path}), _loopback():
-            # `address` may also come from RAY_ADDRESS: "local" insists on a Ray of our own.
+            # Without "local", Ray would use the address in RAY_ADDRESS.
             ray.init(
                 address="local",
                 num_cpus=workers * cpus,
                 num_gpus=None if gpus else 0,
                 include_dashboard=False,
                 _node_ip_address=LOOPBACK,
-                _temp_dir=os.path.join(_sessions[-1], "ray"),  # Ray opens that to everybody
+                _temp_dir=os.path.join(_sessions[-1], "ray"),  # Ray makes this folder accessible to everyone
                 **quiet,
             )
         found = ray.cluster_resources().get("GPU", 0)
         if found < gpus:
-            hint = "Lower it (0 runs on the CPU), or name a cluster by engine.address."
+            hint = "Lower engine.gpus_per_worker (0 runs on the CPU), or set engine.address to a cluster."
             raise UsageError(f"a worker needs {gpus:g} GPUs and this machine has {found:g}", where="engine", hint=hint)
     except BaseException:
         stop_ray()
@@ -69,18 +77,18 @@ def start_ray(address: str | None, workers: int, cpus: int, gpus: float) -> None
 
 
 def stop_ray() -> None:
-    """Ends the Ray that was started here and removes its folder, or leaves the cluster."""
+    """Stop the Ray that was started here and remove its folder, or disconnect from the cluster."""
     ray.shutdown()
     while _sessions:
         shutil.rmtree(_sessions.pop(), ignore_errors=True)
 
 
 def _folder() -> str:
-    """A new folder for a session of Ray, with a path short enough for its sockets; those that killed runs left go."""
+    """Create a folder for a Ray session, with a path short enough for its sockets. Removes folders of killed runs."""
     usual = tempfile.gettempdir()
     parent = usual if len(usual) <= _LONGEST_FOLDER else "/tmp"
     for note in Path(parent).glob(f"{_PREFIX}*/{_PID}"):
-        with suppress(OSError, ValueError):  # they may be of somebody else
+        with suppress(OSError, ValueError):  # the folder may belong to another user
             pid, space = note.read_text().split(maxsplit=1)
             if space == pid_space() and not psutil.pid_exists(int(pid)):
                 shutil.rmtree(note.parent, ignore_errors=True)
@@ -91,11 +99,12 @@ def _folder() -> str:
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """Keeps a Ray that is started meanwhile, and its processes, to 127.0.0.1.
+    """Restrict a Ray that is started in this context, and its processes, to 127.0.0.1.
 
-    Ray replaces a loopback address by one that others can reach, except where it holds that clusters are not supported
-    (Windows, macOS). Its processes read that from the variable; this process did when it imported Ray. The API server
-    is left out: without a dashboard it only asks the metadata addresses of cloud providers where it is running.
+    Ray replaces a loopback address with a reachable one, except on platforms where it does not support clusters
+    (Windows, macOS). Its processes read this setting from an environment variable; this process read it when it
+    imported Ray. The API server is not started: without a dashboard, all it does is query the metadata addresses of
+    cloud providers to find out where it is running.
     """
     enabled, start = ray_constants.ENABLE_RAY_CLUSTER, Node.start_api_server
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -109,7 +118,7 @@ def _loopback() -> Iterator[None]:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables of the environment for a while."""
+    """Set environment variables within this context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

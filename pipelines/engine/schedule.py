@@ -1,8 +1,8 @@
-"""Which shard is tried next, and what becomes of one that fails. No Ray and no clock: a test can drive it anywhere.
+"""Decide which shard to try next and what to do with one that fails. Uses neither Ray nor a clock, for easy testing.
 
-A shard that fails is tried again a bounded number of times. One that still fails is halved, and its failing halves
-again, down to single rows; a row that fails alone is lost, and what it leaves behind (a row of `errors`) takes its
-place. An attempt whose machine is lost says nothing about its rows: it is made again, MOVES times before it counts.
+A failed shard is retried a limited number of times. If it still fails, it is split into halves, and failing halves are
+split again, down to single rows. A row that fails alone is lost, and a row in `errors` takes its place. An attempt
+whose machine was lost says nothing about its rows: it is repeated up to MOVES times before it counts as a failure.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any, Protocol
 from audit.errors import AuditError
 from audit.record.ledger import Shard
 
-# So many single rows lost in a row, and nothing done in between, is not bad data but a broken set-up.
+# If this many consecutive single rows are lost and nothing succeeds in between, the set-up is broken, not the data.
 BARREN = 20
 MOVES = 5
 
 
 class ShardedWork(Protocol):
-    """What one map does, from the driver's side."""
+    """The driver's side of one map."""
 
     def lost(self, shard: Shard, kind: str, message: str) -> Any:
-        """What a single row that cannot be worked leaves behind; raises AuditError where nothing may be lost."""
+        """Return the result for a single row that cannot be processed. Raises AuditError if no row may be lost."""
 
     def commit(self, shard: Shard, pieces: list[Any]) -> Any:
-        """Writes a shard that came in pieces, in the order of their rows, and returns what a worker would have."""
+        """Write a shard from its pieces, ordered by row, and return what a worker would have returned."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at `shard`: at `whole`, or at a piece of it. `tries` and `moves` count those before."""
+    """One attempt at `shard`, which is `whole` or a piece of it. `tries` and `moves` count the earlier attempts."""
 
     shard: Shard
     whole: Shard
@@ -41,6 +41,7 @@ class Attempt:
 
     @property
     def piece(self) -> bool:
+        """Whether the shard is a piece of a larger one."""
         return self.shard is not self.whole
 
 
@@ -50,14 +51,15 @@ class _Pieces:
     results: dict[int, Any] = field(default_factory=dict)
 
 
-# What an answer finished: (shard, result), or nothing yet.
+# The shards that an answer has finished, as (shard, result); may be empty.
 Finished = list[tuple[Shard, Any]]
 
 
 class Schedule:
-    """The attempts of one map. Each that was taken comes back once, by `done`, `failed` or `moved`.
+    """The attempts of one map.
 
-    Every shard is finished once, whatever comes back in which order.
+    Each attempt that is taken must come back once, through `done`, `failed` or `moved`. Every shard is finished exactly
+    once, regardless of the order in which attempts come back.
     """
 
     def __init__(self, work: ShardedWork, shards: Sequence[Shard], retries: int) -> None:
@@ -68,17 +70,20 @@ class Schedule:
 
     @property
     def waiting(self) -> int:
+        """Number of attempts that are waiting."""
         return len(self._waiting)
 
     def take(self) -> Attempt | None:
+        """Return the next attempt, or None if there is none."""
         return self._waiting.popleft() if self._waiting else None
 
     def done(self, attempt: Attempt, result: Any) -> Finished:
+        """Record a successful attempt."""
         self._barren = 0
         return self._finished(attempt, result)
 
     def moved(self, attempt: Attempt, message: str) -> Finished:
-        """The worker was lost with its machine, or nobody knows."""
+        """Record an attempt whose worker was lost with its machine, or for an unknown reason."""
         attempt.moves += 1
         if attempt.moves > MOVES:
             return self.failed(attempt, "worker_died", message)
@@ -86,9 +91,17 @@ class Schedule:
         return []
 
     def failed(self, attempt: Attempt, kind: str, message: str) -> Finished:
-        """Raises AuditError if nothing can be worked at all, or nothing may be lost.
+        """Record a failed attempt.
 
-        Halves are tried once and rows as often as shards, so that one deadly row costs about log2(rows) workers.
+        Halves are tried once, and single rows as often as shards, so one deadly row costs about log2(rows) workers.
+
+        Args:
+            attempt: The attempt.
+            kind: The kind of the error.
+            message: Its message.
+
+        Raises:
+            AuditError: Nothing can be processed at all, or a row is lost that may not be lost.
         """
         attempt.tries += 1
         single = len(attempt.shard) <= 1
@@ -101,7 +114,7 @@ class Schedule:
             return []
         self._barren += 1
         if self._barren == BARREN:
-            raise AuditError(f"{BARREN} rows in a row failed, the last one: {kind}: {message}")
+            raise AuditError(f"{BARREN} consecutive rows failed; the last error: {kind}: {message}")
         self._split.setdefault(attempt.whole.name, _Pieces(len(attempt.whole)))
         return self._finished(attempt, self._work.lost(attempt.shard, kind, message))
 

@@ -1,4 +1,4 @@
-"""One step of a run: a function from shards to parts."""
+"""A step of a run, which maps shards to parts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One map of shards to parts.
+    """A map of shards to parts.
 
     Attributes:
-        title: Its name in the progress.
-        table: The table whose part says that a shard is done.
-        unit: What a row is, in the plural.
+        title: The name shown in the progress.
+        table: The table whose part marks a shard as done.
+        unit: The plural noun for its rows.
         ledger: The run.
         work: Called with a worker and a shard; returns the tables of the shard.
-        on_lost_row: Called with the ledger, a shard of one row that cannot be processed, the kind of the error and its
-            message; returns the rows that take its place, in the same tables. Without it no row may be lost.
+        on_lost_row: Called with the ledger, a shard of one row that cannot be processed, and the kind and message of
+            the error. Returns the rows that take its place, in the same tables. If None, no row may be lost.
         needs: What workers load first: "model", "reference_model", or embedders by name.
-        addition: Whether the result is no part of the audit, so that a finished run stays finished.
+        addition: Whether the result is not part of the audit, so that a finished run stays finished.
     """
 
     title: str
@@ -39,9 +39,20 @@ class Step:
     addition: bool = False
 
     def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]:
+        """Write the tables of a shard and return their row counts by table."""
         return self.ledger.commit(shard.name, concat(pieces))
 
     def lost(self, shard: Shard, kind: str, message: str) -> Tables:
+        """Return the rows that take the place of a row that cannot be processed.
+
+        Args:
+            shard: A shard of one row.
+            kind: The kind of the error.
+            message: The message of the error.
+
+        Raises:
+            AuditError: No row of this step may be lost.
+        """
         if self.on_lost_row is None:
             raise AuditError(f"{self.title}, shard {shard.name}: {message}", kind=kind)
         return self.on_lost_row(self.ledger, shard, kind, message)

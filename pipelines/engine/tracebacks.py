@@ -1,4 +1,4 @@
-"""Where the traceback of a failure is kept when only its first line is shown."""
+"""Keep the traceback of a failure when only its first line is shown."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from audit.errors import AuditError, first_line
 if TYPE_CHECKING:
     from audit.record.ledger import Ledger
 
-# Tracebacks that are kept of one step: later failures mostly repeat them.
+# Tracebacks to keep per step. Later failures are mostly repetitions.
 MOST = 5
 
 
 def plain(error: Exception) -> AuditError:
-    """Return what a user reads of an exception that no code foresaw: in one line what it is, and what to do.
+    """Return a one-line error for an unexpected exception, with a hint.
 
-    The full traceback goes to a file in the temporary folder, which the message names.
+    Writes the full traceback to a file in the temporary folder. The hint names the file.
     """
     hint = f"The traceback is in {keep(error)}; --verbose shows it."
     if isinstance(error, OSError) and error.filename and error.strerror:
         return AuditError(
             error.strerror.lower(),
             where=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename),
-            hint=f"Check that it is there, and what kind of file it is and who may read and write it. {hint}",
+            hint=f"Check that it exists, what kind of file it is, and its permissions. {hint}",
         )
     if isinstance(error, MemoryError):
-        return AuditError(f"there is not enough memory: {first_line(error)}", hint=hint)
+        return AuditError(f"not enough memory: {first_line(error)}", hint=hint)
     return AuditError(in_one_line(error), hint=hint)
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return the type and the first line of an exception, and those of the exception that caused it."""
+    """Return the type and first line of an exception, and of its root cause if it has one."""
     said = f"{type(error).__name__}: {first_line(error)}"
     root: BaseException = error
     while (cause := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
@@ -45,7 +45,7 @@ def in_one_line(error: BaseException) -> str:
 
 
 def keep(error: BaseException) -> str:
-    """Write the traceback of an exception to a file of its own; return its path, or why there is none."""
+    """Write the traceback of an exception to a new file. Returns its path, or why there is none."""
     text = f"crossaudit {' '.join(sys.argv[1:])}\n\n" + "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(
@@ -58,7 +58,7 @@ def keep(error: BaseException) -> str:
 
 
 class StepLog:
-    """The tracebacks of the first failures of one step of a run, in RUN/logs."""
+    """A log in RUN/logs with the tracebacks of a step's first failures."""
 
     def __init__(self, ledger: Ledger, title: str) -> None:
         self._ledger = ledger
@@ -66,22 +66,22 @@ class StepLog:
         self.name = f"logs/{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}.log"
 
     def add(self, shard: str, text: str) -> None:
-        """Keep the traceback of a shard's failure, if it is one of the first."""
+        """Store the traceback of a failed shard, unless the log already has MOST of them."""
         if len(self._kept) >= MOST:
             return
         self._kept.append(f"shard {shard}\n{text.rstrip()}\n")
         try:
             self._ledger.write_bytes(self.name, "\n".join(self._kept).encode(errors="backslashreplace"))
         except (OSError, AuditError):
-            self._kept.clear()  # what failed first is what counts
+            self._kept.clear()  # the failure of the shard matters more than that of its log
 
     @property
     def note(self) -> str | None:
-        """Where they are; None if there are none."""
+        """A sentence that says where the tracebacks are; None if there are none."""
         return f"The tracebacks of the first failures are in {self._ledger.uri}/{self.name}." if self._kept else None
 
     def naming(self, error: AuditError) -> AuditError:
-        """Return the same error, with where the tracebacks are."""
+        """Return the same error, with a hint that says where the tracebacks are."""
         if self.note is None:
             return error
         hint = f"{error.hint} {self.note}" if error.hint else self.note

@@ -1,4 +1,4 @@
-"""What runs in a worker process: the model and the embedders, loaded once, and the work of every stage."""
+"""The worker process: it loads the model and the embedders once and does the work of all stages."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ Result = TypeVar("Result")
 
 
 class Work(Protocol):
-    """What a worker does with a shard; `pipelines.engine.step.Step` is one."""
+    """The work that a worker does on a shard. `pipelines.engine.step.Step` implements it."""
 
     @property
-    def work(self) -> Callable[[Worker, Shard], Tables]: ...
+    def work(self) -> Callable[[Worker, Shard], Tables]:
+        """Called with a worker and a shard; returns the tables of the shard."""
+        ...
 
-    def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]: ...
+    def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]:
+        """Write the tables of a shard and return their row counts by table."""
+        ...
 
 
 class Worker:
-    """One Ray actor of the pool serves all stages: what it has loaded stays loaded."""
+    """A Ray actor of the pool. It serves all stages, and keeps what it has loaded."""
 
     def __init__(self, config: Config) -> None:
         threads = config.engine.cpus_per_worker
-        # Read by OpenMP and BLAS when torch and faiss are imported, which is later.
+        # OpenMP and BLAS read these variables when torch and faiss are imported later.
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
         self.config, self.ledger = config, Ledger(config.out)
@@ -45,8 +49,12 @@ class Worker:
         self._sees_run = False
 
     def prepare(self, *needs: str) -> dict[str, dict[str, str]]:
-        """Loads "model", "reference_model" or embedders by name; returns the sha256 of their files and of their
-        weights as loaded, by name (and the resolution of a model, and how an embedder prepares its images)."""
+        """Load "model", "reference_model" or embedders by name.
+
+        Returns:
+            For each name, the sha256 of the files and of the loaded weights. Models also have their resolution, and
+            embedders how they prepare images.
+        """
         return {name: dict(self._loaded(name)) for name in needs}
 
     def _loaded(self, name: str) -> Mapping[str, str]:
@@ -56,7 +64,7 @@ class Worker:
         return self.model.fingerprint if name == "model" else self.embedder(name).fingerprint
 
     def about(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """For the manifest: how models are sampled, and which files of their folders are not read, by name."""
+        """Return, for the manifest, how models are sampled and which files of their folders are not read, by name."""
         models = {name: self.reference if name == "reference_model" else self.model for name in names}
         return {
             name: {"sampling": dict(model.scheduler_config), **model.about}
@@ -65,7 +73,7 @@ class Worker:
         }
 
     def context(self) -> bytes:
-        """What the columns of `screen` depend on, as the metadata of its schema."""
+        """Return the serialized schema of `screen`. Its metadata holds everything that the columns depend on."""
         import audit
 
         screen = self.config.screen
@@ -73,34 +81,36 @@ class Worker:
         return table.schema.serialize().to_pybytes()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Return what a function makes of this worker and the arguments."""
+        """Call a function with this worker and the arguments, and return its result."""
         return function(self, *arguments)
 
     def run(self, step: Work, shard: Shard) -> dict[str, int]:
-        """Writes a shard. Raises UsageError on a machine that does not see the run."""
+        """Process a shard and write its tables. Raises UsageError if this machine cannot see the run."""
         self._sees_run = self._sees_run or self.ledger.holds_anything()
         if not self._sees_run:
-            what = f"the machine {socket.gethostname()} sees nothing there, where the run has begun"
-            hint = "`out` has to be a URI, or a folder that all machines share."
+            what = f"the run has begun, but the machine {socket.gethostname()} sees an empty folder here"
+            hint = "`out` must be a URI, or a folder that all machines share."
             raise UsageError(what, where=self.config.out, hint=hint)
         return step.commit(shard, [self.compute(step, shard)])
 
     def compute(self, step: Work, shard: Shard) -> Tables:
+        """Process a shard and return its tables."""
         try:
             return step.work(self, shard)
         except Exception as error:
             if "CUDA error" in str(error):
-                # Nothing works in this process any more; the pool sees a dead worker and makes a new one.
+                # After a CUDA error, nothing works in this process. The pool sees a dead worker and starts a new one.
                 os._exit(1)
             raise
 
     @cached_property
     def model(self) -> Model:
+        """The model under audit."""
         return self._load(self.config.model, self.config.lora)
 
     @cached_property
     def reference(self) -> Model | None:
-        """The model whose scores are taken off, if there is one."""
+        """The reference model, whose scores are subtracted, or None."""
         files = self.config.reference_model
         return None if files is None else self._load(files)
 
@@ -112,6 +122,7 @@ class Worker:
         return load(files, lora, self.device, resolve_dtype(self.config.engine.dtype, self.device))
 
     def embedder(self, name: str) -> Embedder:
+        """Return an embedder by name. Loads it on the first call."""
         if name not in self._embedders:
             self._one_torch()
             from audit.embedding.loading import load_embedder

@@ -1,4 +1,4 @@
-"""`crossaudit plan`: what an audit would take, from metadata, the models' configurations and a short measurement."""
+"""Estimate the cost of an audit from metadata, the models' configurations and a short measurement."""
 
 from __future__ import annotations
 
@@ -27,17 +27,24 @@ from pipelines.steps import calibration_checks
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do, and what was measured of it, if anything was."""
+    """The work of an audit, and the measured speed of one worker (None if nothing was measured)."""
 
     work: Workload
     probe: SpeedProbe | None
 
 
 def make_plan(config: Config, tflops: float | None = None, progress: Reporter | None = None) -> Plan:
-    """Writes nothing. `tflops`: what one GPU (or a worker without) sustains; then nothing is measured, and no Ray
-    started.
+    """Plan an audit. Writes nothing.
 
-    Raises AuditError as a run does before it begins, and UsageError where there is no GPU to measure.
+    Args:
+        config: The resolved configuration.
+        tflops: TFLOP/s that one GPU (or one worker without a GPU) sustains. If given, nothing is measured and Ray is
+            not started.
+        progress: Where to show progress (default: standard error).
+
+    Raises:
+        AuditError: An input is missing or wrong, as for a run.
+        UsageError: There is no GPU to measure.
     """
     progress = progress or Reporter()
     check_detectors(config)
@@ -52,7 +59,7 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
     captions = min(rows.rows, config.captions.sample or rows.rows)
     if not captions:
         where = inputs.captions[0].uri
-        raise AuditError("the data set has no rows", where=where, hint="Check `captions` in the configuration.")
+        raise AuditError("the dataset has no rows", where=where, hint="Check `captions` in the configuration.")
     if tflops is None:
         probe = _probe(config, nulls, inputs.images, progress)
         return Plan(Workload(config, rows, images, captions, len(nulls), costs, measured(probe, costs, config)), probe)
@@ -60,11 +67,11 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
 
 
 def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress: Reporter) -> SpeedProbe:
-    """One worker, of the kind and in the place that a run would have, measures itself."""
+    """Measure one worker, with the hardware and in the place that a run would use."""
     engine = config.engine.model_copy(update={"workers": Workers(min=1, max=1)})
     config = config.model_copy(update={"engine": engine})
     ledger = Ledger(config.out)
-    # The manifest of no run: nobody writes it.
+    # A temporary manifest, which is never written.
     run = Run(config, ledger, Manifest(ledger, {"models": {}}), progress)
     try:
         pool = run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
@@ -74,14 +81,14 @@ def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress
     except UsageError as error:
         if error.where != "engine":
             raise
-        hint = "Give --tflops, what one of your GPUs sustains, or name a cluster that has them by engine.address."
-        raise UsageError(f"nothing can be measured: {error.what}", where="engine", hint=hint) from error
+        hint = "Pass the TFLOP/s that one of your GPUs sustains as --tflops, or set engine.address to a GPU cluster."
+        raise UsageError(f"cannot measure a worker: {error.what}", where="engine", hint=hint) from error
     finally:
         run.close()
 
 
 def _places(config: Config, files: Sequence[File]) -> pa.Table:
-    """The first images of the first file that has any."""
+    """Return the places of the first images in the first file that has images."""
     for file in files:
         assert config.images is not None
         places, _ = images_of.index(file, config.images.column, IMAGES)

@@ -1,4 +1,4 @@
-"""How fast a worker is: a little of what a run does, by the run's own code, timed after a warm-up."""
+"""Measure the speed of a worker: run small amounts of each kind of work, with the run's own code, after a warm-up."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
-# Seconds that a batch may take, and that several may.
+# Time limits in seconds for one batch, and for several batches.
 WAIT, SHORT = 60.0, 5.0
-# Generations of few and of more steps: what these differ in is the cost of a step, the rest is that of the image.
+# Numbers of sampling steps of two generations. Their difference in time gives the cost of a step; the rest of the time
+# is the cost of the image.
 FEW, MORE = 1, 4
-# Training images at most, and vectors that are compared with each other.
+# Maximum number of training images, and numbers of vectors to compare with each other.
 IMAGES, QUERIES, BLOCK = 256, 1024, 4096
 
 
 @dataclass(frozen=True)
 class Timed:
-    """So many `units` took so many seconds."""
+    """A measurement: the number of units and the seconds that they took."""
 
     units: int
     seconds: float
@@ -32,8 +33,16 @@ class Timed:
 
 @dataclass(frozen=True)
 class SpeedProbe:
-    """What one worker took. `screen`: captions; `few`, `more`: generations of so many steps; `embed`: images, read and
-    decoded too; `search`, `cluster`: products of vectors of `width`. None without images."""
+    """The time that one worker took for each kind of work.
+
+    Attributes:
+        screen: Captions.
+        few: Generations with FEW steps.
+        more: Generations with MORE steps.
+        embed: Images, including reading and decoding; None without images.
+        search: Searches of QUERIES vectors in BLOCK vectors; None without images.
+        cluster: Comparisons of BLOCK vectors with BLOCK vectors; None without images.
+    """
 
     screen: Timed
     few: Timed
@@ -44,7 +53,13 @@ class SpeedProbe:
 
 
 def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> SpeedProbe:
-    """Times a worker on control captions, and on training images at places (schema INDEX) if there are any."""
+    """Time a worker on control captions and on training images.
+
+    Args:
+        worker: The worker.
+        captions: Control captions.
+        places: The places of training images, of schema INDEX; may be empty.
+    """
     import audit
     from audit.duplicates.images import near_pairs
     from audit.scoring.batching import usual_batch
@@ -73,7 +88,7 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> SpeedP
             batch_size=options.batch_size,
         )
 
-    _ = worker.model  # loaded before the clock starts
+    _ = worker.model  # load the model before the clock starts
     usual = usual_batch(worker.device)
     rows = max(1, (config.screen.batch_size or usual) // len(config.screen.seeds))
     images = config.generate.batch_size or usual
@@ -94,9 +109,15 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> SpeedP
 
 
 def timed(work: Callable[[int], object], batch: int, most: int | None = None) -> Timed:
-    """The time of `work` of a batch, or of several if they are short; of one unit, if a batch would take too long."""
+    """Time `work` on one batch, on several batches if they are short, or on one unit if a batch would take too long.
+
+    Args:
+        work: Called with the number of units to do.
+        batch: Units per batch.
+        most: Maximum number of units.
+    """
     units, seconds = 1, clocked(work, 1)
-    if seconds < WAIT:  # the first one warmed up only
+    if seconds < WAIT:  # the first call was only a warm-up
         seconds = clocked(work, 1)
     while True:
         wanted = batch if units < batch else 4 * units
@@ -107,6 +128,7 @@ def timed(work: Callable[[int], object], batch: int, most: int | None = None) ->
 
 
 def clocked(work: Callable[[int], object], units: int) -> float:
+    """Return the seconds that `work` takes for a number of units."""
     began = time.perf_counter()
     work(units)
     return time.perf_counter() - began

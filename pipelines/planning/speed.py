@@ -1,4 +1,4 @@
-"""How fast one worker is at each kind of work, in FLOP/s: measured by a probe, or assumed."""
+"""Estimate the speed of one worker at each kind of work in FLOP/s, from a measurement or an assumption."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from pipelines.engine.models import outline
 from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, SpeedProbe
 from pipelines.reading.local_copies import fetched
 
-# Pictures of 512 x 512 that a core decodes from JPEG and makes inputs of SSCD in a second (docs/design.md, section 8),
-# and FLOP/s of a core in the search, with the reading of vectors, and in the clusters (docs/evidence.md, "Search").
+# Images of 512 x 512 pixels per second that a core decodes from JPEG and preprocesses for SSCD (docs/design.md,
+# section 8); FLOP/s of a core in the search, including reading vectors, and in clustering (docs/evidence.md, "Search").
 DECODED, SEARCHED, CLUSTERED = 200, 4.1e10, 1.3e11
-# Beside a whole picture its region is compared, and those of its neighbours.
+# Regions that are compared per picture, in addition to the whole picture: its own region and those of its neighbours.
 REGIONS = 6
 
 
 @dataclass(frozen=True)
 class Costs:
-    """FLOPs of the configured models, without their weights: `screen` by the model and by its reference; `embed`, and
-    the `widths` of vectors, by embedder, the one that decides first."""
+    """The FLOPs of the configured models, computed without their weights.
+
+    Attributes:
+        screen: Costs of screening with the model and, if there is one, with the reference model.
+        generation: Costs of a generation.
+        embed: FLOPs per image for each embedder; the deciding embedder comes first.
+        widths: Vector widths of the embedders, in the same order.
+    """
 
     screen: tuple[ScreenCost, ...]
     generation: GenerationCost
@@ -30,31 +36,32 @@ class Costs:
     widths: tuple[int, ...]
 
     def screened(self, captions: int, seeds: int, calls: int) -> int:
-        """Of so many captions, in so many calls of `audit.screen`."""
+        """Return the FLOPs of screening `captions` with `seeds` seeds in `calls` calls of `audit.screen`."""
         return sum(
             captions * (cost.text + seeds * cost.row) + (calls * (cost.text + seeds * cost.null) if cost.null else 0)
             for cost in self.screen
         )
 
     def generated(self, captions: int, seeds: int, steps: int) -> int:
+        """Return the FLOPs of generating `seeds` images per caption in `steps` steps."""
         return captions * (self.generation.text + seeds * self.generation.of(steps))
 
     def matched(self, generations: int) -> int:
-        """Of generations that are compared with their neighbours, regions too; without the search."""
+        """Return the FLOPs of comparing generations and their regions with their neighbours, without the search."""
         return generations * (sum(self.embed) + REGIONS * self.embed[0]) if self.embed else 0
 
     def searched(self, generations: int, images: int) -> int:
-        """Of an exact search of all images for each generation."""
+        """Return the FLOPs of an exact search through all images for each generation."""
         return sum(2 * width * generations * images for width in self.widths)
 
     def clustered(self, images: int, index: str) -> int:
-        """Of the comparison of each image with all before it, or (ivf) with those that share a list with it."""
+        """Return the FLOPs of comparing each image with all its predecessors or, for ivf, with those in its lists."""
         products = images * images // 2 if index == "exact" else cells.products(images)
         return 2 * self.widths[0] * products if self.widths else 0
 
 
 def costs_of(config: Config) -> Costs:
-    """Raises AuditError where a model is missing or not supported."""
+    """Return the costs of a configuration. Raises AuditError if a model is missing or not supported."""
     model, *others = (outline(files) for files in (config.model, config.reference_model) if files)
     named = config.confirm.embedders if config.images else []
     networks = [config.embedder(name).network() for name in named]
@@ -69,8 +76,16 @@ def costs_of(config: Config) -> Costs:
 
 @dataclass(frozen=True)
 class Speed:
-    """FLOP/s of one worker: screening, a step of a generation, the rest of it (text, picture, PNG), embedding (with the
-    reading and decoding of pictures), searching and clustering vectors (on its cores)."""
+    """The speed of one worker in FLOP/s.
+
+    Attributes:
+        screen: Screening.
+        step: A step of a generation.
+        rest: The rest of a generation: text, picture, PNG.
+        embed: Embedding, including reading and decoding pictures.
+        search: Searching vectors, on the worker's cores.
+        cluster: Clustering vectors, on the worker's cores.
+    """
 
     screen: float
     step: float
@@ -80,15 +95,22 @@ class Speed:
     cluster: float
 
     def generating(self, costs: Costs, captions: int, seeds: int, steps: int) -> float:
-        """Seconds of a worker."""
+        """Return the seconds that a worker needs to generate `seeds` images per caption in `steps` steps."""
         cost = costs.generation
         rest = captions * (cost.text + seeds * cost.decode)
         return captions * seeds * steps * cost.step / self.step + rest / self.rest
 
 
 def measured(probe: SpeedProbe, costs: Costs, config: Config) -> Speed:
+    """Return the speed of a worker according to a measurement.
+
+    Args:
+        probe: The measurement.
+        costs: The costs of the measured models.
+        config: The resolved configuration.
+    """
     few, more = (part.seconds / part.units for part in (probe.few, probe.more))
-    # Of two measurements of a small model the longer one may be the shorter.
+    # With a small model, noise can make the longer generation take less time.
     step = max((more - few) / (MORE - FEW), 0.01 * few)
     rest = max(few - FEW * step, 0.01 * few)
     cost = costs.generation
@@ -104,7 +126,13 @@ def measured(probe: SpeedProbe, costs: Costs, config: Config) -> Speed:
 
 
 def assumed(tflops: float, costs: Costs, config: Config) -> Speed:
-    """Where one GPU (or worker without one) sustains so many TFLOP/s; what is done on its cores is that of ours."""
+    """Return the speed of a worker whose GPU sustains `tflops`. Work on CPU cores is assumed to be as fast as on ours.
+
+    Args:
+        tflops: TFLOP/s that one GPU (or one worker without a GPU) sustains.
+        costs: The costs of the configured models.
+        config: The resolved configuration.
+    """
     cores, speed = config.engine.cpus_per_worker, 1e12 * tflops * (config.engine.gpus_per_worker or 1)
     embed = sum(costs.embed) / max(sum(costs.embed) / speed, 1 / (DECODED * cores))
     return Speed(speed, speed, speed, embed, SEARCHED * cores, CLUSTERED * cores)

@@ -1,4 +1,4 @@
-"""What each stage of an audit has to do, how long one worker would take and how much it writes: an upper estimate."""
+"""Estimate the work of each stage of an audit, its time on one worker and its disk space. These are upper bounds."""
 
 from __future__ import annotations
 
@@ -19,21 +19,31 @@ from pipelines.steps.input_rows import BUCKET_ROWS
 from pipelines.tables import selection
 from pipelines.tables.blocks import BLOCK
 
-# Rows that a worker takes in, in a second: docs/evidence.md, "Ingest".
+# Rows per second that a worker ingests: docs/evidence.md, "Ingest".
 TAKEN_IN = 32_000
-# Screens of a self-control: eight variants, and the caption itself.
+# Screens per caption for the perturbation margin: eight variants, and the caption itself.
 PERTURBED = 9
-# Bytes on the disk, after zstd: of a hash, of a letter of a caption, of a pixel of a PNG, of a value of a vector;
+# Bytes on disk, after zstd: per id, per letter of a caption, per pixel of a PNG, per value of a vector;
 ID, LETTER, PIXEL, VALUE = 18, 0.58, 1.6, 1.72
-# of the hash of an image's file, with a key and a number;
+# per hash of an image file, with a key and a number;
 HASHED = 48
-# and of what else there is of an input row, a caption, a verdict, an image, a generation and a match.
+# and for everything else per input row, caption, verdict, image, generation and match.
 ROW, CAPTION, VERDICT, IMAGE, GENERATION, MATCH = 40, 200, 130, 105, 400, 30
 
 
 @dataclass(frozen=True)
 class Line:
-    """One stage: so many `units` in so many `shards`, `flops` a unit; `seconds` of one worker; bytes on the `disk`."""
+    """The work of one stage.
+
+    Attributes:
+        stage: The name of the stage.
+        units: Number of units.
+        unit: The plural noun for the units.
+        shards: Number of shards.
+        flops: FLOPs per unit; None if the stage runs no network.
+        seconds: Seconds on one worker.
+        disk: Bytes on disk.
+    """
 
     stage: str
     units: int
@@ -46,7 +56,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Workload:
-    """What there is: input rows and training images as counted, captions (at most), control captions."""
+    """The work of an audit, computed from its inputs, its costs and the speed of a worker.
+
+    Attributes:
+        config: The resolved configuration.
+        rows: Input rows.
+        images: Training images, if there are any.
+        captions: Maximum number of distinct captions.
+        nulls: Number of control captions.
+        costs: FLOPs of the models.
+        speed: Speed of one worker.
+    """
 
     config: Config
     rows: Count
@@ -57,7 +77,7 @@ class Workload:
     speed: Speed
 
     def lines(self) -> list[Line]:
-        """The stages that take time, in their order."""
+        """Return the stages that take time, in order."""
         made = self.config.generate.seeds
         purposes = [self.selected]
         if self.images is not None:
@@ -72,7 +92,7 @@ class Workload:
         return found
 
     def fresh(self, confirmed: int) -> Line | None:
-        """Confirmed captions with fresh seeds, and the matches of these."""
+        """Return the work for the fresh seeds of `confirmed` captions, or None if there are no fresh seeds."""
         seeds = self.config.confirm.fresh_seeds
         if self.images is None or not seeds:
             return None
@@ -83,7 +103,7 @@ class Workload:
 
     @property
     def selected(self) -> int:
-        """Captions that are generated, if the audit sample has none of the budget."""
+        """Number of captions to generate if the audit sample and the budget do not overlap."""
         chosen = self.config.select
         return min(self.captions, selection.allowed(chosen, self.captions) + chosen.audit_sample)
 
@@ -93,7 +113,7 @@ class Workload:
         return Line("ingest", self.rows.rows, "rows", shards, None, seconds, disk)
 
     def _embed(self, images: Count) -> Line:
-        """Nothing to do if the vectors are taken from an index."""
+        """Return the work of the stage embed. It takes no time if the vectors come from an index."""
         count, flops = images.rows, sum(self.costs.embed)
         shards = images.files * _parts(_parts(count, images.files), self.config.engine.shard_rows)
         seconds = 0.0 if self.config.index.path else count * flops / self.speed.embed
@@ -101,7 +121,7 @@ class Workload:
         return Line("embed", count, "images", shards, flops, seconds, disk)
 
     def _cluster(self, images: Count) -> Line:
-        """With lists the vectors lie once more in each, until they are compared."""
+        """Return the work of the stage cluster. With ivf, every list holds copies of its vectors until it is done."""
         count, index = images.rows, self.config.index.type
         flops, copied, shards = self.costs.clustered(count, index), 0.0, _parts(count, BLOCK)
         if index == "ivf":
@@ -139,8 +159,7 @@ class Workload:
         return Line(stage, count, "generations", shards, flops / max(1, count), seconds, disk)
 
     def _confirm(self, images: Count, purposes: Sequence[int], seeds: int) -> Line:
-        """Generations are embedded and compared with what an exact search finds; of an inverted file the search is not
-        counted."""
+        """Return the work to embed generations, search and compare. The search of an inverted file is not counted."""
         count, part = seeds * sum(purposes), seeds * self._generated_together()
         together = part * max(1, self.config.engine.shard_rows // part)
         matched = self.costs.matched(count)
@@ -154,7 +173,7 @@ class Workload:
         return max(1, self.config.engine.shard_rows // generation.SMALLER)
 
     def _row_bytes(self) -> float:
-        """Of a caption and seed in the table `screen`: numbers hardly compress."""
+        """Return the bytes per caption and seed in the table `screen`. Floating-point numbers hardly compress."""
         kinds = {name: DETECTOR_COLUMNS[name] for name in self.costs.screen[0].values}
         single = {name: kind.value_type if pa.types.is_list(kind) else kind for name, kind in kinds.items()}
         values = sum(count * single[name].bit_width / 8 for name, count in self.costs.screen[0].values.items())

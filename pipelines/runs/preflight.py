@@ -1,7 +1,7 @@
-"""What can be checked before the work of hours starts: all problems in one list.
+"""Check what can be checked before hours of work start, and report all problems at once.
 
-A check takes the configuration and raises AuditError, or yields several. A new one is a function and a line in CHECKS.
-It should take seconds at most, read no weights, and leave nothing behind.
+A check takes the configuration, and raises one AuditError or yields several. To add a check, write a function and add
+it to CHECKS. A check should take seconds at most, read no weights, and leave no files behind.
 """
 
 from __future__ import annotations
@@ -31,15 +31,19 @@ from pipelines.reading.control_captions import read_control_captions
 from pipelines.steps import calibration_checks, thresholds
 
 T = TypeVar("T")
-# With less room than this nothing can be written.
+# Minimum free disk space, in bytes.
 LEAST_ROOM = 64 << 20
 # Seconds within which a Ray cluster has to accept a connection.
 PATIENCE = 5.0
 
 
 def check(config: Config) -> input_files.Inputs:
-    """Returns the input files. Raises AuditError (UsageError if the configuration alone is wrong) with every problem
-    that can be seen before the work starts."""
+    """Run all checks and return the input files.
+
+    Raises:
+        UsageError: Only the configuration is wrong. The message lists every problem.
+        AuditError: Something else is wrong too.
+    """
     problems, inputs = look(config)
     if len(problems) > 1:
         kind = UsageError if all(isinstance(problem, UsageError) for problem in problems) else AuditError
@@ -50,7 +54,7 @@ def check(config: Config) -> input_files.Inputs:
 
 
 def look(config: Config) -> tuple[list[AuditError], input_files.Inputs]:
-    """(all problems, the input files as far as they were found)."""
+    """Return all problems, and the input files that were found."""
     problems: list[AuditError] = []
     config = columns.resolved(config)
     captions = _noted(problems, lambda: input_files.find_captions(config)) or []
@@ -61,7 +65,7 @@ def look(config: Config) -> tuple[list[AuditError], input_files.Inputs]:
 
 
 def _noted(problems: list[AuditError], work: Callable[[], T]) -> T | None:
-    """What `work` returns; what it raises is noted."""
+    """Return the result of `work`. If it raises, append the error to `problems` and return None."""
     try:
         return work()
     except AuditError as error:
@@ -72,11 +76,12 @@ def _noted(problems: list[AuditError], work: Callable[[], T]) -> T | None:
 
 
 def detectors(config: Config) -> None:
+    """Check that all detectors are known."""
     check_detectors(config)
 
 
 def control_captions(config: Config) -> Iterator[AuditError]:
-    """Whether there are enough for calibrate and confirm, in case the data set holds none of them."""
+    """Check that there are enough control captions for calibrate and confirm, if the dataset contains none of them."""
     from audit.calibration.calibration import MIN_HALF, halves_of
     from audit.duplicates.captions import caption_groups
 
@@ -89,12 +94,13 @@ def control_captions(config: Config) -> Iterator[AuditError]:
         what = (
             f"{fit + held_out} control captions are too few to calibrate a detector: {fit} would fit the distance and "
         )
-        what += f"{held_out} give p-values, and each half needs {MIN_HALF}"
-        hint = f"Give at least {3 * MIN_HALF} that differ, better 1,000 or more."
+        what += f"{held_out} would give p-values, and each half needs at least {MIN_HALF}"
+        hint = f"Give at least {3 * MIN_HALF} distinct control captions, preferably 1,000 or more."
         yield AuditError(what, where=where, hint=hint)
 
 
 def models(config: Config) -> Iterator[AuditError]:
+    """Check the files of the models and of the LoRA weights."""
     for files in (config.model, config.reference_model):
         if files is not None:
             yield from _raised(lambda files=files: _model(files))  # type: ignore[misc]
@@ -103,6 +109,7 @@ def models(config: Config) -> Iterator[AuditError]:
 
 
 def embedders(config: Config) -> Iterator[AuditError]:
+    """Check that the weights of the embedders exist."""
     from audit.embedding.published import PUBLISHED, find
 
     for name in config.confirm.embedders if config.images else ():
@@ -114,28 +121,33 @@ def embedders(config: Config) -> Iterator[AuditError]:
 
 
 def floors(config: Config) -> None:
-    """Check that the embedder that decides has a similarity from which two pictures look like copies."""
+    """Check that the deciding embedder has a minimum similarity for copies."""
     thresholds.check(config)
 
 
 def indexes(config: Config) -> Iterator[AuditError]:
-    """Whether what is taken from other runs is there and finished."""
+    """Check that the indexes of other runs exist and are finished."""
     named = {"index.path": config.index.path}
     named |= {f"confirm.{name}.background": config.embedder(name).background for name in config.confirm.embedders}
     for key, path in named.items() if config.images else ():
         if path is not None and not (stored(Ledger(path)) or {"finished": None})["finished"]:
-            hint = "`crossaudit index AUDIT.YAML` builds one there."
-            yield AuditError(f"{key} is no finished index", where=path, hint=hint)
+            hint = "Build it with `crossaudit index AUDIT.YAML`."
+            yield AuditError(f"{key} is not a finished index", where=path, hint=hint)
 
 
 def out(config: Config) -> None:
+    """Check that `out` is writable."""
     check_out(config.out)
 
 
 def check_out(uri: str) -> None:
-    """Raises AuditError where no run can be written: a file, a place below one, a disk that is read-only or full."""
+    """Check that a run can be written to a path or URI.
+
+    Raises:
+        AuditError: The path is a file or lies below one, or the disk is read-only or full.
+    """
     filesystem, path = open_filesystem(uri)
-    hint = "Choose another `out` (--out), or mend that."
+    hint = "Choose another `out` (--out), or fix this problem."
     if not isinstance(filesystem, pafs.LocalFileSystem):
         _put(filesystem, path, uri)
         return
@@ -143,19 +155,20 @@ def check_out(uri: str) -> None:
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        what = "is a file, not a folder" if place == Path(path) else f"lies below {place}, which is no folder"
+        what = "is a file, not a folder" if place == Path(path) else f"lies below {place}, which is not a folder"
         raise UsageError(what, where=uri, hint=hint)
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
         room = shutil.disk_usage(place).free
     except OSError as error:
-        raise UsageError(f"nothing can be written there: {error.strerror}", where=uri, hint=hint) from error
+        raise UsageError(f"cannot be written to: {error.strerror}", where=uri, hint=hint) from error
     if room < LEAST_ROOM:
-        raise AuditError(f"there is room for {room >> 20} MiB only", where=uri, hint=hint)
+        raise AuditError(f"only {room >> 20} MiB of disk space are free", where=uri, hint=hint)
 
 
 def cluster(config: Config) -> None:
+    """Check that the Ray cluster accepts connections and that there is a token for it."""
     address = config.engine.address
     if address is None:
         return
@@ -166,7 +179,7 @@ def cluster(config: Config) -> None:
     try:
         socket.create_connection((known.hostname, known.port), PATIENCE).close()
     except OSError as error:
-        hint = "Is the cluster up? The address is that of `ray start --head`, HEAD:6379."
+        hint = "Is the cluster running? Use the address that `ray start --head` prints, HEAD:6379."
         raise AuditError(f"no answer: {first_line(error)}", where=f"engine.address: {address}", hint=hint) from error
 
 
@@ -211,12 +224,12 @@ def _there(path: str, key: str) -> None:
 
 
 def _put(filesystem: pafs.FileSystem, root: str, uri: str) -> None:
-    """Writes a file there and removes it again."""
+    """Check that a folder is writable, by writing a file there and removing it."""
     name = f"{root.rstrip('/')}/.{uuid.uuid4().hex}.tmp"
     try:
         with filesystem.open_output_stream(name) as sink:
             sink.write(b"crossaudit")
         filesystem.delete_file(name)
     except OSError as error:
-        hint = "Is there such a bucket, and may you write to it? For s3:// check the AWS_ variables: keys and so on."
-        raise AuditError(f"nothing can be written there: {first_line(error)}", where=uri, hint=hint) from error
+        hint = "Does the bucket exist, and may you write to it? For s3://, check the AWS_ environment variables."
+        raise AuditError(f"cannot be written to: {first_line(error)}", where=uri, hint=hint) from error

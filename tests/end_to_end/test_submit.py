@@ -115,12 +115,12 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
         driver().kill()
         logs.communicate()
     killed = crossaudit("status", run).stdout
-    assert killed.startswith("killed: it was at generate") and "FAILED" in killed and not Ledger(run).parts("verdicts")
+    assert killed.startswith("killed. Last progress: generate") and "FAILED" in killed and not Ledger(run).parts("verdicts")
 
     again = submit(dataset, cluster, run, "--wait")
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == f"{run}/report.html"
-    assert "from before" in again.stderr
+    assert "already done" in again.stderr
     same(Ledger(run), Ledger(audited(dataset, STEPS, out=str(tmp_path / "here"))))
     assert [result for result in check(run) if not result.ok] == []
     manifest = json.loads(Path(run, "manifest.json").read_text())
@@ -135,7 +135,7 @@ def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, d
     assert submit(dataset, cluster, run).returncode == 0
     second = submit(dataset, cluster, run)
     assert second.returncode == 1
-    assert re.search(r"job crossaudit-\w+ works on it \(running", second.stderr)
+    assert re.search(r"job crossaudit-\w+ is already working on this run \(running", second.stderr)
     status = crossaudit("status", run).stdout
     assert status.startswith("running: ") and "RUNNING" in status
     assert "is stopping" in crossaudit("stop", run).stdout

@@ -127,7 +127,9 @@ def test_workers_are_a_number_or_a_least_and_a_most(tmp_path: Path) -> None:
         return found.min, found.max
 
     assert (workers(3), workers({"max": 8}), workers({"min": 2, "max": 8})) == ((3, 3), (1, 8), (2, 8))
-    assert "engine.workers: min (5) is greater than max (4)" in message(tmp_path, engine={"workers": {"min": 5, "max": 4}})
+    assert "engine.workers: min (5) is greater than max (4)" in message(
+        tmp_path, engine={"workers": {"min": 5, "max": 4}}
+    )
 
 
 def test_more_than_one_gpu_is_whole_ones(tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_the_file_that_init_writes_loads_with_all_defaults_and_is_never_overwrit
     config, given = load_config(path)
     assert config.screen == Config.model_fields["screen"].default
     assert set(given) <= set(Config.model_fields)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="audit.yaml already exists"):
         init(path)
 
 

@@ -28,7 +28,7 @@ def test_numbers_are_of_this_run_and_the_rest_takes_as_long() -> None:
     assert (numbers.before, numbers.errors, numbers.workers) == (400, 2, 3)
     assert numbers.eta_seconds == pytest.approx(500 / numbers.per_second, rel=0.01, abs=0.1)
     line = numbers.line()
-    assert "captions/s, 2 errors, " in line and line.endswith(" left, 3 workers, 400 from before")
+    assert "captions/s, 2 errors, " in line and line.endswith(" left, 3 workers, 400 already done")
 
 
 def test_what_is_done_has_no_time_left_and_no_workers() -> None:

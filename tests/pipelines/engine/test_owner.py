@@ -68,7 +68,7 @@ def records(ledger: Ledger) -> list[str]:
 def test_a_second_writer_is_refused_and_told_who_the_first_is(ledger: Ledger) -> None:
     with Owner(ledger):
         [first] = records(ledger)
-        with pytest.raises(AuditError, match=f"process {os.getpid()} on .* writes into it"), Owner(ledger):
+        with pytest.raises(AuditError, match=f"process {os.getpid()} on .* is writing to this run"), Owner(ledger):
             pass
         assert records(ledger) == [first]
     assert records(ledger) == []
@@ -99,7 +99,7 @@ def test_a_writer_on_another_machine_is_dead_without_a_sign_of_life(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(ledger, replace(Record.own(), host="elsewhere", job="job-7"))
-    with pytest.raises(AuditError, match="on elsewhere, job job-7 writes into it"), Owner(ledger):
+    with pytest.raises(AuditError, match="on elsewhere, job job-7 is writing to this run"), Owner(ledger):
         pass
     monkeypatch.setattr(owner, "DEAD", -5.0)
     with Owner(ledger):
@@ -116,7 +116,7 @@ def test_signs_of_life_are_given_and_a_writer_that_was_replaced_is_told(
         while writer._beat.is_alive():  # what is removed while a sign of life is written is there again
             writer._remove(record)
             writer._beat.join(0.1)
-        with pytest.raises(AuditError, match="has taken it over"):
+        with pytest.raises(AuditError, match="has taken over this run"):
             writer.check()
 
 
@@ -129,7 +129,7 @@ def test_a_run_has_one_writer_whose_record_is_no_part_of_it(tmp_path: Path) -> N
 
     late = opened()
     with opened() as run:
-        with pytest.raises(AuditError, match="writes into it"), late:
+        with pytest.raises(AuditError, match="is writing to this run"), late:
             pass
         run.manifest.data["accounting"] = {"input_rows": 7, "sampled_out": 0}
     assert not (tmp_path / "run" / OWNERS).exists()

@@ -28,7 +28,7 @@ def test_a_cluster_is_not_used_without_a_token(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ray_token, "TOKEN", tmp_path / "auth_token")
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="used with a token only"):
+    with pytest.raises(UsageError, match="must be used with a token"):
         start_ray("127.0.0.1:6379", 1, 1, 0)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a token")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -280,5 +280,5 @@ def test_the_order_in_which_pieces_come_back_does_not_matter() -> None:
 
 def test_nothing_but_failures_end_it() -> None:
     schedule = Schedule(Nothing(), [Shard("0", None, 0, 2 * BARREN)], retries=0)
-    with pytest.raises(AuditError, match=f"{BARREN} rows in a row failed, the last one: raised: m"):
+    with pytest.raises(AuditError, match=f"{BARREN} consecutive rows failed; the last error: raised: m"):
         attempts(schedule, lambda attempt: schedule.failed(attempt, "raised", "m"))

@@ -53,7 +53,10 @@ def test_a_machine_that_does_not_share_the_run_writes_none_of_its_own(tmp_path: 
     config, _ = load_config(write_config(tmp_path))
     ledger = Ledger(config.out)
     step, shard = Step("find", "found", "rows", ledger, one_row), Shard("00000", None, 0, 1)
-    with pytest.raises(UsageError, match=r"(?s)run: the machine \S+ sees nothing there.*all machines share"):
+    with pytest.raises(
+        UsageError,
+        match=r"(?s)run: the run has begun, but the machine \S+ sees an empty folder here.*all machines share",
+    ):
         Worker(config).run(step, shard)
     assert not Path(config.out).exists()
     ledger.write_bytes("manifest.json", b"{}")

@@ -231,7 +231,7 @@ def test_captions_and_images_in_one_tar_give_no_alarm(tmp_path: Path) -> None:
     assert names(tmp_path / "clean/0.tar") == [f"{n}.{end}" for n in (1, 2, 4) for end in ("png", "txt")]
     assert said == [
         "0.tar: 5 samples in, 2 dropped, 3 out",
-        "1 files: 5 rows and samples in, 2 dropped, 3 out; every exclusion of these files was met once",
+        "1 files: 5 rows and samples in, 2 dropped, 3 out; every exclusion for these files was applied once",
     ]
 
 

@@ -53,7 +53,7 @@ def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
         "screen.detectors: unknown detector 'profil'",
         "20 control captions are too few to calibrate a detector",
         "w.pt: no such file or folder",
-        "/nowhere/i: index.path is no finished index",
+        "/nowhere/i: index.path is not a finished index",
         "file: is a file, not a folder",
         "lora.safetensors: no such file or folder",
     ):
@@ -69,7 +69,7 @@ def test_control_captions_have_to_reach_the_rate_of_the_threshold_too(dataset: P
 
 @pytest.mark.parametrize(
     ("place", "expected"),
-    [("file", "is a file, not a folder"), ("file/run", "which is no folder"), ("/proc/run", "nothing can be written")],
+    [("file", "is a file, not a folder"), ("file/run", "which is not a folder"), ("/proc/run", "cannot be written to")],
 )
 def test_a_run_that_cannot_be_written_is_refused_first(
     dataset: Path, tmp_path: Path, place: str, expected: str
@@ -136,7 +136,7 @@ def test_a_cluster_has_to_answer_and_to_be_used_with_a_token(dataset: Path, monk
     assert f"{address}: no answer" in found
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     [found] = problems(dataset, f"engine.address={address}")
-    assert "with a token only" in found
+    assert "must be used with a token" in found
 
 
 def test_without_images_no_embedder_is_looked_for(tmp_path: Path, dataset: Path) -> None:

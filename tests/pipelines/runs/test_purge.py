@@ -276,10 +276,10 @@ def test_only_one_process_writes_into_a_run(own: Path, tmp_path: Path) -> None:
     """A purge is refused; a picture is written, and its command says that no purge will find it."""
     before, file = content(own), tmp_path / "case.png"
     with Owner(Ledger(str(own))):
-        with pytest.raises(AuditError, match="writes into it"):
+        with pytest.raises(AuditError, match="is writing to this run"):
             purge(str(own), "none")
         problem = write_picture(str(own), file, b"picture", MEMORIZED)
-    assert problem is not None and "writes into it" in problem and file.read_bytes() == b"picture"
+    assert problem is not None and "is writing to this run" in problem and file.read_bytes() == b"picture"
     assert content(own) == before
 
 

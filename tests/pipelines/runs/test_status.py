@@ -61,7 +61,7 @@ def test_a_run_that_fails_says_why_and_where_and_forgets_it_when_it_goes_on(run:
     with pytest.raises(AuditError), run, run.manifest.stage("embed"):
         raise AuditError("there is no room to write it", where="run/x", hint="Make room.")
     line = where(told(run))
-    assert re.match(r"stopped at \S+: run/x: there is no room to write it\nIt was at embed\.", line)
+    assert re.match(r"stopped at \S+: run/x: there is no room to write it\nLast progress: embed\.", line)
     with run:
         assert told(run)["failed"] is None
 
