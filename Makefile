@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
@@ -12,11 +12,15 @@ test: .venv/installed
 	$(BIN)/mypy audit pipelines reports benchmarks examples
 	$(BIN)/python -m pytest
 
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "crossaudit needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --upgrade-strategy only-if-needed -e ".[dev]"
+	$(BIN)/pip install --upgrade-strategy only-if-needed -e ".[run,dev]"
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info crossaudit-demo
+	rm -rf .venv build dist *.egg-info crossaudit-demo site

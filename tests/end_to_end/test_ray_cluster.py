@@ -29,10 +29,17 @@ def test_it_fits_the_schema_of_ray(path: Path) -> None:
     validate(yaml.safe_load(path.read_text()))
 
 
-@pytest.mark.parametrize("path", [LOCAL, AWS], ids=lambda path: path.name)
-def test_every_machine_gets_the_wheel_from_an_address_to_fill_in(path: Path) -> None:
-    [install] = [line for line in path.read_text().splitlines() if "pip install https://" in line]
-    assert "fill in" in install and "crossaudit-0.1.0-py3-none-any.whl" in install
+def test_every_machine_of_aws_gets_the_wheel_with_all_that_a_run_needs() -> None:
+    [install] = yaml.safe_load(AWS.read_text())["setup_commands"]
+    assert install.startswith('pip install "crossaudit[run] @ https://') and "crossaudit-0.1.0-py3-none-any" in install
+
+
+def test_the_clusters_with_containers_use_one_image() -> None:
+    job, _ = yaml.safe_load_all(KUBERNETES.read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    images = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
+    assert images == {yaml.safe_load(LOCAL.read_text())["docker"]["image"]}
 
 
 @pytest.mark.parametrize("path", [LOCAL, AWS], ids=lambda path: path.name)
