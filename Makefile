@@ -14,7 +14,7 @@ test: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "crossaudit needs Python 3.11 or newer: make PYTHON=python3.12")'
