@@ -163,22 +163,16 @@ class Images(_Section):
 
 
 class ControlCaptions(_Section):
-<<<<<<< HEAD
-    captions: str = Field(description="Captions never trained on: a text file, one a line, or Parquet.")
-    column: str = Field(
-        default="caption",
-        description="The column that holds them, if the file has columns (default: as for `captions.caption`).",
-    )
-    screen: str | None = Field(default=None, description="Their precomputed screen table (Parquet, of `audit.screen`).")
-=======
     """The control captions: captions that the model was never trained on."""
 
     captions: str = Field(description="Captions never trained on: a text file with one caption per line, or Parquet.")
-    column: str = Field(default="caption", description="The caption column, if `captions` is Parquet.")
+    column: str = Field(
+        default="caption",
+        description="The caption column, if the file has columns (default: as for `captions.caption`).",
+    )
     screen: str | None = Field(
         default=None, description="Their precomputed screen table (a Parquet file from `audit.screen`)."
     )
->>>>>>> 2d59601 (Describe every configuration key, and what commands do to runs, in plain English)
 
 
 class Screen(_Section):

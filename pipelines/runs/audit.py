@@ -17,10 +17,6 @@ from reports.purged import note
 
 
 def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
-<<<<<<< HEAD
-    """Runs an audit from configuration to report, or what is left of it. Raises AuditError if it cannot finish."""
-    from pipelines.reading import columns, input_files
-=======
     """Run an audit from configuration to report, or resume one.
 
     Args:
@@ -31,8 +27,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
     Raises:
         AuditError: The audit cannot finish.
     """
-    from pipelines.reading import input_files
->>>>>>> 2d59601 (Describe every configuration key, and what commands do to runs, in plain English)
+    from pipelines.reading import columns, input_files
     from pipelines.runs import preflight
     from pipelines.stages import (
         calibrate,

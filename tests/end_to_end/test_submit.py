@@ -115,7 +115,11 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
         driver().kill()
         logs.communicate()
     killed = crossaudit("status", run).stdout
-    assert killed.startswith("killed. Last progress: generate") and "FAILED" in killed and not Ledger(run).parts("verdicts")
+    assert (
+        killed.startswith("killed. Last progress: generate")
+        and "FAILED" in killed
+        and not Ledger(run).parts("verdicts")
+    )
 
     again = submit(dataset, cluster, run, "--wait")
     assert again.returncode == 0, again.stderr
