@@ -1,4 +1,4 @@
-"""The Arrow schemas of a run (docs/design.md, section 4). Imports pyarrow and nothing else."""
+"""The Arrow schemas of a run (docs/reference/tables.md). Imports pyarrow and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that the tables of a run agree with each other and with its manifest (docs/design.md, section 4)."""
+"""Check that the tables of a run agree with each other and with its manifest (docs/reference/manifest.md)."""
 
 from __future__ import annotations
 

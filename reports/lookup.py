@@ -1,4 +1,4 @@
-"""Look up images or captions in a run, for example for a rights holder (docs/design.md, section 8)."""
+"""Look up images or captions in a run, for example for a rights holder (docs/how-to/answer-a-rights-holder.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define what must hold between the tables of a run, as SQL that counts violations (docs/design.md, section 4)."""
+"""Define what must hold between the tables of a run, as SQL that counts violations (docs/reference/manifest.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Open a run as a read-only database with one DuckDB view per table (docs/design.md, sections 4 and 5)."""
+"""Open a run as a read-only database with one DuckDB view per table.
+
+See docs/decisions/0008-sql-on-registered-tables.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom: the layers, and no cycle of modules or of rooms (docs/design.md, section 1)."""
+"""Who may import whom: the layers, and no cycle of modules or of rooms (docs/explanation/architecture.md)."""
 
 from __future__ import annotations
 

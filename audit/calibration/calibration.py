@@ -1,4 +1,4 @@
-"""Calibrate scores against captions that the model was not trained on (docs/design.md, section 3)."""
+"""Calibrate scores against captions that the model was not trained on (docs/explanation/method.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say, before an audit begins, what it will be able to claim (docs/design.md, section 3, "Claims")."""
+"""Say, before an audit begins, what it will be able to claim (docs/explanation/claims.md)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from audit.detectors.entropy import entropy
 class TrajectoryProfile:
     """Compute the means of `H(a)` and `a_0` of each layer over the last fifth of the steps: [B, L] each.
 
-    In models with a frozen text encoder, attention is informative in late steps (docs/design.md, section 3).
+    In models with a frozen text encoder, attention is informative in late steps (docs/explanation/method.md).
     """
 
     name: ClassVar[str] = "trajectory_profile"

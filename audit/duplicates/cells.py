@@ -16,7 +16,7 @@ import numpy as np
 from audit.duplicates.captions import mixed
 from audit.duplicates.images import forest, near_pairs
 
-# Cells per image. On 100,000 images, 2 miss one pair in six, 3 one in thirteen, 4 one in thirty (docs/design.md, 8).
+# Cells per image. On 100,000 images, 2 miss one pair in six, 3 one in thirteen, 4 one in thirty (docs/evidence.md).
 EACH = 4
 # Factor by which uneven cells cost more comparisons than cells of equal size (`python -m benchmarks.clusters`).
 UNEVEN = 2

@@ -1,4 +1,6 @@
-"""Find training images that are stored more than once: exactly by bytes, nearly by vectors (docs/design.md, section 8).
+"""Find training images that are stored more than once: exactly by bytes, nearly by vectors.
+
+See docs/explanation/confirmation.md.
 
 Duplicates make a model memorize (Lee et al., arXiv 2107.06499; Carlini et al., arXiv 2301.13188). If their captions
 vary, counting captions does not reveal them.

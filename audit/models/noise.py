@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def initial_latent(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """Draw the initial latent of a seed: [C, H, W], float32, on the CPU (docs/design.md, section 3, "Noise")."""
+    """Draw the initial latent of a seed: [C, H, W], float32, on the CPU (docs/explanation/method.md)."""
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 

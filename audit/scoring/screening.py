@@ -1,4 +1,4 @@
-"""Screen captions with a few forwards on pure noise, without generating images (docs/design.md, section 3)."""
+"""Screen captions with a few forwards on pure noise, without generating images (docs/explanation/method.md)."""
 
 from __future__ import annotations
 

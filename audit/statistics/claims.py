@@ -1,4 +1,4 @@
-"""Bound what an audit can claim about captions that it did not generate, from the audit sample (docs/design.md, 3)."""
+"""Bound what an audit can claim about captions that it did not generate (docs/explanation/claims.md)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def tpr_at(fpr: float, positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
-    """Compute the best true-positive rate at a false-positive rate of at most `fpr` (docs/design.md, section 3).
+    """Compute the best true-positive rate at a false-positive rate of at most `fpr` (docs/explanation/claims.md).
 
     A caption is flagged if its score is strictly above the threshold, so a tie with a negative never helps.
 

@@ -1,4 +1,4 @@
-"""Judge captions from their matches: one verdict per caption (docs/design.md, sections 2 and 3).
+"""Judge captions from their matches: one verdict per caption (docs/explanation/confirmation.md).
 
 Shapes: N captions, in the order of the table `captions`; M captions of the audit sample.
 """
@@ -204,7 +204,7 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
 def _blind(ids: pa.Array, own: pa.Table, images: ImageCounts, max_unreadable_fraction: float) -> np.ndarray:
     """Tell which captions could not be cleared because their images were not searched: [N] bool.
 
-    Their verdict is `unknown` if nothing matched (docs/design.md, section 2).
+    Their verdict is `unknown` if nothing matched (docs/explanation/confirmation.md).
     """
     own = own.filter(pc.field("image_id").is_valid())
     unread = own.filter(pc.field("image_id").isin(images.unreadable_ids))["caption_id"]

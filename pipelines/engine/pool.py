@@ -2,7 +2,7 @@
 
 `pipelines.engine.schedule` decides what to try next. This module manages the workers: it requests them from Ray without
 blocking, gives them shards, and notices when they are lost. Results depend only on the shards, never on the number of
-workers or the order in which they finish. docs/design.md, section 5, explains why we do not use Ray Data.
+workers or the order in which they finish. docs/decisions/0001-ray-core.md, explains why we do not use Ray Data.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class Cluster:
             mode = found.json().get("authentication_mode") if found.ok else None
         if mode in (None, "disabled"):
             what = "the cluster requires no token, so anyone who can reach it can run code on it"
-            hint = "Start it with RAY_AUTH_MODE=token and a token on every machine (docs/cluster.md)."
+            hint = "Start it with RAY_AUTH_MODE=token and a token on every machine (docs/how-to/cluster.md)."
             raise AuditError(what, where=self.address, hint=hint)
 
     def _details(self, id_: str) -> JobDetails:

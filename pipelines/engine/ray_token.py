@@ -27,7 +27,7 @@ def require_token(address: str) -> None:
         return
     hint = (
         "Start Ray on each of its machines with RAY_AUTH_MODE=token and the token of `ray get-auth-token --generate`; "
-        "set both on this machine too (docs/cluster.md)."
+        "set both on this machine too (docs/how-to/cluster.md)."
     )
     raise UsageError(f"the cluster {address} must be used with a token", where="engine.address", hint=hint)
 

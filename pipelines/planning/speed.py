@@ -12,8 +12,9 @@ from pipelines.engine.models import outline
 from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, SpeedProbe
 from pipelines.reading.local_copies import fetched
 
-# Images of 512 x 512 pixels per second that a core decodes from JPEG and preprocesses for SSCD (docs/design.md,
-# section 8); FLOP/s of a core in the search, including reading vectors, and in clustering (docs/evidence.md, "Search").
+# Images of 512 x 512 pixels per second that a core decodes from JPEG and preprocesses for SSCD
+# (docs/explanation/planning.md); FLOP/s of a core in the search, including reading vectors, and in clustering
+# (docs/evidence.md, "Search").
 DECODED, SEARCHED, CLUSTERED = 200, 4.1e10, 1.3e11
 # Regions that are compared per picture, in addition to the whole picture: its own region and those of its neighbours.
 REGIONS = 6

@@ -1,1 +1,1 @@
-"""Define the stages of an audit, one per file, each with one `run(run)` (order: docs/design.md, section 5)."""
+"""Define the stages of an audit, one per file, each with one `run(run)` (order: docs/explanation/architecture.md)."""

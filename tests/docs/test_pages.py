@@ -50,7 +50,6 @@ def test_every_page_has_a_place_in_the_navigation() -> None:
     assert navigation == {page.relative_to(DOCS).as_posix() for page in [*PAGES, *GENERATED] if DOCS in page.parents}
 
 
-@pytest.mark.xfail(reason="modules still name docs/design.md and pages that have moved")
 def test_the_code_names_only_pages_that_exist() -> None:
     files = [*(path for top in ("audit", "pipelines", "reports", "tests") for path in (ROOT / top).rglob("*.py"))]
     files += [ROOT / "ray_cluster.yaml", *(DOCS / "cluster").glob("*.yaml")]

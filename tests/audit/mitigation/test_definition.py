@@ -1,4 +1,4 @@
-"""A mitigated call is what docs/design.md defines (Inference-time mitigation), whatever the call: against float64."""
+"""A mitigated call is what docs/explanation/mitigation.md defines, whatever the call: against float64."""
 
 from __future__ import annotations
 

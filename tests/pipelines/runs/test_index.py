@@ -201,9 +201,7 @@ def test_a_damaged_part_of_an_index_is_named(index: Ledger, dataset: Path, tmp_p
         with pytest.raises(AuditError, match=r"embeddings_sscd/00001-00000.parquet: cannot be read"):
             reuse.run(run)
         pq.write_table(index.read("embeddings_sscd", "00000-00000").slice(3), part)
-        with pytest.raises(
-            AuditError, match=r"00001-00000.parquet: has 9 rows, but the manifest .* lists 12"
-        ):
+        with pytest.raises(AuditError, match=r"00001-00000.parquet: has 9 rows, but the manifest .* lists 12"):
             reuse.run(run)
         assert "00001-00000" not in run.ledger.parts("embeddings_sscd")
     finally:
