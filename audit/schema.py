@@ -1,4 +1,4 @@
-"""The Arrow schemas of a run (docs/reference/tables.md). Imports pyarrow and nothing else."""
+"""Define the Arrow schemas of a run (docs/reference/tables.md). This module imports only pyarrow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 STRING, INT64, FLOAT64 = pa.string(), pa.int64(), pa.float64()
-# Where tables and files of ours say, as JSON in their schema's metadata, what they depend on.
+# Metadata key under which crossaudit's tables and files record, as JSON, what they depend on.
 METADATA_KEY = b"crossaudit"
 
-# What each detector writes. A scalar detector's column has the detector's name.
+# Columns that detectors write. The column of a scalar detector has the detector's name.
 DETECTOR_COLUMNS: dict[str, pa.DataType] = {
     "entropy_single_step": FLOAT64,
     "entropy_trajectory": FLOAT64,
@@ -31,10 +31,10 @@ DETECTOR_COLUMNS: dict[str, pa.DataType] = {
     "early_bos": pa.list_(FLOAT64),
     "late_entropy": pa.list_(FLOAT64),
     "late_bos": pa.list_(FLOAT64),
-    "region": pa.binary(),  # a grey PNG, as large as the attention
+    "region": pa.binary(),  # a grey PNG with the resolution of the attention
 }
 
-# The same columns of a reference model, beside those of the model.
+# The same columns for a reference model.
 REFERENCE = "reference_"
 DETECTOR_COLUMNS |= {REFERENCE + name: kind for name, kind in DETECTOR_COLUMNS.items() if name != "region"}
 
@@ -70,15 +70,15 @@ MATCHES = pa.schema(
         ("embedder", STRING),
         ("rank", INT64),
         ("image_id", STRING),
-        ("orientation", STRING),  # upright | stored: how the training image lies where it is most similar
+        ("orientation", STRING),  # upright | stored: orientation of the training image in which it is most similar
         ("similarity", FLOAT64),  # less `background`
-        ("background", FLOAT64),  # what a background index took off the similarity; 0 without one
-        ("region_similarity", FLOAT64),  # within the generation's `region`; null: there is nothing to compare
-        ("pixel_agreement", FLOAT64),  # the share of the picture in which the two agree pixel by pixel
-        ("region", pa.binary()),  # where that is: a black and white PNG
+        ("background", FLOAT64),  # what a background index subtracted from the similarity; 0 without one
+        ("region_similarity", FLOAT64),  # within the generation's `region`; null if there is nothing to compare
+        ("pixel_agreement", FLOAT64),  # fraction of the picture in which the two agree pixel by pixel
+        ("region", pa.binary()),  # where they agree: a black and white PNG
     ]
 )
-# One row a caption and training image that a generation of it copied: the best one.
+# One row per caption and training image that a generation of the caption copied: the best copy.
 COPIED_IMAGES = pa.schema(
     [
         ("caption_id", STRING),
@@ -101,7 +101,7 @@ EVIDENCE = pa.schema(
         ("key", STRING),
         ("url", STRING),
         ("sha256", STRING),
-        ("orientation", STRING),  # as in `matches`: how `image` lies
+        ("orientation", STRING),  # as in `matches`: the orientation of `image`
         ("image", pa.binary()),
     ]
 )
@@ -118,8 +118,8 @@ VERDICTS = pa.schema(
         ("p_not_reproduced", FLOAT64),
         ("fresh_copies", INT64),
         ("fresh_generations", INT64),
-        ("support", STRING),  # of a confirmed caption: what its fresh seeds say (SUPPORT_WORDS)
-        ("near_miss", pa.bool_()),  # unconfirmed, though a generation looks like a copy to the embedder (its floor)
+        ("support", STRING),  # for a confirmed caption, what its fresh seeds show (SUPPORT_WORDS)
+        ("near_miss", pa.bool_()),  # unconfirmed, although a generation looks like a copy to the embedder (its floor)
         ("image_id", STRING),
         ("matched_own_image", pa.bool_()),
         ("similarity", FLOAT64),
@@ -140,7 +140,7 @@ ERRORS = pa.schema(
         ("message", STRING),
     ]
 )
-# RUN/exclusions.parquet, which `export` writes: the dataset rows that carry what the model reproduces.
+# RUN/exclusions.parquet, written by `exclusions`: the dataset rows that carry what the model reproduces.
 EXCLUSIONS = pa.schema(
     [
         ("file", STRING),
@@ -148,16 +148,16 @@ EXCLUSIONS = pa.schema(
         ("key", STRING),
         ("caption_id", STRING),
         ("verdict", STRING),  # of the row's own caption
-        ("family", STRING),  # what `dedup` keeps one row of
+        ("family", STRING),  # `dedup` keeps one row of each family
         ("action", STRING),
         ("why", STRING),
         ("image_id", STRING),
-        ("image_file", STRING),  # the row's sample; null if it has none, or if rows that stay need it
+        ("image_file", STRING),  # the row's sample; null if it has none, or if rows that are kept need it
         ("image_row", INT64),
     ]
 )
 
-# One row a caption, seed and setting of mitigation; the plain setting has keep "none" and bos_scale 1.
+# One row per caption, seed and mitigation setting. The plain setting has keep "none" and bos_scale 1.
 MITIGATION = pa.schema(
     [
         ("caption_set", STRING),
@@ -168,15 +168,15 @@ MITIGATION = pa.schema(
         ("bos_scale", FLOAT64),
         ("keep", STRING),
         ("image_id", STRING),  # the training image that the verdict names; null for ordinary captions
-        ("similarity", FLOAT64),  # to that image; of ordinary captions to the nearest training image
-        ("region_similarity", FLOAT64),  # to that image, for captions that are `partial`
+        ("similarity", FLOAT64),  # to that image; for ordinary captions, to the nearest training image
+        ("region_similarity", FLOAT64),  # to that image, for `partial` captions
         ("nearest_image_id", STRING),
         ("nearest_similarity", FLOAT64),
         ("is_copy", pa.bool_()),
-        ("near_miss", pa.bool_()),  # not above, though it looks like a copy to the embedder (its floor)
+        ("near_miss", pa.bool_()),  # not a copy, although it looks like one to the embedder (its floor)
         ("clip_score", FLOAT64),
         ("seconds", FLOAT64),
-        ("image", pa.binary()),  # kept of a few captions only
+        ("image", pa.binary()),  # stored for a few captions only
     ]
 )
 # One row per caption set and setting.
@@ -187,8 +187,8 @@ MITIGATION_SUMMARY = pa.schema(
         ("keep", STRING),
         ("captions", INT64),
         ("images", INT64),
-        ("captions_above", INT64),  # with any image above a threshold
-        ("captions_near", INT64),  # of the others, with any image that is a near miss
+        ("captions_above", INT64),  # captions with any image above a threshold
+        ("captions_near", INT64),  # other captions with any image that is a near miss
         ("share_above", FLOAT64),
         ("share_above_low", FLOAT64),
         ("share_above_high", FLOAT64),
@@ -200,9 +200,9 @@ MITIGATION_SUMMARY = pa.schema(
 )
 
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "not_selected", "unknown", "error")
-# Of those the ones that say that the model reproduces a training image.
-CONFIRMED_WORDS = ("verbatim", "partial")  # the worst first
-# A fresh seed copied again; none of those tried did; none was tried.
+# Verdicts that say that the model reproduces a training image.
+CONFIRMED_WORDS = ("verbatim", "partial")  # worst first
+# Whether a fresh seed copied again, none of the seeds tried did, or none was tried.
 SUPPORT_WORDS = ("reproduced", "not reproduced", "untested")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")
 PURPOSES = ("discover", "fresh", "control")
@@ -219,12 +219,12 @@ def _features(columns: Iterable[str]) -> list[pa.Field]:
 
 
 def features_of(schema: pa.Schema) -> list[str]:
-    """The detector columns that a screen or generations schema carries, in its order."""
+    """List the detector columns in the schema of a screen or of generations, in its order."""
     return [name for name in schema.names if name in DETECTOR_COLUMNS]
 
 
 def scored(columns: Iterable[str], *, output: str | None = None) -> pa.Schema:
-    """What `audit.screen` (output None) and `audit.generate` ("image" | "latents") return."""
+    """Return the schema of what `audit.screen` (output None) or `audit.generate` ("image" | "latents") returns."""
     fields = [pa.field("caption", STRING), pa.field("seed", INT64), pa.field("prompt_tokens", INT64)]
     fields += _features(columns)
     if output == "image":
@@ -235,19 +235,19 @@ def scored(columns: Iterable[str], *, output: str | None = None) -> pa.Schema:
 
 
 def screen(columns: Iterable[str]) -> pa.Schema:
-    """Table `screen`: one row a caption and seed."""
+    """Return the schema of the table `screen`: one row per caption and seed."""
     head = [pa.field("caption_id", STRING), pa.field("seed", INT64), pa.field("prompt_tokens", INT64)]
     return pa.schema(head + _features(columns) + _STATUS)
 
 
 def control_screen(columns: Iterable[str]) -> pa.Schema:
-    """Table `control_screen`: as `screen`, with the text and its group."""
+    """Return the schema of the table `control_screen`: that of `screen` plus the text and its group."""
     head = [pa.field("caption_id", STRING), pa.field("caption", STRING), pa.field("caption_group", STRING)]
     return pa.schema(head + list(screen(columns))[1:])
 
 
 def generations(columns: Iterable[str]) -> pa.Schema:
-    """Table `generations`: one row a generated caption, purpose and seed."""
+    """Return the schema of the table `generations`: one row per caption, purpose and seed."""
     head = [
         pa.field("caption_id", STRING),
         pa.field("purpose", STRING),
@@ -260,7 +260,10 @@ def generations(columns: Iterable[str]) -> pa.Schema:
 
 
 def embeddings(width: int) -> pa.Schema:
-    """Table `embeddings_<embedder>`: one row a training image; unit vectors of `width` float16 values."""
+    """Return the schema of the table `embeddings_<embedder>`: one row per training image.
+
+    Vectors are unit vectors of `width` float16 values.
+    """
     return pa.schema(
         [
             ("image_id", STRING),

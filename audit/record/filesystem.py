@@ -1,4 +1,4 @@
-"""Open any file system by path or URI, and write files that are whole or not there."""
+"""Open any file system by path or URI, and write files atomically."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pyarrow.fs as pafs
 
 from audit.errors import AuditError, UsageError
 
-# These make a file visible when it is complete; elsewhere a rename does that.
+# On these a file becomes visible when it is complete; elsewhere a rename makes it visible.
 OBJECT_STORES = ("s3", "gcs", "abfs")
-# The kind of the error for a full disk: no row caused it, so nothing is tried again or split.
+# The kind of error for a full disk. No row caused it, so nothing is retried or split.
 DISK_FULL = "disk_full"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -27,13 +27,13 @@ def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """Open the file system of a local path or a URI.
 
     Args:
-        uri: A path, or a URI of a scheme that pyarrow or fsspec knows (s3://, gs://, file://, memory://, ...).
+        uri: A path, or a URI with a scheme that pyarrow or fsspec knows (s3://, gs://, file://, memory://, ...).
 
     Returns:
         The file system, and the path in it.
 
     Raises:
-        UsageError: The path is empty or holds a null character.
+        UsageError: The path is empty or contains a null character.
         AuditError: No file system can be opened for the URI.
     """
     uri = str(uri)
@@ -55,7 +55,7 @@ def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
 
 
 def open_file(uri: str) -> pa.NativeFile:
-    """Open a seekable file for reading. Raises AuditError that names it where it is missing."""
+    """Open a seekable file for reading. Raise AuditError if it does not exist."""
     filesystem, path = open_filesystem(uri)
     try:
         return filesystem.open_input_file(path)
@@ -64,7 +64,16 @@ def open_file(uri: str) -> pa.NativeFile:
 
 
 def write_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffer) -> None:
-    """Write a file that appears whole or not at all. Raises AuditError if the disk is full."""
+    """Write a file that appears either complete or not at all.
+
+    Args:
+        filesystem: Where to write.
+        path: The path in it.
+        content: The bytes to write.
+
+    Raises:
+        AuditError: The disk is full.
+    """
 
     def write() -> None:
         with writing(filesystem, path) as sink:
@@ -72,7 +81,7 @@ def write_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffe
 
     if filesystem.type_name not in OBJECT_STORES:
         return write()
-    with ThreadPoolExecutor(1) as thread:  # an interrupt in this thread would close, and so publish, half a file
+    with ThreadPoolExecutor(1) as thread:  # an interrupt in this thread would close, and so publish, a partial file
         thread.submit(write).result()
 
 
@@ -80,15 +89,15 @@ def write_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffe
 def writing(
     filesystem: pafs.FileSystem, path: str, check: Callable[[str], None] | None = None
 ) -> Iterator[pa.NativeFile]:
-    """Open a file for writing that appears at `path` when the context ends without an error.
+    """Open a file for writing that appears at `path` if the context ends without an error.
 
-    It is written under a temporary name beside its place, synced, and renamed. An object store needs neither: a put
-    that has not ended is not visible, and a rename would be a copy.
+    The file is written next to its destination under a temporary name, synced and renamed. An object store needs none
+    of this: an unfinished put is not visible, and a rename would be a copy.
 
     Args:
         filesystem: Where to write.
-        path: The path in it. Its folder is made if it is missing.
-        check: Called with the path of the complete file before it gets its name; what it raises keeps the file out.
+        path: The path in it. Its folder is created if it does not exist.
+        check: Called with the path of the complete file before it is renamed; if it raises, the file is discarded.
 
     Raises:
         AuditError: The disk is full.
@@ -122,11 +131,11 @@ def writing(
 
 
 def write_local(path: str | Path, content: bytes) -> None:
-    """Write a local file that appears whole or not at all."""
+    """Write a local file that appears either complete or not at all."""
     write_file(pafs.LocalFileSystem(), os.path.abspath(path), content)
 
 
 def _sync(path: str) -> None:
-    """Force a file to disk: a rename can reach it before the content does."""
+    """Force a file to disk, because a rename can reach the disk before the file's content does."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())

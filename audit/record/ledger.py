@@ -1,4 +1,4 @@
-"""The parts of a run: one Parquet file a shard and table, written whole or not at all. What exists is done."""
+"""Store the parts of a run: one Parquet file per shard and table, written atomically. An existing part is finished."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from audit.record.filesystem import open_filesystem, write_file, writing
 
 Tables = dict[str, pa.Table]
 _CHUNK = 1 << 22
-# Small row groups: a shard reads its slice of a part, or its range of a sorted one, and little else.
+# Row groups are small: a shard reads its slice of a part, or its range of a sorted part, and little else.
 GROUP_ROWS = 1 << 13
-# Of vectors, which are large.
+# Row groups of vectors, which are large.
 VECTOR_ROWS = 1 << 9
 _TOGETHER = 16
 
-# Where writers of a run say that they are: no part of it (`pipelines.engine.owner`).
+# Folder in which the writers of a run announce themselves; it is not part of the run (`pipelines.engine.owner`).
 OWNERS = "_owners"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows [start, stop) of `source`; `name` is that of the part it becomes."""
+    """Rows [start, stop) of `source`; `name` is the name of the part that they are written to."""
 
     name: str
     source: Any
@@ -47,6 +47,7 @@ class Shard:
         return self.stop - self.start
 
     def halves(self) -> list[Shard]:
+        """Split the shard in two, at its middle row."""
         middle = (self.start + self.stop) // 2
         return [
             Shard(self.name, self.source, self.start, middle),
@@ -55,7 +56,14 @@ class Shard:
 
 
 def slices(name: str, source: Any, rows: int, size: int) -> list[Shard]:
-    """Contiguous shards of at most `size` rows, named `name`-00000 and on."""
+    """Split rows into contiguous shards of at most `size` rows, named `name`-00000, `name`-00001 and so on.
+
+    Args:
+        name: Prefix of the names; may be empty.
+        source: Source of the rows.
+        rows: Number of rows.
+        size: Largest number of rows per shard.
+    """
     prefix = f"{name}-" if name else ""
     return [
         Shard(f"{prefix}{index:05d}", source, start, min(start + size, rows))
@@ -64,7 +72,7 @@ def slices(name: str, source: Any, rows: int, size: int) -> list[Shard]:
 
 
 class Ledger:
-    """The tables below one URI. A name that starts with `_` is a working table, not part of the data contract."""
+    """The tables under one URI. Tables whose names start with `_` are working tables, not part of the data contract."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -74,19 +82,31 @@ class Ledger:
         return Ledger, (self.uri,)
 
     def path(self, *parts: str) -> str:
+        """Return the path of a file or folder of the run in its file system."""
         return posixpath.join(self.root, *parts)
 
     def parts(self, table: str) -> list[str]:
-        """The names of the finished parts of a table, in order."""
+        """List the names of the finished parts of a table, in order."""
         selector = pafs.FileSelector(self.path(table), allow_not_found=True)
         names = [info.base_name for info in self.filesystem.get_file_info(selector)]
         return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
 
     def rows(self, table: str, name: str) -> int:
+        """Count the rows of a part without reading them."""
         return self._open(table, name).metadata.num_rows
 
     def read(self, table: str, name: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """One part, or all of them in order. A table without parts has no schema: KeyError."""
+        """Read one part, or all parts in order.
+
+        Args:
+            table: Name of the table.
+            name: Name of the part; None for all.
+            columns: Columns to read; None for all.
+
+        Raises:
+            KeyError: The table has no parts, and hence no schema.
+            AuditError: A part is damaged.
+        """
         if name is not None:
             return self._open(table, name).read(columns=columns)
         parts = self.parts(table)
@@ -95,7 +115,15 @@ class Ledger:
         return _concat([self._open(table, part).read(columns=columns) for part in parts])
 
     def slice(self, table: str, name: str, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows [start, stop) of a part; only the row groups that hold them are read."""
+        """Read rows [start, stop) of a part; only the row groups that hold them are read.
+
+        Args:
+            table: Name of the table.
+            name: Name of the part.
+            start: First row.
+            stop: Row after the last one.
+            columns: Columns to read; None for all.
+        """
         part = self._open(table, name)
         ends = np.cumsum([part.metadata.row_group(group).num_rows for group in range(part.num_row_groups)])
         groups = range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop, "left")) + 1)
@@ -104,32 +132,56 @@ class Ledger:
         return part.read_row_groups(wanted, columns=columns).slice(start - before, stop - start)
 
     def between(self, table: str, column: str, low: int, high: int) -> pa.Table:
-        """The rows of all parts with low <= column < high, in order; the parts are sorted by it."""
+        """Read the rows of all parts with low <= column < high, in order.
+
+        Args:
+            table: Name of the table.
+            column: An integer column that the parts are sorted by.
+            low: Smallest value.
+            high: Value after the largest one.
+        """
         return self.dataset(table).to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
 
     def dataset(self, table: str, layout: pa.Schema | None = None) -> pads.Dataset:
-        """All parts of a table in order, to be scanned; without any it is an empty one of that layout."""
+        """Return all parts of a table as a dataset to scan; if there are none, an empty one with the given layout."""
         paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
         if not paths and layout is not None:
             return pads.dataset(layout.empty_table())
         return pads.dataset(paths, layout, "parquet", self.filesystem)
 
     def ranged(self, table: str, column: str, low: int, high: int) -> Iterator[pa.Table]:
-        """As `between`, a few parts after the other: all that is known of thousands of files fills the memory."""
+        """Read rows as `between` does, but a few parts at a time.
+
+        A dataset of thousands of files would fill the memory with their metadata.
+
+        Args:
+            table: Name of the table.
+            column: An integer column that the parts are sorted by.
+            low: Smallest value.
+            high: Value after the largest one.
+        """
         paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
         for start in range(0, len(paths), _TOGETHER):
             found = pads.dataset(paths[start : start + _TOGETHER], filesystem=self.filesystem, format="parquet")
             yield found.to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
 
     def each(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        """Yield (name, content) of each part of a table, in order."""
         for name in self.parts(table):
             yield name, self.read(table, name, columns)
 
     def commit(self, name: str, tables: Tables) -> dict[str, int]:
-        """Writes a shard's tables, `errors` first and the first of `tables` last: it says that the shard is done.
+        """Write a shard's tables: `errors` first, and the first of `tables` last, because it marks the shard as done.
 
-        Returns rows by table. The part of `errors` is named after the first table; one left by an earlier try goes.
-        What is done stays: a worker that was given up and writes all the same changes nothing.
+        A part of `errors` that an earlier attempt left is removed. If the shard is already done, nothing is written, so
+        a worker that was given up but writes after all changes nothing.
+
+        Args:
+            name: Name of the shard.
+            tables: Content by table. The part of `errors` is named after the first table.
+
+        Returns:
+            Number of rows by table.
         """
         first, *others = [table for table in tables if table != "errors"]
         errors, part = tables.get("errors"), f"{first.lstrip('_')}-{name}"
@@ -145,25 +197,43 @@ class Ledger:
         return {table: len(content) for table, content in tables.items()}
 
     def write(self, table: str, name: str, content: pa.Table) -> None:
-        """One part. Raises AuditError where there is no room for it."""
+        """Write one part.
+
+        Args:
+            table: Name of the table.
+            name: Name of the part.
+            content: The rows.
+
+        Raises:
+            AuditError: The disk is full.
+        """
         buffer = pa.BufferOutputStream()
         pq.write_table(content, buffer, compression="zstd", **_encoding(content.schema))
         write_file(self.filesystem, self.path(table, f"{name}.parquet"), buffer.getvalue())
 
     def take(self, source: Ledger, table: str, name: str) -> None:
-        """A part of another ledger, byte for byte."""
+        """Copy a part from another ledger byte for byte.
+
+        Args:
+            source: The other ledger.
+            table: Name of the table.
+            name: Name of the part.
+        """
         path = source.path(table, f"{name}.parquet")
         with source.filesystem.open_input_file(path) as content:
             write_file(self.filesystem, self.path(table, f"{name}.parquet"), content.read_buffer())
 
     def put(self, file: Path, table: str) -> None:
-        """A local file under its own name beside the parts: it is none, and one of them is to say that it is whole."""
+        """Copy a local file next to a table's parts, under its own name.
+
+        The file is not a part. A part that is written after it must mark it as complete.
+        """
         with file.open("rb") as content, writing(self.filesystem, self.path(table, file.name)) as sink:
             shutil.copyfileobj(content, sink, _CHUNK)
 
     @contextmanager
     def local(self, table: str, file: str) -> Iterator[str]:
-        """A local path of such a file; if it lies elsewhere it is fetched, and goes again at the end."""
+        """Give a local path of a file stored with `put`; a remote file is downloaded, and deleted afterwards."""
         if isinstance(self.filesystem, pafs.LocalFileSystem):
             yield self.path(table, file)
             return
@@ -174,24 +244,28 @@ class Ledger:
             yield str(path)
 
     def remove(self, table: str, name: str) -> None:
+        """Delete a part if it exists."""
         if self._exists(table, name):
             self.filesystem.delete_file(self.path(table, f"{name}.parquet"))
 
     def sweep(self) -> None:
-        """Deletes the temporary files that a killed run left."""
+        """Delete temporary files left by a killed run."""
         selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
         for info in self.filesystem.get_file_info(selector):
             if info.base_name.endswith(".tmp") and f"/{OWNERS}/" not in info.path:
                 self.filesystem.delete_file(info.path)
 
     def holds_anything(self) -> bool:
+        """Tell whether the folder of the run holds anything besides announcements of writers."""
         selector = pafs.FileSelector(self.root, allow_not_found=True)
         return any(info.base_name != OWNERS for info in self.filesystem.get_file_info(selector))
 
     def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the run atomically."""
         write_file(self.filesystem, self.path(name), content)
 
     def read_bytes(self, name: str) -> bytes | None:
+        """Read a file of the run; return None if it does not exist."""
         if self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.File:
             return None
         with self.filesystem.open_input_stream(self.path(name)) as source:
@@ -201,7 +275,7 @@ class Ledger:
         return self.filesystem.get_file_info(self.path(table, f"{name}.parquet")).type == pafs.FileType.File
 
     def check(self, table: str) -> None:
-        """Raises AuditError that names the first part of a table that is damaged."""
+        """Raise AuditError for the first damaged part of a table."""
         for name in self.parts(table):
             self._open(table, name)
 
@@ -214,15 +288,15 @@ class Ledger:
 
 
 def damaged(path: str, error: Exception) -> AuditError:
-    """Return the error of a part that is no Parquet file."""
+    """Return the error for a part that is not a Parquet file."""
     hint = "Restore it from a copy, or audit again with another --out; `crossaudit check` names every damaged part."
     return AuditError(f"this part of the run is damaged: {first_line(error)}", where=path, hint=hint)
 
 
 def _encoding(layout: pa.Schema) -> dict[str, Any]:
-    """How a table is encoded: as Parquet does it, but for vectors of float16.
+    """Return options for encoding a table: Parquet's defaults, except for vectors of float16.
 
-    A dictionary of them is larger than they are, and four times as slow to read.
+    A dictionary of such vectors would be larger than the vectors and take four times as long to read.
     """
     halves = [field.name for field in layout if pa.types.is_fixed_size_list(field.type)]
     if not halves:
@@ -233,18 +307,18 @@ def _encoding(layout: pa.Schema) -> dict[str, Any]:
 
 
 def errors_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Rows of the table `errors`; what a row leaves out is null."""
+    """Make rows of the table `errors`; fields that a row omits are null."""
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema.ERRORS)
 
 
 def concat(pieces: Sequence[Tables]) -> Tables:
-    """The pieces of one shard, in order, as if it had been worked whole."""
+    """Concatenate the pieces of one shard, in order, as if it had been processed as a whole."""
     names = dict.fromkeys(name for piece in pieces for name in piece)
     return {name: _concat([piece[name] for piece in pieces if name in piece]) for name in names}
 
 
 def _concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table with the columns and the metadata of the widest: a lost row knows of no detector columns."""
+    """Concatenate tables with the columns and metadata of the widest one; lost rows lack detector columns."""
     tables = [table for table in tables if len(table)] or tables[:1]
     widest = max((table.schema for table in tables), key=len)
     return pa.concat_tables([_fitted(table, widest) for table in tables])

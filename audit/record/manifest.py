@@ -1,4 +1,4 @@
-"""Reading manifest.json: what is in a run's folder may be damaged, or of another program."""
+"""Read manifest.json, which may be damaged or come from another program."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ _RUN = "Give the folder of a run: its `out`."
 
 
 def missing(where: str) -> AuditError:
-    """Return the error of a folder without a manifest."""
+    """Return the error for a folder without a manifest."""
     return AuditError("no manifest.json: this is no run", where=where, hint=_RUN)
 
 
 def parse(content: bytes, where: str, keys: Sequence[str] = ("parts",)) -> dict[str, Any]:
-    """Return a manifest. Raises AuditError if it is damaged, or lacks a key that every run's has."""
+    """Parse a manifest.
+
+    Args:
+        content: Bytes of the file.
+        where: The file, for errors.
+        keys: Keys that it must have.
+
+    Raises:
+        AuditError: The manifest is damaged, or lacks a key that every run's manifest has.
+    """
     try:
         data = json.loads(content)
     except ValueError as error:
