@@ -82,6 +82,7 @@ class AttentionProbe(Seam):
         return torch.stack([value for value in self.check() if value is not None], dim=1)
 
     def attend(self, slot: Slot, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Record the attention of a layer, and leave its keys unchanged."""
         with torch.no_grad():
             slot.value = self._reduce(query_BHQD, key_BHKD, mask, scale)
         if self._stop and not torch.compiler.is_compiling() and slot is self._slots[-1]:
@@ -118,6 +119,7 @@ class MapProbe(Seam):
         return torch.stack([value for value in self.check() if value is not None]).mean(0)
 
     def attend(self, slot: Slot, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Record the map of a layer, and leave its keys unchanged."""
         with torch.no_grad():
             rows = _of(self._rows, query_BHQD, key_BHKD, mask)
             attn_BQK = attention(rows[0], rows[1], scale, rows[2]).mean(1)

@@ -34,13 +34,16 @@ class BrightEnding:
         self._region_BQ = torch.zeros(len(prompt_tokens_B), 0)
 
     def observe(self, step: int, seen: TrajectoryStep) -> None:
+        """Record what one step showed."""
         if step == self._last:
             assert seen.end_BQ is not None
             self._region_BQ = seen.end_BQ / seen.end_BQ.amax(1, keepdim=True)
 
     def result(self) -> dict[str, Tensor]:
+        """Return the detector's columns: name -> values [B] or [B, n]."""
         return {"region": self._region_BQ}
 
     @staticmethod
     def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        """Return the features [N, F] of a score from columns averaged over seeds."""
         raise NotImplementedError  # no score

@@ -95,7 +95,8 @@ class Follower(Protocol):
     needs_response: ClassVar[bool]
     needs_end: ClassVar[bool]
 
-    def observe(self, step: int, seen: TrajectoryStep) -> None: ...
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
+        """Record what one step showed."""
 
 
 class RunDetector(Follower, Protocol):
@@ -119,7 +120,9 @@ class RunDetector(Follower, Protocol):
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None: ...
 
-    def result(self) -> dict[str, Tensor]: ...
+    def result(self) -> dict[str, Tensor]:
+        """Return the detector's columns: name -> values [B] or [B, n]."""
 
     @staticmethod
-    def features(name: str, columns: Columns) -> npt.NDArray[np.float64]: ...
+    def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        """Return the features [N, F] of a score from columns averaged over seeds."""

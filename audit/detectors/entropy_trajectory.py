@@ -51,6 +51,7 @@ class EntropyTrajectory:
         self._summary_first_B = self._summary_sum_B = self._attn_sum_BK = torch.zeros(())
 
     def observe(self, step: int, seen: TrajectoryStep) -> None:
+        """Record what one step showed."""
         assert seen.attn_BLK is not None
         attn_BK = seen.attn_BLK.double().mean(1)
         self._entropy_steps.append(entropy(attn_BK))
@@ -65,6 +66,7 @@ class EntropyTrajectory:
             self._attn_sum_BK = self._attn_sum_BK + attn_BK
 
     def result(self) -> dict[str, Tensor]:
+        """Return the detector's columns: name -> values [B] or [B, n]."""
         entropy_BT = torch.stack(self._entropy_steps, dim=1)
         last_B = entropy_BT[:, self._from :].mean(1)
         change_B = self._summary_sum_B / self._last - self._summary_first_B
@@ -79,4 +81,5 @@ class EntropyTrajectory:
 
     @staticmethod
     def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        """Return the features [N, F] of a score from columns averaged over seeds."""
         return columns[name][:, None]

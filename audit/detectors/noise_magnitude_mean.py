@@ -31,12 +31,15 @@ class NoiseMagnitudeMean:
         self._sum_B = torch.zeros(len(prompt_tokens_B), dtype=torch.float64, device=prompt_tokens_B.device)
 
     def observe(self, step: int, seen: TrajectoryStep) -> None:
+        """Record what one step showed."""
         assert seen.response_BCHW is not None
         self._sum_B += magnitude(seen.response_BCHW)
 
     def result(self) -> dict[str, Tensor]:
+        """Return the detector's columns: name -> values [B] or [B, n]."""
         return {"noise_magnitude_mean": self._sum_B / self._steps}
 
     @staticmethod
     def features(name: str, columns: Columns) -> npt.NDArray[np.float64]:
+        """Return the features [N, F] of a score from columns averaged over seeds."""
         return columns[name][:, None]

@@ -36,12 +36,14 @@ class TrajectoryProfile:
         self._entropy_BL = self._bos_BL = torch.zeros((), dtype=torch.float64)
 
     def observe(self, step: int, seen: TrajectoryStep) -> None:
+        """Record what one step showed."""
         assert seen.attn_BLK is not None
         if step >= self._from:
             self._entropy_BL = self._entropy_BL + entropy(seen.attn_BLK)
             self._bos_BL = self._bos_BL + seen.attn_BLK[..., 0].double()
 
     def result(self) -> dict[str, Tensor]:
+        """Return the detector's columns: name -> values [B] or [B, n]."""
         return {"late_entropy": self._entropy_BL / self._last, "late_bos": self._bos_BL / self._last}
 
     @staticmethod

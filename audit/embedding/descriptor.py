@@ -48,6 +48,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Apply the block: [B, C, H, W] to the same with `channels_out` channels."""
         h_BCHW = F.relu(self.norm1(self.conv1(x_BCHW)))
         return F.relu(self.norm2(self.conv2(h_BCHW)) + self.shortcut(x_BCHW))
 

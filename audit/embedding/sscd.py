@@ -38,6 +38,7 @@ class GeneralizedMean(nn.Module):
         self.power = power
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Pool over positions: [B, C, H, W] to [B, C]."""
         return x_BCHW.clamp(min=1e-6).pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
 
 
@@ -55,6 +56,7 @@ class Sscd(nn.Module):
         self.backbone.avgpool = GeneralizedMean()
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Compute descriptors [B, D] of images [B, 3, H, W]."""
         return F.normalize(self.backbone(images_BCHW), dim=1)
 
 

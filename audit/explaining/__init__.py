@@ -1,1 +1,1 @@
-"""Explain scores: one caption by token and step, layers by timestep, captions beside perturbations."""
+"""Explain scores: a caption by token and step, layers by timestep, captions compared with their variants."""

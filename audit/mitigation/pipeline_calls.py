@@ -98,6 +98,7 @@ class Mitigation:
         self.calls = PipelineCalls(self)
 
     def install(self, pipeline: DiffusionPipeline) -> None:
+        """Install the mitigation in a pipeline."""
         self.follow(pipeline)
         # The instance attribute hides the method of the class; deleting it restores the method.
         pipeline.encode_prompt = self.encode_prompt
@@ -112,6 +113,7 @@ class Mitigation:
         return unet
 
     def remove(self, pipeline: DiffusionPipeline) -> None:
+        """Remove the mitigation from a pipeline."""
         unwatch_calls(pipeline, self.calls)
         vars(pipeline).pop("encode_prompt", None)
         self._let_go()
@@ -232,6 +234,7 @@ class PipelineCalls:
         self.owner = owner
 
     def before(self, pipeline: DiffusionPipeline, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Note that a call of the pipeline begins, and watch its UNet."""
         unet = self.owner.follow(pipeline)
         call = _Call(self.owner, pipeline, unet, layers=cross_attention_layers(unet))
         call.token, call.called = _CALL.set(call), pipeline.unet
@@ -239,6 +242,7 @@ class PipelineCalls:
         return args, kwargs
 
     def after(self, pipeline: DiffusionPipeline, _args: Any, _kwargs: Any, failed: bool) -> None:
+        """Note that the call ended; raise AuditError if it succeeded without running the UNet."""
         call = _CALL.get()
         assert call is not None and call.token is not None
         _CALL.reset(call.token)

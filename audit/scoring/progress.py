@@ -36,5 +36,6 @@ class CountSteps:
     total: int
 
     def observe(self, step: int, seen: TrajectoryStep) -> None:
+        """Report that one step of the batch is done."""
         rows = self.at.stop - self.at.start
         self.progress(self.title, "steps", self.at.start * self.steps + (step + 1) * rows, self.total * self.steps)
