@@ -87,7 +87,7 @@ class Seam:
             processor = type(self._layers[odd[0]].processor).__name__
             what = f"of {len(times)} cross-attention layers, {len(odd)} did not attend exactly once in this forward"
             where = f"layer {odd[0]}, with {processor}, attended {times[odd[0]]} times"
-            hint = "Take out what replaces attention: unet.set_attn_processor(AttnProcessor2_0()), unload_ip_adapter()."
+            hint = "Remove what replaces attention: unet.set_attn_processor(AttnProcessor2_0()), unload_ip_adapter()."
             raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
         return values
 

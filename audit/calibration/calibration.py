@@ -100,16 +100,16 @@ def calibrate(control_table: pa.Table, detector: str = "profile") -> Calibration
     context = _context(control_table, detector)
     if distance_kind(COMBINED.get(detector, (detector,))[0]) == "agreement" and len(context["seeds"]) < 2:
         raise AuditError(
-            f"{detector} compares seeds, and there is one", hint="Screen with two seeds or more, better four."
+            f"{detector} compares seeds, but there is only one", hint="Screen with at least two seeds, preferably four."
         )
     key, names_N, columns = _captions_of(control_table, detector)
     fits_N = np.array([_in_fitting_half(group) for group in _groups(control_table, key, names_N)], dtype=bool)
     smaller = min(int(fits_N.sum()), int((~fits_N).sum()))
     if smaller < MIN_HALF:
         raise AuditError(
-            f"{len(names_N)} control captions that scored are too few: "
-            f"{fits_N.sum()} fit and {(~fits_N).sum()} give p-values, each half needs {MIN_HALF}",
-            hint=f"Give at least {3 * MIN_HALF} control captions of different groups, better 1,000 or more.",
+            f"{len(names_N)} control captions with a score are too few: "
+            f"{fits_N.sum()} fit the distance and {(~fits_N).sum()} give p-values, but each half needs {MIN_HALF}",
+            hint=f"Give at least {3 * MIN_HALF} control captions of different groups, preferably 1,000 or more.",
         )
     parts = []
     for name in COMBINED.get(detector, (detector,)):
@@ -140,10 +140,10 @@ def load_calibration(path: str | Path) -> Calibration:
         raise AuditError(what, where=str(path), hint="Give the calibration.json of a run.") from error
     except KeyError as error:
         what = f"not a calibration: it has no key {error}"
-        raise AuditError(what, where=str(path), hint="Make it again: calibrate, save.") from error
+        raise AuditError(what, where=str(path), hint="Calibrate again and save the result.") from error
     except (ValueError, TypeError) as error:
         raise AuditError(
-            f"not a calibration: {first_line(error)}", where=str(path), hint="Make it again: calibrate, save."
+            f"not a calibration: {first_line(error)}", where=str(path), hint="Calibrate again and save the result."
         ) from error
 
 
@@ -162,7 +162,7 @@ def _check_varies(detector: str, features_NF: Floats, distance: Distance | Agree
         return
     raise AuditError(
         f"{detector} gives all {len(features_NF)} control captions the same score",
-        hint="It tells nothing about this model: screen with another detector, or check that the captions differ.",
+        hint="The score says nothing about this model: use another detector, or check that the captions differ.",
     )
 
 
@@ -174,7 +174,7 @@ def _captions_of(table: pa.Table, detector: str) -> tuple[str, list[str], dict[s
     if missing:
         raise AuditError(
             f"the table has no column {', '.join(missing)}",
-            hint=f"Screen or generate with the detector {detector!r}; there is: {', '.join(table.column_names)}.",
+            hint=f"Screen or generate with the detector {detector!r}; the table has: {', '.join(table.column_names)}.",
         )
     sound = pc.is_valid(table[key])
     for name in wanted:  # not the row's status, which may be that of another detector
@@ -235,7 +235,7 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
     if metadata is None:
         raise AuditError(
             "the table does not say what it depends on (no schema metadata 'crossaudit')",
-            hint="Use a table of audit.screen or audit.generate, and keep its schema's metadata.",
+            hint="Use a table from audit.screen or audit.generate, and keep its schema's metadata.",
         )
     found = json.loads(metadata)
     items = {f"weights of {name}": sha256 for name, sha256 in found["weights"].items() if name != "vae"}
@@ -255,7 +255,7 @@ def _check_same(calibrated: dict[str, Any], found: dict[str, Any]) -> None:
     for item in sorted(calibrated.keys() | found.keys()):
         if calibrated.get(item) != found.get(item):
             raise AuditError(
-                f"the calibration holds for another context: {item} is {found.get(item)!r} in the table, "
+                f"the calibration was made in another context: {item} is {found.get(item)!r} in the table, "
                 f"{calibrated.get(item)!r} in the calibration",
-                hint="Calibrate again under the table's context, or screen again under the calibration's.",
+                hint="Calibrate again in the table's context, or screen again in the calibration's.",
             )

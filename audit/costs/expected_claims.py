@@ -26,20 +26,18 @@ def of_control_captions(controls: int, control_rate: float | None, captions: int
     if half < MIN_HALF:
         found.append(f"{controls:,} control captions: too few to calibrate, each half needs {MIN_HALF}.")
     elif controls < ENOUGH:
-        found.append(
-            f"{controls:,} control captions: enough to calibrate, but {ENOUGH:,} and more are what it should have."
-        )
+        found.append(f"{controls:,} control captions: enough to calibrate, but {ENOUGH:,} or more are recommended.")
     else:
-        found.append(f"{controls:,} control captions: enough to calibrate ({ENOUGH:,} and more).")
+        found.append(f"{controls:,} control captions: enough to calibrate ({ENOUGH:,} or more).")
     if control_rate is not None:
         need = controls_needed(control_rate)
         so = "enough" if controls >= need else "too few"
         found.append(f"confirm.control_rate {control_rate:g} needs {need:,} of them: {so}.")
-    found.append(f"The smallest p_unseen is 1 in {half + 1:,}, as half of them are held out.")
+    found.append(f"The smallest possible p_unseen is 1 in {half + 1:,}, because half of them are held out.")
     if half + 1 < captions:
         found.append(
-            f"q_unseen needs as many held out as there are captions: {2 * (captions - 1) - controls:,} more control "
-            "captions; without them it is null, and the screen ranks captions but flags none."
+            f"q_unseen needs as many held-out control captions as captions: {2 * (captions - 1) - controls:,} more "
+            "control captions; without them it is null, and the screen ranks captions but flags none."
         )
     else:
         found.append("They are enough for q_unseen: false-discovery rates of the screen.")

@@ -91,8 +91,8 @@ def _parts(names: Iterable[str], here: Iterable[str], elsewhere: str, there: Ite
     for name in names:
         expanded = COMBINED.get(name, (name,))
         if expanded[0] in there:
-            raise UsageError(f"the detector {name!r} belongs to audit.{elsewhere}", hint=f"Here: {offered}.")
+            raise UsageError(f"the detector {name!r} belongs to audit.{elsewhere}", hint=f"Available here: {offered}.")
         if expanded[0] not in here:
-            raise UsageError(f"unknown detector {name!r}", hint=f"Known here: {offered}.")
+            raise UsageError(f"unknown detector {name!r}", hint=f"Available here: {offered}.")
         parts += expanded
     return list(dict.fromkeys(parts))

@@ -157,7 +157,7 @@ def _known(model: str) -> tuple[str, str | None]:
     trained = open_clip.pretrained.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) if tag else quick
     if trained != quick and other != architecture and other in open_clip.list_models():
         what = f"the weights of {tag} were trained {'without' if quick else 'with'} QuickGELU"
-        raise AuditError(what, where=model, hint=f"Name {other}/{tag}.")
+        raise AuditError(what, where=model, hint=f"Use {other}/{tag}.")
     return architecture, tag or None
 
 
@@ -171,7 +171,7 @@ def _preparation(architecture: str, tag: str | None) -> dict[str, Any]:
         raise AuditError(
             f"the tags of {architecture} prepare images in more than one way",
             where=architecture,
-            hint=f"Name the one that the weights were trained as: {architecture}/TAG, TAG of {', '.join(tags)}.",
+            hint=f"Name the tag of the weights: {architecture}/TAG, with TAG one of {', '.join(tags)}.",
         )
     return known[0] if known else {}
 

@@ -97,7 +97,7 @@ class Embedder:
         with torch.inference_mode():
             vectors_BE = torch.nn.functional.normalize(encode(batch).float(), dim=1).cpu().numpy()
         if not np.isfinite(vectors_BE).all():
-            raise AuditError(f"embedder {self.name} gave a vector that is not finite", kind="embedding")
+            raise AuditError(f"embedder {self.name} returned a vector that is not finite", kind="embedding")
         return vectors_BE
 
 

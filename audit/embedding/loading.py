@@ -55,7 +55,7 @@ def load_embedder(
 
         return load_sscd(name, path, device, resize, torchscript)
     raise AuditError(
-        "neither .safetensors nor .pt: other formats are refused, for opening one may run code that is in it",
+        "neither .safetensors nor .pt: other formats are refused, because opening them may run code",
         where=where,
         hint="Give the weights of a copy descriptor, of SSCD (.torchvision.pt), or an open_clip folder.",
     )

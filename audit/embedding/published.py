@@ -34,7 +34,7 @@ def find(name: str) -> Path:
         raise AuditError(
             f"{name} is not in the cache",
             where=str(path),
-            hint=f"`crossaudit download-weights {name}` puts it there. Without a network, download {address(name)} "
+            hint=f"`crossaudit download-weights {name}` downloads it. Without a network, download {address(name)} "
             "elsewhere and copy it there.",
         )
     return path

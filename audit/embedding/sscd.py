@@ -142,9 +142,9 @@ def _difference(state: object, wanted: dict[str, Tensor]) -> str | None:
 def _torchscript(path: Path, device: str, allowed: bool) -> nn.Module:
     if not allowed:
         raise AuditError(
-            "TorchScript is a program, and is run only if you say so",
+            "TorchScript is a program and is only run if you allow it",
             where=str(path),
-            hint="Set confirm.sscd.torchscript: true if you trust where the file comes from.",
+            hint="Set confirm.sscd.torchscript: true if you trust the source of the file.",
         )
     refuse_large(path, MOST_BYTES)
     try:
@@ -162,6 +162,6 @@ def refuse_large(path: Path, most: int) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
     except (OSError, zipfile.BadZipFile) as error:
-        raise AuditError("not a file of torch.save: no zip archive, or not whole", where=str(path)) from error
+        raise AuditError("not a file of torch.save: not a zip archive, or incomplete", where=str(path)) from error
     if size > most:
         raise AuditError(f"unpacks to {size:,} bytes; at most {most:,} are expected", where=str(path))

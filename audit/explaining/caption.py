@@ -93,7 +93,7 @@ def explain(
     detector = "noise_magnitude" if calibration is None else calibration.detector
     if detector in RUN:
         what = f"the calibration is of {detector}, which follows whole runs"
-        raise UsageError(what, hint="Give one of a detector of the screen, such as profile.")
+        raise UsageError(what, hint="Give the calibration of a screening detector, such as profile.")
     rows = Rows(model, [caption], [seed], 1)
     batch = rows.batch(slice(0, 1))
     attended, bright = _Attended(), BrightEnding(batch.prompt_tokens_B, steps)

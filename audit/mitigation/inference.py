@@ -117,8 +117,8 @@ def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float
         raise UsageError(f"max_p is {max_p}", hint="Give a number from 0 (excluded) to 1, usually 0.01.")
     model: Model | None = getattr(pipeline, "audited", None)
     if model is None:
-        what = "only= needs to know the weights that the calibration holds for"
-        raise UsageError(what, hint="Make the pipeline by audit.load_model(path).pipeline().")
+        what = "only= cannot check that the calibration is valid for the weights of this pipeline"
+        raise UsageError(what, hint="Create the pipeline with audit.load_model(path).pipeline().")
 
     def flag(prompts: list[str]) -> list[bool]:
         table = screen(model, list(dict.fromkeys(prompts)), seeds=only.context["seeds"], detectors=[only.detector])
@@ -137,17 +137,17 @@ def _check(pipeline: DiffusionPipeline) -> None:
     """Raise an error that names the part of the pipeline that cannot be mitigated, if there is one."""
     kind = type(pipeline).__name__
     if _installed(pipeline) is not None:
-        raise UsageError("this pipeline is mitigated already", hint="Call unmitigate_(pipeline) first.")
+        raise UsageError("this pipeline is already mitigated", hint="Call unmitigate_(pipeline) first.")
     if isinstance(getattr(pipeline, "unet", None), torch._dynamo.OptimizedModule):
-        hint = "Call mitigate_ before torch.compile, or compile in place by pipeline.unet.compile()."
-        raise AuditError("the UNet is compiled already", where=kind, hint=hint)
+        hint = "Call mitigate_ before torch.compile, or compile in place with pipeline.unet.compile()."
+        raise AuditError("the UNet is already compiled", where=kind, hint=hint)
     checked_unet(pipeline)
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None or not set(inspect.signature(encode).parameters) >= TOLD:
-        what = f"{kind} does not encode its prompts by encode_prompt as Stable Diffusion pipelines do"
+        what = f"{kind} does not encode its prompts with encode_prompt as Stable Diffusion pipelines do"
         hint = SUPPORTED + " Text to image, image to image and inpainting; InstructPix2Pix is not one of them."
         raise AuditError(what, hint=hint, kind="unsupported_model")
     tokenizer = pipeline.tokenizer
     if tokenizer.bos_token_id is None or tokenizer("").input_ids[:1] != [tokenizer.bos_token_id]:
-        what = "the tokenizer puts no BOS first, and it is BOS that is rescaled"
+        what = "the tokenizer does not put BOS first, but BOS is the position that is rescaled"
         raise AuditError(what, where=kind, hint=SUPPORTED, kind="unsupported_model")

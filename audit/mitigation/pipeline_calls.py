@@ -165,7 +165,7 @@ class Mitigation:
         if self._flag is None:
             return torch.ones(prompts, dtype=torch.bool)
         if given["prompt"] is None:
-            raise UsageError("the call passes prompt_embeds, and only= screens prompts", hint="Pass prompt= instead.")
+            raise UsageError("the call passes prompt_embeds, but only= screens text", hint="Pass prompt= instead.")
         with plainly():
             return torch.tensor(self._flag(listed(given["prompt"])))
 
@@ -249,7 +249,9 @@ class PipelineCalls:
         unwatch_calls(call.called, self.owner)
         if not failed and not call.forwards:
             what = "the call ended, but its UNet was never seen"
-            hint = "Call mitigate_ before torch.compile(pipeline.unet), or compile in place by pipeline.unet.compile()."
+            hint = (
+                "Call mitigate_ before torch.compile(pipeline.unet), or compile in place with pipeline.unet.compile()."
+            )
             raise AuditError(what, where=type(pipeline).__name__, hint=hint, kind="unsupported_model")
 
 
@@ -306,7 +308,7 @@ def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
     for name, processor in unet.attn_processors.items():
         if type(processor).__name__ not in PROCESSORS:
             what = f"the attention processor {type(processor).__name__} cannot be mitigated"
-            hint = f"Take it out (unload_ip_adapter, set_attn_processor). Supported: {', '.join(PROCESSORS)}."
+            hint = f"Remove it (unload_ip_adapter, set_attn_processor). Supported: {', '.join(PROCESSORS)}."
             raise AuditError(what, where=name, hint=hint, kind="unsupported_model")
     if not cross_attention_layers(unet):
         what = "the UNet has no cross-attention layers"

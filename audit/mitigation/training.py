@@ -101,12 +101,14 @@ class TrainingGuard:
         if max_quantile is not None and not 0 < max_quantile < 1:
             raise UsageError(f"max_quantile is {max_quantile}", hint="Give a number between 0 and 1.")
         if max_entropy is not None and null is not None:
-            raise UsageError("max_entropy does not go with control captions", hint="Give max_quantile (0.95, say).")
+            raise UsageError(
+                "max_entropy cannot be combined with control captions", hint="Give max_quantile (0.95, say)."
+            )
         if not 1 <= warmup <= REMEMBERED:
             raise UsageError(f"warmup is {warmup}", hint=f"Give a number from 1 to {REMEMBERED}.")
         if not isinstance(unet, UNet2DConditionModel):
             what = f"the guard watches a UNet2DConditionModel, not {type(unet).__name__}"
-            raise AuditError(what, hint="Make it before the UNet is compiled or wrapped.", kind="unsupported_model")
+            raise AuditError(what, hint="Create the guard before compiling or wrapping it.", kind="unsupported_model")
         self.seen = self.silenced = 0
         self._unet, self._null = unet, null
         self._rule: FixedEntropy | EntropyQuantile | ControlDistance
@@ -136,11 +138,11 @@ class TrainingGuard:
         """
         forward, self._last = self._last, None
         if forward is None:
-            hint = "Run the UNet in train mode, then ask for the weights, once. Make the guard before torch.compile."
-            raise UsageError("no forward to weigh", hint=hint)
+            hint = "Run the UNet in train mode, then call weights() once. Create the guard before torch.compile."
+            raise UsageError("there is no forward to return weights for", hint=hint)
         size = len(forward.attn_BLK)
         if ids is not None and len(ids) != size:
-            raise UsageError(f"{len(ids)} ids for {size} samples", hint="Give one id a sample.")
+            raise UsageError(f"{len(ids)} ids for {size} samples", hint="Give one id per sample.")
         if self._steps % CONTROL_EVERY == 0 and isinstance(self._rule, ControlDistance):
             self._rule.learn(self._control_attention(forward), self._tenth(forward))
         self._steps += 1

@@ -1,1 +1,1 @@
-"""Load a checkpoint exactly as diffusers does, and sample from it; refuse what cannot be honoured."""
+"""Load a checkpoint exactly as diffusers does, and sample from it; refuse what is not supported."""

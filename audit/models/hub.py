@@ -40,8 +40,8 @@ def from_hub(path: str | Path, weights: bool = True, variant: str | None = None)
         )
     except Exception as error:
         raise AuditError(
-            f"no such folder here, and not to be had from the hub: {first_line(error)}",
+            f"no such folder, and not available from the hub: {first_line(error)}",
             where=str(path),
             hint="Give a diffusers folder, a .safetensors file or the id of a model with safetensors weights. If the "
-            "hub has it as fp16 only, set model.variant: fp16.",
+            "hub has only fp16 weights, set model.variant: fp16.",
         ) from error

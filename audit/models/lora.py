@@ -111,7 +111,7 @@ def _peft(path: Path) -> dict[str, float]:
         config = json.loads(file.read_text(encoding="utf-8"))
         alpha = float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"PEFT wrote these weights, and without {PEFT_CONFIG} beside them their strength is unknown"
+        what = f"PEFT wrote these weights, but their strength is unknown because {PEFT_CONFIG} is not next to them"
         raise AuditError(
             what, where=str(path), hint=f"Give the folder that holds both (set lora to it). {SUPPORTED}"
         ) from error

@@ -42,7 +42,7 @@ def empty_networks(configs: Mapping[str, Mapping[str, Any]], where: str) -> dict
             with init_empty_weights(include_buffers=False):
                 found[name] = make(dict(configs[name]))
         except Exception as error:  # the exceptions that networks raise for invalid configurations are not documented
-            what = f"{name}/config.json makes no network: {first_line(error)}"
+            what = f"{name}/config.json is not a valid configuration: {first_line(error)}"
             raise AuditError(what, where=where, hint="Is the file damaged, or written by a newer diffusers?") from error
     check_unet(found["unet"].config, where)
     return found

@@ -47,14 +47,14 @@ def decide(
     if configured:
         own = config.get("prediction_type", "epsilon")
         if marked.get("v_pred") and own != "v_prediction":
-            what = f"the file is marked as v-prediction (v_pred), and its scheduler configuration says {own}"
+            what = f"the file is marked as v-prediction (v_pred), but its scheduler configuration says {own}"
             raise AuditError(what, where=where, hint=_DO)
         return config | {"prediction_type": own}, "scheduler configuration"
     if marked.get("v_pred"):
         return config | {"prediction_type": "v_prediction"}, "the file's tensor v_pred"
     cosine = noise_cosine(parts)
     if VELOCITY < cosine < NOISE or cosine != cosine:
-        what = f"whether it predicts noise or velocity cannot be told: its output has a cosine of {cosine:.2f} to noise"
+        what = f"cannot tell whether it predicts noise or velocity: the cosine of output and noise is {cosine:.2f}"
         raise AuditError(what, where=where, hint=_DO)
     found = "epsilon" if cosine >= NOISE else "v_prediction"
     return config | {"prediction_type": found}, f"measured: cosine of output and noise {cosine:.2f}"

@@ -65,7 +65,7 @@ def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, len
         return _fitting(given, "prompt_tokens", prompts, length, window)
     if embeds is None:
         return torch.tensor(_tokens(pipeline, listed(call["prompt"])))[:, None]
-    what = "the call passes prompt_embeds, and how many of their positions are prompt is not known"
+    what = "the call passes prompt_embeds, but it is unknown how many of their positions belong to the prompt"
     raise UsageError(what, hint=f'Give prompt_tokens= ({COUNTS}), or keep="all".')
 
 
@@ -95,7 +95,7 @@ def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, l
         return torch.tensor(_tokens(pipeline, listed(words)))[:, None]
     if _is_empty_prompt(pipeline, call, embeds):
         return none_1W
-    what = "the call passes negative_prompt_embeds, and how many of their positions are prompt is not known"
+    what = "the call passes negative_prompt_embeds, but it is unknown how many of their positions belong to the prompt"
     raise UsageError(what, hint=f'Give negative_prompt_tokens= ({COUNTS}), pass negative_prompt=, or give keep="all".')
 
 

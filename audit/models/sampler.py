@@ -44,8 +44,8 @@ def ddim(config: Mapping[str, Any], steps: int = SCREEN_STEPS) -> DDIMScheduler:
     if prediction == "epsilon" and not bool((scheduler.alphas_cumprod[scheduler.timesteps] > 0).all()):
         raise AuditError(
             "the noise schedule has zero terminal SNR and the model predicts epsilon, which is undefined there",
-            hint='Set prediction_type to "v_prediction" in scheduler_config.json if the model was trained so, else '
-            'timestep_spacing to "leading" or rescale_betas_zero_snr to false.',
+            hint='Set prediction_type to "v_prediction" in scheduler_config.json if the model was trained that way, '
+            'else timestep_spacing to "leading" or rescale_betas_zero_snr to false.',
             kind="unsupported_model",
         )
     return scheduler

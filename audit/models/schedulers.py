@@ -149,7 +149,7 @@ def read_scheduler(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in names:
         _check_class(name, str(file))
     if not names:
-        hint = 'Add "_class_name", such as "DDIMScheduler", the class whose defaults the missing keys have.'
+        hint = 'Add "_class_name", such as "DDIMScheduler", the class whose defaults apply to the missing keys.'
         raise AuditError("the file does not name its scheduler class", where=str(file), hint=hint)
     return resolve(config, names[0], str(file)), record(config, names[0])
 
@@ -225,7 +225,7 @@ def _check_values(resolved: Mapping[str, Any], where: str | None) -> None:
         betas_T = DDIMScheduler(**resolved).betas
         sound = bool(((betas_T >= 0) & (betas_T <= 1)).all())
     except Exception as error:  # torch and numpy name neither the key nor the file
-        what = f"no noise schedule can be made of its values: {first_line(error)}"
+        what = f"its values do not give a noise schedule: {first_line(error)}"
         raise _unsupported(
             what, where, "Compare betas and num_train_timesteps with those of the base model."
         ) from error

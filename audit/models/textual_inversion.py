@@ -55,10 +55,10 @@ def add_textual_inversion(inversions: Sequence[TextualInversion], parts: Mapping
         token, vectors_VD = _read(inversion)
         width = parts["text_encoder"].config.hidden_size
         if vectors_VD.ndim not in (1, 2) or vectors_VD.shape[-1] != width:
-            what = f"its embedding has the shape {list(vectors_VD.shape)}; the text encoder has {width} values a token"
+            what = f"its embedding has shape {list(vectors_VD.shape)}; the text encoder has {width} values per token"
             raise AuditError(what, where=str(inversion.path), hint="Give an embedding that was learned for this model.")
         if not vectors_VD.isfinite().all():
-            hint = "Learn it again."
+            hint = "Train the embedding again."
             raise AuditError("its embedding has values that are NaN or infinite", where=str(inversion.path), hint=hint)
         try:
             with _quiet():
@@ -108,7 +108,7 @@ def _read(inversion: TextualInversion) -> tuple[str, Tensor]:
     token, vectors_VD = _embedding(content, str(path))
     if inversion.token is None and token in (None, "emb_params"):
         hint = "Say which token captions use: model.textual_inversion: [{path: ..., token: ...}]."
-        raise AuditError("the file does not say its token", where=str(path), hint=hint)
+        raise AuditError("the file does not name its token", where=str(path), hint=hint)
     return inversion.token or str(token), vectors_VD.detach()
 
 
@@ -128,7 +128,7 @@ def _embedding(content: Any, where: str) -> tuple[str | None, Tensor]:
             if isinstance(vectors, Tensor):
                 return str(token), vectors
     hint = "Give a file with one embedding, as diffusers or A1111 writes it."
-    raise AuditError("this is no textual inversion", where=where, hint=hint)
+    raise AuditError("this is not a textual inversion", where=where, hint=hint)
 
 
 @contextmanager

@@ -158,22 +158,22 @@ def _remedy(
     for part, wrapper in _WRAPPERS.items():
         if any(key.startswith(part) or f".{part}" in key for key in unexpected):
             return (
-                f"The keys have {part!r} in them: the weights were saved while {wrapper} wrapped the model. Save the "
-                f"model that it wraps by save_pretrained, or take {part!r} out of the keys."
+                f"The keys contain {part!r}: the weights were saved while {wrapper} wrapped the model. Save the "
+                f"wrapped model with save_pretrained, or remove {part!r} from the keys."
             )
     first = {key.partition(".")[0] for key in unexpected}
     if len(first) == 1 and not found.keys() & expected.keys():
         return (
-            f"Every key begins with {first.pop()!r}: save the {len(expected)} weights without it, by save_pretrained."
+            f"Every key begins with {first.pop()!r}: save the {len(expected)} weights without it, with save_pretrained."
         )
     if unexpected:
-        return "Does config.json belong to these weights? Save the model again by save_pretrained."
-    return "The file is incomplete. Download it again, or save the model again by save_pretrained."
+        return "Does config.json belong to these weights? Save the model again with save_pretrained."
+    return "The file is incomplete. Download it again, or save the model again with save_pretrained."
 
 
 def _checked(tensor: Tensor, like: Tensor, name: str, where: str, dtype: torch.dtype) -> Tensor:
     if tensor.shape != like.shape:
-        what = f"{name} has the shape {list(tensor.shape)}, and config.json says {list(like.shape)}"
+        what = f"{name} has the shape {list(tensor.shape)}, but config.json says {list(like.shape)}"
         raise AuditError(what, where=where, hint="Take config.json and weights from the same model.")
     if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         what = f"{name} is of dtype {str(tensor.dtype).removeprefix('torch.')}: the weights are quantized"

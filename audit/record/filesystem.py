@@ -38,7 +38,7 @@ def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """
     uri = str(uri)
     if not uri.strip() or "\0" in uri:
-        raise UsageError(f"{uri!r} is no path", hint="Give the path of a folder or a file, or a URI.")
+        raise UsageError(f"{uri!r} is not a path", hint="Give the path of a folder or a file, or a URI.")
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(uri)
     try:
@@ -125,7 +125,7 @@ def writing(
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        hint = "Make room, then run the same command again to resume."
+        hint = "Free some space, then run the same command again to resume."
         what = f"there is no room to write it: {os.strerror(error.errno)}"
         raise AuditError(what, where=path, hint=hint, kind=DISK_FULL) from error
 

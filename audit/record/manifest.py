@@ -13,7 +13,7 @@ _RUN = "Give the folder of a run: its `out`."
 
 def missing(where: str) -> AuditError:
     """Return the error for a folder without a manifest."""
-    return AuditError("no manifest.json: this is no run", where=where, hint=_RUN)
+    return AuditError("no manifest.json: this is not a run", where=where, hint=_RUN)
 
 
 def parse(content: bytes, where: str, keys: Sequence[str] = ("parts",)) -> dict[str, Any]:
@@ -30,13 +30,11 @@ def parse(content: bytes, where: str, keys: Sequence[str] = ("parts",)) -> dict[
     try:
         data = json.loads(content)
     except ValueError as error:
-        hint = (
-            f"Is it that of a run at all? {_RUN} If it is damaged, restore it from a copy or audit with another --out."
-        )
+        hint = f"Is this the manifest of a run? {_RUN} If it is damaged, restore it or audit with another --out."
         raise AuditError(f"not JSON, or damaged: {error}", where=where, hint=hint) from error
     if not isinstance(data, dict):
-        raise AuditError("not a JSON object: this is no run's manifest", where=where, hint=_RUN)
+        raise AuditError("not a JSON object: this is not a run's manifest", where=where, hint=_RUN)
     if lacking := [key for key in keys if key not in data]:
-        what = f"this is no manifest of a run of this version: it has no {', '.join(lacking)}"
+        what = f"this is not the manifest of a run of this version: it has no {', '.join(lacking)}"
         raise AuditError(what, where=where, hint=_RUN)
     return data

@@ -236,12 +236,12 @@ def _checked_captions(captions: Sequence[str]) -> list[str]:
             caption.encode()
         except UnicodeEncodeError as error:
             what = f"caption {at} is not valid Unicode: {error.reason}"
-            raise UsageError(what, hint="Leave it out or mend it.") from None
+            raise UsageError(what, hint="Leave it out or fix it.") from None
     return listed
 
 
 def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     listed = [int(seed) for seed in seeds]
     if not listed or len(set(listed)) < len(listed) or any(not 0 <= seed < 2**63 for seed in listed):
-        raise UsageError(f"seeds is {listed}", hint="Give one or more different non-negative whole numbers.")
+        raise UsageError(f"seeds is {listed}", hint="Give one or more distinct non-negative integers.")
     return listed

@@ -34,7 +34,10 @@ def beside(table: pa.Table, reference: pa.Table) -> pa.Table:
             what = f"{item.replace('_', ' ')} is {theirs[item]} in the reference model, {ours[item]} in the model"
             raise AuditError(what, hint="Give a reference model of the same shape, such as an earlier checkpoint.")
     if not all(table[key].equals(reference[key]) for key in ("caption", "seed")):
-        raise AuditError("the reference model screened other captions or seeds", hint="Screen the same with both.")
+        raise AuditError(
+            "the reference model screened other captions or seeds",
+            hint="Screen the same captions and seeds with both models.",
+        )
     own = schema.features_of(table.schema)
     layout = schema.scored([*own, *(schema.REFERENCE + name for name in own)])
     columns = {name: table[name] for name in ("caption", "seed", "prompt_tokens")}

@@ -175,4 +175,4 @@ def test_layers_of_a_model_are_shown_by_timestep(tmp_path: Path) -> None:
     assert pq.read_table(out).num_rows == 8 * 16 * 2
     half = crossaudit("rank-layers", model, "--captions", str(captions))
     assert half.returncode == 2 and "--captions and --controls go together" in half.stderr
-    assert "this is no run" in crossaudit("rank-layers", str(tmp_path)).stderr
+    assert "this is not a run" in crossaudit("rank-layers", str(tmp_path)).stderr

@@ -108,7 +108,7 @@ def test_what_control_captions_share_is_taken_off() -> None:
 
 def test_one_seed_agrees_with_nothing(sd1: audit.Model) -> None:
     table = audit.screen(sd1, [f"a dog {n}" for n in range(9)], [0], ["seed_agreement"])
-    with pytest.raises(audit.errors.AuditError, match="compares seeds, and there is one"):
+    with pytest.raises(audit.errors.AuditError, match="compares seeds, but there is only one"):
         audit.calibrate(table, "seed_agreement")
 
 

@@ -38,5 +38,5 @@ def test_both_forms_of_the_trajectory_are_one_detector() -> None:
 
 
 def test_the_error_for_an_unknown_detector_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="Known here: profile, attention_profile, noise_profile"):
+    with pytest.raises(UsageError, match="Available here: profile, attention_profile, noise_profile"):
         screen_detectors(["profil"])

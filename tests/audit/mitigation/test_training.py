@@ -352,5 +352,5 @@ def test_control_captions_beside_torch_compile(unet: UNet2DConditionModel) -> No
 
 
 def test_a_fixed_entropy_does_not_go_with_control_captions(unet: UNet2DConditionModel) -> None:
-    with pytest.raises(UsageError, match="max_entropy does not go with control captions"):
+    with pytest.raises(UsageError, match="max_entropy cannot be combined with control captions"):
         audit.TrainingGuard(unet, max_entropy=1.0, null=Null(unet))

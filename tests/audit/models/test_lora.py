@@ -141,7 +141,7 @@ def test_other_adapters_of_peft_are_refused(
 
 def test_an_adapter_of_peft_without_its_configuration_is_refused(factors: Factors, tmp_path: Path) -> None:
     (peft_folder(tmp_path, factors, (QUERY,)) / "adapter_config.json").unlink()
-    with pytest.raises(AuditError, match="without adapter_config.json beside them their strength is unknown"):
+    with pytest.raises(AuditError, match="their strength is unknown because adapter_config.json is not next to them"):
         audit.load_model(MODEL, lora=tmp_path)
 
 

@@ -75,7 +75,7 @@ def test_a_missing_path_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 def test_a_hub_id_without_the_hub_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(AuditError, match="nobody/nothing: no such folder here, and not to be had from the hub"):
+    with pytest.raises(AuditError, match="nobody/nothing: no such folder, and not available from the hub"):
         audit.load_model("nobody/nothing")
 
 

@@ -43,7 +43,7 @@ def test_it_is_measured_where_nothing_says_it(parts: dict[str, Any], noise: floa
 
 
 def test_what_cannot_be_told_is_refused_with_the_key_that_says_it(parts: dict[str, Any]) -> None:
-    with pytest.raises(AuditError, match="cannot be told.*(?s:.)*model.prediction_type"):
+    with pytest.raises(AuditError, match="cannot tell whether.*(?s:.)*model.prediction_type"):
         decide(parts | {"unet": Mixture(0.4)}, {}, False, None, "here")
     assert decide(parts | {"unet": Mixture(0.4)}, {}, False, "epsilon", "here")[1] == "as given"
 

@@ -94,7 +94,7 @@ def test_generate_serve_and_screen_expand_alike(files: list[Path], data: Path, t
 def test_a_token_may_be_given_and_has_to_be_where_the_file_has_none(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "style.safetensors"
     save_file({"emb_params": vectors(2)}, file)
-    with pytest.raises(AuditError, match="does not say its token.*(?s:.)*model.textual_inversion"):
+    with pytest.raises(AuditError, match="does not name its token.*(?s:.)*model.textual_inversion"):
         audit.load_model(data / "tiny-sd1", textual_inversion=[file])
     model = audit.load_model(data / "tiny-sd1", textual_inversion=[TextualInversion(file, "<style>")])
     assert {"<style>", "<style>_1"} <= set(model.tokenizer.added_tokens_encoder)
@@ -106,7 +106,7 @@ def test_a_token_may_be_given_and_has_to_be_where_the_file_has_none(data: Path, 
         ({"<x>": torch.zeros(2, 5)}, r"shape \[2, 5\]; the text encoder has 32"),
         ({"<x>": torch.full((1, WIDTH), float("nan"))}, "NaN or infinite"),
         ({"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(2, 1280)}, "for Stable Diffusion XL"),
-        ({"<x>": torch.zeros(1, WIDTH), "<y>": torch.zeros(1, WIDTH)}, "this is no textual inversion"),
+        ({"<x>": torch.zeros(1, WIDTH), "<y>": torch.zeros(1, WIDTH)}, "this is not a textual inversion"),
         ({"a</w>": torch.zeros(1, WIDTH)}, "already in tokenizer vocabulary"),
     ],
 )

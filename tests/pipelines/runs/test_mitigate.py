@@ -239,7 +239,7 @@ def test_a_run_without_the_training_images_is_refused(own: Ledger) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="this is no run"):
+    with pytest.raises(AuditError, match="this is not a run"):
         mitigate_run(str(tmp_path), SMALL)
 
 

@@ -127,5 +127,5 @@ def test_a_run_that_was_not_submitted_has_no_job(run: Run) -> None:
 
 def test_what_is_no_run_has_no_job(tmp_path: Path) -> None:
     assert last_job(str(tmp_path)) is None
-    with pytest.raises(AuditError, match="this is no run"):
+    with pytest.raises(AuditError, match="this is not a run"):
         job_of(str(tmp_path))
