@@ -165,7 +165,7 @@ class Mitigation:
         if self._flag is None:
             return torch.ones(prompts, dtype=torch.bool)
         if given["prompt"] is None:
-            raise UsageError("the call passes prompt_embeds, but only= screens text", hint="Pass prompt= instead.")
+            raise UsageError("the call passes prompt_embeds, but only= screens prompts", hint="Pass prompt= instead.")
         with plainly():
             return torch.tensor(self._flag(listed(given["prompt"])))
 

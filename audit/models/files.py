@@ -12,11 +12,11 @@ from typing import Any
 from audit.errors import AuditError, first_line
 
 CONVERT = (
-    "A pickle can run code. If you trust it, convert it: "
+    "A pickle can run code. Convert it only if you trust it: "
     "StableDiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder)."
 )
 CONVERT_SINGLE = (
-    "A pickle can run code. If you trust it, convert it: "
+    "A pickle can run code. Convert it only if you trust it: "
     "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)."
 )
 # Name of the weights file of each component, without its suffix.

@@ -225,7 +225,7 @@ def _check_values(resolved: Mapping[str, Any], where: str | None) -> None:
         betas_T = DDIMScheduler(**resolved).betas
         sound = bool(((betas_T >= 0) & (betas_T <= 1)).all())
     except Exception as error:  # torch and numpy name neither the key nor the file
-        what = f"its values do not give a noise schedule: {first_line(error)}"
+        what = f"no noise schedule can be computed from its values: {first_line(error)}"
         raise _unsupported(
             what, where, "Compare betas and num_train_timesteps with those of the base model."
         ) from error

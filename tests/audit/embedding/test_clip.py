@@ -130,7 +130,7 @@ def test_the_tags_that_ship_with_open_clip_are_read_like_that() -> None:
 @pytest.mark.usefixtures("tags")
 def test_another_activation_than_the_tag_was_trained_with_is_refused(network: torch.nn.Module, weights: Path) -> None:
     """open_clip only warns: https://github.com/mlfoundations/open_clip, section on QuickGELU."""
-    with pytest.raises(AuditError, match="quick were trained with QuickGELU\nName tiny-test-quickgelu/quick"):
+    with pytest.raises(AuditError, match="quick were trained with QuickGELU\nUse tiny-test-quickgelu/quick"):
         load_embedder("clip", weights, model="tiny-test/quick")
     with pytest.raises(AuditError, match="Name ViT-B-32-quickgelu/openai"):
         load_embedder("clip", "ViT-B-32/openai")
