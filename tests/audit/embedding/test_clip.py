@@ -132,7 +132,7 @@ def test_another_activation_than_the_tag_was_trained_with_is_refused(network: to
     """open_clip only warns: https://github.com/mlfoundations/open_clip, section on QuickGELU."""
     with pytest.raises(AuditError, match="quick were trained with QuickGELU\nUse tiny-test-quickgelu/quick"):
         load_embedder("clip", weights, model="tiny-test/quick")
-    with pytest.raises(AuditError, match="Name ViT-B-32-quickgelu/openai"):
+    with pytest.raises(AuditError, match="Use ViT-B-32-quickgelu/openai"):
         load_embedder("clip", "ViT-B-32/openai")
 
 
