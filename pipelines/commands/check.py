@@ -11,6 +11,7 @@ from pipelines.commands.options import Json, RunDir, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(rich_help_panel=panel, epilog="Example: crossaudit check run")(check)
 
 

@@ -10,6 +10,7 @@ from pipelines.commands.options import Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     example = "Example: crossaudit clean run/exclusions.parquet 'laion/*.parquet' 'laion/*.tar' --out cleaned"
     app.command(rich_help_panel=panel, epilog=example)(clean)
 

@@ -10,6 +10,7 @@ from pipelines.commands.options import Overrides, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(rich_help_panel=panel, epilog="Example: crossaudit demo --out /tmp/demo && crossaudit check /tmp/demo")(
         demo
     )

@@ -31,6 +31,7 @@ class Name(StrEnum):
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(rich_help_panel=panel, epilog="Example: crossaudit download-weights sscd")(download_weights)
 
 

@@ -18,6 +18,7 @@ class Policy(StrEnum):
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     example = "Example: crossaudit exclusions run --policy dedup"
     app.command(rich_help_panel=panel, epilog=example)(exclusions)
 

@@ -13,6 +13,7 @@ BAND = 64  # control captions per comparison band; each costs one generation
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     example = (
         'Example: crossaudit explain my-model "a caption" --calibration run/calibration.json --controls controls.txt'
     )

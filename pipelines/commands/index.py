@@ -11,6 +11,7 @@ from pipelines.commands.options import ConfigFile, Overrides, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     example = "Example: crossaudit index audit.yaml --out laion-index, then in audit.yaml: index: {path: laion-index}"
     app.command(rich_help_panel=panel, epilog=example)(index)
 

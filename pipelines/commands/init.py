@@ -13,6 +13,7 @@ from pipelines.commands.options import Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(
         rich_help_panel=panel, epilog="Example: crossaudit init && $EDITOR audit.yaml && crossaudit run audit.yaml"
     )(init)

@@ -10,6 +10,7 @@ from pipelines.commands.options import Address, RunDir, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(rich_help_panel=panel, epilog="Example: crossaudit logs s3://bucket/runs/june --follow")(logs)
 
 

@@ -22,6 +22,7 @@ class KeepPositions(StrEnum):
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(
         rich_help_panel=panel, epilog="Example: crossaudit mitigate run --bos-scale 1.25 --bos-scale 2 --keep eos"
     )(mitigate)

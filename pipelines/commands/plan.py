@@ -19,6 +19,7 @@ CONFIRMED = 100
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(rich_help_panel=panel, epilog="Example: crossaudit plan audit.yaml --gpus 8 --price 2.50")(plan)
 
 

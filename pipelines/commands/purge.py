@@ -18,6 +18,7 @@ class KeepPictures(StrEnum):
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(rich_help_panel=panel, epilog="Example: crossaudit purge run --keep confirmed")(purge)
 
 

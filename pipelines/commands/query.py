@@ -24,6 +24,7 @@ class Format(StrEnum):
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     example = 'Example: crossaudit query run "select verdict, count(*) from verdicts group by all"'
     app.command(rich_help_panel=panel, epilog=example)(query)
 

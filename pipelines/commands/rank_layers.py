@@ -18,6 +18,7 @@ MOST = 300  # maximum number of captions, and of control captions
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     example = (
         "Example: crossaudit rank-layers run, or "
         "crossaudit rank-layers my-model --captions memorized.txt --controls controls.txt"

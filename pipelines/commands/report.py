@@ -8,6 +8,7 @@ from pipelines.commands.options import RunDir, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(rich_help_panel=panel, epilog="Example: crossaudit report run")(report)
 
 

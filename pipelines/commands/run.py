@@ -27,6 +27,7 @@ class FailOn(StrEnum):
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(
         rich_help_panel=panel, epilog="Example: crossaudit run audit.yaml --set select.budget=500 --out runs/june"
     )(run)

@@ -10,6 +10,7 @@ from pipelines.commands.options import ConfigFile, Overrides, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
     example = "Example: crossaudit submit audit.yaml --address http://head:8265 --out s3://bucket/runs/june --wait"
     app.command(rich_help_panel=panel, epilog=example)(submit)
 

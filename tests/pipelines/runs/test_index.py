@@ -226,7 +226,7 @@ def test_an_index_is_resumed_and_not_mixed_with_another_or_with_an_audit(index: 
     cropped = load_config(with_index(dataset.parent), [SHARDS, "images.crop=centre"])
     with pytest.raises(AuditError, match="images.crop was 'none' when this run began and is 'centre' now"):
         build_index(*cropped)
-    with pytest.raises(AuditError, match="holds an index, no audit"):
+    with pytest.raises(AuditError, match="holds an index, not an audit"):
         run_audit(*load_config(with_index(dataset.parent, index={}), (), index.uri))
 
 
