@@ -37,7 +37,7 @@ def test_it_names_the_type_and_the_root_cause_in_one_line() -> None:
 def test_a_file_of_the_operating_systems_errors_is_named(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError) as caught:
         tmp_path.read_bytes()
-    assert str(plain(caught.value)).startswith(f"{tmp_path}: is a directory\nCheck that it is there")
+    assert str(plain(caught.value)).startswith(f"{tmp_path}: is a directory\nCheck that it exists")
 
 
 def test_a_command_writes_the_traceback_to_a_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
