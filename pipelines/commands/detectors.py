@@ -25,6 +25,6 @@ def detectors(verbose: Verbose = False) -> None:
     for name, screening in SCREEN.items():
         table.add_row(name, "screen", screening.cost, screening.source)
     for name, running in RUN.items():
-        note = "" if name in running.scores else " (records a mask, not a score)"
+        note = "" if name in running.scores else " (mask only)"
         table.add_row(name, "generate", running.cost + note, running.source)
     Console().print(table)
