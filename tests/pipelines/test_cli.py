@@ -144,7 +144,7 @@ def test_what_is_no_run_exits_with_1(tmp_path: Path) -> None:
 def test_detectors_are_listed_with_cost_and_source() -> None:
     shown = crossaudit("detectors")
     assert shown.returncode == 0
-    for words in ("profile", "noise_alignment", "bright_ending", "Webster 2023", "mask only"):
+    for words in ("profile", "noise_alignment", "bright_ending", "Webster 2023", "(mask"):
         assert words in shown.stdout
 
 
