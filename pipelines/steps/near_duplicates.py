@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SAMPLE, MEASURED, CENTRES, LISTS, PAIRS = "_image_sample", "_image_scanned", "_centres", "_lists", "_scanned_pairs"
 # Number of images that are assigned to lists together, and of list rows that are compared in one shard. Each shard
-# reads from every block, which costs more than 20 ms per block.
+# reads from every block, which costs more than 20 ms.
 BLOCK, RANGE = 1 << 17, 1 << 21
 
 
