@@ -150,7 +150,7 @@ def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
         ("control caption was screened", "from control_screen", "from control_screen", "screen", "calibrate"),
         ("selected caption was generated", SELECTED, generated["discover"], "generate", "generate"),
         ("confirmed caption was generated again", CONFIRMED, generated["fresh"], "fresh", "generate"),
-        ("control caption that was generated has images", null, generated["control"], "generate", "generate"),
+        ("control caption with a generation was generated", null, generated["control"], "generate", "generate"),
     ):
         numbers = _seeds(manifest, seeds)
         yield Rule(

@@ -103,7 +103,7 @@ def test_a_finished_run_closes(run: Path) -> None:
         (
             "generations",
             lambda table: replaced(table, "purpose", "control"),
-            "control caption that was generated has images",
+            "control caption with a generation was generated",
         ),
         ("generations", twice, "selected caption was generated once"),
         ("generations", lambda table: replaced(table, "purpose", "fun"), "generations.purpose"),
