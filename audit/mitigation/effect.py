@@ -24,8 +24,8 @@ def summarize(measured: pa.Table, vectors_NE: np.ndarray) -> dict[str, Any]:
         vectors_NE: Unit vectors of the images.
     """
     of_caption = measured.group_by("caption_id").aggregate([("is_copy", "any"), ("near_miss", "any")])
-    captions, above = len(of_caption), int(pc.sum(of_caption["above_threshold_any"]).as_py() or 0)
-    near = pc.and_(of_caption["near_miss_any"], pc.invert(of_caption["above_threshold_any"]))
+    captions, above = len(of_caption), int(pc.sum(of_caption["is_copy_any"]).as_py() or 0)
+    near = pc.and_(of_caption["near_miss_any"], pc.invert(of_caption["is_copy_any"]))
     low, high = clopper_pearson(above, captions) if captions else (None, None)
     return {
         "captions": captions,

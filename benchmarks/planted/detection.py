@@ -145,11 +145,11 @@ def rates(folder: Path) -> dict[str, dict[str, float]]:
     positives = {row["caption"] for row in truth if row["reproduced"]}
     negatives = {row["caption"] for row in truth if not row["planted"]}
     kinds = ("screen", "runs", "seeds")
-    tables = {name: pq.read_table(folder / f"{name}.parquet") for kind in kinds for name in (kind, f"null_{kind}")}
+    tables = {name: pq.read_table(folder / f"{name}.parquet") for kind in kinds for name in (kind, f"control_{kind}")}
     found = {}
     for detector in SCORES:
         table = "runs" if detector in RUN else "seeds" if detector == "seed_agreement" else "screen"
-        scored = audit.calibrate(tables[f"null_{table}"], detector).score(tables[table])
+        scored = audit.calibrate(tables[f"control_{table}"], detector).score(tables[table])
         score_of = dict(zip(scored["caption"].to_pylist(), scored["score"].to_pylist(), strict=True))
         positive = [score_of[caption] for caption in positives]
         negative = [score_of[caption] for caption in negatives if caption in score_of]

@@ -70,7 +70,7 @@ class Manifest:
             return cls(ledger, _new(config, given, resolved) | {"kind": kind})
         if (found := data.get("kind", "audit")) != kind:
             raise AuditError(f"holds an {found}, not an {kind}", where=ledger.uri, hint="Choose another --out.")
-        if not data["stages"]:
+        if not data["stages"] and _changed(data["resolved"], resolved):
             data = _new(config, given, resolved) | {"kind": kind, "jobs": data["jobs"]}
         _refuse_changes(data["resolved"], resolved, ledger.uri)
         return cls(ledger, data | {"config": dict(given), "resolved": resolved})
@@ -93,9 +93,10 @@ class Manifest:
     def reload(self) -> None:
         """Reload the manifest if it was written since `open`. Raises AuditError if its configuration has changed."""
         written = stored(self._ledger)
-        if written is not None and written["stages"]:
-            _refuse_changes(written["resolved"], self.data["resolved"], self._ledger.uri)
-            self.data = written | {name: self.data[name] for name in ("config", "resolved")}
+        if written is None or (not written["stages"] and _changed(written["resolved"], self.data["resolved"])):
+            return
+        _refuse_changes(written["resolved"], self.data["resolved"], self._ledger.uri)
+        self.data = written | {name: self.data[name] for name in ("config", "resolved")}
 
     def begin(self) -> None:
         """Record that the run has started or resumed, and its cluster job if it has one."""
@@ -269,16 +270,22 @@ def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) 
     }
 
 
-def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], uri: str) -> None:
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the configuration that differ and that a result may depend on."""
     old, new = _flat(before), _flat(now)
-    for key in sorted(old.keys() | new.keys()):
-        free = any(key == name or key.startswith(f"{name}.") for name in FREE)
-        if not free and old.get(key) != new.get(key):
-            raise AuditError(
-                f"{key} was {old.get(key)!r} when this run began and is {new.get(key)!r} now",
-                where=uri,
-                hint="Choose another --out, or restore the configuration.",
-            )
+    free = tuple(f"{name}." for name in FREE)
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [key for key in keys if key not in FREE and not key.startswith(free)]
+
+
+def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], uri: str) -> None:
+    """Raise AuditError that names the first key that has changed."""
+    for key in _changed(before, now):
+        raise AuditError(
+            f"{key} was {_flat(before).get(key)!r} when this run began and is {_flat(now).get(key)!r} now",
+            where=uri,
+            hint="Choose another --out, or restore the configuration.",
+        )
 
 
 def _flat(node: Any, at: str = "") -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_a_killed_driver_is_followed_by_one_that_ends_the_run(
     ledger = Ledger(str(tmp_path / "run"))
     engine = {"address": cluster.address, "workers": {"min": 1, "max": 3}, "gpus_per_worker": 0.5}
     path = write_config(tmp_path, engine=engine, out=ledger.uri)
-    command = [sys.executable, "-m", "tests.pipelines.driver", str(path)]
+    command = [sys.executable, "-m", "tests.support.driver", str(path)]
     with subprocess.Popen(command, cwd=str(ROOT)) as process:
         until(lambda: len(ledger.parts("digests")) > moment, process)
         process.kill()

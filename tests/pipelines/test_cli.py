@@ -119,7 +119,7 @@ def test_query_prints_csv_and_json(run: str, form: str, wanted: str) -> None:
 
 
 def test_query_prints_a_table_and_says_what_is_wrong_with_a_query(run: str) -> None:
-    shown = crossaudit("query", run, "select caption, copies from verdicts order by all")
+    shown = crossaudit("query", run, "select caption, row_count from verdicts order by all")
     assert shown.returncode == 0
     body = [line.split("│")[1:3] for line in shown.stdout.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in body] == [["caption a", "1"], ["caption b", "1"]]

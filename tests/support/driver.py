@@ -1,4 +1,4 @@
-"""A driver to kill: one step of a run on a Ray cluster. python -m tests.pipelines.driver AUDIT_YAML"""
+"""A driver to kill: one step of a run on a Ray cluster. python -m tests.support.driver AUDIT_YAML"""
 
 from __future__ import annotations
 

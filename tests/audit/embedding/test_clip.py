@@ -114,9 +114,7 @@ def test_a_tag_says_how_the_images_of_a_weights_file_are_prepared(network: torch
 
 @pytest.mark.usefixtures("tags")
 def test_where_tags_disagree_one_has_to_be_named(network: torch.nn.Module, weights: Path) -> None:
-    with pytest.raises(
-        AuditError, match="more than one way\n.*tiny-test/TAG, with TAG one of plain, quick, squashed"
-    ):
+    with pytest.raises(AuditError, match="more than one way\n.*tiny-test/TAG, with TAG one of plain, quick, squashed"):
         load_embedder("clip", weights, model="tiny-test")
 
 

@@ -39,7 +39,7 @@ def test_content_words_are_the_long_ones_once() -> None:
     assert content_words(["a red boat", "the boat house"]) == ["boat", "house"]
 
 
-def test_self_control_is_the_score_less_the_median_of_the_variants(sd1: audit.Model) -> None:
+def test_the_margin_is_the_score_less_the_median_of_the_variants(sd1: audit.Model) -> None:
     null = [f"a {colour} {thing} {n}" for colour in ("red", "blue") for thing in ("cat", "boat") for n in range(20)]
     calibration = audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
     table = perturbation_margin(sd1, calibration, ["a red house", "", "a red house"], WORDS)

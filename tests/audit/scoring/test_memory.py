@@ -47,7 +47,7 @@ LIMITED = """
 import resource, sys
 import numpy as np, torch
 import audit
-from audit.memory import out_of_memory
+from audit.scoring.memory import out_of_memory
 
 torch.set_num_threads(1)
 model = audit.load_model("tests/data/tiny-sd1")

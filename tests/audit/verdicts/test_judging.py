@@ -312,7 +312,7 @@ def test_captions_may_be_judged_in_parts() -> None:
     assert apart == whole
 
 
-def test_the_self_control_stands_beside_the_score_where_there_is_one() -> None:
+def test_the_perturbation_margin_stands_beside_the_score_where_there_is_one() -> None:
     case = Case()
     for name in ("a", "b"):
         case.caption(name)
