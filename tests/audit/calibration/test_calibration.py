@@ -244,7 +244,7 @@ def test_near_identical_captions_never_fall_into_both_halves() -> None:
     spelled = [
         " ".join(word.upper() if number >> at & 1 else word for at, word in enumerate(words)) for number in range(128)
     ]
-    with pytest.raises(AuditError, match="128 fit and 0|0 fit and 128"):
+    with pytest.raises(AuditError, match="128 fit the distance and 0|0 fit the distance and 128"):
         audit.calibrate(table(spelled))
 
 
