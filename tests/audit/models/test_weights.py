@@ -89,7 +89,7 @@ def test_a_tensor_of_another_shape_is_named_with_both(folder: Path, part: str) -
         return {name: each[:-1] if name.endswith(FIRST[part]) else each for name, each in tensors.items()}
 
     retensor(folder, part, cut)
-    with pytest.raises(AuditError, match=rf"{part}: {FIRST[part]} has the shape \[\d+\], and config.json says \[\d+\]"):
+    with pytest.raises(AuditError, match=rf"{part}: {FIRST[part]} has the shape \[\d+\], but config.json says \[\d+\]"):
         audit.load_model(folder)
 
 
