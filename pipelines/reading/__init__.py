@@ -1,1 +1,1 @@
-"""Readers of datasets: captions from Parquet, images from WebDataset tars and Parquet."""
+"""Read datasets: captions from text, JSON lines, CSV, Parquet and tars; images from tars, Parquet files and folders."""

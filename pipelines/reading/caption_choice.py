@@ -1,4 +1,4 @@
-"""Choose the files that hold the captions of a data set; two files that may hold one image's caption are refused."""
+"""Choose the caption files of a dataset, and refuse two files that may both hold the caption of one image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from pipelines.reading.imagefolder import is_metadata
 
 
 def choose_caption_files(captions: Captions, images: Images | None) -> list[File]:
-    """Find the caption files. In a folder, images and files of unknown formats are left out.
+    """Return the caption files. In a folder, images and files of unknown formats are skipped.
 
     Args:
-        captions: The paths, globs and folders of the captions.
-        images: Those of the images, which the captions may lie beside.
+        captions: The configuration of the captions: paths, globs and folders.
+        images: The configuration of the images, which captions may lie beside, or None.
+
+    Returns:
+        The caption files. A text file beside an image is a `Sidecar`.
 
     Raises:
         AuditError: A path is missing.
-        UsageError: An image has both a `.txt` and a `.caption` beside it, or a folder has both the metadata of an
-            imagefolder and caption files beside images.
+        UsageError: An image has both a `.txt` and a `.caption` file beside it, or a folder has both imagefolder
+            metadata and caption files beside images.
     """
     paths = paths_of(captions.path)
     found = find(captions.path, "captions")
@@ -36,7 +39,7 @@ def choose_caption_files(captions: Captions, images: Images | None) -> list[File
 
 
 def _images_beside(found: Sequence[File], paths: Sequence[str], images: Images | None) -> list[File]:
-    """Return the images that text files may lie beside: those of the run, or else those next to the files of a glob."""
+    """Return the images that text files may lie beside: those of the run, else those next to files found by a glob."""
     texts = [file for file in found if caption_files.may_hold(file)]
     if texts and images:
         return find(images.path, "images")
@@ -46,8 +49,8 @@ def _images_beside(found: Sequence[File], paths: Sequence[str], images: Images |
 def _among(files: list[File], paths: Sequence[str]) -> list[File]:
     """Return the caption files among the files of a folder.
 
-    The metadata of an imagefolder stands for all of its files. If an img2dataset shard has a tar and a Parquet file,
-    the Parquet file is read: it also has the rows that were not downloaded.
+    If there is imagefolder metadata, only the metadata is read. If an img2dataset shard has a tar and a Parquet file,
+    the Parquet file is read, because it also has the rows that were not downloaded.
     """
     metadata = [file for file in files if is_metadata(file)]
     if metadata:
@@ -64,7 +67,7 @@ def _among(files: list[File], paths: Sequence[str]) -> list[File]:
 
 
 def _refuse_two_kinds(metadata: File, sidecars: Sequence[Sidecar], paths: Sequence[str]) -> None:
-    """Raise UsageError if a folder with metadata has caption files beside images too."""
+    """Raise UsageError if a folder with imagefolder metadata also has caption files beside images."""
     if not sidecars:
         return
     example = sidecars[0]
@@ -97,7 +100,7 @@ def _refuse_two_captions(files: Sequence[File], paths: Sequence[str]) -> None:
 
 
 def _either(paths: Sequence[str], *names: str) -> str:
-    """Return what to configure in order to read one of several kinds of files."""
+    """Return a hint: how to configure that only one of several kinds of files is read."""
     if not all(map(is_folder, paths)):
         return "Name only files of one kind in `captions`."
     globs = [", ".join(f"{path.rstrip('/')}/**/{name}" for path in paths) for name in names]

@@ -1,4 +1,4 @@
-"""The default column of the captions: what is read where the configuration names no column."""
+"""Choose the column of the captions when the configuration names none."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipelines.reading.caption_choice import choose_caption_files
 from pipelines.reading.files import File, file_at
 from pipelines.reading.slices import UNREADABLE
 
-# Taken where it exists. Otherwise one of OTHERS is taken if it is the only one of them.
+# This column is taken if it exists. Otherwise, a column in OTHERS is taken if it is the only one of them.
 DEFAULT = "caption"
 OTHERS = ("text", "prompt", "TEXT", "Prompt")
 
 
 def resolved(config: Config) -> Config:
-    """Set `captions.caption` and `calibration.column` to the columns that the files have, unless they are given.
+    """Set `captions.caption` and `calibration.column` to the columns that the files have, unless they are configured.
 
-    Where the files have no such column, or more than one, the default `caption` is set. Reading them then fails with an
-    error that lists their columns. Calling this function on its own result changes nothing.
+    If the files have no such column, or more than one, the default `caption` is set. Reading the files then fails with
+    an error that lists their columns. Calling this function on its own result changes nothing.
     """
     changes: dict[str, Any] = {}
     captions, calibration = config.captions, config.calibration
@@ -37,7 +37,7 @@ def resolved(config: Config) -> Config:
 
 
 def column_of(files: Sequence[File], captions: Captions) -> str | None:
-    """Return the caption column among the columns of all files, whatever their order, or None if that is not one."""
+    """Return the caption column among the columns of all files, or None. The order of files does not matter."""
     with ThreadPoolExecutor(16) as threads:
         names = threads.map(lambda file: _names(file, captions), files)
         return column_among({name for of_file in names for name in of_file})
@@ -52,7 +52,7 @@ def column_among(names: set[str]) -> str | None:
 
 
 def _column_or_default(files: Callable[[], list[File]], captions: Captions) -> str:
-    """Return the caption column of files, or the default. Files that are missing raise an error where they are read."""
+    """Return the caption column of files, or the default. A missing file raises an error later, when it is read."""
     try:
         return column_of(files(), captions) or DEFAULT
     except (*UNREADABLE, AuditError):
@@ -60,7 +60,7 @@ def _column_or_default(files: Callable[[], list[File]], captions: Captions) -> s
 
 
 def _names(file: File, captions: Captions) -> list[str]:
-    """Return the columns of a file, or nothing if it cannot be read."""
+    """Return the columns of a file, or an empty list if it cannot be read."""
     try:
         names: list[str] = captions_of.module_of(file).columns(file, captions)
     except (*UNREADABLE, AuditError):

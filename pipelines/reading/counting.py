@@ -1,4 +1,7 @@
-"""How many rows and images there are, without reading them: Parquet footers, and the beginnings of other files."""
+"""Count rows and images without reading them all.
+
+The counts come from Parquet footers and from the first rows of other files.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,25 @@ from pipelines.reading.slices import COMPRESSED, HEAD, UNREADABLE, Slice
 
 T = TypeVar("T")
 
-# Of files that do not say how many rows they have, so many are looked at, spread over the list, and of each so much.
+# At most LOOKED_AT files are sampled of each kind that does not store its row count, evenly spaced in the list. Of a
+# sampled file of lines, LOOKED_BYTES bytes are read.
 LOOKED_AT, LOOKED_BYTES = 8, 1 << 20
-# A footer is little to read and long to wait for.
+# A footer is small, but its latency is high.
 _THREADS = 64
 
 
 @dataclass(frozen=True)
 class Count:
-    """What files hold: `rows`, and the mean `length` of their text in bytes (0: not asked). Of `estimated` of the files
-    that is an estimate, from `looked` of them. `unreadable` ones, of those that were opened, count as empty."""
+    """The number of rows in files.
+
+    Attributes:
+        files: Number of files.
+        rows: Number of rows.
+        length: Mean length of the text in a row, in bytes; 0 for images.
+        estimated: Number of files whose rows are estimated.
+        looked: Number of files that were sampled for the estimate.
+        unreadable: Number of opened files that could not be read. They count as empty.
+    """
 
     files: int
     rows: int
@@ -46,7 +58,13 @@ class Count:
 
 @dataclass(frozen=True)
 class _Head:
-    """The beginning of a file: so many rows, with so many bytes of text, in a part of it (1: all of it)."""
+    """The first rows of a file.
+
+    Attributes:
+        rows: Number of rows.
+        text: Bytes of text in them.
+        part: Fraction of the file that they take up; 1 for the whole file.
+    """
 
     rows: int
     text: int
@@ -54,7 +72,7 @@ class _Head:
 
 
 def count_captions(files: Sequence[File], options: Captions) -> Count:
-    """How many input rows there are, and how long a caption is."""
+    """Count the input rows, and measure the mean length of their captions in bytes."""
 
     def footer(file: File) -> _Head:
         with open_file(file.uri) as source:
@@ -74,7 +92,7 @@ def count_captions(files: Sequence[File], options: Captions) -> Count:
 
 
 def count_images(files: Sequence[File], column: str) -> Count:
-    """How many training images there are, readable or not; a folder of image files is one of `files`."""
+    """Count the training images, readable or not. A folder of image files is one of `files`."""
 
     def known(file: File) -> _Head:
         if isinstance(file, Folder):
@@ -95,7 +113,14 @@ def count_images(files: Sequence[File], column: str) -> Count:
 def _count(
     files: Sequence[File], says: Callable[[File], bool], known: Callable[[File], _Head], look: Callable[[File], _Head]
 ) -> Count:
-    """Files that say what they hold are asked; of the others a few are looked at, a few of every kind."""
+    """Add up the rows of files that store their row count, and estimate the others from a few files of each kind.
+
+    Args:
+        files: The files.
+        says: Tells whether a file stores its row count.
+        known: Reads the row count of such a file.
+        look: Reads the first rows of another file.
+    """
     kinds: dict[str, list[File]] = defaultdict(list)
     for file in files:
         kinds["" if says(file) else _suffix(file.name)].append(file)
@@ -117,7 +142,7 @@ def _count(
 
 
 def _threaded(work: Callable[[File], T], files: Iterable[File]) -> list[T | None]:
-    """`work` of each file; None where it cannot be read."""
+    """Call `work` with each file, in threads. The result is None for a file that cannot be read."""
 
     def tried(file: File) -> T | None:
         try:
@@ -135,7 +160,7 @@ def _head_of_tar(file: File, options: Captions) -> _Head:
 
 
 def _head_of_lines(file: File, options: Captions) -> _Head:
-    """A beginning is a truncated file, and the format knows how many whole rows such a one has."""
+    """Read the first bytes of a file as a truncated file, whose whole rows its format can count."""
     with open_file(file.uri) as source:
         content = source.read(LOOKED_BYTES)
     with tempfile.TemporaryDirectory() as folder:
@@ -147,15 +172,17 @@ def _head_of_lines(file: File, options: Captions) -> _Head:
 
 
 def _text(part: Slice, options: Captions) -> int:
+    """Return the number of bytes in the captions of a slice."""
     table, _ = captions_of.read(part, 0, part.rows, options)
     return pc.sum(pc.binary_length(table["caption"])).as_py() or 0
 
 
 def _suffix(name: str) -> str:
-    """What says how a file is to be read; of compressed ones the last two."""
+    """Return the suffix that names the format of a file; for a compressed file, its last two suffixes."""
     stem, last = os.path.splitext(name)
     return os.path.splitext(stem)[1] + last if last in COMPRESSED else last
 
 
 def _spread(files: Sequence[File], most: int) -> list[File]:
+    """Return at most `most` of the files, evenly spaced."""
     return [files[at * len(files) // most] for at in range(most)] if len(files) > most else list(files)

@@ -1,4 +1,4 @@
-"""Finding files by path, glob, brace range or URI, and telling whether one has changed."""
+"""Find files by path, glob, brace range or URI, and take fingerprints that tell whether a file has changed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from audit.record.filesystem import open_file, open_filesystem
 _MIB = 1 << 20
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# A range of more files than this is a slip of the pen.
+# A range of more files than this is a typing error.
 _LONGEST_RANGE = 10_000_000
 
 
 @dataclass(frozen=True)
 class File:
-    """One input file: `uri` to open it by, `name` relative to the configured root, size in bytes."""
+    """An input file.
+
+    Attributes:
+        uri: The path or URI to open.
+        name: The path relative to the configured root.
+        size: The size in bytes.
+    """
 
     uri: str
     name: str
@@ -32,9 +38,11 @@ class File:
 
     @property
     def stem(self) -> str:
+        """Return the file name without the folder and the last suffix."""
         return os.path.splitext(os.path.basename(self.name))[0]
 
     def fingerprint(self) -> str:
+        """Return the fingerprint of the content, as `fingerprint` does."""
         return fingerprint(self.uri)
 
 
@@ -45,10 +53,17 @@ def file_at(uri: str) -> File:
 
 
 def find(paths: str | Sequence[str], what: str) -> list[File]:
-    """The files of paths, globs and brace ranges, sorted by name. Raises AuditError naming what is missing.
+    """Return the files of paths, globs and brace ranges, sorted by name.
 
-    `name` is relative to the folder before the first wildcard, or to the file's own folder. With several paths it is
-    relative to the folder that they share.
+    The `name` of a file is relative to the folder before the first wildcard, or to the file's own folder. With several
+    paths, it is relative to the folder that they share.
+
+    Args:
+        paths: One or several paths, globs, brace ranges or folders.
+        what: The configuration key of the paths, for errors.
+
+    Raises:
+        AuditError: A path matches no file, or cannot be listed.
     """
     patterns = [pattern for path in paths_of(paths) for pattern in expand(path)]
     found: dict[str, tuple[str, int]] = {}
@@ -69,7 +84,7 @@ def find(paths: str | Sequence[str], what: str) -> list[File]:
 
 
 def neighbours(files: Sequence[File]) -> list[File]:
-    """List all files in the folders of these files, without those of subfolders."""
+    """List all files in the folders of the given files, but not those in subfolders."""
     found = []
     for folder, name in {os.path.dirname(file.uri): os.path.dirname(file.name) for file in files}.items():
         filesystem, path = open_filesystem(folder)
@@ -81,12 +96,12 @@ def neighbours(files: Sequence[File]) -> list[File]:
 
 
 def paths_of(paths: str | Sequence[str]) -> list[str]:
-    """One path or several, as a list."""
+    """Return one or several paths as a list."""
     return [paths] if isinstance(paths, str) else list(paths)
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path is a folder, whose files all count."""
+    """Tell whether a path is a folder, all of whose files are taken."""
     if is_glob(path):
         return False
     filesystem, place = open_filesystem(path)
@@ -97,7 +112,7 @@ def is_folder(path: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """A pattern for each choice of its braces, as in a shell: `{00..12}` and `{a,b}`; any other brace is a letter."""
+    """Expand the braces in a pattern as a shell does: `{00..12}` and `{a,b}`. Other braces are ordinary characters."""
     for match in _BRACES.finditer(pattern):
         if choices := _choices(match[1], pattern):
             before, after = pattern[: match.start()], pattern[match.end() :]
@@ -106,7 +121,11 @@ def expand(pattern: str) -> list[str]:
 
 
 def fingerprint(uri: str) -> str:
-    """sha256 of a file up to 2 MiB; beyond, of its size, first and last MiB ("size+ends:..."): a check, not a proof."""
+    """Return the sha256 of a file.
+
+    For a file above 2 MiB, it is the sha256 of the size and the first and last MiB ("size+ends:..."): a check, not a
+    proof, that the file is unchanged.
+    """
     with open_file(uri) as source:
         size = source.size()
         if size <= 2 * _MIB:
@@ -132,12 +151,12 @@ def _choices(inside: str, pattern: str) -> list[str]:
 
 
 def is_glob(pattern: str) -> bool:
-    """Return whether a path has wildcards."""
+    """Tell whether a path has wildcards."""
     return any(letter in pattern for letter in "*?[")
 
 
 def _listed(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
-    """As `_matches`. Raises AuditError where there is nothing to be seen."""
+    """Return the same as `_matches`. Raise AuditError if the files cannot be listed."""
     try:
         return _matches(pattern)
     except UnicodeDecodeError as error:
@@ -149,7 +168,7 @@ def _listed(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
 
 
 def _missing_bucket(pattern: str) -> str | None:
-    """The bucket of a URI, where that is what is missing."""
+    """Return the bucket of a URI if it does not exist, else None."""
     if not pattern.startswith(("s3://", "gs://", "gcs://")):
         return None
     filesystem, path = open_filesystem(pattern)
@@ -158,7 +177,7 @@ def _missing_bucket(pattern: str) -> str | None:
 
 
 def _matches(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
-    """(the folder that names are relative to, [(uri, path, size)])."""
+    """Return the folder that names are relative to, and (uri, path, size) per file."""
     filesystem, path = open_filesystem(pattern)
     prefix = pattern[: len(pattern) - len(path)] if "://" in pattern else ""
     if not is_glob(path):
@@ -181,7 +200,7 @@ def _is_hidden(path: str, root: str) -> bool:
 
 
 def _fits(path: str, pattern: str) -> bool:
-    """Glob by path component; `**` stands for any number of folders."""
+    """Tell whether a path matches a glob, component by component. `**` matches any number of folders."""
     parts, wanted = path.split("/"), pattern.split("/")
     return _fit(parts, wanted)
 

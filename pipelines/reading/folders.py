@@ -1,4 +1,4 @@
-"""Plain folders of image files, next to tars and Parquet files."""
+"""Group plain image files by folder, next to tars and Parquet files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,34 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class Folder(File):
-    """The image files of one folder; each counts as a file with one sample, whose key is its name up to the suffix."""
+    """The image files of one folder.
+
+    Each image file counts as a file with one sample. Its key is the file name without the suffix.
+    """
 
     images: tuple[File, ...] = ()
 
     @property
     def stem(self) -> str:
+        """Return the name of the folder."""
         return os.path.basename(self.uri)
 
     def fingerprint(self) -> str:
-        """Of names and sizes ("names+sizes:..."): to open every image once more would cost as much as to embed them."""
+        """Return the sha256 of the names and sizes of the images ("names+sizes:...").
+
+        Reading the content of every image once more would cost as much as embedding them.
+        """
         lines = "".join(f"{os.path.basename(image.name)}\0{image.size}\n" for image in self.images)
         return f"names+sizes:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def gather(files: Sequence[File]) -> list[File]:
-    """Tars and Parquet files as they are, and image files by folder; what lies beside them is left out."""
+    """Return tars and Parquet files as they are, and one `Folder` per folder with image files.
+
+    Other files are skipped, unless there is nothing else.
+    """
     tars = {os.path.splitext(file.uri)[0] for file in files if file.name.endswith(".tar")}
-    # The Parquet file of an img2dataset shard has the captions of the tar beside it, and no images.
+    # The Parquet file of an img2dataset shard has the captions of the tar beside it but no images.
     files = [file for file in files if not (file.name.endswith(".parquet") and os.path.splitext(file.uri)[0] in tars)]
     folders: dict[str, list[File]] = defaultdict(list)
     for file in files:
@@ -49,6 +59,6 @@ def gather(files: Sequence[File]) -> list[File]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a member of a tar or a file is taken for an image, by its name; hidden ones are none."""
+    """Tell from the name of a file or tar member whether it counts as an image. Hidden files do not."""
     base = os.path.basename(name)
     return os.path.splitext(base)[1].lower() in SUFFIXES and not base.startswith(".")

@@ -1,4 +1,4 @@
-"""Find the input files that a configuration names, and take their fingerprints."""
+"""Find the input files that a configuration names, and compute their fingerprints."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipelines.reading.folders import gather
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a run."""
+    """The input files of a run."""
 
     captions: list[File]
     images: list[File]
 
 
 def find_inputs(config: Config) -> Inputs:
-    """Finds the files and looks at their columns. Raises AuditError or UsageError that names what is missing."""
+    """Find the input files and check their columns. Raises AuditError or UsageError that names what is missing."""
     return Inputs(find_captions(config), find_images(config))
 
 
@@ -36,11 +36,12 @@ def find_captions(config: Config) -> list[File]:
 
 
 def find_images(config: Config) -> list[File]:
+    """Find the image files and folders. Returns an empty list if no images are configured."""
     return gather(find(config.images.path, "images")) if config.images else []
 
 
 def fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
-    """What the manifest keeps of each input file."""
+    """Return the entry of each input file in the manifest."""
     screen = config.calibration.screen
     names = [config.calibration.captions, *(precomputed.files(screen) if screen else [])]
     nulls = [File(name, name, 0) for name in names]
@@ -49,7 +50,7 @@ def fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
 
 
 def prints(kind: str, files: Sequence[File]) -> list[dict[str, Any]]:
-    """The fingerprint of each of the files of a kind."""
+    """Return the manifest entries, with fingerprints, of files of one kind (captions, images or calibration)."""
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda file: file.fingerprint(), files))
     return [

@@ -1,4 +1,4 @@
-"""Models and weights that are named by a URI: a copy on this machine, made once."""
+"""Copy models and weights that are named by a URI to this machine, once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ from audit.errors import AuditError
 from audit.record.filesystem import open_filesystem
 
 _CHUNK = 1 << 22
-# What a folder has that is no configuration.
+# Suffixes of weight files; the other files of a model folder are its configuration.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt", ".msgpack", ".h5")
 
 
 def fetched(path: str, weights: bool = True) -> str:
-    """A local path of a model's folder or a file of weights: itself, or of what a URI names a copy in the cache.
+    """Return the local path of a model folder or weights file. What a URI names is copied to the cache.
 
-    A copy is known by names, sizes and times of the files, and is whole once it is there. Without `weights` a folder
-    is copied without them, to read its configuration. Raises AuditError where there is nothing.
+    A copy is identified by the URI and by the names, sizes and modification times of the files. It appears in the cache
+    only when it is complete.
+
+    Args:
+        path: A path, which is returned as it is, or a URI.
+        weights: Whether to copy the weights of a folder too. Its configuration can be read without them.
+
+    Raises:
+        AuditError: Nothing exists at the URI, or it cannot be copied.
     """
     if "://" not in path:
         return path
@@ -49,7 +56,7 @@ def fetched(path: str, weights: bool = True) -> str:
 
 
 def _files(filesystem: pafs.FileSystem, root: str, weights: bool) -> dict[str, pafs.FileInfo]:
-    """The files below a folder by their names there; of a file itself, by no name."""
+    """Map relative names to the files in a folder and its subfolders. A single file has the empty name."""
     info = filesystem.get_file_info(root)
     if info.is_file:
         return {"": info}
@@ -59,7 +66,10 @@ def _files(filesystem: pafs.FileSystem, root: str, weights: bool) -> dict[str, p
 
 
 def _fetch(filesystem: pafs.FileSystem, files: Mapping[str, pafs.FileInfo], place: Path, name: str) -> None:
-    """Copies files under `name`; `place` is there once they all are. Of several that do so at once the first wins."""
+    """Copy files to `place/name`.
+
+    `place` appears only when all files are copied. If several processes copy at the same time, the first one wins.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=place.parent))
     try:

@@ -1,4 +1,4 @@
-"""A sample of numbered rows: those that a random permutation of all rows puts first."""
+"""Draw a sample of numbered rows: those that a random permutation of all rows puts first."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ _ROUNDS = 6
 
 @dataclass(frozen=True)
 class Sample:
-    """`size` of `total` rows. A row is taken or not by its number, the total and the seed alone, whoever asks."""
+    """A sample of `size` of `total` rows.
+
+    Whether it contains a row depends only on the row's number and on these three values, not on which process asks.
+
+    Attributes:
+        size: Number of rows in the sample.
+        total: Number of all rows.
+        seed: Seed of the permutation.
+    """
 
     size: int
     total: int
     seed: int
 
     def within(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """The numbers among [start, stop) that are taken, in order. No more than these are looked at."""
+        """Return the row numbers in [start, stop) that are in the sample, in order, without looking at other rows."""
         number_N = np.arange(start, stop, dtype=np.uint64)
         return number_N[self._permuted(number_N) < np.uint64(self.size)].astype(np.int64)
 
     def _permuted(self, number_N: Words) -> Words:
-        """Where the permutation puts numbers: a Feistel network, walked until below `total` (Black & Rogaway 2002)."""
+        """Permute numbers with a Feistel network, repeated until they are below `total` (Black & Rogaway 2002)."""
         half = np.uint64(max(1, -(-(self.total - 1).bit_length() // 2)))
         mask = (np.uint64(1) << half) - np.uint64(1)
         rounds: Words = np.arange(_ROUNDS, dtype=np.uint64)
