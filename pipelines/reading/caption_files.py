@@ -1,4 +1,4 @@
-"""Captions in a text file beside each image, as kohya's trainers have them: `a.png` with `a.txt` or `a.caption`."""
+"""Read captions from text files beside images, as kohya's trainers do: `a.png` with `a.txt` or `a.caption`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ SUFFIXES = (".txt", ".caption")
 
 @dataclass(frozen=True)
 class Sidecar(File):
-    """A text file with the caption of the image of the same stem beside it; `image` is that image's file name."""
+    """A text file with the caption of the image that lies beside it and has the same stem.
+
+    Attributes:
+        image: The file name of that image.
+    """
 
     image: str = ""
 
 
 def may_hold(file: File) -> bool:
-    """Return whether a file may be a caption beside an image, by its name."""
+    """Tell from its name whether a file may hold the caption of an image beside it."""
     return file.name.endswith(SUFFIXES)
 
 
 def with_sidecars(files: Sequence[File], images: Iterable[File]) -> list[File]:
-    """Return the files, with a `Sidecar` in place of each text file that has an image of the same stem beside it.
+    """Return the files, with a `Sidecar` in place of each text file that lies beside an image with the same stem.
 
     Args:
-        files: The files of captions.
-        images: Image files. Of several with one stem the first by name is the image of the caption.
+        files: The caption files.
+        images: The image files. If several have the same stem, the caption belongs to the first one by name.
     """
     image_of: dict[str, str] = {}
     for image in sorted(images, key=lambda image: image.uri, reverse=True):
@@ -48,18 +52,19 @@ def with_sidecars(files: Sequence[File], images: Iterable[File]) -> list[File]:
 
 
 def columns(file: File, captions: Captions) -> list[str]:
-    """Return no names: text has no columns."""
+    """Return an empty list, because text has no columns."""
     return []
 
 
 def check(file: File, captions: Captions) -> None:
+    """Read the beginning of a file, which fails if the file cannot be read or is in UTF-16 or UTF-32."""
     next(chunks(file), None)
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
-    """Return one slice of one row: the first line is the caption, as for kohya's trainers.
+    """Return one slice of one row, because kohya's trainers read only the first line as the caption.
 
-    Its place ends with that line, unless only blank lines follow: see `has_more_lines`.
+    The place of the slice ends with that line, unless only blank lines follow: see `has_more_lines`.
     """
     try:
         end = _end_of_caption(file)
@@ -69,11 +74,25 @@ def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
 
 
 def has_more_lines(part: Slice) -> bool:
-    """Return whether nonblank lines follow the caption. kohya's trainers use them with `enable_wildcard`."""
+    """Tell whether nonblank lines follow the caption. With `enable_wildcard`, kohya's trainers use these too."""
     return part.place[1] < part.file.size
 
 
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    """Read the caption, if row 0 is in [start, stop).
+
+    Args:
+        part: The slice.
+        start: The first row to read, counted from the start of the slice.
+        stop: The end of the rows to read.
+        captions: The configured columns.
+
+    Returns:
+        A table of schema RAW, and the malformed rows.
+
+    Raises:
+        UNREADABLE: One of these errors, if the file cannot be read.
+    """
     assert isinstance(part.file, Sidecar)
     if not start < stop:
         return table_of([]), []
@@ -87,7 +106,10 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
 
 
 def _end_of_caption(file: File) -> int:
-    """Return the byte where the first line ends, or the size if only blank lines follow. A lone CR ends a line too."""
+    """Return the byte where the first line ends, or the file size if only blank lines follow.
+
+    A lone CR ends a line too.
+    """
     found = lines(file)
     size, first = next(found, (0, b""))
     rest = (first or b"").partition(b"\r")[2]

@@ -1,7 +1,7 @@
-"""Captions of any format: every row of a file becomes captions, or one row of `errors`.
+"""Read captions of any format. Every row of a file becomes one or more captions, or one row of `errors`.
 
-A format is a module with `columns(file, captions)`, `check(file, captions)`, `plan(file, captions)` and
-`read(slice, start, stop, captions)`, chosen by the end of the file's name.
+A format is a module with the functions `columns(file, captions)`, `check(file, captions)`, `plan(file, captions)` and
+`read(slice, start, stop, captions)`. The suffix of the file name chooses the module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipelines.reading import caption_files, delimited, jsonlines, parquet, plai
 from pipelines.reading.files import File
 from pipelines.reading.slices import COMPRESSED, LONGEST, UNREADABLE, Malformed, Slice, reason
 
-# Suffix -> format, and whether it may be compressed.
+# Suffix -> module of the format, and whether its files may be compressed.
 FORMATS: dict[str, tuple[ModuleType, bool]] = {
     ".parquet": (parquet, False),
     ".tar": (tars, False),
@@ -31,13 +31,13 @@ FORMATS: dict[str, tuple[ModuleType, bool]] = {
     ".tsv": (delimited, True),
     ".txt": (plaintext, True),
 }
-# What img2dataset writes into `status` of a row whose image it got.
+# The `status` that img2dataset writes for a row whose image was downloaded.
 DOWNLOADED = "success"
 _EMPTY = pa.schema([("caption", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("url", pa.string())])
 
 
 def format_of(name: str) -> ModuleType:
-    """The module that reads a file of that name. Raises UsageError that lists the known ones."""
+    """Return the module that reads files with this name. Raises UsageError that lists the known formats."""
     plain = name
     for suffix in COMPRESSED:
         plain = plain.removesuffix(suffix)
@@ -53,12 +53,12 @@ def format_of(name: str) -> ModuleType:
 
 
 def module_of(file: File) -> ModuleType:
-    """The module that reads a file. Raises UsageError that lists the known formats."""
+    """Return the module that reads a file. Raises UsageError that lists the known formats."""
     return caption_files if isinstance(file, caption_files.Sidecar) else format_of(file.name)
 
 
 def known(name: str) -> bool:
-    """Whether a file of that name is of a known format."""
+    """Tell whether a file with this name has a known format."""
     try:
         format_of(name)
     except UsageError:
@@ -67,7 +67,7 @@ def known(name: str) -> bool:
 
 
 def check(files: Sequence[File], captions: Captions) -> None:
-    """Raises UsageError if a format is unknown or a column is missing, AuditError if no file can be read."""
+    """Raise UsageError if a format is unknown or a column is missing, AuditError if none of the files can be read."""
 
     def problem(file: File) -> str | None:
         try:
@@ -83,12 +83,23 @@ def check(files: Sequence[File], captions: Captions) -> None:
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], list[dict]]:
-    """(the slices of a file, an error row if some of it cannot be read). A file of lines is read through once."""
+    """Return the slices of a file, and an error row if part of it cannot be read.
+
+    A file of lines is read through once to find its rows.
+    """
     slices, problem = module_of(file).plan(file, captions)
     return slices, [unreadable(file, problem)] if problem else []
 
 
 def unreadable(file: File, problem: str, row: int | None = None, rows: int | None = None) -> dict:
+    """Return the error row of a file that cannot be read.
+
+    Args:
+        file: The file.
+        problem: The reason.
+        row: The first row that is lost, if it is known.
+        rows: The number of rows that are lost, if it is known.
+    """
     where = {"stage": "ingest", "file": file.name, "row": row, "rows": rows}
     return where | {"kind": "unreadable_file", "message": problem}
 
@@ -96,10 +107,20 @@ def unreadable(file: File, problem: str, row: int | None = None, rows: int | Non
 def read(
     part: Slice, start: int, stop: int, captions: Captions, chosen: npt.NDArray[np.int64] | None = None
 ) -> tuple[pa.Table, list[dict]]:
-    """Rows [start, stop) of a slice: (table of caption, row, key, url; error rows of what has no caption).
+    """Read rows [start, stop) of a slice.
 
-    Every row is in exactly one of the two: by itself in the table, once for each of its captions, or counted in the
-    errors' `rows`. Of a sample, `chosen` are the numbers of the rows that are read at all.
+    Every row is counted exactly once: it is in the table, once per caption, or in `rows` of one of the errors.
+
+    Args:
+        part: The slice.
+        start: The first row to read, counted from the start of the slice.
+        stop: The end of the rows to read.
+        captions: The configured columns.
+        chosen: The numbers, within the file, of the rows that a sample contains. Other rows are skipped. None reads all
+            rows.
+
+    Returns:
+        A table of caption, row, key and url, and the error rows of rows and captions that cannot be used.
     """
     wanted = stop - start if chosen is None else len(chosen)
     try:
@@ -124,7 +145,7 @@ def read(
 def _group_by_group(
     part: Slice, start: int, stop: int, captions: Captions, chosen: npt.NDArray[np.int64] | None
 ) -> tuple[pa.Table, list[dict]]:
-    """As `read`, of a Parquet slice with a row group that cannot be read: the others are read all the same."""
+    """Read a Parquet slice as `read` does, one row group at a time, so that only unreadable row groups are lost."""
     tables, errors = [_EMPTY.empty_table()], []
     for group in parquet.groups(part):
         at = group.first - part.first
@@ -147,7 +168,7 @@ def _not_downloaded(file: File, table: pa.Table) -> list[dict]:
 
 
 def _one_each(table: pa.Table) -> pa.Table:
-    """A row for each different caption of a list; an empty list is a missing caption."""
+    """Return one row per distinct caption of a list. An empty list counts as a missing caption."""
     column = table["caption"].combine_chunks()
     if not pa.types.is_list(column.type):
         return table
@@ -161,7 +182,7 @@ def _one_each(table: pa.Table) -> pa.Table:
 
 
 def _decode(table: pa.Table) -> tuple[pa.Table, list[Malformed]]:
-    """The rows whose caption is text, as strings, and what is wrong with the others."""
+    """Return the rows whose caption is valid text, as strings, and what is wrong with the others."""
     lengths = pc.fill_null(pc.binary_length(table["caption"]), LONGEST + 1)
     fits = pc.less_equal(lengths, LONGEST)
     kept, doubtful = table.filter(fits), table.filter(pc.invert(fits))
@@ -195,7 +216,7 @@ def _invalid(value: bytes) -> str | None:
 
 
 def _once(bad: list[Malformed], table: pa.Table, file: File) -> list[dict]:
-    """Error rows. A row that is counted already, by another of its captions, counts no more: `rows` is 0."""
+    """Return error rows. `rows` is 0 if the row is already counted through another of its captions."""
     numbers = pa.array([item.row for item in bad], pa.int64())
     counted = set(numbers.filter(pc.is_in(numbers, value_set=table["row"].combine_chunks())).to_pylist())
     errors = []

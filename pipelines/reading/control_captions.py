@@ -1,4 +1,4 @@
-"""Control captions: few enough to be held, in every format that captions come in."""
+"""Read control captions from any format of captions. They are few enough to be held in memory."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pipelines.reading import captions as captions_of
 from pipelines.reading import columns
 from pipelines.reading.files import File, file_at
 
-# Rows that hold no caption are left out; any other error is one of the file.
+# Rows without a caption are skipped. Any other error is raised.
 _EMPTY = ("empty_line", "missing_caption")
 
 
 def read_control_captions(path: str, column: str | None = None) -> list[str]:
-    """Read the distinct control captions of a file in order, as captions of that format are read.
+    """Read the distinct control captions of a file, in order, in the same way as the captions of a run.
 
     Args:
-        path: A path or URI of one file.
-        column: `calibration.column`, or None to take the default caption column of the file.
+        path: The path or URI of one file.
+        column: `calibration.column`, or None for the default caption column of the file.
 
     Raises:
         UsageError: The format is unknown, or the column is missing.
-        AuditError: A row is malformed; it names the first one.
+        AuditError: A row is malformed. The error names the first such row.
     """
     file = file_at(path)
     options = Captions(path=path)
@@ -42,7 +42,7 @@ def read_control_captions(path: str, column: str | None = None) -> list[str]:
 
 
 def _check(file: File, options: Captions, unnamed: bool) -> None:
-    """Check the file as a caption file is checked. Errors name `calibration.column` instead of `captions.caption`."""
+    """Check a file as a caption file, with errors that name `calibration.column` instead of `captions.caption`."""
     try:
         captions_of.check([file], options)
     except UsageError as error:
@@ -53,5 +53,5 @@ def _check(file: File, options: Captions, unnamed: bool) -> None:
 
 
 def spread(captions: list[str], most: int) -> list[str]:
-    """At most so many of them, evenly over the list."""
+    """Return at most `most` of the captions, evenly spaced."""
     return captions[:: -(-len(captions) // most)] if len(captions) > most else captions

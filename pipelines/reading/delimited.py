@@ -1,6 +1,6 @@
-"""Captions from CSV and TSV with a line of names; a quoted field may hold newlines.
+"""Read captions from CSV and TSV files with a header line. Quoted fields may contain newlines.
 
-Rows are cut where the `csv` module ends a record, so that counting and reading agree on every quote.
+A row ends where the `csv` module ends a record, so that counting and reading interpret every quote in the same way.
 """
 
 from __future__ import annotations
@@ -32,16 +32,21 @@ from pipelines.reading.slices import (
 
 
 def columns(file: File, captions: Captions) -> list[str]:
-    """Return the names in the first line."""
+    """Return the column names in the header line."""
     return _names(file, captions)[1]
 
 
 def check(file: File, captions: Captions) -> None:
-    """Raises UsageError if the first line lacks a configured column."""
+    """Raise UsageError if the header line lacks a configured column."""
     _header(file, captions)
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    """Return the slices of a file, and why the rest of it cannot be read, or None.
+
+    Raises:
+        UsageError: The header line lacks a configured column.
+    """
     try:
         begin, sizes = spans(file, captions)
         return cut(file, sizes, begin)
@@ -50,12 +55,27 @@ def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
 
 
 def spans(file: File, captions: Captions) -> tuple[int, Iterator[int]]:
-    """(byte where the first row begins, bytes that each row takes)."""
+    """Return the byte where the first row begins, and the size of each row in bytes."""
     begin, _ = _header(file, captions)
     return begin, (size for size, _ in _records(file, begin, delimiter(file, captions)))
 
 
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    """Read rows [start, stop) of a slice.
+
+    Args:
+        part: The slice.
+        start: The first row to read, counted from the start of the slice.
+        stop: The end of the rows to read.
+        captions: The configured columns.
+
+    Returns:
+        A table of schema RAW, and the malformed rows.
+
+    Raises:
+        UsageError: The header line lacks a configured column.
+        UNREADABLE: One of these errors, if the file cannot be read.
+    """
     _, names = _header(part.file, captions)
     wanted = (captions.caption, key_column(part.file, captions), captions.url or "url", "status")
     at_caption, *others = (names.index(name) if name in names else None for name in wanted)
@@ -75,7 +95,7 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
             expected = f"{len(fields)} fields; expected {len(names)}: {', '.join(names)}"
             malformed.append(Malformed(row, "malformed", expected[:300]))
         else:
-            # A short row has nulls in the columns that it lacks, as pandas reads it.
+            # Fill the columns that a short row lacks with nulls, as pandas does.
             padded: list[str | None] = [*fields, *[None] * (len(names) - len(fields))]
             caption = padded[at_caption]
             key, url, status = (None if other is None else _text(padded[other]) for other in others)
@@ -84,7 +104,7 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
 
 
 def _header(file: File, captions: Captions) -> tuple[int, list[str]]:
-    """As `_names`. Raises UsageError if a configured column is missing."""
+    """Return the same as `_names`. Raise UsageError if a configured column is missing."""
     begin, names = _names(file, captions)
     require(captions.caption, names, file.uri, "captions.caption")
     for name, option in ((captions.key, "captions.key"), (captions.url, "captions.url")):
@@ -94,7 +114,7 @@ def _header(file: File, captions: Captions) -> tuple[int, list[str]]:
 
 
 def _names(file: File, captions: Captions) -> tuple[int, list[str]]:
-    """(byte where the first row begins, names of the columns)."""
+    """Return the byte where the first row begins, and the column names."""
     mark = len(BYTE_ORDER_MARK) if next(chunks(file), b"").startswith(BYTE_ORDER_MARK) else 0
     size, fields = next(_records(file, mark, delimiter(file, captions)), (0, []))
     if not isinstance(fields, list):
@@ -103,9 +123,13 @@ def _names(file: File, captions: Captions) -> tuple[int, list[str]]:
 
 
 def _records(file: File, start: int, delimiter: str) -> Iterator[tuple[int, list[str] | str | None]]:
-    """(bytes that it takes, fields) of each record; in place of fields why there are none, or None: it is too long.
+    """Yield (size in bytes, fields) per record.
 
-    Fields are decoded as Latin-1: every byte is one letter, and comes back. Raises csv.Error at a field without end.
+    For a malformed record the reason takes the place of the fields, and for a record that is too long, None. Fields are
+    decoded as Latin-1, which maps every byte to one letter and back.
+
+    Raises:
+        csv.Error: The quote of a field is never closed.
     """
     taken, long = 0, False
 
@@ -133,7 +157,7 @@ def _records(file: File, start: int, delimiter: str) -> Iterator[tuple[int, list
 
 
 def delimiter(file: File, captions: Captions) -> str:
-    """The delimiter of a file: the configured one, a tab for .tsv, else the one that the line of names has."""
+    """Return the delimiter of a file: the configured one, a tab for .tsv, else the one found in the header line."""
     if captions.delimiter is not None:
         return captions.delimiter
     if ".tsv" in file.name:

@@ -1,4 +1,4 @@
-"""Captions from Parquet: a column of text, or of lists of texts, cut by row groups."""
+"""Read captions from a Parquet column of text or of lists of text. Slices consist of whole row groups."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipelines.reading.slices import RAW, SLICE_ROWS, UNREADABLE, Malformed, Sli
 
 
 def columns(file: File, captions: Captions) -> list[str]:
-    """Return the names of the columns."""
+    """Return the names of the columns of a file."""
     with open_file(file.uri) as source:
         return pq.read_schema(source).names
 
 
 def check(file: File, captions: Captions) -> None:
-    """Raises UsageError if a configured column is missing or is no text."""
+    """Raise UsageError if a configured column is missing, or if the captions are not text."""
     with open_file(file.uri) as source:
         schema = pq.read_schema(source)
     require(captions.caption, schema.names, file.uri, "captions.caption")
@@ -37,6 +37,11 @@ def check(file: File, captions: Captions) -> None:
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    """Return the slices of a file, and why the rest of it cannot be read, or None.
+
+    Raises:
+        UsageError: As for `check`.
+    """
     try:
         check(file, captions)
         with open_file(file.uri) as source:
@@ -48,7 +53,7 @@ def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
 
 
 def groups(part: Slice) -> list[Slice]:
-    """The row groups of a slice, each as a slice of its own."""
+    """Split a slice into one slice per row group."""
     with open_file(part.file.uri) as source:
         metadata = pq.read_metadata(source)
     first, found = part.first, []
@@ -59,6 +64,20 @@ def groups(part: Slice) -> list[Slice]:
 
 
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    """Read rows [start, stop) of a slice.
+
+    Args:
+        part: The slice.
+        start: The first row to read, counted from the start of the slice.
+        stop: The end of the rows to read.
+        captions: The configured columns.
+
+    Returns:
+        A table of schema RAW, and the malformed rows.
+
+    Raises:
+        UNREADABLE: One of these errors, if the file cannot be read.
+    """
     with open_file(part.file.uri) as source:
         parquet = pq.ParquetFile(source)
         there = parquet.schema_arrow.names
@@ -91,7 +110,14 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _consecutive(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], int, int]]:
-    """(row groups, first row, rows): consecutive groups of up to SLICE_ROWS rows, one at least."""
+    """Join consecutive row groups as long as they have at most SLICE_ROWS rows together.
+
+    Args:
+        sizes: The number of rows in each row group.
+
+    Returns:
+        (row groups, first row, number of rows) per joined group. A larger row group stays alone.
+    """
     found: list[tuple[tuple[int, ...], int, int]] = []
     first = 0
     for index, size in enumerate(sizes):

@@ -1,4 +1,7 @@
-"""Captions from plain text, one a line. An empty line is no caption: nobody writes one to mean the empty text."""
+"""Read captions from plain text, one per line.
+
+An empty line is not a caption: nobody writes one to mean the empty text.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,35 @@ from pipelines.reading.slices import Malformed, Slice, chunks, cut, lines, numbe
 
 
 def columns(file: File, captions: Captions) -> list[str]:
-    """Return no names: text has no columns."""
+    """Return an empty list, because text has no columns."""
     return []
 
 
 def check(file: File, captions: Captions) -> None:
+    """Read the beginning of a file, which fails if the file cannot be read or is in UTF-16 or UTF-32."""
     next(chunks(file), None)
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    """Return the slices of a file, and why the rest of it cannot be read, or None."""
     return cut(file, (size for size, _ in lines(file)))
 
 
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    """Read lines [start, stop) of a slice.
+
+    Args:
+        part: The slice.
+        start: The first row to read, counted from the start of the slice.
+        stop: The end of the rows to read.
+        captions: The configured columns.
+
+    Returns:
+        A table of schema RAW, and the malformed rows.
+
+    Raises:
+        UNREADABLE: One of these errors, if the file cannot be read.
+    """
     rows, malformed = [], []
     for row, line in numbered(part, start, stop):
         if isinstance(line, Malformed):

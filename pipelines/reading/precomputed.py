@@ -1,4 +1,4 @@
-"""The screen table of the control captions, computed before: by `audit.screen`, or by an earlier run."""
+"""Read a screen table of the control captions that `audit.screen` or an earlier run has computed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ DO = "Leave calibration.screen out: the run then makes its own."
 
 
 def check(path: str, detector: str, seeds: Sequence[int]) -> None:
-    """Check the columns and the seeds of a screen table, from the schema of its files alone.
+    """Check the columns and the seeds of a screen table, reading only the schemas of its files.
 
     Args:
-        path: a Parquet file, or a folder of them: `control_screen` or `screen` of a run.
-        detector: the one that ranks the captions.
-        seeds: those of `screen.seeds`.
+        path: A Parquet file, or a folder of them, such as `control_screen` or `screen` of a run.
+        detector: The detector that ranks the captions.
+        seeds: The configured `screen.seeds`.
 
     Raises:
-        AuditError: that names every column that is missing, or the seeds that differ.
+        AuditError: Columns or the schema metadata are missing, or the seeds differ. The error names what is wrong.
     """
     for layout in (_schema(uri) for uri in files(path)):
-        # An unknown detector is a problem of its own, named where detectors are checked.
+        # An unknown detector is reported where detectors are checked.
         parts = [part for part in COMBINED.get(detector, (detector,)) if part in SCREEN]
         wanted = ["seed", "status", *(name for part in parts for name in columns_of(part))]
         missing = [name for name in dict.fromkeys(wanted) if name not in layout.names]
@@ -54,12 +54,13 @@ def check(path: str, detector: str, seeds: Sequence[int]) -> None:
 
 
 def read(path: str, captions: Sequence[str]) -> pa.Table:
-    """Read the rows of some captions, each caption and seed once, with the column `caption`, in the order of captions.
+    """Read the rows of the given captions from a screen table: one per caption and seed, in the order of `captions`.
 
-    A table of an earlier run may know its captions by `caption_id` alone, and may lack some.
+    The result has the column `caption`. A table from an earlier run may identify captions only by `caption_id`, and may
+    lack some of them.
 
     Raises:
-        AuditError: a file cannot be read.
+        AuditError: A file cannot be read.
     """
     try:
         tables = []
@@ -78,7 +79,7 @@ def read(path: str, captions: Sequence[str]) -> pa.Table:
         for row, (at, seed) in enumerate(zip(at_R, table["seed"].to_pylist(), strict=True))
         if at is not None
     }
-    chosen = [once[key] for key in sorted(once)]  # what it has twice is taken once
+    chosen = [once[key] for key in sorted(once)]  # duplicate rows are taken once
     texts = pa.array([captions[at] for at, _ in sorted(once)], pa.string())
     table = table.take(pa.array(chosen, pa.int64()))
     kept = [name for name in table.column_names if name not in ("caption", "caption_id", "caption_group")]
@@ -86,7 +87,7 @@ def read(path: str, captions: Sequence[str]) -> pa.Table:
 
 
 def files(path: str) -> list[str]:
-    """List the Parquet files of a screen table: one, or those of a folder."""
+    """List the Parquet files of a screen table, which is one file or a folder."""
     return [file.uri for file in find(path, "calibration.screen")]
 
 

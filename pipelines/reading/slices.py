@@ -1,4 +1,4 @@
-"""What the formats of captions have in common: slices of a file, streams of lines, and rows as they were read."""
+"""Cut files of captions into slices, stream their lines, and build tables of raw rows, for every format."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from audit.errors import UsageError
 from audit.record.filesystem import open_file
 from pipelines.reading.files import File
 
-# A slice ends at so many rows or bytes, so that a worker holds no more of a file, however large that is.
+# A slice ends once it has this many rows or bytes, which bounds how much of a large file a worker holds.
 SLICE_ROWS = 1 << 19
 SLICE_BYTES = 1 << 28
-# Nothing longer is a caption, and no line longer is held in memory.
+# Maximum length of a caption in bytes. Longer lines are not held in memory.
 LONGEST = 1 << 20
 _CHUNK = 1 << 16
-# So many rows are looked at to see whether the configured column is there.
+# Number of rows that are read to check that the configured column exists.
 HEAD = 100
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 UNREADABLE = (pa.ArrowException, OSError, EOFError, tarfile.TarError, csv.Error)
 
-# What a format makes of a file. `caption` may be a list of captions; `status` is null where there is no such column.
+# The rows that a format reads. `caption` may be a list of captions; `status` is null if the file has no such column.
 RAW = pa.schema(
     [
         ("caption", pa.binary()),
@@ -42,7 +42,14 @@ RAW = pa.schema(
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive rows of a file, from number `first` on; `place`: row groups in Parquet, else (start, stop) bytes."""
+    """Consecutive rows of a file.
+
+    Attributes:
+        file: The file.
+        first: Number of the first row in the file.
+        rows: Number of rows.
+        place: The row groups of a Parquet file; (start, stop) in bytes for other files.
+    """
 
     file: File
     first: int
@@ -52,7 +59,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Malformed:
-    """A row of a file that is none: what was expected."""
+    """A row that cannot be read.
+
+    Attributes:
+        row: Number of the row in the file.
+        kind: The `kind` of the error.
+        message: What is wrong, and what was expected.
+    """
 
     row: int
     kind: str
@@ -60,11 +73,22 @@ class Malformed:
 
 
 def reason(error: Exception) -> str:
+    """Return the message of an exception on one line of at most 300 characters, or else its class name."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def require(name: str, names: Sequence[str], where: str, option: str) -> None:
-    """Raises UsageError if a configured column is not among those that there are."""
+    """Check that a file has a configured column.
+
+    Args:
+        name: The column.
+        names: The columns of the file.
+        where: The file, for the error.
+        option: The configuration key that names the column.
+
+    Raises:
+        UsageError: The column is missing. The hint names the most similar column.
+    """
     if name in names:
         return
     near = difflib.get_close_matches(name.lower(), [column.lower() for column in names], n=1, cutoff=0.5)
@@ -77,7 +101,16 @@ def require(name: str, names: Sequence[str], where: str, option: str) -> None:
 
 
 def cut(file: File, sizes: Iterable[int], start: int = 0) -> tuple[list[Slice], str | None]:
-    """(slices of rows that take `sizes` bytes each, from byte `start` on; why there are no more, or None)."""
+    """Cut a file into slices of at most SLICE_ROWS rows, each of which ends once it has SLICE_BYTES bytes.
+
+    Args:
+        file: The file.
+        sizes: The size of each row in bytes.
+        start: The byte where the first row begins.
+
+    Returns:
+        The slices, and the reason if `sizes` fails before the end of the file, or None.
+    """
     found: list[Slice] = []
     first, rows, at = 0, 0, start
     problem = None
@@ -93,9 +126,13 @@ def cut(file: File, sizes: Iterable[int], start: int = 0) -> tuple[list[Slice], 
 
 
 def chunks(file: File, start: int = 0) -> Iterator[bytes]:
-    """The content of a file from a byte on, unpacked if its name says that it is compressed.
+    """Yield the content of a file from byte `start` on, decompressed if its suffix says that it is compressed.
 
-    What is unpacked comes in the same chunks whatever `start`: so a truncated file ends at the same byte for everybody.
+    In a compressed file, `start` counts decompressed bytes. The content comes in the same chunks for every `start`, so
+    that a truncated file ends at the same byte for every reader.
+
+    Raises:
+        OSError: The content begins like UTF-16 or UTF-32.
     """
     codec = next((codec for suffix, codec in COMPRESSED.items() if file.name.endswith(suffix)), None)
     first = start == 0
@@ -115,11 +152,11 @@ def chunks(file: File, start: int = 0) -> Iterator[bytes]:
 
 
 def refuse_other_encodings(beginning: bytes) -> None:
-    """Raises OSError that names the encoding of text that begins like UTF-16 or UTF-32."""
+    """Raise OSError that names the encoding if text begins like UTF-16 or UTF-32."""
     marks = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
     encoding = next((name for mark, name in marks.items() if beginning.startswith(mark)), None)
     sides = beginning[:256:2], beginning[1:256:2]
-    # Every second byte of Latin letters is a NUL, and no other is.
+    # In UTF-16, every second byte of Latin text is a NUL, and no other byte is.
     counts = sorted(side.count(0) for side in sides)
     if encoding is None and len(sides[1]) > 7 and counts in ([0, len(side)] for side in sides):
         encoding = "UTF-16 without a byte-order mark"
@@ -128,7 +165,10 @@ def refuse_other_encodings(beginning: bytes) -> None:
 
 
 def lines(file: File, start: int = 0) -> Iterator[tuple[int, bytes | None]]:
-    """(bytes that it takes, line without its newline; None in place of one longer than LONGEST) from a byte on."""
+    """Yield (size in bytes, line without its newline) per line, from byte `start` on.
+
+    None takes the place of a line that is longer than LONGEST.
+    """
     rest, dropped = b"", 0
     for chunk in chunks(file, start):
         *whole, last = chunk.split(b"\n")
@@ -144,7 +184,16 @@ def lines(file: File, start: int = 0) -> Iterator[tuple[int, bytes | None]]:
 
 
 def numbered(part: Slice, start: int, stop: int) -> Iterator[tuple[int, bytes | Malformed]]:
-    """(number, content) of the lines [start, stop) of a slice, without byte-order mark and line end."""
+    """Yield the lines [start, stop) of a slice.
+
+    Args:
+        part: The slice.
+        start: The first line to read, counted from the start of the slice.
+        stop: The end of the lines to read.
+
+    Yields:
+        The number of the line in the file, and its content without byte-order mark and line end, or Malformed.
+    """
     for at, (_, line) in enumerate(islice(lines(part.file, part.place[0]), stop)):
         if at < start:
             continue
@@ -157,15 +206,20 @@ def numbered(part: Slice, start: int, stop: int) -> Iterator[tuple[int, bytes | 
 
 
 def without_mark(content: bytes) -> bytes:
+    """Remove the byte-order mark, if there is one."""
     return content.removeprefix(BYTE_ORDER_MARK)
 
 
 def too_long(row: int) -> Malformed:
+    """Return the error of a row that is longer than LONGEST."""
     return Malformed(row, "too_long", f"longer than {LONGEST:,} bytes: no caption is")
 
 
 def table_of(rows: list[tuple[Any, ...]]) -> pa.Table:
-    """A table RAW of (caption, row, key, url, status); with a list among them, every caption is one."""
+    """Build a table of schema RAW from (caption, row, key, url, status) per row.
+
+    If the caption of any row is a list, the captions of all rows become lists.
+    """
     columns = list(zip(*rows, strict=True)) or [()] * len(RAW)
     layout = RAW
     if any(isinstance(caption, list) for caption in columns[0]):

@@ -1,6 +1,7 @@
-"""Captions from WebDataset tars, not unpacked: the `.json` member of a sample where it holds one, else its `.txt`.
+"""Read captions from WebDataset tars without unpacking them.
 
-The key of a sample is the stem of its members, as that of its image; url and status are those of the `.json`.
+The caption of a sample is in its `.json` member, or else in its `.txt` member. The key of a sample is the stem of its
+members, as for its image. The URL and the status come from the `.json` member.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Members = dict[str, tarfile.TarInfo]
 
 
 def check(file: File, captions: Captions) -> None:
-    """Raises UsageError if none of the first samples has a text, or the configured caption in a `.json`."""
+    """Raise UsageError if none of the first HEAD samples has a `.txt`, or a `.json` with the configured caption."""
     head, names = _beginning(file)
     if head and not any(members.keys() & {".txt", ".json"} for members in head):
         ask = "A caption is a .txt or a .json beside its image."
@@ -46,12 +47,12 @@ def check(file: File, captions: Captions) -> None:
 
 
 def columns(file: File, captions: Captions) -> list[str]:
-    """Return the names in the `.json` of the first samples that have no `.txt`."""
+    """Return the names in the `.json` members of those of the first HEAD samples that have no `.txt`."""
     return _beginning(file)[1]
 
 
 def _beginning(file: File) -> tuple[list[Members], list[str]]:
-    """(text members of the first samples, the names in the `.json` of those that have no `.txt`)."""
+    """Return the text members of the first HEAD samples, and the names in the `.json` of those without a `.txt`."""
     with open_file(file.uri) as source, open_file(file.uri) as contents:
         head = [members for _, members, _ in islice(_samples(source), HEAD)]
         items = [_item(contents, members, 0) for members in head if ".txt" not in members and ".json" in members]
@@ -59,6 +60,7 @@ def _beginning(file: File) -> tuple[list[Members], list[str]]:
 
 
 def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
+    """Return the slices of a file, and why the rest of it cannot be read, or None."""
     try:
         with open_file(file.uri) as source:
             return cut(file, _sizes(source))
@@ -67,13 +69,27 @@ def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
 
 
 def beginning(file: File, samples: int) -> Slice:
-    """The first samples of a tar, or all that it has; raises UNREADABLE."""
+    """Return a slice of the first `samples` samples of a tar, or of all if it has fewer. Raises one of UNREADABLE."""
     with open_file(file.uri) as source:
         sizes = list(islice(_sizes(source), samples))
     return Slice(file, 0, len(sizes), (0, sum(sizes)))
 
 
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
+    """Read samples [start, stop) of a slice.
+
+    Args:
+        part: The slice.
+        start: The first row to read, counted from the start of the slice.
+        stop: The end of the rows to read.
+        captions: The configured columns.
+
+    Returns:
+        A table of schema RAW, and the malformed rows.
+
+    Raises:
+        UNREADABLE: One of these errors, if the file cannot be read.
+    """
     rows, malformed = [], []
     with open_file(part.file.uri) as source, open_file(part.file.uri) as contents:
         source.seek(part.place[0])
@@ -90,7 +106,7 @@ def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Tab
 
 
 def _caption(contents: BinaryIO, members: Members, row: int, captions: Captions) -> tuple[Any, dict[str, Any]]:
-    """(caption or captions as bytes, or what is wrong; what else the `.json` says)."""
+    """Return the caption or captions as bytes, or what is wrong; and the object in the `.json`, or an empty one."""
     item = (
         _item(contents, members, row) if ".json" in members else Malformed(row, "no_caption", "neither .txt nor .json")
     )
@@ -113,9 +129,9 @@ def _content(contents: BinaryIO, member: tarfile.TarInfo, row: int) -> bytes | M
 
 
 def _samples(source: pa.NativeFile) -> Iterator[tuple[str, Members, int]]:
-    """(key, text members by suffix, byte where it ends) of each sample from where the file stands.
+    """Yield (key, text members by suffix, byte where it ends) per sample, from the current position of the file.
 
-    The last one comes before what a truncated archive raises.
+    In a truncated archive, the last sample is yielded before the error is raised.
     """
     current: tuple[int, str, Members, int] | None = None
     try:
@@ -137,6 +153,7 @@ def _samples(source: pa.NativeFile) -> Iterator[tuple[str, Members, int]]:
 
 
 def _sizes(source: pa.NativeFile) -> Iterator[int]:
+    """Yield the size of each sample in bytes."""
     at = 0
     for _, _, end in _samples(source):
         yield end - at
