@@ -1,1 +1,1 @@
-"""The engine of crossaudit: configuration, command line, Ray, reading and writing datasets."""
+"""Run crossaudit: configuration, command line, execution on Ray, and reading and writing of datasets."""

@@ -1,1 +1,1 @@
-"""Read finished runs: SQL views and queries, the check of the accounting, exclusions and HTML reports."""
+"""Read finished runs: run SQL queries, check the accounting, list exclusions and write HTML reports."""

@@ -1,4 +1,7 @@
-"""Training images from WebDataset tars, Parquet files with image bytes and plain folders, found once, read by place."""
+"""List and read training images in WebDataset tars, Parquet files with image bytes, and plain folders.
+
+`index` finds the location of each image once; `read` and `read_each` then read images by location.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from pipelines.reading.slices import UNREADABLE, reason
 
 _BUFFER = 1 << 20
 
-# Where every image lies. In a tar and in a file of its own: `offset` and `size` of its bytes; in Parquet: `offset` is
-# the row group and `size` the row in it.
+# The location of each image. For an image in a tar or in a file of its own, `offset` and `size` locate its bytes. For
+# an image in a Parquet file, `offset` is the row group, and `size` is the row within it.
 INDEX = pa.schema(
     [
         ("image_id", pa.string()),
@@ -38,15 +41,28 @@ INDEX = pa.schema(
 
 
 def image_id(file: str, row: int) -> str:
-    """The identity of an image: file relative to the root of `images`, and number of the sample in it."""
+    """Return the id of an image.
+
+    It is a hash of the path of its file, relative to the root of `images`, and of the number of its sample in the file.
+    """
     return hashlib.sha256(f"{file}\0{row}".encode()).hexdigest()[:32]
 
 
 def index(file: File, column: str, most: int | None = None) -> tuple[pa.Table, str | None]:
-    """(the places of a file's images, or of the first of them; why others cannot be read or None).
+    """List the locations of the images in a file.
 
-    A Parquet row group that cannot be read is left out and named, and the next one is read. Raises UsageError without
-    the column.
+    A Parquet row group that cannot be read is skipped and reported, and the next one is read.
+
+    Args:
+        file: A tar, a Parquet file or a folder.
+        column: The Parquet column that holds the image bytes.
+        most: The maximum number of images to list, or None for all.
+
+    Returns:
+        A table of schema INDEX, and why other images cannot be read, or None.
+
+    Raises:
+        UsageError: A Parquet file lacks the column.
     """
     if isinstance(file, Folder):
         return _folder_places(file).slice(0, most), None
@@ -63,7 +79,7 @@ def index(file: File, column: str, most: int | None = None) -> tuple[pa.Table, s
 
 
 def read(places: pa.Table, column: str) -> Iterator[bytes | None]:
-    """As `read_each`. Raises AuditError that names the first image that cannot be read."""
+    """Read images as `read_each` does, but raise the AuditError of the first image that cannot be read."""
     for found in read_each(places, column):
         if isinstance(found, AuditError):
             raise found
@@ -73,9 +89,11 @@ def read(places: pa.Table, column: str) -> Iterator[bytes | None]:
 def read_each(places: pa.Table, column: str) -> Iterator[bytes | AuditError | None]:
     """Read the bytes of images in the order of `places` (schema INDEX).
 
-    Yields None where the source has no bytes for an image, or too many, and an AuditError for every image of a file or
-    row group that is damaged or gone: the others are read all the same. Raises AuditError if the storage does not
-    answer, which says nothing about the images.
+    Yields the bytes of each image; None if the source has no bytes for it, or too many; and an AuditError for each
+    image in a file or row group that is damaged or missing. The other images are still read.
+
+    Raises:
+        AuditError: The storage does not answer, which says nothing about the images.
     """
     rows = places.to_pylist()
     while rows:
@@ -108,7 +126,7 @@ def _read_bytes(source: pa.NativeFile, rows: list[dict]) -> Iterator[bytes | Non
 
 
 def _whole(uri: str) -> bool:
-    """Whether the storage gives every byte of a file: then the file is damaged, not the storage away."""
+    """Tell whether the storage returns every byte of a file: then the file is damaged, and the storage is not down."""
     try:
         with open_file(uri) as source:
             while source.read(_BUFFER):
@@ -119,10 +137,12 @@ def _whole(uri: str) -> bool:
 
 
 def samples(source: pa.NativeFile) -> Iterator[tuple[int, str, tarfile.TarInfo, int]]:
-    """(number of its sample, key, member, byte where it ends) of every file in a tar.
+    """Yield (number of its sample, key, member, byte where the member ends) for every file in a tar.
 
-    As in WebDataset, a sample is the consecutive members that share the name up to its first dot. Raises
-    tarfile.ReadError after the last whole member of an archive that is truncated.
+    As in WebDataset, a sample consists of consecutive members that share their name up to its first dot.
+
+    Raises:
+        tarfile.ReadError: The archive is truncated. It is raised after the last whole member.
     """
     number, last, size = -1, None, source.size()
     for member, end in _members(source):
@@ -153,7 +173,7 @@ def _folder_places(folder: Folder) -> pa.Table:
 
 
 def _tar_places(file: File) -> Iterator[tuple[int, str, int, int]]:
-    """The first image of each sample that has one."""
+    """Yield (number of the sample, key, offset, size) of the first image of each sample that has one."""
     done = -1
     with open_file(file.uri) as source:
         for number, key, member, _ in samples(source):
@@ -163,22 +183,23 @@ def _tar_places(file: File) -> Iterator[tuple[int, str, int, int]]:
 
 
 def _members(source: pa.NativeFile) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Every member, with the byte where it ends."""
+    """Yield every member of a tar, and the byte where it ends."""
     buffered = io.BufferedReader(_Raw(source), _BUFFER)
     with tarfile.open(fileobj=buffered, mode="r:") as tar:
         while member := tar.next():
             yield member, tar.offset
-            # Else a list of every header grows with the archive.
+            # Otherwise tarfile keeps the headers of all members in memory.
             tar.members = []  # type: ignore[attr-defined]
 
 
 def _ends(source: pa.NativeFile, size: int) -> bool:
+    """Tell whether a tar ends with an end mark, a block of 512 zero bytes."""
     source.seek(max(0, size - 512))
     return not any(source.read(512))
 
 
 def _parquet_places(file: File, column: str, problems: list[str]) -> Iterator[tuple[int, str, int, int]]:
-    """The images of every row group; a group whose keys cannot be read goes to `problems`."""
+    """Yield (row, key, row group, row within it) per image, and append unreadable row groups to `problems`."""
     with open_file(file.uri) as source:
         parquet = pq.ParquetFile(source)
         names = parquet.schema_arrow.names
@@ -215,7 +236,7 @@ def _read_parquet(
             yield from [AuditError(f"row group {group}: {reason(error)}", where=uri)] * len(inside)
             continue
         for value in values:
-            # Hugging Face data sets keep {bytes, path}.
+            # Hugging Face datasets store images as {bytes, path}.
             yield value.get("bytes") if isinstance(value, dict) else value
 
 
@@ -224,7 +245,7 @@ def _values(parquet: pq.ParquetFile, group: int, column: str, inside: list[int])
 
 
 class _Raw(io.RawIOBase):
-    """A pyarrow file as a raw Python one, so that it can be buffered."""
+    """Wrap a pyarrow file as a raw Python file, so that it can be buffered."""
 
     def __init__(self, source: pa.NativeFile) -> None:
         self._source = source

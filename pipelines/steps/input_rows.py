@@ -1,4 +1,4 @@
-"""The rows of an input shard: each with its caption's id and its own image; and the different captions among them."""
+"""Read the rows of input shards, pair each with its caption id and its own image, and collect distinct captions."""
 
 from __future__ import annotations
 
@@ -29,16 +29,24 @@ from pipelines.tables.training_images import IMAGES
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
-# Captions of one bucket, which is held in memory.
+# Average number of captions per bucket, at most. A bucket is held in memory.
 BUCKET_ROWS = 1 << 18
-# Working table: the different captions of each input shard, sorted by their bucket.
+# Working table: the distinct captions of each input shard, sorted by bucket.
 TEXTS = "_texts"
 _LAYOUT = pa.schema([("bucket", pa.int32()), *schema.CAPTIONS])
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One slice of an input shard: where it begins in the shard and among all input rows, and whose images it has."""
+    """A slice in an input shard.
+
+    Attributes:
+        slice: The slice of a caption file.
+        at: Its first row, counted from the start of the shard.
+        ordinal: Its first row, counted from the first of all input rows.
+        pair: How its rows are paired with images: `stem_key`, `key`, `file_name`, `row` or `none`.
+        images: The parts of `_images` that its rows may be paired with.
+    """
 
     slice: Slice
     at: int
@@ -49,21 +57,36 @@ class Piece:
 
 @dataclass(frozen=True)
 class Source:
-    """The slices of an input shard."""
+    """The slices of an input shard.
+
+    Attributes:
+        pieces: The slices, in order.
+        buckets: The number of buckets of captions in the run.
+        sample: The sample of rows to read, or None for all rows.
+    """
 
     pieces: tuple[Piece, ...]
     buckets: int
     sample: Sample | None
 
     def chosen(self, piece: Piece, start: int, stop: int) -> np.ndarray | None:
-        """Which rows [start, stop) of a slice the sample takes, by their number in the file; None without a sample."""
+        """Return which of the rows [start, stop) of a slice are in the sample.
+
+        Args:
+            piece: The slice.
+            start: The first row, counted from the start of the slice.
+            stop: The end of the rows.
+
+        Returns:
+            Their numbers in the file, or None if all rows are read.
+        """
         if self.sample is None:
             return None
         taken = self.sample.within(piece.ordinal + start, piece.ordinal + stop)
         return taken - piece.ordinal + piece.slice.first
 
     def within(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
-        """(piece, first row and end in its slice) of the rows [start, stop) of the shard."""
+        """Yield (piece, first row, end) per slice with rows in [start, stop) of the shard, counted within the slice."""
         for piece in self.pieces:
             low, high = max(start - piece.at, 0), min(stop - piece.at, piece.slice.rows)
             if low < high:
@@ -73,7 +96,18 @@ class Source:
 def shards_of(
     slices: list[Slice], config: Config, image_files: list[File], buckets: int, sample: Sample | None
 ) -> Iterator[Shard]:
-    """Slices in a row, of any files, as long as they have no more than SLICE_ROWS rows together."""
+    """Join consecutive slices into shards, as long as they have at most SLICE_ROWS rows together.
+
+    Args:
+        slices: The slices of all caption files, in order.
+        config: The configuration of the run.
+        image_files: The image files and folders of the run.
+        buckets: The number of buckets of captions.
+        sample: The sample of rows to read, or None for all rows.
+
+    Yields:
+        Shards, whose `source` is a `Source`.
+    """
     pair: str = config.images.join_on if config.images else "none"
     part_of = {file.uri: f"{number:05d}" for number, file in enumerate(image_files)}
     alike = _namesakes(list(dict.fromkeys(part.file for part in slices)), image_files)
@@ -91,7 +125,7 @@ def shards_of(
         named = isinstance(part.file, Sidecar) or names_files(part.file, config.captions)
         if pair != "none" and folders and named:
             by, images = "file_name", folders
-        if part.file.uri in part_of:  # captions and images in one file: a row's image is its own
+        if part.file.uri in part_of:  # captions and images are in one file: each row has its image
             by, images = "row", (part_of[part.file.uri],)
         pieces.append(Piece(part, rows, ordinal, by, images))
         rows, ordinal = rows + part.rows, ordinal + part.rows
@@ -99,10 +133,10 @@ def shards_of(
 
 
 def _namesakes(caption_files: list[File], image_files: list[File]) -> dict[File, list[File]]:
-    """The image files that each file of captions is paired with: those of the same folder and stem.
+    """Map each caption file to the image files that it is paired with: those with the same folder and stem.
 
-    The folder is compared as a whole path first, then relative to the configured roots. A file that neither finds is
-    paired by its stem alone, if no other file of captions and no other image file has that stem.
+    Folders are first compared as full paths, then relative to the configured roots. A caption file that is still
+    unpaired is paired by its stem alone, if no other caption file and no other image file has that stem.
     """
     keys = (
         lambda file: (os.path.dirname(file.uri), file.stem),
@@ -124,6 +158,11 @@ def _namesakes(caption_files: list[File], image_files: list[File]) -> dict[File,
 
 
 def rows_of(worker: Worker, shard: Shard) -> Tables:
+    """Read the rows of a shard.
+
+    Returns:
+        The tables `rows`, `_texts` with the distinct captions, and `errors`.
+    """
     source: Source = shard.source
     tables, errors = [schema.ROWS.empty_table().append_column("caption", pa.array([], pa.string()))], []
     for piece, start, stop in source.within(shard.start, shard.stop):
@@ -134,7 +173,7 @@ def rows_of(worker: Worker, shard: Shard) -> Tables:
         table = table.append_column("image_id", _own_images(worker, piece, table))
         tables.append(table.append_column("caption_id", pa.nulls(len(table), pa.string())))
     table = pa.concat_tables([table.select(tables[0].column_names) for table in tables])
-    # Hashed once, however many rows carry it.
+    # Hash each distinct caption once, even if many rows have it.
     distinct = table["caption"].combine_chunks().dictionary_encode()
     ids, bucket = _hashed(distinct.dictionary, source.buckets)
     rows = table.set_column(0, "caption_id", ids.take(distinct.indices)).select(schema.ROWS.names).cast(schema.ROWS)
@@ -144,13 +183,24 @@ def rows_of(worker: Worker, shard: Shard) -> Tables:
 
 
 def _hashed(texts: pa.Array, buckets: int) -> tuple[pa.Array, np.ndarray]:
-    """The `caption_id` of texts, and the bucket that it belongs to: buckets are ranges of ids."""
+    """Return the `caption_id` of each text, and the bucket of each id. A bucket is a range of ids."""
     ids = [caption_id(text) for text in texts.to_pylist()]
     heads = np.array([int(id_[:8], 16) for id_ in ids], np.uint64)
     return pa.array(ids, pa.string()), (heads * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)
 
 
 def on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+    """Return the tables of a row that could not be processed: one error, or none if the row is not in the sample.
+
+    Args:
+        ledger: The tables of the run (not used).
+        shard: A shard of one row.
+        kind: The `kind` of the error.
+        message: What went wrong.
+
+    Returns:
+        The same tables as `rows_of`.
+    """
     source: Source = shard.source
     [(piece, at, end)] = source.within(shard.start, shard.start + 1)
     chosen = source.chosen(piece, at, end)
@@ -160,7 +210,7 @@ def on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables
 
 
 def _own_images(worker: Worker, piece: Piece, table: pa.Table) -> pa.Array:
-    """The image_id of each row's own image, or null."""
+    """Return the image_id of each row's own image, or null."""
     if not piece.images or not len(table):
         return pa.nulls(len(table), pa.string())
     known, places = worker.cache.get(IMAGES, (None, None))
@@ -169,7 +219,7 @@ def _own_images(worker: Worker, piece: Piece, table: pa.Table) -> pa.Array:
         places = pa.concat_tables([worker.ledger.read(IMAGES, part, columns) for part in piece.images])
         if piece.pair not in ("row", "file_name"):
             _refuse_twins(places, piece.pair)
-        worker.cache[IMAGES] = (piece.pair, piece.images), places  # of one file at a time
+        worker.cache[IMAGES] = (piece.pair, piece.images), places  # one entry at a time
     if piece.pair == "file_name":
         return _by_file_name(piece.slice.file, table, places)
     by = "row" if piece.pair == "row" else "key"
@@ -177,7 +227,10 @@ def _own_images(worker: Worker, piece: Piece, table: pa.Table) -> pa.Array:
 
 
 def _by_file_name(file: File, table: pa.Table, places: pa.Table) -> pa.Array:
-    """The image that each row names: its path from the folder of the captions, else from the root of the images."""
+    """Return the image_id of the image that each row names, or null.
+
+    The name is a path relative to the folder of the caption file, or else to the root of the images.
+    """
     names = [os.path.normpath(name) if name else None for name in table["key"].to_pylist()]
     folder = os.path.dirname(file.uri)
     paths = pa.array([None if name is None else f"{folder}/{name}" for name in names], pa.string())
@@ -187,6 +240,7 @@ def _by_file_name(file: File, table: pa.Table, places: pa.Table) -> pa.Array:
 
 
 def _refuse_twins(places: pa.Table, pair: str) -> None:
+    """Raise UsageError if several images have the same key."""
     counts = pc.value_counts(places["key"].combine_chunks())
     twins = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
     if len(twins):

@@ -1,4 +1,4 @@
-"""Pairs: the share of the rows that found their own image, recorded, and too small a one refused."""
+"""Record the share of rows that are paired with their own image, and refuse a share that is too small."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.reading.files import File
 from pipelines.reading.images import INDEX
 from pipelines.tables.training_images import IMAGES
 
-# So many unpaired examples of each side are shown.
+# Number of unpaired rows, and of unpaired images, that an error shows.
 EXAMPLES = 3
 _ROWS = 'select file, "row", key from rows where image_id is null limit $most'
 _IMAGES = 'select file, "row", key from images anti join rows using (image_id) limit $most'
@@ -23,8 +23,11 @@ _IMAGES = 'select file, "row", key from images anti join rows using (image_id) l
 def run(run: Run, caption_files: list[File]) -> None:
     """Record how many rows are paired with their own image in `accounting.pairs` of the manifest.
 
-    Raises UsageError with examples of both sides if the share is below `images.min_paired`. The rule does not apply
-    with `images.join_on: none`, nor where all captions are plain text: a line names no image.
+    The minimum share does not apply if `images.join_on` is `none`, or if all captions are plain text, because a line of
+    text names no image.
+
+    Raises:
+        UsageError: The share is below `images.min_paired`. The error shows unpaired rows and unpaired images.
     """
     options = run.config.images
     if options is None:
@@ -50,7 +53,7 @@ def run(run: Run, caption_files: list[File]) -> None:
 
 
 def _examples(run: Run) -> str:
-    """Some rows without an image, and some images without a row."""
+    """Describe some rows without an image and some images without a row."""
     with duckdb.connect() as connection:
         connection.register("rows", run.ledger.dataset("rows", schema.ROWS))
         connection.register("images", run.ledger.dataset(IMAGES, INDEX))

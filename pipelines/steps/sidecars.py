@@ -1,4 +1,4 @@
-"""Count what an audit of caption files beside images does not read: further lines, and images without a caption."""
+"""Count what an audit of caption files beside images does not read: further lines, and images without captions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EXAMPLES = 3
 
 
 def run(run: Run, caption_files: Sequence[File], slices: Iterable[Slice], image_files: Sequence[File]) -> None:
-    """Record in `accounting.sidecars` of the manifest what is not read of captions beside images, and say so.
+    """Record in `accounting.sidecars` of the manifest what is not read of caption files beside images, and report it.
 
     Args:
-        run: The run; `accounting` is in its manifest already.
-        caption_files: All caption files. Without a `Sidecar` among them nothing is recorded.
+        run: The run. Its manifest must already have `accounting`.
+        caption_files: All caption files. If none of them is a `Sidecar`, nothing is recorded.
         slices: The slices of those files.
         image_files: The image files and folders of the run.
     """
@@ -31,7 +31,7 @@ def run(run: Run, caption_files: Sequence[File], slices: Iterable[Slice], image_
     longer = sum(isinstance(part.file, Sidecar) and has_more_lines(part) for part in slices)
     images = _images(run, sidecars, image_files)
     if any(not isinstance(file, Sidecar) and captions_of.module_of(file) is not plaintext for file in caption_files):
-        # Other caption files name images of their own, in other folders.
+        # Caption files of other formats name the images in other folders.
         folders = {os.path.dirname(file.uri) for file in sidecars}
         images = {uri: name for uri, name in images.items() if os.path.dirname(uri) in folders}
     captioned = {os.path.join(os.path.dirname(file.uri), file.image) for file in sidecars}
@@ -56,7 +56,7 @@ def run(run: Run, caption_files: Sequence[File], slices: Iterable[Slice], image_
 
 
 def _images(run: Run, sidecars: Sequence[File], image_files: Sequence[File]) -> dict[str, str]:
-    """Return the names of image files by URI: those of the run, or else those among and beside the captions."""
+    """Map URIs of image files to names: those of the run, or else those among and beside the caption files."""
     found = [image for file in image_files if isinstance(file, Folder) for image in file.images]
     if run.config.images is None:
         found = [*neighbours(sidecars), *find(run.config.captions.path, "captions")]
