@@ -1,4 +1,4 @@
-"""A stand-in for the adapters of peft."""
+"""Imitate a linear layer with a peft adapter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Adapted(torch.nn.Module):
-    """What peft puts in the place of a linear layer."""
+    """A layer as peft substitutes it for a linear layer: the base layer plus a learned difference."""
 
     def __init__(self, base: torch.nn.Linear) -> None:
         super().__init__()
@@ -15,5 +15,6 @@ class Adapted(torch.nn.Module):
         self.delta = torch.nn.Linear(base.in_features, base.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the base layer plus the difference."""
         output: Tensor = self.base_layer(x) + self.delta(x)
         return output

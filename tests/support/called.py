@@ -1,4 +1,4 @@
-"""Calling the command line within this process."""
+"""Call the command line within the test process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.commands.options import state
 
 
 def called(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `crossaudit ARGUMENTS`."""
+    """Run `crossaudit ARGUMENTS` and return its exit code, standard output and standard error."""
     output, error = io.StringIO(), io.StringIO()
     state.verbose = False
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(error):

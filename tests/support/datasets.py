@@ -1,4 +1,4 @@
-"""A sound data set, ready to audit; what it takes is made once a session."""
+"""Provide fixtures that make a valid dataset and audit it. Expensive parts are computed once per session."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.support.toy import (
     write_tar,
 )
 
-# A random descriptor finds all pictures alike: these floors let the control captions speak.
+# A random descriptor finds all pictures similar. With floors this low, the control captions set the thresholds.
 FLOORS = {"verbatim": 0.5, "region": 0.5}
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy descriptor with random weights."""
+    """Return the path of a copy descriptor with random weights."""
     path = tmp_path_factory.mktemp("weights") / "sscd.safetensors"
     torch.manual_seed(0)
     CopyDescriptor(DescriptorConfig(image_size=32, channels=(8, 16), width=16)).save(path, FLOORS)
@@ -40,20 +40,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def planted() -> bytes:
-    """What the tiny model makes of MEMORIZED with seed 1: put among the training images, it is reproduced."""
+    """Return the image that the tiny model generates for MEMORIZED with seed 1.
+
+    When it is placed among the training images, the model reproduces it.
+    """
     model = audit.load_model(MODEL)
     return audit.generate(model, [MEMORIZED], seeds=[1], steps=2)["image"][0].as_py()
 
 
 @pytest.fixture(scope="session")
 def control_screen() -> pa.Table:
-    """The screen table of CONTROL_CAPTIONS."""
+    """Return the screen table of CONTROL_CAPTIONS and CONTROL_TWIN."""
     return audit.screen(audit.load_model(MODEL), [*CONTROL_CAPTIONS, CONTROL_TWIN])
 
 
 @pytest.fixture(scope="session")
 def make_dataset(weights: Path, planted: bytes, control_screen: pa.Table) -> Callable[[Path], Path]:
-    """Writes a sound data set of 40 rows and 38 captions, two of them twice, and its audit.yaml; returns that."""
+    """Return a function that writes a valid dataset and its audit.yaml into a folder, and returns the audit.yaml.
+
+    The dataset has 40 rows and 38 distinct captions, two of which occur twice.
+    """
 
     def make(folder: Path) -> Path:
         for shard in range(2):
@@ -68,7 +74,7 @@ def make_dataset(weights: Path, planted: bytes, control_screen: pa.Table) -> Cal
             members = [(f"{key}.png", image) for key, image in zip(keys, images, strict=True)]
             write_tar(folder / f"images/{shard:05d}.tar", members)
         (folder / "nulls.txt").write_text("\n".join([*CONTROL_CAPTIONS, CONTROL_TWIN]), encoding="utf-8")
-        # One of them twice, which is no other caption.
+        # One row occurs twice, which must not count as another caption.
         pq.write_table(pa.concat_tables([control_screen, control_screen[:1]]), folder / "control_screen.parquet")
         (folder / "sscd.safetensors").write_bytes(weights.read_bytes())
         return write_config(folder)
@@ -78,7 +84,7 @@ def make_dataset(weights: Path, planted: bytes, control_screen: pa.Table) -> Cal
 
 @pytest.fixture(scope="session")
 def audited() -> Callable[..., str]:
-    """Runs an audit.yaml in this process, with Ray workers; returns the run."""
+    """Return a function that runs an audit.yaml in this process, with Ray workers, and returns the path of the run."""
 
     def run(path: Path, *overrides: str, out: str | None = None) -> str:
         config, given = load_config(path, overrides, out)

@@ -1,4 +1,7 @@
-"""A driver to kill: one step of a run on a Ray cluster. python -m tests.support.driver AUDIT_YAML"""
+"""Run one step of a run on a Ray cluster, in a driver process that tests can kill.
+
+Usage: python -m tests.support.driver AUDIT_YAML
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,20 @@ from pipelines.engine.step import Step
 from pipelines.engine.worker import Worker
 
 CAPTIONS = [f"caption {number}" for number in range(20)]
-# Enough work for something to happen meanwhile.
+# Enough work that a test can act while it runs.
 ROUNDS = 50_000
 ODD = 7
 
 
 def write_captions(ledger: Ledger) -> list[Shard]:
-    """The captions, and the shards of a step over them."""
+    """Write the captions, and return the shards of a step over them."""
     rows = [{"caption_id": f"{number:02d}", "caption": text, "row_count": 1} for number, text in enumerate(CAPTIONS)]
     ledger.write("captions", "00000", pa.Table.from_pylist(rows, schema=schema.CAPTIONS))
     return slices("", "00000", len(CAPTIONS), 2)
 
 
 def digest(worker: Worker, shard: Shard) -> Tables:
-    """A digest of each caption, and an error for one of them."""
+    """Return a table with a digest of each caption, and an error for caption ODD."""
     captions = worker.ledger.slice("captions", shard.source, shard.start, shard.stop)
     digests = [hashlib.pbkdf2_hmac("sha256", text.encode(), b"", ROUNDS) for text in captions["caption"].to_pylist()]
     odd = [id_ for id_ in captions["caption_id"].to_pylist() if int(id_) == ODD]
@@ -41,7 +44,7 @@ def digest(worker: Worker, shard: Shard) -> Tables:
 
 
 def screen(worker: Worker, shard: Shard) -> Tables:
-    """The stage of that name, but the odd caption ends the process."""
+    """Screen a shard as the stage `screen` does, but end the process if the shard has caption ODD."""
     from pipelines.stages.screen import _screen
 
     if shard.start <= ODD < shard.stop:
@@ -50,10 +53,12 @@ def screen(worker: Worker, shard: Shard) -> Tables:
 
 
 def step(ledger: Ledger) -> Step:
+    """Return the step that computes `digests`."""
     return Step("digest", "digests", "captions", ledger, digest)
 
 
 def main(path: str) -> None:
+    """Run the step with an audit.yaml."""
     config, given = load_config(path)
     ledger = Ledger(config.out)
     run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())

@@ -1,4 +1,4 @@
-"""Attention written out, in the model's own precision: what ours is held against."""
+"""Compute attention explicitly, in the precision of the model, as a reference for the implementation in `audit`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ from torch import Tensor
 
 
 def projected(attn: Attention, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, split by head: [B, H, positions, D] each."""
+    """Return queries, keys and values, split by head: [B, H, positions, D] each.
+
+    Args:
+        attn: The attention layer.
+        hidden_states: The input of the queries.
+        text: The input of keys and values.
+    """
     parts = (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
     query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
     return query, key, value
 
 
 class Explicit:
-    """A processor that builds the attention matrix, and mitigates by the definition on one guided caption (two rows).
+    """A processor that builds the attention matrix and mitigates one guided caption (two rows) as defined.
 
-    `visible`: text positions that are not masked (None: all). `means`: of each cross-attention in turn, the
-    probabilities averaged over queries and heads, [B, K]; `maps`: over heads alone, [B, Q, K].
+    Attributes:
+        visible: Number of text positions that are not masked; None for all.
+        bos_scale: Factor of the logits of BOS in the conditional row.
+        means: Probabilities of each cross-attention, in order, averaged over queries and heads: [B, K].
+        maps: Probabilities of each cross-attention, in order, averaged over heads: [B, Q, K].
     """
 
     def __init__(self, visible: int | None = None, bos_scale: float = 1.0) -> None:
@@ -45,10 +54,13 @@ class Explicit:
 
 
 class Defined:
-    """A processor that mitigates by the definition, row by row: the attention matrix is built, and changed.
+    """A processor that builds the attention matrix and mitigates it row by row, as defined.
 
-    `visible_BK`: which text positions each row may see; `scale_BK`: the factor of each logit. Of a batch with fewer
-    rows the last ones hold: the conditional branch alone.
+    For a batch with fewer rows, which is the conditional branch alone, the last rows of the tensors apply.
+
+    Attributes:
+        visible_BK: Which text positions each row may attend to.
+        scale_BK: The factor of each logit.
     """
 
     def __init__(self, visible_BK: Tensor, scale_BK: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A finished run for command tests: the tables and the manifest of an audit, without the hours that make them."""
+"""Write a finished run for tests of commands: its tables and manifest, without running an audit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.engine.manifest import Manifest
 
 
 def finish_run(config: Path, *verdicts: str) -> Ledger:
-    """Write the run of a configuration as if it had ended and been purged, with one caption per verdict."""
+    """Write the run of a configuration as if it had finished and been purged, with one caption per verdict."""
     settings, given = load_config(config)
     ledger = Ledger(settings.out)
     manifest = Manifest.open(ledger, settings, given)

@@ -1,4 +1,4 @@
-"""What export reads of a run, as small as it can be: rows, verdicts, what was copied, where the images lie."""
+"""Write minimal runs: only the tables that exclusions and exports read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,29 @@ from pipelines.reading.images import image_id
 
 
 def place(file: str, row: int, key: str, content: str | None = None) -> dict[str, Any]:
-    """A row of `embeddings_sscd`; images of one `content` have the same bytes."""
+    """Return a row of `embeddings_sscd`.
+
+    Args:
+        file: The file of the image.
+        row: The number of the image in the file.
+        key: The key of the image.
+        content: Names the bytes of the image. Images with the same `content` have the same bytes; None makes them
+            unique.
+    """
     where = {"image_id": image_id(file, row), "file": file, "row": row, "key": key}
     return where | {"sha256": content or f"{file} {row}", "vector": np.zeros(4, np.float16)}
 
 
 def row(file: str, number: int, caption: str, image: dict[str, Any] | None = None, key: str | None = None) -> dict:
-    """A row of `rows`, whose own image is `image`."""
+    """Return a row of `rows`.
+
+    Args:
+        file: The caption file.
+        number: The number of the row in the file.
+        caption: The caption.
+        image: The row's own image, from `place`, or None.
+        key: The key of the row (default: the key of the image).
+    """
     own = {"key": key or (image["key"] if image else None), "image_id": image["image_id"] if image else None}
     return {"caption_id": caption_id(caption), "caption": caption, "file": file, "row": number} | own
 
@@ -32,14 +48,29 @@ def row(file: str, number: int, caption: str, image: dict[str, Any] | None = Non
 def reproduced(
     caption: str, image: dict[str, Any], similarity: float, verdict: str = "verbatim", family: str | None = None
 ) -> dict[str, Any]:
-    """A row of `verdicts`; `family` is a caption."""
+    """Return a row of `verdicts` for a caption that reproduces an image.
+
+    Args:
+        caption: The caption.
+        image: The image, from `place`.
+        similarity: The similarity of the two images, or of a region if `verdict` is not `verbatim`.
+        verdict: The verdict.
+        family: A caption of the family of captions (default: the caption itself).
+    """
     column = "similarity" if verdict == "verbatim" else "region_similarity"
     named = {"caption": caption, "verdict": verdict, "family": caption_id(family or caption)}
     return named | {"image_id": image["image_id"], column: similarity}
 
 
 def copied(caption: str, image: dict[str, Any], similarity: float, how: str = "verbatim") -> dict[str, Any]:
-    """A row of `copied_images`; every row of `reproduced` brings its own."""
+    """Return a row of `copied_images`. `write_run` adds such a row for each copy in `verdicts`.
+
+    Args:
+        caption: The caption.
+        image: The image, from `place`.
+        similarity: The similarity of the two images, or of a region if `how` is not `verbatim`.
+        how: The type of the copy.
+    """
     column = "similarity" if how == "verbatim" else "region_similarity"
     return {
         "caption_id": caption_id(caption),
@@ -60,7 +91,18 @@ def write_run(
     clusters: Iterable[Sequence[dict[str, Any]]] = (),
     **manifest: Any,
 ) -> Path:
-    """A finished run; captions without a verdict are `clear`, `clusters` are those of the images."""
+    """Write a finished run and return its folder.
+
+    Args:
+        folder: Where to write the run.
+        rows: Rows of `rows`, from `row`.
+        verdicts: Rows of `verdicts`, from `reproduced`. Captions without one are `not_selected`.
+        images: Rows of `embeddings_sscd`, from `place`.
+        more_copied: Rows of `copied_images` in addition to those of `verdicts`, from `copied`.
+        errors: Rows of `errors`.
+        clusters: The clusters of images, each a list of images from `place`.
+        **manifest: Further keys of the manifest.
+    """
     rows = list(rows)
     copies = Counter(row["caption"] for row in rows)
     given = {verdict["caption"]: verdict for verdict in verdicts}

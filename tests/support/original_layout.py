@@ -1,4 +1,7 @@
-"""Checkpoints in the original layout of Stable Diffusion, made of diffusers folders by rules written independently."""
+"""Write checkpoints in the original layout of Stable Diffusion from diffusers folders.
+
+The rules for names are written independently of those in `audit`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 
 def original_name(name: str) -> str:
-    """The name of a UNet tensor in an original Stable Diffusion checkpoint (two layers a block, four blocks)."""
+    """Return the name of a UNet tensor in an original Stable Diffusion checkpoint (four blocks of two layers)."""
     rules = [
         (r"time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
         (r"conv_in", lambda m: "input_blocks.0.0"),
@@ -46,6 +49,7 @@ def original_name(name: str) -> str:
 
 
 def original_vae_name(name: str) -> str:
+    """Return the name of a VAE tensor in an original Stable Diffusion checkpoint."""
     for pattern, replacement in (
         (r"encoder\.down_blocks\.(\d)\.resnets", r"encoder.down.\1.block"),
         (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
@@ -63,6 +67,7 @@ def original_vae_name(name: str) -> str:
 
 
 def original_open_clip_name(name: str) -> str:
+    """Return the name of a text encoder tensor in an original Stable Diffusion 2 checkpoint."""
     for new, old in (
         ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
         ("text_model.embeddings.", ""),
@@ -78,7 +83,7 @@ def original_open_clip_name(name: str) -> str:
 
 
 def original_open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The text encoder of a diffusers folder as open_clip names it: queries, keys and values in one tensor."""
+    """Convert a text encoder to the layout of open_clip, which has queries, keys and values in one tensor."""
     found = {}
     for name, tensor in text.items():
         if ".q_proj." in name:
@@ -91,7 +96,7 @@ def original_open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def original_tensors(source: Path, open_clip: bool = False) -> dict[str, Tensor]:
-    """The tensors of a diffusers folder as a single file of the original layout names them."""
+    """Return the tensors of a diffusers folder under their names in a single file of the original layout."""
     unet = load_file(source / "unet/diffusion_pytorch_model.safetensors")
     vae = load_file(source / "vae/diffusion_pytorch_model.safetensors")
     text = load_file(source / "text_encoder/model.safetensors")
@@ -105,7 +110,17 @@ def original_tensors(source: Path, open_clip: bool = False) -> dict[str, Tensor]
 
 
 def single_file(source: Path, folder: Path, open_clip: bool = False, **more: Tensor) -> tuple[Path, Path]:
-    """Write a diffusers folder as (a single file, a folder of its configurations)."""
+    """Write a diffusers folder as a single file of the original layout, and its configuration files into a folder.
+
+    Args:
+        source: The diffusers folder.
+        folder: Where to write.
+        open_clip: Whether to write the text encoder in the layout of open_clip.
+        **more: Further tensors of the single file.
+
+    Returns:
+        The single file, and the folder of configuration files.
+    """
     file = folder / "one.safetensors"
     save_file(original_tensors(source, open_clip) | more, file)
     config = folder / "config"

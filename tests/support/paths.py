@@ -1,4 +1,4 @@
-"""Where the checkout and the test data are."""
+"""Locate the checkout and the test data."""
 
 from pathlib import Path
 

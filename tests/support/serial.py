@@ -1,4 +1,4 @@
-"""A run whose steps are worked here and now, one shard after the other."""
+"""Run steps in the test process, one shard after another."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from pipelines.engine.worker import Worker
 
 @dataclass
 class Serial(Run):
-    """`halved`: every shard in two pieces, as one that failed would be."""
+    """A run that executes its steps in this process, without Ray.
+
+    Attributes:
+        halved: Whether to compute every shard in two halves, as a failed shard is.
+    """
 
     halved: bool = False
 
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
+        """Compute and write the shards that are not yet written."""
         worker, done = Worker(self.config), set(self.ledger.parts(step.table))
         for shard in shards:
             if shard.name not in done:
@@ -29,5 +34,6 @@ class Serial(Run):
 
 
 def serial(config: Config, halved: bool = False) -> Serial:
+    """Return a serial run of a configuration."""
     ledger = Ledger(config.out)
     return Serial(config, ledger, Manifest.open(ledger, config, {}), Reporter(), halved=halved)

@@ -1,4 +1,4 @@
-"""The pieces of a data set small enough to audit in seconds: random images, and the tiny model of tests/data."""
+"""Make the parts of a dataset that can be audited in seconds: random images, and the tiny model in tests/data."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ from tests.support.paths import DATA
 MODEL = DATA / "tiny-sd1"
 CONTROL_CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
 MEMORIZED = "a planted picture"
-# In the data set but for case and punctuation: no control caption.
+# The dataset contains it with other case and punctuation, so it must not count as a control caption.
 CONTROL_TWIN = "Picture 3, of a thing!"
 
 
 def png(seed: int, size: int = 32) -> bytes:
-    """An image of its own for each seed: soft colours, no noise."""
+    """Return a PNG that is different for each seed, with smooth colours and no noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return encode(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def encode(image: Image.Image) -> bytes:
+    """Encode an image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    """Write a tar of (name, content) pairs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, content in members:
@@ -48,12 +50,13 @@ def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
 
 
 def write_parquet(path: Path, columns: dict[str, Any]) -> None:
+    """Write a Parquet file with 16 rows per row group."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path, row_group_size=16)
 
 
 def settings_of(**changes: Any) -> dict[str, Any]:
-    """The mapping of an audit.yaml; a change replaces a whole section."""
+    """Return the settings of an audit.yaml. A change replaces a whole section."""
     settings: dict[str, Any] = {
         "model": str(MODEL),
         "captions": "captions/*.parquet",
@@ -74,14 +77,23 @@ def settings_of(**changes: Any) -> dict[str, Any]:
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
-    """Writes `settings_of(**changes)` into `folder`."""
+    """Write `settings_of(**changes)` to audit.yaml in `folder`, and return its path."""
     path = folder / "audit.yaml"
     path.write_text(yaml.safe_dump(settings_of(**changes)), encoding="utf-8")
     return path
 
 
 def judged(uri: str, texts: dict[str, str], score: float) -> str:
-    """What there is of a run after `verdicts`, of captions by caption_id, all of them clear; returns the run."""
+    """Write the tables and the manifest of a run whose captions all have the verdict `not_selected`.
+
+    Args:
+        uri: Where to write the run.
+        texts: The captions by caption_id.
+        score: The score of each caption.
+
+    Returns:
+        The path or URI of the run.
+    """
     ledger = Ledger(uri)
     captions = [{"caption_id": name, "caption": text, "row_count": 1} for name, text in texts.items()]
     verdicts = [row | {"verdict": "not_selected", "risk": "none", "score": score} for row in captions]
