@@ -100,7 +100,7 @@ def _refuse_two_captions(files: Sequence[File], paths: Sequence[str]) -> None:
 
 
 def _either(paths: Sequence[str], *names: str) -> str:
-    """Return a hint: how to configure that only one of several kinds of files is read."""
+    """Return a hint that says how to read only one of several kinds of files."""
     if not all(map(is_folder, paths)):
         return "Name only files of one kind in `captions`."
     globs = [", ".join(f"{path.rstrip('/')}/**/{name}" for path in paths) for name in names]

@@ -116,8 +116,8 @@ def read(
         start: The first row to read, counted from the start of the slice.
         stop: The end of the rows to read.
         captions: The configured columns.
-        chosen: The numbers, within the file, of the rows that a sample contains. Other rows are skipped. None reads all
-            rows.
+        chosen: The numbers, within the file, of the rows that a sample contains. Other rows are skipped. None
+            means all rows.
 
     Returns:
         A table of caption, row, key and url, and the error rows of rows and captions that cannot be used.

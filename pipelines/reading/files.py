@@ -18,7 +18,7 @@ from audit.record.filesystem import open_file, open_filesystem
 _MIB = 1 << 20
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# A range of more files than this is a typing error.
+# A range of more files than this is treated as a typo.
 _LONGEST_RANGE = 10_000_000
 
 

@@ -16,7 +16,7 @@ _ROUNDS = 6
 class Sample:
     """A sample of `size` of `total` rows.
 
-    Whether it contains a row depends only on the row's number and on these three values, not on which process asks.
+    Whether it contains a row depends only on the row's number, `size`, `total` and `seed`, not on which process asks.
 
     Attributes:
         size: Number of rows in the sample.
