@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,7 +53,9 @@ def write_picture(run: str | None, out: Path, content: bytes, caption: str) -> s
         write_local(out, content)
     except OSError as error:
         hint = "Choose another --out."
-        raise AuditError(f"cannot be written: {error.strerror}", where=str(out), hint=hint) from error
+        raise AuditError(
+            f"cannot be written: {os.strerror(error.errno or errno.EIO)}", where=str(out), hint=hint
+        ) from error
     return problem
 
 

@@ -234,7 +234,7 @@ def test_a_run_without_the_training_images_is_refused(own: Ledger) -> None:
     own.remove("embeddings_sscd", own.parts("embeddings_sscd")[0])
     for part in own.parts("embeddings_sscd"):
         own.remove("embeddings_sscd", part)
-    with pytest.raises(AuditError, match="the table embeddings_sscd is gone"):
+    with pytest.raises(AuditError, match="the table embeddings_sscd is missing"):
         mitigate_run(own.uri, SMALL)
 
 
