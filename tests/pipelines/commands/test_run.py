@@ -54,7 +54,7 @@ def test_fail_on_needs_training_images(folder: Path) -> None:
 def test_json_is_one_document_on_standard_output(folder: Path) -> None:
     code, output, error = audit(folder, ("not_selected", "partial", "verbatim"), "--json", "--fail-on", "partial")
     found: dict[str, Any] = json.loads(output)
-    run = str(folder / "clear-partial-verbatim")
+    run = str(folder / "not_selected-partial-verbatim")
     assert code == 3 and "crossaudit purge" in error
     assert (found["run"], found["report"]) == (run, f"{run}/report.html")
     counted = {word: count for word, count in found["verdicts"].items() if count}
@@ -74,7 +74,7 @@ def test_json_prints_nothing_where_the_run_cannot_start(folder: Path) -> None:
 
 def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
     audit(folder, ("not_selected", "verbatim"))
-    code, output, _ = called("status", str(folder / "clear-verbatim"), "--json")
+    code, output, _ = called("status", str(folder / "not_selected-verbatim"), "--json")
     found = json.loads(output)
     assert code == 0
     assert found["state"] == "finished" and found["finished"] and found["job"] is None and found["stages"] == {}
@@ -82,7 +82,7 @@ def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
 
 def test_json_of_check_has_every_statement_and_the_same_exit_code(folder: Path) -> None:
     audit(folder, ("not_selected", "verbatim"))
-    run = str(folder / "clear-verbatim")
+    run = str(folder / "not_selected-verbatim")
     code, output, _ = called("check", run, "--json")
     found = json.loads(output)
     assert (code, found["run"], found["ok"]) == (called("check", run)[0], run, False)
