@@ -1,16 +1,25 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test check lint docs clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
 
-test: .venv/installed
+# One thread per process: two processes run tests, and each may start workers of its own.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: lint
+	$(PYTEST)
+
+# The inner loop: everything that takes seconds.
+check: lint
+	$(PYTEST) -q -m "not slow" tests/audit tests/reports tests/pipelines/reading tests/test_boundaries.py
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy audit pipelines reports benchmarks examples
-	$(BIN)/python -m pytest
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

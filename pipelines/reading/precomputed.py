@@ -16,7 +16,7 @@ from audit.record.filesystem import open_file
 from audit.schema import METADATA_KEY
 from pipelines.reading.files import find
 
-DO = "Leave calibration.screen out: the run then makes its own."
+HINT = "Leave calibration.screen out: the run then makes its own."
 
 
 def check(path: str, detector: str, seeds: Sequence[int]) -> None:
@@ -46,11 +46,11 @@ def check(path: str, detector: str, seeds: Sequence[int]) -> None:
         content = (layout.metadata or {}).get(METADATA_KEY)
         if content is None:
             what = "calibration.screen does not say what it depends on (no schema metadata 'crossaudit')"
-            raise AuditError(what, where=path, hint=DO)
+            raise AuditError(what, where=path, hint=HINT)
         found = json.loads(content).get("seeds")
         if found is not None and list(found) != list(seeds):
             what = f"calibration.screen has the seeds {list(found)}, screen.seeds are {list(seeds)}"
-            raise AuditError(what, where=path, hint=DO)
+            raise AuditError(what, where=path, hint=HINT)
 
 
 def read(path: str, captions: Sequence[str]) -> pa.Table:
@@ -69,7 +69,7 @@ def read(path: str, captions: Sequence[str]) -> pa.Table:
                 tables.append(pq.read_table(source))
         table = pa.concat_tables(tables)
     except pa.ArrowException as error:
-        raise AuditError(f"cannot be read: {error}", where=path, hint=DO) from error
+        raise AuditError(f"cannot be read: {error}", where=path, hint=HINT) from error
     by_text = "caption" in table.column_names
     keys = pa.array(captions if by_text else [caption_id(text) for text in captions], pa.string())
     key_R = table["caption" if by_text else "caption_id"]
@@ -96,4 +96,4 @@ def _schema(uri: str) -> pa.Schema:
         with open_file(uri) as source:
             return pq.read_schema(source)
     except pa.ArrowException as error:
-        raise AuditError(f"cannot be read: {error}", where=uri, hint=DO) from error
+        raise AuditError(f"cannot be read: {error}", where=uri, hint=HINT) from error

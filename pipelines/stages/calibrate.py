@@ -75,7 +75,7 @@ def check_screen(run: Run) -> None:
     except UsageError:
         raise
     except AuditError as error:
-        raise AuditError(error.what, where=path, hint=precomputed.DO) from error
+        raise AuditError(error.what, where=path, hint=precomputed.HINT) from error
 
 
 def _save(ledger: Ledger, calibration: Calibration) -> None:
