@@ -151,5 +151,5 @@ def test_a_data_set_of_malformed_rows_alone_ends_with_the_reason(tmp_path: Path)
     (tmp_path / "captions.csv").write_text("caption,url\n" + "a,b,c\n" * 3)
     (tmp_path / "nulls.txt").write_text("a river\n")
     config = write_config(tmp_path, captions="captions.csv", images=None, calibration={"captions": "nulls.txt"})
-    with pytest.raises(AuditError, match='(?s)none of 3 rows has a caption.*"from errors"'):
+    with pytest.raises(AuditError, match='(?s)none of the 3 rows has a caption.*"from errors"'):
         ingested(config, tmp_path / "run")

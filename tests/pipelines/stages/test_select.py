@@ -98,4 +98,4 @@ def test_q_values_are_given_only_where_the_null_is_large_enough(tmp_path: Path) 
     assert reason == "Benjamini-Hochberg over 3 captions"
     q, reason = _q_values(ledger, held_out=1)
     assert q is None
-    assert reason.startswith("null: 3 captions need as many control captions held out, there are 1")
+    assert reason.startswith("null: 3 captions need as many held-out control captions, but there are 1")
