@@ -10,6 +10,7 @@ import pytest
 
 import audit
 from audit import detectors, schema
+from audit.calibration import calibration
 from tests.support.pages import DOCS, blocks
 from tests.support.toy import CONTROL_CAPTIONS, MODEL
 
@@ -28,7 +29,8 @@ def test_the_detector_of_the_page_screens_and_is_calibrated(monkeypatch: pytest.
     exec(declare, vars(schema))
     exec(register, {"SCREEN": detectors.SCREEN, "response_mean": response_mean})
     monkeypatch.setattr(detectors, "NAMES", (*detectors.NAMES, "response_mean"))
-    monkeypatch.setattr(detectors, "SCORES", (*detectors.SCORES, "response_mean"))
+    for module in (detectors, calibration):  # each holds the tuple under its own name
+        monkeypatch.setattr(module, "SCORES", (*module.SCORES, "response_mean"))
     found = {"audit": audit, "model": audit.load_model(MODEL), "captions": ["a lamp", "a river"]}
     found["control_captions"] = CONTROL_CAPTIONS
     exec(use, found)
