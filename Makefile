@@ -12,7 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 test: lint
 	$(PYTEST)
 
-# The inner loop: everything that takes seconds.
+# The inner loop: lint, types and the unit tests.
 check: lint
 	$(PYTEST) -q -m "not slow" tests/audit tests/reports tests/pipelines/reading tests/test_boundaries.py
 
