@@ -23,7 +23,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt", ".msgpack", ".h5")
 
 
 def fetched(path: str, weights: bool = True) -> str:
-    """Return the local path of a model folder or weights file. What a URI names is copied to the cache.
+    """Return the local path of a model folder or weights file, copied to the cache if a URI names it.
 
     A copy is identified by the URI and by the names, sizes and modification times of the files. It appears in the cache
     only when it is complete.

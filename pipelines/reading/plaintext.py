@@ -30,14 +30,8 @@ def plan(file: File, captions: Captions) -> tuple[list[Slice], str | None]:
 def read(part: Slice, start: int, stop: int, captions: Captions) -> tuple[pa.Table, list[Malformed]]:
     """Read lines [start, stop) of a slice.
 
-    Args:
-        part: The slice.
-        start: The first row to read, counted from the start of the slice.
-        stop: The end of the rows to read.
-        captions: The configured columns.
-
-    Returns:
-        A table of schema RAW, and the malformed rows.
+    The arguments are those of `pipelines.reading.captions.read`. The result is a table of schema RAW and the malformed
+    rows.
 
     Raises:
         UNREADABLE: One of these errors, if the file cannot be read.
