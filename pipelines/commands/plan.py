@@ -154,7 +154,7 @@ def _table(made: Plan, lines: list[Line], fresh: Line | None, price: float | Non
 def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
     engine = made.work.config.engine
     seconds = sum(line.seconds for line in lines)
-    workers: float = engine.workers.max
+    workers: float = max(engine.workers.max, 1)
     what = f"{workers:g} worker{'s' if workers > 1 else ''}"
     if gpus is not None:
         workers = gpus / (engine.gpus_per_worker or 1)

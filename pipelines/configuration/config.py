@@ -10,7 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PositiveInt,
+    NonNegativeInt,
     field_validator,
     model_validator,
 )
@@ -315,15 +315,17 @@ class Index(_Section):
 
 
 class Workers(_Section):
-    """The minimum and maximum number of workers."""
+    """The minimum and maximum number of workers. Both are 0 if the work is done in this process, without Ray."""
 
-    min: int = Field(default=1, gt=0, le=100_000)
-    max: int = Field(gt=0, le=100_000)
+    min: int = Field(default=1, ge=0, le=100_000)
+    max: int = Field(ge=0, le=100_000)
 
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
         if self.min > self.max:
             raise ValueError(f"min ({self.min}) is greater than max ({self.max})")
+        if self.min == 0 < self.max:
+            raise ValueError("min is 0; give at least 1, or `workers: 0` to work in this process")
         return self
 
 
@@ -331,17 +333,18 @@ def _fixed(value: Any) -> Any:
     """Expand a bare number of workers to {min: N, max: N}."""
     if isinstance(value, Workers | dict):
         return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is neither a positive number nor {{min, max}}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is neither a number of workers nor {{min, max}}")
     return {"min": value, "max": value}
 
 
 class Engine(_Section):
     """Workers, hardware and retries."""
 
-    workers: Annotated[Workers, BeforeValidator(_fixed, json_schema_input_type=Workers | PositiveInt)] = Field(
+    workers: Annotated[Workers, BeforeValidator(_fixed, json_schema_input_type=Workers | NonNegativeInt)] = Field(
         default=Workers(max=1),
-        description="Number of workers. {min, max}: as many within this range as there is work and capacity for.",
+        description="Number of workers. {min, max}: as many within this range as there is work and capacity for. "
+        "0: work in this process, without Ray.",
     )
     cpus_per_worker: int = Field(default=1, gt=0, le=4096)
     gpus_per_worker: float = Field(
@@ -369,6 +372,13 @@ class Engine(_Section):
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"{gpus:g} GPUs: above one GPU, give a whole number")
         return gpus
+
+    @model_validator(mode="after")
+    def _in_process(self) -> Engine:
+        for name in ("address", "shard_timeout_s"):
+            if self.workers.max == 0 and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` needs at least one worker, and `workers` is 0")
+        return self
 
 
 class Report(_Section):

@@ -16,6 +16,7 @@ from pipelines.engine.step import Step
 from pipelines.engine.tracebacks import StepLog
 
 if TYPE_CHECKING:
+    from pipelines.engine.in_process import InProcess
     from pipelines.engine.pool import Pool
 
 MODELS = ("model", "reference_model")
@@ -33,7 +34,7 @@ class Run:
     ledger: Ledger
     manifest: Manifest
     progress: Reporter
-    _pool: Pool | None = field(default=None, repr=False)
+    _pool: Pool | InProcess | None = field(default=None, repr=False)
     _loaded: set[str] = field(default_factory=set, repr=False)
     _owner: Owner | None = field(default=None, repr=False)
 
@@ -95,7 +96,7 @@ class Run:
                 stage.show(pool.alive)
                 self.manifest.progress(stage.numbers)
 
-    def workers(self, needs: Sequence[str] = ()) -> Pool:
+    def workers(self, needs: Sequence[str] = ()) -> Pool | InProcess:
         """Return the pool, with `needs` loaded on every worker. Starts the pool on the first call."""
         if self._pool is None:
             self._pool = _start(self.config, self.progress)
@@ -113,21 +114,28 @@ class Run:
     def close(self) -> None:
         """Stop the workers and Ray."""
         if self._pool is not None:
-            from pipelines.engine.ray_session import stop_ray
-
             self._pool.close()
-            stop_ray()
             self._pool = None
+            if self.config.engine.workers.max:
+                from pipelines.engine.ray_session import stop_ray
+
+                stop_ray()
 
 
-def _start(config: Config, progress: Reporter) -> Pool:
+def _start(config: Config, progress: Reporter) -> Pool | InProcess:
+    from pipelines.engine.worker import Worker
+
+    engine, workers = config.engine, config.engine.workers
+    if workers.max == 0:
+        from pipelines.engine.in_process import InProcess
+
+        return InProcess(Worker(config, own_process=False), engine.retries)
+
     import ray
 
     from pipelines.engine.pool import Pool
     from pipelines.engine.ray_session import start_ray
-    from pipelines.engine.worker import Worker
 
-    engine, workers = config.engine, config.engine.workers
     many = f"{workers.max}" if workers.min == workers.max else f"{workers.min} to {workers.max}"
     what = f"{many} worker{'s' * (workers.max != 1)}"
     progress.say(f"starting {what}" if engine.address is None else f"connecting to {engine.address}")

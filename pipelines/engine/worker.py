@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from audit.errors import UsageError
+from audit.errors import UsageError, first_line
 from audit.record.ledger import Ledger, Shard, Tables
 from pipelines.configuration.config import Config, ModelFiles
 from pipelines.reading.local_copies import fetched
@@ -35,14 +35,19 @@ class Work(Protocol):
 
 
 class Worker:
-    """A Ray actor of the pool. It serves all stages, and keeps what it has loaded."""
+    """A worker that serves all stages and keeps what it has loaded: a Ray actor, or an object in this process.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        config: The configuration of the run.
+        own_process: Whether the worker has a process of its own, which it may end.
+    """
+
+    def __init__(self, config: Config, own_process: bool = True) -> None:
         threads = config.engine.cpus_per_worker
         # OpenMP and BLAS read these variables when torch and faiss are imported later.
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
-        self.config, self.ledger = config, Ledger(config.out)
+        self.config, self.ledger, self._own_process = config, Ledger(config.out), own_process
         self.device = "cuda" if config.engine.gpus_per_worker else "cpu"
         self._embedders: dict[str, Embedder] = {}
         self.cache: dict[Any, Any] = {}
@@ -98,10 +103,13 @@ class Worker:
         try:
             return step.work(self, shard)
         except Exception as error:
-            if "CUDA error" in str(error):
-                # After a CUDA error, nothing works in this process. The pool sees a dead worker and starts a new one.
+            if "CUDA error" not in str(error):
+                raise
+            # After a CUDA error, nothing works in this process. The pool sees a dead worker and starts a new one.
+            if self._own_process:
                 os._exit(1)
-            raise
+            what = f"the GPU cannot be used any more: {first_line(error)}"
+            raise UsageError(what, hint="Rerun the command to resume, with `engine.workers` of at least 1.") from error
 
     @cached_property
     def model(self) -> Model:

@@ -68,7 +68,8 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
 
 def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress: Reporter) -> SpeedProbe:
     """Measure one worker, with the hardware and in the place that a run would use."""
-    engine = config.engine.model_copy(update={"workers": Workers(min=1, max=1)})
+    one = min(config.engine.workers.max, 1)  # none if the run works in this process
+    engine = config.engine.model_copy(update={"workers": Workers(min=one, max=one)})
     config = config.model_copy(update={"engine": engine})
     ledger = Ledger(config.out)
     # A temporary manifest, which is never written.

@@ -136,7 +136,10 @@ def indexes(config: Config) -> Iterator[AuditError]:
 
 
 def out(config: Config) -> None:
-    """Check that `out` is writable."""
+    """Check that `out` is writable, and that workers see it."""
+    if urlsplit(config.out).scheme == "memory" and config.engine.workers.max:
+        what = "is in the memory of this process, and workers are other processes"
+        raise UsageError(what, where=config.out, hint="Set `engine.workers: 0`, or choose another `out`.")
     check_out(config.out)
 
 

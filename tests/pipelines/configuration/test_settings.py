@@ -88,10 +88,10 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path: Path) -> No
 
 
 def test_every_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
-    lines = message(tmp_path, generate={"steps": "many"}, engine={"workers": 0}).splitlines()
+    lines = message(tmp_path, generate={"steps": "many"}, engine={"workers": -1}).splitlines()
     assert len(lines) == 2
     assert "generate.steps should be a valid integer" in lines[0] and "'many'" in lines[0]
-    assert "engine.workers: 0 is neither a positive number nor {min, max}" in lines[1]
+    assert "engine.workers: -1 is neither a number of workers nor {min, max}" in lines[1]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -132,6 +132,15 @@ def test_workers_are_a_number_or_a_least_and_a_most(tmp_path: Path) -> None:
     )
 
 
+def test_without_workers_the_work_is_done_in_this_process(tmp_path: Path) -> None:
+    workers = load_config(write_config(tmp_path, engine={"workers": 0}))[0].engine.workers
+    assert (workers.min, workers.max) == (0, 0)
+    assert "min is 0; give at least 1" in message(tmp_path, engine={"workers": {"min": 0, "max": 4}})
+    for name, value in (("address", "auto"), ("shard_timeout_s", 60)):
+        found = message(tmp_path, engine={"workers": 0, name: value})
+        assert f"`{name}` needs at least one worker, and `workers` is 0" in found
+
+
 def test_more_than_one_gpu_is_whole_ones(tmp_path: Path) -> None:
     assert load_config(write_config(tmp_path, engine={"gpus_per_worker": 0.25}))[0].engine.gpus_per_worker == 0.25
     assert "1.5 GPUs: above one GPU, give a whole number" in message(tmp_path, engine={"gpus_per_worker": 1.5})
@@ -153,7 +162,7 @@ def test_an_unknown_detector_is_named(tmp_path: Path) -> None:
         ("generate", "guidance_scale: .inf", "generate.guidance_scale should be a finite number, not inf (line 2)"),
         ("generate", "guidance_scale: .nan", "generate.guidance_scale should be a finite number, not nan (line 2)"),
         ("generate", "steps: true", "generate.steps should be a valid integer, not True (line 2)"),
-        ("engine", "workers: true", "engine.workers: True is neither a positive number nor {min, max} (line 2)"),
+        ("engine", "workers: true", "engine.workers: True is neither a number of workers nor {min, max} (line 2)"),
         ("select", "budget: 1e26", "select.budget should be a valid integer, not 1e+26 (line 2)"),
         ("select", f"budget: {10**26}", "select.budget should be less than or equal to 1000000000000000"),
         ("confirm", "fresh_seeds: 1000000000", "confirm.fresh_seeds should be less than or equal to 10000"),
@@ -254,8 +263,8 @@ def test_the_json_schema_accepts_what_loads(tmp_path: Path) -> None:
     jsonschema.validate(settings | {"captions": {"path": "a.parquet"}, "images": None}, schema)
     for inversion in ("a.pt", {"path": "a.pt"}, ["a.pt", {"path": "b.pt", "token": "<b>"}]):
         jsonschema.validate(settings | {"model": {"path": "m", "textual_inversion": inversion}}, schema)
-    for workers in (3, {"max": 8}, {"min": 2, "max": 8}):
+    for workers in (0, 3, {"max": 8}, {"min": 2, "max": 8}):
         jsonschema.validate(settings | {"engine": {"workers": workers}}, schema)
-    for wrong in ({"scren": {}}, {"engine": {"workers": 0}}, {"engine": {"workers": {"min": 2}}}):
+    for wrong in ({"scren": {}}, {"engine": {"workers": -1}}, {"engine": {"workers": {"min": 2}}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(settings | wrong, schema)

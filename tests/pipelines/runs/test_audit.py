@@ -26,6 +26,7 @@ from pipelines.stages import ingest
 from pipelines.tables import calibration
 from reports.check import check
 from reports.exclusions import write_exclusions
+from reports.query import query
 from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,15 @@ def same(first: Ledger, second: Ledger) -> None:
     for table in TABLES:
         assert first.parts(table) == second.parts(table), table
         assert first.read(table).equals(second.read(table)), table
+
+
+def test_a_run_in_memory_is_the_same_and_has_a_report(dataset: Path, run: Ledger, audited: Callable[..., str]) -> None:
+    in_memory = Ledger(audited(dataset, "engine.workers=0", out="memory://audit/run"))
+    same(run, in_memory)
+    assert [result for result in check(in_memory.uri) if not result.ok] == []
+    assert MEMORIZED.encode() in (in_memory.read_bytes("report.html") or b"")
+    found = query(in_memory.uri, "SELECT caption FROM verdicts WHERE verdict = 'verbatim'")
+    assert found.to_pylist() == [{"caption": MEMORIZED}]
 
 
 def test_its_accounting_closes(run: Ledger) -> None:

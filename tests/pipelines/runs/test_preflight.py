@@ -82,6 +82,12 @@ def test_a_run_that_cannot_be_written_is_refused_first(
         build_index(*load_config(dataset), out=out)
 
 
+def test_a_run_in_memory_is_refused_if_workers_are_other_processes(dataset: Path) -> None:
+    [found] = problems(dataset, "out=memory://run")
+    assert found.startswith("memory://run: is in the memory of this process") and "engine.workers: 0" in found
+    assert problems(dataset, "out=memory://run", "engine.workers=0") == []
+
+
 def model_in(folder: Path, change: Callable[[Path], Any]) -> str:
     """A copy of the tiny model that something has happened to."""
     for file in MODEL.rglob("*"):

@@ -1,0 +1,68 @@
+"""Run shards in this process, one after another, without Ray (`engine.workers: 0`)."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from audit.errors import AuditError, UsageError, first_line
+from audit.record.filesystem import DISK_FULL
+from audit.record.ledger import Shard
+from pipelines.engine.schedule import Finished, Schedule, ShardedWork
+
+
+class InProcess:
+    """One worker in this process, with the interface of `pipelines.engine.pool.Pool`.
+
+    Shards are retried and split as in a pool. A shard that kills its process kills the run.
+
+    Args:
+        worker: The worker, or an object with the same methods.
+        retries: How often to retry a failed shard before splitting it.
+    """
+
+    alive = 1
+
+    def __init__(self, worker: Any, retries: int) -> None:
+        self._worker, self._retries = worker, retries
+
+    def prepare(self, *needs: str) -> dict[str, Any]:
+        """Load `needs`, and return what the worker reports about each of them, by name."""
+        return self._worker.prepare(*needs)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker and return the result."""
+        return getattr(self._worker, method)(*arguments)
+
+    def map(
+        self, work: ShardedWork, shards: Sequence[Shard], trace: Callable[[str, str], None] = lambda shard, text: None
+    ) -> Iterator[Finished]:
+        """Run all shards in order. Each shard is finished exactly once.
+
+        Args:
+            work: What to do with a shard.
+            shards: The shards.
+            trace: Called with the shard's name and the traceback of each attempt that raised an exception.
+
+        Yields:
+            The (shard, result) pairs that have finished since the last yield.
+
+        Raises:
+            AuditError: Nothing can be processed at all.
+        """
+        schedule = Schedule(work, shards, self._retries)
+        while attempt := schedule.take():
+            call = self._worker.compute if attempt.piece else self._worker.run
+            try:
+                result = call(work, attempt.shard)
+            except Exception as error:
+                if isinstance(error, UsageError) or (isinstance(error, AuditError) and error.kind == DISK_FULL):
+                    raise
+                trace(attempt.whole.name, traceback.format_exc())
+                yield schedule.failed(attempt, "raised", f"{type(error).__name__}: {first_line(error)}")
+            else:
+                yield schedule.done(attempt, result)
+
+    def close(self) -> None:
+        """Do nothing: the worker ends with this process."""
