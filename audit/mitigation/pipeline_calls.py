@@ -244,7 +244,8 @@ class PipelineCalls:
     def after(self, pipeline: DiffusionPipeline, _args: Any, _kwargs: Any, failed: bool) -> None:
         """Note that the call ended; raise AuditError if it succeeded without running the UNet."""
         call = _CALL.get()
-        assert call is not None and call.token is not None
+        assert call is not None
+        assert call.token is not None
         _CALL.reset(call.token)
         unwatch_calls(call.called, self.owner)
         if not failed and not call.forwards:

@@ -78,7 +78,8 @@ def test_the_clean_copy_lacks_only_the_excluded_images_and_their_captions(kohya:
     assert exported.returncode == 0, exported.stderr
     rows = pq.read_table(Path(out, "exclusions.parquet")).to_pylist()
     captions = {row["file"] for row in rows if row["action"] == "drop"}
-    assert "1_thing/0.txt" in captions and len(captions) < 40
+    assert "1_thing/0.txt" in captions
+    assert len(captions) < 40
     applied = crossaudit("clean", f"{out}/exclusions.parquet", str(train), "--out", str(clean))
     assert applied.returncode == 0, applied.stderr
     gone = captions | {str(Path(name).with_suffix(".png")) for name in captions}

@@ -72,8 +72,9 @@ def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibrat
 
 @pytest.mark.parametrize("detector", ["profile", "attention_profile", "noise_profile", "noise_magnitude"])
 def test_p_values_of_fresh_control_captions_are_valid(detector: str) -> None:
-    """Of new captions, at most as many below 5 % as there should be, up to chance, from as few as 140 control captions:
-    they would not be valid if the same half gave the distance and the p-values.
+    """With as few as 140 control captions, no more than 5 % of new captions get a p-value below 0.05, up to chance.
+
+    The p-values would not be valid if the same half of the control captions gave both the distance and the p-values.
     """
     p = []
     for trial in range(20):
@@ -81,7 +82,8 @@ def test_p_values_of_fresh_control_captions_are_valid(detector: str) -> None:
         p.append(calibrated.score(table(FRESH[:200], seed=2 * trial + 1))["p_unseen"].to_numpy())
     assert np.mean(np.array(p) <= 0.05) < 0.065
     assert np.mean(np.array(p) <= 0.5) < 0.55
-    assert np.min(p) > 0 and np.max(p) <= 1
+    assert np.min(p) > 0
+    assert np.max(p) <= 1
 
 
 @pytest.mark.parametrize("detector", ["profile", "noise_profile", "noise_magnitude"])
@@ -110,7 +112,9 @@ def test_the_profile_is_the_larger_of_its_parts_and_twice_the_smaller_p(calibrat
     )
 
 
-@pytest.mark.parametrize("detector, column", [("profile", "noise_response"), ("noise_magnitude", "noise_magnitude")])
+@pytest.mark.parametrize(
+    ("detector", "column"), [("profile", "noise_response"), ("noise_magnitude", "noise_magnitude")]
+)
 def test_multiplying_a_feature_by_100_does_not_change_a_score(detector: str, column: str) -> None:
     def scaled(given: pa.Table) -> pa.Table:
         values = np.array(given[column].to_pylist()).reshape(given.num_rows, -1)
@@ -172,7 +176,7 @@ def test_a_row_whose_other_detector_failed_still_counts(calibration: audit.Calib
 
 
 @pytest.mark.parametrize(
-    "change, item",
+    ("change", "item"),
     [
         ({"dtype": "float16"}, "dtype is 'float16' in the table, 'float32'"),
         ({"seeds": [0]}, r"seeds is \[0\]"),
@@ -261,7 +265,8 @@ def test_a_real_screen_calibrates_and_scores(sd1: audit.Model) -> None:
     new = audit.screen(sd1, FRESH[:5], detectors=["attention_profile"])
     scores = audit.calibrate(null, "attention_profile").score(new)
     assert scores["caption"].to_pylist() == FRESH[:5]
-    assert np.isfinite(scores["score"]).all() and np.min(scores["p_unseen"]) > 0
+    assert np.isfinite(scores["score"]).all()
+    assert np.min(scores["p_unseen"]) > 0
 
 
 @pytest.mark.parametrize("value", [0.0, 3.84])

@@ -92,7 +92,9 @@ def test_the_default_detector_needs_eight_forwards_and_a_published_one_less_than
     assert screen_cost(model, ["profile"]).forwards == 8
     assert 8 * one <= screen_cost(model, ["profile"]).row < 8.1 * one
     early = screen_cost(model, ["entropy_single_step"])
-    assert early.forwards == 1 and early.row < 0.4 * one and early.null == 0
+    assert early.forwards == 1
+    assert early.row < 0.4 * one
+    assert early.null == 0
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])

@@ -82,7 +82,8 @@ def test_a_caption_that_changes_nothing_is_aligned_with_nothing(sd1: audit.Model
 
 def test_the_early_profile_is_the_beginning_of_the_profile(sd1: audit.Model) -> None:
     row = audit.screen(sd1, [CAPTION], detectors=["profile", "attention_profile_early"]).to_pylist()[0]
-    assert row["early_entropy"] == row["layer_entropy"][:4] and row["early_bos"] == row["layer_bos"][:4]
+    assert row["early_entropy"] == row["layer_entropy"][:4]
+    assert row["early_bos"] == row["layer_bos"][:4]
     alone = audit.screen(sd1, [CAPTION], detectors=["attention_profile_early"]).to_pylist()[0]
     np.testing.assert_allclose(alone["early_entropy"], row["early_entropy"], atol=2e-5, rtol=0)
 
@@ -163,7 +164,8 @@ def test_the_bright_ending_is_the_attention_to_eos_of_the_finest_down_layers_in_
     finest = torch.stack([attention[0, :, tokens - 1] for attention in seen[-1].maps[16:18]]).mean(0)
     expected = (255 * finest / finest.max()).reshape(16, 16).numpy()
     found = np.asarray(Image.open(io.BytesIO(row["region"])))
-    assert found.shape == (16, 16) and found.max() == 255
+    assert found.shape == (16, 16)
+    assert found.max() == 255
     np.testing.assert_allclose(found, expected, atol=0.51)
 
 

@@ -52,7 +52,8 @@ def test_a_list_larger_than_a_block_is_compared_whole(monkeypatch: pytest.Monkey
 def test_centres_are_of_length_one_and_the_same_again() -> None:
     vectors = unit_rows(0, 500, 8)
     centres = cells.learned(vectors, 20, 3)
-    assert centres.shape == (20, 8) and centres.dtype == np.float32
+    assert centres.shape == (20, 8)
+    assert centres.dtype == np.float32
     assert np.linalg.norm(centres, axis=1) == pytest.approx(1, abs=1e-5)
     assert (cells.learned(vectors, 20, 3) == centres).all()
     assert (cells.learned(vectors, 20, 4) != centres).any()

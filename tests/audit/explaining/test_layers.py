@@ -12,14 +12,16 @@ OWN, NULL = ["a dog", "two dogs in the snow", "a very long walk"], ["a boat", "t
 
 def test_every_timestep_and_layer_is_ranked_and_one_of_them_is_the_profiles(sd1: audit.Model) -> None:
     table = layers(sd1, OWN, NULL, seed=3, batch_size=2)
-    assert table.schema.equals(LAYERS) and len(table) == 8 * 16 * 2
+    assert table.schema.equals(LAYERS)
+    assert len(table) == 8 * 16 * 2
     own, null = (audit.screen(sd1, texts, [3], ["attention_profile"]) for texts in (OWN, NULL))
     for feature, column in (("entropy", "layer_entropy"), ("bos", "layer_bos")):
         own_NL, control_NL = (np.array(screened[column].to_pylist()) for screened in (own, null))
         mine = [row for row in table.to_pylist() if (row["timestep"], row["feature"]) == (621, feature)]
         for layer, row in enumerate(mine):
             higher = (own_NL[:, None, layer] > control_NL[None, :, layer]).mean()
-            assert row["layer"] == layer and row["auroc"] == pytest.approx(higher)
+            assert row["layer"] == layer
+            assert row["auroc"] == pytest.approx(higher)
             assert row["median"] == pytest.approx(np.median(own_NL[:, layer]), abs=2e-5)
             assert row["control_median"] == pytest.approx(np.median(control_NL[:, layer]), abs=2e-5)
 

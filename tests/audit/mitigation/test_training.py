@@ -240,7 +240,8 @@ def test_close_lets_go_of_the_unet(unet: UNet2DConditionModel) -> None:
     guard = audit.TrainingGuard(unet, max_entropy=1)
     guard.close()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
-    assert type(unet) is UNet2DConditionModel and not any(name.startswith("_audit") for name in vars(unet))
+    assert type(unet) is UNet2DConditionModel
+    assert not any(name.startswith("_audit") for name in vars(unet))
 
 
 def test_one_limit_and_a_sensible_one(unet: UNet2DConditionModel) -> None:
@@ -301,7 +302,8 @@ def test_control_captions_take_the_place_of_the_captions_once_in_fifty_steps(une
         assert guard.weights().tolist() == [1.0] * 4  # too few control samples yet
         assert null.asked == (1 if step < 50 else 2)
     of_control = [args for args in seen if args[2] is not batch[2]]
-    assert len(of_control) == 2 and len(seen) == 54
+    assert len(of_control) == 2
+    assert len(seen) == 54
     assert all(args[0] is batch[0] and args[1] is batch[1] for args in of_control)
 
 

@@ -69,7 +69,9 @@ def test_a_row_that_fails_in_the_reference_model_is_an_error_that_says_so(data: 
     broken = audit.load_model(data / "tiny-sd1")
     broken.unet.conv_out.bias[0] = torch.nan
     row = audit.screen(sd1, ["a dog"], detectors=["noise_magnitude"], reference=broken).to_pylist()[0]
-    assert row["status"] == "error" and row["noise_magnitude"] is None and row["reference_noise_magnitude"] is None
+    assert row["status"] == "error"
+    assert row["noise_magnitude"] is None
+    assert row["reference_noise_magnitude"] is None
     assert row["error"] == "reference model: not finite: output of the UNet, t = 981"
 
 

@@ -56,7 +56,8 @@ def test_one_row_a_caption_and_seed_caption_major(sd1: audit.Model) -> None:
     columns = ["layer_entropy", "layer_bos", "noise_response", *EVERYTHING[1:-2]]
     columns += ["early_entropy", "early_bos", "direction"]
     assert table.schema.equals(schema.scored(columns))
-    assert table["status"].to_pylist() == ["ok"] * 6 and table["error"].null_count == 6
+    assert table["status"].to_pylist() == ["ok"] * 6
+    assert table["error"].null_count == 6
     assert np.array(table["layer_bos"].to_pylist()).shape == (6, 16)
     assert np.array(table["noise_response"].to_pylist()).shape == (6, 8)
 
@@ -175,7 +176,7 @@ def test_a_caption_counts_as_empty_by_its_token_ids_not_by_their_number(sd1: aud
 
 
 def test_v_prediction_is_converted_to_epsilon(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
-    """eps = sqrt(alpha) v + sqrt(1 - alpha) x: the difference of two eps is sqrt(alpha) times that of the v."""
+    """With eps = sqrt(alpha) v + sqrt(1 - alpha) x, two eps differ by sqrt(alpha) times the difference of their v."""
     model = replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": "v_prediction"})
     responses, nulls = response_in_float64(exact, "a dog", seed=0)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -261,13 +262,15 @@ def test_a_checkpoint_that_is_broken_after_its_last_layer_is_named_too(data: Pat
 def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:
     context = json.loads(audit.screen(sd1, ["a dog"], seeds=[4, 5]).schema.metadata[b"crossaudit"])
     assert context["weights"] == {name: sd1.weights_sha256[name] for name in ("unet", "text_encoder", "tokenizer")}
-    assert context["dtype"] == "float32" and context["seeds"] == [4, 5] and context["latent_shape"] == [4, 16, 16]
+    assert context["dtype"] == "float32"
+    assert context["seeds"] == [4, 5]
+    assert context["latent_shape"] == [4, 16, 16]
     assert context["scheduler"]["prediction_type"] == "epsilon"
     assert context["detectors"] == {"attention_profile": 1, "noise_profile": 1}
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         ({"detectors": ["entropy_trajectory"]}, "'entropy_trajectory' belongs to audit.generate"),
         ({"detectors": ["nonsense"]}, "unknown detector 'nonsense'"),
