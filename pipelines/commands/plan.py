@@ -61,7 +61,9 @@ def plan(
     console.print(_list(_notes(made, lines, gpus)))
     console.print("What the audit could claim", style="bold")
     console.print(
-        _list([*of_control_captions(work.nulls, rate, work.captions), *of_audit_sample(sample, work.captions)])
+        _list(
+            [*of_control_captions(work.control_captions, rate, work.captions), *of_audit_sample(sample, work.captions)]
+        )
     )
 
 

@@ -208,7 +208,7 @@ def test_when_no_file_can_be_read_that_is_an_error(folder: Path) -> None:
 
 
 def test_too_few_control_captions_are_an_error_before_any_work(folder: Path) -> None:
-    (folder / "nulls.txt").write_text("one\ntwo\n")
+    (folder / "control_captions.txt").write_text("one\ntwo\n")
     assert "2 control captions" in failure(folder / "audit.yaml")
 
 

@@ -45,7 +45,7 @@ def kohya(tmp_path_factory: pytest.TempPathFactory, weights: Path, planted: byte
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{row}.png").write_bytes(turned(planted if row == 0 else png(row)))
         (place / f"{row}.txt").write_text(f"{caption}\n", encoding="utf-8")
-    (tmp_path / "nulls.txt").write_text("\n".join([*CONTROL_CAPTIONS, CONTROL_TWIN]), encoding="utf-8")
+    (tmp_path / "control_captions.txt").write_text("\n".join([*CONTROL_CAPTIONS, CONTROL_TWIN]), encoding="utf-8")
     pq.write_table(control_screen, tmp_path / "control_screen.parquet")
     (tmp_path / "sscd.safetensors").write_bytes(weights.read_bytes())
     return write_config(tmp_path, captions="train/", images="train/")

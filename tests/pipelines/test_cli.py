@@ -151,17 +151,17 @@ def test_detectors_are_listed_with_cost_and_source() -> None:
 
 @pytest.mark.slow
 def test_explain_writes_one_page(tmp_path: Path) -> None:
-    model, null, page = ROOT / "tests/data/tiny-sd1", tmp_path / "null.txt", tmp_path / "page.html"
-    null.write_text("a cat\n\na house\n")
+    model, control, page = ROOT / "tests/data/tiny-sd1", tmp_path / "control.txt", tmp_path / "page.html"
+    control.write_text("a cat\n\na house\n")
     shown = crossaudit(
-        "explain", str(model), "a red dog 🐕", "--controls", str(null), "--steps", "2", "--out", str(page)
+        "explain", str(model), "a red dog 🐕", "--controls", str(control), "--steps", "2", "--out", str(page)
     )
     assert (shown.returncode, shown.stdout.strip()) == (0, str(page))
     assert "follow the caption: done" in shown.stderr
     assert "Warning" not in shown.stderr
     assert "a red dog 🐕" in page.read_text(encoding="utf-8")
-    null.write_text("\n")
-    empty = crossaudit("explain", str(model), "a dog", "--controls", str(null))
+    control.write_text("\n")
+    empty = crossaudit("explain", str(model), "a dog", "--controls", str(control))
     assert empty.returncode == 2
     assert "no control captions" in empty.stderr
 
@@ -169,10 +169,10 @@ def test_explain_writes_one_page(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_layers_of_a_model_are_shown_by_timestep(tmp_path: Path) -> None:
     model = str(ROOT / "tests/data/tiny-sd1")
-    captions, null, out = tmp_path / "captions.txt", tmp_path / "null.txt", tmp_path / "layers.parquet"
+    captions, control, out = tmp_path / "captions.txt", tmp_path / "control.txt", tmp_path / "layers.parquet"
     captions.write_text("a red dog\na dog\n")
-    null.write_text("a cat\na house\n")
-    shown = crossaudit("rank-layers", model, "--captions", str(captions), "--controls", str(null), "--out", str(out))
+    control.write_text("a cat\na house\n")
+    shown = crossaudit("rank-layers", model, "--captions", str(captions), "--controls", str(control), "--out", str(out))
     assert shown.returncode == 0, shown.stderr
     assert "AUROC of 2 captions against 2 control captions" in shown.stdout
     assert "t = 981" in shown.stdout

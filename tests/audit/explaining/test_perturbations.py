@@ -44,8 +44,8 @@ def test_content_words_are_the_long_ones_once() -> None:
 
 
 def test_the_margin_is_the_score_less_the_median_of_the_variants(sd1: audit.Model) -> None:
-    null = [f"a {colour} {thing} {n}" for colour in ("red", "blue") for thing in ("cat", "boat") for n in range(20)]
-    calibration = audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
+    control = [f"a {colour} {thing} {n}" for colour in ("red", "blue") for thing in ("cat", "boat") for n in range(20)]
+    calibration = audit.calibrate(audit.screen(sd1, control, detectors=["noise_magnitude"]), "noise_magnitude")
     table = perturbation_margin(sd1, calibration, ["a red house", "", "a red house"], WORDS)
     assert table["caption"].to_pylist() == ["a red house", ""]
     texts = ["a red house", *variants("a red house", WORDS)]

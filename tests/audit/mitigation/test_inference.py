@@ -133,8 +133,8 @@ def test_image_to_image_pipelines(pipeline: StableDiffusionPipeline, guidance: f
 def calibration(sd1: audit.Model) -> audit.Calibration:
     things = ("dog", "cat", "cup", "hat", "sea", "car", "sun", "tree", "road", "bird", "fish", "lamp", "door", "book")
     looks = ("red", "blue", "old", "wet", "tiny", "torn")
-    null = [f"a {look} {thing}" for look in looks for thing in things]
-    return audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
+    control = [f"a {look} {thing}" for look in looks for thing in things]
+    return audit.calibrate(audit.screen(sd1, control, detectors=["noise_magnitude"]), "noise_magnitude")
 
 
 def test_only_the_prompts_that_a_calibration_flags_are_mitigated(

@@ -11,7 +11,7 @@ from audit.explaining.caption import explain
 from audit.explaining.layers import layers
 
 CAPTIONS = ["a red cat", "a blue dog", "an old boat"]
-NULL = [f"a {thing} in snow" for thing in ("house", "hill", "car", "lamp")]
+CONTROL = [f"a {thing} in snow" for thing in ("house", "hill", "car", "lamp")]
 
 
 class Told(dict[str, list[tuple[str, int, int]]]):
@@ -30,17 +30,17 @@ def complete(told: list[tuple[str, int, int]], unit: str, total: int) -> bool:
 @pytest.mark.parametrize("batch_size", [1, 2, None])
 def test_layers_tells_captions_of_both_kinds(sd1: audit.Model, batch_size: int | None) -> None:
     told = Told()
-    table = layers(sd1, CAPTIONS, NULL, batch_size=batch_size, progress=told)
+    table = layers(sd1, CAPTIONS, CONTROL, batch_size=batch_size, progress=told)
     assert list(told) == ["look at layers"]
     assert complete(told["look at layers"], "captions", 7)
     assert len(told["look at layers"]) == {1: 7, 2: 4, None: 2}[batch_size]
     if batch_size is not None:
-        assert table.equals(layers(sd1, CAPTIONS, NULL, batch_size=batch_size))
+        assert table.equals(layers(sd1, CAPTIONS, CONTROL, batch_size=batch_size))
 
 
 def test_explain_tells_every_step_of_its_runs(sd1: audit.Model) -> None:
     told = Told()
-    explain(sd1, "a red dog", steps=3, control_captions=NULL, progress=told)
+    explain(sd1, "a red dog", steps=3, control_captions=CONTROL, progress=told)
     assert list(told) == ["follow the caption", "screen", "follow control captions"]
     assert [done for _, done, _ in told["follow the caption"]] == [1, 2, 3]
     assert complete(told["screen"], "rows", 4)

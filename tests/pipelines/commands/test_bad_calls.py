@@ -224,7 +224,7 @@ DAMAGED = {
     "unet weights": "model/unet/diffusion_pytorch_model.safetensors",
     "scheduler": "model/scheduler/scheduler_config.json",
     "tokenizer": "model/tokenizer/vocab.json",
-    "control captions": "nulls.txt",
+    "control captions": "control_captions.txt",
     "screen table": "control_screen.parquet",
 }
 

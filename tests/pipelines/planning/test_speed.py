@@ -34,7 +34,7 @@ def test_costs_are_those_of_the_configured_models(config: Config, costs: Costs) 
     assert costs.widths == (16,)
     assert costs.embed[0] > 0
     [one] = costs.screen
-    assert costs.screened(10, 3, 2) == 10 * (one.text + 3 * one.row) + 2 * (one.text + 3 * one.null)
+    assert costs.screened(10, 3, 2) == 10 * (one.text + 3 * one.row) + 2 * (one.text + 3 * one.unconditional)
     assert costs.generated(5, 2, 7) == 5 * (costs.generation.text + 2 * costs.generation.of(7))
     assert costs.searched(3, 1000) == 2 * 16 * 3 * 1000
     assert costs.clustered(1000, "exact") == 16 * 1000 * 1000
