@@ -56,6 +56,9 @@ def drawn(number_N: np.ndarray, images: int, wanted: int, seed: int) -> np.ndarr
         images: Number of all images.
         wanted: Expected sample size.
         seed: Seed of the draw.
+
+    Returns:
+        Which images are in the sample: [N] bool.
     """
     key = mixed(np.array([seed % (1 << 64)], np.uint64))
     uniform_N = (mixed(number_N.astype(np.uint64) ^ key) >> np.uint64(11)) * 2.0**-53
@@ -70,6 +73,9 @@ def learned(vectors_SE: np.ndarray, lists: int, seed: int) -> np.ndarray:
         vectors_SE: Vectors of the sampled images.
         lists: Number of cells.
         seed: Seed of k-means.
+
+    Returns:
+        The centres: [K, E], float32, of length 1.
     """
     import faiss
 
