@@ -37,7 +37,7 @@ from pipelines.commands import (
 from pipelines.commands.options import state
 from pipelines.console.terminal import say
 from pipelines.engine.tracebacks import plain
-from pipelines.entry import missing
+from pipelines.extras import missing
 
 app = typer.Typer(
     name="crossaudit",

@@ -4,26 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from audit.errors import UsageError
-
-# The modules that `crossaudit[run]` brings.
-MODULES = frozenset(
-    {
-        "braceexpand",
-        "duckdb",
-        "faiss",
-        "jinja2",
-        "matplotlib",
-        "open_clip",
-        "psutil",
-        "pydantic",
-        "ray",
-        "rich",
-        "torchvision",
-        "typer",
-        "yaml",
-    }
-)
+from pipelines.extras import missing
 
 
 def main() -> None:
@@ -36,12 +17,3 @@ def main() -> None:
         print(f"crossaudit: {needed}", file=sys.stderr)
         sys.exit(2)
     command_line()
-
-
-def missing(error: Exception) -> UsageError | None:
-    """Return how to install a module that could not be imported. Returns None for any other error."""
-    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if name not in MODULES:
-        return None
-    what = f"the command line needs more packages: {name} is not installed"
-    return UsageError(what, hint="Install them with `pip install 'crossaudit[run]'`.")

@@ -9,7 +9,7 @@ import tomllib
 
 import yaml
 
-from pipelines.entry import MODULES
+from pipelines.extras import MODULES
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

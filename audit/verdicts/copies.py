@@ -117,10 +117,10 @@ def beyond(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
         return np.zeros(len(matches), bool)
     column = COLUMNS[kind]
     found_R = np.asarray(pc.fill_null(pc.greater_equal(matches[column], threshold.value), False)).astype(bool)
-    return found_R & near(matches, kind, threshold) if threshold.floor is not None else found_R
+    return found_R & above_floor(matches, kind, threshold) if threshold.floor is not None else found_R
 
 
-def near(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
+def above_floor(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
     """Tell which matches look like copies to the embedder: their plain similarity is at least the floor.
 
     Args:

@@ -75,7 +75,7 @@ class Costs:
         return sum(2 * width * generations * images for width in self.widths)
 
     def clustered(self, images: int, index: str) -> int:
-        """Return the FLOPs of comparing each image with all its predecessors or, for ivf, with those in its lists."""
+        """Return the FLOPs of comparing each image with all its predecessors or, for ivf, with those in its cells."""
         products = images * images // 2 if index == "exact" else cells.products(images)
         return 2 * self.widths[0] * products if self.widths else 0
 

@@ -121,12 +121,12 @@ class Workload:
         return Line("embed", count, "images", shards, flops, seconds, disk)
 
     def _cluster(self, images: Count) -> Line:
-        """Return the work of the stage cluster. With ivf, every list holds copies of its vectors until it is done."""
+        """Return the work of the stage cluster. With ivf, every cell holds copies of its vectors until it is done."""
         count, index = images.rows, self.config.index.type
         flops, copied, shards = self.costs.clustered(count, index), 0.0, _parts(count, BLOCK)
         if index == "ivf":
             shards = _parts(count, near_duplicates.BLOCK) + len(near_duplicates.ranges_of(count))
-            copied = min(cells.EACH, cells.lists_of(count)) * VALUE * self.costs.widths[0]
+            copied = min(cells.EACH, cells.cells_for(count)) * VALUE * self.costs.widths[0]
         disk = count * (2 * ID + 8 + HASHED + copied)
         return Line("cluster", count, "images", shards, flops / max(1, count), flops / self.speed.cluster, disk)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow.fs as pafs
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
 from audit.errors import AuditError, UsageError, first_line
@@ -124,7 +124,7 @@ def expand(pattern: str) -> list[str]:
             raise UsageError(f"{{{low}..{high}}} is more than {_LONGEST_RANGE:,} files", where=pattern)
     try:
         return list(braceexpand(pattern, escape=False))
-    except UnbalancedBracesError:
+    except ValueError:  # unbalanced braces
         return [pattern]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from audit import schema
 from audit.embedding.floors import PUBLISHED, Floor
 from audit.verdicts.control_captions import Control, Tail
-from audit.verdicts.copies import beyond, near
+from audit.verdicts.copies import above_floor, beyond
 from audit.verdicts.thresholds import (
     Threshold,
     choose_threshold,
@@ -65,7 +65,7 @@ def test_without_a_control_that_has_a_region_there_is_no_threshold_of_regions() 
     assert choose_threshold("verbatim", np.empty(0), 0.01).value == PUBLISHED  # the literature's rule needs no control
     matches = pa.Table.from_pylist([{"region_similarity": 0.99, "similarity": 0.99}], schema.MATCHES)
     assert not beyond(matches, "region", nothing).any()
-    assert not near(matches, "region", nothing).any()
+    assert not above_floor(matches, "region", nothing).any()
 
 
 def test_a_control_without_a_region_was_tried_but_sets_no_threshold() -> None:

@@ -112,13 +112,13 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
 
 
 def test_lists_take_time_and_disk_of_their_own(dataset: Path) -> None:
-    exact, by_lists = (lines_of(dataset, f"index.type={kind}")["cluster"] for kind in ("exact", "ivf"))
-    assert (exact.shards, by_lists.shards) == (1, 2)
+    exact, by_cells = (lines_of(dataset, f"index.type={kind}")["cluster"] for kind in ("exact", "ivf"))
+    assert (exact.shards, by_cells.shards) == (1, 2)
     # So few images are in one list, and their vectors of 16 lie once more in that.
-    assert by_lists.disk - exact.disk == pytest.approx(40 * 16 * VALUE)
-    assert by_lists.flops is not None
+    assert by_cells.disk - exact.disk == pytest.approx(40 * 16 * VALUE)
+    assert by_cells.flops is not None
     assert exact.flops is not None
-    assert 40 * by_lists.flops == 2 * 16 * cells.products(40)
+    assert 40 * by_cells.flops == 2 * 16 * cells.products(40)
     assert 40 * exact.flops == 2 * 16 * 40 * 40 // 2
 
 
