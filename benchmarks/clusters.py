@@ -1,8 +1,8 @@
-"""Measure the cost of finding near duplicates by exact comparison and by lists, and what the lists miss.
+"""Measure the cost of finding near duplicates by exact comparison and by cells, and what the cells miss.
 
 A tenth of the vectors are copies of others, with a cosine similarity of 0.9 to 0.99. The variance of the vectors falls
 off as a power of the rank of their directions, as with real embedders. This is harder than round clusters, whose copies
-share a list.
+share a cell.
 
 python -m benchmarks.clusters [--images 20000 --images 100000] [--workers 1]
 """
@@ -47,7 +47,7 @@ def main(
     for count in images or [20_000, 100_000]:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             vectors_NE, planted_M2 = planted(count, popular)
-            _lists(vectors_NE, planted_M2)
+            _cells(vectors_NE, planted_M2)
             for kind in ("exact", "ivf") if exact else ("ivf",):
                 print(f"{count + popular:,} images, {kind}, load {os.getloadavg()[0]:.1f}", flush=True)
                 _print(Path(work, kind), kind, workers, vectors_NE, planted_M2)
@@ -83,21 +83,21 @@ def planted(count: int, popular: int, seed: int = 0) -> tuple[np.ndarray, np.nda
     return np.concatenate([own_NE, copies_ME]).astype(np.float16)[order], pairs_M2
 
 
-def _lists(vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
-    """Print what more lists per image would find, and the cost of comparing relative to lists of equal size."""
+def _cells(vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:
+    """Print what more cells per image would find, and the cost of comparing relative to cells of equal size."""
     images = len(vectors_NE)
-    count = cells.lists_of(images)
-    sample_N = cells.drawn(np.arange(images), images, cells.FROM_A_LIST * count, 0)
+    count = cells.cells_for(images)
+    sample_N = cells.drawn(np.arange(images), images, cells.PER_CELL * count, 0)
     centres_KE = cells.learned(vectors_NE[sample_N], count, 0)
-    list_NL = np.concatenate(
+    cell_NL = np.concatenate(
         [cells.assigned(vectors_NE[at : at + ROWS], centres_KE, 6) for at in range(0, images, ROWS)]
     )
-    same_MLL = list_NL[planted_M2[:, 0]][:, :, None] == list_NL[planted_M2[:, 1]][:, None]
+    same_MLL = cell_NL[planted_M2[:, 0]][:, :, None] == cell_NL[planted_M2[:, 1]][:, None]
     shares = [f"{each}: {same_MLL[:, :each, :each].any(axis=(1, 2)).mean():.3f}" for each in range(1, 7)]
-    sizes = np.bincount(list_NL[:, : cells.EACH].ravel(), minlength=count).astype(float)
+    sizes = np.bincount(cell_NL[:, : cells.EACH].ravel(), minlength=count).astype(float)
     uneven = (sizes**2).mean() / sizes.mean() ** 2
-    print(f"{images:,} images, {count:,} lists, {uneven:.2f} times the cost of equal lists; planted pairs in a common")
-    print(f"list, by lists per image: {', '.join(shares)}", flush=True)
+    print(f"{images:,} images, {count:,} cells, {uneven:.2f} times the cost of equal cells; planted pairs in a common")
+    print(f"cell, by cells per image: {', '.join(shares)}", flush=True)
 
 
 def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M2: np.ndarray) -> None:

@@ -81,7 +81,7 @@ def write(work: Path, count: int, form: str) -> None:
     """
     words = [f"{mixed(np.array([word], np.uint64))[0]:x}"[: 3 + word % 6] for word in range(WORDS)]
     (work / "captions").mkdir()
-    (work / "nulls.txt").write_text("a river\n")
+    (work / "control_captions.txt").write_text("a river\n")
     for number, start in enumerate(range(0, count, FILE_ROWS)):
         row = np.arange(start, min(start + FILE_ROWS, count), dtype=np.uint64)
         draw = mixed(row)
@@ -113,7 +113,7 @@ def take_in(work: Path, workers: int, form: str) -> str:
         {
             "model": "none",
             "captions": f"{work}/captions/*.{form}",
-            "calibration": {"captions": str(work / "nulls.txt")},
+            "calibration": {"captions": str(work / "control_captions.txt")},
             "engine": {"workers": workers},
             "out": str(work / "run"),
         }

@@ -49,7 +49,7 @@ def main(
     hidden = loaded.encode([PROMPTS[0]] * batch_size)[
         0
     ].clone()  # a copy outside of inference mode, which gradients need
-    null = loaded.encode([PROMPTS[1]] * batch_size)[0].clone()
+    control = loaded.encode([PROMPTS[1]] * batch_size)[0].clone()
 
     def stepping(network: torch.nn.Module, guard: audit.TrainingGuard | None) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6)
@@ -64,9 +64,12 @@ def main(
         return step
 
     unet = loaded.unet.requires_grad_(True).train()
-    for name, given, round_of in (("the paper's rule", None, 1), ("control captions", lambda _: null, CONTROL_EVERY)):
+    for name, given, round_of in (
+        ("the paper's rule", None, 1),
+        ("control captions", lambda _: control, CONTROL_EVERY),
+    ):
         watched = copy.deepcopy(unet)
-        guard = audit.TrainingGuard(watched, max_quantile=0.99, null=given)
+        guard = audit.TrainingGuard(watched, max_quantile=0.99, control_captions=given)
         pairs = PAIRS if round_of == 1 else 5
         found = ratio(stepping(unet, None), stepping(watched, guard), device, pairs)
         print(f"training step, guard with {name}: {found}", flush=True)

@@ -2,7 +2,7 @@
 
     python examples/train_with_guard.py --model runwayml/stable-diffusion-v1-5 --data my-images --out my-model
 
-`--null` is a file of control captions, which are not trained on, one per line. Samples are then compared with these.
+`--control-captions` is a file of captions that are not trained on, one per line. Samples are then compared with these.
 `--data` is an image folder in the format of `datasets`: images and a metadata.jsonl with `file_name` and `text`.
 """
 
@@ -26,7 +26,7 @@ parser.add_argument("--out", required=True, type=Path)
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--batch-size", type=int, default=4)
 parser.add_argument("--learning-rate", type=float, default=1e-5)
-parser.add_argument("--null", type=Path, help="file of control captions, which are not trained on, one per line")
+parser.add_argument("--control-captions", type=Path, help="file of captions that are not trained on, one per line")
 parser.add_argument("--max-quantile", type=float, default=0.99)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
@@ -61,16 +61,19 @@ def encode(captions: list[str]) -> torch.Tensor:
         return text_encoder(tokens.to(device))[0]
 
 
-control_captions = args.null.read_text().splitlines() if args.null else []
+control_captions = args.control_captions.read_text().splitlines() if args.control_captions else []
 
 
-def null(count: int) -> torch.Tensor:
+def hidden_states(count: int) -> torch.Tensor:
     """Return the hidden states of `count` control captions, drawn at random."""
     return encode([control_captions[i] for i in torch.randint(len(control_captions), (count,))])
 
 
 guard = audit.TrainingGuard(  # the first line
-    unet, max_quantile=args.max_quantile, null=null if control_captions else None, log=args.out / "guard"
+    unet,
+    max_quantile=args.max_quantile,
+    control_captions=hidden_states if control_captions else None,
+    log=args.out / "guard",
 )
 
 for step in range(args.steps):

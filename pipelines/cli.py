@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -37,6 +37,7 @@ from pipelines.commands import (
 from pipelines.commands.options import state
 from pipelines.console.terminal import say
 from pipelines.engine.tracebacks import plain
+from pipelines.extras import missing
 
 app = typer.Typer(
     name="crossaudit",
@@ -88,10 +89,12 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; rerun the command to resume", 130)
     except Exception as error:
+        if (needed := missing(error)) is not None:
+            _fail(str(needed), 2)
         _fail(str(plain(error)), 1)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     if state.verbose:
         say(traceback.format_exc(), err=True, nl=False)
     say(f"crossaudit: {message}", err=True)

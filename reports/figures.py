@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-DATA, NULL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
+DATA, CONTROL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
 KEEPS = {"none": "#333a40", "eos": "#2b6777", "words": "#a3333d", "all": "#d08c3f"}
 COLOURS = {"verbatim": "#a3333d", "partial": "#d08c3f", "unconfirmed": "#b9c2c9"}
 STYLE: Any = {
@@ -44,18 +44,20 @@ def scores(edges: np.ndarray, counts: np.ndarray, control_scores: Sequence[float
     return _draw("Screening score", "Captions", _scores, edges, counts, np.asarray(control_scores), selected_from)
 
 
-def similarities(found: np.ndarray, null: np.ndarray, threshold: float) -> str:
+def similarities(found: np.ndarray, control: np.ndarray, threshold: float) -> str:
     """Draw a histogram of similarities to the nearest training image.
 
     Args:
         found: The similarity of each generated caption, drawn above the axis.
-        null: The similarity of each control caption, drawn below the axis.
+        control: The similarity of each control caption, drawn below the axis.
         threshold: The similarity from which an image counts as a copy, drawn as a line.
 
     Returns:
         The figure as SVG.
     """
-    return _draw("Similarity to the nearest training image", "Share of captions", _similarities, found, null, threshold)
+    return _draw(
+        "Similarity to the nearest training image", "Share of captions", _similarities, found, control, threshold
+    )
 
 
 def copies(bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
@@ -95,21 +97,21 @@ def _draw(
     return buffer.getvalue()
 
 
-def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, null: np.ndarray, selected_from: float | None) -> None:
+def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, control: np.ndarray, selected_from: float | None) -> None:
     axes.stairs(counts, edges, fill=True, color=DATA, alpha=0.85, label="captions of the data set")
-    if len(null):
-        expected = np.histogram(null, edges)[0] * counts.sum() / len(null)
-        axes.stairs(expected, edges, color="#8a6d3b", linewidth=1.4, label=f"{len(null):,} control captions, scaled")
+    if len(control):
+        expected = np.histogram(control, edges)[0] * counts.sum() / len(control)
+        axes.stairs(expected, edges, color="#8a6d3b", linewidth=1.4, label=f"{len(control):,} control captions, scaled")
     if selected_from is not None:
         axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="lowest selected score")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.6)
 
 
-def _similarities(axes: Any, found: np.ndarray, null: np.ndarray, threshold: float) -> None:
-    low = min([0.0, *found, *null])
+def _similarities(axes: Any, found: np.ndarray, control: np.ndarray, threshold: float) -> None:
+    low = min([0.0, *found, *control])
     bins = np.linspace(low, 1.0, 41)
-    for values, sign, colour, label in ((found, 1, DATA, "generated"), (null, -1, NULL, "control")):
+    for values, sign, colour, label in ((found, 1, DATA, "generated"), (control, -1, CONTROL, "control")):
         if len(values):
             share = sign * np.histogram(np.clip(values, low, 1), bins)[0] / len(values)
             axes.stairs(share, bins, fill=True, color=colour, label=f"{len(values):,} {label} captions")
@@ -195,7 +197,7 @@ def _entropies(axes: Any, entropy_T: np.ndarray, band_T2: np.ndarray | None, con
     steps = np.arange(1, len(entropy_T) + 1)
     if band_T2 is not None:
         label = f"90 % of {control_captions:,} control captions"
-        axes.fill_between(steps, band_T2[:, 0], band_T2[:, 1], color=NULL, alpha=0.5, linewidth=0, label=label)
+        axes.fill_between(steps, band_T2[:, 0], band_T2[:, 1], color=CONTROL, alpha=0.5, linewidth=0, label=label)
     axes.plot(steps, entropy_T, color=LINE, linewidth=1.6, label="this caption")
 
 

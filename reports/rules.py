@@ -144,13 +144,13 @@ def embedders_of(manifest: dict[str, Any]) -> list[str]:
 def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
     """Yield the rules that each caption occurs once with each seed."""
     generated = {purpose: f"from generations where purpose = '{purpose}'" for purpose in PURPOSES}
-    null = f"from ({generated['control']}) semi join control_screen using (caption_id)"
+    control = f"from ({generated['control']}) semi join control_screen using (caption_id)"
     for what, expected, found, seeds, stage in (
         ("caption was screened", "from captions", "from screen", "screen", "screen"),
         ("control caption was screened", "from control_screen", "from control_screen", "screen", "calibrate"),
         ("selected caption was generated", SELECTED, generated["discover"], "generate", "generate"),
         ("confirmed caption was generated again", CONFIRMED, generated["fresh"], "fresh", "generate"),
-        ("control caption with a generation was generated", null, generated["control"], "generate", "generate"),
+        ("control caption with a generation was generated", control, generated["control"], "generate", "generate"),
     ):
         numbers = _seeds(manifest, seeds)
         yield Rule(

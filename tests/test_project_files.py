@@ -9,11 +9,18 @@ import tomllib
 
 import yaml
 
+from pipelines.extras import MODULES
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Where a module has another name than its distribution.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "faiss": "faiss-cpu", "open_clip": "open_clip_torch"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "open_clip": "open_clip_torch",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 # Imported by `audit` where they are used; a run brings them.
 OF_A_RUN = {"faiss-cpu", "open_clip_torch", "torchvision"}
 # Comes with transformers and diffusers.
@@ -48,11 +55,16 @@ def pinned() -> dict[str, str]:
 
 
 def test_serving_and_training_need_neither_ray_nor_duckdb() -> None:
-    assert not CORE & {"ray", "duckdb"} and {"ray", "duckdb"} <= RUN
+    assert not CORE & {"ray", "duckdb"}
+    assert {"ray", "duckdb"} <= RUN
 
 
 def test_the_core_install_has_all_that_audit_imports() -> None:
     assert imported("audit") - OF_A_RUN - INDIRECT <= CORE
+
+
+def test_the_command_line_knows_the_modules_that_an_install_for_runs_adds() -> None:
+    assert {DISTRIBUTIONS.get(name, name) for name in MODULES} == RUN
 
 
 def test_an_install_for_runs_has_all_that_is_imported() -> None:

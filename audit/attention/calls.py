@@ -19,10 +19,26 @@ class CallWatcher(Protocol):
     """What to do before and after each call of an object."""
 
     def before(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the arguments to call the object with."""
+        """Return the arguments to call the object with.
+
+        Args:
+            target: The object that is called.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The positional and keyword arguments to call the object with.
+        """
 
     def after(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
-        """Run after the call, however it ended, unless `before` raised."""
+        """Run after the call, however it ended, unless `before` raised.
+
+        Args:
+            target: The object that was called.
+            args: The positional arguments that it was called with.
+            kwargs: The keyword arguments that it was called with.
+            failed: Whether the call raised an exception.
+        """
 
 
 def watch_calls(target: Any, watcher: CallWatcher) -> None:

@@ -44,6 +44,9 @@ def attention(query_BHQD: Tensor, key_BHKD: Tensor, scale: float, mask: Tensor |
         key_BHKD: Keys.
         scale: Factor of the logits.
         mask: Boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
+
+    Returns:
+        The attention: [B, H, Q, K], float32; each row over K sums to 1.
     """
     logits_BHQK = (query_BHQD.float() * scale) @ key_BHKD.float().transpose(-1, -2)
     if mask is not None and mask.dtype == torch.bool:
@@ -82,7 +85,21 @@ class AttentionProbe(Seam):
         return torch.stack([value for value in self.check() if value is not None], dim=1)
 
     def attend(self, slot: Slot, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        """Record the attention of a layer, and leave its keys unchanged."""
+        """Record the attention of a layer, and leave its keys unchanged.
+
+        Args:
+            slot: Storage of the layer; `slot.value` receives the averaged attention.
+            query_BHQD: Queries.
+            key_BHKD: Keys.
+            mask: Boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
+            scale: Factor of the logits.
+
+        Returns:
+            `key_BHKD`.
+
+        Raises:
+            LayersSeen: This was the last layer, and the probe stops the forward there.
+        """
         with torch.no_grad():
             slot.value = self._reduce(query_BHQD, key_BHKD, mask, scale)
         if self._stop and not torch.compiler.is_compiling() and slot is self._slots[-1]:
@@ -119,7 +136,18 @@ class MapProbe(Seam):
         return torch.stack([value for value in self.check() if value is not None]).mean(0)
 
     def attend(self, slot: Slot, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        """Record the map of a layer, and leave its keys unchanged."""
+        """Record the map of a layer, and leave its keys unchanged.
+
+        Args:
+            slot: Storage of the layer; `slot.value` receives the attention to one text position per row, [B, Q].
+            query_BHQD: Queries.
+            key_BHKD: Keys.
+            mask: Boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
+            scale: Factor of the logits.
+
+        Returns:
+            `key_BHKD`.
+        """
         with torch.no_grad():
             rows = _of(self._rows, query_BHQD, key_BHKD, mask)
             attn_BQK = attention(rows[0], rows[1], scale, rows[2]).mean(1)

@@ -70,6 +70,9 @@ class Seam:
             key_BHKD: Keys.
             mask: Boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
             scale: Factor of the logits.
+
+        Returns:
+            The keys to attend with: [B, H, K, D].
         """
         raise NotImplementedError
 

@@ -31,14 +31,14 @@ class ScreenCost:
     Attributes:
         text: FLOPs per caption, for the text encoder.
         row: FLOPs per caption and seed, for the conditional forwards.
-        null: FLOPs per seed and call, for the unconditional forwards.
+        unconditional: FLOPs per seed and call, for the unconditional forwards.
         forwards: Number of conditional forwards, including those that end early.
         values: Number of values per row in each column.
     """
 
     text: int
     row: int
-    null: int
+    unconditional: int
     forwards: int
     values: dict[str, int]
 
@@ -101,7 +101,7 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
     return ScreenCost(
         text=count(lambda: model.encode([""])),
         row=sum(cost(forward.layers, forward.full) for forward in plan),
-        null=sum(cost(0, True) for forward in plan if forward.full),
+        unconditional=sum(cost(0, True) for forward in plan if forward.full),
         forwards=len(plan),
         values={name: value[0].numel() for part in measured for name, value in part.items()},
     )
@@ -114,6 +114,9 @@ def generation_cost(model: Model, guidance_scale: float, detectors: Sequence[str
         model: A model on the `meta` device.
         guidance_scale: Classifier-free guidance scale.
         detectors: Names of trajectory detectors to run along.
+
+    Returns:
+        The FLOPs of the text encoder, of a denoising step and of the decoder, and the size of the image.
     """
     rows, batch = _one(model)
     followers = [detector(batch.prompt_tokens_B, 2) for detector in run_detectors(detectors)]

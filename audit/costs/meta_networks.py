@@ -54,6 +54,9 @@ def outline_model(
         resolution: As for `load_model`.
         prediction_type: As for `load_model`.
 
+    Returns:
+        The model, on the `meta` device.
+
     Raises:
         AuditError: As `load_model`, except that weights may be missing.
     """
@@ -86,6 +89,9 @@ def outline_embedder(
         resize: As for `load_embedder`.
         torchscript: As for `load_embedder`.
         model: As for `load_embedder`.
+
+    Returns:
+        The embedder, on the `meta` device.
     """
     path = Path(weights)
     if model is not None or path.is_dir() or (not path.exists() and is_hub_id(str(weights))):

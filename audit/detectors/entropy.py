@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Shapes: B rows, L layers, K text positions; `...` any leading shape.
+# Shapes: B rows, L layers, K text positions; X any leading axes.
 
 
-def entropy(attn_xK: Tensor) -> Tensor:
-    """Compute `H(a) = -sum_k a_k log a_k` over the last axis: [..., K] -> [...], float64."""
-    return torch.special.entr(attn_xK.double()).sum(-1)
+def entropy(attn_XK: Tensor) -> Tensor:
+    """Compute `H(a) = -sum_k a_k log a_k` over the last axis: [X, K] -> [X], float64."""
+    return torch.special.entr(attn_XK.double()).sum(-1)
 
 
 def summary_entropy(attn_BK: Tensor, prompt_tokens_B: Tensor) -> Tensor:

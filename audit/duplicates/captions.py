@@ -87,15 +87,15 @@ def near_pairs(
     return pairs_P2[_near(folded, pairs_P2)]
 
 
-def near(captions: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def near_identical(captions: Sequence[str], pairs_P2: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Tell whether the two captions of each pair are near-identical: [P] bool."""
     return _near([_folded(caption) for caption in captions], pairs_P2)
 
 
 def overlap(caption: str, others: Sequence[str]) -> list[float]:
     """Compute the Jaccard similarity of a caption's shingles with those of each other caption."""
-    own, *sets = [set(_shingles([_folded(text)])[0].tolist()) for text in (caption, *others)]
-    return [len(own & other) / len(own | other) for other in sets]
+    shingles, *sets = [set(_shingles([_folded(text)])[0].tolist()) for text in (caption, *others)]
+    return [len(shingles & other) / len(shingles | other) for other in sets]
 
 
 def mixed(values: Words) -> Words:

@@ -131,6 +131,9 @@ def embedder_of(
         encode: Maps a batch [B, C, H, W] to vectors [B, width].
         device: Device to run on.
         encode_text: Maps texts to vectors in the same space, if the network can.
+
+    Returns:
+        The embedder, with its width and the hashes of its files.
     """
     import torch
     from PIL import Image

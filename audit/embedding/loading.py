@@ -32,6 +32,9 @@ def load_embedder(
         torchscript: Whether TorchScript, which is a program, may be run.
         model: The open_clip architecture of a weights file.
 
+    Returns:
+        The embedder, on `device`.
+
     Raises:
         AuditError: The weights are none of these, or do not load.
     """

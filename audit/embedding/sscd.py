@@ -70,6 +70,9 @@ def load_sscd(name: str, path: Path, device: str, resize: str, torchscript: bool
         resize: How to resize images, a key of SIZES.
         torchscript: Whether TorchScript may be run.
 
+    Returns:
+        The embedder, on `device`.
+
     Raises:
         AuditError: The file is not SSCD, is TorchScript although that is not allowed, or does not work on an image.
     """

@@ -86,6 +86,9 @@ def explain(
         control_captions: Run along with the caption, for the band of entropies.
         progress: Called after each step of a run and after each batch of a screen.
 
+    Returns:
+        The attention and its entropy in each step, the image, and how far the score falls without each token.
+
     Raises:
         UsageError: The calibration is of a detector that follows whole runs.
         AuditError: The calibration is of another model.

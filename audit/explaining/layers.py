@@ -69,14 +69,14 @@ def layers(
             progress("look at layers", "captions", done, total)
 
     own = _seen(model, captions, seed, batch_size, told)
-    null = _seen(model, control_captions, seed, batch_size, lambda done: told(len(captions) + done))
+    control = _seen(model, control_captions, seed, batch_size, lambda done: told(len(captions) + done))
     timesteps = ddim(model.scheduler_config).timesteps.tolist()
     truth = np.repeat([1, 0], [len(captions), len(control_captions)])
     rows = []
     for at, position in enumerate(POSITIONS):
         for layer in range(len(model.layers)):
             for feature, name in enumerate(("entropy", "bos")):
-                own_N, control_N = own[at, :, layer, feature], null[at, :, layer, feature]
+                own_N, control_N = own[at, :, layer, feature], control[at, :, layer, feature]
                 auroc = float(roc_auc_score(truth, np.concatenate([own_N, control_N])))
                 medians = float(np.median(control_N)), float(np.median(own_N))
                 rows.append((timesteps[position], layer, name, *medians, auroc))

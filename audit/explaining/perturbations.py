@@ -27,6 +27,9 @@ def variants(caption: str, words: Sequence[str], count: int = VARIANTS) -> list[
         caption: The caption.
         words: Words to draw new words from.
         count: Number of variants at most.
+
+    Returns:
+        Distinct variants, at most `count`; none equals the caption.
     """
     drawn = random.Random(caption_id(caption))
     own = caption.split()

@@ -26,6 +26,9 @@ def decode(content: bytes | None, crop: str = "none", orientation: str = UPRIGHT
         crop: "none", or "centre" for the largest square in the middle.
         orientation: UPRIGHT applies the orientation in the file's EXIF data; STORED keeps the pixels as stored.
 
+    Returns:
+        The decoded image, in RGB.
+
     Raises:
         OSError: The content is missing, is not an image or ends early. Pillow may raise other exceptions too.
         DecompressionBombError: The image exceeds Pillow's limit of pixels (also where Pillow would only warn). It is

@@ -26,6 +26,9 @@ def map_png(values_Q: npt.NDArray[np.floating], height: int, width: int) -> byte
         values_Q: Values in row-major order.
         height: Height of the picture that the map belongs to; the map may be coarser or finer.
         width: Width of that picture.
+
+    Returns:
+        The bytes of the PNG.
     """
     rows = round(math.sqrt(len(values_Q) * height / width))
     return png((values_Q * 255).round().astype(np.uint8).reshape(rows, -1))

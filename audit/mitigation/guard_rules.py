@@ -83,7 +83,7 @@ class ControlDistance:
 
     def __init__(self, max_quantile: float) -> None:
         self._max_quantile = max_quantile
-        self._null = [deque[np.ndarray](maxlen=CONTROL_REMEMBERED) for _ in range(TENTHS)]
+        self._control = [deque[np.ndarray](maxlen=CONTROL_REMEMBERED) for _ in range(TENTHS)]
         self._fitted: list[Tensor] = []  # on the device: scaling per tenth, then the distance, then the limits
 
     def learn(self, attn_BLK: Tensor, tenth_B: Tensor) -> None:
@@ -95,15 +95,15 @@ class ControlDistance:
         """
         features_BF = _features(attn_BLK).double().cpu().numpy()
         for tenth, features_F in zip(tenth_B.tolist(), features_BF, strict=True):
-            self._null[tenth].append(features_F)
-        ready = [tenth for tenth in range(TENTHS) if len(self._null[tenth]) >= CONTROL_WARMUP]
-        if sum(len(self._null[tenth]) for tenth in ready) < CONTROL_NEEDED:
+            self._control[tenth].append(features_F)
+        ready = [tenth for tenth in range(TENTHS) if len(self._control[tenth]) >= CONTROL_WARMUP]
+        if sum(len(self._control[tenth]) for tenth in ready) < CONTROL_NEEDED:
             return
         centre_TF = np.zeros((TENTHS, features_BF.shape[1]))
         inverse_TF = np.zeros_like(centre_TF)
         scaled = []
         for tenth in ready:
-            control_WF = np.stack(self._null[tenth])
+            control_WF = np.stack(self._control[tenth])
             centre_TF[tenth], inverse_TF[tenth] = robust_scale(control_WF)
             scaled.append((control_WF - centre_TF[tenth]) * inverse_TF[tenth])
         control_NF = np.concatenate(scaled)

@@ -41,7 +41,20 @@ def mitigated(
 ) -> Iterator[None]:
     """Mitigate every call of `pipeline` inside the `with` block; leave no trace afterwards, even after an exception.
 
-    The arguments and exceptions are those of `mitigate_`.
+    Args:
+        pipeline: As for `mitigate_`.
+        bos_scale: As for `mitigate_`.
+        keep: As for `mitigate_`.
+        prompt_tokens: As for `mitigate_`.
+        negative_prompt_tokens: As for `mitigate_`.
+        only: As for `mitigate_`.
+        max_p: As for `mitigate_`.
+
+    Yields:
+        Nothing: the pipeline is mitigated in place.
+
+    Raises:
+        UsageError | AuditError: As `mitigate_`.
     """
     mitigate_(pipeline, bos_scale, keep, prompt_tokens, negative_prompt_tokens, only, max_p)
     try:

@@ -173,6 +173,17 @@ class Mitigation:
         """Cut or mask the hidden states before a forward of the UNet, and start watching its layers.
 
         Called by `audit.attention.calls`.
+
+        Args:
+            unet: The UNet that is called.
+            args: Positional arguments of the call.
+            kwargs: Keyword arguments of the call.
+
+        Returns:
+            The arguments of the forward, with the hidden states cut or masked.
+
+        Raises:
+            AuditError: The forward cannot be mitigated.
         """
         call = _CALL.get()
         if call is None or call.owner is not self:
@@ -203,7 +214,12 @@ class Mitigation:
         return args, kwargs
 
     def after(self, unet: UNet2DConditionModel, _args: Any, _kwargs: Any, failed: bool) -> None:
-        """Check after a forward of the UNet that every layer was mitigated (called by `audit.attention.calls`)."""
+        """Check after a forward of the UNet that every layer was mitigated (called by `audit.attention.calls`).
+
+        Args:
+            unet: The UNet that was called.
+            failed: Whether the forward raised an exception.
+        """
         call = _CALL.get()
         if call is None or call.owner is not self or call.seam is None:
             return
@@ -234,7 +250,16 @@ class PipelineCalls:
         self.owner = owner
 
     def before(self, pipeline: DiffusionPipeline, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Note that a call of the pipeline begins, and watch its UNet."""
+        """Note that a call of the pipeline begins, and watch its UNet.
+
+        Args:
+            pipeline: The pipeline that is called.
+            args: Positional arguments of the call.
+            kwargs: Keyword arguments of the call.
+
+        Returns:
+            The arguments, unchanged.
+        """
         unet = self.owner.follow(pipeline)
         call = _Call(self.owner, pipeline, unet, layers=cross_attention_layers(unet))
         call.token, call.called = _CALL.set(call), pipeline.unet
@@ -242,9 +267,18 @@ class PipelineCalls:
         return args, kwargs
 
     def after(self, pipeline: DiffusionPipeline, _args: Any, _kwargs: Any, failed: bool) -> None:
-        """Note that the call ended; raise AuditError if it succeeded without running the UNet."""
+        """Note that the call ended.
+
+        Args:
+            pipeline: The pipeline that was called.
+            failed: Whether the call raised an exception.
+
+        Raises:
+            AuditError: The call succeeded without running the UNet.
+        """
         call = _CALL.get()
-        assert call is not None and call.token is not None
+        assert call is not None
+        assert call.token is not None
         _CALL.reset(call.token)
         unwatch_calls(call.called, self.owner)
         if not failed and not call.forwards:

@@ -86,6 +86,9 @@ def serve(
         setting: How to mitigate.
         batch_size: Images per batch; by default as many as fit in memory.
 
+    Returns:
+        A table of schema SERVED.
+
     Raises:
         UsageError: Captions, seeds or batch_size are invalid.
         AuditError: `audit.mitigated` does not support the pipeline.

@@ -61,22 +61,24 @@ class TrainingGuard:
 
     The guard averages a sample's attention over all cross-attention layers and compares its entropy with `max_entropy`
     (the paper's rule), or with the `max_quantile` of the last 2,000 samples of the same tenth of the timesteps. With
-    `null`, it uses our own rule, for models in which wide attention does not mean memorized (docs/evidence.md). Every
-    50 steps, control captions take the place of the captions in one extra forward, without gradient, on the same noisy
-    latents. A sample is silenced if its attention profile is farther from theirs than `max_quantile` of them are.
+    `control_captions`, it uses our own rule, for models in which wide attention does not mean memorized
+    (docs/evidence.md). Every 50 steps, control captions take the place of the captions in one extra forward, without
+    gradient, on the same noisy latents. A sample is silenced if its attention profile is farther from theirs than
+    `max_quantile` of them are.
 
     The log is written, and `seen` and `silenced` are updated, every 1,000 steps and by `close()`. Between those times
-    nothing waits for the device, except what `null` needs every 50 steps. Forwards in eval mode are ignored. The UNet
-    may be compiled in place (`unet.compile()`) and adapters may be added, before or after. A forward raises AuditError
-    if a cross-attention layer does not attend exactly once.
+    nothing waits for the device, except what `control_captions` needs every 50 steps. Forwards in eval mode are
+    ignored. The UNet may be compiled in place (`unet.compile()`) and adapters may be added, before or after. A forward
+    raises AuditError if a cross-attention layer does not attend exactly once.
 
     Args:
         unet: The UNet that is trained.
         max_quantile: Quantile above which a sample is silenced, between 0 and 1.
         max_entropy: Entropy above which a sample is silenced, in nats. Give this or `max_quantile`.
-        null: Called with n, returns hidden states [n, K, D] of n control captions: captions that the model is not
-            trained on, in the style of those it is trained on, drawn at random.
-        warmup: Number of first samples of each tenth of the timesteps that are never silenced (without `null`).
+        control_captions: Called with n, returns hidden states [n, K, D] of n control captions: captions that the
+            model is not trained on, in the style of those it is trained on, drawn at random.
+        warmup: Number of first samples of each tenth of the timesteps that are never silenced. Not used with
+            `control_captions`.
         timesteps: Number of timesteps of the noise schedule.
         log: Folder for Parquet parts, one row per step: how many samples it saw and silenced, and the ids, timesteps
             and scores (entropies or distances) of the silenced ones.
@@ -91,7 +93,7 @@ class TrainingGuard:
         unet: nn.Module,
         max_quantile: float | None = None,
         max_entropy: float | None = None,
-        null: Callable[[int], Tensor] | None = None,
+        control_captions: Callable[[int], Tensor] | None = None,
         warmup: int = 200,
         timesteps: int = 1000,
         log: str | Path | None = None,
@@ -100,7 +102,7 @@ class TrainingGuard:
             raise UsageError("the guard needs one limit", hint="Give max_quantile (0.99, say) or max_entropy (nats).")
         if max_quantile is not None and not 0 < max_quantile < 1:
             raise UsageError(f"max_quantile is {max_quantile}", hint="Give a number between 0 and 1.")
-        if max_entropy is not None and null is not None:
+        if max_entropy is not None and control_captions is not None:
             raise UsageError(
                 "max_entropy cannot be combined with control captions", hint="Give max_quantile (0.95, say)."
             )
@@ -110,18 +112,20 @@ class TrainingGuard:
             what = f"the guard watches a UNet2DConditionModel, not {type(unet).__name__}"
             raise AuditError(what, hint="Create the guard before compiling or wrapping it.", kind="unsupported_model")
         self.seen = self.silenced = 0
-        self._unet, self._null = unet, null
+        self._unet, self._control_captions = unet, control_captions
         self._rule: FixedEntropy | EntropyQuantile | ControlDistance
         if max_entropy is not None:
             self._rule = FixedEntropy(max_entropy)
         elif max_quantile is not None:
-            self._rule = EntropyQuantile(max_quantile, warmup) if null is None else ControlDistance(max_quantile)
+            self._rule = (
+                EntropyQuantile(max_quantile, warmup) if control_captions is None else ControlDistance(max_quantile)
+            )
         self._per_tenth = -(-timesteps // TENTHS)
         self._log = None if log is None else Path(log)
         self._pending: list[tuple[Tensor, Tensor, Tensor, list[str] | None]] = []
         self._steps = self._written = 0
         self._last: TrainingForward | None = None
-        self._stride = 1 if null is None else CONTROL_STRIDE
+        self._stride = 1 if control_captions is None else CONTROL_STRIDE
         self._probe: AttentionProbe | None = None  # of the forward in progress
         self._watching = ExitStack()
         watch_calls(unet, self)
@@ -159,8 +163,8 @@ class TrainingGuard:
 
     def _control_attention(self, forward: TrainingForward) -> Tensor:
         """Compute the attention of control captions on the same noisy latents and timesteps: [B, L, K]."""
-        assert self._null is not None
-        hidden_BKD = self._null(len(forward.attn_BLK))
+        assert self._control_captions is not None
+        hidden_BKD = self._control_captions(len(forward.attn_BLK))
         args, kwargs = list(forward.args), dict(forward.kwargs)
         if len(args) > 2:
             args[2] = hidden_BKD
@@ -207,6 +211,14 @@ class TrainingGuard:
         """Start watching the UNet's current layers before a forward (called by `audit.attention.calls`).
 
         The layers are left alone between forwards, because gradient checkpointing runs them again during backward.
+
+        Args:
+            unet: The UNet that is called.
+            args: Positional arguments of the call.
+            kwargs: Keyword arguments of the call.
+
+        Returns:
+            The arguments, unchanged.
         """
         if unet.training:
             assert isinstance(unet, UNet2DConditionModel)
@@ -218,7 +230,13 @@ class TrainingGuard:
 
     @torch.no_grad()
     def after(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
-        """Keep the attention of a forward of the UNet (called by `audit.attention.calls`)."""
+        """Keep the attention of a forward of the UNet (called by `audit.attention.calls`).
+
+        Args:
+            args: Positional arguments of the forward.
+            kwargs: Keyword arguments of the forward.
+            failed: Whether the forward raised an exception.
+        """
         probe, self._probe = self._probe, None
         if probe is None:
             return

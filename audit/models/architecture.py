@@ -137,6 +137,9 @@ def latent_size(
         resolution: Resolution in pixels, one number or (height, width); overrides the configuration.
         where: The model, for errors.
 
+    Returns:
+        The height and width of the latents, in latent pixels.
+
     Raises:
         AuditError: Neither the configuration nor the argument gives a size.
         UsageError: The resolution does not fit the autoencoder.

@@ -19,6 +19,9 @@ def from_hub(path: str | Path, weights: bool = True, variant: str | None = None)
         weights: Whether to download weights too, or only the configuration and the tokenizer.
         variant: Variant of the weights to download, such as "fp16".
 
+    Returns:
+        The folder of the model in the cache.
+
     Raises:
         AuditError: The path is not a hub id, or the model is not available.
     """

@@ -176,6 +176,9 @@ def load_model(
         textual_inversion: Files of learned embeddings.
         variant: Variant of the weights to load if there is one, such as "fp16".
 
+    Returns:
+        The model, on `device` and in `dtype`.
+
     Raises:
         AuditError: There is no such model, it is a pickle, its architecture is not supported, or its weights are
             incomplete, belong to another model, or contain NaN or infinity.
@@ -239,6 +242,9 @@ def assembled(
         where: The model, for errors.
         loaded: Hashes of the weights as loaded.
         facts: Other decisions made on loading, in words.
+
+    Returns:
+        The model, on `device` and in `dtype`.
 
     Raises:
         AuditError: The autoencoder does not fit the UNet, or the size of the images is unknown.

@@ -16,11 +16,14 @@ def initial_latent(seed: int, shape: tuple[int, int, int]) -> Tensor:
 
 
 def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """Draw the initial latents of several seeds: [S, C, H, W], float32.
+    """Draw the initial latents of several seeds.
 
     Args:
         seeds: The seeds.
         shape: Shape of a latent, (C, H, W).
         device: Latents are drawn on the CPU and moved to this device.
+
+    Returns:
+        The latents: [S, C, H, W], float32, on `device`.
     """
     return torch.stack([initial_latent(seed, shape) for seed in seeds]).to(device)

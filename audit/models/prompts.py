@@ -35,19 +35,22 @@ def windows(length: int, window: int) -> int:
 
 
 def visible_positions(counts_PW: Tensor, length: int, window: int) -> Tensor:
-    """Tell which text positions lie within the first `counts_PW` positions of their window: [P, K] bool.
+    """Tell which text positions lie within the first `counts_PW` positions of their window.
 
     Args:
         counts_PW: Number of visible positions per prompt and window.
         length: Number of text positions.
         window: Number of text positions per window.
+
+    Returns:
+        Which positions are visible: [P, K] bool.
     """
     position_K = torch.arange(length, device=counts_PW.device)
     return position_K % window < counts_PW[:, position_K // window]
 
 
 def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, length: int, window: int) -> Tensor:
-    """Count the tokens of each prompt in each window, with BOS and EOS: [P, W].
+    """Count the tokens of each prompt in each window, with BOS and EOS.
 
     Args:
         pipeline: The pipeline, whose tokenizer is used.
@@ -55,6 +58,9 @@ def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, len
         given: The counts, if the user gave them.
         length: Number of text positions of the encoded prompts.
         window: Number of text positions per window.
+
+    Returns:
+        The counts: [P, W].
 
     Raises:
         UsageError: The counts are needed but not given, or do not fit the prompts.
@@ -70,7 +76,7 @@ def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, len
 
 
 def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, length: int, window: int) -> Tensor:
-    """Count the tokens of each negative prompt in each window: [1 or P, W].
+    """Count the tokens of each negative prompt in each window.
 
     The counts are zero if there is no negative prompt, or only the empty one.
 
@@ -80,6 +86,9 @@ def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, l
         given: As for `prompt_counts`.
         length: As for `prompt_counts`.
         window: As for `prompt_counts`.
+
+    Returns:
+        The counts: [P, W], or [1, W] if all prompts share one negative prompt or have none.
 
     Raises:
         UsageError: As for `prompt_counts`.

@@ -62,13 +62,16 @@ def first_informative(scheduler: DDIMScheduler) -> int:
 
 
 def to_epsilon(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tensor, timestep: int) -> Tensor:
-    """Convert the UNet's output to predicted noise: [B, C, H, W] (v-prediction: arXiv 2202.00512, appendix D).
+    """Convert the UNet's output to predicted noise (v-prediction: arXiv 2202.00512, appendix D).
 
     Args:
         scheduler: Its prediction type and schedule are used.
         output_BCHW: Output of the UNet.
         latents_BCHW: Input of the UNet.
         timestep: Timestep of the forward.
+
+    Returns:
+        The predicted noise: [B, C, H, W].
     """
     if scheduler.config["prediction_type"] == "epsilon":
         return output_BCHW
@@ -77,7 +80,7 @@ def to_epsilon(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tens
 
 
 def to_original(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tensor, timestep: int) -> Tensor:
-    """Convert the UNet's output to the predicted image: [B, C, H, W], in float64 (arXiv 2202.00512, appendix D).
+    """Convert the UNet's output to the predicted image (arXiv 2202.00512, appendix D).
 
     For v-prediction nothing is divided by the cumulative alpha, which may be almost zero.
 
@@ -86,6 +89,9 @@ def to_original(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Ten
         output_BCHW: Output of the UNet.
         latents_BCHW: Input of the UNet.
         timestep: Timestep of the forward.
+
+    Returns:
+        The predicted image: [B, C, H, W], float64.
     """
     alpha, output_BCHW, latents_BCHW = (
         float(scheduler.alphas_cumprod[timestep]),
@@ -98,7 +104,7 @@ def to_original(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Ten
 
 
 def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_BCHW: Tensor, timestep: int) -> Tensor:
-    """Compute `eps(c) - eps(∅)` from the UNet's two outputs on the same input: [B, C, H, W].
+    """Compute `eps(c) - eps(∅)` from the UNet's two outputs on the same input.
 
     For v-prediction this is `sqrt(alpha) (v(c) - v(∅))`: the input cancels before it can cause rounding errors.
 
@@ -107,6 +113,9 @@ def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_B
         conditional_BCHW: Output of the UNet with the caption.
         unconditional_BCHW: Output of the UNet with the empty prompt.
         timestep: Timestep of both forwards.
+
+    Returns:
+        The difference of the predicted noise: [B, C, H, W].
     """
     difference_BCHW = conditional_BCHW - unconditional_BCHW
     if scheduler.config["prediction_type"] == "epsilon":
@@ -115,11 +124,14 @@ def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_B
 
 
 def guide(unconditional_BCHW: Tensor, conditional_BCHW: Tensor, scale: float) -> Tensor:
-    """Apply classifier-free guidance (arXiv 2207.12598, equation 6): [B, C, H, W].
+    """Apply classifier-free guidance (arXiv 2207.12598, equation 6).
 
     Args:
         unconditional_BCHW: Output of the UNet with the empty prompt.
         conditional_BCHW: Output of the UNet with the caption.
         scale: Guidance scale.
+
+    Returns:
+        The guided output: [B, C, H, W].
     """
     return unconditional_BCHW + scale * (conditional_BCHW - unconditional_BCHW)

@@ -104,6 +104,9 @@ def single_file_configs(header: Mapping[str, Tensor], file: Path, config: Path |
         file: The file, for errors.
         config: A diffusers folder; None for the configurations of the family.
 
+    Returns:
+        The configuration of each part of the model, by the part's name.
+
     Raises:
         AuditError: The file belongs to a family that is not supported, or lacks a network.
     """

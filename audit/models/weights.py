@@ -104,6 +104,9 @@ def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> di
         component: `unet`, `vae` or `text_encoder`; only `text_encoder` is renamed.
         where: The file or folder, for errors.
 
+    Returns:
+        The tensors by the names that transformers gives them.
+
     Raises:
         AuditError: The weights were saved with an adapter (PEFT) in them.
     """

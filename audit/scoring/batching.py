@@ -95,6 +95,9 @@ class Rows:
             task: Name under which the model remembers the batch size.
             work: Called with the rows of each batch.
             done: Called after each batch with the number of rows that are done.
+
+        Returns:
+            The result of each batch, in order.
         """
         if done is not None:
             work = _telling(work, done)

@@ -162,7 +162,16 @@ def denoise(
 
 
 def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
-    """Turn latents into the output of each row, and tell which rows are finite."""
+    """Turn latents into the output of each row, and tell which rows are finite.
+
+    Args:
+        model: The model whose autoencoder decodes.
+        latents_BCHW: The final latents.
+        output: "image" to decode the latents, "latents" to return them.
+
+    Returns:
+        `values`, a list of B latents (float32, [C H W]) or PNG files, and `finite`, [B] bool.
+    """
     finite_B = latents_BCHW.isfinite().flatten(1).all(1).cpu().numpy()
     if output == "latents":
         return {"values": list(latents_BCHW.float().flatten(1).cpu().numpy()), "finite": finite_B}

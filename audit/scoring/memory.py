@@ -24,6 +24,9 @@ def in_batches(rows: int, size: int, work: Callable[[slice], T], remember: Calla
         work: Called with each slice.
         remember: Called with the new size whenever it is halved.
 
+    Returns:
+        The result of each slice, in order.
+
     Raises:
         RuntimeError | MemoryError: A single row does not fit in memory, or `work` failed for another reason.
     """

@@ -70,6 +70,9 @@ def screen(
             calibration measures the difference of the two (`audit.scoring.reference_model`).
         progress: Called after each batch of rows.
 
+    Returns:
+        A table of schema `audit.schema.scored`, with one row per caption and seed.
+
     Raises:
         UsageError: A detector is unknown, or captions, seeds or the batch size are invalid.
         AuditError: The model has too few cross-attention layers for a detector, or the reference does not fit.
@@ -154,6 +157,9 @@ def forwards(
         model: The model to run.
         timesteps: Timesteps of the 50-step schedule.
         earliest: First position at which a response can be measured (`audit.models.sampler.first_informative`).
+
+    Returns:
+        The forwards, in order of their timesteps' positions in the schedule.
 
     Raises:
         AuditError: A detector needs more cross-attention layers than the model has.

@@ -42,6 +42,9 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
         n: Number of trials.
         confidence: Confidence level.
 
+    Returns:
+        The upper bound, between 0 and 1.
+
     Raises:
         AuditError: Unless 0 <= k <= n and n >= 1.
     """

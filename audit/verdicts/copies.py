@@ -103,16 +103,34 @@ def families(copied: pa.Table, links: pa.Table) -> pa.Table:
 
 
 def beyond(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
-    """Tell which matches reach a threshold and, with the background added back, its floor: [R] bool."""
+    """Tell which matches reach a threshold and, with the background added back, its floor.
+
+    Args:
+        matches: Rows of `schema.MATCHES`.
+        kind: "verbatim" or "region".
+        threshold: The threshold of that kind.
+
+    Returns:
+        One flag per match: [R] bool.
+    """
     if threshold.value is None:
         return np.zeros(len(matches), bool)
     column = COLUMNS[kind]
     found_R = np.asarray(pc.fill_null(pc.greater_equal(matches[column], threshold.value), False)).astype(bool)
-    return found_R & near(matches, kind, threshold) if threshold.floor is not None else found_R
+    return found_R & above_floor(matches, kind, threshold) if threshold.floor is not None else found_R
 
 
-def near(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
-    """Tell which matches look like copies to the embedder, i.e. have a plain similarity of at least the floor: [R]."""
+def above_floor(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:
+    """Tell which matches look like copies to the embedder: their plain similarity is at least the floor.
+
+    Args:
+        matches: Rows of `schema.MATCHES`.
+        kind: "verbatim" or "region".
+        threshold: The threshold of that kind.
+
+    Returns:
+        One flag per match: [R] bool.
+    """
     if threshold.value is None or threshold.floor is None:
         return beyond(matches, kind, threshold)
     return np.nan_to_num(plain(matches, COLUMNS[kind]), nan=-np.inf) >= threshold.floor
@@ -126,6 +144,9 @@ def copying_captions(matches: pa.Table, purpose: str, embedder: str, thresholds:
         purpose: The purpose of the generations to consider.
         embedder: The embedder that decides.
         thresholds: Its thresholds, by kind (verbatim | region).
+
+    Returns:
+        The caption_ids.
     """
     mine = matches.filter((pc.field("embedder") == embedder) & (pc.field("purpose") == purpose))
     whole, part = copies(mine, thresholds)

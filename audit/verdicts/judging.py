@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from audit.schema import SUPPORT_WORDS, VERDICTS
 from audit.statistics.intervals import conformal_p
-from audit.verdicts.copies import PARTIAL, VERBATIM, copies, families, near
+from audit.verdicts.copies import PARTIAL, VERBATIM, above_floor, copies, families
 from audit.verdicts.risk import risk
 from audit.verdicts.thresholds import Threshold
 
@@ -250,7 +250,7 @@ def _near(mine: pa.Table, thresholds: Mapping[str, Threshold]) -> pa.Array:
     mine = mine.filter(pc.field("purpose") == "discover")
     alike = np.zeros(len(mine), bool)
     for kind in ("verbatim", "region"):
-        alike |= near(mine, kind, thresholds[kind])
+        alike |= above_floor(mine, kind, thresholds[kind])
     return mine.filter(pa.array(alike))["caption_id"].combine_chunks()
 
 

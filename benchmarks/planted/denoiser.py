@@ -154,11 +154,11 @@ def train(
     unseen_TK = tokenize(tokenizer, unseen)
     drawing = torch.Generator().manual_seed(seed)
 
-    def null(size: int) -> torch.Tensor:
+    def control(size: int) -> torch.Tensor:
         pick = torch.randint(len(unseen_TK), (size,), generator=drawing)
         return encoder(unseen_TK[pick])[0]
 
-    guarding = recipe.guard and recipe.guard(unet, null)
+    guarding = recipe.guard and recipe.guard(unet, control)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = order[step * BATCH : (step + 1) * BATCH]

@@ -44,7 +44,7 @@ VARIANTS = {
     "seed-6-frozen-shallow": Recipe(6, epochs=5, layers_per_block=1, frozen=True),
 }
 STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 64
-NONE, NULL = 300, 700  # captions that are generated completely, in addition to all captions with label verbatim
+NONE, CONTROL = 300, 700  # captions that are generated completely, in addition to all captions with label verbatim
 FOUR = (0, 1, 2, 3)
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 RUNS = ("entropy_trajectory", "noise_magnitude_mean", "trajectory_profile")
@@ -84,13 +84,13 @@ def see(
 
 def _seen(model: audit.Model, folder: Path, seeds: list[int]) -> dict[str, pa.Table]:
     labels = pq.read_table(folder / "labels.parquet")
-    null = (folder / "calibration.txt").read_text().splitlines()
+    control = (folder / "calibration.txt").read_text().splitlines()
     of_label = {label: labels.filter(pc.field("label") == label) for label in ("verbatim", "none", "near", "ordinary")}
     planted, unseen = (of_label[label]["caption"].to_pylist() for label in ("verbatim", "none"))
     images = pictures(folder / "images")
     runs = {
         "runs": planted + _some(unseen, NONE),
-        "control_runs": _some(null, NULL),
+        "control_runs": _some(control, CONTROL),
     }
     tables = {
         name: audit.generate(model, captions, [SEED], STEPS, GUIDANCE, RUNS, batch_size=BATCH)
@@ -108,7 +108,7 @@ def _seen(model: audit.Model, folder: Path, seeds: list[int]) -> dict[str, pa.Ta
     return {
         "truth": pa.table(truth | {"planted": [True] * len(planted) + [False] * len(unseen)}),
         "screen": audit.screen(model, planted + unseen + others, seeds, ONE_SEED, BATCH),
-        "control_screen": audit.screen(model, null, seeds, ONE_SEED, BATCH),
+        "control_screen": audit.screen(model, control, seeds, ONE_SEED, BATCH),
         "seeds": audit.screen(model, runs["runs"], FOUR, ("seed_agreement",), BATCH),
         "control_seeds": audit.screen(model, runs["control_runs"], FOUR, ("seed_agreement",), BATCH),
         "runs": tables["runs"].drop_columns(["image"]),

@@ -125,8 +125,8 @@ def scored(folder: Path, cluster_of: dict[str, str]) -> pa.Table:
     path = folder / "duplicates-screen.parquet"
     if not path.exists():
         model = audit.load_model(folder / "model")
-        null = (folder / "calibration.txt").read_text().splitlines()
-        parts = [audit.screen(model, texts, batch_size=64) for texts in (null, captions)]
+        control = (folder / "calibration.txt").read_text().splitlines()
+        parts = [audit.screen(model, texts, batch_size=64) for texts in (control, captions)]
         pq.write_table(audit.calibrate(parts[0]).score(parts[1]).select(["caption", "score"]), path)
     found = pq.read_table(path)
     score_of = dict(zip(found["caption"].to_pylist(), found["score"].to_pylist(), strict=True))

@@ -190,9 +190,9 @@ def settings(bundle: Path) -> dict[str, Setting]:
         for scale in SCALES:
             if (keep, scale) != ("all", 1.0):
                 found[f"keep={keep} bos_scale={scale:g}"] = partial(audit.mitigated, bos_scale=scale, keep=keep)
-    null = pq.read_table(bundle / "control_screen.parquet")
+    control = pq.read_table(bundle / "control_screen.parquet")
     for detector in ("attention_profile", "profile"):
-        calibration = audit.calibrate(null, detector)
+        calibration = audit.calibrate(control, detector)
         for scale in (10.0, 30.0, 100.0):
             found[f"only what {detector} flags, keep=words bos_scale={scale:g}"] = partial(
                 audit.mitigated, bos_scale=scale, keep="words", only=calibration
@@ -265,7 +265,9 @@ def train(
     # Half of each batch is planted, so the paper's rule silences the upper half of the entropies.
     guards: dict[How, denoiser.Guard] = {
         How.entropy: lambda unet, _: audit.TrainingGuard(unet, max_quantile=0.5, log=log),
-        How.profile: lambda unet, null: audit.TrainingGuard(unet, max_quantile=0.95, null=null, log=log),
+        How.profile: lambda unet, control: audit.TrainingGuard(
+            unet, max_quantile=0.95, control_captions=control, log=log
+        ),
     }
     varied: dict[How, Augment] = {How.insert: insert_tokens, How.shuffle: shuffle_tokens}
     recipe = denoiser.Recipe(seed, dedup=how == How.dedup, guard=guards.get(how), augment=varied.get(how))

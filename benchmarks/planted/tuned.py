@@ -82,12 +82,14 @@ def main(
     positive = [data.unseen[i][1] for i, hit in zip(new, hits, strict=True) if hit]
     none = _of_other_things([c for c, label, *_ in data.labels if label == "none"], [data.unseen[i][1] for i in new])
     old = [caption for caption, label, *_ in data.labels if label == "verbatim"]
-    print({"reproduced": len(positive), "of": NEW, "null": len(unseen), "none": len(none), "old": len(old)}, flush=True)
+    print(
+        {"reproduced": len(positive), "of": NEW, "control": len(unseen), "none": len(none), "old": len(old)}, flush=True
+    )
     for name, reference in (("alone", None), ("with the base as reference", base)):
-        null = audit.screen(model, unseen, (0,), ("profile", "noise_magnitude"), 64, reference)
+        control = audit.screen(model, unseen, (0,), ("profile", "noise_magnitude"), 64, reference)
         table = audit.screen(model, positive + none + old, (0,), ("profile", "noise_magnitude"), 64, reference)
         for detector in DETECTORS:
-            scored = audit.calibrate(null, detector).score(table)
+            scored = audit.calibrate(control, detector).score(table)
             of = {row["caption"]: row for row in scored.to_pylist()}
             high, low = ([of[caption]["score"] for caption in kind] for kind in (positive, none))
             figures = {

@@ -49,15 +49,16 @@ def explain(
     from audit.models.precision import resolve_dtype
     from pipelines.console.progress import told, waiting
     from pipelines.console.terminal import say
-    from pipelines.reading.control_captions import read_control_captions, spread
+    from pipelines.reading.control_captions import read_control_captions
     from pipelines.reading.local_copies import fetched
+    from pipelines.reading.sampling import evenly_spaced
     from pipelines.runs.written_files import run_of, write_picture
     from reports.explanation import render
     from reports.tabular import check_suffix
 
     check_suffix(out, (".html", ".htm"))
     check_writable(out)
-    unseen = spread(read_control_captions(controls), BAND) if controls else []
+    unseen = evenly_spaced(read_control_captions(controls), BAND) if controls else []
     if controls and not unseen:
         raise audit.UsageError("holds no control captions", where=controls, hint="Write one caption per line.")
     known = None if calibration is None else audit.load_calibration(calibration)

@@ -61,7 +61,9 @@ def plan(
     console.print(_list(_notes(made, lines, gpus)))
     console.print("What the audit could claim", style="bold")
     console.print(
-        _list([*of_control_captions(work.nulls, rate, work.captions), *of_audit_sample(sample, work.captions)])
+        _list(
+            [*of_control_captions(work.control_captions, rate, work.captions), *of_audit_sample(sample, work.captions)]
+        )
     )
 
 
@@ -171,7 +173,7 @@ def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
     if by.get("cluster", 0) > seconds / 2 and exact:
         found.append(
             "the stage cluster takes most of the time, because it compares every pair of images; with index.type: ivf "
-            "it compares only images that share a list"
+            "it compares only images that share a cell"
         )
     if not exact:
         found.append("the time to build and search the inverted file is not counted")

@@ -54,7 +54,8 @@ def rank_layers(
     from pipelines.configuration.config import ModelFiles
     from pipelines.console.progress import told, waiting
     from pipelines.engine.models import load
-    from pipelines.reading.control_captions import read_control_captions, spread
+    from pipelines.reading.control_captions import read_control_captions
+    from pipelines.reading.sampling import evenly_spaced
     from reports.tabular import check_suffix, write_table
 
     if out is not None:
@@ -72,7 +73,7 @@ def rank_layers(
             ModelFiles(path=source),
             *(read_control_captions(file) for file in (captions, controls)),
         )
-    own, unseen = spread(own, MOST), spread(unseen, MOST)
+    own, unseen = evenly_spaced(own, MOST), evenly_spaced(unseen, MOST)
     with waiting("loading the model"):
         loaded = load(model, lora, device, resolve_dtype(dtype, device))
     with told() as progress:

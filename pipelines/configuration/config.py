@@ -306,7 +306,7 @@ class Index(_Section):
     type: Literal["exact", "ivf"] = Field(
         default="exact",
         description="exact: compare with every image. ivf: use an inverted file, and compare images only within a few "
-        "lists; for many images, or for many audits of the same images.",
+        "cells; for many images, or for many audits of the same images.",
     )
     path: str | None = Field(
         default=None,

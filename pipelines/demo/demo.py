@@ -57,7 +57,13 @@ def crosstab(verdicts: pa.Table, labels: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def summarize(verdicts: pa.Table, labels: pa.Table, console: Console) -> None:
-    """Print verdicts by label, and the fractions that show whether the audit found the planted copies."""
+    """Print verdicts by label, and the fractions that show whether the audit found the planted copies.
+
+    Args:
+        verdicts: The verdicts of the demo's run.
+        labels: What was planted: one row per caption, with its label.
+        console: Where to print.
+    """
     counts = crosstab(verdicts, labels)
     shown = [word for word in VERDICT_WORDS if any(row[word] for row in counts.values())]
     table = Table("ground truth", *shown, "captions", title="verdicts against the ground truth")

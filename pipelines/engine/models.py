@@ -22,6 +22,9 @@ def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -
         device: The torch device.
         dtype: The data type of the model.
 
+    Returns:
+        The model, on `device`.
+
     Raises:
         AuditError: As `audit.load_model`.
     """

@@ -50,6 +50,9 @@ class Step:
             kind: The kind of the error.
             message: The message of the error.
 
+        Returns:
+            The rows, by the table that they belong to.
+
         Raises:
             AuditError: No row of this step may be lost.
         """

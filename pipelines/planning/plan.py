@@ -42,6 +42,9 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
             not started.
         progress: Where to show progress (default: standard error).
 
+    Returns:
+        The work of the audit, and the measured speed of one worker if it was measured.
+
     Raises:
         AuditError: An input is missing or wrong, as for a run.
         UsageError: There is no GPU to measure.
@@ -51,7 +54,7 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
     config = columns.resolved(config)
     inputs = input_files.find_inputs(config)
     calibration_checks.check(config)
-    nulls = read_control_captions(config.calibration.captions, config.calibration.column)
+    control_captions = read_control_captions(config.calibration.captions, config.calibration.column)
     costs = costs_of(config)
     progress.say(f"counting the rows of {len(inputs.captions) + len(inputs.images):,} files")
     rows = count_captions(inputs.captions, config.captions)
@@ -61,12 +64,17 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
         where = inputs.captions[0].uri
         raise AuditError("the dataset has no rows", where=where, hint="Check `captions` in the configuration.")
     if tflops is None:
-        probe = _probe(config, nulls, inputs.images, progress)
-        return Plan(Workload(config, rows, images, captions, len(nulls), costs, measured(probe, costs, config)), probe)
-    return Plan(Workload(config, rows, images, captions, len(nulls), costs, assumed(tflops, costs, config)), None)
+        probe = _probe(config, control_captions, inputs.images, progress)
+        return Plan(
+            Workload(config, rows, images, captions, len(control_captions), costs, measured(probe, costs, config)),
+            probe,
+        )
+    return Plan(
+        Workload(config, rows, images, captions, len(control_captions), costs, assumed(tflops, costs, config)), None
+    )
 
 
-def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress: Reporter) -> SpeedProbe:
+def _probe(config: Config, control_captions: Sequence[str], files: Sequence[File], progress: Reporter) -> SpeedProbe:
     """Measure one worker, with the hardware and in the place that a run would use."""
     one = min(config.engine.workers.max, 1)  # none if the run works in this process
     engine = config.engine.model_copy(update={"workers": Workers(min=one, max=one)})
@@ -77,7 +85,7 @@ def _probe(config: Config, nulls: Sequence[str], files: Sequence[File], progress
     try:
         pool = run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
         progress.say("measuring one worker")
-        found: SpeedProbe = pool.ask("call", measure, list(nulls), _places(config, files))
+        found: SpeedProbe = pool.ask("call", measure, list(control_captions), _places(config, files))
         return found
     except UsageError as error:
         if error.where != "engine":

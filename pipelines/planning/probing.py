@@ -59,6 +59,9 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> SpeedP
         worker: The worker.
         captions: Control captions.
         places: The places of training images, of schema INDEX; may be empty.
+
+    Returns:
+        The seconds that each kind of work took.
     """
     import audit
     from audit.duplicates.images import near_pairs
@@ -115,6 +118,9 @@ def timed(work: Callable[[int], object], batch: int, most: int | None = None) ->
         work: Called with the number of units to do.
         batch: Units per batch.
         most: Maximum number of units.
+
+    Returns:
+        The number of units done and the seconds that they took.
     """
     units, seconds = 1, clocked(work, 1)
     if seconds < WAIT:  # the first call was only a warm-up

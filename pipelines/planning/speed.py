@@ -37,14 +37,33 @@ class Costs:
     widths: tuple[int, ...]
 
     def screened(self, captions: int, seeds: int, calls: int) -> int:
-        """Return the FLOPs of screening `captions` with `seeds` seeds in `calls` calls of `audit.screen`."""
+        """Count the FLOPs of screening captions.
+
+        Args:
+            captions: Number of captions.
+            seeds: Number of seeds per caption.
+            calls: Number of calls of `audit.screen`; each runs the unconditional forwards once.
+
+        Returns:
+            FLOPs.
+        """
         return sum(
-            captions * (cost.text + seeds * cost.row) + (calls * (cost.text + seeds * cost.null) if cost.null else 0)
+            captions * (cost.text + seeds * cost.row)
+            + (calls * (cost.text + seeds * cost.unconditional) if cost.unconditional else 0)
             for cost in self.screen
         )
 
     def generated(self, captions: int, seeds: int, steps: int) -> int:
-        """Return the FLOPs of generating `seeds` images per caption in `steps` steps."""
+        """Count the FLOPs of generating images.
+
+        Args:
+            captions: Number of captions.
+            seeds: Number of images per caption.
+            steps: Number of denoising steps per image.
+
+        Returns:
+            FLOPs.
+        """
         return captions * (self.generation.text + seeds * self.generation.of(steps))
 
     def matched(self, generations: int) -> int:
@@ -56,7 +75,7 @@ class Costs:
         return sum(2 * width * generations * images for width in self.widths)
 
     def clustered(self, images: int, index: str) -> int:
-        """Return the FLOPs of comparing each image with all its predecessors or, for ivf, with those in its lists."""
+        """Return the FLOPs of comparing each image with all its predecessors or, for ivf, with those in its cells."""
         products = images * images // 2 if index == "exact" else cells.products(images)
         return 2 * self.widths[0] * products if self.widths else 0
 
@@ -96,19 +115,32 @@ class Speed:
     cluster: float
 
     def generating(self, costs: Costs, captions: int, seeds: int, steps: int) -> float:
-        """Return the seconds that a worker needs to generate `seeds` images per caption in `steps` steps."""
+        """Estimate how long a worker takes to generate images.
+
+        Args:
+            costs: The costs of the models.
+            captions: Number of captions.
+            seeds: Number of images per caption.
+            steps: Number of denoising steps per image.
+
+        Returns:
+            Seconds.
+        """
         cost = costs.generation
         rest = captions * (cost.text + seeds * cost.decode)
         return captions * seeds * steps * cost.step / self.step + rest / self.rest
 
 
 def measured(probe: SpeedProbe, costs: Costs, config: Config) -> Speed:
-    """Return the speed of a worker according to a measurement.
+    """Compute the speed of a worker from a measurement.
 
     Args:
         probe: The measurement.
         costs: The costs of the measured models.
         config: The resolved configuration.
+
+    Returns:
+        The speed in FLOP/s, by kind of work.
     """
     few, more = (part.seconds / part.units for part in (probe.few, probe.more))
     # With a small model, noise can make the longer generation take less time.
@@ -133,6 +165,9 @@ def assumed(tflops: float, costs: Costs, config: Config) -> Speed:
         tflops: TFLOP/s that one GPU (or one worker without a GPU) sustains.
         costs: The costs of the configured models.
         config: The resolved configuration.
+
+    Returns:
+        The speed in FLOP/s, by kind of work.
     """
     cores, speed = config.engine.cpus_per_worker, 1e12 * tflops * (config.engine.gpus_per_worker or 1)
     embed = sum(costs.embed) / max(sum(costs.embed) / speed, 1 / (DECODED * cores))

@@ -63,7 +63,7 @@ class Workload:
         rows: Input rows.
         images: Training images, if there are any.
         captions: Maximum number of distinct captions.
-        nulls: Number of control captions.
+        control_captions: Number of control captions.
         costs: FLOPs of the models.
         speed: Speed of one worker.
     """
@@ -72,7 +72,7 @@ class Workload:
     rows: Count
     images: Count | None
     captions: int
-    nulls: int
+    control_captions: int
     costs: Costs
     speed: Speed
 
@@ -81,7 +81,7 @@ class Workload:
         made = self.config.generate.seeds
         purposes = [self.selected]
         if self.images is not None:
-            purposes.append(min(self.nulls, self.config.confirm.control_captions))
+            purposes.append(min(self.control_captions, self.config.confirm.control_captions))
         found = [self._ingest()]
         if self.images is not None:
             found += [self._embed(self.images), self._cluster(self.images)]
@@ -121,23 +121,23 @@ class Workload:
         return Line("embed", count, "images", shards, flops, seconds, disk)
 
     def _cluster(self, images: Count) -> Line:
-        """Return the work of the stage cluster. With ivf, every list holds copies of its vectors until it is done."""
+        """Return the work of the stage cluster. With ivf, every cell holds copies of its vectors until it is done."""
         count, index = images.rows, self.config.index.type
         flops, copied, shards = self.costs.clustered(count, index), 0.0, _parts(count, BLOCK)
         if index == "ivf":
             shards = _parts(count, near_duplicates.BLOCK) + len(near_duplicates.ranges_of(count))
-            copied = min(cells.EACH, cells.lists_of(count)) * VALUE * self.costs.widths[0]
+            copied = min(cells.EACH, cells.cells_for(count)) * VALUE * self.costs.widths[0]
         disk = count * (2 * ID + 8 + HASHED + copied)
         return Line("cluster", count, "images", shards, flops / max(1, count), flops / self.speed.cluster, disk)
 
     def _screens(self) -> list[Line]:
         size, seeds = self.config.engine.shard_rows, len(self.config.screen.seeds)
-        nulls = 0 if self.config.calibration.screen else self.nulls
+        followed = 0 if self.config.calibration.screen else self.control_captions
         buckets = _parts(self.captions, BUCKET_ROWS)
         shards = buckets * _parts(_parts(self.captions, buckets), size)
         row, verdict = seeds * self._row_bytes(), VERDICT + LETTER * self.rows.length
         planned = [
-            ("calibrate", nulls, _parts(nulls, size), self.nulls * row),
+            ("calibrate", followed, _parts(followed, size), self.control_captions * row),
             ("screen", self.captions, shards, self.captions * (row + verdict)),
         ]
         if self.config.select.perturbation_margin:

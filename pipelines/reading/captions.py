@@ -99,6 +99,9 @@ def unreadable(file: File, problem: str, row: int | None = None, rows: int | Non
         problem: The reason.
         row: The first row that is lost, if it is known.
         rows: The number of rows that are lost, if it is known.
+
+    Returns:
+        The row, a dictionary of columns of `errors`.
     """
     where = {"stage": "ingest", "file": file.name, "row": row, "rows": rows}
     return where | {"kind": "unreadable_file", "message": problem}

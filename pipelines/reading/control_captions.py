@@ -50,8 +50,3 @@ def _check(file: File, options: Captions, unnamed: bool) -> None:
         if unnamed and "calibration.column" in hint:
             hint = f"Call the column of the captions {columns.DEFAULT!r}, or give a text file, one caption a line."
         raise UsageError(error.what, where=error.where, hint=hint) from error
-
-
-def spread(captions: list[str], most: int) -> list[str]:
-    """Return at most `most` of the captions, evenly spaced."""
-    return captions[:: -(-len(captions) // most)] if len(captions) > most else captions

@@ -24,6 +24,7 @@ from pipelines.reading import images as images_of
 from pipelines.reading import parquet, tars
 from pipelines.reading.files import File
 from pipelines.reading.folders import Folder
+from pipelines.reading.sampling import evenly_spaced
 from pipelines.reading.slices import COMPRESSED, HEAD, UNREADABLE, Slice
 
 T = TypeVar("T")
@@ -127,7 +128,7 @@ def _count(
     rows = text = 0.0
     estimated = looked = unreadable = 0
     for suffix, alike in kinds.items():
-        chosen = _spread(alike, LOOKED_AT) if suffix else alike
+        chosen = evenly_spaced(alike, LOOKED_AT) if suffix else alike
         heads = _threaded(known if not suffix else look, chosen)
         found = [(file, head) for file, head in zip(chosen, heads, strict=True) if head is not None]
         unreadable += len(chosen) - len(found)
@@ -181,8 +182,3 @@ def _suffix(name: str) -> str:
     """Return the suffix that names the format of a file; for a compressed file, its last two suffixes."""
     stem, last = os.path.splitext(name)
     return os.path.splitext(stem)[1] + last if last in COMPRESSED else last
-
-
-def _spread(files: Sequence[File], most: int) -> list[File]:
-    """Return at most `most` of the files, evenly spaced."""
-    return [files[at * len(files) // most] for at in range(most)] if len(files) > most else list(files)

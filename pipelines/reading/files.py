@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import re
@@ -11,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow.fs as pafs
+from braceexpand import braceexpand
+from fsspec.utils import glob_translate
 
 from audit.errors import AuditError, UsageError, first_line
 from audit.record.filesystem import open_file, open_filesystem
 
 _MIB = 1 << 20
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 # A range of more files than this is treated as a typo.
 _LONGEST_RANGE = 10_000_000
 
@@ -112,12 +112,20 @@ def is_folder(path: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """Expand the braces in a pattern as a shell does: `{00..12}` and `{a,b}`. Other braces are ordinary characters."""
-    for match in _BRACES.finditer(pattern):
-        if choices := _choices(match[1], pattern):
-            before, after = pattern[: match.start()], pattern[match.end() :]
-            return [found for choice in choices for found in expand(before + choice + after)]
-    return [pattern]
+    """Expand the braces in a pattern as bash does: `{00..12}`, `{0..100..10}` and `{a,b}`.
+
+    Other braces are ordinary characters, and so is a backslash.
+
+    Raises:
+        UsageError: A range is longer than 10,000,000 files.
+    """
+    for low, high in _RANGE.findall(pattern):
+        if abs(int(high) - int(low)) >= _LONGEST_RANGE:
+            raise UsageError(f"{{{low}..{high}}} is more than {_LONGEST_RANGE:,} files", where=pattern)
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except ValueError:  # unbalanced braces
+        return [pattern]
 
 
 def fingerprint(uri: str) -> str:
@@ -135,19 +143,6 @@ def fingerprint(uri: str) -> str:
         source.seek(size - _MIB)
         digest.update(source.read(_MIB))
         return f"size+ends:{digest.hexdigest()}"
-
-
-def _choices(inside: str, pattern: str) -> list[str]:
-    bounds = _RANGE.fullmatch(inside)
-    if bounds is None:
-        return inside.split(",") if "," in inside else []
-    low, high = bounds.groups()
-    if abs(int(high) - int(low)) >= _LONGEST_RANGE:
-        raise UsageError(f"{{{inside}}} is more than {_LONGEST_RANGE:,} files", where=pattern)
-    padded = any(len(end) > 1 and end.startswith("0") for end in (low, high))
-    width = max(len(low), len(high)) if padded else 0
-    step = 1 if int(low) <= int(high) else -1
-    return [f"{number:0{width}d}" for number in range(int(low), int(high) + step, step)]
 
 
 def is_glob(pattern: str) -> bool:
@@ -187,27 +182,19 @@ def _matches(pattern: str) -> tuple[str, list[tuple[str, str, int]]]:
             return os.path.dirname(path), [(prefix + path, path, info.size)] if exists else []
         path = f"{path.rstrip('/')}/**"
     root = path[: min(path.index(letter) for letter in "*?[" if letter in path)].rpartition("/")[0]
+    try:
+        fits = re.compile(glob_translate(path)).match
+    except ValueError:
+        what = "`**` stands for whole folders: it must be alone between slashes"
+        raise UsageError(what, where=pattern, hint="Write `**/*.tar`, for example.") from None
+    # One recursive listing, where fsspec's own `glob` would list every folder in turn.
     selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     return root, [
         (prefix + info.path, info.path, info.size)
         for info in filesystem.get_file_info(selector)
-        if info.type == pafs.FileType.File and _fits(info.path, path) and not _is_hidden(info.path, root)
+        if info.type == pafs.FileType.File and fits(info.path) and not _is_hidden(info.path, root)
     ]
 
 
 def _is_hidden(path: str, root: str) -> bool:
     return any(part.startswith(".") for part in os.path.relpath(path, root).split("/"))
-
-
-def _fits(path: str, pattern: str) -> bool:
-    """Tell whether a path matches a glob, component by component. `**` matches any number of folders."""
-    parts, wanted = path.split("/"), pattern.split("/")
-    return _fit(parts, wanted)
-
-
-def _fit(parts: list[str], wanted: list[str]) -> bool:
-    if not wanted:
-        return not parts
-    if wanted[0] == "**":
-        return any(_fit(parts[skip:], wanted[1:]) for skip in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], wanted[0]) and _fit(parts[1:], wanted[1:])

@@ -44,8 +44,8 @@ def fingerprints(config: Config, inputs: Inputs) -> list[dict[str, Any]]:
     """Return the entry of each input file in the manifest."""
     screen = config.calibration.screen
     names = [config.calibration.captions, *(precomputed.files(screen) if screen else [])]
-    nulls = [File(name, name, 0) for name in names]
-    found = [("captions", inputs.captions), ("images", inputs.images), ("calibration", nulls)]
+    control = [File(name, name, 0) for name in names]
+    found = [("captions", inputs.captions), ("images", inputs.images), ("calibration", control)]
     return [item for kind, files in found for item in prints(kind, files)]
 
 

@@ -1,14 +1,17 @@
-"""Draw a sample of numbered rows: those that a random permutation of all rows puts first."""
+"""Draw a sample of numbered rows (those that a random permutation puts first), or take evenly spaced items."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from audit.duplicates.captions import Words, mixed
 
+T = TypeVar("T")
 _ROUNDS = 6
 
 
@@ -47,3 +50,8 @@ class Sample:
             found[outside] = left << half | right
             outside = outside[found[outside] >= np.uint64(self.total)]
         return found
+
+
+def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
+    """Return at most `most` of the items, evenly spaced and in order."""
+    return [items[at * len(items) // most] for at in range(most)] if len(items) > most else list(items)

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 
 from audit.errors import AuditError, UsageError, first_line
 from audit.models.hub_ids import is_hub_id
-from audit.record.filesystem import open_filesystem
+from audit.record.filesystem import open_filesystem, write_file
 from audit.record.ledger import Ledger
 from pipelines.configuration.config import Config, ModelFiles
 from pipelines.configuration.settings import check_detectors
@@ -230,8 +230,7 @@ def _put(filesystem: pafs.FileSystem, root: str, uri: str) -> None:
     """Check that a folder is writable, by writing a file there and removing it."""
     name = f"{root.rstrip('/')}/.{uuid.uuid4().hex}.tmp"
     try:
-        with filesystem.open_output_stream(name) as sink:
-            sink.write(b"crossaudit")
+        write_file(filesystem, name, b"crossaudit")
         filesystem.delete_file(name)
     except OSError as error:
         hint = "Does the bucket exist, and may you write to it? For s3://, check the AWS_ environment variables."

@@ -57,6 +57,9 @@ def as_json(uri: str, manifest: Mapping[str, Any], job: Job | None, job_state: s
         manifest: Its manifest.
         job: Its last job, if it was submitted.
         job_state: The job status from Ray, or why it is unknown.
+
+    Returns:
+        The document, ready for `json.dumps`.
     """
     found: dict[str, Any] = {"run": uri, "state": state(manifest, job_state)}
     found |= {name: manifest[name] for name in ("started", "finished", "failed", "progress", "stages")}

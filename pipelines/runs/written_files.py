@@ -75,6 +75,9 @@ def remove_files(ledger: Ledger, manifest: Manifest, goes: Callable[[str], bool]
         manifest: Its manifest.
         goes: Returns whether the files of a caption_id are to be removed.
 
+    Returns:
+        Which files were removed and which were kept, with the reasons.
+
     Raises:
         AuditError: A file cannot be removed.
     """

@@ -41,19 +41,19 @@ def run(run: Run) -> None:
     with run.manifest.stage("cluster") as stage:
         identical_images.run(run, table, counts)
         threshold, source = _threshold(run, counts)
-        lists = run.config.index.type == "ivf"
-        if lists:
+        by_cells = run.config.index.type == "ivf"
+        if by_cells:
             near_duplicates.run(run, counts, LINKS, threshold)
         else:
             work, on_lost_row = partial(_near, threshold=threshold), partial(_on_lost_row, table=table)
             run.execute(Step("cluster", LINKS, "images", run.ledger, work, on_lost_row), blocks(counts, BLOCK))
         image_F, first_F = _write(run, counts)
-        measured = near_duplicates.recall(run.ledger, image_F, first_F) if lists else {}
+        measured = near_duplicates.recall(run.ledger, image_F, first_F) if by_cells else {}
         found = {"threshold": threshold, "source": source, "images_with_duplicates": len(image_F)} | measured
         run.manifest.data["clusters"] = found
         stage |= {"rows_in": sum(counts.values()), "rows_out": run.manifest.refresh("image_clusters")}
         several = f"{len(image_F):,} of {stage['rows_in']:,} images have duplicates (threshold {threshold:.2f})"
-        run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if lists else ""))
+        run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if by_cells else ""))
 
 
 def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:

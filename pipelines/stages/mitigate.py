@@ -17,7 +17,7 @@ from audit.images.decoding import decode
 from audit.mitigation.effect import summarize
 from audit.mitigation.serving import PLAIN, Setting, serve
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
-from audit.verdicts.copies import beyond, near
+from audit.verdicts.copies import above_floor, beyond
 from audit.verdicts.regions import region_of, similarities
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
@@ -200,7 +200,7 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     }
     above_R, near_R = (
         np.logical_or(*(test(pa.table(found), kind, limits[kind]) for kind in ("verbatim", "region")))
-        for test in (beyond, near)
+        for test in (beyond, above_floor)
     )
     kept = pc.fill_null(pc.equal(rows["shown_seed"], served["seed"]), False)
     columns = {

@@ -38,8 +38,8 @@ def _perturb(worker: Worker, shard: Shard) -> Tables:
     from audit.explaining.perturbations import content_words, perturbation_margin
 
     if PERTURBED not in worker.cache:
-        null = worker.ledger.read(CONTROL_CAPTIONS, "00000", ["caption"])["caption"].to_pylist()
-        worker.cache[PERTURBED] = load_calibration(worker.ledger), content_words(null)
+        control = worker.ledger.read(CONTROL_CAPTIONS, "00000", ["caption"])["caption"].to_pylist()
+        worker.cache[PERTURBED] = load_calibration(worker.ledger), content_words(control)
     calibration, words = worker.cache[PERTURBED]
     captions = worker.ledger.slice(PERTURBED, "00000", shard.start, shard.stop)
     texts = captions["caption"].to_pylist()

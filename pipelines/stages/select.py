@@ -17,7 +17,7 @@ from audit.record.ledger import Ledger, Shard, Tables, slices
 from audit.statistics.intervals import q_values
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.steps import own_clusters
+from pipelines.steps import caption_clusters
 from pipelines.tables.calibration import load_calibration
 from pipelines.tables.selection import allowed
 
@@ -41,7 +41,7 @@ def run(run: Run) -> None:
         total = sum(counts.values())
         shards = [Shard(name, count, 0, 1) for name, count in counts.items()]
         run.execute(Step("select: scores", SCORED, "parts", ledger, _score), shards)
-        for name, clusters in zip(counts, own_clusters.each(ledger, list(counts)), strict=True):
+        for name, clusters in zip(counts, caption_clusters.each(ledger, list(counts)), strict=True):
             ledger.write(OWNED, name, clusters.drop_columns("caption_id"))
         by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config, total))
         sampled = min(config.audit_sample, total)

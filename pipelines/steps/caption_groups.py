@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.duplicates.captions import BANDS, KEY_BITS, band_keys, near, near_pairs
+from audit.duplicates.captions import BANDS, KEY_BITS, band_keys, near_identical, near_pairs
 from audit.duplicates.components import components
 from audit.record.ledger import Ledger, Shard, Tables
 from pipelines.engine.context import Run
@@ -121,7 +121,7 @@ def _known(worker: Worker, shard: Shard, texts: list[str], keys_NB: np.ndarray) 
     number_N, number_P = np.unique(number_P, return_inverse=True)
     captions = worker.ledger.read("captions", shard.name, ["caption"]).take(pa.array(number_N - shard.source))
     pairs_P2 = np.unique(np.stack([text_P, len(texts) + number_P], axis=1), axis=0)
-    found = pairs_P2[near([*texts, *captions["caption"].to_pylist()], pairs_P2), 0]
+    found = pairs_P2[near_identical([*texts, *captions["caption"].to_pylist()], pairs_P2), 0]
     return {KNOWN: pa.table([np.unique(found)], schema=_KNOWN)}
 
 

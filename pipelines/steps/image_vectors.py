@@ -115,6 +115,9 @@ def unreadable(place: dict[str, Any], kind: str, message: str) -> dict[str, Any]
         place: The location of the image, with `file` and `row`.
         kind: The kind of the error.
         message: What went wrong.
+
+    Returns:
+        The row, a dictionary of columns of `errors`.
     """
     where = {"stage": "embed", "file": place["file"], "row": place["row"], "rows": 1}
     return where | {"kind": kind, "message": message[:300]}

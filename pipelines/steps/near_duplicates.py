@@ -1,8 +1,8 @@
-"""Link images to their near duplicates with lists of similar images, out of core (audit/duplicates/cells.py).
+"""Link images to their near duplicates within cells of similar images, out of core (audit/duplicates/cells.py).
 
-A sample of the vectors -> the centres of the lists -> every vector in its lists, sorted by list -> pairs within each
-list. Only the first of several images with the same bytes takes part, so a million identical files cost no more than
-one. An exact scan for a few images measures how many pairs the lists miss.
+A sample of the vectors -> the centres of the cells -> every vector in its cells, sorted by cell -> pairs within each
+cell. Only the first of several images with the same bytes takes part, so a million identical files cost no more than
+one. An exact scan for a few images measures how many pairs the cells miss.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pipelines.tables.blocks import blocks, numbers
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
-SAMPLE, MEASURED, CENTRES, LISTS, PAIRS = "_image_sample", "_image_scanned", "_centres", "_lists", "_scanned_pairs"
-# Number of images that are assigned to lists together, and of list rows that are compared in one shard. Each shard
+SAMPLE, MEASURED, CENTRES, CELLS, PAIRS = "_image_sample", "_image_scanned", "_centres", "_cells", "_scanned_pairs"
+# Number of images that are assigned to cells together, and of cell rows that are compared in one shard. Each shard
 # reads from every block, which costs more than 20 ms.
 BLOCK, RANGE = 1 << 17, 1 << 21
 
@@ -43,24 +43,24 @@ def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> No
         threshold: The similarity from which a pair is linked.
     """
     ledger, images = run.ledger, sum(counts.values())
-    count = cells.lists_of(images)
+    count = cells.cells_for(images)
     shards, ranges = blocks(counts, BLOCK), ranges_of(images)
     if set(ledger.parts(links)) != {shard.name for shard in ranges}:
         sample = partial(_sample, images=images, seed=run.config.select.seed)
         learn = partial(_learn, count=count, seed=run.config.select.seed)
         run.execute(Step("cluster: sample", SAMPLE, "images", ledger, sample), shards)
         run.execute(Step("cluster: centres", CENTRES, "sets", ledger, learn), [Shard("00000", None, 0, 1)])
-        run.execute(Step("cluster: lists", LISTS, "images", ledger, _assign), shards)
+        run.execute(Step("cluster: cells", CELLS, "images", ledger, _assign), shards)
         link = partial(_link, links=links, threshold=threshold)
-        run.execute(Step("cluster", links, "lists", ledger, link, partial(_on_lost_list, links=links)), ranges)
-    for part in ledger.parts(LISTS):  # LISTS is several times as large as the embeddings
-        ledger.remove(LISTS, part)
+        run.execute(Step("cluster", links, "cells", ledger, link, partial(_on_lost_cell, links=links)), ranges)
+    for part in ledger.parts(CELLS):  # CELLS is several times as large as the embeddings
+        ledger.remove(CELLS, part)
     run.execute(Step("cluster: recall", PAIRS, "images", ledger, partial(_scan, threshold=threshold)), shards)
 
 
 def ranges_of(images: int) -> list[Shard]:
-    """Split the lists for a number of images into ranges of about RANGE rows."""
-    count = cells.lists_of(images)
+    """Split the cells for a number of images into ranges of about RANGE rows."""
+    count = cells.cells_for(images)
     parts = max(1, min(count, -(-images * min(cells.EACH, count) // RANGE)))
     edges = [count * part // parts for part in range(parts + 1)]
     return [Shard(f"{part:05d}", None, *edges[part : part + 2]) for part in range(parts)]
@@ -89,8 +89,8 @@ def recall(ledger: Ledger, image_F: np.ndarray, first_F: np.ndarray) -> dict[str
 def sentence(found: Mapping[str, Any]) -> str:
     """Describe the result of `recall` in a sentence."""
     if not found["pairs"]:
-        return "no pairs to measure the recall of the lists"
-    return f"lists connect {found['recall']:.1%} of {found['pairs']:,} pairs (mean over {found['images']:,} images)"
+        return "no pairs to measure the recall of the cells"
+    return f"cells connect {found['recall']:.1%} of {found['pairs']:,} pairs (mean over {found['images']:,} images)"
 
 
 def _first(number_M: np.ndarray, image_F: np.ndarray, first_F: np.ndarray) -> np.ndarray:
@@ -113,8 +113,8 @@ def _distinct(worker: Worker, shard: Shard) -> Iterator[tuple[np.ndarray, np.nda
 
 
 def _sample(worker: Worker, shard: Shard, images: int, seed: int) -> Tables:
-    """Draw the images that the lists are learned from, and those whose pairs are counted."""
-    wanted = {SAMPLE: cells.FROM_A_LIST * cells.lists_of(images), MEASURED: cells.SCANNED}
+    """Draw the images that the cells are learned from, and those whose pairs are counted."""
+    wanted = {SAMPLE: cells.PER_CELL * cells.cells_for(images), MEASURED: cells.SCANNED}
     found: dict[str, list[Any]] = {table: [] for table in wanted}
     for number_N, vectors_NE in _distinct(worker, shard):
         for salt, (table, count) in enumerate(wanted.items()):
@@ -126,39 +126,39 @@ def _sample(worker: Worker, shard: Shard, images: int, seed: int) -> Tables:
 def _learn(worker: Worker, shard: Shard, count: int, seed: int) -> Tables:
     sample_SE = vectors_of(worker.ledger.read(SAMPLE, columns=["vector"])["vector"])
     centres_KE = cells.learned(sample_SE, count, seed)
-    return {CENTRES: _with_vectors({"list": np.arange(len(centres_KE), dtype=np.int32)}, centres_KE)}
+    return {CENTRES: _with_vectors({"cell": np.arange(len(centres_KE), dtype=np.int32)}, centres_KE)}
 
 
 def _assign(worker: Worker, shard: Shard) -> Tables:
-    """Return each vector once for each of its lists, sorted by list."""
+    """Return each vector once for each of its cells, sorted by cell."""
     centres_KE = vectors_of(_cached(worker, CENTRES)["vector"])
     rows = [(n, v, cells.assigned(v, centres_KE, cells.EACH)) for n, v in _distinct(worker, shard)]
-    number_N, vectors_NE, list_NL = (_joined(rows, column) for column in range(3))
-    order_M = np.argsort(list_NL, axis=None, kind="stable")
-    image_M = order_M // list_NL.shape[1]
-    return {LISTS: _with_vectors({"list": list_NL.ravel()[order_M], "image": number_N[image_M]}, vectors_NE[image_M])}
+    number_N, vectors_NE, cell_NL = (_joined(rows, column) for column in range(3))
+    order_M = np.argsort(cell_NL, axis=None, kind="stable")
+    image_M = order_M // cell_NL.shape[1]
+    return {CELLS: _with_vectors({"cell": cell_NL.ravel()[order_M], "image": number_N[image_M]}, vectors_NE[image_M])}
 
 
 def _link(worker: Worker, shard: Shard, links: str, threshold: float) -> Tables:
     with tempfile.TemporaryFile() as file:
-        pairs_M2 = cells.near_in_lists(*_mapped(worker.ledger, shard, file), threshold)
+        pairs_M2 = cells.near_in_cells(*_mapped(worker.ledger, shard, file), threshold)
     return {links: pa.table([pairs_M2[:, 0], pairs_M2[:, 1]], schema=LINK)}
 
 
 def _mapped(ledger: Ledger, shard: Shard, file: IO[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return lists [N], image numbers [N] and memory-mapped vectors [N, E] of a range, which may exceed the memory."""
+    """Return cells [N], image numbers [N] and memory-mapped vectors [N, E] of a range, which may exceed the memory."""
     rows, width = [], 1
-    for part in ledger.ranged(LISTS, "list", shard.start, shard.stop):
-        rows.append((part["list"].to_numpy(), part["image"].to_numpy()))
+    for part in ledger.ranged(CELLS, "cell", shard.start, shard.stop):
+        rows.append((part["cell"].to_numpy(), part["image"].to_numpy()))
         width = part.schema.field("vector").type.list_size
         file.write(np.ascontiguousarray(vectors_of(part["vector"])).data)
     file.flush()
-    list_N, number_N = _joined(rows, 0), _joined(rows, 1)
-    shape = len(list_N), width
+    cell_N, number_N = _joined(rows, 0), _joined(rows, 1)
+    shape = len(cell_N), width
     return (
-        list_N,
+        cell_N,
         number_N,
-        np.memmap(file, np.float16, "r", shape=shape) if len(list_N) else np.empty(shape, np.float16),
+        np.memmap(file, np.float16, "r", shape=shape) if len(cell_N) else np.empty(shape, np.float16),
     )
 
 
@@ -175,8 +175,8 @@ def _scan(worker: Worker, shard: Shard, threshold: float) -> Tables:
     return {PAIRS: pa.table([one_M[apart_M], other_M[apart_M]], schema=LINK)}
 
 
-def _on_lost_list(_ledger: Ledger, shard: Shard, kind: str, message: str, links: str) -> Tables:
-    error = {"stage": "cluster", "kind": kind, "message": f"list {shard.start}: {message}"}
+def _on_lost_cell(_ledger: Ledger, shard: Shard, kind: str, message: str, links: str) -> Tables:
+    error = {"stage": "cluster", "kind": kind, "message": f"cell {shard.start}: {message}"}
     return {links: LINK.empty_table(), "errors": errors_table([error])}
 
 

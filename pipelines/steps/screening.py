@@ -55,6 +55,9 @@ def screen_errors(stage: str, caption_ids: Sequence[str], kind: str, message: st
         caption_ids: The captions.
         kind: The kind of the error.
         message: What went wrong.
+
+    Returns:
+        A table of schema ERRORS.
     """
     return errors_table([{"stage": stage, "caption_id": id_, "kind": kind, "message": message} for id_ in caption_ids])
 
@@ -67,6 +70,9 @@ def failed_rows(layout: pa.Schema, captions: pa.Table, seeds: Sequence[int], mes
         captions: The captions, with any columns that the rows should keep.
         seeds: The seeds.
         message: What went wrong.
+
+    Returns:
+        A table of schema `layout`.
     """
     known = [name for name in layout.names if name in captions.column_names]
     rows = [

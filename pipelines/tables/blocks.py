@@ -44,6 +44,9 @@ def block(ledger: Ledger, table: str, shard: Shard, columns: Sequence[str]) -> p
         table: The table.
         shard: The shard.
         columns: The columns to read.
+
+    Returns:
+        The rows, in order.
     """
     parts = [ledger.read(table, part, columns) for part in shard.source[1]]
     return pa.concat_tables(parts).slice(shard.start, len(shard))

@@ -68,12 +68,15 @@ def read(uri: str) -> Exclusions:
 
 
 def part_of(exclusions: Exclusions, name: str, role: str) -> pa.Table:
-    """Return the exclusions that one file must contain, as (row, key, caption_id, action) ordered by row.
+    """Return the exclusions that one file must contain.
 
     Args:
         exclusions: All exclusions.
         name: The file.
         role: "captions", "images" or "both". With "both", each row occurs once, with the action of its caption.
+
+    Returns:
+        The exclusions of the file: `row`, `key`, `caption_id` and `action`, ordered by row.
     """
     rows = exclusions.rows_of.get(name) if role != "images" else None
     samples = exclusions.samples_of.get(name) if role != "captions" else None

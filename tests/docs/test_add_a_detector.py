@@ -42,5 +42,6 @@ def test_the_detector_of_the_page_screens_and_is_calibrated(monkeypatch: pytest.
 
 def test_the_page_registers_and_declares_what_its_file_defines() -> None:
     file, register, declare, _ = (block.text for block in blocks(PAGE) if block.language == "python")
-    assert 'name="response_mean"' in file and 'SCREEN["response_mean"]' in register
+    assert 'name="response_mean"' in file
+    assert 'SCREEN["response_mean"]' in register
     assert 'DETECTOR_COLUMNS["response_mean"]' in declare

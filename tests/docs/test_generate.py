@@ -24,7 +24,8 @@ from tests.support.pages import DOCS
 def generate() -> ModuleType:
     """docs/generate.py as a module."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -67,7 +68,9 @@ def test_each_term_is_in_the_glossary_once() -> None:
     page = (DOCS / "reference/glossary.md").read_text("utf-8")
     terms = re.findall(r"^(\w.*)\n:   ", page, re.M)
     entries = re.findall(r"^\| `(\w+)` \|", page, re.M)
-    assert len(terms) > 30 and len(set(terms)) == len(terms) and terms == sorted(terms, key=str.lower)
+    assert len(terms) > 30
+    assert len(set(terms)) == len(terms)
+    assert terms == sorted(terms, key=str.lower)
     assert len(set(entries)) == len(entries)
 
 

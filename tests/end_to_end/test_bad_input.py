@@ -208,7 +208,7 @@ def test_when_no_file_can_be_read_that_is_an_error(folder: Path) -> None:
 
 
 def test_too_few_control_captions_are_an_error_before_any_work(folder: Path) -> None:
-    (folder / "nulls.txt").write_text("one\ntwo\n")
+    (folder / "control_captions.txt").write_text("one\ntwo\n")
     assert "2 control captions" in failure(folder / "audit.yaml")
 
 
@@ -231,7 +231,8 @@ def test_a_pickle_in_place_of_safetensors_is_refused(folder: Path) -> None:
     unet = folder / "model" / "unet"
     (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
     message = failure(write_config(folder, model="model"))
-    assert "diffusion_pytorch_model" in message and "Convert it" in message
+    assert "diffusion_pytorch_model" in message
+    assert "Convert it" in message
 
 
 @pytest.mark.slow
@@ -240,4 +241,5 @@ def test_a_screen_table_of_another_model_is_refused_and_says_what_differs(folder
     context = table.schema.metadata[b"crossaudit"].replace(b'"seeds": [0]', b'"seeds": [5]')
     pq.write_table(table.replace_schema_metadata({b"crossaudit": context}), folder / "control_screen.parquet")
     message = failure(folder / "audit.yaml")
-    assert "control_screen.parquet" in message and "has the seeds [5], screen.seeds are [0]" in message
+    assert "control_screen.parquet" in message
+    assert "has the seeds [5], screen.seeds are [0]" in message

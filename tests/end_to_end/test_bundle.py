@@ -64,8 +64,8 @@ def test_labels_captions_and_images_agree(folder: Path, labels: list[dict[str, s
 
 
 def test_control_captions_are_not_in_the_data_set(folder: Path, labels: list[dict[str, str | None]]) -> None:
-    null = set((folder / "calibration.txt").read_text().splitlines())
-    assert not null & {row["caption"] for row in labels}
+    control = set((folder / "calibration.txt").read_text().splitlines())
+    assert not control & {row["caption"] for row in labels}
 
 
 def test_planted_captions_repeat_and_ordinary_ones_do_not(folder: Path, labels: list[dict[str, str | None]]) -> None:

@@ -99,9 +99,9 @@ FORMS: dict[str, tuple[Callable[[Path], Keys], int]] = {
 def test_every_row_is_paired_with_its_own_image(form: str, tmp_path: Path) -> None:
     make, rows = FORMS[form]
     keys = make(tmp_path)
-    (tmp_path / "nulls.txt").write_text("a river\n")
+    (tmp_path / "control_captions.txt").write_text("a river\n")
     (tmp_path / "sscd.safetensors").write_bytes(b"")
-    run = ingested(write_config(tmp_path, calibration={"captions": "nulls.txt"}, **keys), tmp_path / "run")
+    run = ingested(write_config(tmp_path, calibration={"captions": "control_captions.txt"}, **keys), tmp_path / "run")
     assert run.manifest.data["accounting"]["pairs"] == {"rows": rows, "paired": rows, "applies": True}
     assert sorted(run.ledger.read("captions")["caption"].to_pylist()) == sorted(TEXTS)
     assert not run.ledger.parts("errors") or not len(run.ledger.read("errors"))
@@ -110,8 +110,10 @@ def test_every_row_is_paired_with_its_own_image(form: str, tmp_path: Path) -> No
 def test_lines_of_text_name_no_image(tmp_path: Path) -> None:
     kohya(tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(TEXTS))
-    (tmp_path / "nulls.txt").write_text("a river\n")
+    (tmp_path / "control_captions.txt").write_text("a river\n")
     (tmp_path / "sscd.safetensors").write_bytes(b"")
-    path = write_config(tmp_path, captions="prompts.txt", images="train", calibration={"captions": "nulls.txt"})
+    path = write_config(
+        tmp_path, captions="prompts.txt", images="train", calibration={"captions": "control_captions.txt"}
+    )
     run = ingested(path, tmp_path / "run")
     assert run.manifest.data["accounting"]["pairs"] == {"rows": ROWS, "paired": 0, "applies": False}

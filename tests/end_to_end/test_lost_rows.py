@@ -105,7 +105,8 @@ def test_of_a_row_of_captions_if_it_is_in_the_sample(ledger: Ledger) -> None:
         source = input_rows.Source((input_rows.Piece(part, 20, 70, "none", ()),), 1, Sample(size, 100, 0))
         left = input_rows.on_lost_row(ledger, Shard("0", source, 22, 23), *DEAD)
         assert len(left["errors"]) == lost
-        assert left["rows"].schema.equals(schema.ROWS) and left[input_rows.TEXTS].schema.equals(input_rows._LAYOUT)
+        assert left["rows"].schema.equals(schema.ROWS)
+        assert left[input_rows.TEXTS].schema.equals(input_rows._LAYOUT)
     source = input_rows.Source((input_rows.Piece(part, 20, 70, "none", ()),), 1, None)
     error = only(input_rows.on_lost_row(ledger, Shard("0", source, 22, 23), *DEAD))
     assert (error["stage"], error["file"], error["row"], error["rows"]) == ("ingest", "0.csv", 12, 1)

@@ -31,7 +31,8 @@ def test_it_fits_the_schema_of_ray(path: Path) -> None:
 
 def test_every_machine_of_aws_gets_the_wheel_with_all_that_a_run_needs() -> None:
     [install] = yaml.safe_load(AWS.read_text())["setup_commands"]
-    assert install.startswith('pip install "crossaudit[run] @ https://') and "crossaudit-0.1.0-py3-none-any" in install
+    assert install.startswith('pip install "crossaudit[run] @ https://')
+    assert "crossaudit-0.1.0-py3-none-any" in install
 
 
 def test_the_clusters_with_containers_use_one_image() -> None:
@@ -48,7 +49,8 @@ def test_every_machine_asks_for_a_token_that_only_its_owner_reads(path: Path) ->
     assert "~/.ray/auth_token" in cluster["file_mounts"]
     starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
     for start in [command for command in starts if "ray start" in command]:
-        assert "RAY_AUTH_MODE=token ray start" in start and "chmod 600 ~/.ray/auth_token" in start
+        assert "RAY_AUTH_MODE=token ray start" in start
+        assert "chmod 600 ~/.ray/auth_token" in start
 
 
 def test_the_job_for_kubernetes_asks_for_a_token() -> None:
@@ -71,7 +73,8 @@ def test_on_aws_the_head_works_no_shard_and_gpus_come_with_the_work() -> None:
     prepared = prepare_config(yaml.safe_load(AWS.read_text()))
     validate_config(prepared)
     head, gpu = (prepared["available_node_types"][name] for name in ("head", "gpu"))
-    assert prepared["head_node_type"] == "head" and head["resources"] == {"CPU": 0}
+    assert prepared["head_node_type"] == "head"
+    assert head["resources"] == {"CPU": 0}
     assert (gpu["min_workers"], gpu["max_workers"]) == (0, prepared["max_workers"])
 
 
@@ -82,8 +85,10 @@ def test_the_job_for_kubernetes_runs_the_configuration_that_it_mounts(tmp_path: 
     *command, path, set_, address = shlex.split(job["spec"]["entrypoint"])
     assert command == ["python", "-m", "pipelines.cli", "run"]
     assert [set_, address] == ["--set", "engine.address=auto"]
-    assert mount["name"] == volume["name"] and volume["configMap"]["name"] == mounted["metadata"]["name"]
-    assert Path(path).parent == Path(mount["mountPath"]) and Path(path).name in mounted["data"]
+    assert mount["name"] == volume["name"]
+    assert volume["configMap"]["name"] == mounted["metadata"]["name"]
+    assert Path(path).parent == Path(mount["mountPath"])
+    assert Path(path).name in mounted["data"]
 
     (tmp_path / "audit.yaml").write_text(mounted["data"][Path(path).name])
     config, _ = load_config(tmp_path / "audit.yaml", [address])

@@ -108,7 +108,8 @@ def test_a_missing_bucket_is_named_with_what_to_do() -> None:
         with pytest.raises(AuditError) as caught:
             find(pattern, "captions")
         assert caught.value.where == pattern
-        assert "there is no bucket 'no-such-bucket'" in str(caught.value) and "Check `captions`" in str(caught.value)
+        assert "there is no bucket 'no-such-bucket'" in str(caught.value)
+        assert "Check `captions`" in str(caught.value)
 
 
 def leftovers(run: Ledger) -> list[str]:
@@ -127,7 +128,8 @@ def test_it_is_asked_checked_and_reported_where_it_is(run: Ledger, here: Ledger)
     sql = "select caption, verdict from verdicts order by all"
     assert query(run.uri, sql).equals(query(here.uri, sql))
     checked = crossaudit("check", run.uri)
-    assert checked.returncode == 0 and "WRONG" not in checked.stdout
+    assert checked.returncode == 0
+    assert "WRONG" not in checked.stdout
     run.filesystem.delete_file(run.path("report.html"))
     assert crossaudit("report", run.uri).returncode == 0
     assert MEMORIZED.encode() in (run.read_bytes("report.html") or b"")
@@ -140,7 +142,8 @@ def test_parts_that_are_gone_are_made_again(
         run.remove(table, name)
     audited(uploaded)
     same(here, run)
-    assert wrong(run) == [] and leftovers(run) == []
+    assert wrong(run) == []
+    assert leftovers(run) == []
 
 
 def test_a_killed_driver_is_followed_by_one_that_ends_the_run(here: Ledger, uploaded: Path) -> None:
@@ -156,7 +159,8 @@ def test_a_killed_driver_is_followed_by_one_that_ends_the_run(here: Ledger, uplo
     assert not ledger.parts("verdicts")
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ)
     same(here, ledger)
-    assert wrong(ledger) == [] and leftovers(ledger) == []
+    assert wrong(ledger) == []
+    assert leftovers(ledger) == []
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +181,8 @@ def test_an_index_in_the_bucket_serves_an_audit(indexed: Ledger, here: Ledger) -
 def test_pictures_are_purged_there(indexed: Ledger) -> None:
     purge(indexed.uri, "none")
     assert indexed.read("generations")["image"].null_count == len(indexed.read("generations"))
-    assert wrong(indexed) == [] and leftovers(indexed) == []
+    assert wrong(indexed) == []
+    assert leftovers(indexed) == []
 
 
 def test_a_clean_copy_of_the_data_set_goes_from_bucket_to_bucket(run: Ledger) -> None:
@@ -228,4 +233,5 @@ def test_a_large_file_comes_and_goes_under_its_own_name(tmp_path: Path) -> None:
     ledger.put(tmp_path / "large.bin", "_files")
     with ledger.local("_files", "large.bin") as path:
         assert Path(path).read_bytes() == content
-    assert not Path(path).exists() and leftovers(ledger) == []
+    assert not Path(path).exists()
+    assert leftovers(ledger) == []

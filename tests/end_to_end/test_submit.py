@@ -115,11 +115,9 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
         driver().kill()
         logs.communicate()
     killed = crossaudit("status", run).stdout
-    assert (
-        killed.startswith("killed. Last progress: generate")
-        and "FAILED" in killed
-        and not Ledger(run).parts("verdicts")
-    )
+    assert killed.startswith("killed. Last progress: generate")
+    assert "FAILED" in killed
+    assert not Ledger(run).parts("verdicts")
 
     again = submit(dataset, cluster, run, "--wait")
     assert again.returncode == 0, again.stderr
@@ -131,7 +129,8 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
     assert [job["address"] for job in manifest["jobs"]] == [cluster, cluster]
     assert len({job["id"] for job in manifest["jobs"]}) == 2
     status = crossaudit("status", run).stdout
-    assert status.startswith("finished at") and "SUCCEEDED" in status
+    assert status.startswith("finished at")
+    assert "SUCCEEDED" in status
 
 
 def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, dataset: Path, tmp_path: Path) -> None:
@@ -141,7 +140,8 @@ def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, d
     assert second.returncode == 1
     assert re.search(r"job crossaudit-\w+ is already working on this run \(running", second.stderr)
     status = crossaudit("status", run).stdout
-    assert status.startswith("running: ") and "RUNNING" in status
+    assert status.startswith("running: ")
+    assert "RUNNING" in status
     assert "is stopping" in crossaudit("stop", run).stdout
     with follow(run) as logs:
         logs.communicate()
@@ -153,7 +153,8 @@ def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, d
         next(line for line in waiting.stderr if line.startswith("loading"))
         assert "is stopping" in crossaudit("stop", run).stdout
         _, said = waiting.communicate()
-    assert waiting.returncode == 1 and "was stopped" in said
+    assert waiting.returncode == 1
+    assert "was stopped" in said
     assert "was not running" in crossaudit("stop", run).stdout
 
 
@@ -161,21 +162,26 @@ def test_one_that_cannot_begin_says_why(cluster: str, dataset: Path, tmp_path: P
     missing = str(tmp_path / "nowhere.parquet")
     failed = submit(dataset, cluster, str(tmp_path / "run"), "--set", f"captions={missing}")
     assert failed.returncode == 1
-    assert "failed with exit code 1" in failed.stderr and f"{missing}: no such file" in failed.stderr
+    assert "failed with exit code 1" in failed.stderr
+    assert f"{missing}: no such file" in failed.stderr
 
 
 def test_one_that_fails_is_waited_for_and_its_run_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:
     missing, run = str(tmp_path / "nowhere"), str(tmp_path / "run")
     failed = submit(dataset, cluster, run, "--set", f"model={missing}", "--wait")
     assert failed.returncode == 1
-    assert "failed with exit code 1" in failed.stderr and missing in failed.stderr
+    assert "failed with exit code 1" in failed.stderr
+    assert missing in failed.stderr
     status = crossaudit("status", run).stdout
-    assert status.startswith("stopped at") and missing in status and "FAILED" in status
+    assert status.startswith("stopped at")
+    assert missing in status
+    assert "FAILED" in status
 
 
 def test_where_no_cluster_answers_the_error_says_what_the_address_should_be(dataset: Path, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     failed = submit(dataset, nobody, str(tmp_path / "run"))
     assert failed.returncode == 1
-    assert nobody in failed.stderr and "http://HEAD:8265" in failed.stderr
+    assert nobody in failed.stderr
+    assert "http://HEAD:8265" in failed.stderr
     assert not (tmp_path / "run").exists()

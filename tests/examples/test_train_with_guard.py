@@ -17,8 +17,8 @@ from tests.support.paths import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("null", [False, True])
-def test_two_lines_in_an_ordinary_training_loop(tmp_path: Path, null: bool) -> None:
+@pytest.mark.parametrize("control", [False, True])
+def test_two_lines_in_an_ordinary_training_loop(tmp_path: Path, control: bool) -> None:
     data = tmp_path / "data"
     data.mkdir()
     lines = []
@@ -28,9 +28,9 @@ def test_two_lines_in_an_ordinary_training_loop(tmp_path: Path, null: bool) -> N
     (data / "metadata.jsonl").write_text("\n".join(lines))
     command = [sys.executable, ROOT / "examples/train_with_guard.py", "--model", ROOT / "tests/data/tiny-sd1"]
     command += ["--data", data, "--out", tmp_path / "out", "--steps", "3", "--batch-size", "2"]
-    if null:
-        (tmp_path / "null.txt").write_text("a yellow circle\na black line\n")
-        command += ["--null", tmp_path / "null.txt"]
+    if control:
+        (tmp_path / "control.txt").write_text("a yellow circle\na black line\n")
+        command += ["--control-captions", tmp_path / "control.txt"]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     )

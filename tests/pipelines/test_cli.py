@@ -125,7 +125,8 @@ def test_query_prints_a_table_and_says_what_is_wrong_with_a_query(run: str) -> N
     assert [[cell.strip() for cell in row] for row in body] == [["caption a", "1"], ["caption b", "1"]]
     failed = crossaudit("query", run, "from verdict")
     assert failed.returncode == 1
-    assert "verdict" in failed.stderr and "Traceback" not in failed.stderr
+    assert "verdict" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_check_exits_with_1_where_the_accounting_does_not_close(run: str) -> None:
@@ -150,29 +151,33 @@ def test_detectors_are_listed_with_cost_and_source() -> None:
 
 @pytest.mark.slow
 def test_explain_writes_one_page(tmp_path: Path) -> None:
-    model, null, page = ROOT / "tests/data/tiny-sd1", tmp_path / "null.txt", tmp_path / "page.html"
-    null.write_text("a cat\n\na house\n")
+    model, control, page = ROOT / "tests/data/tiny-sd1", tmp_path / "control.txt", tmp_path / "page.html"
+    control.write_text("a cat\n\na house\n")
     shown = crossaudit(
-        "explain", str(model), "a red dog 🐕", "--controls", str(null), "--steps", "2", "--out", str(page)
+        "explain", str(model), "a red dog 🐕", "--controls", str(control), "--steps", "2", "--out", str(page)
     )
     assert (shown.returncode, shown.stdout.strip()) == (0, str(page))
-    assert "follow the caption: done" in shown.stderr and "Warning" not in shown.stderr
+    assert "follow the caption: done" in shown.stderr
+    assert "Warning" not in shown.stderr
     assert "a red dog 🐕" in page.read_text(encoding="utf-8")
-    null.write_text("\n")
-    empty = crossaudit("explain", str(model), "a dog", "--controls", str(null))
-    assert empty.returncode == 2 and "no control captions" in empty.stderr
+    control.write_text("\n")
+    empty = crossaudit("explain", str(model), "a dog", "--controls", str(control))
+    assert empty.returncode == 2
+    assert "no control captions" in empty.stderr
 
 
 @pytest.mark.slow
 def test_layers_of_a_model_are_shown_by_timestep(tmp_path: Path) -> None:
     model = str(ROOT / "tests/data/tiny-sd1")
-    captions, null, out = tmp_path / "captions.txt", tmp_path / "null.txt", tmp_path / "layers.parquet"
+    captions, control, out = tmp_path / "captions.txt", tmp_path / "control.txt", tmp_path / "layers.parquet"
     captions.write_text("a red dog\na dog\n")
-    null.write_text("a cat\na house\n")
-    shown = crossaudit("rank-layers", model, "--captions", str(captions), "--controls", str(null), "--out", str(out))
+    control.write_text("a cat\na house\n")
+    shown = crossaudit("rank-layers", model, "--captions", str(captions), "--controls", str(control), "--out", str(out))
     assert shown.returncode == 0, shown.stderr
-    assert "AUROC of 2 captions against 2 control captions" in shown.stdout and "t = 981" in shown.stdout
+    assert "AUROC of 2 captions against 2 control captions" in shown.stdout
+    assert "t = 981" in shown.stdout
     assert pq.read_table(out).num_rows == 8 * 16 * 2
     half = crossaudit("rank-layers", model, "--captions", str(captions))
-    assert half.returncode == 2 and "--captions and --controls go together" in half.stderr
+    assert half.returncode == 2
+    assert "--captions and --controls go together" in half.stderr
     assert "this is not a run" in crossaudit("rank-layers", str(tmp_path)).stderr

@@ -38,7 +38,7 @@ SINGLE = [
 ]
 FAILED, UNKNOWN = "a caption that failed", "a caption whose image is broken"
 CALM = [f"ordinary caption number {i}" for i in range(300)]
-CONTROL_CAPTIONS = [f"null {i}" for i in range(200)]
+CONTROL_CAPTIONS = [f"control {i}" for i in range(200)]
 GENERATED_CONTROLS = CONTROL_CAPTIONS[:100]
 CAPTIONS = SINGLE + SHARED + TEMPLATES + [FAILED, UNKNOWN] + CALM
 SEEDS = {"screen": [0], "generate": [1], "fresh": [11, 12, 13, 14]}

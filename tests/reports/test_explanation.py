@@ -28,13 +28,17 @@ EXPLAINED = Explanation(
 
 def test_it_says_score_and_p_and_that_it_is_no_finding_yet() -> None:
     page = render(EXPLAINED)
-    assert "Score 7.25" in page and "p = 0.002" in page and "This is not yet a finding" in page
-    assert page.count("data:image/svg+xml") == 3 and page.count("data:image/png") == 3
+    assert "Score 7.25" in page
+    assert "p = 0.002" in page
+    assert "This is not yet a finding" in page
+    assert page.count("data:image/svg+xml") == 3
+    assert page.count("data:image/png") == 3
 
 
 def test_without_a_calibration_it_says_that_the_score_says_nothing_of_rarity() -> None:
     page = render(replace(EXPLAINED, p_unseen=None, detector="noise_magnitude", band_T2=None, control_captions=0))
-    assert "Without a calibration" in page and "No control captions were given" in page
+    assert "Without a calibration" in page
+    assert "No control captions were given" in page
 
 
 def test_a_hostile_caption_is_escaped_and_its_tokens_are_drawn() -> None:
@@ -48,8 +52,10 @@ def test_a_hostile_caption_is_escaped_and_its_tokens_are_drawn() -> None:
             moves=[(place, 0.5) for place in range(1, 5)],
         )
     )
-    assert "<script" not in page and "⟨U+202E⟩" in page
-    assert "default-src 'none'" in page and not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "<script" not in page
+    assert "⟨U+202E⟩" in page
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
 def test_the_empty_caption_has_no_chart_of_tokens_and_a_long_one_says_what_is_not_shown() -> None:

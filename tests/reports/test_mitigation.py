@@ -90,13 +90,15 @@ def test_at_most_twelve_confirmed_captions_are_shown_with_three_images_and_ordin
 def test_a_hostile_caption_is_shown_as_text(own_run: Path) -> None:
     mitigate(own_run)
     found = section(render(own_run))
-    assert "<script" not in found and HOSTILE in text_of(found)
+    assert "<script" not in found
+    assert HOSTILE in text_of(found)
 
 
 def test_without_clip_scores_there_is_no_figure_and_it_says_how_to_get_one(own_run: Path) -> None:
     mitigate(own_run, clip=False)
     text = text_of(section(render(own_run)))
-    assert "--clip DIR" in text and "The trade-off" not in text
+    assert "--clip DIR" in text
+    assert "The trade-off" not in text
     assert "bos_scale 4, 0 of 16 are. This is the lowest number among all settings." in text
 
 
@@ -119,7 +121,8 @@ def test_the_best_setting_leaves_the_fewest_copies_that_ordinary_captions_can_be
     settings: list[Any], best: tuple[str, float]
 ) -> None:
     found = best_of([setting(*values) for values in settings])
-    assert found is not None and (found["keep"], found["bos_scale"]) == best
+    assert found is not None
+    assert (found["keep"], found["bos_scale"]) == best
 
 
 def test_plain_alone_has_no_best() -> None:

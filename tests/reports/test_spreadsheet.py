@@ -35,4 +35,5 @@ def test_a_cell_that_a_spreadsheet_would_run_begins_with_an_apostrophe(start: st
 
 def test_names_of_columns_are_cells_too() -> None:
     table, changed = neutralised(pa.table({"=1+1": ["a"]}))
-    assert table.column_names == ["'=1+1"] and changed == 1
+    assert table.column_names == ["'=1+1"]
+    assert changed == 1

@@ -63,7 +63,8 @@ def test_a_query_reads_the_views_and_nothing_else_and_writes_nothing(run: Path, 
     before = sorted(run.rglob("*"))
     with pytest.raises(AuditError):
         query(run, statement.format(there=tmp_path, run=run))
-    assert list(tmp_path.iterdir()) == [] and sorted(run.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_python_variable_is_not_a_table(run: Path) -> None:

@@ -73,7 +73,7 @@ def make_dataset(weights: Path, planted: bytes, control_screen: pa.Table) -> Cal
             images[0] = planted if shard == 0 else images[0]
             members = [(f"{key}.png", image) for key, image in zip(keys, images, strict=True)]
             write_tar(folder / f"images/{shard:05d}.tar", members)
-        (folder / "nulls.txt").write_text("\n".join([*CONTROL_CAPTIONS, CONTROL_TWIN]), encoding="utf-8")
+        (folder / "control_captions.txt").write_text("\n".join([*CONTROL_CAPTIONS, CONTROL_TWIN]), encoding="utf-8")
         # One row occurs twice, which must not count as another caption.
         pq.write_table(pa.concat_tables([control_screen, control_screen[:1]]), folder / "control_screen.parquet")
         (folder / "sscd.safetensors").write_bytes(weights.read_bytes())

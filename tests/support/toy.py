@@ -61,7 +61,7 @@ def settings_of(**changes: Any) -> dict[str, Any]:
         "model": str(MODEL),
         "captions": "captions/*.parquet",
         "images": "images/*.tar",
-        "calibration": {"captions": "nulls.txt", "screen": "control_screen.parquet"},
+        "calibration": {"captions": "control_captions.txt", "screen": "control_screen.parquet"},
         "select": {"budget": 5, "audit_sample": 25, "seed": 1},
         "generate": {"seeds": [1], "steps": 2},
         "confirm": {

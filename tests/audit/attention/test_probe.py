@@ -30,7 +30,8 @@ def test_layers_come_in_order_of_execution(tiny: audit.Model) -> None:
         handle.remove()
     assert [names[layer] for layer in tiny.layers] == executed
     assert len(executed) == 16
-    assert executed[3].startswith("down_blocks.1.attentions.1") and executed[6].startswith("mid_block")
+    assert executed[3].startswith("down_blocks.1.attentions.1")
+    assert executed[6].startswith("mid_block")
 
 
 def test_self_attention_named_attn2_is_not_probed(sd1: audit.Model) -> None:
@@ -38,7 +39,8 @@ def test_self_attention_named_attn2_is_not_probed(sd1: audit.Model) -> None:
     attn1, attn2 = block.attn1, block.attn2
     block.attn1, block.attn2 = attn2, attn1
     try:
-        assert attn1 not in cross_attention_layers(sd1.unet) and attn2 in cross_attention_layers(sd1.unet)
+        assert attn1 not in cross_attention_layers(sd1.unet)
+        assert attn2 in cross_attention_layers(sd1.unet)
     finally:
         block.attn1, block.attn2 = attn1, attn2
 
@@ -67,7 +69,8 @@ def test_the_layers_output_is_bit_for_bit_what_it_is_without_a_probe(tiny: audit
             with_probe = tiny.unet(**given).sample
     attn_BLK = probe.take()
     assert torch.equal(without, with_probe)
-    assert attn_BLK.shape == (2, 16, 77) and attn_BLK.dtype == torch.float32
+    assert attn_BLK.shape == (2, 16, 77)
+    assert attn_BLK.dtype == torch.float32
     torch.testing.assert_close(attn_BLK.sum(-1), torch.ones(2, 16), atol=1e-5, rtol=0)
 
 

@@ -47,13 +47,13 @@ def table(captions: list[str], *, shift: float = 0.0, seed: int = 0, context: di
     return pa.table(data, schema=schema.scored(COLUMNS).with_metadata(metadata))
 
 
-NULL = [f"control caption {number}" for number in range(400)]
+CONTROL = [f"control caption {number}" for number in range(400)]
 FRESH = [f"fresh caption {number}" for number in range(400)]
 
 
 @pytest.fixture(scope="module")
 def calibration() -> audit.Calibration:
-    return audit.calibrate(table(NULL))
+    return audit.calibrate(table(CONTROL))
 
 
 def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibration) -> None:
@@ -72,23 +72,25 @@ def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibrat
 
 @pytest.mark.parametrize("detector", ["profile", "attention_profile", "noise_profile", "noise_magnitude"])
 def test_p_values_of_fresh_control_captions_are_valid(detector: str) -> None:
-    """Of new captions, at most as many below 5 % as there should be, up to chance, from as few as 140 control captions:
-    they would not be valid if the same half gave the distance and the p-values.
+    """With as few as 140 control captions, no more than 5 % of new captions get a p-value below 0.05, up to chance.
+
+    The p-values would not be valid if the same half of the control captions gave both the distance and the p-values.
     """
     p = []
     for trial in range(20):
-        calibrated = audit.calibrate(table(NULL[:140], seed=2 * trial), detector)
+        calibrated = audit.calibrate(table(CONTROL[:140], seed=2 * trial), detector)
         p.append(calibrated.score(table(FRESH[:200], seed=2 * trial + 1))["p_unseen"].to_numpy())
     assert np.mean(np.array(p) <= 0.05) < 0.065
     assert np.mean(np.array(p) <= 0.5) < 0.55
-    assert np.min(p) > 0 and np.max(p) <= 1
+    assert np.min(p) > 0
+    assert np.max(p) <= 1
 
 
 @pytest.mark.parametrize("detector", ["profile", "noise_profile", "noise_magnitude"])
 def test_captions_unlike_the_null_score_higher(detector: str) -> None:
-    calibrated = audit.calibrate(table(NULL), detector)
-    null, odd = calibrated.score(table(FRESH, seed=1)), calibrated.score(table(FRESH, seed=1, shift=5))
-    assert np.min(odd["score"]) > np.quantile(null["score"], 0.9)
+    calibrated = audit.calibrate(table(CONTROL), detector)
+    control, odd = calibrated.score(table(FRESH, seed=1)), calibrated.score(table(FRESH, seed=1, shift=5))
+    assert np.min(odd["score"]) > np.quantile(control["score"], 0.9)
     assert np.mean(odd["p_unseen"]) < 0.02
 
 
@@ -101,7 +103,7 @@ def test_nothing_ties_beyond_the_null(calibration: audit.Calibration) -> None:
 def test_the_profile_is_the_larger_of_its_parts_and_twice_the_smaller_p(calibration: audit.Calibration) -> None:
     new = table(FRESH, seed=1)
     attention, noise = (
-        audit.calibrate(table(NULL), detector).score(new) for detector in ("attention_profile", "noise_profile")
+        audit.calibrate(table(CONTROL), detector).score(new) for detector in ("attention_profile", "noise_profile")
     )
     both = calibration.score(new)
     np.testing.assert_array_equal(both["score"], np.maximum(attention["score"], noise["score"]))
@@ -110,7 +112,9 @@ def test_the_profile_is_the_larger_of_its_parts_and_twice_the_smaller_p(calibrat
     )
 
 
-@pytest.mark.parametrize("detector, column", [("profile", "noise_response"), ("noise_magnitude", "noise_magnitude")])
+@pytest.mark.parametrize(
+    ("detector", "column"), [("profile", "noise_response"), ("noise_magnitude", "noise_magnitude")]
+)
 def test_multiplying_a_feature_by_100_does_not_change_a_score(detector: str, column: str) -> None:
     def scaled(given: pa.Table) -> pa.Table:
         values = np.array(given[column].to_pylist()).reshape(given.num_rows, -1)
@@ -119,8 +123,8 @@ def test_multiplying_a_feature_by_100_does_not_change_a_score(detector: str, col
         at = given.column_names.index(column)
         return given.set_column(at, given.schema.field(at), pa.array(values.tolist()))
 
-    plain = audit.calibrate(table(NULL), detector).score(table(FRESH, seed=1))
-    other = audit.calibrate(scaled(table(NULL)), detector).score(scaled(table(FRESH, seed=1)))
+    plain = audit.calibrate(table(CONTROL), detector).score(table(FRESH, seed=1))
+    other = audit.calibrate(scaled(table(CONTROL)), detector).score(scaled(table(FRESH, seed=1)))
     np.testing.assert_allclose(other["score"], plain["score"], rtol=1e-6)
 
 
@@ -172,7 +176,7 @@ def test_a_row_whose_other_detector_failed_still_counts(calibration: audit.Calib
 
 
 @pytest.mark.parametrize(
-    "change, item",
+    ("change", "item"),
     [
         ({"dtype": "float16"}, "dtype is 'float16' in the table, 'float32'"),
         ({"seeds": [0]}, r"seeds is \[0\]"),
@@ -205,10 +209,10 @@ def test_steps_and_guidance_matter_to_trajectory_detectors() -> None:
         }
         return pa.table(data).replace_schema_metadata({b"crossaudit": json.dumps(context).encode()})
 
-    calibrated = audit.calibrate(run(NULL), "entropy_trajectory")
-    assert calibrated.score(run(NULL)).num_rows == len(NULL)
+    calibrated = audit.calibrate(run(CONTROL), "entropy_trajectory")
+    assert calibrated.score(run(CONTROL)).num_rows == len(CONTROL)
     with pytest.raises(AuditError, match="steps is 20 in the table, 50 in the calibration"):
-        calibrated.score(run(NULL, steps=20))
+        calibrated.score(run(CONTROL, steps=20))
 
 
 def test_a_table_that_does_not_say_its_context_is_an_error(calibration: audit.Calibration) -> None:
@@ -218,26 +222,26 @@ def test_a_table_that_does_not_say_its_context_is_an_error(calibration: audit.Ca
 
 def test_a_table_without_the_detectors_columns_is_an_error() -> None:
     with pytest.raises(AuditError, match="no column noise_response"):
-        audit.calibrate(table(NULL).drop_columns("noise_response"))
+        audit.calibrate(table(CONTROL).drop_columns("noise_response"))
     with pytest.raises(AuditError, match="no column noise_response"):
-        audit.calibrate(table(NULL)).score(table(FRESH).drop_columns("noise_response"))
+        audit.calibrate(table(CONTROL)).score(table(FRESH).drop_columns("noise_response"))
 
 
 def test_an_unknown_detector_is_an_error() -> None:
     with pytest.raises(AuditError, match="no detector 'nonsense' gives a score"):
-        audit.calibrate(table(NULL), "nonsense")
+        audit.calibrate(table(CONTROL), "nonsense")
 
 
 def test_too_few_control_captions_are_an_error_that_says_how_many_are_needed() -> None:
     with pytest.raises(AuditError, match="each half needs 30.*\n.*at least 90 control captions"):
-        audit.calibrate(table(NULL[:50]))
+        audit.calibrate(table(CONTROL[:50]))
 
 
 def test_near_identical_captions_never_fall_into_both_halves() -> None:
     """A column of groups decides; without it the texts do."""
     assert {_in_fitting_half(f"group {number}") for number in range(50)} == {True, False}
-    null = table(NULL)
-    one_group = null.append_column("caption_group", pa.array(["the same"] * null.num_rows))
+    control = table(CONTROL)
+    one_group = control.append_column("caption_group", pa.array(["the same"] * control.num_rows))
     with pytest.raises(AuditError, match="each half needs"):
         audit.calibrate(one_group)
     words = ["one", "caption", "of", "many", "words", "in", "many", "spellings"]
@@ -249,19 +253,20 @@ def test_near_identical_captions_never_fall_into_both_halves() -> None:
 
 
 def test_the_order_of_the_control_captions_does_not_matter(calibration: audit.Calibration) -> None:
-    null = table(NULL)
-    shuffled = null.take(np.random.default_rng(5).permutation(null.num_rows))
+    control = table(CONTROL)
+    shuffled = control.take(np.random.default_rng(5).permutation(control.num_rows))
     new = table(FRESH, seed=1)
     found = audit.calibrate(shuffled).score(new)
     np.testing.assert_allclose(found["score"], calibration.score(new)["score"], rtol=1e-7)
 
 
 def test_a_real_screen_calibrates_and_scores(sd1: audit.Model) -> None:
-    null = audit.screen(sd1, NULL[:120], detectors=["attention_profile"], batch_size=40)
+    control = audit.screen(sd1, CONTROL[:120], detectors=["attention_profile"], batch_size=40)
     new = audit.screen(sd1, FRESH[:5], detectors=["attention_profile"])
-    scores = audit.calibrate(null, "attention_profile").score(new)
+    scores = audit.calibrate(control, "attention_profile").score(new)
     assert scores["caption"].to_pylist() == FRESH[:5]
-    assert np.isfinite(scores["score"]).all() and np.min(scores["p_unseen"]) > 0
+    assert np.isfinite(scores["score"]).all()
+    assert np.min(scores["p_unseen"]) > 0
 
 
 @pytest.mark.parametrize("value", [0.0, 3.84])
@@ -270,7 +275,7 @@ def test_a_score_that_is_the_same_for_all_control_captions_is_refused_by_name(va
     captions = [f"caption {number} of a set" for number in range(200)]
     context = CONTEXT | {"detectors": {"noise_magnitude": 1}, "seeds": [0]}
     rounded = value * (1 + np.random.default_rng(0).uniform(-1e-8, 1e-8, len(captions)))
-    null = pa.table({"caption": captions, "seed": [0] * 200, "status": ["ok"] * 200, "noise_magnitude": rounded})
-    null = null.replace_schema_metadata({b"crossaudit": json.dumps(context).encode()})
+    control = pa.table({"caption": captions, "seed": [0] * 200, "status": ["ok"] * 200, "noise_magnitude": rounded})
+    control = control.replace_schema_metadata({b"crossaudit": json.dumps(context).encode()})
     with pytest.raises(AuditError, match="noise_magnitude gives all 200 control captions the same score"):
-        audit.calibrate(null, "noise_magnitude")
+        audit.calibrate(control, "noise_magnitude")

@@ -8,7 +8,7 @@ from audit.detectors.detector import TrajectoryStep
 from audit.detectors.entropy_trajectory import EntropyTrajectory
 
 
-@pytest.mark.parametrize("steps, last", [(1, 1), (4, 1), (10, 2), (19, 3), (50, 10)])
+@pytest.mark.parametrize(("steps", "last"), [(1, 1), (4, 1), (10, 2), (19, 3), (50, 10)])
 def test_it_is_the_formula_written_out(steps: int, last: int) -> None:
     attn_TBLK = np.random.default_rng(0).dirichlet(np.ones(7), size=(steps, 2, 3))
     prompt_tokens_B = [4, 6]

@@ -48,8 +48,11 @@ def epsilons(model: audit.Model, exact: StableDiffusionPipeline, t: int, seed: i
 def test_noise_alignment_is_the_mean_cosine_at_the_third_to_last_timestep(
     model: audit.Model, exact: StableDiffusionPipeline
 ) -> None:
-    _, null, conditional = epsilons(model, exact, 41, seed=5)
-    a, b = null[0].flatten(1).T, (conditional - null)[0].flatten(1).T  # a row a position, a column a channel
+    _, unconditional, conditional = epsilons(model, exact, 41, seed=5)
+    a, b = (
+        unconditional[0].flatten(1).T,
+        (conditional - unconditional)[0].flatten(1).T,
+    )  # a row a position, a column a channel
     cosines = [float(x @ y) / float(x.norm() * y.norm()) for x, y in zip(a, b, strict=True)]
     found = audit.screen(model, [CAPTION], seeds=[5], detectors=["noise_alignment"])["noise_alignment"][0].as_py()
     assert found == pytest.approx(np.mean(cosines), abs=1e-5)
@@ -58,20 +61,20 @@ def test_noise_alignment_is_the_mean_cosine_at_the_third_to_last_timestep(
 def test_one_step_error_is_how_far_a_guided_step_to_sigma_zero_goes(
     model: audit.Model, exact: StableDiffusionPipeline
 ) -> None:
-    noise, null, conditional = epsilons(model, exact, 981, seed=5)
+    noise, unconditional, conditional = epsilons(model, exact, 981, seed=5)
     alpha = alphas()[981]
-    sample = (noise - (1 - alpha).sqrt() * (null + 7.5 * (conditional - null))) / alpha.sqrt()
+    sample = (noise - (1 - alpha).sqrt() * (unconditional + 7.5 * (conditional - unconditional))) / alpha.sqrt()
     found = audit.screen(model, [CAPTION], seeds=[5], detectors=["one_step_error"])["one_step_error"][0].as_py()
     assert found == pytest.approx(float((sample - noise).square().mean()), rel=1e-5)
 
 
 def test_one_step_is_that_of_diffusers(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
     """A DDIM schedule of one step, started at 981, ends at sigma 0 where alpha is set to one."""
-    noise, null, conditional = epsilons(sd1, exact, 981, seed=5)
+    noise, unconditional, conditional = epsilons(sd1, exact, 981, seed=5)
     scheduler = DDIMScheduler.from_config(sd1.scheduler_config, set_alpha_to_one=True, steps_offset=981)
     scheduler.set_timesteps(1)
     assert scheduler.timesteps.tolist() == [981]
-    sample = scheduler.step(null + 7.5 * (conditional - null), 981, noise).prev_sample
+    sample = scheduler.step(unconditional + 7.5 * (conditional - unconditional), 981, noise).prev_sample
     found = audit.screen(sd1, [CAPTION], seeds=[5], detectors=["one_step_error"])["one_step_error"][0].as_py()
     assert found == pytest.approx(float((sample - noise).square().mean()), rel=1e-4)
 
@@ -82,7 +85,8 @@ def test_a_caption_that_changes_nothing_is_aligned_with_nothing(sd1: audit.Model
 
 def test_the_early_profile_is_the_beginning_of_the_profile(sd1: audit.Model) -> None:
     row = audit.screen(sd1, [CAPTION], detectors=["profile", "attention_profile_early"]).to_pylist()[0]
-    assert row["early_entropy"] == row["layer_entropy"][:4] and row["early_bos"] == row["layer_bos"][:4]
+    assert row["early_entropy"] == row["layer_entropy"][:4]
+    assert row["early_bos"] == row["layer_bos"][:4]
     alone = audit.screen(sd1, [CAPTION], detectors=["attention_profile_early"]).to_pylist()[0]
     np.testing.assert_allclose(alone["early_entropy"], row["early_entropy"], atol=2e-5, rtol=0)
 
@@ -92,8 +96,8 @@ def test_seed_agreement_is_the_mean_cosine_of_the_directions_of_the_seeds(
 ) -> None:
     directions = []
     for seed in (1, 4, 6):
-        _, null, conditional = epsilons(model, exact, 981, seed)
-        directions.append((conditional - null).flatten() / (conditional - null).norm())
+        _, unconditional, conditional = epsilons(model, exact, 981, seed)
+        directions.append((conditional - unconditional).flatten() / (conditional - unconditional).norm())
     cosines = [float(directions[i] @ directions[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     columns = np.array(audit.screen(model, [CAPTION], [1, 4, 6], ["seed_agreement"])["direction"].to_pylist())
     length = Agreement(np.zeros(columns.shape[1]))(columns.mean(0, keepdims=True))[0]
@@ -101,8 +105,8 @@ def test_seed_agreement_is_the_mean_cosine_of_the_directions_of_the_seeds(
 
 
 def test_what_control_captions_share_is_taken_off() -> None:
-    shared, null = np.array([3.0, 0.0]), np.array([[3.0, 0.5], [3.0, -0.5]])
-    found = Agreement.fit(null)(np.array([shared, shared + [0.0, 2.0]]))
+    shared, control = np.array([3.0, 0.0]), np.array([[3.0, 0.5], [3.0, -0.5]])
+    found = Agreement.fit(control)(np.array([shared, shared + [0.0, 2.0]]))
     np.testing.assert_allclose(found, [0.0, 2.0])
 
 
@@ -163,7 +167,8 @@ def test_the_bright_ending_is_the_attention_to_eos_of_the_finest_down_layers_in_
     finest = torch.stack([attention[0, :, tokens - 1] for attention in seen[-1].maps[16:18]]).mean(0)
     expected = (255 * finest / finest.max()).reshape(16, 16).numpy()
     found = np.asarray(Image.open(io.BytesIO(row["region"])))
-    assert found.shape == (16, 16) and found.max() == 255
+    assert found.shape == (16, 16)
+    assert found.max() == 255
     np.testing.assert_allclose(found, expected, atol=0.51)
 
 

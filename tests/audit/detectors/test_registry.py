@@ -16,12 +16,14 @@ def test_a_scalar_detectors_column_has_its_name() -> None:
     for name in ("entropy_single_step", "noise_magnitude", "noise_alignment", "one_step_error"):
         assert SCREEN[name].columns == (name,)
     for name in ("entropy_trajectory", "entropy_trajectory_signed", "noise_magnitude_mean"):
-        assert name in RUN[name].columns and name in RUN[name].scores
+        assert name in RUN[name].columns
+        assert name in RUN[name].scores
 
 
 def test_every_detector_says_where_it_comes_from_and_what_it_costs() -> None:
     for detector in [*SCREEN.values(), *RUN.values()]:
-        assert detector.source and detector.cost
+        assert detector.source
+        assert detector.cost
 
 
 def test_all_but_masks_give_scores() -> None:

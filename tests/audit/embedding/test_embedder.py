@@ -54,7 +54,8 @@ def test_an_embedder_gives_one_unit_row_an_image_of_any_mode_and_size(embedder: 
     images = [noise_image(0), noise_image(1, (20, 90)), noise_image(2).convert("L"), noise_image(3).convert("RGBA")]
     images.append(noise_image(4).convert("P"))
     vectors = embedder.embed(images)
-    assert vectors.shape == (5, embedder.width) and vectors.dtype == np.float32
+    assert vectors.shape == (5, embedder.width)
+    assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
@@ -104,7 +105,8 @@ def test_the_descriptor_comes_back_from_its_file_as_it_was(tmp_path: Path) -> No
     descriptor.save(tmp_path / "d.safetensors")
     loaded = CopyDescriptor.load(tmp_path / "d.safetensors")
     image = descriptor.preprocess(noise_image(0))[None]
-    assert loaded.config == config and image.shape == (1, 3, 48, 48)
+    assert loaded.config == config
+    assert image.shape == (1, 3, 48, 48)
     assert torch.equal(loaded(image), descriptor(image))
 
 
@@ -167,7 +169,8 @@ def test_texts_lie_in_the_space_of_the_images_of_a_clip(clip: Path) -> None:
     embedder = load_embedder("clip", clip)
     texts = ["a dog", "a cat on a mat"]
     vectors = embedder.embed_texts(texts)
-    assert vectors.shape == (2, embedder.width) and vectors.dtype == np.float32
+    assert vectors.shape == (2, embedder.width)
+    assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     network = open_clip.model.CLIP(**TINY_CLIP).eval()
     network.load_state_dict(load_file(clip / "open_clip_model.safetensors"))

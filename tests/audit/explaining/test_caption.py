@@ -12,7 +12,9 @@ from audit.errors import AuditError, UsageError
 from audit.explaining.caption import explain
 
 CAPTION = "a serene beach at sunrise, 35mm"
-NULL = [f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "house", "boat", "hill", "car")]
+CONTROL = [
+    f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "house", "boat", "hill", "car")
+]
 
 
 def test_attention_and_entropy_are_those_of_the_trajectory(sd1: audit.Model) -> None:
@@ -20,7 +22,9 @@ def test_attention_and_entropy_are_those_of_the_trajectory(sd1: audit.Model) -> 
     table = audit.generate(sd1, [CAPTION], [3], steps=5, detectors=["entropy_trajectory", "bright_ending"])
     row = table.to_pylist()[0]
     count = row["prompt_tokens"]
-    assert found.tokens[0] == "BOS" and found.tokens[count - 1] == "EOS" and found.tokens[count:] == ["padding"]
+    assert found.tokens[0] == "BOS"
+    assert found.tokens[count - 1] == "EOS"
+    assert found.tokens[count:] == ["padding"]
     np.testing.assert_allclose(found.attention_PT.sum(0), 1, atol=1e-6)
     np.testing.assert_allclose(found.entropy_T, row["entropy_steps"], atol=1e-5)
     np.testing.assert_allclose(found.attention_PT[:count, -1], row["token_attention"][:count], atol=1e-6)
@@ -30,9 +34,12 @@ def test_attention_and_entropy_are_those_of_the_trajectory(sd1: audit.Model) -> 
 
 
 def test_the_band_holds_nine_tenths_of_the_control_captions(sd1: audit.Model) -> None:
-    found = explain(sd1, CAPTION, steps=3, control_captions=NULL)
-    curves = np.array(audit.generate(sd1, NULL, steps=3, detectors=["entropy_trajectory"])["entropy_steps"].to_pylist())
-    assert found.band_T2 is not None and found.control_captions == 15
+    found = explain(sd1, CAPTION, steps=3, control_captions=CONTROL)
+    curves = np.array(
+        audit.generate(sd1, CONTROL, steps=3, detectors=["entropy_trajectory"])["entropy_steps"].to_pylist()
+    )
+    assert found.band_T2 is not None
+    assert found.control_captions == 15
     np.testing.assert_allclose(found.band_T2, np.quantile(curves, [0.05, 0.95], axis=0).T, atol=1e-5)
     assert explain(sd1, CAPTION, steps=2).band_T2 is None
 
@@ -49,7 +56,7 @@ def test_tokens_are_left_out_one_at_a_time(sd1: audit.Model) -> None:
 
 
 def test_a_calibration_gives_score_and_p(sd1: audit.Model) -> None:
-    captions = [f"{a} {b}" for a in NULL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
+    captions = [f"{a} {b}" for a in CONTROL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
     calibration = audit.calibrate(audit.screen(sd1, captions, [4], ["noise_magnitude"]), "noise_magnitude")
     found = explain(sd1, CAPTION, steps=2, calibration=calibration)
     scored = calibration.score(audit.screen(sd1, [CAPTION], [4], ["noise_magnitude"])).to_pylist()[0]
@@ -58,13 +65,14 @@ def test_a_calibration_gives_score_and_p(sd1: audit.Model) -> None:
 
 def test_the_empty_caption_has_no_token_to_leave_out(sd1: audit.Model) -> None:
     found = explain(sd1, "", steps=2)
-    assert found.tokens == ["BOS", "EOS", "padding"] and found.moves == []
+    assert found.tokens == ["BOS", "EOS", "padding"]
+    assert found.moves == []
 
 
 def test_a_calibration_of_whole_runs_or_of_another_model_is_an_error(
     sd1: audit.Model, sd2: audit.Model, tmp_path: Path
 ) -> None:
-    captions = [f"{a} {b}" for a in NULL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
+    captions = [f"{a} {b}" for a in CONTROL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
     run = audit.calibrate(
         audit.generate(sd1, captions, steps=1, detectors=["entropy_trajectory"], output="latents"), "entropy_trajectory"
     )

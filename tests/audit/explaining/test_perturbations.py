@@ -17,7 +17,8 @@ captions_of_words = st.lists(st.sampled_from(["a", "red", "house", "under", "sno
 def test_variants_are_other_captions_of_about_the_same_length(caption: str) -> None:
     found = variants(caption, WORDS)
     assert found == variants(caption, WORDS)
-    assert len(found) == len(set(found)) == VARIANTS and caption not in found
+    assert len(found) == len(set(found)) == VARIANTS
+    assert caption not in found
     for text in found:
         assert len(text.split()) - len(caption.split()) in (0, 1)
 
@@ -26,12 +27,15 @@ def test_each_changes_one_thing() -> None:
     caption = "a red house under snow"
     swapped, inserted, shuffled, *_ = variants(caption, WORDS)
     assert len(set(swapped.split()) - set(caption.split())) == 1
-    assert len(inserted.split()) == 6 and [word for word in inserted.split() if word not in WORDS] == caption.split()
-    assert sorted(shuffled.split()) == sorted(caption.split()) and shuffled != caption
+    assert len(inserted.split()) == 6
+    assert [word for word in inserted.split() if word not in WORDS] == caption.split()
+    assert sorted(shuffled.split()) == sorted(caption.split())
+    assert shuffled != caption
 
 
 def test_a_caption_without_words_has_none_and_one_word_has_few() -> None:
-    assert variants("", WORDS) == [] and variants("a dog", []) == []
+    assert variants("", WORDS) == []
+    assert variants("a dog", []) == []
     assert 0 < len(variants("dog", WORDS)) <= VARIANTS
 
 
@@ -40,8 +44,8 @@ def test_content_words_are_the_long_ones_once() -> None:
 
 
 def test_the_margin_is_the_score_less_the_median_of_the_variants(sd1: audit.Model) -> None:
-    null = [f"a {colour} {thing} {n}" for colour in ("red", "blue") for thing in ("cat", "boat") for n in range(20)]
-    calibration = audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
+    control = [f"a {colour} {thing} {n}" for colour in ("red", "blue") for thing in ("cat", "boat") for n in range(20)]
+    calibration = audit.calibrate(audit.screen(sd1, control, detectors=["noise_magnitude"]), "noise_magnitude")
     table = perturbation_margin(sd1, calibration, ["a red house", "", "a red house"], WORDS)
     assert table["caption"].to_pylist() == ["a red house", ""]
     texts = ["a red house", *variants("a red house", WORDS)]

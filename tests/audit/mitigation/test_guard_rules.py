@@ -69,7 +69,8 @@ def test_nothing_is_silenced_before_there_are_null_samples_enough() -> None:
     for _ in range(8):
         rule.learn(attention(20, generator), torch.arange(20) % 5)  # the upper tenths stay unknown
     _, limit_B = rule(attention(10, generator), torch.arange(10))
-    assert limit_B[:5].isfinite().all() and limit_B[5:].isinf().all()
+    assert limit_B[:5].isfinite().all()
+    assert limit_B[5:].isinf().all()
 
 
 def test_the_null_of_a_tenth_is_that_of_the_newest_samples() -> None:

@@ -133,8 +133,8 @@ def test_image_to_image_pipelines(pipeline: StableDiffusionPipeline, guidance: f
 def calibration(sd1: audit.Model) -> audit.Calibration:
     things = ("dog", "cat", "cup", "hat", "sea", "car", "sun", "tree", "road", "bird", "fish", "lamp", "door", "book")
     looks = ("red", "blue", "old", "wet", "tiny", "torn")
-    null = [f"a {look} {thing}" for look in looks for thing in things]
-    return audit.calibrate(audit.screen(sd1, null, detectors=["noise_magnitude"]), "noise_magnitude")
+    control = [f"a {look} {thing}" for look in looks for thing in things]
+    return audit.calibrate(audit.screen(sd1, control, detectors=["noise_magnitude"]), "noise_magnitude")
 
 
 def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
@@ -177,9 +177,14 @@ def hooks(pipeline: StableDiffusionPipeline) -> int:
 
 def test_no_trace_is_left_even_after_an_exception(pipeline: StableDiffusionPipeline) -> None:
     plain, attributes = latents(pipeline, SHORT), set(vars(pipeline))
-    with pytest.raises(KeyboardInterrupt), audit.mitigated(pipeline):
-        assert not np.array_equal(latents(pipeline, SHORT), plain)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with audit.mitigated(pipeline):
+            assert not np.array_equal(latents(pipeline, SHORT), plain)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert hooks(pipeline) == 0
     assert set(vars(pipeline)) == attributes
     assert np.array_equal(latents(pipeline, SHORT), plain)

@@ -240,7 +240,8 @@ def test_close_lets_go_of_the_unet(unet: UNet2DConditionModel) -> None:
     guard = audit.TrainingGuard(unet, max_entropy=1)
     guard.close()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
-    assert type(unet) is UNet2DConditionModel and not any(name.startswith("_audit") for name in vars(unet))
+    assert type(unet) is UNet2DConditionModel
+    assert not any(name.startswith("_audit") for name in vars(unet))
 
 
 def test_one_limit_and_a_sensible_one(unet: UNet2DConditionModel) -> None:
@@ -276,7 +277,7 @@ def test_a_forward_that_failed_leaves_nothing_behind(unet: UNet2DConditionModel)
     assert torch.equal(weights_of(guard, unet, batch), truth)
 
 
-class Null:
+class ControlCaptions:
     """Hidden states of control captions: one text, varied a little; and how often they were asked for."""
 
     def __init__(self, unet: UNet2DConditionModel, spread: float = 0.1, seed: int = 7) -> None:
@@ -291,17 +292,18 @@ class Null:
 
 
 def test_control_captions_take_the_place_of_the_captions_once_in_fifty_steps(unet: UNet2DConditionModel) -> None:
-    null = Null(unet)
+    control_captions = ControlCaptions(unet)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    guard = audit.TrainingGuard(unet, max_quantile=0.95, null=null)
+    guard = audit.TrainingGuard(unet, max_quantile=0.95, control_captions=control_captions)
     unet.register_forward_pre_hook(lambda _, args: seen.append(args))
     batch = inputs(unet)
     for step in range(52):
         unet(*batch)
         assert guard.weights().tolist() == [1.0] * 4  # too few control samples yet
-        assert null.asked == (1 if step < 50 else 2)
+        assert control_captions.asked == (1 if step < 50 else 2)
     of_control = [args for args in seen if args[2] is not batch[2]]
-    assert len(of_control) == 2 and len(seen) == 54
+    assert len(of_control) == 2
+    assert len(seen) == 54
     assert all(args[0] is batch[0] and args[1] is batch[1] for args in of_control)
 
 
@@ -309,16 +311,16 @@ def test_what_attends_unlike_control_captions_gets_no_weight(
     unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audit.mitigation.training.CONTROL_EVERY", 1)
-    guard = audit.TrainingGuard(unet, max_quantile=0.95, null=Null(unet))
+    guard = audit.TrainingGuard(unet, max_quantile=0.95, control_captions=ControlCaptions(unet))
     shares = {}
-    for name, spread in (("learning", 0.1), ("like null", 0.1), ("unlike", 1.0)):
-        found, captions = [], Null(unet, spread, seed=9)
+    for name, spread in (("learning", 0.1), ("like control captions", 0.1), ("unlike", 1.0)):
+        found, captions = [], ControlCaptions(unet, spread, seed=9)
         for seed in range(12):
             noisy, timesteps, _ = inputs(unet, 20, seed)
             unet(noisy, timesteps, encoder_hidden_states=captions(20))
             found.append(guard.weights().mean())
         shares[name] = float(torch.stack(found).mean())
-    assert shares["like null"] > 0.8
+    assert shares["like control captions"] > 0.8
     assert shares["unlike"] < 0.2
 
 
@@ -339,19 +341,19 @@ def test_the_forward_of_control_captions_leaves_gradients_alone(
         return [p.grad.clone() for p in unet.parameters()]
 
     plain = gradients(None)
-    guarded = gradients(audit.TrainingGuard(unet, max_quantile=0.95, null=Null(unet)))
+    guarded = gradients(audit.TrainingGuard(unet, max_quantile=0.95, control_captions=ControlCaptions(unet)))
     assert all(torch.equal(a, b) for a, b in zip(plain, guarded, strict=True))
 
 
 @pytest.mark.slow
 def test_control_captions_beside_torch_compile(unet: UNet2DConditionModel) -> None:
-    null = Null(unet)
-    guard = audit.TrainingGuard(unet, max_quantile=0.95, null=null)
+    control_captions = ControlCaptions(unet)
+    guard = audit.TrainingGuard(unet, max_quantile=0.95, control_captions=control_captions)
     compiled = torch.compile(unet, backend="aot_eager")
     assert [weights_of(guard, compiled, inputs(unet, seed=seed)).tolist() for seed in range(3)] == [[1.0] * 4] * 3
-    assert null.asked == 1
+    assert control_captions.asked == 1
 
 
 def test_a_fixed_entropy_does_not_go_with_control_captions(unet: UNet2DConditionModel) -> None:
     with pytest.raises(UsageError, match="max_entropy cannot be combined with control captions"):
-        audit.TrainingGuard(unet, max_entropy=1.0, null=Null(unet))
+        audit.TrainingGuard(unet, max_entropy=1.0, control_captions=ControlCaptions(unet))

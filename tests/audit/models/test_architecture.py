@@ -27,7 +27,7 @@ INPUTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("change, what", INPUTS)
+@pytest.mark.parametrize(("change", "what"), INPUTS)
 def test_a_unet_with_other_inputs_is_refused_by_name_before_anything_is_read(
     folder: Path, change: dict[str, Any], what: str
 ) -> None:
@@ -61,7 +61,7 @@ def test_pipelines_of_the_same_components_load(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file, change, what",
+    ("file", "change", "what"),
     [
         ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "the autoencoder is AutoencoderTiny"),
         ("vae/config.json", {"shift_factor": 0.1}, "the VAE has shift_factor"),
@@ -127,7 +127,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("version, size", SIZES)
+@pytest.mark.parametrize(("version", "size"), SIZES)
 def test_the_size_is_what_diffusers_makes_of_sample_size(folder: Path, version: str | None, size: Any) -> None:
     set_config(folder / "unet/config.json", sample_size=size, _diffusers_version=version)
     if version is None:
@@ -138,7 +138,8 @@ def test_the_size_is_what_diffusers_makes_of_sample_size(folder: Path, version: 
     wanted = (corrected, corrected) if isinstance(corrected, int) else tuple(corrected)
     assert audit.load_model(folder).latent_shape[1:] == wanted
     model = outline_model(folder)
-    assert model.latent_shape[1:] == wanted and model.resolution == (2 * wanted[0], 2 * wanted[1])
+    assert model.latent_shape[1:] == wanted
+    assert model.resolution == (2 * wanted[0], 2 * wanted[1])
 
 
 @pytest.mark.parametrize("size", [None, 0, [16], "16", True])

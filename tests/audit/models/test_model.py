@@ -86,7 +86,7 @@ def test_a_folder_without_a_component_is_an_error_that_names_it(folder: Path, pa
         audit.load_model(folder)
 
 
-@pytest.mark.parametrize("part, name", [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
+@pytest.mark.parametrize(("part", "name"), [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
 def test_pickled_weights_are_refused(folder: Path, part: str, name: str) -> None:
     weights = folder / part / f"{name}.safetensors"
     weights.rename(weights.with_suffix(".bin"))
@@ -109,7 +109,7 @@ def test_damaged_weights_are_an_error_and_not_a_traceback(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file, change",
+    ("file", "change"),
     [
         ("unet/config.json", {"_class_name": "SD3Transformer2DModel"}),
         ("unet/config.json", {"num_class_embeds": 10}),

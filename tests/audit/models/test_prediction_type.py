@@ -35,7 +35,7 @@ def parts(sd1: audit.Model) -> dict[str, Any]:
     return {"tokenizer": sd1.tokenizer, "text_encoder": sd1.text_encoder, "scheduler_config": BASE}
 
 
-@pytest.mark.parametrize("noise, found", [(0.95, "epsilon"), (0.02, "v_prediction")])
+@pytest.mark.parametrize(("noise", "found"), [(0.95, "epsilon"), (0.02, "v_prediction")])
 def test_it_is_measured_where_nothing_says_it(parts: dict[str, Any], noise: float, found: str) -> None:
     config, how = decide(parts | {"unet": Mixture(noise)}, {}, False, None, "here")
     assert config["prediction_type"] == found
@@ -51,7 +51,8 @@ def test_what_cannot_be_told_is_refused_with_the_key_that_says_it(parts: dict[st
 def test_markers_of_fine_tunes_say_velocity_and_zero_terminal_snr(parts: dict[str, Any]) -> None:
     config, how = decide(parts | {"unet": Mixture(0.95)}, {"v_pred": True, "ztsnr": True}, False, None, "here")
     assert config["prediction_type"] == "v_prediction"
-    assert config["rescale_betas_zero_snr"] is True and config["timestep_spacing"] == "trailing"
+    assert config["rescale_betas_zero_snr"] is True
+    assert config["timestep_spacing"] == "trailing"
     assert how == "the file's tensor v_pred"
 
 

@@ -88,7 +88,7 @@ def test_defaults_that_a_scheduler_object_filled_in_do_not_count_as_written() ->
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler: .*flow-matching"),
         ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "FlowMatchHeunDiscreteScheduler"),
@@ -117,7 +117,8 @@ def test_defaults_that_a_scheduler_object_filled_in_do_not_count_as_written() ->
 def test_what_ddim_cannot_sample_is_refused_by_name(folder: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(AuditError, match=message) as caught:
         audit.load_model(put(folder, OLD | change))
-    assert caught.value.hint and "scheduler_config.json" in str(caught.value.where)
+    assert caught.value.hint
+    assert "scheduler_config.json" in str(caught.value.where)
 
 
 def test_a_file_without_a_class_is_of_the_class_in_the_index(folder: Path) -> None:

@@ -57,7 +57,7 @@ def test_what_is_no_part_of_the_model_is_left_out_and_anything_else_refused(data
 
 
 @pytest.mark.parametrize(
-    "prefix, what",
+    ("prefix", "what"),
     [
         ("first_stage_model.", "there is no VAE in this file"),
         ("cond_stage_model.", "there is no text encoder in this file"),
@@ -76,7 +76,7 @@ def test_what_is_missing_is_named(data: Path, tmp_path: Path, prefix: str, what:
 
 
 @pytest.mark.parametrize(
-    "tensors, what",
+    ("tensors", "what"),
     [
         ({"a": (1, 2), "b": (1, 2)}, "no UNet"),
         ({"conv_in.weight": (4,), "down_blocks.0.resnets.0.conv1.bias": (4,)}, "one component of a diffusers folder"),
@@ -93,7 +93,7 @@ def test_another_file_is_told_what_it_is(tmp_path: Path, tensors: dict[str, tupl
 
 
 @pytest.mark.parametrize(
-    "key, shape, family",
+    ("key", "shape", "family"),
     [
         ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", (1,), "xl_base"),
         ("model.diffusion_model.input_blocks.0.0.weight", (1, 9), "inpainting"),

@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def theirs(files: list[Path], data: Path) -> StableDiffusionPipeline:
-    """diffusers with both loaded."""
+    """Load both files with diffusers."""
     pipeline = StableDiffusionPipeline.from_pretrained(data / "tiny-sd1")
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -101,7 +101,7 @@ def test_a_token_may_be_given_and_has_to_be_where_the_file_has_none(data: Path, 
 
 
 @pytest.mark.parametrize(
-    "content, what",
+    ("content", "what"),
     [
         ({"<x>": torch.zeros(2, 5)}, r"shape \[2, 5\]; the text encoder has 32"),
         ({"<x>": torch.full((1, WIDTH), float("nan"))}, "NaN or infinite"),

@@ -210,7 +210,7 @@ def test_the_metadata_says_what_the_rows_depend_on(sd1: audit.Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         ({"detectors": ["profile"]}, "'profile' belongs to audit.screen"),
         ({"detectors": ["noise_magnitude"]}, "'noise_magnitude' belongs to audit.screen"),

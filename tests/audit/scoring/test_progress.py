@@ -11,7 +11,7 @@ from audit.explaining.caption import explain
 from audit.explaining.layers import layers
 
 CAPTIONS = ["a red cat", "a blue dog", "an old boat"]
-NULL = [f"a {thing} in snow" for thing in ("house", "hill", "car", "lamp")]
+CONTROL = [f"a {thing} in snow" for thing in ("house", "hill", "car", "lamp")]
 
 
 class Told(dict[str, list[tuple[str, int, int]]]):
@@ -30,23 +30,26 @@ def complete(told: list[tuple[str, int, int]], unit: str, total: int) -> bool:
 @pytest.mark.parametrize("batch_size", [1, 2, None])
 def test_layers_tells_captions_of_both_kinds(sd1: audit.Model, batch_size: int | None) -> None:
     told = Told()
-    table = layers(sd1, CAPTIONS, NULL, batch_size=batch_size, progress=told)
-    assert list(told) == ["look at layers"] and complete(told["look at layers"], "captions", 7)
+    table = layers(sd1, CAPTIONS, CONTROL, batch_size=batch_size, progress=told)
+    assert list(told) == ["look at layers"]
+    assert complete(told["look at layers"], "captions", 7)
     assert len(told["look at layers"]) == {1: 7, 2: 4, None: 2}[batch_size]
     if batch_size is not None:
-        assert table.equals(layers(sd1, CAPTIONS, NULL, batch_size=batch_size))
+        assert table.equals(layers(sd1, CAPTIONS, CONTROL, batch_size=batch_size))
 
 
 def test_explain_tells_every_step_of_its_runs(sd1: audit.Model) -> None:
     told = Told()
-    explain(sd1, "a red dog", steps=3, control_captions=NULL, progress=told)
+    explain(sd1, "a red dog", steps=3, control_captions=CONTROL, progress=told)
     assert list(told) == ["follow the caption", "screen", "follow control captions"]
     assert [done for _, done, _ in told["follow the caption"]] == [1, 2, 3]
     assert complete(told["screen"], "rows", 4)
-    assert len(told["follow control captions"]) == 3 and complete(told["follow control captions"], "steps", 12)
+    assert len(told["follow control captions"]) == 3
+    assert complete(told["follow control captions"], "steps", 12)
 
 
 def test_generate_tells_the_steps_of_all_rows(sd1: audit.Model) -> None:
     told = Told()
     audit.generate(sd1, CAPTIONS, [0, 1], steps=2, batch_size=4, progress=told)
-    assert [done for _, done, _ in told["generate"]] == [4, 8, 10, 12] and complete(told["generate"], "steps", 12)
+    assert [done for _, done, _ in told["generate"]] == [4, 8, 10, 12]
+    assert complete(told["generate"], "steps", 12)

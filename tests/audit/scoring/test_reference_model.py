@@ -15,7 +15,7 @@ from audit.detectors import features
 from audit.errors import AuditError
 
 CAPTIONS = ["a dog", "the sea at night"]
-NULL = [f"a {a} {b} {c}" for a in ("red", "old", "wet") for b in ("cat", "boat", "hat", "hill") for c in "abcdefgh"]
+CONTROL = [f"a {a} {b} {c}" for a in ("red", "old", "wet") for b in ("cat", "boat", "hat", "hill") for c in "abcdefgh"]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def test_the_columns_of_both_stand_beside_each_other(sd1: audit.Model, tuned: au
 
 
 def test_distances_are_measured_in_the_difference_of_the_features(sd1: audit.Model, tuned: audit.Model) -> None:
-    null = audit.screen(tuned, NULL, detectors=["attention_profile"], reference=sd1)
-    calibration = audit.calibrate(null, "attention_profile")
+    control = audit.screen(tuned, CONTROL, detectors=["attention_profile"], reference=sd1)
+    calibration = audit.calibrate(control, "attention_profile")
     differences = []
     for prefix in ("", "reference_"):
-        columns = {name: np.array(null[prefix + name].to_pylist()) for name in ("layer_entropy", "layer_bos")}
+        columns = {name: np.array(control[prefix + name].to_pylist()) for name in ("layer_entropy", "layer_bos")}
         differences.append(features("attention_profile", columns))
     [part] = calibration.parts
     assert np.median(differences[0] - differences[1], axis=0) == pytest.approx(part.distance.median, abs=0.3)
@@ -50,14 +50,14 @@ def test_distances_are_measured_in_the_difference_of_the_features(sd1: audit.Mod
 
 
 def test_beside_itself_a_model_differs_nowhere_and_cannot_be_calibrated(sd1: audit.Model) -> None:
-    null = audit.screen(sd1, NULL, detectors=["noise_magnitude"], reference=sd1)
-    assert null["noise_magnitude"].equals(null["reference_noise_magnitude"])
+    control = audit.screen(sd1, CONTROL, detectors=["noise_magnitude"], reference=sd1)
+    assert control["noise_magnitude"].equals(control["reference_noise_magnitude"])
     with pytest.raises(AuditError, match="noise_magnitude gives all .* control captions the same score"):
-        audit.calibrate(null, "noise_magnitude")
+        audit.calibrate(control, "noise_magnitude")
 
 
 def test_a_calibration_holds_for_one_reference_model(sd1: audit.Model, tuned: audit.Model) -> None:
-    calibration = audit.calibrate(audit.screen(tuned, NULL, detectors=["profile"], reference=sd1))
+    calibration = audit.calibrate(audit.screen(tuned, CONTROL, detectors=["profile"], reference=sd1))
     with pytest.raises(AuditError, match="reference model's weights of"):
         calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"]))
     with pytest.raises(AuditError, match="reference model's weights of unet"):
@@ -69,7 +69,9 @@ def test_a_row_that_fails_in_the_reference_model_is_an_error_that_says_so(data: 
     broken = audit.load_model(data / "tiny-sd1")
     broken.unet.conv_out.bias[0] = torch.nan
     row = audit.screen(sd1, ["a dog"], detectors=["noise_magnitude"], reference=broken).to_pylist()[0]
-    assert row["status"] == "error" and row["noise_magnitude"] is None and row["reference_noise_magnitude"] is None
+    assert row["status"] == "error"
+    assert row["noise_magnitude"] is None
+    assert row["reference_noise_magnitude"] is None
     assert row["error"] == "reference model: not finite: output of the UNet, t = 981"
 
 

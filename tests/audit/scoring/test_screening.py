@@ -56,7 +56,8 @@ def test_one_row_a_caption_and_seed_caption_major(sd1: audit.Model) -> None:
     columns = ["layer_entropy", "layer_bos", "noise_response", *EVERYTHING[1:-2]]
     columns += ["early_entropy", "early_bos", "direction"]
     assert table.schema.equals(schema.scored(columns))
-    assert table["status"].to_pylist() == ["ok"] * 6 and table["error"].null_count == 6
+    assert table["status"].to_pylist() == ["ok"] * 6
+    assert table["error"].null_count == 6
     assert np.array(table["layer_bos"].to_pylist()).shape == (6, 16)
     assert np.array(table["noise_response"].to_pylist()).shape == (6, 8)
 
@@ -99,10 +100,10 @@ def test_the_same_call_gives_the_same_bits(sd1: audit.Model) -> None:
 
 def test_all_detectors_come_out_of_one_pass(sd1: audit.Model) -> None:
     captions, seeds = ["a", "b", "c"], [0, 1]
-    null = [1] * 9 * len(seeds)  # the eight of the profile, and that of noise_alignment
+    unconditional = [1] * 9 * len(seeds)  # the eight of the profile, and that of noise_alignment
     conditional = [4] * 9 + [2] * 9  # six rows in batches of four
     sizes = forwards_of(sd1, captions=captions, seeds=seeds, detectors=EVERYTHING, batch_size=4)
-    assert sizes == null + conditional
+    assert sizes == unconditional + conditional
 
 
 def test_attention_alone_needs_no_unconditional_forward(sd1: audit.Model) -> None:
@@ -129,15 +130,15 @@ def response_in_float64(exact: StableDiffusionPipeline, caption: str, seed: int)
     scheduler.set_timesteps(50)
     conditional, unconditional = exact.encode_prompt(caption, "cpu", 1, True)
     noise = initial_latent(seed, (4, 16, 16)).double()[None]
-    responses, nulls = [], []
+    responses, unconditional = [], []
     with torch.no_grad():
         for position in POSITIONS:
             timestep = scheduler.timesteps[position]
             eps_c = exact.unet(noise, timestep, encoder_hidden_states=conditional).sample
             eps_unconditional = exact.unet(noise, timestep, encoder_hidden_states=unconditional).sample
             responses.append(float((eps_c - eps_unconditional).square().sum().sqrt()))
-            nulls.append(float(eps_unconditional.square().sum().sqrt()))
-    return np.array(responses), np.array(nulls)
+            unconditional.append(float(eps_unconditional.square().sum().sqrt()))
+    return np.array(responses), np.array(unconditional)
 
 
 def test_the_timesteps_of_the_noise_profile_are_those_of_the_design() -> None:
@@ -150,10 +151,10 @@ def test_the_timesteps_of_the_noise_profile_are_those_of_the_design() -> None:
 def test_noise_magnitude_and_profile_are_a_plain_loop_in_float64(
     sd1: audit.Model, exact: StableDiffusionPipeline, caption: str
 ) -> None:
-    responses, nulls = response_in_float64(exact, caption, seed=3)
+    responses, unconditional = response_in_float64(exact, caption, seed=3)
     row = audit.screen(sd1, [caption], seeds=[3], detectors=["noise_magnitude", "noise_profile"]).to_pylist()[0]
     assert row["noise_magnitude"] == pytest.approx(responses[0], abs=1e-5)
-    np.testing.assert_allclose(row["noise_response"], np.log(np.maximum(responses, 1e-3 * nulls)), atol=1e-5)
+    np.testing.assert_allclose(row["noise_response"], np.log(np.maximum(responses, 1e-3 * unconditional)), atol=1e-5)
 
 
 def test_a_caption_of_the_empty_prompts_tokens_does_nothing_to_the_noise(
@@ -162,9 +163,9 @@ def test_a_caption_of_the_empty_prompts_tokens_does_nothing_to_the_noise(
     captions = ["", "   ", "<|endoftext|>"]  # the last: EOS before the padding, which is EOS
     table = audit.screen(sd1, captions, detectors=["noise_magnitude", "noise_profile"], batch_size=2)
     assert table["noise_magnitude"].to_pylist() == [0.0] * 3
-    _, nulls = response_in_float64(exact, "", seed=0)
+    _, unconditional = response_in_float64(exact, "", seed=0)
     for values in table["noise_response"].to_pylist():
-        np.testing.assert_allclose(values, np.log(1e-3 * nulls), atol=1e-5)
+        np.testing.assert_allclose(values, np.log(1e-3 * unconditional), atol=1e-5)
 
 
 def test_a_caption_counts_as_empty_by_its_token_ids_not_by_their_number(sd1: audit.Model) -> None:
@@ -175,9 +176,9 @@ def test_a_caption_counts_as_empty_by_its_token_ids_not_by_their_number(sd1: aud
 
 
 def test_v_prediction_is_converted_to_epsilon(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
-    """eps = sqrt(alpha) v + sqrt(1 - alpha) x: the difference of two eps is sqrt(alpha) times that of the v."""
+    """With eps = sqrt(alpha) v + sqrt(1 - alpha) x, two eps differ by sqrt(alpha) times the difference of their v."""
     model = replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": "v_prediction"})
-    responses, nulls = response_in_float64(exact, "a dog", seed=0)
+    responses, unconditional = response_in_float64(exact, "a dog", seed=0)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alpha = float((1 - betas).cumprod(0)[981])
     table = audit.screen(model, ["a dog", ""], detectors=["noise_magnitude", "noise_profile"])
@@ -261,13 +262,15 @@ def test_a_checkpoint_that_is_broken_after_its_last_layer_is_named_too(data: Pat
 def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:
     context = json.loads(audit.screen(sd1, ["a dog"], seeds=[4, 5]).schema.metadata[b"crossaudit"])
     assert context["weights"] == {name: sd1.weights_sha256[name] for name in ("unet", "text_encoder", "tokenizer")}
-    assert context["dtype"] == "float32" and context["seeds"] == [4, 5] and context["latent_shape"] == [4, 16, 16]
+    assert context["dtype"] == "float32"
+    assert context["seeds"] == [4, 5]
+    assert context["latent_shape"] == [4, 16, 16]
     assert context["scheduler"]["prediction_type"] == "epsilon"
     assert context["detectors"] == {"attention_profile": 1, "noise_profile": 1}
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         ({"detectors": ["entropy_trajectory"]}, "'entropy_trajectory' belongs to audit.generate"),
         ({"detectors": ["nonsense"]}, "unknown detector 'nonsense'"),

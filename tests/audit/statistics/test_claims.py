@@ -61,7 +61,8 @@ def test_what_nobody_measured_is_not_claimed() -> None:
         "No audit sample was drawn: nothing is claimed about the captions that were not generated."
     ]
     nothing_found = audit((10, "unconfirmed", "sample"), (10, "unconfirmed", "budget"))
-    assert nothing_found["recall"] is None and nothing_found["missed"]["k"] == 0
+    assert nothing_found["recall"] is None
+    assert nothing_found["missed"]["k"] == 0
 
 
 def test_the_stated_intervals_cover_the_truth() -> None:

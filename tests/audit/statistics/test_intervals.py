@@ -22,7 +22,8 @@ def test_clopper_pearson_is_exact_against_the_binomial_tails() -> None:
 
 
 def test_the_interval_closes_at_none_and_all() -> None:
-    assert clopper_pearson(0, 10)[0] == 0 and clopper_pearson(10, 10)[1] == 1
+    assert clopper_pearson(0, 10)[0] == 0
+    assert clopper_pearson(10, 10)[1] == 1
 
 
 def test_nothing_in_n_leaves_the_rule_of_three() -> None:
@@ -31,7 +32,7 @@ def test_nothing_in_n_leaves_the_rule_of_three() -> None:
     assert binom.cdf(2, 40, upper_bound(2, 40)) == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("k, n", [(0, 0), (-1, 5), (6, 5)])
+@pytest.mark.parametrize(("k", "n"), [(0, 0), (-1, 5), (6, 5)])
 def test_impossible_counts_are_an_error(k: int, n: int) -> None:
     with pytest.raises(AuditError, match="not a proportion"):
         clopper_pearson(k, n)

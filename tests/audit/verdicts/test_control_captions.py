@@ -64,7 +64,8 @@ def test_a_control_that_reproduces_an_image_sets_no_threshold(
     [control], kept, _ = separated(matches, **known)
     assert (control.caption_id, control.similarity, control.image_id) == ("000", 0.973, "i")
     assert (control.seeds_alike, control.seeds) == (1, 2)
-    assert any(reason in each for each in control.reasons) and not kept
+    assert any(reason in each for each in control.reasons)
+    assert not kept
     others = [row["similarity"] for row in control_maxima(matches, "sscd", "verbatim").to_pylist()][1:]
     limit = choose_threshold("verbatim", np.array(others), 0.01, FLOOR)
     assert limit.value == 0.543  # with it, 0.973: every copy of 0.9 would be cleared
@@ -72,14 +73,19 @@ def test_a_control_that_reproduces_an_image_sets_no_threshold(
 
 def test_similarity_alone_excludes_no_control() -> None:
     excluded, [kept], tail = separated(matches_of(0.973, following=0.96))
-    assert excluded == [] and kept.caption_id == "000" and kept.reasons == ()
-    assert kept.p is not None and kept.p < 0.05 and tail is not None
+    assert excluded == []
+    assert kept.caption_id == "000"
+    assert kept.reasons == ()
+    assert kept.p is not None
+    assert kept.p < 0.05
+    assert tail is not None
 
 
 def test_a_reason_alone_excludes_no_control() -> None:
     """It is as alike as the others let expect: without it the threshold would be too low."""
     excluded, kept, _ = separated(matches_of(0.56), caption=MERMAID, reproduced=frozenset("i"))
-    assert excluded == [] and kept == []
+    assert excluded == []
+    assert kept == []
 
 
 def test_several_that_reproduce_do_not_hide_each_other() -> None:
@@ -101,6 +107,7 @@ def test_what_does_not_look_like_a_copy_is_not_examined() -> None:
 def test_the_tail_is_a_normal_distribution_of_fishers_z() -> None:
     z = np.random.default_rng(0).normal(0.5, 0.1, 20_000)
     tail = Tail.fit(np.tanh(z))
-    assert tail is not None and (tail.mean, tail.deviation) == pytest.approx((0.5, 0.1), abs=2e-3)
+    assert tail is not None
+    assert (tail.mean, tail.deviation) == pytest.approx((0.5, 0.1), abs=2e-3)
     assert tail.quantile(0.01) == pytest.approx(np.quantile(np.tanh(z), 0.99), abs=5e-3)
     assert tail.survival(tail.quantile(0.01)) == pytest.approx(0.01)

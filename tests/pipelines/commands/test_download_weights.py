@@ -66,7 +66,7 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    # It would keep the proxies of the first request of this process.
+    # urllib would keep the proxies of the first request of this process.
     monkeypatch.setattr(urllib.request, "_opener", None)
 
 
@@ -80,7 +80,7 @@ def test_a_file_comes_whole_into_a_folder_that_was_not_there(server: str, tmp_pa
 @pytest.mark.parametrize(
     ("page", "message"),
     [
-        ("cut", r"the connection ended after [\d,]+ of [\d,]+ bytes"),
+        ("cut", "the download is incomplete"),
         ("gone", "HTTP Error 404"),
         ("page", r"holds no weights"),
     ],
@@ -131,7 +131,8 @@ def test_offline_it_exits_with_1_and_says_what_to_put_where(tmp_path: Path) -> N
     shown = crossaudit("download-weights", "sscd", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9")
     assert shown.returncode == 1
     assert shown.stdout.strip() == address("sscd_disc_mixup")
-    assert "download failed" in shown.stderr and "Traceback" not in shown.stderr
+    assert "download failed" in shown.stderr
+    assert "Traceback" not in shown.stderr
     assert f"copy it to {tmp_path}/sscd_disc_mixup.torchvision.pt" in shown.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,9 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     assert "- images: 40 images in 2 files" in lines
     assert any("0.001 TFLOP/s sustained (--tflops)" in line and "assumed" in line for line in lines)
     [head] = [line for line in lines if line.startswith("stage")]
-    assert head.split("  ")[0] == "stage" and "core-hours" in head and "dollars" in head
+    assert head.split("  ")[0] == "stage"
+    assert "core-hours" in head
+    assert "dollars" in head
     rows = {line.split()[0]: line.split() for line in lines[lines.index(head) + 1 :] if line and line[0] not in "-+ "}
     assert list(rows)[:8] == ["ingest", "embed", "cluster", "calibrate", "screen", "generate", "confirm", "total"]
     assert rows["screen"][1:4] == ["40", "captions", "3"]
@@ -35,7 +37,8 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     assert any("at most 137,185 per million captions do (95 %)" in line for line in lines)
     assert any("confirm.control_rate 0.05 needs 19 of them: enough" in line for line in lines)
     plain = crossaudit("plan", path, "--tflops", "0.001", "--set", "engine.gpus_per_worker=1")
-    assert "GPU-hours" in plain.stdout and "dollars" not in plain.stdout
+    assert "GPU-hours" in plain.stdout
+    assert "dollars" not in plain.stdout
     assert "with 1 worker the audit takes" in plain.stdout
 
 
@@ -43,5 +46,6 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
 def test_mistakes_exit_as_those_of_run_do(tmp_path: Path) -> None:
     (tmp_path / "audit.yaml").write_text("model: x\n")
     failed = crossaudit("plan", str(tmp_path / "audit.yaml"))
-    assert failed.returncode == 2 and "captions is missing" in failed.stderr
+    assert failed.returncode == 2
+    assert "captions is missing" in failed.stderr
     assert crossaudit("plan", str(tmp_path / "audit.yaml"), "--gpus", "0").returncode == 2

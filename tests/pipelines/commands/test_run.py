@@ -48,14 +48,16 @@ def test_fail_on_exits_with_3_for_this_verdict_and_worse_ones(
 def test_fail_on_needs_training_images(folder: Path) -> None:
     config = write_config(folder, images=None, out="no-images")
     code, _, error = called("run", str(config), "--fail-on", "verbatim")
-    assert code == 2 and "without training images" in error
+    assert code == 2
+    assert "without training images" in error
 
 
 def test_json_is_one_document_on_standard_output(folder: Path) -> None:
     code, output, error = audit(folder, ("not_selected", "partial", "verbatim"), "--json", "--fail-on", "partial")
     found: dict[str, Any] = json.loads(output)
     run = str(folder / "not_selected-partial-verbatim")
-    assert code == 3 and "crossaudit purge" in error
+    assert code == 3
+    assert "crossaudit purge" in error
     assert (found["run"], found["report"]) == (run, f"{run}/report.html")
     counted = {word: count for word, count in found["verdicts"].items() if count}
     assert counted == {"verbatim": 1, "partial": 1, "not_selected": 1}
@@ -69,7 +71,8 @@ def test_json_of_check_only_counts_the_files(folder: Path) -> None:
 
 def test_json_prints_nothing_where_the_run_cannot_start(folder: Path) -> None:
     code, output, error = called("run", str(write_config(folder, model="nowhere", out="x")), "--json")
-    assert (code, output) == (1, "") and "nowhere" in error
+    assert (code, output) == (1, "")
+    assert "nowhere" in error
 
 
 def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
@@ -77,7 +80,10 @@ def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
     code, output, _ = called("status", str(folder / "not_selected-verbatim"), "--json")
     found = json.loads(output)
     assert code == 0
-    assert found["state"] == "finished" and found["finished"] and found["job"] is None and found["stages"] == {}
+    assert found["state"] == "finished"
+    assert found["finished"]
+    assert found["job"] is None
+    assert found["stages"] == {}
 
 
 def test_json_of_check_has_every_statement_and_the_same_exit_code(folder: Path) -> None:
@@ -87,4 +93,5 @@ def test_json_of_check_has_every_statement_and_the_same_exit_code(folder: Path) 
     found = json.loads(output)
     assert (code, found["run"], found["ok"]) == (called("check", run)[0], run, False)
     assert {"name", "ok", "detail", "warning"} == set(found["checks"][0])
-    assert found["checks"][0]["ok"] and not all(item["ok"] for item in found["checks"])
+    assert found["checks"][0]["ok"]
+    assert not all(item["ok"] for item in found["checks"])

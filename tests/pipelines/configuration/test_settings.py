@@ -73,7 +73,8 @@ def test_overrides_are_yaml_and_reach_into_sections(tmp_path: Path) -> None:
     assert config.generate.seeds == [7, 8]
     assert config.select.budget is None
     assert config.engine.address == "auto"
-    assert config.images is not None and config.images.join_on == "key"
+    assert config.images is not None
+    assert config.images.join_on == "key"
 
 
 def test_an_override_without_a_value_is_explained(tmp_path: Path) -> None:
@@ -90,7 +91,8 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path: Path) -> No
 def test_every_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
     lines = message(tmp_path, generate={"steps": "many"}, engine={"workers": -1}).splitlines()
     assert len(lines) == 2
-    assert "generate.steps should be a valid integer" in lines[0] and "'many'" in lines[0]
+    assert "generate.steps should be a valid integer" in lines[0]
+    assert "'many'" in lines[0]
     assert "engine.workers: -1 is neither a number of workers nor {min, max}" in lines[1]
 
 
@@ -182,7 +184,8 @@ def test_a_value_that_cannot_be_meant_is_refused_with_its_key_and_line(
 @pytest.mark.parametrize("override", ["generate.guidance_scale=.inf", "engine.workers=true", "select.budget=1e26"])
 def test_an_override_is_held_to_the_same(tmp_path: Path, override: str) -> None:
     found = message(tmp_path, override)
-    assert override.partition("=")[0] in found and "(line" not in found
+    assert override.partition("=")[0] in found
+    assert "(line" not in found
 
 
 @pytest.mark.parametrize("key", ["out", "model", "captions", "images"])

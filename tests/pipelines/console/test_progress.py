@@ -28,7 +28,8 @@ def test_numbers_are_of_this_run_and_the_rest_takes_as_long() -> None:
     assert (numbers.before, numbers.errors, numbers.workers) == (400, 2, 3)
     assert numbers.eta_seconds == pytest.approx(500 / numbers.per_second, rel=0.01, abs=0.1)
     line = numbers.line()
-    assert "captions/s, 2 errors, " in line and line.endswith(" left, 3 workers, 400 already done")
+    assert "captions/s, 2 errors, " in line
+    assert line.endswith(" left, 3 workers, 400 already done")
 
 
 def test_what_is_done_has_no_time_left_and_no_workers() -> None:
@@ -48,7 +49,8 @@ def test_off_a_terminal_a_line_comes_when_a_minute_has_passed(monkeypatch: pytes
         monkeypatch.setattr(progress, "EVERY", -1.0)
         stage.show(workers=2)
     lines = said.getvalue().splitlines()
-    assert lines[1].startswith("screen: 4 of 8, ") and lines[1].endswith("2 workers")
+    assert lines[1].startswith("screen: 4 of 8, ")
+    assert lines[1].endswith("2 workers")
     assert lines[2].startswith("screen: done, ")
 
 
@@ -57,7 +59,9 @@ def test_on_a_terminal_there_is_a_bar_with_the_same() -> None:
     with told.stage("screen", 8, "captions") as stage:
         stage.advance(4, 1)
         stage.show(workers=2)
-    assert "4/8" in said.getvalue() and "1 errors" in said.getvalue() and "2 workers" in said.getvalue()
+    assert "4/8" in said.getvalue()
+    assert "1 errors" in said.getvalue()
+    assert "2 workers" in said.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,8 @@ def test_a_calculation_tells_its_steps_as_stages(capsys: pytest.CaptureFixture[s
         tell("follow the caption", "steps", 2, 2)
         tell("screen", "rows", 16, 32)
     first, second, third = capsys.readouterr().err.splitlines()
-    assert first.startswith("follow the caption: done") and second == "screen: 32 rows"
+    assert first.startswith("follow the caption: done")
+    assert second == "screen: 32 rows"
     assert third.startswith("screen: done")
 
 

@@ -71,14 +71,16 @@ def on_a_terminal(*arguments: str) -> str:
 def test_what_a_terminal_would_act_on_is_written_as_an_escape() -> None:
     assert visible(HOSTILE) == SHOWN
     assert visible(PLAIN) == PLAIN
-    assert visible("two\nlines") == "two\nlines" and visible("two\nlines", keep="") == r"two\x0alines"
+    assert visible("two\nlines") == "two\nlines"
+    assert visible("two\nlines", keep="") == r"two\x0alines"
 
 
 @given(st.text(st.characters()))
 def test_nothing_dangerous_is_left_of_any_text(text: str) -> None:
     assert not dangerous(visible(text))
     document = visible_json(json.dumps([text], ensure_ascii=False))
-    assert not dangerous(document) and json.loads(document) == [text]
+    assert not dangerous(document)
+    assert json.loads(document) == [text]
 
 
 @pytest.mark.parametrize("wrap", [str, Text])
@@ -97,18 +99,21 @@ def test_progress_is_visible() -> None:
     reporter.say(HOSTILE)
     with reporter.stage(HOSTILE, 1, "rows"):
         pass
-    assert file.getvalue().startswith(SHOWN) and not dangerous(file.getvalue())
+    assert file.getvalue().startswith(SHOWN)
+    assert not dangerous(file.getvalue())
 
 
 @pytest.mark.parametrize("format", ["table", "csv", "json"])
 def test_query_shows_hostile_captions_on_a_terminal(run: str, format: str) -> None:
     shown = on_a_terminal("query", run, "select caption from captions order by caption_id", "--format", format)
-    assert "gnp.xof" in shown and not dangerous(shown)
+    assert "gnp.xof" in shown
+    assert not dangerous(shown)
 
 
 def test_a_table_for_people_is_visible_in_a_pipe_too(run: str) -> None:
     shown = piped("query", run, "select caption from captions").stdout.decode()
-    assert SHOWN in shown and not dangerous(shown)
+    assert SHOWN in shown
+    assert not dangerous(shown)
 
 
 def test_csv_in_a_pipe_is_the_data(run: str) -> None:
@@ -129,13 +134,15 @@ def test_formulas_are_neutralised_on_request_and_it_says_how_many(run: str) -> N
     assert done.stdout.decode() == '"caption","score"\n"\'=HYPERLINK(""http://x"")",-1.5\n'
     assert "1 cells that look like formulas" in done.stderr.decode()
     refused = piped("query", run, sql, "--spreadsheet-safe")
-    assert refused.returncode == 2 and b"--format csv" in refused.stderr
+    assert refused.returncode == 2
+    assert b"--format csv" in refused.stderr
 
 
 def test_errors_are_visible(tmp_path: Path) -> None:
     for verbose in ([], ["--verbose"]):
         done = piped("query", str(tmp_path / "no \u202e\x9b2J run"), "select 1", *verbose)
-        assert done.returncode == 1 and not dangerous(done.stderr.decode()), done.stderr
+        assert done.returncode == 1, done.stderr
+        assert not dangerous(done.stderr.decode()), done.stderr
         assert r"no \u202e\x9b2J run" in done.stderr.decode()
 
 

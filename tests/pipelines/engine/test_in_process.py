@@ -57,7 +57,8 @@ def test_a_row_that_raises_is_the_only_one_lost_after_its_retries() -> None:
     found = result(work, retries=2, trace=lambda shard, text: traces.append((shard, text)))
     assert found == {"a": [0, ("raised", "ValueError: 1 is bad"), 4, 6], "b": [8, 10, 12, 14]}
     assert work.attempts == {(0, 4): 3, (0, 2): 1, (2, 4): 1, (0, 1): 1, (1, 2): 3, (4, 8): 1}
-    assert len(traces) == 7 and all(shard == "a" and "in compute" in text for shard, text in traces)
+    assert len(traces) == 7
+    assert all(shard == "a" and "in compute" in text for shard, text in traces)
 
 
 @pytest.mark.parametrize("error", [UsageError("not like this"), AuditError("there is no room", kind=DISK_FULL)])

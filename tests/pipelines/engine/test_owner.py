@@ -79,7 +79,8 @@ def test_a_second_writer_is_refused_and_told_who_the_first_is(ledger: Ledger) ->
 def test_a_writer_that_was_killed_is_followed_at_once(ledger: Ledger) -> None:
     command = [sys.executable, "-c", HOLD, ledger.uri]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"here\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
         with pytest.raises(AuditError, match=f"process {process.pid} on"), Owner(ledger):
             pass
         process.send_signal(signal.SIGKILL)

@@ -18,10 +18,12 @@ def test_the_token_is_readable_for_its_owner_only(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(ray_token, "TOKEN", tmp_path / ".ray" / "auth_token")
     ray_token.private_token()
     first = ray_token.TOKEN.read_text()
-    assert len(first) == 64 and stat.S_IMODE(ray_token.TOKEN.stat().st_mode) == 0o600
+    assert len(first) == 64
+    assert stat.S_IMODE(ray_token.TOKEN.stat().st_mode) == 0o600
     ray_token.TOKEN.chmod(0o644)
     ray_token.private_token()
-    assert ray_token.TOKEN.read_text() == first and stat.S_IMODE(ray_token.TOKEN.stat().st_mode) == 0o600
+    assert ray_token.TOKEN.read_text() == first
+    assert stat.S_IMODE(ray_token.TOKEN.stat().st_mode) == 0o600
 
 
 def test_a_cluster_is_not_used_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

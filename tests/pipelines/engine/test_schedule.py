@@ -30,7 +30,7 @@ ROWS = 6
 NEVER = 10**6
 
 
-class Died(Exception):
+class ProcessDiedError(Exception):
     """The process that was writing is gone."""
 
 
@@ -41,7 +41,7 @@ class Disk(LocalFileSystem):
 
     def _spend(self) -> None:
         if self.left == 0:
-            raise Died
+            raise ProcessDiedError
         self.left -= 1
 
     def open(self, path: str, mode: str = "rb", **more: Any) -> Any:
@@ -110,7 +110,7 @@ class Runs(RuleBasedStateMachine):
     def worker(self, attempt: Attempt, operations: int) -> Tables | dict[str, int]:
         """What `Worker.run` and `Worker.compute` do, by a process that lives that long."""
         if self.deadly.intersection(range(attempt.shard.start, attempt.shard.stop)):
-            raise Died
+            raise ProcessDiedError
         found = self.step.work(None, attempt.shard)  # type: ignore[arg-type]
         if attempt.piece:
             return found
@@ -125,7 +125,7 @@ class Runs(RuleBasedStateMachine):
         self.disk.left = operations
         try:
             self.finished += [shard.name for shard, _ in answer()]
-        except Died:
+        except ProcessDiedError:
             self.late += self.at_work
             self.drive()
         self.disk.left = NEVER
@@ -148,7 +148,7 @@ class Runs(RuleBasedStateMachine):
         attempt = self.one(data)
         try:
             result = self.worker(attempt, NEVER)
-        except Died:
+        except ProcessDiedError:
             self.fails(attempt, "worker_died", operations)
         else:
             self.back(attempt, partial(self.schedule.done, attempt, result), operations)
@@ -157,7 +157,7 @@ class Runs(RuleBasedStateMachine):
     @rule(data=st.data(), operations=st.integers(0, 9), machine=st.booleans())
     def a_worker_dies_writing(self, data: st.DataObject, operations: int, machine: bool) -> None:
         attempt = self.one(data)
-        with suppress(Died):
+        with suppress(ProcessDiedError):
             self.worker(attempt, operations)
         if machine:
             self.unlucky.update(range(attempt.shard.start, attempt.shard.stop))
@@ -179,7 +179,7 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: self.late)
     @rule(operations=st.one_of(st.just(NEVER), st.integers(0, 9)))
     def a_worker_comes_too_late(self, operations: int) -> None:
-        with suppress(Died):
+        with suppress(ProcessDiedError):
             self.worker(self.late.pop(0), operations)
 
     @rule()
@@ -198,9 +198,9 @@ class Runs(RuleBasedStateMachine):
             drivers = self.drivers
             try:
                 if self.luck and not self.luck.pop():
-                    raise Died
+                    raise ProcessDiedError
                 result = self.worker(attempt, NEVER)
-            except Died:
+            except ProcessDiedError:
                 self.fails(attempt, "worker_died", operations)
             else:
                 self.back(attempt, partial(self.schedule.done, attempt, result), operations)
@@ -271,9 +271,11 @@ def test_a_shard_whose_machine_is_lost_is_moved_a_bounded_number_of_times_before
 def test_the_order_in_which_pieces_come_back_does_not_matter() -> None:
     schedule = Schedule(Nothing(), [Shard("0", None, 0, 4)], retries=0)
     whole = schedule.take()
-    assert whole is not None and schedule.failed(whole, "raised", "m") == []
+    assert whole is not None
+    assert schedule.failed(whole, "raised", "m") == []
     first, second = schedule.take(), schedule.take()
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert schedule.done(second, [2, 3]) == []
     assert schedule.done(first, [0, 1]) == [(whole.shard, [0, 1, 2, 3])]
 

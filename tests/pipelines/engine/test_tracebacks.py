@@ -47,9 +47,12 @@ def test_a_command_writes_the_traceback_to_a_file_and_names_it(tmp_path: Path, m
     assert (code, output) == (1, "")
     assert first.startswith("crossaudit: AttributeError: 'NoneType' object")
     log = re.fullmatch(r"The traceback is in (\S+\.log); --verbose shows it\.", second)
-    assert log and Path(log[1]).parent == tmp_path
+    assert log
+    assert Path(log[1]).parent == tmp_path
     text = Path(log[1]).read_text()
-    assert text.startswith("crossaudit detectors\n") and "Traceback" in text and detectors.__file__ in text
+    assert text.startswith("crossaudit detectors\n")
+    assert "Traceback" in text
+    assert detectors.__file__ in text
     assert "Traceback" in called("detectors", "--verbose")[2]
 
 
@@ -60,7 +63,8 @@ def test_a_step_keeps_its_first_tracebacks_and_its_error_names_them(tmp_path: Pa
     for number in range(MOST + 2):
         log.add(f"{number:05d}", f"Traceback {number}\n")
     path = tmp_path / "logs/cluster-edited-copies.log"
-    assert path.read_text().count("Traceback") == MOST and "shard 00000\nTraceback 0\n" in path.read_text()
+    assert path.read_text().count("Traceback") == MOST
+    assert "shard 00000\nTraceback 0\n" in path.read_text()
     named = log.naming(before)
     assert (named.what, named.where, named.kind) == ("broken", "x", "worker_died")
     assert str(named).endswith(f"\nMend it. The tracebacks of the first failures are in {path}.")

@@ -35,7 +35,8 @@ def test_units_and_shards_are_those_of_the_run(dataset: Path, audited: Callable[
     overrides = ["generate.seeds=[1,2,3]", "generate.steps=1", "engine.shard_rows=8", "confirm.fresh_seeds=0"]
     lines = lines_of(dataset, *overrides)
     ledger = Ledger(audited(dataset, *overrides))
-    assert lines["ingest"].units == 40 and lines["screen"].units == 40
+    assert lines["ingest"].units == 40
+    assert lines["screen"].units == 40
     assert (lines["ingest"].shards, lines["screen"].shards) == (len(ledger.parts("rows")), len(ledger.parts("screen")))
     assert (lines["embed"].units, lines["embed"].shards) == (40, len(ledger.parts("embeddings_sscd")))
     assert lines["cluster"].shards == len(ledger.parts("_image_links"))
@@ -54,7 +55,8 @@ def test_a_real_worker_is_measured_and_nothing_is_written(dataset: Path) -> None
     before = sorted(dataset.parent.rglob("*"))
     config, _ = load_config(dataset)
     plan = make_plan(config)
-    assert plan.probe is not None and plan.probe.embed is not None
+    assert plan.probe is not None
+    assert plan.probe.embed is not None
     assert plan.probe.embed.units == 20  # of the first file
     assert plan.probe.screen.units >= 16
     assert all(value > 0 for value in vars(plan.work.speed).values())
@@ -110,19 +112,21 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
 
 
 def test_lists_take_time_and_disk_of_their_own(dataset: Path) -> None:
-    exact, by_lists = (lines_of(dataset, f"index.type={kind}")["cluster"] for kind in ("exact", "ivf"))
-    assert (exact.shards, by_lists.shards) == (1, 2)
+    exact, by_cells = (lines_of(dataset, f"index.type={kind}")["cluster"] for kind in ("exact", "ivf"))
+    assert (exact.shards, by_cells.shards) == (1, 2)
     # So few images are in one list, and their vectors of 16 lie once more in that.
-    assert by_lists.disk - exact.disk == pytest.approx(40 * 16 * VALUE)
-    assert by_lists.flops is not None and exact.flops is not None
-    assert 40 * by_lists.flops == 2 * 16 * cells.products(40)
+    assert by_cells.disk - exact.disk == pytest.approx(40 * 16 * VALUE)
+    assert by_cells.flops is not None
+    assert exact.flops is not None
+    assert 40 * by_cells.flops == 2 * 16 * cells.products(40)
     assert 40 * exact.flops == 2 * 16 * 40 * 40 // 2
 
 
 def test_fresh_seeds_stand_apart_and_grow_with_the_confirmed(dataset: Path) -> None:
     work = make_plan(load_config(dataset)[0], tflops=1.0).work
     one, hundred = work.fresh(1), work.fresh(100)
-    assert one is not None and hundred is not None
+    assert one is not None
+    assert hundred is not None
     assert (one.units, hundred.units) == (2, 200)
     assert hundred.seconds == pytest.approx(100 * one.seconds)
     assert hundred.flops == one.flops

@@ -31,9 +31,10 @@ def test_costs_are_those_of_the_configured_models(config: Config, costs: Costs) 
     model = outline_model(MODEL)
     assert costs.screen == (screen_cost(model, ["profile"]),)
     assert costs.generation == generation_cost(model, 7.5)
-    assert costs.widths == (16,) and costs.embed[0] > 0
+    assert costs.widths == (16,)
+    assert costs.embed[0] > 0
     [one] = costs.screen
-    assert costs.screened(10, 3, 2) == 10 * (one.text + 3 * one.row) + 2 * (one.text + 3 * one.null)
+    assert costs.screened(10, 3, 2) == 10 * (one.text + 3 * one.row) + 2 * (one.text + 3 * one.unconditional)
     assert costs.generated(5, 2, 7) == 5 * (costs.generation.text + 2 * costs.generation.of(7))
     assert costs.searched(3, 1000) == 2 * 16 * 3 * 1000
     assert costs.clustered(1000, "exact") == 16 * 1000 * 1000
@@ -72,6 +73,8 @@ def test_what_is_assumed_is_of_one_gpu_and_the_cores_decode(config: Config, cost
         engine = config.engine.model_copy(update={"cpus_per_worker": cpus, "gpus_per_worker": gpus})
         return assumed(2.0, costs, config.model_copy(update={"engine": engine}))
 
-    assert of(1, 0).screen == of(1, 1).step == 2e12 and of(1, 0.5).rest == 1e12
-    assert of(4, 1).search == 4 * of(1, 1).search and of(4, 1).cluster == 4 * of(1, 1).cluster
+    assert of(1, 0).screen == of(1, 1).step == 2e12
+    assert of(1, 0.5).rest == 1e12
+    assert of(4, 1).search == 4 * of(1, 1).search
+    assert of(4, 1).cluster == 4 * of(1, 1).cluster
     assert sum(costs.embed) / of(4, 1).embed == pytest.approx(1 / (4 * DECODED))

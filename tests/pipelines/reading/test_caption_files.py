@@ -40,7 +40,8 @@ def test_a_file_without_a_caption_is_an_error_row(content: bytes, kind: str, tmp
     captions = Captions(path=str(tmp_path))
     [part], _ = captions_of.plan(sidecar(tmp_path, content), captions)
     table, [error] = captions_of.read(part, 0, 1, captions)
-    assert len(table) == 0 and (error["kind"], error["row"], error["rows"]) == (kind, 0, 1)
+    assert len(table) == 0
+    assert (error["kind"], error["row"], error["rows"]) == (kind, 0, 1)
 
 
 def test_a_text_without_an_image_beside_it_is_a_list_of_captions(tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ def test_of_a_truncated_file_the_rows_before_the_cut_are_read_and_the_rest_is_of
     assert 0 < len(rows) < 400
     assert len(rows) + sum(error["rows"] or 0 for error in errors) == planned
     complete = [row for row in rows if len(row["caption"]) == 2000]
-    assert [row["caption"] for row in complete] == texts[: len(complete)] and len(complete) >= len(rows) - 1
+    assert [row["caption"] for row in complete] == texts[: len(complete)]
+    assert len(complete) >= len(rows) - 1
 
 
 def test_a_damaged_row_group_costs_its_own_rows_and_is_named(tmp_path: Path) -> None:
@@ -223,8 +224,10 @@ def test_a_quote_without_end_ends_the_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("pipelines.reading.delimited.LONGEST", 1000)
     (tmp_path / "0.csv").write_bytes(b'caption\ngood\n"never closed\n' + b"more\n" * 1000)
     rows, [error], planned = read(tmp_path / "0.csv")
-    assert [row["caption"] for row in rows] == ["good"] and planned == 1
-    assert error["rows"] is None and "quote is never closed" in error["message"]
+    assert [row["caption"] for row in rows] == ["good"]
+    assert planned == 1
+    assert error["rows"] is None
+    assert "quote is never closed" in error["message"]
 
 
 def test_samples_of_a_tar_may_have_several_captions_or_none(tmp_path: Path) -> None:
@@ -315,16 +318,19 @@ def test_any_filesystem_of_fsspec_is_read() -> None:
     with fsspec.open("memory://captions/0.txt", "wb") as file:
         file.write(b"one\ntwo\n")
     rows, errors, _ = read("memory://captions/0.txt")
-    assert [row["caption"] for row in rows] == ["one", "two"] and errors == []
+    assert [row["caption"] for row in rows] == ["one", "two"]
+    assert errors == []
 
 
 def test_the_delimiter_is_that_of_the_line_of_names_and_short_rows_have_nulls(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(";caption;URL\n0;a dog on a hill;u\n1;a red bus, at night;v\n")
     rows, errors, _ = read(tmp_path / "p.csv")
-    assert [row["caption"] for row in rows] == ["a dog on a hill", "a red bus, at night"] and not errors
+    assert [row["caption"] for row in rows] == ["a dog on a hill", "a red bus, at night"]
+    assert not errors
     (tmp_path / "p.csv").write_text('caption,url\n"a picture, number 1"\n')
     rows, errors, _ = read(tmp_path / "p.csv")
-    assert [(row["caption"], row["url"]) for row in rows] == [("a picture, number 1", None)] and not errors
+    assert [(row["caption"], row["url"]) for row in rows] == [("a picture, number 1", None)]
+    assert not errors
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

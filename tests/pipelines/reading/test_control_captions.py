@@ -10,10 +10,10 @@ from tests.support.toy import write_parquet
 
 
 def test_control_captions_are_distinct_lines_or_values(tmp_path: Path) -> None:
-    (tmp_path / "nulls.txt").write_bytes("\ufeffone\r\ntwo\n\none\nthr\u2028ee\n".encode())
-    assert read_control_captions(str(tmp_path / "nulls.txt"), "caption") == ["one", "two", "thr\u2028ee"]
-    write_parquet(tmp_path / "nulls.parquet", {"text": ["one", None, "two", "one"]})
-    assert read_control_captions(str(tmp_path / "nulls.parquet"), "text") == ["one", "two"]
+    (tmp_path / "control_captions.txt").write_bytes("\ufeffone\r\ntwo\n\none\nthr\u2028ee\n".encode())
+    assert read_control_captions(str(tmp_path / "control_captions.txt"), "caption") == ["one", "two", "thr\u2028ee"]
+    write_parquet(tmp_path / "control_captions.parquet", {"text": ["one", None, "two", "one"]})
+    assert read_control_captions(str(tmp_path / "control_captions.parquet"), "text") == ["one", "two"]
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(AuditError, match="not UTF-8"):
         read_control_captions(str(tmp_path / "latin.txt"), "caption")

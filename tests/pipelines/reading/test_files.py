@@ -18,8 +18,11 @@ from pipelines.reading.files import expand, find, fingerprint, neighbours
         ("{9..11}.tar", ["9.tar", "10.tar", "11.tar"]),
         ("{2..1}", ["2", "1"]),
         ("s3://b/{a,b}/{0..1}.csv", ["s3://b/a/0.csv", "s3://b/a/1.csv", "s3://b/b/0.csv", "s3://b/b/1.csv"]),
-        ("{x,{1..2}}", ["x", "1", "x", "2"]),
+        ("{x,{1..2}}", ["x", "1", "2"]),
+        ("{0..20..10}.csv", ["0.csv", "10.csv", "20.csv"]),
         ("{name}.csv", ["{name}.csv"]),
+        ("{open.csv", ["{open.csv"]),
+        (r"a\b.csv", [r"a\b.csv"]),
         ("plain.csv", ["plain.csv"]),
     ],
 )
@@ -28,8 +31,35 @@ def test_braces_stand_for_choices_as_in_a_shell(pattern: str, expected: list[str
 
 
 def test_a_range_of_absurd_length_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="more than 10,000,000 files"):
-        expand("{0..99999999999}")
+    for pattern in ("{0..99999999999}", "{-99999999999..0}", "{x,{0..99999999999..2}}"):
+        with pytest.raises(UsageError, match="more than 10,000,000 files"):
+            expand(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.csv", ["a.csv"]),
+        ("**/*.csv", ["a.csv", "x/b.csv", "x/y/c.csv"]),
+        ("x/**", ["x/b.csv", "x/y/c.csv"]),
+        ("*/[a-c].csv", ["x/b.csv"]),
+        ("x/**/[!b].csv", ["x/y/c.csv"]),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_wildcard_stays_in_its_folder_and_two_stars_enter_all(
+    tmp_path: Path, scheme: str, pattern: str, expected: list[str]
+) -> None:
+    for name in ("a.csv", "x/b.csv", "x/y/c.csv", "x/.hidden.csv", ".hidden/d.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find(f"{scheme}{tmp_path}/{pattern}", "captions")
+    assert [file.uri for file in found] == [f"{scheme}{tmp_path}/{name}" for name in expected]
+
+
+def test_two_stars_within_a_name_are_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="alone between slashes"):
+        find(f"{tmp_path}/a**.csv", "captions")
 
 
 def test_a_brace_range_finds_its_files_and_names_the_one_that_is_missing(tmp_path: Path) -> None:

@@ -46,4 +46,5 @@ def test_a_folder_is_another_when_a_name_or_a_size_is(tmp_path: Path) -> None:
     prints.add(fingerprint())
     (tmp_path / "b.png").rename(tmp_path / "c.png")
     prints.add(fingerprint())
-    assert len(prints) == 4 and all(text.startswith("names+sizes:") for text in prints)
+    assert len(prints) == 4
+    assert all(text.startswith("names+sizes:") for text in prints)

@@ -50,7 +50,8 @@ def test_a_tar_without_its_end_mark_says_so_after_what_it_has(tmp_path: Path) ->
     [file] = find(str(tmp_path / "0.tar"), "images")
     places, problem = index(file, "image")
     assert len(places) == 1
-    assert problem is not None and "truncated" in problem
+    assert problem is not None
+    assert "truncated" in problem
 
 
 def test_what_is_no_tar_says_so(tmp_path: Path) -> None:
@@ -108,9 +109,11 @@ def three_groups(path: Path, column: str) -> tuple[list[bytes], pa.Table, str | 
 
 def test_a_damaged_row_group_costs_its_own_images_and_is_named(tmp_path: Path) -> None:
     images, places, problem = three_groups(tmp_path / "0.parquet", "image")
-    assert problem is None and len(places) == 48
+    assert problem is None
+    assert len(places) == 48
     found = list(read_each(places, "image"))
-    assert found[:16] == images[:16] and found[32:] == images[32:]
+    assert found[:16] == images[:16]
+    assert found[32:] == images[32:]
     assert all(isinstance(lost, AuditError) and "0.parquet: row group 1: " in str(lost) for lost in found[16:32])
     with pytest.raises(AuditError, match=r"0.parquet: row group 1: "):
         list(read(places, "image"))
@@ -118,7 +121,8 @@ def test_a_damaged_row_group_costs_its_own_images_and_is_named(tmp_path: Path) -
 
 def test_keys_that_cannot_be_read_cost_their_row_group_and_no_other(tmp_path: Path) -> None:
     images, places, problem = three_groups(tmp_path / "0.parquet", "key")
-    assert problem is not None and "row group 1, 16 images: " in problem
+    assert problem is not None
+    assert "row group 1, 16 images: " in problem
     assert places["row"].to_pylist() == [*range(16), *range(32, 48)]
     assert list(read(places, "image")) == [*images[:16], *images[32:]]
 

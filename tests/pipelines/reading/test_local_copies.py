@@ -46,7 +46,8 @@ def test_a_path_of_this_machine_is_itself() -> None:
 
 def test_a_folder_is_copied_once_under_its_own_name(model: str) -> None:
     first = fetched(model)
-    assert Path(first).name == "mine" and contents(first) == FILES
+    assert Path(first).name == "mine"
+    assert contents(first) == FILES
     written = {path: path.stat().st_mtime_ns for path in Path(first).rglob("*")}
     assert fetched(f"{model}/") == fetched(model) == first
     assert {path: path.stat().st_mtime_ns for path in Path(first).rglob("*")} == written
@@ -62,7 +63,8 @@ def test_what_has_changed_is_copied_again(model: str) -> None:
     fsspec.filesystem("memory").pipe("/models/mine/unet/model.safetensors", b"other weights")
     second = fetched(model)
     assert second != first
-    assert contents(second)["unet/model.safetensors"] == b"other weights" and contents(first) == FILES
+    assert contents(second)["unet/model.safetensors"] == b"other weights"
+    assert contents(first) == FILES
 
 
 def test_without_weights_a_folder_is_its_configuration(model: str) -> None:
@@ -77,7 +79,8 @@ def test_several_at_once_have_one_copy_and_leave_nothing(model: str, tmp_path: P
     with ThreadPoolExecutor(8) as threads:
         # Not of memory: there all readers of a file share one position in it.
         found = set(threads.map(fetched, [f"file://{tmp_path}/mine"] * 8))
-    assert len(found) == 1 and contents(found.pop()) == FILES
+    assert len(found) == 1
+    assert contents(found.pop()) == FILES
     assert len(copies()) == 1
 
 

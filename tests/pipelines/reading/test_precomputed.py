@@ -40,7 +40,8 @@ def test_it_is_read_whatever_knows_its_captions(tmp_path: Path, by: str, folder:
         {"caption": "a lamp", "noise_magnitude": 2.0},
         {"caption": "a river", "noise_magnitude": 1.0},
     ]
-    assert METADATA_KEY in found.schema.metadata and not {"caption_id", "caption_group"} & set(found.column_names)
+    assert METADATA_KEY in found.schema.metadata
+    assert not {"caption_id", "caption_group"} & set(found.column_names)
 
 
 def test_what_is_missing_is_named_from_the_schema_alone(tmp_path: Path) -> None:

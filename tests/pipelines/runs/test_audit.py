@@ -80,7 +80,8 @@ def test_a_run_in_memory_is_the_same_and_has_a_report(dataset: Path, run: Ledger
 
 def test_its_accounting_closes(run: Ledger) -> None:
     assert [result for result in check(run.uri) if not result.ok] == []
-    assert (manifest(run)["finished"] is not None) and not run.parts("errors")
+    assert manifest(run)["finished"] is not None
+    assert not run.parts("errors")
 
 
 def test_what_the_model_reproduces_is_verbatim_with_its_own_image_as_evidence(run: Ledger, planted: bytes) -> None:
@@ -192,7 +193,9 @@ def test_captions_in_many_parts_are_selected_and_judged_as_in_one(
     monkeypatch.setattr(ingest, "BUCKET_ROWS", 1)
     other = Ledger(audited(dataset, out=str(tmp_path / "parts")))
     rows = [other.rows("captions", name) for name in other.parts("captions")]
-    assert len(rows) == 40 and min(rows) == 0 and other.parts("verdicts") == other.parts("captions")
+    assert len(rows) == 40
+    assert min(rows) == 0
+    assert other.parts("verdicts") == other.parts("captions")
     exact = ["caption_id", "row_count", "verdict", "risk", "fresh_copies", "image_id", "family", "image_cluster_size"]
     assert other.read("verdicts").select(exact).equals(run.read("verdicts").select(exact))
     assert other.read("scores")["selected_by"].equals(run.read("scores")["selected_by"])
@@ -268,7 +271,7 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
         tmp_path,
         captions="all.parquet",
         images="all.parquet",
-        calibration={"captions": str(folder / "nulls.txt")},
+        calibration={"captions": str(folder / "control_captions.txt")},
         confirm={"embedders": ["sscd", "clip"], "control_captions": 19, "control_rate": 0.05, "fresh_seeds": 1}
         | embedders,
         select={"budget": 2, "audit_sample": 0},
@@ -293,7 +296,8 @@ def test_without_images_what_is_selected_stays_unknown(
     assert [result for result in check(other.uri) if not result.ok] == []
     verdicts = other.read("verdicts")["verdict"].to_pylist()
     assert (verdicts.count("unknown"), verdicts.count("not_selected")) == (5, 33)
-    assert not other.parts("matches") and len(other.read("evidence")) == 0
+    assert not other.parts("matches")
+    assert len(other.read("evidence")) == 0
     verdicts = other.read("verdicts").to_pylist()
     controlled = {row["caption"]: row["perturbation_margin"] for row in verdicts if row["verdict"] != "not_selected"}
     words = content_words(other.read(calibration.CONTROL_CAPTIONS)["caption"].to_pylist())
@@ -344,5 +348,6 @@ def test_the_default_caption_column_is_the_same_from_the_run_to_the_clean_copy(
     assert audited(path, "generate.steps=1", "confirm.fresh_seeds=0") == out
     exclusions, clean = write_exclusions(Path(out)).path, tmp_path / "clean"
     counts = write_clean_copies(exclusions, [str(tmp_path / "captions")], str(clean), lambda line: None)
-    assert counts.rows_in == 40 and counts.rows_in - counts.dropped == counts.rows_out
+    assert counts.rows_in == 40
+    assert counts.rows_in - counts.dropped == counts.rows_out
     assert pq.read_schema(clean / "00000.parquet").names == ["text", "key", "url"]

@@ -66,7 +66,8 @@ def test_an_index_has_the_vectors_and_what_could_not_be_read_and_nothing_else(in
     assert tables == {"_images", "embeddings_sscd", "errors"}
     assert [(result.ok, result.name) for result in check(index.uri) if not result.ok] == []
     found = manifest(index)
-    assert found["kind"] == "index" and found["resolved"]["confirm"].keys() == {"embedders", "sscd"}
+    assert found["kind"] == "index"
+    assert found["resolved"]["confirm"].keys() == {"embedders", "sscd"}
     assert found["stages"]["embed"] | {"seconds": 0} == {"rows_in": 42, "rows_out": 41, "errors": 1, "seconds": 0}
     embedder = load_embedder("sscd", dataset.parent / "sscd.safetensors")
     wanted = embedder.embed([decode(png(900))]).astype(np.float16)
@@ -145,7 +146,8 @@ def test_other_weights_are_refused(index: Ledger, dataset: Path, tmp_path: Path)
     CopyDescriptor(DescriptorConfig(image_size=32, channels=(8, 16), width=16)).save(tmp_path / "sscd.safetensors")
     path = with_index(dataset.parent)
     message = refused(path, tmp_path, f"confirm.sscd.weights={tmp_path}/sscd.safetensors")
-    assert "sscd.safetensors of the embedder sscd is" in message and "crossaudit index" in message
+    assert "sscd.safetensors of the embedder sscd is" in message
+    assert "crossaudit index" in message
     reuse.check(begun(path, tmp_path))
 
 

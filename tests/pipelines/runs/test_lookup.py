@@ -43,10 +43,13 @@ def test_a_training_image_is_found_as_the_picture_that_it_is(finished: Path, tmp
     image = evidence(finished)
     (tmp_path / "mine.png").write_bytes(image["image"])  # type: ignore[arg-type]
     found = nearest_images(str(finished), tmp_path / "mine.png").to_pylist()
-    assert found[0]["image_id"] == image["image_id"] and found[0]["similarity"] == pytest.approx(1, abs=1e-3)
+    assert found[0]["image_id"] == image["image_id"]
+    assert found[0]["similarity"] == pytest.approx(1, abs=1e-3)
     assert found[0]["same"] is not None
     done = crossaudit("lookup", str(finished), "--image", str(tmp_path / "mine.png"))
-    assert done.returncode == 0 and MEMORIZED in done.stdout and "the model copied such an image" in done.stdout
+    assert done.returncode == 0
+    assert MEMORIZED in done.stdout
+    assert "the model copied such an image" in done.stdout
 
 
 def test_what_is_no_image_or_no_training_image_is_said(finished: Path, tmp_path: Path) -> None:
@@ -54,16 +57,20 @@ def test_what_is_no_image_or_no_training_image_is_said(finished: Path, tmp_path:
     with pytest.raises(AuditError, match="cannot be read as an image"):
         nearest_images(str(finished), tmp_path / "text.png")
     done = crossaudit("lookup", str(finished), "--text", "x", "--host", "y")
-    assert done.returncode == 2 and "one of" in done.stderr
+    assert done.returncode == 2
+    assert "one of" in done.stderr
     (tmp_path / "other.png").write_bytes(png(12345))
     assert not any(row["same"] == "bytes" for row in nearest_images(str(finished), tmp_path / "other.png").to_pylist())
 
 
 def test_a_case_generated_again_agrees_with_the_record(finished: Path, tmp_path: Path) -> None:
     found = reproduce(str(finished), MEMORIZED)
-    assert found.agrees and found.difference is not None and found.similarity == pytest.approx(found.recorded, abs=1e-2)
+    assert found.agrees
+    assert found.difference is not None
+    assert found.similarity == pytest.approx(found.recorded, abs=1e-2)
     done = crossaudit("reproduce", str(finished), MEMORIZED, "--out", str(tmp_path / "case.png"))
-    assert done.returncode == 0 and "agrees with the record" in done.stdout
+    assert done.returncode == 0
+    assert "agrees with the record" in done.stdout
     assert (tmp_path / "case.png").read_bytes() == found.image
     with pytest.raises(UsageError, match="no confirmed caption"):
         reproduce(str(finished), "a caption that nobody has")

@@ -83,8 +83,10 @@ def test_every_caption_of_both_groups_is_there_with_every_setting(run: Ledger) -
     confirmed = {row["caption"] for row in rows(run, caption_set="confirmed")}
     ordinary = {row["caption"] for row in rows(run, caption_set="ordinary")}
     verdicts = {row["caption"]: row["verdict"] for row in run.read("verdicts").to_pylist()}
-    assert {verdicts[caption] for caption in confirmed} <= {"verbatim", "partial"} and MEMORIZED in confirmed
-    assert {verdicts[caption] for caption in ordinary} == {"not_selected"} and len(ordinary) == 2
+    assert {verdicts[caption] for caption in confirmed} <= {"verbatim", "partial"}
+    assert MEMORIZED in confirmed
+    assert {verdicts[caption] for caption in ordinary} == {"not_selected"}
+    assert len(ordinary) == 2
     for caption in confirmed | ordinary:
         assert sorted((row["keep"], row["bos_scale"]) for row in rows(run, caption=caption)) == sorted(SETTINGS)
     assert {row["seed"] for row in table.to_pylist()} == {1}  # that of `generate`
@@ -97,7 +99,8 @@ def test_plain_generations_are_those_of_the_run_and_mitigated_ones_differ(run: L
     assert plain["similarity"] == pytest.approx(verdict["similarity"], abs=1e-3)
     assert plain["is_copy"]
     [mitigated] = rows(run, caption=MEMORIZED, keep="words", bos_scale=3.0)
-    assert mitigated["similarity"] < plain["similarity"] and mitigated["image"] != plain["image"]
+    assert mitigated["similarity"] < plain["similarity"]
+    assert mitigated["image"] != plain["image"]
 
 
 def test_a_copy_of_any_training_image_is_above_the_threshold(run: Ledger) -> None:
@@ -111,13 +114,15 @@ def test_a_copy_of_any_training_image_is_above_the_threshold(run: Ledger) -> Non
 def test_ordinary_captions_are_compared_with_their_nearest_training_image(run: Ledger) -> None:
     known = set(run.read("embeddings_sscd")["image_id"].to_pylist())
     for row in rows(run, caption_set="ordinary"):
-        assert row["image_id"] is None and row["nearest_image_id"] in known
+        assert row["image_id"] is None
+        assert row["nearest_image_id"] in known
         assert row["similarity"] == row["nearest_similarity"]
 
 
 def test_clip_scores_tell_captions_apart(run: Ledger) -> None:
     scores = [row["clip_score"] for row in rows(run, keep="none")]
-    assert all(-1 <= score <= 1 for score in scores) and len(set(scores)) == len(scores)
+    assert all(-1 <= score <= 1 for score in scores)
+    assert len(set(scores)) == len(scores)
 
 
 def test_the_summary_has_a_row_a_group_and_setting(run: Ledger) -> None:
@@ -134,7 +139,8 @@ def test_the_summary_has_a_row_a_group_and_setting(run: Ledger) -> None:
 
 def test_the_run_stays_finished_and_its_accounting_closes(run: Ledger, finished: Path) -> None:
     before, after = json.loads((finished / "manifest.json").read_text()), manifest(run)
-    assert after["finished"] == before["finished"] and after["claims"] == before["claims"]
+    assert after["finished"] == before["finished"]
+    assert after["claims"] == before["claims"]
     assert after["resolved"] | {"out": ""} == before["resolved"] | {"out": ""}
     assert after["stages"]["mitigate"]["rows_in"] == after["stages"]["mitigate"]["rows_out"] == len(rows(run))
     assert [result for result in check(run.uri) if not result.ok] == []
@@ -157,7 +163,8 @@ def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in lines if line.startswith("│")]
     assert cells[0] == ["none", "1", "1 of 1"]
     assert {(keep, float(scale)) for keep, scale, _ in cells} == SETTINGS
-    assert "already done" in done.stderr and run.read("mitigation").equals(before)
+    assert "already done" in done.stderr
+    assert run.read("mitigation").equals(before)
 
 
 @pytest.mark.parametrize("wrong", [("--keep", "some"), ("--captions", "0"), ("--bos-scale", "-1")])
@@ -205,11 +212,14 @@ def test_a_partial_copy_is_looked_for_in_its_region(own: Ledger) -> None:
     own.write_bytes("manifest.json", json.dumps(data).encode())
     mitigate_run(own.uri, Request(bos_scales=(3.0,), keeps=("words",), ordinary=1))
     [plain] = rows(own, caption=MEMORIZED, keep="none")
-    assert plain["region_similarity"] == pytest.approx(1, abs=1e-4) and plain["is_copy"]
+    assert plain["region_similarity"] == pytest.approx(1, abs=1e-4)
+    assert plain["is_copy"]
     [mitigated] = rows(own, caption=MEMORIZED, keep="words")
-    assert mitigated["region_similarity"] < 0.9999 and not mitigated["is_copy"]
+    assert mitigated["region_similarity"] < 0.9999
+    assert not mitigated["is_copy"]
     [ordinary] = rows(own, caption_set="ordinary", keep="none")
-    assert ordinary["region_similarity"] is None and not ordinary["is_copy"]
+    assert ordinary["region_similarity"] is None
+    assert not ordinary["is_copy"]
 
 
 def test_a_run_that_is_not_finished_is_refused(own: Ledger) -> None:

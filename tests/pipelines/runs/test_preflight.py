@@ -45,7 +45,8 @@ def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
     wrong += [f"out={tmp_path}/file", "lora=/nowhere/lora.safetensors"]
     options = [part for override in wrong for part in ("--set", override)]
     found = crossaudit("run", str(dataset), "--check-only", *options)
-    assert found.returncode == 1 and "9 problems:" in found.stderr
+    assert found.returncode == 1
+    assert "9 problems:" in found.stderr
     for expected in (
         "a.csv: no such file",
         "*.tar: no file matches",
@@ -64,7 +65,8 @@ def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
 
 def test_control_captions_have_to_reach_the_rate_of_the_threshold_too(dataset: Path) -> None:
     found = problems(dataset, "confirm.control_rate=0.001", "confirm.control_captions=1000")
-    assert len(found) == 1 and "confirm.control_rate 0.001 needs 999" in found[0]
+    assert len(found) == 1
+    assert "confirm.control_rate 0.001 needs 999" in found[0]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,8 @@ def test_a_run_that_cannot_be_written_is_refused_first(
 
 def test_a_run_in_memory_is_refused_if_workers_are_other_processes(dataset: Path) -> None:
     [found] = problems(dataset, "out=memory://run")
-    assert found.startswith("memory://run: is in the memory of this process") and "engine.workers: 0" in found
+    assert found.startswith("memory://run: is in the memory of this process")
+    assert "engine.workers: 0" in found
     assert problems(dataset, "out=memory://run", "engine.workers=0") == []
 
 
@@ -162,5 +165,7 @@ def test_the_default_columns_are_found_or_the_error_lists_the_columns(dataset: P
     for part in ("captions", "controls"):
         (tmp_path / f"{part}.jsonl").write_text('{"text": "one", "prompt": "two"}')
     captions, controls = problems(dataset, *files)
-    assert "there is text, prompt" in captions and "Set captions.caption" in captions
-    assert "there is text, prompt" in controls and "Set calibration.column" in controls
+    assert "there is text, prompt" in captions
+    assert "Set captions.caption" in captions
+    assert "there is text, prompt" in controls
+    assert "Set calibration.column" in controls

@@ -115,7 +115,8 @@ def test_nothing_else_changes(finished: Path, keep: str, request: pytest.Fixture
     assert {name.partition("/")[0] for name in changed} <= {*PICTURES, "manifest.json", "report.html"}
     for name in changed - {"manifest.json", "report.html"}:
         old, new = pq.read_table(finished / name), pq.read_table(run / name)
-        assert new.schema.equals(old.schema, check_metadata=True) and len(new) == len(old)
+        assert new.schema.equals(old.schema, check_metadata=True)
+        assert len(new) == len(old)
 
 
 @pytest.mark.parametrize("keep", ["confirmed", "none"])
@@ -164,7 +165,8 @@ def test_check_sees_a_picture_that_came_back(finished: Path, own: Path, table: s
     for part in (finished / table).iterdir():
         shutil.copy(part, own / table / part.name)
     [line] = wrong(own)
-    assert "that a purge removes are gone" in line and "left that should be gone" in line
+    assert "that a purge removes are gone" in line
+    assert "left that should be gone" in line
 
 
 def test_an_interrupted_purge_is_known_and_finished_by_the_same_command(finished: Path, own: Path) -> None:
@@ -185,7 +187,8 @@ def test_an_interrupted_purge_is_known_and_finished_by_the_same_command(finished
     assert purge(str(own), "confirmed").pictures == entry["removed"]
     assert wrong(own) == []
     [finally_] = manifest(own)["purged"]
-    assert finally_ == entry | {"finished": finally_["finished"]} and finally_["finished"] is not None
+    assert finally_ == entry | {"finished": finally_["finished"]}
+    assert finally_["finished"] is not None
     assert pq.read_table(own / part)["image"].null_count == pq.read_metadata(own / part).num_rows
 
 
@@ -195,14 +198,17 @@ def test_a_stricter_purge_adds_to_the_first_and_a_laxer_one_finds_nothing(confir
     assert purge(str(run), "none").pictures == left
     assert purge(str(run), "confirmed").pictures == dict.fromkeys(PICTURES, 0)
     assert [(entry["keep"], entry["removed"]) for entry in manifest(run)["purged"]][1:] == [("none", left)]
-    assert wrong(run) == [] and pictures(run) == dict.fromkeys(PICTURES, [])
+    assert wrong(run) == []
+    assert pictures(run) == dict.fromkeys(PICTURES, [])
 
 
 def test_the_report_says_it_in_place_of_the_pictures(confirmed: Path, none: Path) -> None:
     page = render(none)
     assert page.count('<div class="absent">pictures were removed on ') == 2 * page.count('<article class="case')
-    assert "--keep none" in page and 'class="mask"' not in page
-    assert "--keep confirmed" in render(confirmed) and '<div class="absent">' not in render(confirmed)
+    assert "--keep none" in page
+    assert 'class="mask"' not in page
+    assert "--keep confirmed" in render(confirmed)
+    assert '<div class="absent">' not in render(confirmed)
 
 
 def test_what_needs_no_picture_works_as_before(finished: Path, none: Path, tmp_path: Path) -> None:
@@ -216,7 +222,8 @@ def test_what_needs_no_picture_works_as_before(finished: Path, none: Path, tmp_p
 def test_what_needs_a_training_image_says_that_it_was_removed(confirmed: Path, none: Path, tmp_path: Path) -> None:
     found = reproduce(str(confirmed), MEMORIZED)
     # Not equal to the bit: the run generated in a batch, and kernels may round differently for one row alone.
-    assert found.difference is not None and found.agrees
+    assert found.difference is not None
+    assert found.agrees
     copy = str(shutil.copytree(confirmed, tmp_path / "run"))
     assert mitigate_run(copy, SMALL).equals(Ledger(copy).read("mitigation_summary"))
     for command in (lambda: reproduce(str(none), MEMORIZED), lambda: mitigate_run(str(none), SMALL)):
@@ -233,12 +240,18 @@ def test_files_of_reproduce_and_explain_go_with_the_pictures(own: Path, tmp_path
         *("explain", MODEL, "picture 1 of a thing", "--calibration", calibration), *("--steps", "2", "--out", str(page))
     )
     assert explained.returncode == 0, explained.stderr
-    assert case.is_file() and page.is_file() and "crossaudit purge" not in explained.stderr
+    assert case.is_file()
+    assert page.is_file()
+    assert "crossaudit purge" not in explained.stderr
     assert purge(str(own), "confirmed").files == [str(page)]
-    assert case.is_file() and not page.exists()
+    assert case.is_file()
+    assert not page.exists()
     done = crossaudit("purge", str(own), "--keep", "none")
-    assert done.returncode == 0 and f"{case}: removed" in done.stdout
-    assert not case.exists() and manifest(own)["pictures"] == [] and wrong(own) == []
+    assert done.returncode == 0
+    assert f"{case}: removed" in done.stdout
+    assert not case.exists()
+    assert manifest(own)["pictures"] == []
+    assert wrong(own) == []
 
 
 def test_files_that_are_not_the_runs_own_are_named_and_left(own: Path, tmp_path: Path) -> None:
@@ -250,7 +263,9 @@ def test_files_that_are_not_the_runs_own_are_named_and_left(own: Path, tmp_path:
     data["pictures"][1] |= {"host": "another-machine", "file": elsewhere}
     (own / "manifest.json").write_text(json.dumps(data))
     purged = purge(str(own), "none")
-    assert purged.files == [] and changed.is_file() and stranger.is_file()
+    assert purged.files == []
+    assert changed.is_file()
+    assert stranger.is_file()
     reasons = ("changed since it was written", "written on another-machine", "not written by this run's commands")
     assert purged.left == [f"{file}: {why}" for file, why in zip((changed, elsewhere, stranger), reasons, strict=True)]
     assert purge(str(own), "none").left == purged.left
@@ -274,7 +289,9 @@ def test_only_one_process_writes_into_a_run(own: Path, tmp_path: Path) -> None:
         with pytest.raises(AuditError, match="is writing to this run"):
             purge(str(own), "none")
         problem = write_picture(str(own), file, b"picture", MEMORIZED)
-    assert problem is not None and "is writing to this run" in problem and file.read_bytes() == b"picture"
+    assert problem is not None
+    assert "is writing to this run" in problem
+    assert file.read_bytes() == b"picture"
     assert content(own) == before
 
 
@@ -295,6 +312,9 @@ def test_only_a_finished_run_is_purged(own: Path) -> None:
 
 def test_the_command_asks_what_to_keep(own: Path) -> None:
     asked = crossaudit("purge", str(own))
-    assert asked.returncode == 2 and "--keep" in asked.stderr
+    assert asked.returncode == 2
+    assert "--keep" in asked.stderr
     done = crossaudit("purge", str(own), "--keep", "none")
-    assert done.returncode == 0 and "generations: 4" in done.stdout and "pictures removed" in done.stdout
+    assert done.returncode == 0
+    assert "generations: 4" in done.stdout
+    assert "pictures removed" in done.stdout

@@ -50,8 +50,11 @@ def test_a_run_says_where_it_is_from_its_beginning_to_its_end(run: Run) -> None:
                 run.manifest._pause = 0.0  # no seconds have passed
                 run.manifest.progress(stage.numbers)
             line = where(told(run))
-            assert line.startswith("running: screen: 250 of 1,000, ") and "1 errors" in line and "2 workers" in line
-            assert told(run)["progress"]["stage"] == "screen" and told(run)["progress"]["done"] == 250
+            assert line.startswith("running: screen: 250 of 1,000, ")
+            assert "1 errors" in line
+            assert "2 workers" in line
+            assert told(run)["progress"]["stage"] == "screen"
+            assert told(run)["progress"]["done"] == 250
         run.manifest.finish()
     assert where(told(run)).startswith("finished at")
     assert (told(run)["progress"], told(run)["failed"]) == (None, None)
@@ -97,7 +100,8 @@ def test_a_job_whose_run_was_refused_has_not_begun_it(run: Run, monkeypatch: pyt
     uri, job = run.config.out, Job("job-1", "http://head:8265")
     assert not has_begun(uri, job)
     run.manifest.begin()
-    assert has_begun(uri, job) and not has_begun(uri, Job("job-2", job.address))
+    assert has_begun(uri, job)
+    assert not has_begun(uri, Job("job-2", job.address))
     run.manifest.end(AuditError("no such file", where="nowhere.parquet"))
     assert not has_begun(uri, job)
 

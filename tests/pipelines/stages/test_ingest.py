@@ -40,8 +40,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "in/3.csv").write_text("caption\n" + "".join(f'"{text}"\n' for text in TEXTS[34:44]) + "a,b\n")
     (folder / "in/4.txt").write_text("\n".join([*TEXTS[40:], "", *TWINS]))
     (folder / "in/5.txt.gz").write_bytes(b"\x1f\x8b no gzip")
-    (folder / "nulls.txt").write_text("a river\n")
-    return write_config(folder, captions="in/*", images=None, calibration={"captions": "nulls.txt"})
+    (folder / "control_captions.txt").write_text("a river\n")
+    return write_config(folder, captions="in/*", images=None, calibration={"captions": "control_captions.txt"})
 
 
 def ingested(dataset: Path, out: Path, *overrides: str) -> Run:
@@ -149,7 +149,9 @@ def test_the_slices_are_in_the_manifest_and_a_changed_file_is_an_error(run: Run,
 
 def test_a_data_set_of_malformed_rows_alone_ends_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("caption,url\n" + "a,b,c\n" * 3)
-    (tmp_path / "nulls.txt").write_text("a river\n")
-    config = write_config(tmp_path, captions="captions.csv", images=None, calibration={"captions": "nulls.txt"})
+    (tmp_path / "control_captions.txt").write_text("a river\n")
+    config = write_config(
+        tmp_path, captions="captions.csv", images=None, calibration={"captions": "control_captions.txt"}
+    )
     with pytest.raises(AuditError, match='(?s)none of the 3 rows has a caption.*"from errors"'):
         ingested(config, tmp_path / "run")

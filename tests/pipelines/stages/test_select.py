@@ -93,7 +93,8 @@ def test_q_values_are_given_only_where_the_null_is_large_enough(tmp_path: Path) 
     for name, p in {"0": [0.01, 0.5], "1": [None, 0.2]}.items():
         ledger.write(SCORED, name, pa.table([["a", "b"], [1.0, 1.0], pa.array(p, pa.float64())], schema=_SCORED))
     q, reason = _q_values(ledger, held_out=2)
-    assert q is not None and q.to_pylist()[2] is None
+    assert q is not None
+    assert q.to_pylist()[2] is None
     assert [value for value in q.to_pylist() if value is not None] == pytest.approx(q_values([0.01, 0.5, 0.2]))
     assert reason == "Benjamini-Hochberg over 3 captions"
     q, reason = _q_values(ledger, held_out=1)

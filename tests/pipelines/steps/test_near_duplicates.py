@@ -1,5 +1,8 @@
-"""Near duplicates by lists: with all lists it is the exact comparison, it is the same however it is run, and what is
-missed is told."""
+"""Finds near-duplicate images by cells.
+
+Searching all cells equals the exact comparison, the result does not depend on how the search is run, and the pairs
+missed are reported.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ from tests.support.toy import settings_of, write_config
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks, lists and ranges of few images."""
-    monkeypatch.setattr(cells, "FROM_A_LIST", 4)
+    """Several blocks, cells and ranges of few images."""
+    monkeypatch.setattr(cells, "PER_CELL", 4)
     monkeypatch.setattr(cells, "BLOCK", 16)
     monkeypatch.setattr(near_duplicates, "RANGE", 64)
     for module in (cluster, identical_images, near_duplicates):
@@ -50,17 +53,18 @@ def found(run: Serial) -> tuple[pa.Table, dict]:
     return run.ledger.read("image_clusters"), run.manifest.data["clusters"]
 
 
-def test_with_all_lists_of_every_image_it_is_the_exact_comparison(
+def test_with_all_cells_of_every_image_it_is_the_exact_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells, "EACH", 100)
     vectors_NE = np.concatenate([varied(0, 30, 4), varied(1, 80, 1)])
     exact, _ = found(clustered(config_of(tmp_path / "exact", "exact"), vectors_NE, [200]))
-    run = clustered(config_of(tmp_path / "lists"), vectors_NE, [200])
+    run = clustered(config_of(tmp_path / "cells"), vectors_NE, [200])
     assert run.ledger.rows(near_duplicates.CENTRES, "00000") == 50
     table, known = found(run)
     assert table.equals(exact)
-    assert known["recall"] == 1.0 and known["pairs"] >= 30 * 12
+    assert known["recall"] == 1.0
+    assert known["pairs"] >= 30 * 12
 
 
 def test_it_is_the_same_however_images_are_cut_and_shards_are_halved(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_what_was_lost_is_made_again_and_the_large_table_goes(tmp_path: Path) ->
     config = config_of(tmp_path / "run")
     before = found(clustered(config, vectors_NE, [70, 60, 70]))
     ledger = Ledger(config.out)
-    assert not ledger.parts(near_duplicates.LISTS)
+    assert not ledger.parts(near_duplicates.CELLS)
     for table, part in (
         (cluster.LINKS, "00003"),
         (near_duplicates.PAIRS, "00001"),
@@ -93,27 +97,27 @@ def test_what_was_lost_is_made_again_and_the_large_table_goes(tmp_path: Path) ->
     again = serial(config)
     cluster.run(again)
     assert found(again) == before
-    assert not ledger.parts(near_duplicates.LISTS)
+    assert not ledger.parts(near_duplicates.CELLS)
 
 
-def test_a_pair_on_the_border_of_two_lists_is_missed_and_counted(
+def test_a_pair_on_the_border_of_two_cells_is_missed_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Centres at 0 and 90 degrees: 44 and 46 are of different lists, 3 and 4 of the same."""
+    """Centres at 0 and 90 degrees: 44 and 46 are of different cells, 3 and 4 of the same."""
     angles = np.radians([44, 46, 3, 4, 3])
     vectors_NE = np.zeros((5, WIDTH))
     vectors_NE[:, 0], vectors_NE[:, 1] = np.cos(angles), np.sin(angles)
     table = vectors_table(0, vectors_NE)
-    # The last one has the bytes of the third: of no pair that lists are to find.
+    # The last one has the bytes of the third: of no pair that cells are to find.
     hashes = table["sha256"].to_pylist()
     table = table.set_column(4, "sha256", pa.array([*hashes[:4], hashes[2]]))
-    monkeypatch.setattr(cells, "FROM_A_LIST", 1)
+    monkeypatch.setattr(cells, "PER_CELL", 1)
     for each, recall, clusters in ((1, 0.5, [0, 1, 2, 2, 2]), (2, 1.0, [0, 0, 2, 2, 2])):
         monkeypatch.setattr(cells, "EACH", each)
         run = serial(config_of(tmp_path / str(each)))
         run.ledger.write(embeddings.table("sscd"), "00000", table)
         centres = near_duplicates._with_vectors(
-            {"list": np.arange(2, dtype=np.int32)}, np.eye(2, WIDTH, dtype=np.float32)
+            {"cell": np.arange(2, dtype=np.int32)}, np.eye(2, WIDTH, dtype=np.float32)
         )
         run.ledger.write(near_duplicates.CENTRES, "00000", centres)
         cluster.run(run)
@@ -125,7 +129,7 @@ def test_a_pair_on_the_border_of_two_lists_is_missed_and_counted(
 def test_without_a_pair_there_is_no_recall(tmp_path: Path) -> None:
     _, known = found(clustered(config_of(tmp_path), np.eye(WIDTH), [WIDTH]))
     assert (known["recall"], known["pairs"], known["images_with_duplicates"]) == (None, 0, 0)
-    assert near_duplicates.sentence(known) == "no pairs to measure the recall of the lists"
+    assert near_duplicates.sentence(known) == "no pairs to measure the recall of the cells"
 
 
 def test_every_image_counts_once_however_many_copies_it_has(tmp_path: Path) -> None:
@@ -135,23 +139,23 @@ def test_every_image_counts_once_however_many_copies_it_has(tmp_path: Path) -> N
     ledger.write(near_duplicates.PAIRS, "00000", pa.table([first, image], schema=identical_images.LINK))
     measured = near_duplicates.recall(ledger, np.array([0, 1, 2, 3]), np.zeros(4, np.int64))
     assert measured == {"recall": pytest.approx(1 / 3), "images": 3, "pairs": 5}
-    assert near_duplicates.sentence(measured) == "lists connect 33.3% of 5 pairs (mean over 3 images)"
+    assert near_duplicates.sentence(measured) == "cells connect 33.3% of 5 pairs (mean over 3 images)"
 
 
 @pytest.mark.parametrize("images", [0, 1, 30, 5000, 10**7])
-def test_every_list_is_in_one_range(images: int) -> None:
+def test_every_cell_is_in_one_range(images: int) -> None:
     ranges = near_duplicates.ranges_of(images)
     assert [number for shard in ranges for number in range(shard.start, shard.stop)] == list(
-        range(cells.lists_of(images))
+        range(cells.cells_for(images))
     )
     assert all(len(shard) for shard in ranges)
 
 
-def test_a_list_that_cannot_be_compared_is_named(tmp_path: Path) -> None:
+def test_a_cell_that_cannot_be_compared_is_named(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
-    tables = near_duplicates._on_lost_list(
+    tables = near_duplicates._on_lost_cell(
         ledger, Shard("00001", None, 17, 18), "timeout", "took too long", links=cluster.LINKS
     )
     [error] = tables["errors"].to_pylist()
-    assert (error["stage"], error["kind"], error["message"]) == ("cluster", "timeout", "list 17: took too long")
+    assert (error["stage"], error["kind"], error["message"]) == ("cluster", "timeout", "cell 17: took too long")
     assert tables[cluster.LINKS].schema.equals(identical_images.LINK)

@@ -23,10 +23,12 @@ def imagefolder(folder: Path, there: int) -> Path:
         (train / f"sub/{k}.png").write_bytes(png(k))
         lines.append(json.dumps({"file_name": f"sub/{k}.png" if k < there else f"no/{k}.png", "text": f"a thing {k}"}))
     (train / "metadata.jsonl").write_text("\n".join(lines))
-    (folder / "nulls.txt").write_text("a river\n")
+    (folder / "control_captions.txt").write_text("a river\n")
     (folder / "sscd.safetensors").write_bytes(b"")
     captions = {"path": str(train / "metadata.jsonl"), "caption": "text"}
-    return write_config(folder, captions=captions, images=f"{train}/**", calibration={"captions": "nulls.txt"})
+    return write_config(
+        folder, captions=captions, images=f"{train}/**", calibration={"captions": "control_captions.txt"}
+    )
 
 
 def test_an_imagefolder_pairs_by_file_name(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def test_images_that_other_caption_files_name_are_not_counted(tmp_path: Path) ->
     (tmp_path / "train/other/0.png").write_bytes(png(9))
     (tmp_path / "train/other/metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "caption": "a cat"}))
     accounting = accounted(tmp_path, ["train/**/*.txt", "train/other/metadata.jsonl"])
-    assert accounting["sidecars"]["images"] == 4 and accounting["sidecars"]["images_without_caption"] == 0
+    assert accounting["sidecars"]["images"] == 4
+    assert accounting["sidecars"]["images_without_caption"] == 0
     assert accounting["pairs"]["paired"] == 5
 
 

@@ -40,7 +40,8 @@ def test_sscd_has_the_published_floor_and_clip_has_none() -> None:
 
 def test_the_shipped_descriptor_carries_what_was_measured_for_it() -> None:
     floors = floors_of(bundle() / "embedders/sscd.safetensors")
-    assert set(floors) == {"verbatim", "region"} and all(0.5 < floor.value < 0.9 for floor in floors.values())
+    assert set(floors) == {"verbatim", "region"}
+    assert all(0.5 < floor.value < 0.9 for floor in floors.values())
     thresholds.check(config_of(weights=str(bundle() / "embedders/sscd.safetensors")))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from audit import schema
 from audit.errors import AuditError
 from audit.record.ledger import Ledger
-from pipelines.steps import own_clusters
+from pipelines.steps import caption_clusters
 
 
 def written(folder: Path, captions: list[list[str]], rows: list[tuple[str, str | None]], clusters: list[Any]) -> Ledger:
@@ -33,8 +33,8 @@ def written(folder: Path, captions: list[list[str]], rows: list[tuple[str, str |
 
 
 def found(ledger: Ledger) -> list[list[tuple[Any, ...]]]:
-    tables = list(own_clusters.each(ledger, ledger.parts("captions")))
-    assert all(table.schema.equals(own_clusters.OWN) for table in tables)
+    tables = list(caption_clusters.each(ledger, ledger.parts("captions")))
+    assert all(table.schema.equals(caption_clusters.CAPTION_CLUSTERS) for table in tables)
     return [[tuple(row.values()) for row in table.to_pylist()] for table in tables]
 
 
@@ -85,7 +85,7 @@ def test_it_is_what_a_join_in_memory_gives(
 def test_what_cannot_be_joined_is_an_error_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = written(tmp_path, [["1"]], [("1", "a")], [("a", "a", 1)])
     with monkeypatch.context() as patch:
-        patch.setattr(own_clusters, "MEMORY", "1KB")
+        patch.setattr(caption_clusters, "MEMORY", "1KB")
         with pytest.raises(AuditError, match=r"(?s)cannot be joined: Out of Memory.*TMPDIR"):
             found(ledger)
     part = tmp_path / "image_clusters" / "00000.parquet"

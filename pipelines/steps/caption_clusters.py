@@ -16,7 +16,7 @@ from audit.record.ledger import Ledger
 # `cluster` is the cluster of the caption's images that occurs in the most dataset rows, and `rows` is their number: an
 # image that many rows share is stored once, and a caption may have only one row. `cluster_size` is the number of images
 # in the largest cluster of the caption's images.
-OWN = pa.schema(
+CAPTION_CLUSTERS = pa.schema(
     [("caption_id", pa.string()), ("cluster", pa.string()), ("rows", pa.int64()), ("cluster_size", pa.int64())]
 )
 _SQL = """
@@ -31,7 +31,9 @@ MEMORY = "25%"
 
 
 def each(ledger: Ledger, parts: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield a table (schema OWN) for each part of `captions`, in order, with nulls for captions without an image.
+    """Yield a table (schema CAPTION_CLUSTERS) for each part of `captions`, in order.
+
+    Captions without an image have nulls.
 
     Parts and their captions are sorted by id, so one pass over the join serves all parts.
     """
@@ -42,17 +44,17 @@ def each(ledger: Ledger, parts: Sequence[str]) -> Iterator[pa.Table]:
             connection.register("rows", ledger.dataset("rows", schema.ROWS))
             connection.register("image_clusters", ledger.dataset("image_clusters", schema.IMAGE_CLUSTERS))
             batches = iter(connection.sql(_SQL).to_arrow_reader())
-            known = OWN.empty_table()
+            known = CAPTION_CLUSTERS.empty_table()
             for part in parts:
                 ids = ledger.read("captions", part, ["caption_id"])["caption_id"].combine_chunks()
                 while len(ids) and (not len(known) or known["caption_id"][-1].as_py() < ids[-1].as_py()):
                     batch = next(batches, None)
                     if batch is None:
                         break
-                    known = pa.concat_tables([known, pa.table(batch).cast(OWN)])
-                own = known.take(pc.index_in(ids, value_set=known["caption_id"].combine_chunks()))
-                yield own.set_column(0, "caption_id", ids)
-                known = known.slice(len(own) - own["cluster"].null_count)
+                    known = pa.concat_tables([known, pa.table(batch).cast(CAPTION_CLUSTERS)])
+                clusters = known.take(pc.index_in(ids, value_set=known["caption_id"].combine_chunks()))
+                yield clusters.set_column(0, "caption_id", ids)
+                known = known.slice(len(clusters) - clusters["cluster"].null_count)
         except duckdb.Error as error:
             hint = (
                 f"The join uses {MEMORY} of the memory and then the disk of {folder}. Set TMPDIR to use another disk."
