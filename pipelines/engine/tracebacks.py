@@ -6,15 +6,19 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from audit.errors import AuditError, first_line
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 # Bytes of a traceback that are kept: the last ones, which say where and why it failed.
 LONGEST = 1 << 14
 # Modules whose frames begin every traceback of a worker. They say nothing about the failure.
-_ENGINE = ("pipelines.engine.", "pipelines.console.logs", "contextlib", "ray.")
+_ENGINE = ("pipelines.engine.", "pipelines.console.logs", "ray.")
 
 
 class WorkerError(Exception):
@@ -36,13 +40,17 @@ class WorkerError(Exception):
         return self.message
 
 
-@contextmanager
-def portable_errors() -> Iterator[None]:
-    """Raise what is raised in the context as a WorkerError."""
-    try:
-        yield
-    except Exception as error:
-        raise portable(error) from None
+def portable_errors(method: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Make a method raise its exceptions as WorkerError."""
+
+    @wraps(method)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            raise portable(error) from None
+
+    return call
 
 
 def portable(error: Exception) -> WorkerError:

@@ -6,6 +6,7 @@ Usage: python -m tests.support.driver AUDIT_YAML
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -50,6 +51,22 @@ def screen(worker: Worker, shard: Shard) -> Tables:
     if shard.start <= ODD < shard.stop:
         os._exit(1)
     return _screen(worker, shard)
+
+
+def refuse(worker: Worker, shard: Shard) -> Tables:
+    """Compute `digests` as `digest` does, but raise an exception if the shard has caption ODD."""
+    logging.getLogger(__name__).info("at work")
+    if shard.start <= ODD < shard.stop:
+        raise ValueError(f"row {ODD} is odd")
+    return digest(worker, shard)
+
+
+def on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+    """Return an empty `digests` and an error for the caption of a shard of one row."""
+    captions = ledger.slice("captions", shard.source, shard.start, shard.stop)
+    error = {"stage": "digest", "caption_id": captions["caption_id"][0].as_py(), "kind": kind, "message": message}
+    layout = captions.schema.append(pa.field("digest", pa.binary()))
+    return {"digests": layout.empty_table(), "errors": errors_table([error])}
 
 
 def step(ledger: Ledger) -> Step:

@@ -120,7 +120,7 @@ class Told(Doubling):
 class Carrying(Doubler):
     """Sends its exceptions as `RemoteWorker` does."""
 
-    @portable_errors()
+    @portable_errors
     def compute(self, work: Doubling, shard: Shard, number: int) -> list[Any]:
         if shard.start in work.bad:
             raise Unpicklable(str(shard.start), f"attempt {number}")
