@@ -57,7 +57,7 @@ def causes(run: str | Path) -> pa.Table:
         f'first("{name}" order by caption_id, file, "row", message) as "{name}"' for name in SCHEMA.names[5:]
     )
     sql = f"""
-        select stage, kind, {cause} as cause, count(*) as errors, sum("rows") as "rows", {example}
+        select stage, kind, {cause} as cause, count(*) as errors, sum("rows")::bigint as "rows", {example}
         from errors
         group by stage, kind, cause, regexp_extract_all(traceback, '{_FRAME}', 1)[-1]
         order by errors desc, stage, kind, cause

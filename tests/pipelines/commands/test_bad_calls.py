@@ -38,6 +38,7 @@ OF_A_RUN = {
     "query": ("select * from verdicts",),
     "report": (),
     "check": (),
+    "errors": (),
     "purge": ("--keep", "none"),
     "lookup": ("--text", "caption"),
     "reproduce": ("a verbatim caption",),
