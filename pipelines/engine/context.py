@@ -16,6 +16,7 @@ from pipelines.console.progress import Reporter
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.owner import Owner
 from pipelines.engine.step import Step
+from pipelines.engine.tracebacks import text_of
 
 if TYPE_CHECKING:
     from pipelines.engine.pool import Pool
@@ -66,7 +67,7 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Exception):
-            logger.error("the run failed", exc_info=error)
+            logger.error("the run failed: %s\n%s", error, text_of(error))
         try:
             self.manifest.end(error)
         except (AuditError, OSError):

@@ -206,9 +206,8 @@ def test_a_shard_that_fails_on_another_machine_shows_its_traceback(cluster: Clus
     engine = {"address": cluster.address, "gpus_per_worker": 0.5, "retries": 1}
     config, given = load_config(write_config(tmp_path, engine=engine, out=str(tmp_path / "run")))
     ledger = Ledger(config.out)
-    step = Step("digest", "digests", "captions", ledger, driver.refuse, driver.on_lost_row)
     with Run(config, ledger, Manifest.open(ledger, config, given), Reporter(), "info") as run:
-        run.execute(step, driver.write_captions(ledger))
+        run.execute(driver.step(ledger, driver.refuse), driver.write_captions(ledger))
         run.manifest.finish()
     assert len(ledger.read("digests")) == len(driver.CAPTIONS) - 1
     code, output, _ = called("errors", ledger.uri, "--json")

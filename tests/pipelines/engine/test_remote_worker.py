@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ SHARD = Shard("00007", None, 2, 3)
 def fail(worker: Worker, shard: Shard) -> Tables:
     logging.getLogger("work").info("begun")
     raise ValueError(f"row {shard.start} is bad")
+
+
+def fail_on_cuda(worker: Worker, shard: Shard) -> Tables:
+    raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 @pytest.fixture
@@ -70,3 +75,18 @@ def test_without_a_level_nothing_is_logged(tmp_path: Path, ledger: Ledger) -> No
     with pytest.raises(WorkerError):
         worker.compute(Step("find", "found", "rows", ledger, fail), SHARD, 1)
     assert not Path(ledger.uri, "logs").exists()
+
+
+def test_a_worker_that_ends_because_of_a_cuda_error_writes_its_traceback_first(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.write_bytes("manifest.json", b"{}")
+    worker = RemoteWorker(load_config(tmp_path / "audit.yaml")[0], "error")
+    contents: list[str] = []
+    # The last moment of the process.
+    monkeypatch.setattr(os, "_exit", lambda code: contents.extend(log.read_text() for log in logs.iterdir()))
+    logs = tmp_path / "run/logs"
+    with pytest.raises(WorkerError, match="CUDA error"):
+        worker.run(Step("find", "found", "rows", ledger, fail_on_cuda), SHARD, 1)
+    [content] = contents
+    assert "[find, shard 00007, rows 2 to 3, attempt 1]" in content and "in fail_on_cuda" in content
