@@ -138,6 +138,7 @@ ERRORS = pa.schema(
         ("rows", INT64),
         ("kind", STRING),
         ("message", STRING),
+        ("traceback", STRING),  # of the worker's exception; null if nothing raised one
     ]
 )
 # RUN/exclusions.parquet, written by `exclusions`: the dataset rows that carry what the model reproduces.

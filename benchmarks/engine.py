@@ -51,7 +51,7 @@ class Sleeper:
         """Return no facts about models, as there are none to load."""
         return {}
 
-    async def run(self, step: Step, shard: Shard) -> dict[str, int]:
+    async def run(self, step: Step, shard: Shard, number: int) -> dict[str, int]:
         """Wait as long as the shard takes, then write its part."""
         await asyncio.sleep(lasts(shard, self._seconds, self._spread))
         return await asyncio.to_thread(step.commit, shard, [{"slept": TABLE}])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,6 +15,7 @@ from pipelines.commands import (
     demo,
     detectors,
     download_weights,
+    errors,
     exclusions,
     explain,
     index,
@@ -36,7 +36,7 @@ from pipelines.commands import (
 )
 from pipelines.commands.options import state
 from pipelines.console.terminal import say
-from pipelines.engine.tracebacks import plain
+from pipelines.engine.tracebacks import plain, text_of
 from pipelines.extras import missing
 
 app = typer.Typer(
@@ -52,7 +52,7 @@ app = typer.Typer(
 )
 PANELS = {
     "Audit": (demo, init, config, download_weights, plan, index, run),
-    "Look at the results": (report, query, check, lookup, reproduce, explain, rank_layers, detectors),
+    "Look at the results": (report, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
     "Act on them": (exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),
 }
@@ -83,20 +83,20 @@ def main() -> None:
     try:
         app()
     except UsageError as error:
-        _fail(str(error), 2)
+        _fail(str(error), 2, error)
     except AuditError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; rerun the command to resume", 130)
+        _fail(str(error), 1, error)
+    except KeyboardInterrupt as error:
+        _fail("interrupted; rerun the command to resume", 130, error)
     except Exception as error:
         if (needed := missing(error)) is not None:
-            _fail(str(needed), 2)
-        _fail(str(plain(error)), 1)
+            _fail(str(needed), 2, needed)
+        _fail(str(plain(error)), 1, error)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _fail(message: str, code: int, error: BaseException) -> NoReturn:
     if state.verbose:
-        say(traceback.format_exc(), err=True, nl=False)
+        say(text_of(error), err=True, nl=False)
     say(f"crossaudit: {message}", err=True)
     sys.exit(code)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Overrides, Verbose
+from pipelines.commands.options import Level, LogLevel, Overrides, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -19,6 +19,7 @@ def register(app: typer.Typer, panel: str) -> None:
 def demo(
     out: Annotated[str, typer.Option(metavar="DIR", help="Where to write the run.")] = "crossaudit-demo",
     set_: Overrides = None,
+    log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
     """Audit a small bundled model that has memorized some of its training images. Takes minutes and works offline.
@@ -29,4 +30,4 @@ def demo(
     """
     from pipelines.demo.demo import run_demo
 
-    run_demo(out, set_ or [])
+    run_demo(out, set_ or [], log_level.value)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import ConfigFile, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Level, LogLevel, Overrides, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -22,6 +22,7 @@ def index(
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="The folder or URI of the index (default: `index.path`).")
     ] = None,
+    log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
     """Embed the training images once, so that audits of all models trained on them can share the index.
@@ -33,5 +34,6 @@ def index(
     from pipelines.runs.index import build_index
 
     settings, given = load_config(config, set_ or [])
-    path = build_index(settings, given, None if out is None else absolute(out, Path.cwd()))
+    where = None if out is None else absolute(out, Path.cwd())
+    path = build_index(settings, given, where, log_level=log_level.value)
     typer.echo(f"To use this index, set `index.path: {path}`.")

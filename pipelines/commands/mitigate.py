@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import RunDir, Verbose
+from pipelines.commands.options import Level, LogLevel, RunDir, Verbose
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,6 +48,7 @@ def mitigate(
     clip: Annotated[
         str | None, typer.Option(metavar="DIR", help="An open_clip folder for CLIP scores, if the run has no CLIP.")
     ] = None,
+    log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
     """Measure mitigation: regenerate a run's confirmed captions with the same seeds, without and with mitigation.
@@ -61,7 +62,7 @@ def mitigate(
 
     scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or KeepPositions)
     request = Request(scales, keeps, captions, ordinary, seeds, clip)
-    _print(mitigate_run(run, request))
+    _print(mitigate_run(run, request, log_level=log_level.value))
     typer.echo(f"{run.rstrip('/')}/report.html")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +23,21 @@ class State:
 state = State()
 
 
+class Level(StrEnum):
+    """The lowest level of what is logged."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
 def _verbose(asked: bool) -> None:
     state.verbose = state.verbose or asked
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", callback=_verbose, help="Show the traceback of an error.")]
+LogLevel = Annotated[Level, typer.Option("--log-level", help="The lowest level that is logged to RUN/logs.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout; everything else goes to stderr.")
 ]

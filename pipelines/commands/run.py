@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit.errors import UsageError
-from pipelines.commands.options import ConfigFile, Json, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Json, Level, LogLevel, Overrides, Verbose
 
 if TYPE_CHECKING:
     from pipelines.configuration.config import Config
@@ -47,6 +47,7 @@ def run(
         ),
     ] = None,
     json_: Json = False,
+    log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
     """Audit a model: screen every caption, generate the suspicious ones, and search for copies of training images.
@@ -73,7 +74,7 @@ def run(
         if check_only:
             found = check(settings)
         else:
-            run_audit(settings, given)
+            run_audit(settings, given, log_level=log_level.value)
     if check_only:
         captions, images = len(found.captions), len(found.images)
         if json_:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import ConfigFile, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Level, LogLevel, Overrides, Verbose
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -29,6 +29,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Show the job's output and wait for it to end.")] = False,
     set_: Overrides = None,
     out: Annotated[str | None, typer.Option(metavar="URI", help="The run's URI (default: `out`).")] = None,
+    log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
     """Audit a model on a Ray cluster: like `run`, but as a job of the cluster.
@@ -47,7 +48,7 @@ def submit(
     check_detectors(settings)
     refuse_second(settings.out)
     cluster = Cluster(address)
-    job = cluster.submit(given, settings.out)
+    job = cluster.submit(given, settings.out, log_level.value)
 
     typer.echo(f"job {job.id} at {job.address}", err=True)
     try:

@@ -34,12 +34,18 @@ def bundle() -> Path:
     return folder
 
 
-def run_demo(out: str, overrides: Sequence[str] = ()) -> None:
-    """Run the bundled audit, write it to `out`, and print a summary."""
+def run_demo(out: str, overrides: Sequence[str] = (), log_level: str = "warning") -> None:
+    """Run the bundled audit and print a summary.
+
+    Args:
+        out: Where to write the run.
+        overrides: Overrides of the configuration, KEY=VALUE.
+        log_level: The lowest level that is logged to RUN/logs.
+    """
     console = Console(soft_wrap=True)
     folder = bundle()
     config, given = load_config(folder / "audit.yaml", overrides, out)
-    run_audit(config, given)
+    run_audit(config, given, log_level=log_level)
     labels = pq.read_table(folder / "labels.parquet", columns=["caption", "label"])
     summarize(Ledger(config.out).read("verdicts", columns=["caption", "verdict"]), labels, console)
     console.print("This is a toy model. Its figures show how the tool works, not how well it works on your model.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard
 from pipelines.configuration.config import Config
+from pipelines.console import logs
 from pipelines.console.progress import Reporter
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.owner import Owner
 from pipelines.engine.step import Step
-from pipelines.engine.tracebacks import StepLog
+from pipelines.engine.tracebacks import text_of
 
 if TYPE_CHECKING:
     from pipelines.engine.in_process import InProcess
     from pipelines.engine.pool import Pool
 
 MODELS = ("model", "reference_model")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,15 +33,24 @@ class Run:
 
     As a context manager, it makes this process the only writer of the run, and records the beginning and the end in the
     manifest.
+
+    Attributes:
+        config: The configuration.
+        ledger: The tables.
+        manifest: The manifest.
+        progress: Where to show progress.
+        log_level: The lowest level that the driver and the workers log to RUN/logs; None for no logs.
     """
 
     config: Config
     ledger: Ledger
     manifest: Manifest
     progress: Reporter
+    log_level: str | None = None
     _pool: Pool | InProcess | None = field(default=None, repr=False)
     _loaded: set[str] = field(default_factory=set, repr=False)
     _owner: Owner | None = field(default=None, repr=False)
+    _log: logs.RunLog | None = field(default=None, repr=False)
 
     def __enter__(self) -> Run:
         """Take ownership of the run. Raises AuditError if another process is writing to it."""
@@ -48,9 +62,13 @@ class Run:
         except BaseException:
             self._owner.__exit__()
             raise
+        if self.log_level is not None:
+            self._log = logs.RunLog(self.ledger, "driver", self.log_level)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception):
+            logger.error("the run failed: %s\n%s", error, text_of(error))
         try:
             self.manifest.end(error)
         except (AuditError, OSError):
@@ -58,6 +76,9 @@ class Run:
                 raise
         finally:
             self.close()
+            if self._log is not None:
+                self._log.close()
+                self._log = None
             if self._owner is not None:
                 self._owner.__exit__()
 
@@ -73,19 +94,9 @@ class Run:
             return
         if not step.addition:
             self.manifest.reopen()
-        log = StepLog(self.ledger, step.title)
-        try:
-            self._map(step, todo, total, total - left, log)
-        except AuditError as error:
-            raise log.naming(error) from error
-        if log.note:
-            self.progress.say(f"{step.title}: {log.note}")
-
-    def _map(self, step: Step, todo: Sequence[Shard], total: int, done: int, log: StepLog) -> None:
-        """Run a step on the shards in `todo`. `total` and `done` count rows."""
         pool = self.workers(step.needs)
-        with self.progress.stage(step.title, total, step.unit, done) as stage:
-            for finished in pool.map(step, todo, log.add):
+        with logs.about(step.title), self.progress.stage(step.title, total, step.unit, total - left) as stage:
+            for finished in pool.map(step, todo):
                 if self._owner is not None:
                     self._owner.check()
                 for shard, counts in finished:
@@ -95,11 +106,13 @@ class Run:
                     stage.advance(len(shard), counts.get("errors", 0))
                 stage.show(pool.alive)
                 self.manifest.progress(stage.numbers)
+        if errors := stage.numbers().errors:
+            self.progress.say(f"{step.title}: {errors:,} errors; `crossaudit errors {self.ledger.uri}` shows why")
 
     def workers(self, needs: Sequence[str] = ()) -> Pool | InProcess:
         """Return the pool, with `needs` loaded on every worker. Starts the pool on the first call."""
         if self._pool is None:
-            self._pool = _start(self.config, self.progress)
+            self._pool = _start(self.config, self.progress, self.log_level)
         missing = tuple(name for name in needs if name not in self._loaded)
         if missing:
             self.progress.say(f"loading {', '.join(missing)}")
@@ -122,26 +135,29 @@ class Run:
                 stop_ray()
 
 
-def _start(config: Config, progress: Reporter) -> Pool | InProcess:
-    from pipelines.engine.worker import Worker
-
+def _start(config: Config, progress: Reporter, log_level: str | None) -> Pool | InProcess:
     engine, workers = config.engine, config.engine.workers
     if workers.max == 0:
         from pipelines.engine.in_process import InProcess
+        from pipelines.engine.worker import Worker
 
         return InProcess(Worker(config, own_process=False), engine.retries)
 
+    # Ray prints on standard output when a worker dies, even with log_to_driver=False; the table `errors` and the logs
+    # say the same. Ray reads this variable when it is imported.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     import ray
 
     from pipelines.engine.pool import Pool
     from pipelines.engine.ray_session import start_ray
+    from pipelines.engine.remote_worker import RemoteWorker
 
     many = f"{workers.max}" if workers.min == workers.max else f"{workers.min} to {workers.max}"
     what = f"{many} worker{'s' * (workers.max != 1)}"
     progress.say(f"starting {what}" if engine.address is None else f"connecting to {engine.address}")
     start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
-    actor = ray.remote(Worker).options(
+    actor = ray.remote(RemoteWorker).options(
         num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
     )
     limits = workers.min, workers.max
-    return Pool(lambda: actor.remote(config), limits, engine.retries, engine.shard_timeout_s, progress.say)
+    return Pool(lambda: actor.remote(config, log_level), limits, engine.retries, engine.shard_timeout_s, progress.say)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
-from audit.errors import first_line
+from audit.errors import AuditError, first_line
+from pipelines.engine.tracebacks import WorkerError, encodable, shortened
+
+# The line that Ray puts in place of Python's: it names the process and the host.
+_RAY_HEADER = re.compile(r"^.*ray::.*\(pid=.*$", re.M)
 
 
 def lost_with_machine(error: BaseException) -> bool:
@@ -13,16 +19,23 @@ def lost_with_machine(error: BaseException) -> bool:
     return unknown or "its node has died" in str(error) or getattr(error, "preempted", False)
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """Return the exception that was raised on the worker, or the error itself."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(error, RayTaskError) and isinstance(cause, BaseException) else error
+def raised_in_worker(error: BaseException) -> WorkerError | None:
+    """Return what a worker raised, or None if the worker or its machine was lost."""
+    if not isinstance(error, RayTaskError):
+        return None
+    cause = error.cause
+    if isinstance(cause, WorkerError):
+        return cause
+    # Ray itself failed on the worker, for example because the worker could not import what it was sent.
+    known = cause if isinstance(cause, AuditError) else None
+    message = encodable(f"{type(cause).__name__}: {first_line(cause)}")
+    return WorkerError(message, shortened(_RAY_HEADER.sub("Traceback (most recent call last):", str(error))), known)
 
 
 def reason_of(error: BaseException) -> str:
     """Return the reason for a failure in one sentence, as Ray gives it."""
-    if isinstance(error, RayTaskError):
-        return f"{type(cause_of(error)).__name__}: {first_line(cause_of(error))}"
+    if (raised := raised_in_worker(error)) is not None:
+        return raised.message
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if getattr(error, "actor_init_failed", False):
         return lines[-1]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from audit.errors import AuditError, UsageError, first_line
+from audit.errors import AuditError, UsageError
 from audit.record.filesystem import DISK_FULL
 from audit.record.ledger import Shard
-from pipelines.engine.schedule import Finished, Schedule, ShardedWork
+from pipelines.console import logs
+from pipelines.engine.schedule import Finished, Schedule
+from pipelines.engine.step import Step
+from pipelines.engine.tracebacks import portable
 
 
 class InProcess:
@@ -35,15 +37,12 @@ class InProcess:
         """Call a method of the worker and return the result."""
         return getattr(self._worker, method)(*arguments)
 
-    def map(
-        self, work: ShardedWork, shards: Sequence[Shard], trace: Callable[[str, str], None] = lambda shard, text: None
-    ) -> Iterator[Finished]:
+    def map(self, step: Step, shards: Sequence[Shard]) -> Iterator[Finished]:
         """Run all shards in order. Each shard is finished exactly once.
 
         Args:
-            work: What to do with a shard.
+            step: What to do with a shard.
             shards: The shards.
-            trace: Called with the shard's name and the traceback of each attempt that raised an exception.
 
         Yields:
             The (shard, result) pairs that have finished since the last yield.
@@ -51,16 +50,17 @@ class InProcess:
         Raises:
             AuditError: Nothing can be processed at all.
         """
-        schedule = Schedule(work, shards, self._retries)
+        schedule = Schedule(step, shards, self._retries)
         while attempt := schedule.take():
             call = self._worker.compute if attempt.piece else self._worker.run
             try:
-                result = call(work, attempt.shard)
+                with logs.attempt(step.title, attempt.shard, attempt.number):
+                    result = call(step, attempt.shard)
             except Exception as error:
                 if isinstance(error, UsageError) or (isinstance(error, AuditError) and error.kind == DISK_FULL):
                     raise
-                trace(attempt.whole.name, traceback.format_exc())
-                yield schedule.failed(attempt, "raised", f"{type(error).__name__}: {first_line(error)}")
+                raised = portable(error)
+                yield schedule.failed(attempt, "raised", raised.message, raised.traceback)
             else:
                 yield schedule.done(attempt, result)
 

@@ -16,12 +16,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
-from audit.errors import AuditError, UsageError, first_line
+from audit.errors import AuditError, UsageError
 from audit.record.filesystem import DISK_FULL
 from audit.record.ledger import Shard
-from pipelines.engine.failures import cause_of, lost_with_machine, reason_of
+from pipelines.engine.failures import lost_with_machine, raised_in_worker, reason_of
 from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, ShardedWork
 
 # How often in a row a worker may fail to start before its slot is given up.
@@ -51,7 +51,8 @@ class Pool:
     """A pool of actors.
 
     An actor has the methods `prepare(*needs)`, which loads models and returns their fingerprints by name,
-    `run(work, shard)`, which writes the result of a shard, and `compute(work, shard)`, which returns it.
+    `run(work, shard, number)`, which writes the result of a shard, and `compute(work, shard, number)`, which returns
+    it. `number` counts the attempts at the shard, from 1.
 
     Args:
         make: Creates an actor.
@@ -108,23 +109,22 @@ class Pool:
             worker = self._ready()
             try:
                 return ray.get(getattr(worker.actor, method).remote(*arguments))
-            except RayTaskError as error:
-                raise cause_of(error) from error
             except RayError as error:
+                if (raised := raised_in_worker(error)) is not None:
+                    if raised.error is None:
+                        raise raised from None
+                    raise raised.error from raised
                 last = reason_of(error)
                 del self._idle[worker]
                 _kill(worker)
         raise AuditError(f"{STARTS} workers died during the call `{method}`: {last}", kind="worker_died")
 
-    def map(
-        self, work: ShardedWork, shards: Sequence[Shard], trace: Callable[[str, str], None] = lambda shard, text: None
-    ) -> Iterator[Finished]:
+    def map(self, work: ShardedWork, shards: Sequence[Shard]) -> Iterator[Finished]:
         """Run all shards. Each shard is finished exactly once.
 
         Args:
             work: What to do with a shard.
             shards: The shards.
-            trace: Called with the shard's name and the traceback of each attempt that raised an exception.
 
         Yields:
             The (shard, result) pairs that have finished since the last yield. The list is empty if nothing has finished
@@ -143,7 +143,7 @@ class Pool:
                 # Yield only now, when no worker is waiting for work.
                 yield finished
                 answer = self._answer()
-                finished = self._outcome(schedule, trace, *answer) if answer else []
+                finished = self._outcome(schedule, *answer) if answer else []
             yield finished
         finally:
             for worker in self._running:
@@ -182,7 +182,7 @@ class Pool:
         worker, _ = self._idle.popitem()
         worker.attempt, worker.since = attempt, time.monotonic()
         self._running[worker] = None
-        self._call(worker, "compute" if attempt.piece else "run", work, attempt.shard)
+        self._call(worker, "compute" if attempt.piece else "run", work, attempt.shard, attempt.number)
 
     def _rest(self, worker: _Worker) -> None:
         worker.attempt, worker.since = None, time.monotonic()
@@ -231,9 +231,9 @@ class Pool:
             else:
                 self._start(worker)
             return
-        cause = cause_of(error)
-        if isinstance(cause, AuditError):
-            raise cause from error
+        raised = raised_in_worker(error)
+        if raised is not None and raised.error is not None:
+            raise raised.error from raised
         _kill(worker)
         lost = lost_with_machine(error)
         failed, moved = worker.failed + (not lost), worker.moved + lost
@@ -244,11 +244,10 @@ class Pool:
         self._least = min(self._least, self._most)
         if not (self._starting or self._idle or self._running):
             hint = "Is there enough memory for `engine.workers` copies of the model?"
-            raise AuditError(f"no worker can start: {reason_of(error)}", hint=hint, kind="worker_died") from error
+            what = f"no worker can start: {reason_of(error)}"
+            raise AuditError(what, hint=hint, kind="worker_died") from raised or error
 
-    def _outcome(
-        self, schedule: Schedule, trace: Callable[[str, str], None], worker: _Worker, future: Future | None
-    ) -> Finished:
+    def _outcome(self, schedule: Schedule, worker: _Worker, future: Future | None) -> Finished:
         attempt = worker.attempt
         assert attempt is not None
         del self._running[worker]
@@ -259,17 +258,16 @@ class Pool:
         if error is None:
             self._rest(worker)
             return schedule.done(attempt, future.result())
-        cause = cause_of(error)
-        if isinstance(cause, UsageError) or (isinstance(cause, AuditError) and cause.kind == DISK_FULL):
-            raise cause from error
-        if isinstance(error, RayTaskError):
-            self._rest(worker)
-            trace(attempt.whole.name, str(error))
-            return schedule.failed(attempt, "raised", f"{type(cause).__name__}: {first_line(cause)}")
-        _kill(worker)
-        if lost_with_machine(error):
-            return schedule.moved(attempt, reason_of(error))
-        return schedule.failed(attempt, "worker_died", reason_of(error))
+        raised = raised_in_worker(error)
+        if raised is None:
+            _kill(worker)
+            if lost_with_machine(error):
+                return schedule.moved(attempt, reason_of(error))
+            return schedule.failed(attempt, "worker_died", reason_of(error))
+        if raised.error is not None and (isinstance(raised.error, UsageError) or raised.error.kind == DISK_FULL):
+            raise raised.error from raised
+        self._rest(worker)
+        return schedule.failed(attempt, "raised", raised.message, raised.traceback)
 
 
 def _difference(first: Any, other: Any) -> str:

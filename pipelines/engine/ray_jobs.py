@@ -77,12 +77,13 @@ class Cluster:
             self._client = JobSubmissionClient(address, headers=_token(address))
             self.address: str = self._client.get_address()
 
-    def submit(self, given: Mapping[str, Any], out: str) -> Job:
+    def submit(self, given: Mapping[str, Any], out: str, log_level: str) -> Job:
         """Submit a run.
 
         Args:
             given: The configuration. It holds only absolute paths and URIs.
             out: The run.
+            log_level: The lowest level that the run logs.
 
         Raises:
             AuditError: The cluster accepts jobs without a token.
@@ -94,7 +95,7 @@ class Cluster:
         with tempfile.TemporaryDirectory() as folder, _asked(self.address):
             Path(folder, "audit.yaml").write_text(settings, encoding="utf-8")
             id_ = self._client.submit_job(
-                entrypoint=f'"${_PYTHON}" -m pipelines.cli run audit.yaml',
+                entrypoint=f'"${_PYTHON}" -m pipelines.cli run audit.yaml --log-level {log_level}',
                 runtime_env={"working_dir": folder, "env_vars": _HOOK},
                 submission_id=f"crossaudit-{uuid.uuid4().hex[:8]}",
                 metadata={_ADDRESS: self.address},

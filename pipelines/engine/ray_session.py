@@ -42,8 +42,6 @@ def start_ray(address: str | None, workers: int, cpus: int, gpus: float) -> None
             the cluster.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Ray reports dead workers on standard output; the table `errors` has the same information.
-    ray._private.worker._worker_logs_enabled = False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is not None:
@@ -104,7 +102,7 @@ def _loopback() -> Iterator[None]:
     Ray replaces a loopback address with a reachable one, except on platforms where it does not support clusters
     (Windows, macOS). Its processes read this setting from an environment variable; this process read it when it
     imported Ray. The API server is not started: without a dashboard, all it does is query the metadata addresses of
-    cloud providers to find out where it is running.
+    cloud providers to find out where it is running. Ray 2.60 has no public way to do either.
     """
     enabled, start = ray_constants.ENABLE_RAY_CLUSTER, Node.start_api_server
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -7,6 +7,7 @@ whose machine was lost says nothing about its rows: it is repeated up to MOVES t
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,16 +15,19 @@ from typing import Any, Protocol
 
 from audit.errors import AuditError
 from audit.record.ledger import Shard
+from pipelines.engine.tracebacks import WorkerError
 
 # If this many consecutive single rows are lost and nothing succeeds in between, the set-up is broken, not the data.
 BARREN = 20
 MOVES = 5
 
+logger = logging.getLogger(__name__)
+
 
 class ShardedWork(Protocol):
     """The driver's side of one map."""
 
-    def lost(self, shard: Shard, kind: str, message: str) -> Any:
+    def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> Any:
         """Return the result for a single row that cannot be processed. Raises AuditError if no row may be lost."""
 
     def commit(self, shard: Shard, pieces: list[Any]) -> Any:
@@ -43,6 +47,11 @@ class Attempt:
     def piece(self) -> bool:
         """Whether the shard is a piece of a larger one."""
         return self.shard is not self.whole
+
+    @property
+    def number(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.tries + self.moves + 1
 
 
 @dataclass(slots=True)
@@ -84,13 +93,14 @@ class Schedule:
 
     def moved(self, attempt: Attempt, message: str) -> Finished:
         """Record an attempt whose worker was lost with its machine, or for an unknown reason."""
+        _log(attempt, "machine_lost", message)
         attempt.moves += 1
         if attempt.moves > MOVES:
             return self.failed(attempt, "worker_died", message)
         self._waiting.appendleft(attempt)
         return []
 
-    def failed(self, attempt: Attempt, kind: str, message: str) -> Finished:
+    def failed(self, attempt: Attempt, kind: str, message: str, traceback: str | None = None) -> Finished:
         """Record a failed attempt.
 
         Halves are tried once, and single rows as often as shards, so one deadly row costs about log2(rows) workers.
@@ -99,10 +109,12 @@ class Schedule:
             attempt: The attempt.
             kind: The kind of the error.
             message: Its message.
+            traceback: The traceback of the worker's exception, if it raised one.
 
         Raises:
             AuditError: Nothing can be processed at all, or a row is lost that may not be lost.
         """
+        _log(attempt, kind, message)
         attempt.tries += 1
         single = len(attempt.shard) <= 1
         if (single or not attempt.piece) and attempt.tries <= self._retries:
@@ -114,9 +126,10 @@ class Schedule:
             return []
         self._barren += 1
         if self._barren == BARREN:
-            raise AuditError(f"{BARREN} consecutive rows failed; the last error: {kind}: {message}")
+            what = f"{BARREN} consecutive rows failed; the last error: {kind}: {message}"
+            raise unprocessable(what, kind, message, traceback)
         self._split.setdefault(attempt.whole.name, _Pieces(len(attempt.whole)))
-        return self._finished(attempt, self._work.lost(attempt.shard, kind, message))
+        return self._finished(attempt, self._work.lost(attempt.shard, kind, message, traceback))
 
     def _finished(self, attempt: Attempt, result: Any) -> Finished:
         whole = attempt.whole
@@ -129,3 +142,26 @@ class Schedule:
             return []
         del self._split[whole.name]
         return [(whole, self._work.commit(whole, [pieces.results[at] for at in sorted(pieces.results)]))]
+
+
+def unprocessable(what: str, kind: str, message: str, traceback: str | None) -> AuditError:
+    """Return the error that ends a run because of a failed attempt. Its cause is the worker's exception, if any.
+
+    Args:
+        what: What went wrong.
+        kind: The kind of the attempt's error.
+        message: Its message.
+        traceback: The traceback of the worker's exception, if it raised one.
+    """
+    if traceback is None:
+        return AuditError(what, kind=kind)
+    hint = "The folder `logs` of the run has the tracebacks; --verbose shows the last one."
+    error = AuditError(what, hint=hint, kind=kind)
+    error.__cause__ = WorkerError(message, traceback)
+    return error
+
+
+def _log(attempt: Attempt, kind: str, message: str) -> None:
+    shard = attempt.shard
+    where = f"shard {shard.name}, rows {shard.start} to {shard.stop}, attempt {attempt.number}"
+    logger.warning("%s: %s: %s", where, kind, message)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from audit.errors import AuditError
+import pyarrow as pa
+
 from audit.record.ledger import Ledger, Shard, Tables, concat
+from pipelines.engine.schedule import unprocessable
 
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
@@ -24,7 +26,8 @@ class Step:
         ledger: The run.
         work: Called with a worker and a shard; returns the tables of the shard.
         on_lost_row: Called with the ledger, a shard of one row that cannot be processed, and the kind and message of
-            the error. Returns the rows that take its place, in the same tables. If None, no row may be lost.
+            the error. Returns the rows that take its place, in the same tables; `lost` adds the traceback to those of
+            `errors`. If None, no row may be lost.
         needs: What workers load first: "model", "reference_model", or embedders by name.
         addition: Whether the result is not part of the audit, so that a finished run stays finished.
     """
@@ -42,13 +45,14 @@ class Step:
         """Write the tables of a shard and return their row counts by table."""
         return self.ledger.commit(shard.name, concat(pieces))
 
-    def lost(self, shard: Shard, kind: str, message: str) -> Tables:
+    def lost(self, shard: Shard, kind: str, message: str, traceback: str | None = None) -> Tables:
         """Return the rows that take the place of a row that cannot be processed.
 
         Args:
             shard: A shard of one row.
             kind: The kind of the error.
             message: The message of the error.
+            traceback: The traceback of the worker's exception, if it raised one.
 
         Returns:
             The rows, by the table that they belong to.
@@ -57,5 +61,9 @@ class Step:
             AuditError: No row of this step may be lost.
         """
         if self.on_lost_row is None:
-            raise AuditError(f"{self.title}, shard {shard.name}: {message}", kind=kind)
-        return self.on_lost_row(self.ledger, shard, kind, message)
+            raise unprocessable(f"{self.title}, shard {shard.name}: {message}", kind, message, traceback)
+        tables = self.on_lost_row(self.ledger, shard, kind, message)
+        errors = tables["errors"]
+        at = errors.schema.get_field_index("traceback")
+        column = pa.array([traceback] * len(errors), pa.string())
+        return tables | {"errors": errors.set_column(at, errors.schema.field(at), column)}

@@ -1,21 +1,85 @@
-"""Keep the traceback of a failure when only its first line is shown."""
+"""Keep the traceback of a failure: from a worker to the driver, and when only its first line is shown."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from audit.errors import AuditError, first_line
 
-if TYPE_CHECKING:
-    from audit.record.ledger import Ledger
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
-# Tracebacks to keep per step. Later failures are mostly repetitions.
-MOST = 5
+# Bytes of a traceback that are kept: the last ones, which say where and why it failed.
+LONGEST = 1 << 14
+# Modules whose frames begin every traceback of a worker. They say nothing about the failure.
+_ENGINE = ("pipelines.engine.", "pipelines.console.logs", "ray.")
+
+
+class WorkerError(Exception):
+    """An exception that a worker raised, in a form that every process can unpickle.
+
+    Pickling drops the traceback of an exception, and some exceptions cannot be unpickled at all.
+
+    Args:
+        message: The type of the exception and the first line of its message.
+        traceback: Its traceback.
+        error: The exception itself if it is an AuditError, which can be pickled.
+    """
+
+    def __init__(self, message: str, traceback: str, error: AuditError | None = None) -> None:
+        super().__init__(message, traceback, error)
+        self.message, self.traceback, self.error = message, traceback, error
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def portable_errors(method: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Make a method raise its exceptions as WorkerError."""
+
+    @wraps(method)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            raise portable(error) from None
+
+    return call
+
+
+def portable(error: Exception) -> WorkerError:
+    """Return a WorkerError for an exception that has just been caught."""
+    frames = error.__traceback__
+    while frames and frames.tb_next and frames.tb_frame.f_globals.get("__name__", "").startswith(_ENGINE):
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    known = error if isinstance(error, AuditError) else None
+    return WorkerError(encodable(f"{type(error).__name__}: {first_line(error)}"), shortened(text), known)
+
+
+def shortened(text: str) -> str:
+    """Return the last LONGEST bytes of a traceback."""
+    content = encodable(text).rstrip().encode()
+    return content.decode() if len(content) <= LONGEST else f"...{content[3 - LONGEST :].decode(errors='ignore')}"
+
+
+def encodable(text: str) -> str:
+    """Escape surrogates, which occur in names of files and which a table cannot store."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def text_of(error: BaseException) -> str:
+    """Return the traceback of the worker that caused an error, or that of the error itself."""
+    at: BaseException | None = error
+    while at is not None and not isinstance(at, WorkerError):
+        at = _previous(at)
+    return "".join(traceback.format_exception(error)) if at is None else f"In a worker:\n{at.traceback}\n"
 
 
 def plain(error: Exception) -> AuditError:
@@ -37,16 +101,15 @@ def plain(error: Exception) -> AuditError:
 
 def in_one_line(error: BaseException) -> str:
     """Return the type and first line of an exception, and of its root cause if it has one."""
-    said = f"{type(error).__name__}: {first_line(error)}"
-    root: BaseException = error
-    while (cause := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
+    root = error
+    while (cause := _previous(root)) is not None:
         root = cause
-    return said if root is error else f"{said} (caused by {type(root).__name__}: {first_line(root)})"
+    return _named(error) if root is error else f"{_named(error)} (caused by {_named(root)})"
 
 
 def keep(error: BaseException) -> str:
     """Write the traceback of an exception to a new file. Returns its path, or why there is none."""
-    text = f"crossaudit {' '.join(sys.argv[1:])}\n\n" + "".join(traceback.format_exception(error))
+    text = f"crossaudit {' '.join(sys.argv[1:])}\n\n{text_of(error)}"
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="crossaudit-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
@@ -57,32 +120,10 @@ def keep(error: BaseException) -> str:
     return file.name
 
 
-class StepLog:
-    """A log in RUN/logs with the tracebacks of a step's first failures."""
+def _previous(error: BaseException) -> BaseException | None:
+    """Return the exception that caused this one, or that was being handled when this one was raised."""
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
-    def __init__(self, ledger: Ledger, title: str) -> None:
-        self._ledger = ledger
-        self._kept: list[str] = []
-        self.name = f"logs/{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}.log"
 
-    def add(self, shard: str, text: str) -> None:
-        """Store the traceback of a failed shard, unless the log already has MOST of them."""
-        if len(self._kept) >= MOST:
-            return
-        self._kept.append(f"shard {shard}\n{text.rstrip()}\n")
-        try:
-            self._ledger.write_bytes(self.name, "\n".join(self._kept).encode(errors="backslashreplace"))
-        except (OSError, AuditError):
-            self._kept.clear()  # the failure of the shard matters more than that of its log
-
-    @property
-    def note(self) -> str | None:
-        """A sentence that says where the tracebacks are; None if there are none."""
-        return f"The tracebacks of the first failures are in {self._ledger.uri}/{self.name}." if self._kept else None
-
-    def naming(self, error: AuditError) -> AuditError:
-        """Return the same error, with a hint that says where the tracebacks are."""
-        if self.note is None:
-            return error
-        hint = f"{error.hint} {self.note}" if error.hint else self.note
-        return type(error)(error.what, where=error.where, hint=hint, kind=error.kind)
+def _named(error: BaseException) -> str:
+    return error.message if isinstance(error, WorkerError) else f"{type(error).__name__}: {first_line(error)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from audit.errors import UsageError, first_line
 from audit.record.ledger import Ledger, Shard, Tables
 from pipelines.configuration.config import Config, ModelFiles
+from pipelines.console import logs
 from pipelines.reading.local_copies import fetched
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 class Work(Protocol):
@@ -35,7 +39,7 @@ class Work(Protocol):
 
 
 class Worker:
-    """A worker that serves all stages and keeps what it has loaded: a Ray actor, or an object in this process.
+    """Does the work of all stages, and keeps what it has loaded. The pool runs it in a `RemoteWorker`.
 
     Args:
         config: The configuration of the run.
@@ -107,6 +111,8 @@ class Worker:
                 raise
             # After a CUDA error, nothing works in this process. The pool sees a dead worker and starts a new one.
             if self._own_process:
+                logger.exception("this worker ends because of a CUDA error")
+                logs.write()
                 os._exit(1)
             what = f"the GPU cannot be used any more: {first_line(error)}"
             raise UsageError(what, hint="Rerun the command to resume, with `engine.workers` of at least 1.") from error
@@ -127,6 +133,7 @@ class Worker:
         from audit.models.precision import resolve_dtype
         from pipelines.engine.models import load
 
+        logs.capture_libraries()
         return load(files, lora, self.device, resolve_dtype(self.config.engine.dtype, self.device))
 
     def embedder(self, name: str) -> Embedder:

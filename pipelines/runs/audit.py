@@ -16,13 +16,16 @@ from pipelines.engine.ray_jobs import current_job
 from reports.purged import note
 
 
-def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | None = None) -> None:
+def run_audit(
+    config: Config, given: Mapping[str, Any], progress: Reporter | None = None, log_level: str = "warning"
+) -> None:
     """Run an audit from configuration to report, or resume one.
 
     Args:
         config: The resolved configuration.
         given: The configuration as the user gave it, for the manifest.
         progress: Where to show progress (default: standard error).
+        log_level: The lowest level that is logged to RUN/logs: debug, info, warning or error.
 
     Raises:
         AuditError: The audit cannot finish.
@@ -53,7 +56,7 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         _tell_status(ledger, config, given, error)
         raise
     manifest = Manifest.open(ledger, config, given)
-    run = Run(config, ledger, manifest, progress or Reporter())
+    run = Run(config, ledger, manifest, progress or Reporter(), log_level)
     if removed := note(manifest.data):
         run.progress.say(
             f"{config.out}: {removed}; nothing is recomputed (`crossaudit check` verifies that it is complete)"

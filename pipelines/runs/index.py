@@ -14,7 +14,11 @@ from pipelines.engine.manifest import Manifest
 
 
 def build_index(
-    config: Config, given: Mapping[str, Any], out: str | None = None, progress: Reporter | None = None
+    config: Config,
+    given: Mapping[str, Any],
+    out: str | None = None,
+    progress: Reporter | None = None,
+    log_level: str = "warning",
 ) -> str:
     """Build an index, or resume building it.
 
@@ -25,6 +29,7 @@ def build_index(
         given: The configuration as the user gave it, for the manifest.
         out: Where to write the index (default: `index.path`).
         progress: Where to show progress (default: standard error).
+        log_level: The lowest level that is logged to RUN/logs: debug, info, warning or error.
 
     Returns:
         The path or URI of the index.
@@ -47,7 +52,7 @@ def build_index(
     files = input_files.find_images(config)
     ledger = Ledger(path)
     manifest = Manifest.open(ledger, config, given, kind="index")
-    run = Run(config, ledger, manifest, progress or Reporter())
+    run = Run(config, ledger, manifest, progress or Reporter(), log_level)
     if manifest.finished:
         run.progress.say(f"{path} already holds this index, finished; nothing is recomputed")
     with run:

@@ -39,13 +39,14 @@ class Request:
     clip: str | None = None
 
 
-def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -> pa.Table:
+def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, log_level: str = "warning") -> pa.Table:
     """Measure mitigation on a finished run and rewrite its report.
 
     Args:
         uri: The path or URI of the run.
         request: What to measure.
         progress: Where to show progress (default: standard error).
+        log_level: The lowest level that is logged to RUN/logs: debug, info, warning or error.
 
     Returns:
         A table of `schema.MITIGATION_SUMMARY`.
@@ -64,7 +65,7 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None) -
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
         config = _with_clip(config, request.clip)
-    with Run(config, ledger, manifest, progress or Reporter()) as run:
+    with Run(config, ledger, manifest, progress or Reporter(), log_level) as run:
         summary = mitigate.run(run, mitigate.MitigationPlan(settings, request.confirmed, request.ordinary, seeds))
         report.run(run)
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -21,14 +22,19 @@ from ray.cluster_utils import Cluster
 
 from audit.record.ledger import Ledger, Shard
 from pipelines.configuration.settings import load_config
+from pipelines.console.progress import Reporter
+from pipelines.engine.context import Run
+from pipelines.engine.manifest import Manifest
 from pipelines.engine.pool import Pool
 from pipelines.engine.ray_token import private_token
+from pipelines.engine.remote_worker import RemoteWorker
 from pipelines.engine.step import Step
 from pipelines.engine.worker import Worker
 from pipelines.stages import screen
 from reports.check import check
 from tests.pipelines.runs.test_audit import same
 from tests.support import driver
+from tests.support.called import called
 from tests.support.paths import ROOT
 from tests.support.toy import write_config
 
@@ -89,7 +95,7 @@ def tables(ledger: Ledger) -> dict[str, pa.Table]:
 
 
 def pool(config: Any, workers: tuple[int, int], retries: int = 2) -> Pool:
-    actor = ray.remote(Worker).options(num_gpus=0.5, num_cpus=0)
+    actor = ray.remote(RemoteWorker).options(num_gpus=0.5, num_cpus=0)
     return Pool(lambda: actor.remote(config), workers, retries)
 
 
@@ -97,7 +103,7 @@ def workers_of(root: psutil.Process) -> list[psutil.Process]:
     found = []
     for process in root.children(recursive=True):
         try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker"):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::RemoteWorker"):
                 found.append(process)
         except psutil.Error:
             continue
@@ -193,6 +199,32 @@ def test_a_shard_that_is_taken_apart_around_a_deadly_row_scores_the_others_the_s
             assert found["layer_entropy"] == pytest.approx(expected["layer_entropy"], abs=2e-5)
     [error] = ledger.read("errors").to_pylist()
     assert (error["kind"], error["caption_id"]) == ("worker_died", f"{driver.ODD:02d}")
+
+
+def test_a_shard_that_fails_on_another_machine_shows_its_traceback(cluster: Cluster, tmp_path: Path) -> None:
+    """The driver is on the head, which has no room for workers."""
+    engine = {"address": cluster.address, "gpus_per_worker": 0.5, "retries": 1}
+    config, given = load_config(write_config(tmp_path, engine=engine, out=str(tmp_path / "run")))
+    ledger = Ledger(config.out)
+    with Run(config, ledger, Manifest.open(ledger, config, given), Reporter(), "info") as run:
+        run.execute(driver.step(ledger, driver.refuse), driver.write_captions(ledger))
+        run.manifest.finish()
+    assert len(ledger.read("digests")) == len(driver.CAPTIONS) - 1
+    code, output, _ = called("errors", ledger.uri, "--json")
+    [cause] = json.loads(output)["causes"]
+    assert (code, cause["errors"], cause["caption_id"]) == (0, 1, f"{driver.ODD:02d}")
+    assert cause["message"] == f"ValueError: row {driver.ODD} is odd"
+    assert "in refuse" in cause["traceback"]
+    assert driver.__file__ in cause["traceback"]
+    shown = called("errors", ledger.uri)[1]
+    assert "digest, raised: ValueError: row # is odd" in shown
+    assert "in refuse" in shown
+    logs = {path.name: path.read_text() for path in Path(ledger.uri, "logs").iterdir()}
+    assert {name.split("-")[1] for name in logs} == {"driver", "worker"}
+    text = "".join(logs.values())
+    for attempt in ("rows 6 to 8, attempt 1", "rows 6 to 8, attempt 2", "rows 7 to 8, attempt 2"):
+        assert f"ERROR [digest, shard 00003, {attempt}] pipelines.console.logs: the attempt failed" in text
+        assert f"WARNING [digest] pipelines.engine.schedule: shard 00003, {attempt}: raised: ValueError" in text
 
 
 def test_a_whole_audit_survives_the_loss_of_a_worker_a_machine_and_the_driver(

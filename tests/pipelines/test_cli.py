@@ -28,6 +28,7 @@ COMMANDS = (
     "query",
     "report",
     "check",
+    "errors",
     "purge",
     "exclusions",
     "clean",

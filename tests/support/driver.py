@@ -1,14 +1,15 @@
 """Run one step of a run on a Ray cluster, in a driver process that tests can kill.
 
-Usage: python -m tests.support.driver AUDIT_YAML
+Usage: python -m tests.support.driver AUDIT_YAML [FUNCTION]
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pyarrow as pa
 
@@ -52,22 +53,45 @@ def screen(worker: Worker, shard: Shard) -> Tables:
     return _screen(worker, shard)
 
 
-def step(ledger: Ledger) -> Step:
+def refuse(worker: Worker, shard: Shard) -> Tables:
+    """Compute `digests` as `digest` does, but raise an exception if the shard has caption ODD."""
+    logging.getLogger(__name__).info("at work")
+    if shard.start <= ODD < shard.stop:
+        raise ValueError(f"row {ODD} is odd")
+    return digest(worker, shard)
+
+
+def die(worker: Worker, shard: Shard) -> Tables:
+    """Compute `digests` as `digest` does, but end the process if the shard has caption ODD."""
+    if shard.start <= ODD < shard.stop:
+        os._exit(1)
+    return digest(worker, shard)
+
+
+def on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str) -> Tables:
+    """Return an empty `digests` and an error for the caption of a shard of one row."""
+    captions = ledger.slice("captions", shard.source, shard.start, shard.stop)
+    error = {"stage": "digest", "caption_id": captions["caption_id"][0].as_py(), "kind": kind, "message": message}
+    layout = captions.schema.append(pa.field("digest", pa.binary()))
+    return {"digests": layout.empty_table(), "errors": errors_table([error])}
+
+
+def step(ledger: Ledger, work: Callable[[Worker, Shard], Tables] = digest) -> Step:
     """Return the step that computes `digests`."""
-    return Step("digest", "digests", "captions", ledger, digest)
+    return Step("digest", "digests", "captions", ledger, work, on_lost_row)
 
 
-def main(path: str) -> None:
-    """Run the step with an audit.yaml."""
+def main(path: str, work: str = "digest") -> None:
+    """Run the step with an audit.yaml and a function of this module."""
     config, given = load_config(path)
     ledger = Ledger(config.out)
     run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())
     ledger.sweep()
     run.manifest.write()
-    run.execute(step(ledger), write_captions(ledger))
+    run.execute(step(ledger, globals()[work]), write_captions(ledger))
     run.manifest.finish()
     run.close()
 
 
 if __name__ == "__main__":
-    main(str(Path(sys.argv[1])))
+    main(*sys.argv[1:])

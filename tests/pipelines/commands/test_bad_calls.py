@@ -40,6 +40,7 @@ OF_A_RUN = {
     "query": ("select * from verdicts",),
     "report": (),
     "check": (),
+    "errors": (),
     "purge": ("--keep", "none"),
     "lookup": ("--text", "caption"),
     "reproduce": ("a verbatim caption",),

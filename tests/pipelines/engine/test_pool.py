@@ -20,6 +20,7 @@ from audit.record.ledger import Shard
 from pipelines.engine.pool import STARTS, Pool
 from pipelines.engine.ray_session import start_ray, stop_ray
 from pipelines.engine.schedule import BARREN
+from pipelines.engine.tracebacks import portable_errors
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ class Doubling:
     hanging: tuple[int, ...] = ()
     full: int | None = None
 
-    def lost(self, shard: Shard, kind: str, message: str) -> list[Any]:
+    def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> list[Any]:
         assert len(shard) == 1
         return [(shard.start, kind, message)]
 
@@ -45,10 +46,10 @@ class Doubler:
     def prepare(self, *needs: str) -> dict[str, str]:
         return {name: f"weights of {name}" for name in needs}
 
-    def run(self, work: Doubling, shard: Shard) -> list[Any]:
-        return self.compute(work, shard)
+    def run(self, work: Doubling, shard: Shard, number: int) -> list[Any]:
+        return self.compute(work, shard, number)
 
-    def compute(self, work: Doubling, shard: Shard) -> list[Any]:
+    def compute(self, work: Doubling, shard: Shard, number: int) -> list[Any]:
         for number in range(shard.start, shard.stop):
             if number in work.deadly:
                 os._exit(1)
@@ -108,15 +109,40 @@ def test_a_row_that_raises_is_the_only_one_lost_and_says_why() -> None:
     assert found == {"00000": [0, 2, 4, *lost, 10, 12, 14]}
 
 
-def test_the_traceback_of_what_raised_in_a_worker_is_told() -> None:
-    told: list[tuple[str, str]] = []
-    workers = pool()
-    try:
-        list(workers.map(Doubling(bad=(3,)), cut(4, 4), lambda shard, text: told.append((shard, text))))
-    finally:
-        workers.close()
-    assert {shard for shard, _ in told} == {"00000"}
-    assert all("in compute" in text and "ValueError: 3 is bad" in text for _, text in told)
+@dataclass(frozen=True)
+class Told(Doubling):
+    """Returns the number of the attempt and the traceback of a lost row."""
+
+    def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> list[Any]:
+        return [traceback]
+
+
+class Carrying(Doubler):
+    """Sends its exceptions as `RemoteWorker` does."""
+
+    @portable_errors
+    def compute(self, work: Doubling, shard: Shard, number: int) -> list[Any]:
+        if shard.start in work.bad:
+            raise UnpicklableError(str(shard.start), f"attempt {number}")
+        return super().compute(work, shard, number)
+
+
+class UnpicklableError(Exception):
+    """It can be pickled, but not unpickled."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} is bad, {second}")
+
+
+@pytest.mark.parametrize("kind", [Doubler, Carrying])
+def test_a_lost_row_has_the_traceback_of_its_last_attempt_in_the_worker(kind: type) -> None:
+    found = result(Told(bad=(1,)), cut(2, 1), kind=kind, retries=1)
+    assert found["00000"] == [0]
+    [text] = found["00001"]
+    assert "in compute" in text
+    assert "1 is bad" in text
+    assert "pid=" not in text
+    assert "attempt 2" in text or kind is Doubler
 
 
 def test_one_worker_and_two_give_the_same() -> None:
@@ -228,11 +254,11 @@ class Flaky(Doubling):
 
 
 class Forgiving(Doubler):
-    def run(self, work: Flaky, shard: Shard) -> list[Any]:  # type: ignore[override]
+    def run(self, work: Flaky, shard: Shard, number: int) -> list[Any]:  # type: ignore[override]
         if not os.path.exists(work.mark):
             open(work.mark, "w").close()
             os._exit(1)
-        return self.compute(work, shard)
+        return self.compute(work, shard, number)
 
 
 def test_a_shard_that_fails_once_is_tried_again_whole(tmp_path: Any) -> None:

@@ -25,6 +25,7 @@ from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables, errors_table, slices
 from pipelines.engine.schedule import BARREN, MOVES, Attempt, Schedule
 from pipelines.engine.step import Step
+from pipelines.engine.tracebacks import WorkerError
 
 ROWS = 6
 NEVER = 10**6
@@ -241,7 +242,7 @@ def attempts(schedule: Schedule, outcome: Callable[[Attempt], None]) -> list[tup
 
 
 class Nothing:
-    def lost(self, shard: Shard, kind: str, message: str) -> list[int]:
+    def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> list[int]:
         return []
 
     def commit(self, shard: Shard, pieces: list[list[int]]) -> list[int]:
@@ -284,3 +285,32 @@ def test_nothing_but_failures_end_it() -> None:
     schedule = Schedule(Nothing(), [Shard("0", None, 0, 2 * BARREN)], retries=0)
     with pytest.raises(AuditError, match=f"{BARREN} consecutive rows failed; the last error: raised: m"):
         attempts(schedule, lambda attempt: schedule.failed(attempt, "raised", "m"))
+
+
+def test_the_traceback_of_the_last_attempt_goes_with_the_row_that_is_lost() -> None:
+    class Work(Nothing):
+        def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> list[Any]:
+            return [(kind, message, traceback)]
+
+    schedule = Schedule(Work(), [Shard("0", None, 0, 1)], retries=1)
+    first = schedule.take()
+    assert first is not None
+    assert first.number == 1
+    assert schedule.failed(first, "raised", "m", "Traceback 1") == []
+    second = schedule.take()
+    assert second is not None
+    assert second.number == 2
+    assert schedule.failed(second, "raised", "m", "Traceback 2") == [(second.whole, [("raised", "m", "Traceback 2")])]
+
+
+@pytest.mark.parametrize("rows", [1, 2 * BARREN])
+def test_an_error_that_ends_the_run_has_the_traceback_of_the_worker_as_its_cause(rows: int) -> None:
+    """A row that may not be lost, and too many rows in a row."""
+    ledger = Ledger("memory://causes")
+    work = Nothing() if rows > 1 else Step("numbers", "main", "rows", ledger, lambda worker, shard: {})
+    schedule = Schedule(work, [Shard("0", None, 0, rows)], retries=0)
+    with pytest.raises(AuditError, match="m\nThe folder `logs` of the run has the tracebacks") as caught:
+        attempts(schedule, lambda attempt: schedule.failed(attempt, "raised", "m", "Traceback"))
+    assert isinstance(caught.value.__cause__, WorkerError)
+    assert caught.value.__cause__.traceback == "Traceback"
+    assert caught.value.kind == "raised"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from audit.errors import AuditError, UsageError
-from audit.record.ledger import Ledger
+from audit.errors import AuditError
 from pipelines.commands import detectors
-from pipelines.engine.tracebacks import MOST, StepLog, in_one_line, plain
+from pipelines.engine.tracebacks import LONGEST, WorkerError, in_one_line, plain, portable, text_of
 from tests.support.called import called
 
 
@@ -56,16 +56,42 @@ def test_a_command_writes_the_traceback_to_a_file_and_names_it(tmp_path: Path, m
     assert "Traceback" in called("detectors", "--verbose")[2]
 
 
-def test_a_step_keeps_its_first_tracebacks_and_its_error_names_them(tmp_path: Path) -> None:
-    log = StepLog(Ledger(str(tmp_path)), "cluster: edited copies")
-    before = AuditError("broken", where="x", hint="Mend it.", kind="worker_died")
-    assert log.naming(before) is before
-    for number in range(MOST + 2):
-        log.add(f"{number:05d}", f"Traceback {number}\n")
-    path = tmp_path / "logs/cluster-edited-copies.log"
-    assert path.read_text().count("Traceback") == MOST
-    assert "shard 00000\nTraceback 0\n" in path.read_text()
-    named = log.naming(before)
-    assert (named.what, named.where, named.kind) == ("broken", "x", "worker_died")
-    assert str(named).endswith(f"\nMend it. The tracebacks of the first failures are in {path}.")
-    assert type(log.naming(UsageError("wrong"))) is UsageError
+class UnpicklableError(Exception):
+    """It can be pickled, but not unpickled: its class wants two arguments and pickle passes one."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def test_an_exception_of_a_worker_reaches_the_driver_with_its_traceback_whatever_it_is() -> None:
+    sent = portable(raised(UnpicklableError("one", "two"), raised(KeyError("x"))))
+    received = pickle.loads(pickle.dumps(sent))
+    assert str(received) == "UnpicklableError: one and two"
+    assert "in raised" in received.traceback
+    assert "KeyError: 'x'" in received.traceback
+    assert received.traceback.endswith("UnpicklableError: one and two")
+    assert received.error is None
+
+
+def test_an_audit_error_of_a_worker_stays_what_it_is() -> None:
+    error = AuditError("no room", where="x", hint="Free some.", kind="disk_full")
+    received = pickle.loads(pickle.dumps(portable(raised(error))))
+    assert type(received.error) is AuditError
+    assert (str(received.error), received.error.kind) == (str(error), "disk_full")
+
+
+def test_the_end_of_a_long_traceback_is_kept_and_a_table_can_store_it() -> None:
+    text = portable(raised(ValueError("é" * LONGEST + "\udcff the end"))).traceback
+    assert len(text.encode()) <= LONGEST
+    assert text.startswith("...é")
+    assert text.endswith("\\udcff the end")
+
+
+def test_the_traceback_of_the_worker_is_shown_and_not_that_of_the_driver() -> None:
+    error = raised(AuditError("the run ends"), WorkerError("ValueError: bad", "Traceback\n  in the worker"))
+    assert text_of(error) == "In a worker:\nTraceback\n  in the worker\n"
+    assert "in raised" in text_of(raised(ValueError("bad")))
+
+
+def test_an_exception_of_a_worker_is_named_as_it_was_raised() -> None:
+    assert str(plain(WorkerError("ValueError: bad", "Traceback"))).startswith("ValueError: bad\nThe traceback is in ")
