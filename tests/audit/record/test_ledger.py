@@ -68,6 +68,15 @@ def test_working_tables_have_a_folder_of_their_own_and_are_removed_together(ledg
     assert not Path(ledger.uri, "_work").exists()
 
 
+def test_working_tables_are_removed_from_a_file_system_of_fsspec() -> None:
+    ledger = Ledger("memory://work-tables/run")
+    ledger.remove_work()  # nothing to remove
+    ledger.write("_keys", "00000", numbers(1))
+    ledger.write("main", "00000", numbers(2))
+    ledger.remove_work()
+    assert ledger.parts("_keys") == [] and ledger.parts("main") == ["00000"]
+
+
 def test_a_shard_whose_working_table_is_gone_is_written_again(ledger: Ledger) -> None:
     tables = {"main": numbers(1), "_beside": numbers(2)}
     ledger.commit("00000", tables)
