@@ -93,6 +93,8 @@ COPIED_IMAGES = pa.schema(
     ]
 )
 IMAGE_CLUSTERS = pa.schema([("image_id", STRING), ("cluster", STRING), ("cluster_size", INT64)])
+# One row per embedder, with `index.type: ivf`: how EMBEDDER.faiss was built, which lies in the same folder.
+INVERTED_FILES = pa.schema([("recipe", STRING), ("images", INT64)])
 EVIDENCE = pa.schema(
     [
         ("image_id", STRING),

@@ -26,7 +26,7 @@ from benchmarks.ingest import Timed
 from benchmarks.spent import watched
 from pipelines.configuration.config import Config
 from pipelines.console.progress import Reporter
-from pipelines.engine.manifest import Manifest
+from pipelines.engine.manifest import Manifest, new
 from pipelines.stages import cluster
 from pipelines.tables import embeddings
 
@@ -114,7 +114,7 @@ def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M
     config = Config.model_validate(
         {"model": "none", "captions": "none", "calibration": {"captions": "none"}, **settings}
     )
-    run = Timed(config, ledger, Manifest(ledger, {"stages": {}, "parts": {}, "finished": None}), Reporter())
+    run = Timed(config, ledger, Manifest(ledger, new(config, {})), Reporter())
     run.workers()
     began = time.perf_counter()
     try:
@@ -125,7 +125,7 @@ def _print(out: Path, kind: str, workers: int, vectors_NE: np.ndarray, planted_M
     seconds = time.perf_counter() - began
     named = ledger.read("image_clusters")["cluster"].to_numpy()
     together = (named[planted_M2[:, 0]] == named[planted_M2[:, 1]]).mean()
-    found = f"{together:.4f} of {len(planted_M2):,} planted pairs; {run.manifest.data['clusters']}"
+    found = f"{together:.4f} of {len(planted_M2):,} planted pairs; {run.manifest.data.clusters}"
     print(
         f"{kind}: {seconds:.1f} s, {spent.cpu():.0f} core seconds, {spent.memory / 2**30:.2f} GiB at most; {found}",
         flush=True,

@@ -44,7 +44,7 @@ def main(
             config, ledger = Config.model_validate(sections), Ledger(work)
             run = Run(config, ledger, Manifest.open(ledger, config, {}), Reporter())
             write(ledger, count)
-            run.manifest.data["calibration"] = {"held_out": 1000}
+            run.manifest.data.calibration.held_out = 1000
             for stage in (select, judge):
                 load, began = os.getloadavg()[0], time.perf_counter()
                 with watched() as spent:

@@ -41,6 +41,7 @@ TABLES: list[tuple[str, str, pa.Schema]] = [
     ("generations", "generated caption, purpose and seed, with the detectors' columns", schema.generations(())),
     ("embeddings_EMBEDDER", "training image", schema.embeddings(512)),
     ("image_clusters", "training image", schema.IMAGE_CLUSTERS),
+    ("inverted_files", "embedder, with `index.type: ivf`: how its file was built", schema.INVERTED_FILES),
     ("matches", "generation, embedder and rank; regions are those of the first embedder", schema.MATCHES),
     ("copied_images", "caption and training image that it copied: the best generation", schema.COPIED_IMAGES),
     ("evidence", "training image on which a verdict rests", schema.EVIDENCE),

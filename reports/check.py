@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audit.record.manifest import RunManifest
 from reports.purged import kept, note, unfinished
 from reports.rules import CONFIRMED, WORDS, embedders_of, rules_of
 from reports.views import StoredRun, connect, open_run
@@ -49,9 +49,9 @@ def check(run: str | Path) -> list[Check]:
             return [parts, Check("every table can be read", False, str(error).strip())]
 
 
-def _counts(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
+def _counts(connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> list[Check]:
     results = [_failures(connection, manifest), *_embedded(connection, manifest)]
-    if manifest.get("kind") == "index":
+    if manifest.kind == "index":
         return results
     results.insert(0, _input_rows(connection, manifest))
     for name, counted, sql in rules_of(manifest):
@@ -63,10 +63,10 @@ def _counts(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
     return results + [_words(connection, *known) for known in words]
 
 
-def _parts(run: StoredRun, manifest: dict[str, Any]) -> Check:
+def _parts(run: StoredRun, manifest: RunManifest) -> Check:
     """Check that every file in the manifest exists with as many rows as listed, and that every file is listed."""
     name = "every part is listed in the manifest, and whole"
-    listed = {(table, part): rows for table, parts in manifest.get("parts", {}).items() for part, rows in parts.items()}
+    listed = {(table, part): rows for table, parts in manifest.parts.items() for part, rows in parts.items()}
     present = {(table, path.rpartition("/")[2]): path for table, paths in run.tables().items() for path in paths}
     wrong = [f"{table}/{part} is missing" for table, part in sorted(listed.keys() - present.keys())]
     for (table, part), path in present.items():
@@ -83,16 +83,15 @@ def _parts(run: StoredRun, manifest: dict[str, Any]) -> Check:
     return Check(name, not wrong, _some(wrong) if wrong else f"{len(listed):,} parts, {total:,} rows")
 
 
-def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> Check:
+def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> Check:
     # A row with several captions counts as one row.
     rows = _count(connection, 'select count(*) from (select distinct file, "row" from rows)')
     failed = _count(connection, "select coalesce(sum(rows), 0)::bigint from errors where stage = 'ingest'")
     unknown = _count(connection, "select count(*) from errors where stage = 'ingest' and rows is null")
-    accounting = manifest.get("accounting", {})
-    given, sampled_out = accounting.get("input_rows"), accounting.get("sampled_out", 0)
+    given, sampled_out = manifest.accounting.input_rows, manifest.accounting.sampled_out
     detail = f"{rows:,} rows + {failed:,} in errors + {sampled_out:,} sampled out of {given} input rows"
-    if pairs := accounting.get("pairs"):
-        detail += f"; {pairs['paired']:,} of {pairs['rows']:,} are paired with their own image"
+    if pairs := manifest.accounting.pairs:
+        detail += f"; {pairs.paired:,} of {pairs.rows:,} are paired with their own image"
     if unknown:
         detail += f"; plus {unknown:,} errors that cover an unknown number of rows"
     return Check(
@@ -100,8 +99,8 @@ def _input_rows(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any])
     )
 
 
-def _failures(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> Check:
-    said = {stage: entry.get("errors", 0) for stage, entry in manifest.get("stages", {}).items()}
+def _failures(connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> Check:
+    said = {stage: entry.errors for stage, entry in manifest.stages.items()}
     found = dict(connection.execute("select stage, count(*) from errors group by all").fetchall())
     wrong = [
         f"{found.get(stage, 0):,} of {stage}, the manifest says {said.get(stage, 0):,}"
@@ -112,14 +111,14 @@ def _failures(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
     return Check("`errors` has as many rows per stage as the manifest says", not wrong, detail)
 
 
-def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
+def _embedded(connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> list[Check]:
     """Check for each embedder that every listed image has exactly one vector or a row in `errors`."""
     name, found = "every training image has a vector from every embedder, or is in `errors`", []
     lost = """(select distinct left(sha256(file || chr(0) || "row"), 32) as image_id from errors
                where stage = 'embed' and "row" is not null)"""
     failed = _count(connection, f"select count(*) from {lost}")
     for embedder in embedders_of(manifest):
-        listed = manifest["stages"]["embed"]["rows_in"]
+        listed = manifest.stages["embed"].rows_in
         table = f'"embeddings_{embedder}"'
         vectors, images = connection.execute(f"select count(*), count(distinct image_id) from {table}").fetchall()[0]
         both = _count(connection, f"select count(*) from {table} semi join {lost} using (image_id)")
@@ -131,10 +130,10 @@ def _embedded(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -
     return found
 
 
-def _stored(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any], embedder: str) -> list[Check]:
+def _stored(connection: duckdb.DuckDBPyConnection, manifest: RunManifest, embedder: str) -> list[Check]:
     """Check that every image with a second vector (as stored) occurs once and also has a first vector."""
     table = f"embeddings_{embedder}_stored"
-    if table not in manifest.get("parts", {}):
+    if table not in manifest.parts:
         return []
     vectors, images = connection.execute(f'select count(*), count(distinct image_id) from "{table}"').fetchall()[0]
     strange = _count(connection, f'select count(*) from "{table}" anti join "embeddings_{embedder}" using (image_id)')
@@ -143,7 +142,7 @@ def _stored(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any], emb
     return [Check(name, vectors == images and not strange, detail)]
 
 
-def _purged(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> list[Check]:
+def _purged(connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> list[Check]:
     """Check for a purged run that the pictures are gone and that the purge is complete."""
     removed, again = note(manifest), unfinished(manifest)
     if removed is None:
@@ -161,19 +160,18 @@ def _purged(connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> 
     return [Check("the pictures that a purge removes are gone", left == 0 and again is None, detail)]
 
 
-def _thresholds(manifest: dict[str, Any]) -> list[Check]:
+def _thresholds(manifest: RunManifest) -> list[Check]:
     """Check that no threshold of the deciding embedder is below its floor, and pass on its notes as warnings."""
     found = []
-    for embedder, kinds in list(manifest.get("thresholds", {}).items())[:1]:
+    for embedder, kinds in list(manifest.thresholds.items())[:1]:
         for kind, limit in kinds.items():
-            value, floor = limit.get("value"), limit.get("floor")
-            normalised = manifest["resolved"]["confirm"].get(embedder, {}).get("background") is not None
+            value, floor = limit.value, limit.floor
+            normalised = manifest.resolved["confirm"].get(embedder, {}).get("background") is not None
             ok = value is None or normalised or (floor is not None and value >= floor)
             shown = "none" if value is None else f"{value:.3f}"
-            detail = f"{shown} (source: {limit.get('source')}), floor {floor}, {limit.get('used')} control captions"
+            detail = f"{shown} (source: {limit.source}), floor {floor}, {limit.used} control captions"
             name = f"the {kind} threshold of {embedder} is not below the embedder's floor"
-            notes = limit.get("notes", [])
-            found.append(Check(name, ok, "; ".join([detail, *notes]), warning=bool(notes)))
+            found.append(Check(name, ok, "; ".join([detail, *limit.notes]), warning=bool(limit.notes)))
     return found
 
 

@@ -6,7 +6,6 @@ import json
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pyarrow import fs
 
 from audit.errors import AuditError, UsageError
 from audit.record.filesystem import open_filesystem, writing
+from audit.record.manifest import RunManifest
 from audit.schema import EXCLUSIONS, METADATA_KEY
 from reports.tabular import check_suffix, open_writer
 from reports.views import StoredRun, connect, open_run
@@ -197,7 +197,7 @@ def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = No
     suffix = ".parquet" if out is None else check_suffix(out)
     located = open_run(run)
     manifest = located.manifest()
-    if not manifest.get("finished"):
+    if not manifest.finished:
         raise AuditError("the run is not finished", where=str(run), hint="Finish it with `crossaudit run` first.")
     filesystem, path = _place(located, out)
     with connect(run) as connection:
@@ -208,12 +208,13 @@ def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = No
                 if found != expected:
                     ask = "`crossaudit check` shows what is wrong."
                     raise AuditError(f"{wrong}: {found:,} and {expected:,}", where=str(run), hint=ask)
-            sampled = bool(manifest.get("accounting", {}).get("sampled_out"))
+            sampled = bool(manifest.accounting.sampled_out)
+            captions = manifest.resolved.get("captions", {})
             notes = {
                 "policy": policy,
-                "caption": manifest.get("resolved", {}).get("captions", {}).get("caption"),
+                "caption": captions.get("caption"),
                 "files": dict(connection.execute(FILES, {"sampled": sampled}).fetchall()),
-                "delimiter": manifest.get("resolved", {}).get("captions", {}).get("delimiter"),
+                "delimiter": captions.get("delimiter"),
                 "images": dict(connection.execute(IMAGE_FILES).fetchall()),
                 "folders": dict(connection.execute(FOLDERS).fetchall()),
                 "shared": _shared(manifest),
@@ -225,10 +226,9 @@ def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = No
             raise AuditError(str(error).strip(), where=str(run)) from error
 
 
-def _list(connection: duckdb.DuckDBPyConnection, run: StoredRun, manifest: dict[str, Any], policy: str) -> None:
+def _list(connection: duckdb.DuckDBPyConnection, run: StoredRun, manifest: RunManifest, policy: str) -> None:
     """Create the temporary table `listed` with one row per exclusion."""
-    embedder = next(iter(manifest.get("resolved", {}).get("confirm", {}).get("embedders") or ()), "")
-    embeddings = f"embeddings_{embedder}"
+    embeddings = f"embeddings_{manifest.embedders[0]}"
     read = (
         f'select image_id, file, "row", key, sha256 from "{embeddings}" union all '
         if embeddings in run.tables()
@@ -244,12 +244,12 @@ def _list(connection: duckdb.DuckDBPyConnection, run: StoredRun, manifest: dict[
     connection.execute(LISTED, {"policy": policy})
 
 
-def _shared(manifest: dict[str, Any]) -> list[str]:
+def _shared(manifest: RunManifest) -> list[str]:
     """Return the files from which both captions and images were read."""
-    named = {kind: set[tuple[str, str]]() for kind in ("captions", "images")}
-    for item in manifest.get("inputs", []):
-        if item.get("kind") in named:
-            named[item["kind"]].add((item["file"], item["name"]))
+    named: dict[str, set[tuple[str, str]]] = {kind: set[tuple[str, str]]() for kind in ("captions", "images")}
+    for item in manifest.inputs:
+        if item.kind in named:
+            named[item.kind].add((item.file, item.name))
     return sorted(name for _, name in named["captions"] & named["images"])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from audit.record.manifest import RunManifest
 from reports import figures
 
 MAX_CASES, PER_FAMILY, MAX_NEAR = 100, 3, 20
@@ -49,13 +50,10 @@ order by family_rank, family_size > 1 desc, family_best desc, kin, place
 class Facts:
     """Read the figures, counts and cases of one run."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, manifest: dict[str, Any]) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> None:
         self.connection, self.manifest = connection, manifest
-        self.settings: dict[str, Any] = manifest.get("resolved", {})
-        thresholds = manifest.get("thresholds", {})
-        self.embedder: str = next(iter(self.settings.get("confirm", {}).get("embedders") or thresholds), "")
-        # Empty if there were no images to compare with.
-        self.thresholds: dict[str, dict[str, Any]] = thresholds.get(self.embedder, {})
+        self.settings, self.embedder = manifest.resolved, manifest.embedders[0]
+        self.thresholds = manifest.deciding_thresholds
 
     def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
         """Return the result of a query as one dict per row."""
@@ -102,7 +100,7 @@ class Facts:
 
     def cases(self) -> list[dict[str, Any]]:
         """Return the confirmed captions to show, the most serious families first, with the bytes of both images."""
-        limit = self.thresholds.get("verbatim", {}).get("value")
+        limit = self.thresholds["verbatim"].value if self.thresholds else None
         return self.rows(CASES, embedder=self.embedder, limit=limit, per_family=PER_FAMILY, most=MAX_CASES)
 
     def figures(self) -> list[dict[str, str]]:
@@ -111,11 +109,9 @@ class Facts:
         return [figure for figure in drawn if figure]
 
     def _scores(self) -> dict[str, str] | None:
-        null = self.manifest.get("calibration", {}).get("control_scores") or []
         [[low, high]] = self.connection.execute("select min(score), max(score) from scores").fetchall()
         if low is None:
             return None
-        low, high = min([low, *null]), max([high, *null])
         edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
         counts = np.zeros(BINS)
         sql = """select least(floor((score - $low) / $width), $last)::int as bin, count(*) as n from scores
@@ -127,7 +123,7 @@ class Facts:
         ).fetchall()
         return {
             "title": "Screening scores",
-            "uri": figures.data_uri(figures.scores(edges, counts, null, selected_from)),
+            "uri": figures.data_uri(figures.scores(edges, counts, selected_from)),
             "text": "Scores of all captions, measured on pure noise before any image is generated. Captions are "
             "suspicious if they score higher than captions that the model never saw. We generate images for the "
             "highest-scoring captions.",
@@ -139,7 +135,7 @@ class Facts:
         found, null = (self.column(sql, embedder=self.embedder, purpose=p) for p in ("discover", "control"))
         if not len(found):
             return None
-        svg = figures.similarities(found, null, self.thresholds["verbatim"]["value"])
+        svg = figures.similarities(found, null, self.thresholds["verbatim"].value)
         return {
             "title": "Similarity to training images",
             "uri": figures.data_uri(svg),

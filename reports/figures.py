@@ -29,22 +29,21 @@ STYLE: Any = {
 }
 
 
-def scores(edges: np.ndarray, counts: np.ndarray, control_scores: Sequence[float], selected_from: float | None) -> str:
-    """Draw a histogram of the screening scores of all captions and of the control captions.
+def scores(edges: np.ndarray, counts: np.ndarray, selected_from: float | None) -> str:
+    """Draw a histogram of the screening scores of all captions.
 
     Args:
         edges: The edges of the bins, [bins + 1].
         counts: Captions of the data set per bin, [bins].
-        control_scores: The scores of the control captions.
         selected_from: The lowest selected score, drawn as a line.
 
     Returns:
         The figure as SVG.
     """
-    return _draw("Screening score", "Captions", _scores, edges, counts, np.asarray(control_scores), selected_from)
+    return _draw("Screening score", "Captions", _scores, edges, counts, selected_from)
 
 
-def similarities(found: np.ndarray, control: np.ndarray, threshold: float) -> str:
+def similarities(found: np.ndarray, control: np.ndarray, threshold: float | None) -> str:
     """Draw a histogram of similarities to the nearest training image.
 
     Args:
@@ -97,18 +96,15 @@ def _draw(
     return buffer.getvalue()
 
 
-def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, control: np.ndarray, selected_from: float | None) -> None:
+def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, selected_from: float | None) -> None:
     axes.stairs(counts, edges, fill=True, color=DATA, alpha=0.85, label="captions of the data set")
-    if len(control):
-        expected = np.histogram(control, edges)[0] * counts.sum() / len(control)
-        axes.stairs(expected, edges, color="#8a6d3b", linewidth=1.4, label=f"{len(control):,} control captions, scaled")
     if selected_from is not None:
         axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="lowest selected score")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.6)
 
 
-def _similarities(axes: Any, found: np.ndarray, control: np.ndarray, threshold: float) -> None:
+def _similarities(axes: Any, found: np.ndarray, control: np.ndarray, threshold: float | None) -> None:
     low = min([0.0, *found, *control])
     bins = np.linspace(low, 1.0, 41)
     for values, sign, colour, label in ((found, 1, DATA, "generated"), (control, -1, CONTROL, "control")):
@@ -116,7 +112,8 @@ def _similarities(axes: Any, found: np.ndarray, control: np.ndarray, threshold: 
             share = sign * np.histogram(np.clip(values, low, 1), bins)[0] / len(values)
             axes.stairs(share, bins, fill=True, color=colour, label=f"{len(values):,} {label} captions")
     axes.axhline(0, color=INK, linewidth=0.6)
-    axes.axvline(threshold, color=LINE, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.2f}")
+    if threshold is not None:
+        axes.axvline(threshold, color=LINE, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.2f}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * abs(value):.0f} %")
 
 

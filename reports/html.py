@@ -69,7 +69,7 @@ def render(run: str | Path) -> str:
                 "cases": _embedded(facts.cases()),
                 "confirmed": facts.confirmed(),
                 "near_misses": facts.near_misses(),
-                "by_chance": manifest.get("by_chance") or {},
+                "by_chance": manifest.by_chance,
                 "per_family": PER_FAMILY,
                 "mitigation": _mitigation(facts),
             }

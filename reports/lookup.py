@@ -73,9 +73,8 @@ def of_text(run: str | Path, text: str) -> pa.Table:
 
 def _found(run: str | Path, condition: str, value: str | list[str]) -> pa.Table:
     manifest = open_run(run).manifest()
-    embedder = next(iter(manifest.get("thresholds", {})), "")
-    limits = manifest.get("thresholds", {}).get(embedder, {})
-    floor, region_floor = (limits.get(kind, {}).get("floor") for kind in ("verbatim", "region"))
-    values = {"value": value, "embedder": embedder, "floor": floor, "region_floor": region_floor}
+    limits = manifest.deciding_thresholds
+    floor, region_floor = (limits[kind].floor if kind in limits else None for kind in ("verbatim", "region"))
+    values = {"value": value, "embedder": manifest.embedders[0], "floor": floor, "region_floor": region_floor}
     with connect(run) as connection:
         return connection.sql(_FOUND.format(condition=condition), params=values).to_arrow_table()

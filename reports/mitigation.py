@@ -54,7 +54,7 @@ def read(facts: Facts) -> dict[str, Any] | None:
         "tolerated": TOLERATED,
         "figure": figures.data_uri(figures.tradeoff(drawn)) if drawn else None,
         "pairs": pairs,
-        "seeds": (facts.manifest.get("mitigation") or {}).get("seeds") or [],
+        "seeds": facts.manifest.mitigation.seeds if facts.manifest.mitigation else [],
     }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from audit.errors import AuditError
+from audit.record.manifest import RunManifest
 from audit.schema import CAPTION_SETS, KEEP_WORDS, PURPOSES, RISK_WORDS, STATUS_WORDS, SUPPORT_WORDS, VERDICT_WORDS
 
 CONFIRMED = "from verdicts where verdict in ('verbatim', 'partial')"
@@ -125,8 +125,8 @@ ALWAYS = (
 )
 
 
-def rules_of(manifest: dict[str, Any]) -> Iterator[Rule]:
-    """Yield all rules for an audit with this manifest. Raises AuditError if the manifest has no seeds."""
+def rules_of(manifest: RunManifest) -> Iterator[Rule]:
+    """Yield all rules for an audit with this manifest."""
     yield from ALWAYS
     yield from _by_seed(manifest)
     yield _of_control_captions(manifest)
@@ -135,24 +135,23 @@ def rules_of(manifest: dict[str, Any]) -> Iterator[Rule]:
         yield from _of_embedder(embedder, number == 0)
 
 
-def embedders_of(manifest: dict[str, Any]) -> list[str]:
+def embedders_of(manifest: RunManifest) -> list[str]:
     """Return the embedders of the run, the deciding one first, or an empty list if no images were given."""
-    listed = manifest.get("stages", {}).get("embed", {}).get("rows_in")
-    return [] if listed is None else list(manifest["resolved"]["confirm"]["embedders"])
+    return manifest.embedders if "embed" in manifest.stages else []
 
 
-def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
+def _by_seed(manifest: RunManifest) -> Iterator[Rule]:
     """Yield the rules that each caption occurs once with each seed."""
     generated = {purpose: f"from generations where purpose = '{purpose}'" for purpose in PURPOSES}
     control = f"from ({generated['control']}) semi join control_screen using (caption_id)"
-    for what, expected, found, seeds, stage in (
-        ("caption was screened", "from captions", "from screen", "screen", "screen"),
-        ("control caption was screened", "from control_screen", "from control_screen", "screen", "calibrate"),
-        ("selected caption was generated", SELECTED, generated["discover"], "generate", "generate"),
-        ("confirmed caption was generated again", CONFIRMED, generated["fresh"], "fresh", "generate"),
-        ("control caption with a generation was generated", control, generated["control"], "generate", "generate"),
+    seeds = manifest.seeds
+    for what, expected, found, numbers, stage in (
+        ("caption was screened", "from captions", "from screen", seeds.screen, "screen"),
+        ("control caption was screened", "from control_screen", "from control_screen", seeds.screen, "calibrate"),
+        ("selected caption was generated", SELECTED, generated["discover"], seeds.generate, "generate"),
+        ("confirmed caption was generated again", CONFIRMED, generated["fresh"], seeds.fresh, "generate"),
+        ("control caption with a generation was generated", control, generated["control"], seeds.generate, "generate"),
     ):
-        numbers = _seeds(manifest, seeds)
         yield Rule(
             f"every {what} once with every seed, or is in `errors`",
             f"captions and seeds that are missing without an error, occur twice or are unexpected; seeds {numbers}",
@@ -165,8 +164,8 @@ def _by_seed(manifest: dict[str, Any]) -> Iterator[Rule]:
         )
 
 
-def _of_control_captions(manifest: dict[str, Any]) -> Rule:
-    given = int(manifest.get("calibration", {}).get("control_captions", 0))
+def _of_control_captions(manifest: RunManifest) -> Rule:
+    given = manifest.calibration.control_captions
     return Rule(
         "`control_screen` has every control caption",
         f"control captions more or fewer than the {given:,} given",
@@ -174,8 +173,8 @@ def _of_control_captions(manifest: dict[str, Any]) -> Rule:
     )
 
 
-def _of_perturbations(manifest: dict[str, Any]) -> Rule:
-    asked = bool(manifest.get("resolved", {}).get("select", {}).get("perturbation_margin"))
+def _of_perturbations(manifest: RunManifest) -> Rule:
+    asked = bool(manifest.resolved.get("select", {}).get("perturbation_margin"))
     return Rule(
         "every selected caption has one perturbation margin, if margins were requested",
         "selected captions with none or several, or margins of other captions",
@@ -213,10 +212,3 @@ def _of_embedder(embedder: str, decides: bool) -> Iterator[Rule]:
             "copied images that are not there",
             f"select count(*) from copied_images anti join {table} using (image_id)",
         )
-
-
-def _seeds(manifest: dict[str, Any], stage: str) -> list[int]:
-    try:
-        return [int(seed) for seed in manifest["seeds"][stage]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise AuditError(f"seeds.{stage} is not a list of seeds", where="manifest.json") from error

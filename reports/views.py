@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,7 +20,7 @@ from pyarrow import fs
 from audit import schema
 from audit.errors import AuditError, first_line
 from audit.record.filesystem import open_filesystem
-from audit.record.manifest import missing, parse
+from audit.record.manifest import NAME, RunManifest, missing, parse
 
 # Each of these has a view, which is empty if the run has no such table.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -34,6 +33,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "perturbations": schema.PERTURBATIONS,
     "generations": schema.generations(()),
     "image_clusters": schema.IMAGE_CLUSTERS,
+    "inverted_files": schema.INVERTED_FILES,
     "matches": schema.MATCHES,
     "copied_images": schema.COPIED_IMAGES,
     "evidence": schema.EVIDENCE,
@@ -63,9 +63,9 @@ class StoredRun:
                 found.setdefault(table, []).append(info.path)
         return {table: sorted(paths) for table, paths in sorted(found.items())}
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> RunManifest:
         """Return the content of manifest.json. Raises AuditError if it is missing, damaged or not that of a run."""
-        path = f"{self.root}/manifest.json"
+        path = f"{self.root}/{NAME}"
         if self.filesystem.get_file_info(path).type != fs.FileType.File:
             raise missing(self.root)
         try:

@@ -69,6 +69,17 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     assert not wrong
 
 
+def test_the_core_needs_no_pydantic() -> None:
+    """It belongs to the extra `run`. Only the manifest needs it, which nothing else of audit imports."""
+    of_audit = {module: path for module, path in modules().items() if module.startswith("audit.")}
+    needing = {
+        module for module, path in of_audit.items() if any(name.split(".")[0] == "pydantic" for name in imports(path))
+    }
+    assert needing == {"audit.record.manifest"}
+    edges = graph()
+    assert not [module for module in of_audit if "audit.record.manifest" in edges[module]]
+
+
 def test_reports_knows_schemas_errors_and_the_record_of_audit_and_nothing_else_of_it() -> None:
     known = {module for path in (ROOT / "reports").rglob("*.py") for module in imports(path)}
     of_audit = {module for module in known if module.split(".")[0] == "audit"}

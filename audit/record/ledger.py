@@ -32,6 +32,8 @@ _TOGETHER = 16
 
 # Folder in which the writers of a run announce themselves; it is not part of the run (`pipelines.engine.owner`).
 OWNERS = "_owners"
+# Folder of the working tables: the table `_keys` is stored in RUN/_work/keys.
+WORK = "_work"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ def slices(name: str, source: Any, rows: int, size: int) -> list[Shard]:
 
 
 class Ledger:
-    """The tables under one URI. Tables whose names start with `_` are working tables, not part of the data contract."""
+    """The tables under one URI.
+
+    Tables whose names start with `_` are working tables. They lie under WORK, are not part of the data contract, and
+    are removed when the run is finished.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -85,9 +91,17 @@ class Ledger:
         """Return the path of a file or folder of the run in its file system."""
         return posixpath.join(self.root, *parts)
 
+    def folder(self, table: str) -> str:
+        """Return the path of the folder of a table."""
+        return self.path(WORK, table[1:]) if table.startswith("_") else self.path(table)
+
+    def part(self, table: str, name: str) -> str:
+        """Return the path of a part."""
+        return posixpath.join(self.folder(table), f"{name}.parquet")
+
     def parts(self, table: str) -> list[str]:
         """List the names of the finished parts of a table, in order."""
-        selector = pafs.FileSelector(self.path(table), allow_not_found=True)
+        selector = pafs.FileSelector(self.folder(table), allow_not_found=True)
         names = [info.base_name for info in self.filesystem.get_file_info(selector)]
         return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
 
@@ -144,7 +158,7 @@ class Ledger:
 
     def dataset(self, table: str, layout: pa.Schema | None = None) -> pads.Dataset:
         """Return all parts of a table as a dataset to scan; if there are none, an empty one with the given layout."""
-        paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
+        paths = [self.part(table, name) for name in self.parts(table)]
         if not paths and layout is not None:
             return pads.dataset(layout.empty_table())
         return pads.dataset(paths, layout, "parquet", self.filesystem)
@@ -160,7 +174,7 @@ class Ledger:
             low: Smallest value.
             high: Value after the largest one.
         """
-        paths = [self.path(table, f"{name}.parquet") for name in self.parts(table)]
+        paths = [self.part(table, name) for name in self.parts(table)]
         for start in range(0, len(paths), _TOGETHER):
             found = pads.dataset(paths[start : start + _TOGETHER], filesystem=self.filesystem, format="parquet")
             yield found.to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
@@ -173,8 +187,8 @@ class Ledger:
     def commit(self, name: str, tables: Tables) -> dict[str, int]:
         """Write a shard's tables: `errors` first, and the first of `tables` last, because it marks the shard as done.
 
-        A part of `errors` that an earlier attempt left is removed. If the shard is already done, nothing is written, so
-        a worker that was given up but writes after all changes nothing.
+        A part of `errors` that an earlier attempt left is removed. If all parts of the shard exist, nothing is written,
+        so a worker that was given up but writes after all changes nothing.
 
         Args:
             name: Name of the shard.
@@ -185,7 +199,7 @@ class Ledger:
         """
         first, *others = [table for table in tables if table != "errors"]
         errors, part = tables.get("errors"), f"{first.lstrip('_')}-{name}"
-        if self._exists(first, name):
+        if all(self._exists(table, name) for table in (first, *others)):
             counts = {table: self.rows(table, name) for table in (*others, first)}
             return counts | {"errors": self.rows("errors", part) if self._exists("errors", part) else 0}
         if errors is not None and len(errors):
@@ -209,7 +223,7 @@ class Ledger:
         """
         buffer = pa.BufferOutputStream()
         pq.write_table(content, buffer, compression="zstd", **_encoding(content.schema))
-        write_file(self.filesystem, self.path(table, f"{name}.parquet"), buffer.getvalue())
+        write_file(self.filesystem, self.part(table, name), buffer.getvalue())
 
     def take(self, source: Ledger, table: str, name: str) -> None:
         """Copy a part from another ledger byte for byte.
@@ -219,34 +233,38 @@ class Ledger:
             table: Name of the table.
             name: Name of the part.
         """
-        path = source.path(table, f"{name}.parquet")
+        path = source.part(table, name)
         with source.filesystem.open_input_file(path) as content:
-            write_file(self.filesystem, self.path(table, f"{name}.parquet"), content.read_buffer())
+            write_file(self.filesystem, self.part(table, name), content.read_buffer())
 
     def put(self, file: Path, table: str) -> None:
         """Copy a local file next to a table's parts, under its own name.
 
         The file is not a part. A part that is written after it must mark it as complete.
         """
-        with file.open("rb") as content, writing(self.filesystem, self.path(table, file.name)) as sink:
+        with (
+            file.open("rb") as content,
+            writing(self.filesystem, posixpath.join(self.folder(table), file.name)) as sink,
+        ):
             shutil.copyfileobj(content, sink, _CHUNK)
 
     @contextmanager
     def local(self, table: str, file: str) -> Iterator[str]:
         """Give a local path of a file stored with `put`; a remote file is downloaded, and deleted afterwards."""
+        stored = posixpath.join(self.folder(table), file)
         if isinstance(self.filesystem, pafs.LocalFileSystem):
-            yield self.path(table, file)
+            yield stored
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, file)
-            with self.filesystem.open_input_stream(self.path(table, file)) as content, path.open("wb") as sink:
+            with self.filesystem.open_input_stream(stored) as content, path.open("wb") as sink:
                 shutil.copyfileobj(content, sink, _CHUNK)
             yield str(path)
 
     def remove(self, table: str, name: str) -> None:
         """Delete a part if it exists."""
         if self._exists(table, name):
-            self.filesystem.delete_file(self.path(table, f"{name}.parquet"))
+            self.filesystem.delete_file(self.part(table, name))
 
     def sweep(self) -> None:
         """Delete temporary files left by a killed run."""
@@ -254,6 +272,12 @@ class Ledger:
         for info in self.filesystem.get_file_info(selector):
             if info.base_name.endswith(".tmp") and f"/{OWNERS}/" not in info.path:
                 self.filesystem.delete_file(info.path)
+
+    def remove_work(self) -> None:
+        """Delete all working tables."""
+        path = self.path(WORK)
+        if self.filesystem.get_file_info(path).type != pafs.FileType.NotFound:
+            self.filesystem.delete_dir(path)
 
     def holds_anything(self) -> bool:
         """Tell whether the folder of the run holds anything besides announcements of writers."""
@@ -272,7 +296,7 @@ class Ledger:
             return source.read()
 
     def _exists(self, table: str, name: str) -> bool:
-        return self.filesystem.get_file_info(self.path(table, f"{name}.parquet")).type == pafs.FileType.File
+        return self.filesystem.get_file_info(self.part(table, name)).type == pafs.FileType.File
 
     def check(self, table: str) -> None:
         """Raise AuditError for the first damaged part of a table."""
@@ -280,7 +304,7 @@ class Ledger:
             self._open(table, name)
 
     def _open(self, table: str, name: str) -> pq.ParquetFile:
-        path = self.path(table, f"{name}.parquet")
+        path = self.part(table, name)
         try:
             return pq.ParquetFile(self.filesystem.open_input_file(path))
         except pa.ArrowInvalid as error:

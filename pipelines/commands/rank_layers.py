@@ -88,7 +88,6 @@ def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
     from audit.errors import AuditError
     from pipelines.runs.finished_run import finished
     from pipelines.tables import verdicts
-    from pipelines.tables.calibration import CONTROL_CAPTIONS
 
     ledger, _, config = finished(run)
     confirmed = verdicts.confirmed(ledger, ["caption"])["caption"].to_pylist()
@@ -96,7 +95,8 @@ def _of_run(run: str) -> tuple[ModelFiles, str | None, list[str], list[str]]:
         raise AuditError(
             "the run has no confirmed captions", where=run, hint="Pass a model, --captions and --controls."
         )
-    return config.model, config.lora, confirmed, ledger.read(CONTROL_CAPTIONS)["caption"].to_pylist()
+    controls = ledger.read("control_screen", columns=["caption"])["caption"].unique().to_pylist()
+    return config.model, config.lora, confirmed, controls
 
 
 def _print(table: pa.Table, captions: int, controls: int) -> None:

@@ -44,6 +44,6 @@ def status(run: RunDir, address: Address = None, json_: Json = False, verbose: V
     say(where(manifest, state))
     if job is not None:
         say(f"job {job.id}{f' at {job.address}' if job.address else ''}: {state}")
-    stages = [{"stage": name} | numbers for name, numbers in manifest["stages"].items()]
+    stages = [{"stage": name} | stage.model_dump() for name, stage in manifest.stages.items()]
     if stages:
         show(pa.Table.from_pylist(stages))

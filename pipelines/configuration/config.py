@@ -365,6 +365,9 @@ class Engine(_Section):
     address: str | None = Field(
         default=None, description="The address of a running Ray cluster (default: start Ray on this machine)."
     )
+    keep_work: bool = Field(
+        default=False, description="Keep the working tables (OUT/_work) of a finished run, for debugging."
+    )
 
     @field_validator("gpus_per_worker")
     @classmethod

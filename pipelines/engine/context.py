@@ -82,9 +82,18 @@ class Run:
             if self._owner is not None:
                 self._owner.__exit__()
 
+    def finish(self) -> None:
+        """Mark the run as finished, and remove its working tables unless they are to be kept.
+
+        The run is finished before they are removed. If this process is killed in between, a rerun removes them.
+        """
+        self.manifest.finish()
+        if not self.config.engine.keep_work:
+            self.ledger.remove_work()
+
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
         """Run a step on the shards that have no part yet."""
-        done = set(self.ledger.parts(step.table))
+        done = step.done()
         todo = [shard for shard in shards if shard.name not in done]
         if not shards:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -10,17 +9,31 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from audit.errors import AuditError, first_line
 from audit.record.ledger import Ledger
-from audit.record.manifest import missing, parse
+from audit.record.manifest import (
+    NAME,
+    Accounting,
+    CalibrationEntry,
+    Checkpoint,
+    ClaimsEntry,
+    FailureEntry,
+    InputFile,
+    JobEntry,
+    ProgressEntry,
+    RunManifest,
+    RunSeeds,
+    StageEntry,
+    missing,
+    parse,
+)
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import absolute
 from pipelines.console.progress import Numbers, now
 from pipelines.engine.ray_jobs import current_job
 
-NAME = "manifest.json"
 PACKAGES = (
     "crossaudit",
     "torch",
@@ -32,21 +45,24 @@ PACKAGES = (
     "ray",
     "numpy",
 )
-# Keys that every manifest has from the start.
-KEYS = ("config", "resolved", "stages", "parts", "jobs", "progress", "failed", "started", "finished")
 # Keys that may differ when a run is resumed, because they do not change the results.
-FREE = ("out", "report", "engine.workers", "engine.retries", "engine.shard_timeout_s", "engine.address")
+FREE = (
+    "out",
+    "report",
+    *(f"engine.{name}" for name in ("workers", "retries", "shard_timeout_s", "address", "keep_work")),
+)
+Kind = Literal["audit", "index"]
 _WRITE_EVERY = 5.0
 
 
 class Manifest:
-    """The manifest of a run: its content as a dict, `data`, and the file that stores it."""
+    """The manifest of a run: its content, `data`, and the file that stores it."""
 
-    def __init__(self, ledger: Ledger, data: dict[str, Any]) -> None:
+    def __init__(self, ledger: Ledger, data: RunManifest) -> None:
         self._ledger, self.data, self._written, self._pause = ledger, data, 0.0, _WRITE_EVERY
 
     @classmethod
-    def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any], kind: str = "audit") -> Manifest:
+    def open(cls, ledger: Ledger, config: Config, given: Mapping[str, Any], kind: Kind = "audit") -> Manifest:
         """Open the manifest of the run to resume, or make a new one.
 
         A run that was refused before its first stage has no results yet, so its configuration may change.
@@ -60,31 +76,29 @@ class Manifest:
         Raises:
             AuditError: The run has another configuration or another kind, or the folder holds files but no run.
         """
-        resolved = config.model_dump(mode="json") if kind == "audit" else of_index(config)
-        data = stored(ledger)
+        fresh, data = new(config, given, kind), stored(ledger)
         if data is None:
             if ledger.holds_anything():
                 raise AuditError(
                     f"holds files but no {NAME}, so it is not a run", where=ledger.uri, hint="Choose another --out."
                 )
-            return cls(ledger, _new(config, given, resolved) | {"kind": kind})
-        if (found := data.get("kind", "audit")) != kind:
-            raise AuditError(f"holds an {found}, not an {kind}", where=ledger.uri, hint="Choose another --out.")
-        if not data["stages"] and _changed(data["resolved"], resolved):
-            data = _new(config, given, resolved) | {"kind": kind, "jobs": data["jobs"]}
-        _refuse_changes(data["resolved"], resolved, ledger.uri)
-        return cls(ledger, data | {"config": dict(given), "resolved": resolved})
+            return cls(ledger, fresh)
+        if data.kind != kind:
+            raise AuditError(f"holds an {data.kind}, not an {kind}", where=ledger.uri, hint="Choose another --out.")
+        if not data.stages and _changed(data.resolved, fresh.resolved):
+            return cls(ledger, fresh.model_copy(update={"jobs": data.jobs}))
+        _refuse_changes(data.resolved, fresh.resolved, ledger.uri)
+        return cls(ledger, data.model_copy(update={"config": fresh.config, "resolved": fresh.resolved}))
 
     @property
     def finished(self) -> bool:
         """Whether the run is finished."""
-        return self.data["finished"] is not None
+        return self.data.finished is not None
 
     def write(self) -> None:
         """Write the manifest to its file."""
         began = time.monotonic()
-        text = json.dumps(self.data, indent=1, default=str, allow_nan=False)
-        self._ledger.write_bytes(NAME, text.encode())
+        self._ledger.write_bytes(NAME, self.data.to_json())
         self._written = time.monotonic()
         # The file grows with the number of parts, and no worker gets a shard while it is written. Spend at most a
         # thousandth of the time on it.
@@ -93,59 +107,60 @@ class Manifest:
     def reload(self) -> None:
         """Reload the manifest if it was written since `open`. Raises AuditError if its configuration has changed."""
         written = stored(self._ledger)
-        if written is None or (not written["stages"] and _changed(written["resolved"], self.data["resolved"])):
+        if written is None or (not written.stages and _changed(written.resolved, self.data.resolved)):
             return
-        _refuse_changes(written["resolved"], self.data["resolved"], self._ledger.uri)
-        self.data = written | {name: self.data[name] for name in ("config", "resolved")}
+        _refuse_changes(written.resolved, self.data.resolved, self._ledger.uri)
+        self.data = written.model_copy(update={"config": self.data.config, "resolved": self.data.resolved})
 
     def begin(self) -> None:
         """Record that the run has started or resumed, and its cluster job if it has one."""
-        self.data |= {"failed": None, "progress": None}
+        self.data.failed = self.data.progress = None
         if job := current_job():
-            self.data["jobs"].append(asdict(job) | {"began": now()})
+            self.data.jobs.append(JobEntry(id=job.id, address=job.address, began=now()))
         self.write()
 
     def progress(self, numbers: Callable[[], Numbers]) -> None:
         """Record the progress of the current step, at most once every few seconds."""
         if time.monotonic() - self._written > self._pause:
-            self.data["progress"] = (self.data["progress"] or {}) | asdict(numbers())
+            known = self.data.progress.model_dump(exclude_unset=True) if self.data.progress else {}
+            self.data.progress = ProgressEntry(**known | asdict(numbers()))
             self.write()
 
     def end(self, error: BaseException | None) -> None:
         """Record how the run ended. After a failure, the last progress is kept."""
         if error is None:
-            self.data["progress"] = None
+            self.data.progress = None
         else:
             what = first_line(error) if isinstance(error, Exception) else "interrupted"
-            self.data["failed"] = {"at": now(), "message": what}
+            self.data.failed = FailureEntry(at=now(), message=what)
         self.write()
 
-    def inputs(self, files: list[dict[str, Any]]) -> None:
+    def inputs(self, files: list[InputFile]) -> None:
         """Record the input files. Raises AuditError if a file has changed, appeared or gone since the run began."""
-        before = {item["file"]: item["sha256"] for item in self.data["inputs"]}
-        now = {item["file"]: item["sha256"] for item in files}
+        before = {item.file: item.sha256 for item in self.data.inputs}
+        now = {item.file: item.sha256 for item in files}
         if before:
             for name in sorted(before.keys() | now.keys()):
                 if before.get(name) != now.get(name):
                     how = "is new" if name not in before else "is gone" if name not in now else "has changed"
                     raise AuditError(f"{how} since this run began", where=name, hint="Choose another --out.")
-        self.data["inputs"] = files
+        self.data.inputs = files
 
     def slices(self, planned: Mapping[str, list[list[int]]]) -> None:
         """Record the number of rows and the slices of each caption file.
 
         A slice is a list of the number of rows, followed by its row groups or by its first and last byte.
         """
-        for item in self.data["inputs"]:
-            if item["kind"] == "captions":
-                slices = planned[item["file"]]
-                item |= {"rows": sum(rows for rows, *_ in slices) if slices else None, "slices": slices}
+        for item in self.data.inputs:
+            if item.kind == "captions":
+                item.slices = planned[item.file]
+                item.rows = sum(rows for rows, *_ in item.slices) if item.slices else None
 
     def model(self, name: str, sha256: Mapping[str, str]) -> None:
         """Record the weights and the dtype of a model. Raises AuditError if they have changed since the run began."""
-        known = self.data["models"].setdefault(name, dict(sha256))
+        known = self.data.models.setdefault(name, dict(sha256))
         if name == "model":
-            self.data["dtype"] = sha256["dtype"]
+            self.data.dtype = sha256["dtype"]
         for part, digest in sha256.items():
             if known.get(part) != digest:
                 raise AuditError(
@@ -160,7 +175,7 @@ class Manifest:
         Raises:
             AuditError: A sampling parameter has changed since the run began.
         """
-        known = self.data.setdefault("checkpoints", {}).setdefault(name, dict(about))["sampling"]
+        known = self.data.checkpoints.setdefault(name, Checkpoint.model_validate(about)).sampling
         for key, value in about["sampling"].items():
             if known.get(key) != value:
                 raise AuditError(
@@ -172,55 +187,63 @@ class Manifest:
     def part(self, table: str, name: str, rows: int) -> None:
         """Record a part of a table and its number of rows. Working tables are not recorded."""
         if not table.startswith("_"):
-            self.data["parts"].setdefault(table, {})[f"{name}.parquet"] = rows
+            self.data.parts.setdefault(table, {})[f"{name}.parquet"] = rows
 
     def refresh(self, table: str) -> int:
         """Update the recorded parts of a table to those that exist, and return its number of rows."""
-        known = self.data["parts"].get(table, {})
+        known = self.data.parts.get(table, {})
         names = self._ledger.parts(table)
         counts = {f"{name}.parquet": known.get(f"{name}.parquet") or self._ledger.rows(table, name) for name in names}
         if not table.startswith("_"):
-            self.data["parts"].pop(table, None)
-            self.data["parts"] |= {table: counts} if counts else {}
+            self.data.parts.pop(table, None)
+            self.data.parts |= {table: counts} if counts else {}
         return sum(counts.values())
 
+    def lost(self) -> list[str]:
+        """List the recorded parts that do not exist any more, as TABLE/PART."""
+        return [
+            f"{table}/{part}"
+            for table, parts in sorted(self.data.parts.items())
+            for part in sorted(parts.keys() - {f"{name}.parquet" for name in self._ledger.parts(table)})
+        ]
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+    def stage(self, name: str) -> Iterator[StageEntry]:
         """Record one stage. The caller sets rows_in and rows_out; errors and seconds are set here."""
-        entry = self.data["stages"].setdefault(name, {"rows_in": 0, "rows_out": 0, "errors": 0, "seconds": 0.0})
+        entry = self.data.stages.setdefault(name, StageEntry(rows_in=0, rows_out=0, errors=0, seconds=0.0))
         began = time.monotonic()
-        self.data["progress"] = {"stage": name, "at": now()}
+        self.data.progress = ProgressEntry(stage=name, at=now())
         self.write()
         try:
             yield entry
         finally:
-            entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
+            entry.seconds = round(entry.seconds + time.monotonic() - began, 3)
             self.refresh("errors")
             # A stage may write errors of another stage: `confirm` generates the fresh seeds.
             errors = Counter(
                 stage for _, part in self._ledger.each("errors", ["stage"]) for stage in part["stage"].to_pylist()
             )
-            for stage, known in self.data["stages"].items():
-                known["errors"] = errors[stage]
+            for stage, known in self.data.stages.items():
+                known.errors = errors[stage]
             self.write()
 
     def reopen(self) -> None:
         """Mark the run as not finished, because it has work to do again."""
-        self.data["finished"] = None
+        self.data.finished = None
 
     def finish(self) -> None:
         """Mark the run as finished."""
-        self.data["finished"] = self.data["finished"] or now()
+        self.data.finished = self.data.finished or now()
         self.write()
 
 
-def stored(ledger: Ledger) -> dict[str, Any] | None:
+def stored(ledger: Ledger) -> RunManifest | None:
     """Return the manifest of a ledger, or None. Raises AuditError if it is damaged or not the manifest of a run."""
     content = ledger.read_bytes(NAME)
-    return None if content is None else parse(content, f"{ledger.uri}/{NAME}", KEYS)
+    return None if content is None else parse(content, f"{ledger.uri}/{NAME}")
 
 
-def read(uri: str) -> dict[str, Any]:
+def read(uri: str) -> RunManifest:
     """Return the manifest of the run at a path or URI. Raises AuditError if there is none."""
     ledger = Ledger(absolute(uri, Path.cwd()))
     data = stored(ledger)
@@ -237,37 +260,45 @@ def of_index(config: Config) -> dict[str, Any]:
     return {"images": known["images"], "confirm": confirm, "engine": known["engine"], "out": known["out"]}
 
 
-def _new(config: Config, given: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "version": _version("crossaudit"),
-        "config": dict(given),
-        "resolved": resolved,
-        "inputs": [],
-        "models": {},
-        "checkpoints": {},
-        "packages": {name: _version(name) for name in PACKAGES},
-        "seeds": {
-            "screen": config.screen.seeds,
-            "generate": config.generate.seeds,
-            "fresh": config.fresh_seeds(),
-            "sample": config.select.seed,
-            "captions": config.captions.seed,
-        },
-        "dtype": None,  # known once a worker has loaded the model
-        "device": "cuda" if config.engine.gpus_per_worker else "cpu",
-        "threads": config.engine.cpus_per_worker,
-        "calibration": {},
-        "thresholds": {},
-        "claims": {},
-        "stages": {},
-        "accounting": {"input_rows": 0, "sampled_out": 0},
-        "parts": {},
-        "jobs": [],
-        "progress": None,
-        "failed": None,
-        "started": now(),
-        "finished": None,
-    }
+def new(config: Config, given: Mapping[str, Any], kind: Kind = "audit") -> RunManifest:
+    """Return the manifest of a run that has not begun.
+
+    Args:
+        config: The configuration.
+        given: The configuration as the user gave it.
+        kind: "audit" or "index".
+    """
+    return RunManifest(
+        kind=kind,
+        version=_version("crossaudit"),
+        config=dict(given),
+        resolved=config.model_dump(mode="json") if kind == "audit" else of_index(config),
+        inputs=[],
+        models={},
+        checkpoints={},
+        packages={name: _version(name) for name in PACKAGES},
+        seeds=RunSeeds(
+            screen=config.screen.seeds,
+            generate=config.generate.seeds,
+            fresh=config.fresh_seeds(),
+            sample=config.select.seed,
+            captions=config.captions.seed,
+        ),
+        dtype=None,  # known once a worker has loaded the model
+        device="cuda" if config.engine.gpus_per_worker else "cpu",
+        threads=config.engine.cpus_per_worker,
+        calibration=CalibrationEntry(),
+        thresholds={},
+        claims=ClaimsEntry(),
+        stages={},
+        accounting=Accounting(input_rows=0, sampled_out=0),
+        parts={},
+        jobs=[],
+        progress=None,
+        failed=None,
+        started=now(),
+        finished=None,
+    )
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

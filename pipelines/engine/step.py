@@ -22,6 +22,8 @@ class Step:
     Attributes:
         title: The name shown in the progress.
         table: The table whose part marks a shard as done.
+        also: Further tables without whose part a shard is not done. Working tables of a finished run are gone, so a
+            step may have to be repeated for them although `table` has its part.
         unit: The plural noun for its rows.
         ledger: The run.
         work: Called with a worker and a shard; returns the tables of the shard.
@@ -40,6 +42,12 @@ class Step:
     on_lost_row: Callable[[Ledger, Shard, str, str], Tables] | None = None
     needs: tuple[str, ...] = ()
     addition: bool = False
+    also: tuple[str, ...] = ()
+
+    def done(self) -> set[str]:
+        """Return the names of the shards that are done."""
+        first, *others = (set(self.ledger.parts(table)) for table in (self.table, *self.also))
+        return first.intersection(*others)
 
     def commit(self, shard: Shard, pieces: list[Tables]) -> dict[str, int]:
         """Write the tables of a shard and return their row counts by table."""

@@ -13,7 +13,7 @@ from pipelines.configuration.config import Config, Workers
 from pipelines.configuration.settings import check_detectors
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
-from pipelines.engine.manifest import Manifest
+from pipelines.engine.manifest import Manifest, new
 from pipelines.planning.probing import IMAGES, SpeedProbe, measure
 from pipelines.planning.speed import assumed, costs_of, measured
 from pipelines.planning.workload import Workload
@@ -81,7 +81,7 @@ def _probe(config: Config, control_captions: Sequence[str], files: Sequence[File
     config = config.model_copy(update={"engine": engine})
     ledger = Ledger(config.out)
     # A temporary manifest, which is never written.
-    run = Run(config, ledger, Manifest(ledger, {"models": {}}), progress)
+    run = Run(config, ledger, Manifest(ledger, new(config, {})), progress)
     try:
         pool = run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
         progress.say("measuring one worker")

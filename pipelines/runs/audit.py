@@ -13,6 +13,9 @@ from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest, stored
 from pipelines.engine.ray_jobs import current_job
+from pipelines.runs.finished_run import recomputed
+from pipelines.tables.calibration import NAME
+from pipelines.tables.mitigation import MEASURED, SUMMARY
 from reports.purged import note
 
 
@@ -62,13 +65,18 @@ def run_audit(
             f"{config.out}: {removed}; nothing is recomputed (`crossaudit check` verifies that it is complete)"
         )
         return
-    if manifest.finished:
-        run.progress.say(f"{config.out} already holds this run, finished; nothing is recomputed")
     with run:
-        if not manifest.finished:
+        lost = _lost(run) if manifest.finished else []
+        if manifest.finished:
+            run.progress.say(f"{config.out} already holds this run, finished; {recomputed(lost)}")
+        else:
             # Load the models first, so that a bad model fails now and not after hours of reading.
             run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
         run.manifest.inputs(input_files.fingerprints(config, inputs))
+        if manifest.finished and not lost:
+            report.run(run)
+            run.finish()
+            return
         vectors = embed if config.index.path is None else reuse
         if vectors is reuse and not manifest.finished:
             reuse.check(run)
@@ -77,7 +85,13 @@ def run_audit(
         ingest.run(run, inputs)
         for stage in (vectors, search, cluster, calibrate, screen, select, perturb, generate, confirm, judge, report):
             stage.run(run)
-        run.manifest.finish()
+        run.finish()
+
+
+def _lost(run: Run) -> list[str]:
+    """List the files of a finished audit that do not exist any more. Measurements of mitigation are not part of it."""
+    parts = [part for part in run.manifest.lost() if part.partition("/")[0] not in (MEASURED, SUMMARY)]
+    return parts if run.ledger.read_bytes(NAME) else [*parts, NAME]
 
 
 def _tell_status(ledger: Ledger, config: Config, given: Mapping[str, Any], error: AuditError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,14 @@ from audit.record.ledger import Ledger
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import absolute
 from pipelines.engine.manifest import NAME, Manifest, read
+
+
+def recomputed(lost: Sequence[str]) -> str:
+    """Say what a rerun of a finished run recomputes, given the files that it has lost."""
+    if not lost:
+        return "nothing is recomputed"
+    files = "1 file is" if len(lost) == 1 else f"{len(lost):,} files are"
+    return f"{files} missing and will be made again, such as {lost[0]}"
 
 
 def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
@@ -23,16 +32,16 @@ def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
         AuditError: There is no run, it is not finished, or it was made by an incompatible version.
     """
     ledger, data = Ledger(absolute(uri, Path.cwd())), read(uri)
-    if data.get("kind") == "index":
+    if data.kind == "index":
         raise AuditError("this is an index, not a run", where=ledger.uri, hint="Pass the folder of a run: its `out`.")
-    if data["finished"] is None:
+    if data.finished is None:
         raise AuditError("the run is not finished", where=ledger.uri, hint="Use `crossaudit run` to resume it.")
     try:
-        config = Config.model_validate(data["resolved"]).model_copy(update={"out": ledger.uri})
+        config = Config.model_validate(data.resolved).model_copy(update={"out": ledger.uri})
     except ValidationError as error:
         what = f"its configuration does not fit this version of crossaudit: {error.errors()[0]['msg']}"
         hint = "Use the version that the manifest names, or audit again with another --out."
         raise AuditError(what, where=f"{ledger.uri}/{NAME}", hint=hint) from error
-    manifest = Manifest.open(ledger, config, data["config"])
-    engine = config.engine.model_copy(update={"dtype": data["dtype"] or config.engine.dtype})
+    manifest = Manifest.open(ledger, config, data.config)
+    engine = config.engine.model_copy(update={"dtype": data.dtype or config.engine.dtype})
     return ledger, manifest, config.model_copy(update={"engine": engine})

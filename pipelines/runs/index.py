@@ -11,6 +11,7 @@ from pipelines.configuration.config import Config, Index
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import Manifest
+from pipelines.runs.finished_run import recomputed
 
 
 def build_index(
@@ -53,14 +54,16 @@ def build_index(
     ledger = Ledger(path)
     manifest = Manifest.open(ledger, config, given, kind="index")
     run = Run(config, ledger, manifest, progress or Reporter(), log_level)
-    if manifest.finished:
-        run.progress.say(f"{path} already holds this index, finished; nothing is recomputed")
     with run:
+        lost = manifest.lost() if manifest.finished else []
+        if manifest.finished:
+            run.progress.say(f"{path} already holds this index, finished; {recomputed(lost)}")
         if not manifest.finished:
             run.workers(tuple(config.confirm.embedders))
         manifest.inputs(input_files.prints("images", files))
-        image_list.list_images(run, files)
-        embed.run(run)
-        search.run(run)
-        manifest.finish()
+        if lost or not manifest.finished:
+            image_list.list_images(run, files)
+            embed.run(run)
+            search.run(run)
+        run.finish()
     return path

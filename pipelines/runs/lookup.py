@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from audit.errors import AuditError
 from audit.images.decoding import decode_each
 from audit.record.ledger import Ledger
+from audit.record.manifest import ThresholdEntry
 from pipelines.engine.worker import Worker
 from pipelines.runs.finished_run import finished
 from pipelines.steps import image_search
@@ -62,7 +62,7 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
     near = image_search.find(worker, name, embedder.embed(pictures), image_search.NEIGHBOURS)
-    limit = manifest.data["thresholds"][name]["verbatim"]
+    limit = manifest.data.thresholds[name]["verbatim"]
     # The picture and the training image may each be in either EXIF orientation; the better match counts.
     background_QK = np.repeat(near.background[:, None], near.ids.shape[1], axis=1)
     each = zip(near.similarity.ravel().tolist(), background_QK.ravel().tolist(), near.ids.ravel().tolist(), strict=True)
@@ -79,11 +79,11 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=NEAREST)
 
 
-def _same(similarity: float, background: float, limit: dict[str, Any]) -> str | None:
-    alike = limit["floor"] is None or similarity + background >= limit["floor"]
-    if alike and limit["value"] is not None and similarity >= limit["value"]:
+def _same(similarity: float, background: float, limit: ThresholdEntry) -> str | None:
+    alike = limit.floor is None or similarity + background >= limit.floor
+    if alike and limit.value is not None and similarity >= limit.value:
         return "picture"
-    return "near" if alike and limit["floor"] is not None else None
+    return "near" if alike and limit.floor is not None else None
 
 
 def _places(ledger: Ledger, embedder: str, ids: list[str], sha256: str) -> tuple[set[str], list[dict]]:

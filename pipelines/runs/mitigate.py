@@ -57,6 +57,7 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, l
     """
     from audit.mitigation.serving import grid
     from pipelines.stages import mitigate, report
+    from pipelines.steps.mitigation_captions import MitigationPlan
 
     settings = grid(request.bos_scales, request.keeps)
     if request.confirmed < 1 or request.ordinary < 0:
@@ -66,8 +67,9 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, l
     if request.clip is not None:
         config = _with_clip(config, request.clip)
     with Run(config, ledger, manifest, progress or Reporter(), log_level) as run:
-        summary = mitigate.run(run, mitigate.MitigationPlan(settings, request.confirmed, request.ordinary, seeds))
+        summary = mitigate.run(run, MitigationPlan(settings, request.confirmed, request.ordinary, seeds))
         report.run(run)
+        run.finish()
     return summary
 
 

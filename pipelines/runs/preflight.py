@@ -130,7 +130,7 @@ def indexes(config: Config) -> Iterator[AuditError]:
     named = {"index.path": config.index.path}
     named |= {f"confirm.{name}.background": config.embedder(name).background for name in config.confirm.embedders}
     for key, path in named.items() if config.images else ():
-        if path is not None and not (stored(Ledger(path)) or {"finished": None})["finished"]:
+        if path is not None and not ((index := stored(Ledger(path))) and index.finished):
             hint = "Build it with `crossaudit index AUDIT.YAML`."
             yield AuditError(f"{key} is not a finished index", where=path, hint=hint)
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.errors import AuditError
 from audit.record.ledger import Ledger
+from audit.record.manifest import PurgeEntry
 from pipelines.console.progress import now
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.owner import Owner
 from pipelines.runs.finished_run import finished
 from pipelines.runs.written_files import due, remove_files
 from pipelines.tables import mitigation, verdicts
-from reports.purged import unfinished
+from reports.purged import Keep, unfinished
 
-# The columns that hold pictures. A working table of `mitigate` holds copies of training images.
-PICTURES = {"generations": "image", "evidence": "image", mitigation.MEASURED: "image", mitigation.CAPTIONS: "reference"}
+# The columns that hold pictures. Working tables can hold copies of them, so a purge removes all working tables.
+PICTURES = {"generations": "image", "evidence": "image", mitigation.MEASURED: "image"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Purged:
     left: list[str]
 
 
-def purge(uri: str, keep: str) -> Purged:
+def purge(uri: str, keep: Keep) -> Purged:
     """Set pictures to null, remove the files that show them, and rewrite the report without them.
 
     The manifest records the purge before anything is removed. An interrupted purge is therefore known, and rerunning
@@ -57,7 +57,7 @@ def purge(uri: str, keep: str) -> Purged:
         return _purge(ledger, manifest, keep, owner)
 
 
-def _purge(ledger: Ledger, manifest: Manifest, keep: str, owner: Owner) -> Purged:
+def _purge(ledger: Ledger, manifest: Manifest, keep: Keep, owner: Owner) -> Purged:
     from reports.html import write
 
     interrupted = unfinished(manifest.data)
@@ -66,14 +66,19 @@ def _purge(ledger: Ledger, manifest: Manifest, keep: str, owner: Owner) -> Purge
         raise AuditError(f"a purge with --keep {interrupted} was interrupted", where=ledger.uri, hint=hint)
     confirmed = _confirmed(ledger)
     stay = set(confirmed.to_pylist()) if keep == "confirmed" else set()
-    purges: list[dict[str, Any]] = manifest.data.setdefault("purged", [])
+
+    def goes(caption_id: str) -> bool:
+        return caption_id not in stay
+
+    ledger.remove_work()
     if interrupted is None:
         removed = dict.fromkeys(PICTURES, 0)
         for table, _, _, going in _parts(ledger, keep, confirmed):
             removed[table] += pc.sum(going).as_py() or 0
-        if purges and not any(removed.values()) and not due(manifest.data, lambda caption_id: caption_id not in stay):
-            return Purged(removed, [], remove_files(ledger, manifest, lambda caption_id: caption_id not in stay).left)
-        purges.append({"keep": keep, "begun": now(), "finished": None, "removed": removed, "files": []})
+        if manifest.data.purged and not any(removed.values()) and not due(manifest.data, goes):
+            return Purged(removed, [], remove_files(ledger, manifest, goes).left)
+        entry = PurgeEntry(keep=keep, begun=now(), finished=None, removed=removed, files=[])
+        manifest.data.purged = [*manifest.data.purged, entry]
         manifest.write()
     ledger.sweep()
     for table, name, part, going in _parts(ledger, keep, confirmed):
@@ -81,11 +86,11 @@ def _purge(ledger: Ledger, manifest: Manifest, keep: str, owner: Owner) -> Purge
             owner.check()
             ledger.write(table, name, _without(part, PICTURES[table], going))
     write(ledger.uri)
-    files = remove_files(ledger, manifest, lambda caption_id: caption_id not in stay)
-    purges[-1]["files"] += files.removed
-    purges[-1]["finished"] = now()
+    files = remove_files(ledger, manifest, goes)
+    entry = manifest.data.purged[-1]
+    entry.files, entry.finished = entry.files + files.removed, now()
     manifest.write()
-    return Purged(purges[-1]["removed"], purges[-1]["files"], files.left)
+    return Purged(entry.removed, entry.files, files.left)
 
 
 def _parts(ledger: Ledger, keep: str, confirmed: pa.Array) -> Iterator[tuple[str, str, pa.Table, pa.ChunkedArray]]:

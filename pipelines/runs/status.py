@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 from audit.errors import AuditError
+from audit.record.manifest import RunManifest
 from pipelines.console.progress import Numbers, duration
 from pipelines.engine.manifest import NAME, read
 from pipelines.engine.ray_jobs import Cluster, Job
@@ -16,40 +16,39 @@ from pipelines.engine.ray_jobs import Cluster, Job
 _SILENT = 600.0
 
 
-def state(manifest: Mapping[str, Any], job: str | None = None) -> str:
+def state(manifest: RunManifest, job: str | None = None) -> str:
     """Return finished, stopped, killed, running, or silent (possibly killed). `job` is the job status from Ray."""
-    if manifest["finished"]:
+    if manifest.finished:
         return "finished"
-    if manifest["failed"]:
+    if manifest.failed:
         return "stopped"
     if job in ("FAILED", "STOPPED"):
         return "killed"
     return "silent" if _age(manifest) > _SILENT else "running"
 
 
-def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
+def where(manifest: RunManifest, job: str | None = None) -> str:
     """Describe the state of a run: finished, stopped with the reason, or its progress and the age of that report.
 
     `job` is the job status from Ray.
     """
     now = state(manifest, job)
     if now == "finished":
-        return f"finished at {manifest['finished']}"
-    progress = manifest["progress"] or {}
-    at = progress.get("stage", "starting")
-    if "done" in progress:
-        numbers = Numbers(**{field.name: progress[field.name] for field in fields(Numbers)})
+        return f"finished at {manifest.finished}"
+    at = manifest.progress.stage if manifest.progress else "starting"
+    if manifest.progress and manifest.progress.done is not None:
+        numbers = Numbers(**manifest.progress.model_dump(include={field.name for field in fields(Numbers)}))
         at = f"{numbers.step}: {numbers.done:,} of {numbers.total:,}, {numbers.line()}"
-    if now == "stopped":
-        failed = manifest["failed"]
-        return f"stopped at {failed['at']}: {failed['message']}\nLast progress: {at}. Rerun the command to resume."
+    if now == "stopped" and manifest.failed:
+        why = f"stopped at {manifest.failed.at}: {manifest.failed.message}"
+        return f"{why}\nLast progress: {at}. Rerun the command to resume."
     if now == "killed":
         return f"killed. Last progress: {at}. Rerun the command to resume."
     silent = "; it may have been killed. If so, rerun the command to resume." if now == "silent" else ""
     return f"running: {at} ({duration(_age(manifest))} ago){silent}"
 
 
-def as_json(uri: str, manifest: Mapping[str, Any], job: Job | None, job_state: str | None) -> dict[str, Any]:
+def as_json(uri: str, manifest: RunManifest, job: Job | None, job_state: str | None) -> dict[str, Any]:
     """Return the document that `crossaudit status --json` prints.
 
     Args:
@@ -62,20 +61,21 @@ def as_json(uri: str, manifest: Mapping[str, Any], job: Job | None, job_state: s
         The document, ready for `json.dumps`.
     """
     found: dict[str, Any] = {"run": uri, "state": state(manifest, job_state)}
-    found |= {name: manifest[name] for name in ("started", "finished", "failed", "progress", "stages")}
+    shown = {"started", "finished", "failed", "progress", "stages"}
+    found |= manifest.model_dump(include=shown, exclude_unset=True)
     return found | {"job": None if job is None else {"id": job.id, "address": job.address, "state": job_state}}
 
 
-def _age(manifest: Mapping[str, Any]) -> float:
+def _age(manifest: RunManifest) -> float:
     """Return the seconds since the run last wrote its progress."""
-    said = (manifest["progress"] or {}).get("at", manifest["started"])
+    said = manifest.progress.at if manifest.progress else manifest.started
     return max((datetime.now(UTC) - datetime.fromisoformat(said)).total_seconds(), 0.0)
 
 
-def job_in(manifest: Mapping[str, Any], address: str | None = None) -> Job | None:
+def job_in(manifest: RunManifest, address: str | None = None) -> Job | None:
     """Return the last job of a run, or None. `address` overrides the cluster address that was recorded."""
-    known = manifest["jobs"]
-    return Job(known[-1]["id"], address or known[-1]["address"]) if known else None
+    last = manifest.jobs[-1] if manifest.jobs else None
+    return Job(last.id, address or last.address) if last else None
 
 
 def last_job(uri: str) -> Job | None:
@@ -95,7 +95,7 @@ def has_begun(uri: str, job: Job) -> bool:
         manifest = read(uri)
     except (AuditError, OSError):
         return False
-    return job_in(manifest) == job and manifest["failed"] is None
+    return job_in(manifest) == job and manifest.failed is None
 
 
 def job_of(uri: str, address: str | None = None) -> Job:

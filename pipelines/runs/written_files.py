@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pyarrow import fs as pafs
 
@@ -17,11 +16,10 @@ from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
 from audit.record.filesystem import write_local
 from audit.record.ledger import Ledger
+from audit.record.manifest import PictureFile, RunManifest
 from pipelines.engine.manifest import NAME, Manifest, read
 from pipelines.engine.owner import Owner
 
-# Key of the manifest: host, absolute path, sha256 and caption_id of each file.
-KEY = "pictures"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".htm", ".html")
 
 
@@ -82,25 +80,25 @@ def remove_files(ledger: Ledger, manifest: Manifest, goes: Callable[[str], bool]
         AuditError: A file cannot be removed.
     """
     files, kept = Files(), []
-    for entry in _entries(manifest.data):
-        if not goes(entry["caption_id"]):
+    for entry in manifest.data.pictures:
+        if not goes(entry.caption_id):
             kept.append(entry)
         elif reason := _remove(entry):
             kept.append(entry)
-            files.left.append(f"{entry['file']}: {reason}")
+            files.left.append(f"{entry.file}: {reason}")
         else:
-            files.removed.append(entry["file"])
-    if KEY in manifest.data:
-        manifest.data[KEY] = kept
-    known = {entry["file"] for entry in kept}
+            files.removed.append(entry.file)
+    if manifest.data.pictures:
+        manifest.data.pictures = kept
+    known = {entry.file for entry in kept}
     files.left += [f"{path}: not written by this run's commands" for path in strangers(ledger) if path not in known]
     return files
 
 
-def due(manifest: dict[str, Any], goes: Callable[[str], bool]) -> bool:
+def due(manifest: RunManifest, goes: Callable[[str], bool]) -> bool:
     """Return whether this machine has recorded files to remove."""
     here = socket.gethostname()
-    return any(goes(entry["caption_id"]) and entry["host"] == here for entry in _entries(manifest))
+    return any(goes(entry.caption_id) and entry.host == here for entry in manifest.pictures)
 
 
 def strangers(ledger: Ledger) -> list[str]:
@@ -112,12 +110,12 @@ def strangers(ledger: Ledger) -> list[str]:
 
 def _record(run: str, file: Path, content: bytes, caption: str) -> str | None:
     """Add a file to the manifest of a run. Returns the reason if that fails, else None."""
-    entry = {
-        "host": socket.gethostname(),
-        "file": str(file),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "caption_id": caption_id(caption),
-    }
+    entry = PictureFile(
+        host=socket.gethostname(),
+        file=str(file),
+        sha256=hashlib.sha256(content).hexdigest(),
+        caption_id=caption_id(caption),
+    )
     try:
         if problem := _unfit(read(run)):
             return problem
@@ -126,38 +124,33 @@ def _record(run: str, file: Path, content: bytes, caption: str) -> str | None:
             data = read(run)  # another process may have changed it before we became the owner
             if problem := _unfit(data):
                 return problem
-            place = entry["host"], entry["file"]
-            others = [other for other in _entries(data) if (other["host"], other["file"]) != place]
-            Manifest(ledger, data | {KEY: [*others, entry]}).write()
+            others = [other for other in data.pictures if (other.host, other.file) != (entry.host, entry.file)]
+            data.pictures = [*others, entry]
+            Manifest(ledger, data).write()
     except (AuditError, OSError) as error:
         return f"cannot write to its run: {str(error).splitlines()[0]}"
     return None
 
 
-def _unfit(manifest: dict[str, Any]) -> str | None:
+def _unfit(manifest: RunManifest) -> str | None:
     """Return why files cannot be recorded in a manifest, or None if they can."""
-    if manifest.get("kind", "audit") != "audit":
+    if manifest.kind != "audit":
         return "it does not belong to a run"
-    return "its run is not finished" if manifest["finished"] is None else None
+    return "its run is not finished" if manifest.finished is None else None
 
 
-def _remove(entry: dict[str, str]) -> str | None:
+def _remove(entry: PictureFile) -> str | None:
     """Remove a recorded file. Returns the reason if the file stays, else None."""
-    if entry["host"] != socket.gethostname():
-        return f"written on {entry['host']}"
-    path = Path(entry["file"])
+    if entry.host != socket.gethostname():
+        return f"written on {entry.host}"
+    path = Path(entry.file)
     try:
         if not path.is_file():
             return None
-        if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
             return "changed since it was written"
         path.unlink()
     except OSError as error:
         hint = "Remove the file yourself, then rerun the command."
-        raise AuditError(f"cannot be removed: {error.strerror}", where=entry["file"], hint=hint) from error
+        raise AuditError(f"cannot be removed: {error.strerror}", where=entry.file, hint=hint) from error
     return None
-
-
-def _entries(manifest: dict[str, Any]) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = manifest.get(KEY, [])
-    return found

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,7 +38,7 @@ def run(run: Run) -> None:
     with run.manifest.stage("calibrate") as stage:
         if not run.ledger.parts(CONTROL_CAPTIONS):
             kept, removed = _control_captions(run)
-            run.manifest.data["calibration"] |= {"removed": removed}
+            run.manifest.data.calibration.removed = removed
             run.ledger.write(CONTROL_CAPTIONS, "00000", kept)
         rows = run.ledger.rows(CONTROL_CAPTIONS, "00000")
         require_enough(config, rows)
@@ -53,12 +53,10 @@ def run(run: Run) -> None:
         control_table = run.ledger.read("control_screen")
         calibration = audit.calibrate(control_table, config.screen.detectors[0])
         _save(run.ledger, calibration)
-        run.manifest.data["calibration"] |= {
-            "control_captions": rows,
-            "detector": calibration.detector,
-            **_halves(calibration, control_table),
-        }
-        stage |= {"rows_in": rows, "rows_out": run.manifest.refresh("control_screen")}
+        data = run.manifest.data.calibration
+        data.control_captions, data.detector = rows, calibration.detector
+        data.fit, data.held_out = _halves(calibration, control_table)
+        stage.rows_in, stage.rows_out = rows, run.manifest.refresh("control_screen")
 
 
 def check_screen(run: Run) -> None:
@@ -138,8 +136,8 @@ def _take_precomputed(run: Run) -> None:
     run.ledger.write(LACKING, "00000", captions.filter(pc.invert(known)))
 
 
-def _halves(calibration: Calibration, control_table: pa.Table) -> dict[str, Any]:
+def _halves(calibration: Calibration, control_table: pa.Table) -> tuple[int, int]:
     """Return how many control captions fit the distance and how many give p-values."""
     held_out = len(calibration.parts[0].survival.distances)
     scored = len(calibration.score(control_table))
-    return {"fit": scored - held_out, "held_out": held_out}
+    return scored - held_out, held_out

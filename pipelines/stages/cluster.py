@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.duplicates.images import clusters, duplicate_threshold, edited, near_pairs
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
+from audit.record.manifest import ClustersEntry
 from audit.search.exact import vectors_of
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
@@ -37,23 +38,36 @@ def run(run: Run) -> None:
     table = embeddings.table(run.config.confirm.embedders[0])
     if run.config.images is None or not run.manifest.refresh(table):
         return
-    counts = {file.removesuffix(".parquet"): rows for file, rows in run.manifest.data["parts"][table].items()}
+    counts = {file.removesuffix(".parquet"): rows for file, rows in run.manifest.data.parts[table].items()}
+    step, shards = _last_step(run), blocks(counts, identical_images.BLOCK)
     with run.manifest.stage("cluster") as stage:
-        identical_images.run(run, table, counts)
-        threshold, source = _threshold(run, counts)
-        by_cells = run.config.index.type == "ivf"
-        if by_cells:
-            near_duplicates.run(run, counts, LINKS, threshold)
-        else:
-            work, on_lost_row = partial(_near, threshold=threshold), partial(_on_lost_row, table=table)
-            run.execute(Step("cluster", LINKS, "images", run.ledger, work, on_lost_row), blocks(counts, BLOCK))
-        image_F, first_F = _write(run, counts)
-        measured = near_duplicates.recall(run.ledger, image_F, first_F) if by_cells else {}
-        found = {"threshold": threshold, "source": source, "images_with_duplicates": len(image_F)} | measured
-        run.manifest.data["clusters"] = found
-        stage |= {"rows_in": sum(counts.values()), "rows_out": run.manifest.refresh("image_clusters")}
-        several = f"{len(image_F):,} of {stage['rows_in']:,} images have duplicates (threshold {threshold:.2f})"
-        run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if by_cells else ""))
+        # The working tables of a run that has its clusters may be gone.
+        if run.manifest.data.clusters is None or not step.done() >= {shard.name for shard in shards}:
+            _cluster(run, table, counts)
+        stage.rows_in, stage.rows_out = sum(counts.values()), run.manifest.refresh("image_clusters")
+
+
+def _cluster(run: Run, table: str, counts: Mapping[str, int]) -> None:
+    """Write `image_clusters`, and describe the clusters in the manifest."""
+    identical_images.run(run, table, counts)
+    threshold, source = _threshold(run, counts)
+    by_cells = run.config.index.type == "ivf"
+    if by_cells:
+        near_duplicates.run(run, counts, LINKS, threshold)
+    else:
+        work, on_lost_row = partial(_near, threshold=threshold), partial(_on_lost_row, table=table)
+        run.execute(Step("cluster", LINKS, "images", run.ledger, work, on_lost_row), blocks(counts, BLOCK))
+    image_F, first_F = _write(run, counts)
+    measured = near_duplicates.recall(run.ledger, image_F, first_F) if by_cells else {}
+    run.manifest.data.clusters = ClustersEntry(
+        threshold=threshold, source=source, images_with_duplicates=len(image_F), **measured
+    )
+    several = f"{len(image_F):,} of {sum(counts.values()):,} images have duplicates (threshold {threshold:.2f})"
+    run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if by_cells else ""))
+
+
+def _last_step(run: Run) -> Step:
+    return Step("cluster: names", "image_clusters", "images", run.ledger, _clusters)
 
 
 def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +78,7 @@ def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]
     if not ledger.parts(MEMBERS):
         ledger.write(MEMBERS, "00000", pa.table([first_F, image_F, size_F], schema=_MEMBERS).sort_by("first"))
     run.execute(Step("cluster: first images", NAMED, "images", ledger, _named), shards)
-    run.execute(Step("cluster: names", "image_clusters", "images", ledger, _clusters), shards)
+    run.execute(_last_step(run), shards)
     return image_F, first_F
 
 
@@ -95,6 +109,9 @@ def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
     given = run.config.embedder(run.config.confirm.embedders[0]).min_similarity_duplicate
     if given is not None:
         return given, "configured"
+    known = run.manifest.data.clusters
+    if known is not None and not run.ledger.parts(EDITED):
+        return known.threshold, known.source  # the run lost clusters after it was finished
     ids = _drawn(run, counts)
     sample = Shard("00000", tuple(ids), 0, len(ids))
     needs = (run.config.confirm.embedders[0],)

@@ -46,8 +46,8 @@ def run(run: Run) -> None:
         confirmed = _confirmed(run.ledger, matches, decides, limits)
         generate(run, "confirm: fresh seeds", {"fresh": confirmed}, config.fresh_seeds())
         _match(run, "confirm: their matches", ("fresh",))
-        stage["rows_in"] = run.manifest.refresh("generations")
-        stage["rows_out"] = run.manifest.refresh("matches")
+        stage.rows_in = run.manifest.refresh("generations")
+        stage.rows_out = run.manifest.refresh("matches")
 
 
 def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> pa.Table:

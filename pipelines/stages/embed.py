@@ -30,8 +30,8 @@ def run(run: Run) -> None:
         on_lost_row = partial(_on_lost_row, embedders=embedders)
         step = Step("embed", table(embedders[0]), "images", run.ledger, _embed, on_lost_row, tuple(embedders))
         run.execute(step, shards)
-        stage["rows_in"] = listed(run.ledger)
-        stage["rows_out"] = refreshed(run)
+        stage.rows_in = listed(run.ledger)
+        stage.rows_out = refreshed(run)
 
 
 def _embed(worker: Worker, shard: Shard) -> Tables:

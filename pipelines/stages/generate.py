@@ -18,8 +18,8 @@ def run(run: Run) -> None:
         captions_of["control"] = _highest_controls(run)
     with run.manifest.stage("generate") as stage:
         generate(run, "generate", captions_of, run.config.generate.seeds)
-        stage["rows_in"] = sum(map(len, captions_of.values()))
-        stage["rows_out"] = run.manifest.refresh("generations")
+        stage.rows_in = sum(map(len, captions_of.values()))
+        stage.rows_out = run.manifest.refresh("generations")
 
 
 def _highest_controls(run: Run) -> pa.Table:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from audit import schema
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
+from audit.record.manifest import Accounting
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.reading import captions as captions_of
@@ -45,22 +46,22 @@ def run(run: Run, inputs: Inputs) -> None:
         total = sum(part.rows for part in slices)
         sample = Sample(config.sample, total, config.seed) if config.sample and config.sample < total else None
         taken = total if sample is None else sample.size
-        run.manifest.data["accounting"] = {"input_rows": total, "sampled_out": total - taken}
+        run.manifest.data.accounting = Accounting(input_rows=total, sampled_out=total - taken)
         sidecars.run(run, inputs.captions, slices, inputs.images)
         list_images(run, inputs.images)
         buckets = -(-taken // BUCKET_ROWS)
-        run.execute(
-            Step("ingest: rows", "rows", "rows", run.ledger, rows_of, on_lost_row),
-            list(shards_of(slices, run.config, inputs.images, buckets, sample)),
-        )
+        of_buckets = [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)]
+        distinct = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
+        complete = distinct.done() >= {shard.name for shard in of_buckets}
+        rows = Step("ingest: rows", "rows", "rows", run.ledger, rows_of, on_lost_row, also=() if complete else (TEXTS,))
+        run.execute(rows, list(shards_of(slices, run.config, inputs.images, buckets, sample)))
         if not run.manifest.refresh("rows"):
             ask = f'`crossaudit query {run.config.out} "from errors"` shows why.'
             raise AuditError(f"none of the {taken} rows has a caption", where=inputs.captions[0].uri, hint=ask)
         pairing.run(run, inputs.captions)
-        step = Step("ingest: captions", "captions", "buckets", run.ledger, _distinct)
-        run.execute(step, [Shard(f"{bucket:05d}", None, bucket, bucket + 1) for bucket in range(buckets)])
+        run.execute(distinct, of_buckets)
         caption_groups.run(run)
-        stage |= {"rows_in": total, "rows_out": run.manifest.refresh("rows")}
+        stage.rows_in, stage.rows_out = total, run.manifest.refresh("rows")
         for table in ("captions", "caption_groups"):
             run.manifest.refresh(table)
 

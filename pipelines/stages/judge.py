@@ -15,6 +15,7 @@ from audit import schema
 from audit.images.decoding import decode
 from audit.images.png import png
 from audit.record.ledger import Ledger
+from audit.record.manifest import ClaimsEntry
 from audit.statistics.claims import claims
 from audit.verdicts.copies import LINKS, copied_images, links
 from audit.verdicts.judging import ImageCounts, judge, negatives, with_p_not_reproduced
@@ -60,8 +61,8 @@ def run(run: Run) -> None:
         ledger.write("evidence", "00000", evidence)
         run.manifest.part("evidence", "00000", len(evidence))
         total = sum(counts.values())
-        run.manifest.data["claims"] = claims(selected, scores, total)
-        stage |= {"rows_in": total, "rows_out": total}
+        run.manifest.data.claims = ClaimsEntry(**claims(selected, scores, total))
+        stage.rows_in = stage.rows_out = total
         run.progress.say("judge: " + ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items())))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
-from audit.errors import AuditError
 from audit.images.decoding import decode
 from audit.mitigation.effect import summarize
 from audit.mitigation.serving import PLAIN, Setting, serve
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
+from audit.record.manifest import MitigationBasis
 from audit.verdicts.copies import above_floor, beyond
 from audit.verdicts.regions import region_of, similarities
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.reading.sampling import Sample
 from pipelines.steps import image_search, thresholds
-from pipelines.tables import embeddings, verdicts
+from pipelines.steps.mitigation_captions import MitigationPlan, confirmed_captions, digest, ordinary_captions
 from pipelines.tables.mitigation import CAPTIONS, MEASURED, SUMMARY, VECTORS
 
 if TYPE_CHECKING:
@@ -34,31 +32,9 @@ if TYPE_CHECKING:
 
 # Shapes: R images of a shard (captions x seeds, caption-major), E embedding width.
 
-# Number of captions per caption set for which one image of each setting is kept for the report.
-PICTURED = {"confirmed": 12, "ordinary": 6}
-
-_CAPTIONS = pa.schema(
-    [
-        ("caption_id", pa.string()),
-        ("caption", pa.string()),
-        ("verdict", pa.string()),
-        ("image_id", pa.string()),
-        ("reference", pa.binary()),  # the training image of that id, PNG
-        ("region", pa.binary()),  # for `partial`: where it was copied, PNG
-        ("shown_seed", pa.int64()),  # the seed whose images are kept; null: none are
-    ]
-)
+# The columns that name a part of MEASURED, and a row of SUMMARY.
+_KEY = ("caption_set", "keep", "bos_scale")
 _VECTORS = pa.schema([("vector", pa.list_(pa.float32()))])
-
-
-@dataclass(frozen=True)
-class MitigationPlan:
-    """List the settings to measure (with PLAIN), the maximum number of captions of each set, and the seeds."""
-
-    settings: Sequence[Setting]
-    confirmed: int
-    ordinary: int
-    seeds: Sequence[int]
 
 
 def run(run: Run, plan: MitigationPlan) -> pa.Table:
@@ -66,9 +42,12 @@ def run(run: Run, plan: MitigationPlan) -> pa.Table:
 
     Raises AuditError if no caption is confirmed, or if the run no longer has the images to compare with.
     """
-    captions_of = {"confirmed": _confirmed(run, plan), "ordinary": _ordinary(run, plan)}
+    captions_of = {"confirmed": confirmed_captions(run, plan), "ordinary": ordinary_captions(run, plan)}
     limits = thresholds.load(run)
     _forget_others(run, plan, captions_of)
+    _forget_unfinished(run.ledger)
+    for caption_set, captions in captions_of.items():
+        run.ledger.write(CAPTIONS, caption_set, captions)
     with run.manifest.stage("mitigate") as stage:
         shards = [
             Shard(f"{caption_set}-{setting}", (caption_set, setting), 0, len(captions))
@@ -81,83 +60,29 @@ def run(run: Run, plan: MitigationPlan) -> pa.Table:
         needs = tuple(dict.fromkeys(("model", run.config.confirm.embedders[0], *clip)))
         run.execute(Step("mitigate", MEASURED, "captions", run.ledger, work, on_lost_row, needs, addition=True), shards)
         parts = run.ledger.parts(MEASURED)
-        stage["rows_in"] = sum(len(captions_of[part.partition("-")[0]]) for part in parts) * len(plan.seeds)
-        stage["rows_out"] = run.manifest.refresh(MEASURED)
+        stage.rows_in = sum(len(captions_of[part.partition("-")[0]]) for part in parts) * len(plan.seeds)
+        stage.rows_out = run.manifest.refresh(MEASURED)
         summary = _summary(run.ledger)
         run.ledger.write(SUMMARY, "00000", summary)
         run.manifest.part(SUMMARY, "00000", len(summary))
     return summary
 
 
-def _confirmed(run: Run, plan: MitigationPlan) -> pa.Table:
-    """Return the confirmed captions to generate (schema _CAPTIONS)."""
-    found = verdicts.confirmed(run.ledger, ["caption_id", "caption", "verdict", "image_id", "family"])
-    if not len(found):
-        raise AuditError("this run has no confirmed captions, so there is nothing to mitigate", where=run.ledger.uri)
-    embedder = run.config.confirm.embedders[0]
-    if not run.ledger.parts(embeddings.table(embedder)):
-        hint = "Recreate it: `crossaudit run` with the run's audit.yaml."
-        raise AuditError(f"the table {embeddings.table(embedder)} is missing", where=run.ledger.uri, hint=hint)
-    rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
-    images = verdicts.evidence_of(run.ledger, [row["image_id"] for row in rows])
-    shown = _one_a_family(rows, PICTURED["confirmed"])
-    copied = verdicts.copies_of(run.ledger, rows)
-    more = []
-    for row in rows:
-        copy = copied[row["caption_id"]]
-        seed = copy["seed"] if copy["seed"] in plan.seeds else plan.seeds[0]
-        more.append(
-            {
-                "reference": images[row["image_id"]],
-                "region": copy["region"] if row["verdict"] == "partial" else None,
-                "shown_seed": seed if row["caption_id"] in shown else None,
-            }
-        )
-    return pa.Table.from_pylist([row | extra for row, extra in zip(rows, more, strict=True)], schema=_CAPTIONS)
-
-
-def _ordinary(run: Run, plan: MitigationPlan) -> pa.Table:
-    """Return captions of the run that were not selected (schema _CAPTIONS)."""
-    columns, clear = ["caption_id", "caption", "verdict"], pc.field("verdict") == "not_selected"
-    total = run.ledger.dataset("verdicts", schema.VERDICTS).count_rows(filter=clear)
-    sample = Sample(min(plan.ordinary, total), total, run.config.select.seed)
-    rows, start = [], 0
-    for _, part in run.ledger.each("verdicts", columns):
-        part = part.filter(clear)
-        rows += part.take(pa.array(sample.within(start, start + len(part)) - start)).to_pylist()
-        start += len(part)
-    for number, row in enumerate(rows):
-        row["shown_seed"] = plan.seeds[0] if number < PICTURED["ordinary"] else None
-    return pa.Table.from_pylist(rows, schema=_CAPTIONS)
-
-
-def _drawn(captions: pa.Table, most: int, seed: int) -> pa.Table:
-    """Draw at most `most` captions at random. A smaller draw is a subset of a larger one."""
-    order = np.random.default_rng(seed).permutation(len(captions))[:most]
-    return captions.sort_by("caption_id").take(pa.array(order))
-
-
-def _one_a_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
-    """Return the captions to show: the first of each family, then others."""
-    first = {row["family"] or row["caption_id"]: row["caption_id"] for row in reversed(rows)}
-    order = sorted(rows, key=lambda row: row["caption_id"] not in first.values())
-    return {row["caption_id"] for row in order[:most]}
-
-
 def _forget_others(run: Run, plan: MitigationPlan, captions_of: dict[str, pa.Table]) -> None:
     """Remove measurements with other captions, seeds or CLIP weights, which are not comparable."""
     ledger, clip = run.ledger, run.config.confirm.clip
-    basis: dict[str, Any] = {"seeds": list(plan.seeds), "clip": clip.weights if clip else None}
-    basis |= {caption_set: len(captions) for caption_set, captions in captions_of.items()}
-    known = all(
-        caption_set in ledger.parts(CAPTIONS) and ledger.read(CAPTIONS, caption_set).equals(captions)
-        for caption_set, captions in captions_of.items()
+    basis = MitigationBasis(
+        seeds=list(plan.seeds),
+        clip=clip.weights if clip else None,
+        confirmed=len(captions_of["confirmed"]),
+        ordinary=len(captions_of["ordinary"]),
+        captions_sha256=digest(captions_of),
     )
-    if known and run.manifest.data.get("mitigation") == basis:
+    if run.manifest.data.mitigation == basis:
         return
     if ledger.parts(MEASURED):
         run.progress.say("mitigate: removing earlier measurements, which used other captions, seeds or CLIP weights")
-    for table in (MEASURED, SUMMARY, VECTORS, CAPTIONS):
+    for table in (MEASURED, SUMMARY):
         for part in ledger.parts(table):
             ledger.remove(table, part)
     for part in ledger.parts("errors"):
@@ -165,13 +90,19 @@ def _forget_others(run: Run, plan: MitigationPlan, captions_of: dict[str, pa.Tab
             ledger.remove("errors", part)
     for table in (MEASURED, SUMMARY, "errors"):
         run.manifest.refresh(table)
-    run.manifest.data["stages"].pop("mitigate", None)
-    if run.manifest.data["resolved"]["confirm"]["clip"] is None:
-        run.manifest.data["models"].pop("clip", None)  # it came from an earlier --clip
-    run.manifest.data["mitigation"] = basis
+    run.manifest.data.stages.pop("mitigate", None)
+    if run.manifest.data.resolved["confirm"]["clip"] is None:
+        run.manifest.data.models.pop("clip", None)  # it came from an earlier --clip
+    run.manifest.data.mitigation = basis
     run.manifest.write()
-    for caption_set, captions in captions_of.items():
-        ledger.write(CAPTIONS, caption_set, captions)
+
+
+def _forget_unfinished(ledger: Ledger) -> None:
+    """Remove measurements that were interrupted before they were summarized, and have lost their vectors."""
+    summarized, vectors = _summarized(ledger), ledger.parts(VECTORS)
+    for part, measured in ledger.each(MEASURED, list(_KEY)):
+        if len(measured) and part not in vectors and _key(measured) not in summarized:
+            ledger.remove(MEASURED, part)
 
 
 def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[str, Threshold]) -> Tables:
@@ -287,14 +218,30 @@ def _error(caption_id: str, kind: str, message: str) -> dict[str, Any]:
 
 
 def _summary(ledger: Ledger) -> pa.Table:
-    """Summarize each caption set and setting with images, PLAIN first, then by keep and bos_scale."""
+    """Summarize each caption set and setting with images, PLAIN first, then by keep and bos_scale.
+
+    Vectors are a working table. The measurements of an earlier command have none any more, and keep their summary.
+    """
     columns = [name for name in schema.MITIGATION.names if name != "image"]
+    summarized, vectors_of = _summarized(ledger), ledger.parts(VECTORS)
     found = []
     for part, measured in ledger.each(MEASURED, columns):
-        if len(measured):
+        if len(measured) and part in vectors_of:
             vectors = np.stack(ledger.read(VECTORS, part)["vector"].to_pylist()).astype(np.float32)
-            key = {name: measured[name][0].as_py() for name in ("caption_set", "keep", "bos_scale")}
-            found.append(key | summarize(measured, vectors))
+            found.append(dict(zip(_KEY, _key(measured), strict=True)) | summarize(measured, vectors))
+        elif len(measured):
+            found.append(summarized[_key(measured)])
     order = {word: number for number, word in enumerate(schema.KEEP_WORDS)}
     found.sort(key=lambda row: (row["caption_set"], order[row["keep"]], row["bos_scale"]))
     return pa.Table.from_pylist(found, schema=schema.MITIGATION_SUMMARY)
+
+
+def _summarized(ledger: Ledger) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return the rows of the summary by _KEY."""
+    rows = ledger.read(SUMMARY).to_pylist() if ledger.parts(SUMMARY) else []
+    return {tuple(row[name] for name in _KEY): row for row in rows}
+
+
+def _key(measured: pa.Table) -> tuple[Any, ...]:
+    """Return the caption set and setting of a part of MEASURED."""
+    return tuple(measured[name][0].as_py() for name in _KEY)

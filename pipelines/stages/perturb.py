@@ -31,7 +31,7 @@ def run(run: Run) -> None:
         step = Step("perturb", "perturbations", "captions", run.ledger, _perturb, _on_lost_row, run.config.scoring())
         shards = slices("", PERTURBED, len(captions), run.config.engine.shard_rows)
         run.execute(step, shards)
-        stage |= {"rows_in": len(captions), "rows_out": run.manifest.refresh("perturbations")}
+        stage.rows_in, stage.rows_out = len(captions), run.manifest.refresh("perturbations")
 
 
 def _perturb(worker: Worker, shard: Shard) -> Tables:

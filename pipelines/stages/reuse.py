@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pyarrow as pa
 
 from audit.errors import AuditError, first_line
 from audit.record.ledger import Ledger
+from audit.record.manifest import InputFile, RunManifest
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import NAME, stored
 from pipelines.tables import embeddings, training_images
@@ -26,8 +26,8 @@ def run(run: Run) -> None:
     with run.manifest.stage("embed") as stage:
         if not run.manifest.finished or _lost(run, tables):
             _take(run, tables)
-        stage["rows_in"] = training_images.listed(run.ledger)
-        stage["rows_out"] = embeddings.refreshed(run)
+        stage.rows_in = training_images.listed(run.ledger)
+        stage.rows_out = embeddings.refreshed(run)
 
 
 def check(run: Run) -> None:
@@ -48,7 +48,7 @@ def check(run: Run) -> None:
         )
 
 
-def _index(run: Run) -> tuple[Ledger, dict[str, Any]]:
+def _index(run: Run) -> tuple[Ledger, RunManifest]:
     """Return the ledger at `index.path` and its manifest."""
     path = run.config.index.path
     assert path is not None
@@ -57,22 +57,22 @@ def _index(run: Run) -> tuple[Ledger, dict[str, Any]]:
     if index is None:
         hint = "Build one with `crossaudit index AUDIT.YAML`."
         raise AuditError(f"no {NAME}: there is no index at this path", where=path, hint=hint)
-    if index["finished"] is None:
+    if index.finished is None:
         raise AuditError("the index is not finished", where=path, hint="Rerun the command that started it to resume.")
     return source, index
 
 
-def _options(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
-    theirs, ours = index["resolved"]["images"] or {}, run.manifest.data["resolved"]["images"]
+def _options(run: Run, index: RunManifest) -> Iterator[str]:
+    theirs, ours = index.resolved["images"] or {}, run.manifest.data.resolved["images"]
     for key in ("crop", "exif", "column"):
         if theirs.get(key) != ours[key]:
             yield f"images.{key} is {theirs.get(key)} in the index and {ours[key]} in this run"
 
 
-def _embedders(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
+def _embedders(run: Run, index: RunManifest) -> Iterator[str]:
     for name in run.config.confirm.embedders:
-        theirs, ours = index["models"].get(name), run.manifest.data["models"][name]
-        if theirs is None or embeddings.table(name) not in index["parts"]:
+        theirs, ours = index.models.get(name), run.manifest.data.models[name]
+        if theirs is None or embeddings.table(name) not in index.parts:
             yield f"the index has no vectors from the embedder {name}"
         elif theirs != ours:
             part = next(part for part in (*ours, *theirs) if theirs.get(part) != ours.get(part))
@@ -82,8 +82,8 @@ def _embedders(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _files(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
-    theirs, ours = (_of_images(inputs) for inputs in (index["inputs"], run.manifest.data["inputs"]))
+def _files(run: Run, index: RunManifest) -> Iterator[str]:
+    theirs, ours = (_of_images(inputs) for inputs in (index.inputs, run.manifest.data.inputs))
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             how = (
@@ -96,9 +96,9 @@ def _files(run: Run, index: Mapping[str, Any]) -> Iterator[str]:
             yield f"the image file {name} {how}"
 
 
-def _of_images(inputs: list[dict[str, Any]]) -> dict[str, str]:
+def _of_images(inputs: list[InputFile]) -> dict[str, str]:
     """Map the names of image files to their fingerprints. Their locations may differ."""
-    return {item["name"]: item["sha256"] for item in inputs if item["kind"] == "images"}
+    return {item.name: item.sha256 for item in inputs if item.kind == "images"}
 
 
 def _short(digest: str | None) -> str:
@@ -107,7 +107,7 @@ def _short(digest: str | None) -> str:
 
 def _lost(run: Run, tables: list[str]) -> bool:
     """Check whether parts are missing that the run once had."""
-    known = run.manifest.data["parts"]
+    known = run.manifest.data.parts
     return any(
         known.get(table, {}).keys() - {f"{part}.parquet" for part in run.ledger.parts(table)} for table in tables
     )
@@ -119,7 +119,7 @@ def _take(run: Run, tables: list[str]) -> None:
     todo = []
     for table in ("errors", *tables):
         here = set(run.ledger.parts(table))
-        for file, rows in sorted(index["parts"].get(table, {}).items()):
+        for file, rows in sorted(index.parts.get(table, {}).items()):
             part = file.removesuffix(".parquet")
             # This run lists its images itself, so it finds the errors of the listing again.
             if part not in here and (table != "errors" or part.startswith("embeddings_")):

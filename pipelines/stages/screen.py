@@ -26,7 +26,7 @@ def run(run: Run) -> None:
         run.execute(
             Step("screen", "screen", "captions", run.ledger, _screen, on_lost_row, run.config.scoring()), shards
         )
-        stage |= {"rows_in": sum(map(len, shards)), "rows_out": run.manifest.refresh("screen")}
+        stage.rows_in, stage.rows_out = sum(map(len, shards)), run.manifest.refresh("screen")
 
 
 def _screen(worker: Worker, shard: Shard) -> Tables:

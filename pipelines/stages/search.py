@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from audit import schema
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables
 from audit.search import inverted_file
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import stored
 from pipelines.engine.step import Step
-from pipelines.steps.image_search import BACKGROUND_NEIGHBOURS, BUILT, IVF, index_of
+from pipelines.steps.image_search import BACKGROUND_NEIGHBOURS, IVF, index_of
 from pipelines.tables import embeddings
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ def check(run: Run) -> None:
         path = run.config.embedder(name).background
         if path is None:
             continue
-        manifest: dict[str, Any] = stored(Ledger(path)) or {"finished": None}
+        manifest = stored(Ledger(path))
         hint = "Build one with `crossaudit index` from other images and this audit's embedders."
-        if manifest["finished"] is None:
+        if manifest is None or manifest.finished is None:
             raise AuditError(f"confirm.{name}.background is not a finished index", where=path, hint=hint)
-        if manifest["models"].get(name) != run.manifest.data["models"][name]:
+        if manifest.models.get(name) != run.manifest.data.models[name]:
             raise AuditError(f"the vectors of this background come from another {name}", where=path, hint=hint)
-        if sum(manifest["parts"].get(embeddings.table(name), {}).values()) < BACKGROUND_NEIGHBOURS:
+        if sum(manifest.parts.get(embeddings.table(name), {}).values()) < BACKGROUND_NEIGHBOURS:
             raise AuditError(f"a background needs at least {BACKGROUND_NEIGHBOURS} images", where=path, hint=hint)
 
 
@@ -58,4 +59,4 @@ def _build(worker: Worker, shard: Shard) -> Tables:
             lambda: (part for _, part in embeddings.embedded(ledger, table)), images, width, file
         )
         ledger.put(file, IVF)
-    return {IVF: pa.table([[recipe], [images]], schema=BUILT)}
+    return {IVF: pa.table([[recipe], [images]], schema=schema.INVERTED_FILES)}

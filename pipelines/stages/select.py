@@ -5,7 +5,7 @@ Captions are processed part by part.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.record.ledger import Ledger, Shard, Tables, slices
+from audit.record.manifest import SelectionEntry
 from audit.statistics.intervals import q_values
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
@@ -46,23 +47,22 @@ def run(run: Run) -> None:
         by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config, total))
         sampled = min(config.audit_sample, total)
         by_sample = np.random.default_rng(config.seed).choice(total, sampled, replace=False)
-        q, reason = _q_values(ledger, data["calibration"]["held_out"])
-        data["calibration"]["q_unseen"] = reason
-        data["selection"] = {
-            "budget": len(by_budget),
-            "by_duplicates": by_rows,
-            "audit_sample": sampled,
-            "captions": total,
-        }
+        q, reason = _q_values(ledger, data.calibration.held_out)
+        data.calibration.q_unseen = reason
+        data.selection = SelectionEntry(
+            budget=len(by_budget), by_duplicates=by_rows, audit_sample=sampled, captions=total
+        )
         _write(run, counts, by_budget, by_sample, q)
-        stage |= {"rows_in": total, "rows_out": len(np.union1d(by_budget, by_sample))}
+        stage.rows_in, stage.rows_out = total, len(np.union1d(by_budget, by_sample))
         how = f"{len(by_budget) - by_rows:,} by score, {by_rows:,} by duplicates and {sampled:,} at random"
         run.progress.say(f"select: {how}, of {total:,} captions")
 
 
-def _write(run: Run, parts: Collection[str], by_budget: np.ndarray, by_sample: np.ndarray, q: pa.Array | None) -> None:
+def _write(
+    run: Run, parts: Mapping[str, int], by_budget: np.ndarray, by_sample: np.ndarray, q: pa.Array | None
+) -> None:
     """Write `scores`, with the same parts as `captions`. Selected captions are given by their number over all parts."""
-    start, probability = 0, len(by_sample) / run.manifest.data["selection"]["captions"]
+    start, probability = 0, len(by_sample) / sum(parts.values())
     for name, table in zip(parts, _scored(run.ledger, parts), strict=True):
         at = range(start, start + len(table))
         columns = {

@@ -38,25 +38,35 @@ _GROUPS = pa.schema([("number", pa.int64()), ("caption_group", pa.string())])
 def run(run: Run) -> None:
     """Write `caption_groups`, with the same parts as `captions`."""
     ledger, buckets = run.ledger, _buckets(run.ledger)
+    groups = Step("ingest: groups", "caption_groups", "captions", ledger, _groups)
+    if groups.done() >= {bucket.name for bucket in buckets}:
+        return  # the working tables may be gone
     ranges = -(-sum(map(len, buckets)) * BANDS // KEY_ROWS)
     keys = [Shard(f"{part:05d}", ranges, part, part + 1) for part in range(ranges)]
-    run.execute(Step("ingest: keys", KEYS, "captions", ledger, _keys), buckets)
+    _write_keys(run, buckets)
     run.execute(Step("ingest: shared keys", SHARED, "ranges", ledger, _shared), keys)
     run.execute(Step("ingest: candidates", CANDIDATES, "captions", ledger, _candidates), buckets)
     run.execute(Step("ingest: pairs", PAIRS, "ranges", ledger, _pairs), keys)
     if buckets and not ledger.parts(GROUPS):
         ledger.write(GROUPS, "00000", _connected(ledger.read(PAIRS)))
-    run.execute(Step("ingest: groups", "caption_groups", "captions", ledger, _groups), buckets)
+    run.execute(groups, buckets)
 
 
 def known(run: Run, texts: list[str]) -> pa.Array:
     """Return which of a few texts are near-identical to a caption of the run, as booleans [N]."""
-    ledger = run.ledger
-    if not ledger.parts(KNOWN):
-        work = partial(_known, texts=texts, keys_NB=band_keys(texts).astype(np.int64))
-        shards = [Shard(shard.name, shard.source, 0, 1) for shard in _buckets(ledger)]
-        run.execute(Step("calibrate: control captions", KNOWN, "parts", ledger, work), shards)
+    ledger, buckets = run.ledger, _buckets(run.ledger)
+    keys_NB = band_keys(texts).astype(np.int64)
+    step = Step("calibrate: control captions", KNOWN, "parts", ledger, partial(_known, texts=texts, keys_NB=keys_NB))
+    if not step.done() >= {bucket.name for bucket in buckets}:
+        _write_keys(run, buckets)
+        run.execute(step, [Shard(bucket.name, bucket.source, 0, 1) for bucket in buckets])
     return pc.is_in(pa.array(range(len(texts)), pa.int64()), value_set=ledger.read(KNOWN)["text"].combine_chunks())
+
+
+def _write_keys(run: Run, buckets: list[Shard]) -> None:
+    step = Step("ingest: keys", KEYS, "captions", run.ledger, _keys)
+    if not step.done() >= {bucket.name for bucket in buckets}:
+        run.execute(step, buckets)
 
 
 def _keys(worker: Worker, shard: Shard) -> Tables:

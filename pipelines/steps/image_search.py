@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from audit.images.decoding import STORED, decode
 from audit.record.ledger import Ledger, Shard, Tables
+from audit.record.manifest import InvertedFileEntry
 from audit.search import inverted_file
 from audit.search.exact import nearest
 from pipelines.engine.context import Run
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
 
-# EMBEDDER.faiss is stored next to a marker part of the working table IVF.
-IVF, RECALL = "_ivf", "_recall"
-BUILT = pa.schema([("recipe", pa.string()), ("images", pa.int64())])
+# EMBEDDER.faiss is stored next to the part EMBEDDER of this table, which marks it as complete. This is not a working
+# table: `lookup` and `mitigate` search finished runs, and audits search finished indexes.
+IVF = "inverted_files"
+# Working table: what the measurement of the recall found.
+RECALL = "_recall"
 MEASURED = pa.schema([("queries", pa.int64()), ("found", pa.int64())])
 
 
@@ -136,8 +139,8 @@ def measure(run: Run) -> None:
             for ledger, table in ((index_of(run.config, name), IVF), (run.ledger, RECALL))
         )
         recall = found["found"] / found["queries"] if found["queries"] else None
-        known = {"recipe": built["recipe"], "queries": found["queries"], "recall_at_1": recall}
-        run.manifest.data.setdefault("index", {})[name] = known
+        known = InvertedFileEntry(recipe=built["recipe"], queries=found["queries"], recall_at_1=recall)
+        run.manifest.data.index = run.manifest.data.index | {name: known}
 
 
 def index_of(config: Config, embedder: str) -> Ledger:

@@ -45,10 +45,10 @@ def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> No
     ledger, images = run.ledger, sum(counts.values())
     count = cells.cells_for(images)
     shards, ranges = blocks(counts, BLOCK), ranges_of(images)
+    sample = partial(_sample, images=images, seed=run.config.select.seed)
+    run.execute(Step("cluster: sample", SAMPLE, "images", ledger, sample, also=(MEASURED,)), shards)
     if set(ledger.parts(links)) != {shard.name for shard in ranges}:
-        sample = partial(_sample, images=images, seed=run.config.select.seed)
         learn = partial(_learn, count=count, seed=run.config.select.seed)
-        run.execute(Step("cluster: sample", SAMPLE, "images", ledger, sample), shards)
         run.execute(Step("cluster: centres", CENTRES, "sets", ledger, learn), [Shard("00000", None, 0, 1)])
         run.execute(Step("cluster: cells", CELLS, "images", ledger, _assign), shards)
         link = partial(_link, links=links, threshold=threshold)

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.errors import UsageError
+from audit.record.manifest import PairCounts
 from pipelines.engine.context import Run
 from pipelines.reading import captions as captions_of
 from pipelines.reading import plaintext
@@ -37,7 +38,7 @@ def run(run: Run, caption_files: list[File]) -> None:
     paired = rows.count_rows(filter=pc.field("image_id").is_valid())
     named = any(captions_of.module_of(file) is not plaintext for file in caption_files)
     applies = options.join_on != "none" and named
-    run.manifest.data["accounting"]["pairs"] = {"rows": total, "paired": paired, "applies": applies}
+    run.manifest.data.accounting.pairs = PairCounts(rows=total, paired=paired, applies=applies)
     share = paired / total if total else 1.0
     reason = "images.join_on is none" if options.join_on == "none" else "lines of text name no image"
     why = "" if applies else f" ({reason})"

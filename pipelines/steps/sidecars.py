@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from audit.record.manifest import SidecarCounts
 from pipelines.engine.context import Run
 from pipelines.reading import captions as captions_of
 from pipelines.reading import plaintext
@@ -36,13 +37,13 @@ def run(run: Run, caption_files: Sequence[File], slices: Iterable[Slice], image_
         images = {uri: name for uri, name in images.items() if os.path.dirname(uri) in folders}
     captioned = {os.path.join(os.path.dirname(file.uri), file.image) for file in sidecars}
     without = sorted(name for uri, name in images.items() if uri not in captioned)
-    run.manifest.data["accounting"]["sidecars"] = {
-        "caption_files": len(sidecars),
-        "with_more_lines": longer,
-        "images": len(images),
-        "images_without_caption": len(without),
-        "examples": without[:EXAMPLES],
-    }
+    run.manifest.data.accounting.sidecars = SidecarCounts(
+        caption_files=len(sidecars),
+        with_more_lines=longer,
+        images=len(images),
+        images_without_caption=len(without),
+        examples=without[:EXAMPLES],
+    )
     if longer:
         run.progress.say(
             f"ingest: {longer:,} of {len(sidecars):,} caption files beside images have more than one line; only the "

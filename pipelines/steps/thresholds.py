@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.embedding.floors import KINDS, Floor, floors_of
 from audit.errors import AuditError
+from audit.record.manifest import ByChance, ThresholdEntry
 from audit.statistics.intervals import clopper_pearson
 from audit.verdicts.control_captions import Control, Tail, alike, examine, plain, separate
 from audit.verdicts.copies import copying_captions
@@ -55,8 +55,8 @@ def check(config: Config) -> None:
 
 def load(run: Run) -> dict[str, Threshold]:
     """Read the thresholds of the deciding embedder from the manifest, by kind."""
-    found = run.manifest.data["thresholds"][run.config.confirm.embedders[0]]
-    return {kind: threshold_of_json(limit) for kind, limit in found.items()}
+    found = run.manifest.data.thresholds[run.config.confirm.embedders[0]]
+    return {kind: threshold_of_json(limit.model_dump()) for kind, limit in found.items()}
 
 
 def choose(run: Run, matches: pa.Table) -> dict[str, Threshold]:
@@ -69,17 +69,18 @@ def choose(run: Run, matches: pa.Table) -> dict[str, Threshold]:
     deciding = config.confirm.embedders[0]
     kinds_of = {name: KINDS if name == deciding else KINDS[:1] for name in config.confirm.embedders}
     chosen = {name: _of_embedder(run, matches, name, kinds) for name, kinds in kinds_of.items()}
-    data["thresholds"] = {
-        name: {kind: asdict(limit) for kind, limit in kinds.items()} for name, kinds in chosen.items()
+    data.thresholds = {
+        name: {kind: ThresholdEntry.model_validate(asdict(limit)) for kind, limit in kinds.items()}
+        for name, kinds in chosen.items()
     }
     limits = chosen[deciding]
-    data["by_chance"] = by_chance(matches, deciding, limits)
+    data.by_chance = by_chance(matches, deciding, limits)
     for note in dict.fromkeys(note for limit in limits.values() for note in limit.notes):
         run.progress.say(f"confirm: warning: {note}")
     return limits
 
 
-def by_chance(matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> dict[str, Any]:
+def by_chance(matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> ByChance:
     """Estimate how many generated captions would be confirmed if all behaved like the control captions.
 
     Args:
@@ -101,13 +102,13 @@ def by_chance(matches: pa.Table, embedder: str, limits: Mapping[str, Threshold])
     confirmed = copying_captions(mine, "control", embedder, limits) - excluded
     k, m, n = len(confirmed), len(tried - excluded), len(generated)
     high = clopper_pearson(k, m)[1] if m else None
-    return {
-        "controls": m,
-        "confirmed": k,
-        "captions": n,
-        "expected": n * k / m if m else None,
-        "high": None if high is None else n * high,
-    }
+    return ByChance(
+        controls=m,
+        confirmed=k,
+        captions=n,
+        expected=n * k / m if m else None,
+        high=None if high is None else n * high,
+    )
 
 
 def _of_embedder(run: Run, matches: pa.Table, name: str, kinds: Sequence[str]) -> dict[str, Threshold]:

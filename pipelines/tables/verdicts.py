@@ -48,7 +48,7 @@ def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
         raise AuditError(
             f"{len(missing):,} images of confirmed captions are missing from the table evidence, such as {missing[0]}",
             where=ledger.uri,
-            hint="Rerun `crossaudit run` with the run's audit.yaml to read them from `images` again.",
+            hint="Delete the table, then rerun `crossaudit run` with the run's audit.yaml to read them again.",
         )
     return found
 

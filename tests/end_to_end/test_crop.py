@@ -17,7 +17,7 @@ from audit.verdicts.regions import region_png
 from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
-from pipelines.engine.manifest import Manifest
+from pipelines.engine.manifest import Manifest, new
 from pipelines.engine.worker import Worker
 from pipelines.reading import input_files
 from pipelines.stages import confirm, embed, judge
@@ -50,7 +50,7 @@ def test_a_generation_of_the_centre_is_a_copy_if_training_cropped(crop: str, tmp
 
     own = ledger.read(training_images.IMAGES)["image_id"][2].as_py()
     verdict = {"caption_id": "a", "caption": "a", "verdict": "verbatim", "image_id": own}
-    run = Run(config, ledger, Manifest(ledger, {}), Reporter())
+    run = Run(config, ledger, Manifest(ledger, new(config, {})), Reporter())
     verdicts = pa.Table.from_pylist([verdict], schema=schema.VERDICTS)
     copied = pa.Table.from_pylist([{"image_id": own, "orientation": UPRIGHT}], schema=schema.COPIED_IMAGES)
     [evidence] = judge._evidence(run, verdicts, copied).to_pylist()

@@ -112,9 +112,12 @@ def test_a_missing_bucket_is_named_with_what_to_do() -> None:
         assert "Check `captions`" in str(caught.value)
 
 
+def objects(run: Ledger) -> list[str]:
+    return [info.path for info in run.filesystem.get_file_info(pafs.FileSelector(run.root, recursive=True))]
+
+
 def leftovers(run: Ledger) -> list[str]:
-    found = run.filesystem.get_file_info(pafs.FileSelector(run.root, recursive=True))
-    return [info.path for info in found if info.base_name.endswith(".tmp")]
+    return [path for path in objects(run) if path.endswith(".tmp")]
 
 
 def test_its_tables_are_those_of_an_audit_on_this_machine(run: Ledger, here: Ledger) -> None:
@@ -144,6 +147,17 @@ def test_parts_that_are_gone_are_made_again(
     same(here, run)
     assert wrong(run) == []
     assert leftovers(run) == []
+
+
+def test_working_tables_are_removed_from_a_bucket(run: Ledger) -> None:
+    assert not [path for path in objects(run) if "/_work" in path]
+    ledger = Ledger(f"{BUCKET}/work")
+    for number in range(3):
+        ledger.write("_keys", f"{number:05d}", run.read("captions"))
+    ledger.write("keys", "00000", run.read("captions"))
+    ledger.remove_work()
+    assert [path for path in objects(ledger) if path.endswith(".parquet")] == ["bucket/work/keys/00000.parquet"]
+    ledger.remove_work()
 
 
 def test_a_killed_driver_is_followed_by_one_that_ends_the_run(here: Ledger, uploaded: Path) -> None:

@@ -22,6 +22,7 @@ from audit.statistics.claims import claims
 from audit.verdicts.copies import LINKS, copied_images
 from audit.verdicts.judging import ImageCounts, judge
 from audit.verdicts.thresholds import choose_threshold, control_maxima
+from tests.support.manifests import manifest as manifest_of
 
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
 BIDI = "a cat \u202egnp.tac\u202c in a hat\u0007"
@@ -230,8 +231,8 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             if part.num_rows:
                 pq.write_table(part, root / name / f"{number:05d}.parquet", compression="zstd")
                 parts.setdefault(name, {})[f"{number:05d}.parquet"] = part.num_rows
+    read = {"file": "captions.parquet", "name": "captions.parquet", "rows": arrow["rows"].num_rows + 1}
     manifest = {
-        "version": "0.1.0",
         "config": {"model": "model", "captions": "captions.parquet"},
         "resolved": {
             "model": {"path": "model"},
@@ -241,22 +242,19 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "control_captions": 100, "control_rate": 0.01},
             "report": {"title": "Audit of the test model"},
         },
-        "inputs": [{"file": "captions.parquet", "rows": arrow["rows"].num_rows + 1, "sha256": "ab" * 32}],
+        "inputs": [read | {"kind": "captions", "sha256": "ab" * 32}],
         "models": {
             "model": {"unet": "12" * 32, "vae": "34" * 32, "resolution": "512 x 512"},
             "sscd": {"sscd.safetensors": "56" * 32},
         },
         "packages": {"torch": "2.14.1", "diffusers": "0.42.1"},
-        "seeds": SEEDS,
-        "dtype": "float32",
-        "device": "cpu",
+        "seeds": SEEDS | {"sample": 0, "captions": 0},
         "calibration": {
             "control_captions": len(CONTROL_CAPTIONS),
             "removed": 3,
             "fit": 100,
             "held_out": 100,
             "detector": "profile",
-            "control_scores": np.random.default_rng(1).exponential(0.8, 999).round(3).tolist(),
         },
         "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
         "claims": claims(arrow["verdicts"], arrow["scores"], len(arrow["verdicts"])),
@@ -273,10 +271,8 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         },
         "accounting": {"input_rows": arrow["rows"].num_rows + 1, "sampled_out": 0},
         "parts": parts,
-        "started": "2026-01-02T03:04:05+00:00",
-        "finished": "2026-01-02T04:09:10+00:00",
     }
-    (root / "manifest.json").write_text(json.dumps(manifest))
+    (root / "manifest.json").write_text(json.dumps(manifest_of(**manifest)))
 
 
 @pytest.fixture(scope="session")

@@ -189,7 +189,7 @@ def test_reproduced_images_that_no_row_names_are_counted(tmp_path: Path) -> None
 
 def test_the_file_tells_how_many_rows_and_images_each_file_had(tmp_path: Path) -> None:
     plain = [place(name, 0, "k") for name in ("a.png", "x/b.png", "x/c.png")]
-    both = {"file": "/d/1.parquet", "name": "1.parquet"}
+    both = {"file": "/d/1.parquet", "name": "1.parquet", "rows": None, "sha256": ""}
     inputs = [both | {"kind": kind} for kind in ("captions", "images")] + [both | {"kind": "images", "name": "x"}]
     lost = [
         {"stage": "ingest", "file": "0.parquet", "row": None, "rows": 4, "kind": "not_downloaded"},

@@ -6,19 +6,20 @@ from reports import figures
 
 
 def test_a_figure_is_the_same_svg_for_the_same_numbers_and_names_what_it_shows() -> None:
-    drawn = [figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), [0.1, 0.2], 0.7) for _ in range(2)]
+    drawn = [figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), 0.7) for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert drawn[0].lstrip().startswith("<?xml")
     assert "<script" not in drawn[0]
-    assert "control captions" in drawn[0]
+    assert "captions of the data set" in drawn[0]
     assert "lowest selected score" in drawn[0]
 
 
 def test_what_is_missing_is_not_drawn() -> None:
-    alone = figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), [], None)
-    assert "control captions" not in alone
+    alone = figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), None)
     assert "selected" not in alone
-    assert "control captions" not in figures.similarities(np.array([0.2, 0.9]), np.array([]), 0.75)
+    similar = figures.similarities(np.array([0.2, 0.9]), np.array([]), None)
+    assert "control captions" not in similar
+    assert "threshold" not in similar
 
 
 def test_copies_are_stacked_by_verdict() -> None:

@@ -211,8 +211,8 @@ def test_a_run_without_images_findings_sample_or_errors_is_reported_too(own_run:
         for part in (own_run / table).iterdir():
             part.unlink()
     manifest = json.loads((own_run / "manifest.json").read_text())
-    for key in ("claims", "calibration", "packages", "stages", "models", "inputs", "thresholds"):
-        del manifest[key]
+    nothing: dict[str, object] = {key: {} for key in ("claims", "calibration", "stages", "models", "thresholds")}
+    manifest |= nothing | {"inputs": [], "packages": {}}
     (own_run / "manifest.json").write_text(json.dumps(manifest))
     text = text_of(render(own_run))
     assert "We audited 318 captions and selected 0 of them for generation" in text

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from audit.record.ledger import Ledger
+from audit.record.manifest import PurgeEntry
 from audit.schema import CAPTIONS, VERDICTS
 from pipelines.configuration.settings import load_config
 from pipelines.console.progress import now
@@ -25,6 +26,6 @@ def finish_run(config: Path, *verdicts: str) -> Ledger:
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
     for table in ("captions", "verdicts"):
         manifest.part(table, "00000", len(verdicts))
-    manifest.data["purged"] = [{"keep": "none", "begun": now(), "finished": now(), "removed": {}}]
+    manifest.data.purged = [PurgeEntry(keep="none", begun=now(), finished=now(), removed={})]
     manifest.finish()
     return ledger

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from audit import schema
 from audit.duplicates.captions import caption_id
 from pipelines.reading.images import image_id
+from tests.support.manifests import manifest as manifest_of
 
 
 def place(file: str, row: int, key: str, content: str | None = None) -> dict[str, Any]:
@@ -132,7 +133,5 @@ def write_run(
     for name, table in tables.items():
         (folder / name).mkdir(parents=True)
         pq.write_table(table, folder / name / "00000.parquet")
-    settings = {"captions": {"caption": "caption"}, "confirm": {"embedders": ["sscd"]}}
-    facts = {"finished": "now", "resolved": settings, "parts": {}}
-    (folder / "manifest.json").write_text(json.dumps(facts | manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest_of(**manifest)))
     return folder

@@ -26,7 +26,7 @@ class Serial(Run):
 
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
         """Compute and write the shards that are not yet written."""
-        worker, done = Worker(self.config), set(self.ledger.parts(step.table))
+        worker, done = Worker(self.config), step.done()
         for shard in shards:
             if shard.name not in done:
                 pieces = [piece for piece in shard.halves() if len(piece)] if self.halved else [shard]

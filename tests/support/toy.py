@@ -17,6 +17,7 @@ from PIL import Image
 
 from audit.record.ledger import Ledger
 from audit.schema import CAPTIONS, VERDICTS
+from tests.support.manifests import manifest
 from tests.support.paths import DATA
 
 MODEL = DATA / "tiny-sd1"
@@ -101,7 +102,6 @@ def judged(uri: str, texts: dict[str, str], score: float) -> str:
     ledger.write("captions", "00000", pa.Table.from_pylist(captions, schema=CAPTIONS))
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, schema=VERDICTS))
     parts = {table: {"00000.parquet": len(texts)} for table in ("captions", "verdicts")}
-    seeds = {"screen": [0], "generate": [1], "fresh": []}
-    manifest = {"parts": parts, "seeds": seeds, "accounting": {"input_rows": len(texts), "sampled_out": 0}}
-    ledger.write_bytes("manifest.json", json.dumps(manifest).encode())
+    accounting = {"input_rows": len(texts), "sampled_out": 0}
+    ledger.write_bytes("manifest.json", json.dumps(manifest(parts=parts, accounting=accounting)).encode())
     return ledger.uri

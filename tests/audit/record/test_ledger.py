@@ -56,6 +56,38 @@ def test_errors_of_an_earlier_try_go_when_there_are_none_any_more(ledger: Ledger
     assert ledger.parts("errors") == []
 
 
+def test_working_tables_have_a_folder_of_their_own_and_are_removed_together(ledger: Ledger) -> None:
+    ledger.remove_work()  # nothing to remove
+    ledger.commit("00000", {"_keys": numbers(1), "_more": numbers(2), "errors": errors_table([])})
+    ledger.write("main", "00000", numbers(3))
+    found = {str(path.relative_to(ledger.uri)) for path in Path(ledger.uri).rglob("*.parquet")}
+    assert found == {"_work/keys/00000.parquet", "_work/more/00000.parquet", "main/00000.parquet"}
+    assert ledger.parts("_keys") == ["00000"]
+    assert ledger.read("_more")["n"].to_pylist() == [2]
+    ledger.remove_work()
+    assert ledger.parts("_keys") == ledger.parts("_more") == []
+    assert ledger.parts("main") == ["00000"]
+    assert not Path(ledger.uri, "_work").exists()
+
+
+def test_working_tables_are_removed_from_a_file_system_of_fsspec() -> None:
+    ledger = Ledger("memory://work-tables/run")
+    ledger.remove_work()  # nothing to remove
+    ledger.write("_keys", "00000", numbers(1))
+    ledger.write("main", "00000", numbers(2))
+    ledger.remove_work()
+    assert ledger.parts("_keys") == []
+    assert ledger.parts("main") == ["00000"]
+
+
+def test_a_shard_whose_working_table_is_gone_is_written_again(ledger: Ledger) -> None:
+    tables = {"main": numbers(1), "_beside": numbers(2)}
+    ledger.commit("00000", tables)
+    ledger.remove_work()
+    ledger.commit("00000", tables)
+    assert ledger.read("_beside")["n"].to_pylist() == [2]
+
+
 def test_what_is_done_stays_whoever_comes_after(ledger: Ledger) -> None:
     errors = errors_table([{"stage": "s", "kind": "k", "message": "m"}])
     first = ledger.commit("00000", {"main": numbers(1), "other": numbers(2, 3), "errors": errors})

@@ -22,7 +22,7 @@ def test_errors_are_counted_with_their_own_stage_whichever_stage_left_them(tmp_p
     with manifest.stage("confirm"):
         rows = [{"stage": stage, "caption_id": "a", "kind": "odd"} for stage in ("generate", "confirm", "generate")]
         ledger.write("errors", "generations-fresh-00000", errors_table(rows))
-    assert {name: stage["errors"] for name, stage in manifest.data["stages"].items()} == {"generate": 2, "confirm": 1}
+    assert {name: stage.errors for name, stage in manifest.data.stages.items()} == {"generate": 2, "confirm": 1}
 
 
 def test_a_run_without_results_may_be_mended(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_run_without_results_may_be_mended(tmp_path: Path) -> None:
     refused = Manifest.open(ledger, config, given)
     refused.begin()
     refused.end(AuditError("no such file"))
-    assert Manifest.open(ledger, mended, given).data["seeds"]["screen"] == [5]
+    assert Manifest.open(ledger, mended, given).data.seeds.screen == [5]
     with refused.stage("ingest"):
         pass
     with pytest.raises(AuditError, match="screen.seeds was .* when this run began"):
@@ -45,6 +45,6 @@ def test_a_resumed_run_samples_as_it_began(tmp_path: Path) -> None:
     about = {"sampling": {"clip_sample": False}, "files_not_read": ["safety_checker/ (2 files)"]}
     manifest.checkpoint("model", about)
     manifest.checkpoint("model", about | {"files_not_read": []})
-    assert manifest.data["checkpoints"] == {"model": about}
+    assert manifest.data.checkpoints["model"].model_dump(exclude_unset=True) == about
     with pytest.raises(AuditError, match="clip_sample has changed since this run began"):
         manifest.checkpoint("model", {"sampling": {"clip_sample": True}})

@@ -132,7 +132,7 @@ def test_a_run_has_one_writer_whose_record_is_no_part_of_it(tmp_path: Path) -> N
     with opened() as run:
         with pytest.raises(AuditError, match="is writing to this run"), late:
             pass
-        run.manifest.data["accounting"] = {"input_rows": 7, "sampled_out": 0}
+        run.manifest.data.accounting.input_rows = 7
     assert not (tmp_path / "run" / OWNERS).exists()
     with late:  # it was opened before the first had written anything
-        assert late.manifest.data["accounting"]["input_rows"] == 7
+        assert late.manifest.data.accounting.input_rows == 7

@@ -44,7 +44,7 @@ def test_the_manifest_records_the_dtype_and_refuses_another_one(configuration: P
     manifest = Manifest.open(Ledger(config.out), config, given)
     loaded = Worker(config).prepare("model")["model"]
     manifest.model("model", loaded)
-    assert manifest.data["dtype"] == "float32"
+    assert manifest.data.dtype == "float32"
     with pytest.raises(AuditError, match="model: dtype has changed since this run began"):
         manifest.model("model", loaded | {"dtype": "bfloat16"})
 

@@ -118,11 +118,11 @@ def test_the_manifest_records_the_columns_and_a_resumed_run_needs_the_same(tmp_p
     write(tmp_path, "csv", "text")
     ledger = Ledger(str(tmp_path / "run"))
     manifest = Manifest.open(ledger, columns.resolved(config_of(tmp_path)), {})
-    resolved = manifest.data["resolved"]
+    resolved = manifest.data.resolved
     assert (resolved["captions"]["caption"], resolved["calibration"]["column"]) == ("text", "prompt")
     with manifest.stage("ingest"):
         pass
-    assert Manifest.open(ledger, columns.resolved(config_of(tmp_path)), {}).data["resolved"] == resolved
+    assert Manifest.open(ledger, columns.resolved(config_of(tmp_path)), {}).data.resolved == resolved
     write(tmp_path, "csv", "prompt")
     with pytest.raises(AuditError, match="captions.caption was 'text' when this run began and is 'prompt' now"):
         Manifest.open(ledger, columns.resolved(config_of(tmp_path)), {})

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +23,7 @@ from audit.record.ledger import Ledger
 from audit.schema import VERDICTS
 from pipelines.reading.images import image_id
 from pipelines.runs.clean import write_clean_copies
+from pipelines.runs.lookup import nearest_images
 from pipelines.stages import ingest
 from pipelines.tables import calibration
 from reports.check import check
@@ -220,6 +222,9 @@ def test_an_inverted_file_of_few_images_finds_the_same(
     assert manifest(other)["index"] == {"sscd": found}
     assert "index" not in manifest(run)
     assert other.read("image_clusters").equals(run.read("image_clusters"))
+    (tmp_path / "mine.png").write_bytes(run.read("evidence")["image"][0].as_py())
+    nearest = nearest_images(other.uri, tmp_path / "mine.png").to_pylist()  # the inverted file outlives the run
+    assert nearest[0]["image_id"] == run.read("evidence")["image_id"][0].as_py()
     known = manifest(other)["clusters"]
     assert known.items() >= manifest(run)["clusters"].items()
     assert known["recall"] == (1.0 if known["pairs"] else None)
@@ -237,6 +242,43 @@ def test_a_run_that_lost_parts_makes_them_again(run: Ledger, dataset: Path, audi
     assert {table: run.read(table) for table in TABLES} == before
     assert not leftover.exists()
     assert [result for result in check(run.uri) if not result.ok] == []
+
+
+def test_a_finished_run_has_no_working_tables_and_a_rerun_computes_nothing(
+    run: Ledger, dataset: Path, audited: Callable[..., str]
+) -> None:
+    assert not Path(run.uri, "_work").exists()
+    assert not [path for path in Path(run.uri).iterdir() if path.is_dir() and path.name.startswith("_")]
+    before = {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*.parquet")}
+    Path(run.uri, "report.html").unlink()
+    audited(dataset)
+    assert {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*.parquet")} == before
+    assert Path(run.uri, "report.html").exists()
+    assert not ray.is_initialized()
+
+
+def test_working_tables_that_a_killed_process_left_are_removed_by_a_rerun_or_kept_on_request(
+    run: Ledger, dataset: Path, audited: Callable[..., str]
+) -> None:
+    run.write("_keys", "00000", pa.table({"key": [1]}))
+    audited(dataset, "engine.keep_work=true")
+    assert run.parts("_keys")
+    audited(dataset)
+    assert not Path(run.uri, "_work").exists()
+
+
+def test_any_lost_part_is_made_again_without_the_working_tables(
+    run: Ledger, dataset: Path, audited: Callable[..., str]
+) -> None:
+    """One part of every table, and the calibration. The stages need working tables, which a finished run lacks."""
+    before = {table: run.read(table) for table in TABLES}
+    for table in TABLES:
+        run.remove(table, run.parts(table)[0])
+    Path(run.uri, calibration.NAME).unlink()
+    audited(dataset)
+    assert {table: run.read(table) for table in TABLES} == before
+    assert [result for result in check(run.uri) if not result.ok] == []
+    assert not Path(run.uri, "_work").exists()
 
 
 def test_a_run_is_not_resumed_under_another_configuration(
@@ -291,7 +333,7 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
 def test_without_images_what_is_selected_stays_unknown(
     dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    settings = ("images=null", "select.audit_sample=0", "select.perturbation_margin=true")
+    settings = ("images=null", "select.audit_sample=0", "select.perturbation_margin=true", "engine.keep_work=true")
     other = Ledger(audited(dataset, *settings, out=str(tmp_path / "blind")))
     assert [result for result in check(other.uri) if not result.ok] == []
     verdicts = other.read("verdicts")["verdict"].to_pylist()

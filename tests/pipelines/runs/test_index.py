@@ -63,7 +63,7 @@ def with_index(folder: Path, **changes: Any) -> Path:
 
 def test_an_index_has_the_vectors_and_what_could_not_be_read_and_nothing_else(index: Ledger, dataset: Path) -> None:
     tables = {path.name for path in Path(index.uri).iterdir() if path.is_dir()}
-    assert tables == {"_images", "embeddings_sscd", "errors"}
+    assert tables == {"embeddings_sscd", "errors"}
     assert [(result.ok, result.name) for result in check(index.uri) if not result.ok] == []
     found = manifest(index)
     assert found["kind"] == "index"
@@ -216,7 +216,7 @@ def test_an_earlier_audit_serves_as_an_index(own: Ledger, dataset: Path, tmp_pat
     reuse.run(run)
     assert run.ledger.read("embeddings_sscd").equals(own.read("embeddings_sscd"))
     assert run.ledger.rows("errors", "embeddings_sscd-00002-00000") == 1
-    assert run.manifest.data["stages"]["embed"]["errors"] == 1
+    assert run.manifest.data.stages["embed"].errors == 1
 
 
 def test_an_index_is_resumed_and_not_mixed_with_another_or_with_an_audit(index: Ledger, dataset: Path) -> None:

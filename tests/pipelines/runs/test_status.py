@@ -7,13 +7,13 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from audit.errors import AuditError
 from audit.record.ledger import Ledger
+from audit.record.manifest import RunManifest
 from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
@@ -35,7 +35,7 @@ def as_job(monkeypatch: pytest.MonkeyPatch, **metadata: str) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {}, "metadata": metadata}))
 
 
-def told(run: Run) -> dict[str, Any]:
+def told(run: Run) -> RunManifest:
     return read(run.config.out)
 
 
@@ -53,11 +53,12 @@ def test_a_run_says_where_it_is_from_its_beginning_to_its_end(run: Run) -> None:
             assert line.startswith("running: screen: 250 of 1,000, ")
             assert "1 errors" in line
             assert "2 workers" in line
-            assert told(run)["progress"]["stage"] == "screen"
-            assert told(run)["progress"]["done"] == 250
+            progress = told(run).progress
+            assert progress is not None
+            assert (progress.stage, progress.done) == ("screen", 250)
         run.manifest.finish()
     assert where(told(run)).startswith("finished at")
-    assert (told(run)["progress"], told(run)["failed"]) == (None, None)
+    assert (told(run).progress, told(run).failed) == (None, None)
 
 
 def test_a_run_that_fails_says_why_and_where_and_forgets_it_when_it_goes_on(run: Run) -> None:
@@ -66,7 +67,7 @@ def test_a_run_that_fails_says_why_and_where_and_forgets_it_when_it_goes_on(run:
     line = where(told(run))
     assert re.match(r"stopped at \S+: run/x: there is no room to write it\nLast progress: embed\.", line)
     with run:
-        assert told(run)["failed"] is None
+        assert told(run).failed is None
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt(), SystemExit(15)])
@@ -79,7 +80,7 @@ def test_a_run_that_is_ended_from_outside_was_interrupted(run: Run, how: BaseExc
 def test_a_run_that_was_killed_is_silent(run: Run) -> None:
     run.manifest.begin()
     manifest = told(run)
-    manifest["started"] = (datetime.now(UTC) - timedelta(hours=3)).isoformat(timespec="seconds")
+    manifest.started = (datetime.now(UTC) - timedelta(hours=3)).isoformat(timespec="seconds")
     assert "(3 h 0 min ago); it may have been killed." in where(manifest)
     assert where(manifest, "FAILED").startswith("killed. Last progress: starting.")
 
@@ -90,7 +91,7 @@ def test_every_job_that_worked_on_a_run_is_in_its_manifest(run: Run, monkeypatch
         as_job(monkeypatch, job_submission_id=f"job-{number}", crossaudit_address="http://head:8265")
         with run:
             pass
-    assert [job["id"] for job in told(run)["jobs"]] == ["job-1", "job-2"]
+    assert [job.id for job in told(run).jobs] == ["job-1", "job-2"]
     assert last_job(run.config.out) == job_of(run.config.out) == Job("job-2", "http://head:8265")
     assert job_of(run.config.out, "http://localhost:9000") == Job("job-2", "http://localhost:9000")
 

@@ -69,7 +69,7 @@ def test_clusters_do_not_depend_on_how_the_images_are_cut(
     assert found["image_id"].equals(run.ledger.read(embeddings.table("sscd"))["image_id"])
     assert [int(name, 16) for name in found["cluster"].to_pylist()] == list(range(5)) * 4
     assert set(found["cluster_size"].to_pylist()) == {4}
-    stage, known = run.manifest.data["stages"]["cluster"], run.manifest.data["clusters"]
+    stage, known = run.manifest.data.stages["cluster"].model_dump(), run.manifest.data.clusters.model_dump()
     assert (stage["rows_in"], stage["rows_out"], known["images_with_duplicates"]) == (20, 20, 20)
     assert (known.get("recall"), known.get("pairs")) == ((1.0, 60) if index == "ivf" else (None, None))
 
@@ -85,7 +85,7 @@ def test_images_of_the_same_bytes_are_one_cluster_whatever_their_vectors(config:
     found = run.ledger.read("image_clusters").to_pylist()
     assert [int(row["cluster"], 16) for row in found] == [0, 1, 2, 3, 0, 5, 6, 3]
     assert [row["cluster_size"] for row in found] == [2, 1, 1, 2, 2, 1, 1, 2]
-    assert run.manifest.data["clusters"]["images_with_duplicates"] == 4
+    assert run.manifest.data.clusters.images_with_duplicates == 4
 
 
 def test_the_images_that_the_threshold_is_measured_on_are_drawn_from_all_parts(config: Config) -> None:

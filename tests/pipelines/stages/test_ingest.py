@@ -12,6 +12,7 @@ import pytest
 from audit.duplicates.captions import caption_groups, caption_id
 from audit.errors import AuditError
 from audit.record.ledger import Ledger
+from audit.record.manifest import Accounting
 from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
@@ -71,7 +72,7 @@ def content(run: Run, table: str) -> list[dict[str, Any]]:
 def test_every_row_is_a_caption_or_an_error(run: Run) -> None:
     errors = content(run, "errors")
     places = {(row["file"], row["row"]) for row in content(run, "rows")}
-    counted = run.manifest.data["accounting"]
+    counted = run.manifest.data.accounting.model_dump()
     assert counted == {"input_rows": 20 + 15 + 8 + 11 + 11, "sampled_out": 0}
     assert len(places) + sum(error["rows"] or 0 for error in errors) == counted["input_rows"]
     assert {(error["file"], error["row"], error["kind"], error["rows"]) for error in errors} == {
@@ -123,7 +124,7 @@ def test_a_sample_is_the_same_however_it_is_cut_and_the_rest_is_a_number(
     monkeypatch.setattr(input_rows, "SLICE_ROWS", 24)
     second = ingested(dataset, tmp_path / "two", "captions.sample=30", "engine.workers=2")
     assert content(first, "rows") == content(second, "rows")
-    assert first.manifest.data["accounting"] == {"input_rows": 65, "sampled_out": 35}
+    assert first.manifest.data.accounting == Accounting(input_rows=65, sampled_out=35)
     places = {(row["file"], row["row"]) for row in content(first, "rows")}
     assert len(places) + sum(error["rows"] or 0 for error in content(first, "errors")) == 30
     assert places < {(row["file"], row["row"]) for row in content(run, "rows")}
@@ -132,7 +133,7 @@ def test_a_sample_is_the_same_however_it_is_cut_and_the_rest_is_a_number(
 
 
 def test_the_slices_are_in_the_manifest_and_a_changed_file_is_an_error(run: Run, dataset: Path) -> None:
-    inputs = {Path(item["file"]).name: item for item in run.manifest.data["inputs"]}
+    inputs = {Path(item.file).name: item.model_dump() for item in run.manifest.data.inputs}
     size = (dataset.parent / "in/2.jsonl").stat().st_size
     assert (inputs["2.jsonl"]["rows"], inputs["2.jsonl"]["slices"]) == (8, [[8, 0, size]])
     assert (inputs["0.parquet"]["rows"], inputs["0.parquet"]["slices"]) == (20, [[20, 0, 1]])

@@ -17,12 +17,13 @@ from pipelines.configuration.config import Config
 from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
-from pipelines.engine.manifest import KEYS, Manifest
+from pipelines.engine.manifest import Manifest
 from pipelines.engine.worker import Worker
 from pipelines.stages import search
 from pipelines.steps import image_search
 from pipelines.tables import embeddings
 from tests.pipelines.stages.test_cluster import copies, written
+from tests.support.manifests import manifest as manifest_of
 from tests.support.toy import settings_of, write_config
 
 
@@ -112,7 +113,7 @@ def test_a_background_is_a_finished_index_of_the_same_embedder(
 ) -> None:
     background = Ledger(str(tmp_path / "background"))
     if manifest:
-        background.write_bytes("manifest.json", json.dumps(dict.fromkeys(KEYS) | manifest).encode())
+        background.write_bytes("manifest.json", json.dumps(manifest_of(kind="index", **manifest)).encode())
     config = config_of(tmp_path, confirm=confirm(background=background.uri))
     run = Run(config, Ledger(config.out), Manifest.open(Ledger(config.out), config, {}), Reporter())
     run.manifest.model("sscd", {"weights": "w"})

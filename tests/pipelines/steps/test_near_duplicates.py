@@ -50,7 +50,7 @@ def clustered(config: Config, vectors_NE: np.ndarray, sizes: list[int], halved: 
 
 
 def found(run: Serial) -> tuple[pa.Table, dict]:
-    return run.ledger.read("image_clusters"), run.manifest.data["clusters"]
+    return run.ledger.read("image_clusters"), run.manifest.data.clusters.model_dump()
 
 
 def test_with_all_cells_of_every_image_it_is_the_exact_comparison(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import UsageError
+from audit.record.manifest import PairCounts
 from tests.pipelines.stages.test_ingest import ingested
 from tests.support.toy import png, write_config
 
@@ -33,7 +34,7 @@ def imagefolder(folder: Path, there: int) -> Path:
 
 def test_an_imagefolder_pairs_by_file_name(tmp_path: Path) -> None:
     run = ingested(imagefolder(tmp_path, 6), tmp_path / "run")
-    assert run.manifest.data["accounting"]["pairs"] == {"rows": 6, "paired": 6, "applies": True}
+    assert run.manifest.data.accounting.pairs == PairCounts(rows=6, paired=6, applies=True)
 
 
 def test_too_few_pairs_stop_the_run_with_examples_of_both_sides(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def accounted(folder: Path, captions: Any, images: str | None = "train/") -> dic
     run.manifest.inputs(input_files.fingerprints(run.config, inputs))
     ingest.run(run, inputs)
     assert sorted(run.ledger.read("captions")["caption"].to_pylist()) == ["a cat", "a dog", "a fox", "an owl"]
-    return run.manifest.data["accounting"]
+    return run.manifest.data.accounting.model_dump(exclude_unset=True)
 
 
 @pytest.mark.parametrize(
