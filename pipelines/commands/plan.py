@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audit.durations import duration
 from pipelines.commands.options import ConfigFile, Overrides, Verbose
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
         workers = gpus / (engine.gpus_per_worker or 1)
         what = f"{gpus:,} {'GPUs' if engine.gpus_per_worker else 'workers'}"
     found = [
-        f"with {what} the audit takes {_duration(seconds / workers)}, not counting loading, select, judge and report"
+        f"with {what} the audit takes {duration(seconds / workers)}, not counting loading, select, judge and report"
     ]
     if engine.gpus_per_worker:
         found.append(
@@ -192,10 +193,3 @@ def _number(value: float) -> str:
     if 0 < value < 0.01:
         return "< 0.01"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{_number(seconds / length)} {unit}"
-    return f"{_number(seconds)} seconds"

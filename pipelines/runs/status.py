@@ -7,8 +7,9 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from audit.durations import duration
 from audit.errors import AuditError
-from pipelines.console.progress import Numbers, duration
+from pipelines.console.progress import Numbers
 from pipelines.engine.manifest import NAME, read
 from pipelines.engine.ray_jobs import Cluster, Job
 
