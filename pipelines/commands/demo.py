@@ -27,6 +27,7 @@ def demo(
     is a toy: the demo shows how the tool works, not how well it works on your
     model.
     """
+    from pipelines.console.progress import Reporter
     from pipelines.demo.demo import run_demo
 
-    run_demo(out, set_ or [])
+    run_demo(out, set_ or [], Reporter(verbose=verbose))

@@ -30,8 +30,9 @@ def index(
     the command to resume.
     """
     from pipelines.configuration.settings import absolute, load_config
+    from pipelines.console.progress import Reporter
     from pipelines.runs.index import build_index
 
     settings, given = load_config(config, set_ or [])
-    path = build_index(settings, given, None if out is None else absolute(out, Path.cwd()))
+    path = build_index(settings, given, None if out is None else absolute(out, Path.cwd()), Reporter(verbose=verbose))
     typer.echo(f"To use this index, set `index.path: {path}`.")

@@ -57,11 +57,12 @@ def mitigate(
     command to resume. Results for other settings on the same captions are added
     to the earlier ones.
     """
+    from pipelines.console.progress import Reporter
     from pipelines.runs.mitigate import BOS_SCALES, Request, mitigate_run
 
     scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or KeepPositions)
     request = Request(scales, keeps, captions, ordinary, seeds, clip)
-    _print(mitigate_run(run, request))
+    _print(mitigate_run(run, request, Reporter(verbose=verbose)))
     typer.echo(f"{run.rstrip('/')}/report.html")
 
 

@@ -26,7 +26,9 @@ def _verbose(asked: bool) -> None:
     state.verbose = state.verbose or asked
 
 
-Verbose = Annotated[bool, typer.Option("--verbose", callback=_verbose, help="Show the traceback of an error.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", callback=_verbose, help="Show internal steps, and the traceback of an error.")
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout; everything else goes to stderr.")
 ]

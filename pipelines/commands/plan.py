@@ -44,13 +44,12 @@ def plan(
     """
     from audit.costs.expected_claims import of_audit_sample, of_control_captions
     from pipelines.configuration.settings import load_config
-    from pipelines.console.progress import waiting
+    from pipelines.console.progress import Reporter
     from pipelines.console.terminal import Console
     from pipelines.planning.plan import make_plan
 
     settings, _ = load_config(config, set_ or [])
-    with waiting("counting rows and measuring a worker"):
-        made = make_plan(settings, tflops)
+    made = make_plan(settings, tflops, Reporter(verbose=verbose))
     work, lines = made.work, made.work.lines()
     console = Console(highlight=False)
     if not console.is_terminal:

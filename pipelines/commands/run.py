@@ -62,8 +62,10 @@ def run(
     configuration, 3 the audit finished and --fail-on applies.
     """
     from pipelines.configuration.settings import load_config
+    from pipelines.console.progress import Reporter
     from pipelines.runs.audit import run_audit
     from pipelines.runs.preflight import check
+    from pipelines.runs.summary import print_summary
 
     settings, given = load_config(config, set_ or [], out)
     if fail_on and settings.images is None:
@@ -73,7 +75,7 @@ def run(
         if check_only:
             found = check(settings)
         else:
-            run_audit(settings, given)
+            run_audit(settings, given, Reporter(verbose=verbose))
     if check_only:
         captions, images = len(found.captions), len(found.images)
         if json_:
@@ -82,7 +84,10 @@ def run(
             typer.echo(f"no problems found in {captions:,} caption files and {images:,} image files")
         return
     done = _outcome(settings, fail_on)
-    typer.echo(json.dumps(done, indent=2) if json_ else done["report"])
+    if json_:
+        typer.echo(json.dumps(done, indent=2))
+    else:
+        print_summary(settings.out)
     if fail_on and done["fail_on"]["captions"]:
         if not json_:
             typer.echo(f"--fail-on {fail_on}: {done['fail_on']['captions']:,} captions", err=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,22 @@ class Run:
             if self._owner is not None:
                 self._owner.__exit__()
 
+    @contextmanager
+    def stage(self, name: str, unit: str) -> Iterator[dict[str, Any]]:
+        """Show a stage and record it in the manifest.
+
+        Args:
+            name: The name of the stage.
+            unit: The plural noun for its input rows.
+
+        Yields:
+            Its entry in the manifest. The caller sets rows_in and rows_out.
+        """
+        with self.progress.stage(name, unit) as shown:
+            with self.manifest.stage(name) as entry:
+                yield entry
+            shown.rows, shown.errors = entry["rows_in"], entry["errors"]
+
     def execute(self, step: Step, shards: Sequence[Shard]) -> None:
         """Run a step on the shards that have no part yet."""
         done = set(self.ledger.parts(step.table))
@@ -68,7 +85,7 @@ class Run:
             return
         total, left = sum(map(len, shards)), sum(map(len, todo))
         if not todo:
-            self.progress.say(f"{step.title}: {total:,} {step.unit} already done")
+            self.progress.skip(step.title, total, step.unit)
             return
         if not step.addition:
             self.manifest.reopen()
@@ -83,7 +100,7 @@ class Run:
     def _map(self, step: Step, todo: Sequence[Shard], total: int, done: int, log: StepLog) -> None:
         """Run a step on the shards in `todo`. `total` and `done` count rows."""
         pool = self.workers(step.needs)
-        with self.progress.stage(step.title, total, step.unit, done) as stage:
+        with self.progress.step(step.title, total, step.unit, done) as count:
             for finished in pool.map(step, todo, log.add):
                 if self._owner is not None:
                     self._owner.check()
@@ -91,9 +108,9 @@ class Run:
                     for table, rows in counts.items():
                         if table != "errors":
                             self.manifest.part(table, shard.name, rows)
-                    stage.advance(len(shard), counts.get("errors", 0))
-                stage.show(pool.alive)
-                self.manifest.progress(stage.numbers)
+                    count.advance(len(shard), counts.get("errors", 0))
+                count.show(pool.alive)
+                self.manifest.progress(count.numbers)
 
     def workers(self, needs: Sequence[str] = ()) -> Pool:
         """Return the pool, with `needs` loaded on every worker. Starts the pool on the first call."""
@@ -101,8 +118,9 @@ class Run:
             self._pool = _start(self.config, self.progress)
         missing = tuple(name for name in needs if name not in self._loaded)
         if missing:
-            self.progress.say(f"loading {', '.join(missing)}")
-            for name, sha256 in self._pool.prepare(*missing).items():
+            with self.progress.waiting(f"loading {', '.join(missing)}"):
+                loaded = self._pool.prepare(*missing)
+            for name, sha256 in loaded.items():
                 self.manifest.model(name, sha256)
             if models := [name for name in missing if name in MODELS]:
                 for name, about in self._pool.ask("about", models).items():
@@ -130,8 +148,8 @@ def _start(config: Config, progress: Reporter) -> Pool:
     engine, workers = config.engine, config.engine.workers
     many = f"{workers.max}" if workers.min == workers.max else f"{workers.min} to {workers.max}"
     what = f"{many} worker{'s' * (workers.max != 1)}"
-    progress.say(f"starting {what}" if engine.address is None else f"connecting to {engine.address}")
-    start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
+    with progress.waiting(f"starting {what}" if engine.address is None else f"connecting to {engine.address}"):
+        start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
     actor = ray.remote(Worker).options(
         num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from audit.durations import duration
 from audit.errors import AuditError
-from pipelines.console.progress import Numbers
+from pipelines.console.numbers import Numbers
 from pipelines.engine.manifest import NAME, read
 from pipelines.engine.ray_jobs import Cluster, Job
 
@@ -40,7 +40,7 @@ def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
     at = progress.get("stage", "starting")
     if "done" in progress:
         numbers = Numbers(**{field.name: progress[field.name] for field in fields(Numbers)})
-        at = f"{numbers.step}: {numbers.done:,} of {numbers.total:,}, {numbers.line()}"
+        at = f"{numbers.step}: {numbers.line()}"
     if now == "stopped":
         failed = manifest["failed"]
         return f"stopped at {failed['at']}: {failed['message']}\nLast progress: {at}. Rerun the command to resume."

@@ -38,7 +38,7 @@ def run(run: Run) -> None:
     if run.config.images is None or not run.manifest.refresh(table):
         return
     counts = {file.removesuffix(".parquet"): rows for file, rows in run.manifest.data["parts"][table].items()}
-    with run.manifest.stage("cluster") as stage:
+    with run.stage("cluster", "images") as stage:
         identical_images.run(run, table, counts)
         threshold, source = _threshold(run, counts)
         lists = run.config.index.type == "ivf"
@@ -52,8 +52,8 @@ def run(run: Run) -> None:
         found = {"threshold": threshold, "source": source, "images_with_duplicates": len(image_F)} | measured
         run.manifest.data["clusters"] = found
         stage |= {"rows_in": sum(counts.values()), "rows_out": run.manifest.refresh("image_clusters")}
-        several = f"{len(image_F):,} of {stage['rows_in']:,} images have duplicates (threshold {threshold:.2f})"
-        run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if lists else ""))
+        several = f"{len(image_F):,} have near duplicates"
+        run.progress.note(several + (f"; {near_duplicates.sentence(measured)}" if lists else ""))
 
 
 def _write(run: Run, counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:

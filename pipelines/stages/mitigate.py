@@ -69,7 +69,7 @@ def run(run: Run, plan: MitigationPlan) -> pa.Table:
     captions_of = {"confirmed": _confirmed(run, plan), "ordinary": _ordinary(run, plan)}
     limits = thresholds.load(run)
     _forget_others(run, plan, captions_of)
-    with run.manifest.stage("mitigate") as stage:
+    with run.stage("mitigate", "images") as stage:
         shards = [
             Shard(f"{caption_set}-{setting}", (caption_set, setting), 0, len(captions))
             for setting in plan.settings

@@ -37,6 +37,8 @@ def test_no_unit_overflows_and_little_is_rounded_away(seconds: float) -> None:
     words = duration(seconds).split()
     named = list(zip(map(float, words[::2]), words[1::2], strict=True))
     assert len(named) <= 2
-    assert all(number < {"s": 60, "min": 60, "h": 48 if len(words) == 4 else 24, "d": 1e9}[unit] for number, unit in named)
+    assert all(
+        number < {"s": 60, "min": 60, "h": 48 if len(words) == 4 else 24, "d": 1e9}[unit] for number, unit in named
+    )
     value = sum(number * {"s": 1, "min": 60, "h": 3600, "d": 86_400}[unit] for number, unit in named)
     assert value == pytest.approx(seconds, rel=0.06, abs=0.05)
