@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Overrides, Verbose
+from pipelines.commands.options import Overrides, Verbose, state
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -30,4 +30,4 @@ def demo(
     from pipelines.console.progress import Reporter
     from pipelines.demo.demo import run_demo
 
-    run_demo(out, set_ or [], Reporter(verbose=verbose))
+    run_demo(out, set_ or [], Reporter(verbose=state.verbose))

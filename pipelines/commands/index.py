@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import ConfigFile, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Overrides, Verbose, state
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -34,5 +34,7 @@ def index(
     from pipelines.runs.index import build_index
 
     settings, given = load_config(config, set_ or [])
-    path = build_index(settings, given, None if out is None else absolute(out, Path.cwd()), Reporter(verbose=verbose))
+    path = build_index(
+        settings, given, None if out is None else absolute(out, Path.cwd()), Reporter(verbose=state.verbose)
+    )
     typer.echo(f"To use this index, set `index.path: {path}`.")

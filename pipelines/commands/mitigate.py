@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import RunDir, Verbose
+from pipelines.commands.options import RunDir, Verbose, state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +62,7 @@ def mitigate(
 
     scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or KeepPositions)
     request = Request(scales, keeps, captions, ordinary, seeds, clip)
-    _print(mitigate_run(run, request, Reporter(verbose=verbose)))
+    _print(mitigate_run(run, request, Reporter(verbose=state.verbose)))
     typer.echo(f"{run.rstrip('/')}/report.html")
 
 

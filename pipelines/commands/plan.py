@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit.durations import duration
-from pipelines.commands.options import ConfigFile, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Overrides, Verbose, state
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +49,7 @@ def plan(
     from pipelines.planning.plan import make_plan
 
     settings, _ = load_config(config, set_ or [])
-    made = make_plan(settings, tflops, Reporter(verbose=verbose))
+    made = make_plan(settings, tflops, Reporter(verbose=state.verbose))
     work, lines = made.work, made.work.lines()
     console = Console(highlight=False)
     if not console.is_terminal:

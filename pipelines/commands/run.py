@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit.errors import UsageError
-from pipelines.commands.options import ConfigFile, Json, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Json, Overrides, Verbose, state
 
 if TYPE_CHECKING:
     from pipelines.configuration.config import Config
@@ -75,7 +75,7 @@ def run(
         if check_only:
             found = check(settings)
         else:
-            run_audit(settings, given, Reporter(verbose=verbose))
+            run_audit(settings, given, Reporter(verbose=state.verbose))
     if check_only:
         captions, images = len(found.captions), len(found.images)
         if json_:

@@ -42,7 +42,7 @@ class Numbers:
         parts = [f"{self.done:,} of {counted(self.total, self.unit)}"]
         parts += [counted(self.errors, "errors")] if self.errors else []
         parts += [rate(self.per_second)] if self.per_second else []
-        parts += [f"{duration(self.eta_seconds)} left"] if self.eta_seconds is not None else []
+        parts += [f"{duration(left)} left"] if (left := round(self.eta_seconds or 0)) else []
         parts += [counted(self.workers, "workers")] if self.workers is not None else []
         parts += [f"{self.before:,} done earlier"] if self.before else []
         return parts

@@ -45,27 +45,30 @@ def run_audit(config: Config, given: Mapping[str, Any], progress: Reporter | Non
         select,
     )
 
+    progress = progress or Reporter()
     config = columns.resolved(config)
     ledger = Ledger(config.out)
     try:
-        inputs = preflight.check(config)
+        with progress.waiting("checking the configuration and the inputs"):
+            inputs = preflight.check(config)
     except AuditError as error:
         _tell_status(ledger, config, given, error)
         raise
     manifest = Manifest.open(ledger, config, given)
-    run = Run(config, ledger, manifest, progress or Reporter())
+    run = Run(config, ledger, manifest, progress)
     if removed := note(manifest.data):
         run.progress.say(
             f"{config.out}: {removed}; nothing is recomputed (`crossaudit check` verifies that it is complete)"
         )
         return
     if manifest.finished:
-        run.progress.say(f"{config.out} already holds this run, finished; nothing is recomputed")
+        run.progress.say(f"{config.out} already holds this run, finished; only what is missing is computed")
     with run:
         if not manifest.finished:
             # Load the models first, so that a bad model fails now and not after hours of reading.
             run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
-        run.manifest.inputs(input_files.fingerprints(config, inputs))
+        with progress.waiting("reading the fingerprints of the inputs"):
+            run.manifest.inputs(input_files.fingerprints(config, inputs))
         vectors = embed if config.index.path is None else reuse
         if vectors is reuse and not manifest.finished:
             reuse.check(run)

@@ -49,7 +49,7 @@ def build_index(
     manifest = Manifest.open(ledger, config, given, kind="index")
     run = Run(config, ledger, manifest, progress or Reporter())
     if manifest.finished:
-        run.progress.say(f"{path} already holds this index, finished; nothing is recomputed")
+        run.progress.say(f"{path} already holds this index, finished; only what is missing is computed")
     with run:
         if not manifest.finished:
             run.workers(tuple(config.confirm.embedders))

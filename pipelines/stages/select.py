@@ -56,7 +56,8 @@ def run(run: Run) -> None:
         }
         _write(run, counts, by_budget, by_sample, q)
         stage |= {"rows_in": total, "rows_out": len(np.union1d(by_budget, by_sample))}
-        how = f"{len(by_budget) - by_rows:,} by score, {by_rows:,} by duplicates, {sampled:,} at random"
+        chosen = {"by score": len(by_budget) - by_rows, "by duplicates": by_rows, "at random": sampled}
+        how = ", ".join(f"{count:,} {way}" for way, count in chosen.items() if count)
         run.progress.note(f"{stage['rows_out']:,} selected: {how}")
 
 
