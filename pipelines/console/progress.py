@@ -28,8 +28,9 @@ class Reporter:
         self._stage: StageLine | None = None
 
     def say(self, line: str) -> None:
-        """Print a line."""
-        self._console.print(visible(line), highlight=False, markup=False)
+        """Print a line. Only a terminal needs it wrapped."""
+        console = self._console
+        console.print(visible(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
     def detail(self, line: str) -> None:
         """Print a line about an internal step, if the user asked for them."""

@@ -116,7 +116,7 @@ class StageLine:
         """Return the live line: a spinner, the name, a bar, and as much text as there is room for."""
         step = self.step.numbers() if self.step else None
         width = self._console.width
-        bar = min(max(width - NAME - TEXT - 5, 8), 40)
+        bar = min(max(width - NAME - TEXT - 5, 8), 24)
         room = width - NAME - bar - 5
         text = self.activity or (fitting(step.parts(), room) if step else "")
         line = Table.grid(padding=(0, 1))
