@@ -126,7 +126,7 @@ class StageLine:
         line.add_column(no_wrap=True, overflow="ellipsis")
         done = (step.total, step.done) if step else (1, 0)
         shown = ProgressBar(*done, width=bar, pulse=not (step and step.done), finished_style="bar.complete")
-        line.add_row(self._spinner, visible(self.name, ""), shown, Text(visible(text, "")))
+        line.add_row(self._spinner, Text(visible(self.name, "")), shown, Text(visible(text, "")))
         return line
 
     def last(self, failed: bool = False) -> Text:

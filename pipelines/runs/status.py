@@ -47,7 +47,7 @@ def where(manifest: Mapping[str, Any], job: str | None = None) -> str:
     if now == "killed":
         return f"killed. Last progress: {at}. Rerun the command to resume."
     silent = "; it may have been killed. If so, rerun the command to resume." if now == "silent" else ""
-    return f"running: {at} ({duration(_age(manifest))} ago){silent}"
+    return f"running: {at} ({duration(round(_age(manifest)))} ago){silent}"
 
 
 def as_json(uri: str, manifest: Mapping[str, Any], job: Job | None, job_state: str | None) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_explain_writes_one_page(tmp_path: Path) -> None:
         "explain", str(model), "a red dog 🐕", "--controls", str(null), "--steps", "2", "--out", str(page)
     )
     assert (shown.returncode, shown.stdout.strip()) == (0, str(page))
-    assert "follow the caption: done" in shown.stderr and "Warning" not in shown.stderr
+    assert "follow the caption: 2 steps, " in shown.stderr and "Warning" not in shown.stderr
     assert "a red dog 🐕" in page.read_text(encoding="utf-8")
     null.write_text("\n")
     empty = crossaudit("explain", str(model), "a dog", "--controls", str(null))

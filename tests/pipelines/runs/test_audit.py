@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from pipelines.stages import ingest
 from pipelines.tables import calibration
 from reports.check import check
 from reports.exclusions import write_exclusions
+from tests.support.screen import on_a_terminal
 from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -224,6 +226,24 @@ def test_a_run_that_lost_parts_makes_them_again(run: Ledger, dataset: Path, audi
     assert {table: run.read(table) for table in TABLES} == before
     assert not leftover.exists()
     assert [result for result in check(run.uri) if not result.ok] == []
+
+
+def test_every_stage_is_one_line_on_a_terminal_and_the_summary_is_below(run: Ledger, dataset: Path) -> None:
+    """The run is finished, so no worker starts: the stages say what an earlier process did."""
+    code, lines = on_a_terminal("run", str(dataset), width=120)
+    assert code == 0, lines
+    stages = [line for line in lines if line.startswith("✓")]
+    names = ["ingest", "embed", "cluster", "calibrate", "screen", "select", "generate", "confirm", "judge", "report"]
+    assert [line.split()[1] for line in stages] == names
+    assert re.fullmatch(r"✓ ingest +40 rows +done earlier  every row has its own image", stages[0])
+    assert re.fullmatch(r"✓ screen +38 captions +done earlier", stages[4])
+    said, *_ = [line for line in lines if not line.startswith("✓")]
+    assert "already holds this run" in said and not any("⠋" in line or "━" in line for line in lines)
+    [verbatim] = [line for line in lines if line.startswith("■ verbatim")]
+    assert verbatim.split()[2] == "1"
+    start = lines.index("What can be said about all captions")
+    sentences = " ".join(line.strip("- ") for line in lines[start:])
+    assert all(sentence in sentences for sentence in manifest(run)["claims"]["sentences"])
 
 
 def test_a_run_is_not_resumed_under_another_configuration(
