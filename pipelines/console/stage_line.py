@@ -24,12 +24,19 @@ NAME, COUNT, UNIT, TIME, TEXT = 10, 9, 16, 12, 56
 
 
 class StepCount:
-    """Count the units that a step has done out of `total`, including `before` from an earlier process."""
+    """Count the units that a step has done out of `total`, including `before` from an earlier process.
+
+    Attributes:
+        title: The name of the step.
+        total: Units in total.
+        unit: The plural noun for the units.
+        workers: Number of live workers; None if the step uses none.
+    """
 
     def __init__(self, stage: StageLine, title: str, total: int, unit: str, before: int) -> None:
         self._stage, self.title, self.total, self.unit, self._before = stage, title, total, unit, before
         self._done = before
-        self._workers: int | None = None
+        self.workers: int | None = None
         self._began = self._advanced = time.monotonic()
 
     def advance(self, rows: int, errors: int) -> None:
@@ -37,10 +44,6 @@ class StepCount:
         self._done += rows
         self._stage.errors += errors
         self._advanced = time.monotonic()
-
-    def show(self, workers: int | None = None) -> None:
-        """Set the number of live workers."""
-        self._workers = workers
 
     @property
     def seconds(self) -> float:
@@ -63,7 +66,7 @@ class StepCount:
             errors=self._stage.errors,
             per_second=None if rate is None else round(rate, 6),
             eta_seconds=None if left is None else round(left, 1),
-            workers=self._workers,
+            workers=self.workers,
             at=now(),
         )
 
@@ -114,7 +117,7 @@ class StageLine:
 
     def running(self) -> Table:
         """Return the live line: a spinner, the name, a bar, and as much text as there is room for."""
-        step = self.step.numbers() if self.step else None
+        step = self._numbers()
         width = self._console.width
         bar = min(max(width - NAME - TEXT - 5, 8), 24)
         room = width - NAME - bar - 5
@@ -125,7 +128,9 @@ class StageLine:
         line.add_column(width=bar)
         line.add_column(no_wrap=True, overflow="ellipsis")
         done = (step.total, step.done) if step else (1, 0)
-        shown = ProgressBar(*done, width=bar, pulse=not (step and step.done), finished_style="bar.complete")
+        # Without colours, a pulsing bar would look like a full one.
+        pulse = not (step and step.done) and self._console.color_system is not None
+        shown = ProgressBar(*done, width=bar, pulse=pulse, finished_style="bar.complete")
         line.add_row(self._spinner, Text(visible(self.name, "")), shown, Text(visible(text, "")))
         return line
 
@@ -153,9 +158,13 @@ class StageLine:
         parts += [counted(self.errors, "errors")] if self.errors else []
         return f"{self.name}: {', '.join(parts)}{f'; {self.note}' if self.note else ''}"
 
+    def _numbers(self) -> Numbers | None:
+        step = self.step  # another thread may end the step at any time
+        return step.numbers() if step else None
+
     def _count(self, failed: bool) -> str:
-        if failed and self.step:
-            return self.step.numbers().parts()[0]
+        if failed and (step := self._numbers()):
+            return step.parts()[0]
         return "" if self.rows is None else counted(self.rows, self.unit)
 
     def _time(self) -> str:
@@ -164,5 +173,6 @@ class StageLine:
     def _print_minutes(self) -> None:
         while not self._ended.wait(EVERY):
             since = f"running for {duration(time.monotonic() - self._began)}"
-            text = self.step.numbers().line() if self.step else self.activity or since
+            step = self._numbers()
+            text = step.line() if step else self.activity or since
             self._console.print(visible(f"{self.name}: {text}"), highlight=False, markup=False, soft_wrap=True)

@@ -109,7 +109,7 @@ class Run:
                         if table != "errors":
                             self.manifest.part(table, shard.name, rows)
                     count.advance(len(shard), counts.get("errors", 0))
-                count.show(pool.alive)
+                count.workers = pool.alive
                 self.manifest.progress(count.numbers)
 
     def workers(self, needs: Sequence[str] = ()) -> Pool:

@@ -80,7 +80,7 @@ def test_numbers_are_of_this_process_and_the_rest_takes_as_long() -> None:
     count._began -= 10.0
     assert (count.numbers().done, count.numbers().eta_seconds, count.numbers().workers) == (400, None, None)
     count.advance(100, 2)
-    count.show(workers=3)
+    count.workers = 3
     numbers = count.numbers()
     assert (numbers.step, numbers.unit, numbers.done, numbers.total) == ("screen", "captions", 500, 1000)
     assert (numbers.before, numbers.errors, numbers.workers) == (400, 2, 3)
@@ -119,7 +119,7 @@ def test_without_a_terminal_a_running_stage_has_a_line_per_minute(monkeypatch: p
     told = Reporter(Console(file=said, width=80))
     with told.stage("screen", "captions"), told.step("screen", 8, "captions") as count:
         count.advance(5, 1)
-        count.show(workers=2)
+        count.workers = 2
         assert printed.wait(30)
     assert "screen: 5 of 8 captions, 1 error, 2 workers\n" in said.getvalue()
     assert "running for" not in said.getvalue().splitlines()[-1]
@@ -132,7 +132,7 @@ def test_on_a_terminal_the_running_stage_is_one_line_with_a_bar(width: int) -> N
     stage.step = StepCount(stage, "screen", 200_000_000, "captions", 0)
     stage.step._began -= 86_400.0
     stage.step.advance(50_000_000, 7)
-    stage.step.show(workers=128)
+    stage.step.workers = 128
     with console.capture() as captured:
         console.print(stage.running())
     [line] = captured.get().splitlines()
@@ -153,7 +153,7 @@ def test_on_a_terminal_the_last_line_stays_and_the_bar_does_not(failed: bool) ->
                 raise AuditError("no room")
     except AuditError:
         pass
-    assert "━" in said.getvalue()
+    assert "⠋ screen" in said.getvalue()
     warning, line, *empty = screen(said.getvalue())
     assert warning == "a warning" and not any(empty)
     shown = r"✗ screen +4 of 8 captions +[\d.]+ s  1 error" if failed else r"✓ screen +8 captions +[\d.]+ s  1 error"

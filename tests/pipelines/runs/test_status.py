@@ -46,7 +46,7 @@ def test_a_run_says_where_it_is_from_its_beginning_to_its_end(run: Run) -> None:
             assert where(told(run)).startswith("running: screen (")
             with run.progress.step("screen", 1000, "captions") as count:
                 count.advance(250, 1)
-                count.show(workers=2)
+                count.workers = 2
                 run.manifest._pause = 0.0  # no seconds have passed
                 run.manifest.progress(count.numbers)
             assert where(told(run)).startswith("running: screen: 250 of 1,000 captions, 1 error, 2 workers (")
