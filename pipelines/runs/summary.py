@@ -32,7 +32,7 @@ def print_summary(run: str, console: Console | None = None) -> None:
     counts = count_verdicts(Ledger(run))
     claims: Sequence[str] = read(run)["claims"].get("sentences", [])
     console.print()
-    console.print(verdict_table(counts))
+    console.print(verdict_table(counts, "" if console.options.ascii_only else "■ "))
     if claims:
         console.print("\nWhat can be said about all captions", style="bold")
         for sentence in claims:
@@ -45,15 +45,20 @@ def print_summary(run: str, console: Console | None = None) -> None:
         console.print(Text(f"  {command}"), soft_wrap=True)
 
 
-def verdict_table(counts: Mapping[str, int]) -> Table:
-    """Return a table of the verdicts, in the colours of the report. Verdicts that no caption has are dim."""
+def verdict_table(counts: Mapping[str, int], patch: str) -> Table:
+    """Return a table of the verdicts. Verdicts that no caption has are dim.
+
+    Args:
+        counts: Number of captions per verdict.
+        patch: Text before each verdict, which has the verdict's colour in the report.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("verdict", no_wrap=True)
     table.add_column("captions", justify="right", no_wrap=True)
     table.add_column("meaning")
     for word in VERDICT_WORDS:
         count = counts.get(word, 0)
-        name = Text.assemble(("■ ", COLOURS[word]), word)
+        name = Text.assemble((patch, COLOURS[word]), word)
         table.add_row(name, f"{count:,}", MEANINGS[word] if count else "", style="" if count else "dim")
     return table
 

@@ -67,6 +67,13 @@ def test_verdicts_have_the_colours_and_the_meanings_of_the_report(run: Ledger) -
     assert "\x1b[38;2;141;152;161m■ \x1b[0mnot_selected" in shown
 
 
+def test_a_terminal_without_unicode_gets_ascii(run: Ledger) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), "ascii")
+    print_summary(run.uri, Console(file=file, force_terminal=True, width=80))
+    file.flush()
+    assert b"verbatim" in file.buffer.getvalue()  # type: ignore[attr-defined]
+
+
 def test_every_verdict_has_its_count(run: Ledger) -> None:
     counts = {word: 0 for word in VERDICT_WORDS} | {"verbatim": 1, "not_selected": 1}
     rows = [line.split() for line in printed(run).splitlines() if line.startswith("■")]
