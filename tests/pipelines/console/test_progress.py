@@ -27,6 +27,7 @@ def test_a_stage_is_one_line_with_what_its_steps_did_not_say() -> None:
     with told.stage("ingest", "rows") as stage:
         with told.step("ingest: shared keys", 1, "ranges") as count:
             count.advance(1, 0)
+        assert stage.step is None
         told.skip("ingest: groups", 8, "captions")
         told.note("every row has its own image")
         stage.rows, stage.errors = 3086, 1
