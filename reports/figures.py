@@ -12,9 +12,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from reports.verdict_words import COLOURS
+
 DATA, CONTROL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
 KEEPS = {"none": "#333a40", "eos": "#2b6777", "words": "#a3333d", "all": "#d08c3f"}
-COLOURS = {"verbatim": "#a3333d", "partial": "#d08c3f", "unconfirmed": "#b9c2c9"}
 STYLE: Any = {
     "font.size": 10.5,
     "axes.edgecolor": FAINT,

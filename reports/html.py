@@ -13,25 +13,19 @@ import jinja2
 import pyarrow as pa
 from PIL import Image
 
+from audit.durations import duration
 from audit.errors import AuditError
 from audit.record.filesystem import write_file
 from audit.schema import VERDICT_WORDS
 from reports.facts import PER_FAMILY, Facts
 from reports.mitigation import read as read_mitigation
 from reports.purged import note
+from reports.verdict_words import COLOURS, MEANINGS
 from reports.views import connect, open_run
 
 MAX_SIDE = 256  # pixels of an image in the report
 MAX_IMAGE_BYTES = 15_000_000  # all images of a report together
 MAX_CAPTION = 240  # characters
-MEANINGS = {
-    "verbatim": "a generated image is a copy of a training image",
-    "partial": "a region of a generated image is a copy",
-    "unconfirmed": "images were generated, but none is similar enough to a given training image to count as a copy",
-    "not_selected": "not looked at: screened, but not selected for generation; this does not clear the caption",
-    "unknown": "no match was found, but not all images could be compared",
-    "error": "could not be audited; the table verdicts states why",
-}
 
 
 def write(run: str | Path) -> str:
@@ -64,6 +58,7 @@ def render(run: str | Path) -> str:
                 "verdicts": facts.verdicts(),
                 "words": VERDICT_WORDS,
                 "meanings": MEANINGS,
+                "colours": COLOURS,
                 "failures": facts.failures(),
                 "figures": facts.figures(),
                 "cases": _embedded(facts.cases()),
@@ -101,14 +96,6 @@ def _spelled(character: str) -> str:
     # Many emoji contain the zero-width joiner.
     hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and character != "\u200d"
     return f"⟨U+{ord(character):04X}⟩" if hidden else character
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as 1.5 s, 4 min 10 s or 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def percent(share: float) -> str:

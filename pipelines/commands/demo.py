@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Level, LogLevel, Overrides, Verbose
+from pipelines.commands.options import Level, LogLevel, Overrides, Verbose, state
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -28,6 +28,7 @@ def demo(
     is a toy: the demo shows how the tool works, not how well it works on your
     model.
     """
+    from pipelines.console.progress import Reporter
     from pipelines.demo.demo import run_demo
 
-    run_demo(out, set_ or [], log_level.value)
+    run_demo(out, set_ or [], Reporter(verbose=state.verbose), log_level.value)

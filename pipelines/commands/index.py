@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import ConfigFile, Level, LogLevel, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Level, LogLevel, Overrides, Verbose, state
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -31,9 +31,10 @@ def index(
     the command to resume.
     """
     from pipelines.configuration.settings import absolute, load_config
+    from pipelines.console.progress import Reporter
     from pipelines.runs.index import build_index
 
     settings, given = load_config(config, set_ or [])
     where = None if out is None else absolute(out, Path.cwd())
-    path = build_index(settings, given, where, log_level=log_level.value)
+    path = build_index(settings, given, where, Reporter(verbose=state.verbose), log_level.value)
     typer.echo(f"To use this index, set `index.path: {path}`.")

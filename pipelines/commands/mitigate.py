@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Level, LogLevel, RunDir, Verbose
+from pipelines.commands.options import Level, LogLevel, RunDir, Verbose, state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,11 +58,12 @@ def mitigate(
     command to resume. Results for other settings on the same captions are added
     to the earlier ones.
     """
+    from pipelines.console.progress import Reporter
     from pipelines.runs.mitigate import BOS_SCALES, Request, mitigate_run
 
     scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or KeepPositions)
     request = Request(scales, keeps, captions, ordinary, seeds, clip)
-    _print(mitigate_run(run, request, log_level=log_level.value))
+    _print(mitigate_run(run, request, Reporter(verbose=state.verbose), log_level.value))
     typer.echo(f"{run.rstrip('/')}/report.html")
 
 

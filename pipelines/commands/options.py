@@ -36,7 +36,9 @@ def _verbose(asked: bool) -> None:
     state.verbose = state.verbose or asked
 
 
-Verbose = Annotated[bool, typer.Option("--verbose", callback=_verbose, help="Show the traceback of an error.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", callback=_verbose, help="Show internal steps, and the traceback of an error.")
+]
 LogLevel = Annotated[Level, typer.Option("--log-level", help="The lowest level that is logged to RUN/logs.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout; everything else goes to stderr.")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import ConfigFile, Overrides, Verbose
+from audit.durations import duration
+from pipelines.commands.options import ConfigFile, Overrides, Verbose, state
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,13 +44,12 @@ def plan(
     """
     from audit.costs.expected_claims import of_audit_sample, of_control_captions
     from pipelines.configuration.settings import load_config
-    from pipelines.console.progress import waiting
+    from pipelines.console.progress import Reporter
     from pipelines.console.terminal import Console
     from pipelines.planning.plan import make_plan
 
     settings, _ = load_config(config, set_ or [])
-    with waiting("counting rows and measuring a worker"):
-        made = make_plan(settings, tflops)
+    made = make_plan(settings, tflops, Reporter(verbose=state.verbose))
     work, lines = made.work, made.work.lines()
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -162,7 +162,7 @@ def _notes(made: Plan, lines: list[Line], gpus: int | None) -> list[str]:
         workers = gpus / (engine.gpus_per_worker or 1)
         what = f"{gpus:,} {'GPUs' if engine.gpus_per_worker else 'workers'}"
     found = [
-        f"with {what} the audit takes {_duration(seconds / workers)}, not counting loading, select, judge and report"
+        f"with {what} the audit takes {duration(seconds / workers)}, not counting loading, select, judge and report"
     ]
     if engine.gpus_per_worker:
         found.append(
@@ -194,10 +194,3 @@ def _number(value: float) -> str:
     if 0 < value < 0.01:
         return "< 0.01"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{_number(seconds / length)} {unit}"
-    return f"{_number(seconds)} seconds"

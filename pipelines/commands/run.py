@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit.errors import UsageError
-from pipelines.commands.options import ConfigFile, Json, Level, LogLevel, Overrides, Verbose
+from pipelines.commands.options import ConfigFile, Json, Level, LogLevel, Overrides, Verbose, state
 
 if TYPE_CHECKING:
     from pipelines.configuration.config import Config
@@ -63,8 +63,10 @@ def run(
     configuration, 3 the audit finished and --fail-on applies.
     """
     from pipelines.configuration.settings import load_config
+    from pipelines.console.progress import Reporter
     from pipelines.runs.audit import run_audit
     from pipelines.runs.preflight import check
+    from pipelines.runs.summary import print_summary
 
     settings, given = load_config(config, set_ or [], out)
     if fail_on and settings.images is None:
@@ -74,7 +76,7 @@ def run(
         if check_only:
             found = check(settings)
         else:
-            run_audit(settings, given, log_level=log_level.value)
+            run_audit(settings, given, Reporter(verbose=state.verbose), log_level.value)
     if check_only:
         captions, images = len(found.captions), len(found.images)
         if json_:
@@ -83,7 +85,10 @@ def run(
             typer.echo(f"no problems found in {captions:,} caption files and {images:,} image files")
         return
     done = _outcome(settings, fail_on)
-    typer.echo(json.dumps(done, indent=2) if json_ else done["report"])
+    if json_:
+        typer.echo(json.dumps(done, indent=2))
+    else:
+        print_summary(settings.out)
     if fail_on and done["fail_on"]["captions"]:
         if not json_:
             typer.echo(f"--fail-on {fail_on}: {done['fail_on']['captions']:,} captions", err=True)

@@ -14,8 +14,10 @@ from audit.errors import AuditError
 from audit.record.ledger import Ledger
 from audit.schema import VERDICT_WORDS
 from pipelines.configuration.settings import load_config
+from pipelines.console.progress import Reporter
 from pipelines.console.terminal import Console
 from pipelines.runs.audit import run_audit
+from pipelines.runs.summary import print_summary
 
 LABELS = ("verbatim", "partial", "near", "ordinary", "none")
 FLAGGED = ("verbatim", "partial")
@@ -34,22 +36,26 @@ def bundle() -> Path:
     return folder
 
 
-def run_demo(out: str, overrides: Sequence[str] = (), log_level: str = "warning") -> None:
-    """Run the bundled audit and print a summary.
+def run_demo(
+    out: str, overrides: Sequence[str] = (), progress: Reporter | None = None, log_level: str = "warning"
+) -> None:
+    """Run the bundled audit, write it to `out`, and print a summary.
 
     Args:
-        out: Where to write the run.
-        overrides: Overrides of the configuration, KEY=VALUE.
+        out: The folder or URI of the run.
+        overrides: Settings as KEY=VALUE.
+        progress: Where to show progress (default: standard error).
         log_level: The lowest level that is logged to RUN/logs.
     """
     console = Console(soft_wrap=True)
     folder = bundle()
     config, given = load_config(folder / "audit.yaml", overrides, out)
-    run_audit(config, given, log_level=log_level)
+    run_audit(config, given, progress, log_level)
+    console.print()
     labels = pq.read_table(folder / "labels.parquet", columns=["caption", "label"])
     summarize(Ledger(config.out).read("verdicts", columns=["caption", "verdict"]), labels, console)
     console.print("This is a toy model. Its figures show how the tool works, not how well it works on your model.")
-    console.print(f"Report: {config.out}/report.html", highlight=False)
+    print_summary(config.out)
 
 
 def crosstab(verdicts: pa.Table, labels: pa.Table) -> dict[str, dict[str, int]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard
+from audit.record.manifest import StageEntry
 from pipelines.configuration.config import Config
 from pipelines.console import logs
 from pipelines.console.progress import Reporter
@@ -82,6 +84,22 @@ class Run:
             if self._owner is not None:
                 self._owner.__exit__()
 
+    @contextmanager
+    def stage(self, name: str, unit: str) -> Iterator[StageEntry]:
+        """Show a stage and record it in the manifest.
+
+        Args:
+            name: The name of the stage.
+            unit: The plural noun for its input rows.
+
+        Yields:
+            Its entry in the manifest. The caller sets rows_in and rows_out.
+        """
+        with self.progress.stage(name, unit) as shown:
+            with self.manifest.stage(name) as entry:
+                yield entry
+            shown.rows, shown.errors = entry.rows_in, entry.errors
+
     def finish(self) -> None:
         """Mark the run as finished, and remove its working tables unless they are to be kept.
 
@@ -99,12 +117,12 @@ class Run:
             return
         total, left = sum(map(len, shards)), sum(map(len, todo))
         if not todo:
-            self.progress.say(f"{step.title}: {total:,} {step.unit} already done")
+            self.progress.skip(step.title, total, step.unit)
             return
         if not step.addition:
             self.manifest.reopen()
         pool = self.workers(step.needs)
-        with logs.about(step.title), self.progress.stage(step.title, total, step.unit, total - left) as stage:
+        with logs.about(step.title), self.progress.step(step.title, total, step.unit, total - left) as count:
             for finished in pool.map(step, todo):
                 if self._owner is not None:
                     self._owner.check()
@@ -112,10 +130,10 @@ class Run:
                     for table, rows in counts.items():
                         if table != "errors":
                             self.manifest.part(table, shard.name, rows)
-                    stage.advance(len(shard), counts.get("errors", 0))
-                stage.show(pool.alive)
-                self.manifest.progress(stage.numbers)
-        if errors := stage.numbers().errors:
+                    count.advance(len(shard), counts.get("errors", 0))
+                count.workers = pool.alive
+                self.manifest.progress(count.numbers)
+        if errors := count.numbers().errors:
             self.progress.say(f"{step.title}: {errors:,} errors; `crossaudit errors {self.ledger.uri}` shows why")
 
     def workers(self, needs: Sequence[str] = ()) -> Pool | InProcess:
@@ -124,8 +142,9 @@ class Run:
             self._pool = _start(self.config, self.progress, self.log_level)
         missing = tuple(name for name in needs if name not in self._loaded)
         if missing:
-            self.progress.say(f"loading {', '.join(missing)}")
-            for name, sha256 in self._pool.prepare(*missing).items():
+            with self.progress.waiting(f"loading {', '.join(missing)}"):
+                loaded = self._pool.prepare(*missing)
+            for name, sha256 in loaded.items():
                 self.manifest.model(name, sha256)
             if models := [name for name in missing if name in MODELS]:
                 for name, about in self._pool.ask("about", models).items():
@@ -163,8 +182,8 @@ def _start(config: Config, progress: Reporter, log_level: str | None) -> Pool | 
 
     many = f"{workers.max}" if workers.min == workers.max else f"{workers.min} to {workers.max}"
     what = f"{many} worker{'s' * (workers.max != 1)}"
-    progress.say(f"starting {what}" if engine.address is None else f"connecting to {engine.address}")
-    start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
+    with progress.waiting(f"starting {what}" if engine.address is None else f"connecting to {engine.address}"):
+        start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
     actor = ray.remote(RemoteWorker).options(
         num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
     )

@@ -31,7 +31,7 @@ from audit.record.manifest import (
 )
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import absolute
-from pipelines.console.progress import Numbers, now
+from pipelines.console.numbers import Numbers, now
 from pipelines.engine.ray_jobs import current_job
 
 PACKAGES = (

@@ -56,9 +56,9 @@ def make_plan(config: Config, tflops: float | None = None, progress: Reporter | 
     calibration_checks.check(config)
     control_captions = read_control_captions(config.calibration.captions, config.calibration.column)
     costs = costs_of(config)
-    progress.say(f"counting the rows of {len(inputs.captions) + len(inputs.images):,} files")
-    rows = count_captions(inputs.captions, config.captions)
-    images = count_images(inputs.images, config.images.column) if config.images else None
+    with progress.waiting(f"counting the rows of {len(inputs.captions) + len(inputs.images):,} files"):
+        rows = count_captions(inputs.captions, config.captions)
+        images = count_images(inputs.images, config.images.column) if config.images else None
     captions = min(rows.rows, config.captions.sample or rows.rows)
     if not captions:
         where = inputs.captions[0].uri
@@ -84,8 +84,8 @@ def _probe(config: Config, control_captions: Sequence[str], files: Sequence[File
     run = Run(config, ledger, Manifest(ledger, new(config, {})), progress)
     try:
         pool = run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
-        progress.say("measuring one worker")
-        found: SpeedProbe = pool.ask("call", measure, list(control_captions), _places(config, files))
+        with progress.waiting("measuring one worker"):
+            found: SpeedProbe = pool.ask("call", measure, list(control_captions), _places(config, files))
         return found
     except UsageError as error:
         if error.where != "engine":

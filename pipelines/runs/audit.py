@@ -51,15 +51,17 @@ def run_audit(
         select,
     )
 
+    progress = progress or Reporter()
     config = columns.resolved(config)
     ledger = Ledger(config.out)
     try:
-        inputs = preflight.check(config)
+        with progress.waiting("checking the configuration and the inputs"):
+            inputs = preflight.check(config)
     except AuditError as error:
         _tell_status(ledger, config, given, error)
         raise
     manifest = Manifest.open(ledger, config, given)
-    run = Run(config, ledger, manifest, progress or Reporter(), log_level)
+    run = Run(config, ledger, manifest, progress, log_level)
     if removed := note(manifest.data):
         run.progress.say(
             f"{config.out}: {removed}; nothing is recomputed (`crossaudit check` verifies that it is complete)"
@@ -72,7 +74,8 @@ def run_audit(
         else:
             # Load the models first, so that a bad model fails now and not after hours of reading.
             run.workers((*config.scoring(), *(config.confirm.embedders if config.images else ())))
-        run.manifest.inputs(input_files.fingerprints(config, inputs))
+        with progress.waiting("reading the fingerprints of the inputs"):
+            run.manifest.inputs(input_files.fingerprints(config, inputs))
         if manifest.finished and not lost:
             report.run(run)
             run.finish()

@@ -6,9 +6,10 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from audit.durations import duration
 from audit.errors import AuditError
 from audit.record.manifest import RunManifest
-from pipelines.console.progress import Numbers, duration
+from pipelines.console.numbers import Numbers
 from pipelines.engine.manifest import NAME, read
 from pipelines.engine.ray_jobs import Cluster, Job
 
@@ -38,14 +39,14 @@ def where(manifest: RunManifest, job: str | None = None) -> str:
     at = manifest.progress.stage if manifest.progress else "starting"
     if manifest.progress and manifest.progress.done is not None:
         numbers = Numbers(**manifest.progress.model_dump(include={field.name for field in fields(Numbers)}))
-        at = f"{numbers.step}: {numbers.done:,} of {numbers.total:,}, {numbers.line()}"
+        at = f"{numbers.step}: {numbers.line()}"
     if now == "stopped" and manifest.failed:
         why = f"stopped at {manifest.failed.at}: {manifest.failed.message}"
         return f"{why}\nLast progress: {at}. Rerun the command to resume."
     if now == "killed":
         return f"killed. Last progress: {at}. Rerun the command to resume."
     silent = "; it may have been killed. If so, rerun the command to resume." if now == "silent" else ""
-    return f"running: {at} ({duration(_age(manifest))} ago){silent}"
+    return f"running: {at} ({duration(round(_age(manifest)))} ago){silent}"
 
 
 def as_json(uri: str, manifest: RunManifest, job: Job | None, job_state: str | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ LACKING = "_lacking_control_captions"
 def run(run: Run) -> None:
     """Screen the control captions, write `control_screen` and save the calibration."""
     config = run.config
-    with run.manifest.stage("calibrate") as stage:
+    with run.stage("calibrate", "control captions") as stage:
         if not run.ledger.parts(CONTROL_CAPTIONS):
             kept, removed = _control_captions(run)
             run.manifest.data.calibration.removed = removed

@@ -40,7 +40,7 @@ def run(run: Run) -> None:
         return
     counts = {file.removesuffix(".parquet"): rows for file, rows in run.manifest.data.parts[table].items()}
     step, shards = _last_step(run), blocks(counts, identical_images.BLOCK)
-    with run.manifest.stage("cluster") as stage:
+    with run.stage("cluster", "images") as stage:
         # The working tables of a run that has its clusters may be gone.
         if run.manifest.data.clusters is None or not step.done() >= {shard.name for shard in shards}:
             _cluster(run, table, counts)
@@ -62,8 +62,8 @@ def _cluster(run: Run, table: str, counts: Mapping[str, int]) -> None:
     run.manifest.data.clusters = ClustersEntry(
         threshold=threshold, source=source, images_with_duplicates=len(image_F), **measured
     )
-    several = f"{len(image_F):,} of {sum(counts.values()):,} images have duplicates (threshold {threshold:.2f})"
-    run.progress.say(f"cluster: {several}" + (f"; {near_duplicates.sentence(measured)}" if by_cells else ""))
+    several = f"{len(image_F):,} have near duplicates"
+    run.progress.note(several + (f"; {near_duplicates.sentence(measured)}" if by_cells else ""))
 
 
 def _last_step(run: Run) -> Step:

@@ -37,7 +37,7 @@ def run(run: Run) -> None:
     config = run.config
     if config.images is None:
         return
-    with run.manifest.stage("confirm") as stage:
+    with run.stage("confirm", "generations") as stage:
         _match(run, "confirm", ("control", "discover"))
         image_search.measure(run)
         matches = run.ledger.read("matches")

@@ -23,7 +23,7 @@ def run(run: Run) -> None:
     if run.config.images is None:
         return
     embedders = run.config.confirm.embedders
-    with run.manifest.stage("embed") as stage:
+    with run.stage("embed", "images") as stage:
         shards = []
         for name in run.ledger.parts(IMAGES):
             shards += slices(name, name, run.ledger.rows(IMAGES, name), run.config.engine.shard_rows)

@@ -16,8 +16,12 @@ def run(run: Run) -> None:
     captions_of = {"discover": selection.selected(run.ledger)}
     if run.config.images is not None:
         captions_of["control"] = _highest_controls(run)
-    with run.manifest.stage("generate") as stage:
+    with run.stage("generate", "captions") as stage:
         generate(run, "generate", captions_of, run.config.generate.seeds)
+        if "control" in captions_of:
+            run.progress.note(
+                f"{len(captions_of['discover']):,} selected and {len(captions_of['control']):,} control captions"
+            )
         stage.rows_in = sum(map(len, captions_of.values()))
         stage.rows_out = run.manifest.refresh("generations")
 

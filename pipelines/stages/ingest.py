@@ -41,7 +41,7 @@ _SLICES = pa.schema(
 def run(run: Run, inputs: Inputs) -> None:
     """Write `rows`, `captions` and `caption_groups`. The manifest must already have the fingerprints of `inputs`."""
     config = run.config.captions
-    with run.manifest.stage("ingest") as stage:
+    with run.stage("ingest", "rows") as stage:
         slices = _plan(run, inputs.captions)
         total = sum(part.rows for part in slices)
         sample = Sample(config.sample, total, config.seed) if config.sample and config.sample < total else None

@@ -31,7 +31,7 @@ from pipelines.tables.verdicts import IS_CONFIRMED
 def run(run: Run) -> None:
     """Write `copied_images`, `verdicts` and `evidence`, and record the claims in the manifest."""
     ledger, config = run.ledger, run.config
-    with run.manifest.stage("judge") as stage:
+    with run.stage("judge", "captions") as stage:
         matches = _all(ledger, "matches", schema.MATCHES)
         limits = thresholds.load(run) if config.images else _none()
         copied = copied_images(matches, config.confirm.embedders[0], limits)
@@ -63,7 +63,6 @@ def run(run: Run) -> None:
         total = sum(counts.values())
         run.manifest.data.claims = ClaimsEntry(**claims(selected, scores, total))
         stage.rows_in = stage.rows_out = total
-        run.progress.say("judge: " + ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items())))
 
 
 def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], control_M: np.ndarray) -> Counter[str]:

@@ -48,7 +48,7 @@ def run(run: Run, plan: MitigationPlan) -> pa.Table:
     _forget_unfinished(run.ledger)
     for caption_set, captions in captions_of.items():
         run.ledger.write(CAPTIONS, caption_set, captions)
-    with run.manifest.stage("mitigate") as stage:
+    with run.stage("mitigate", "images") as stage:
         shards = [
             Shard(f"{caption_set}-{setting}", (caption_set, setting), 0, len(captions))
             for setting in plan.settings

@@ -25,7 +25,7 @@ def run(run: Run) -> None:
     """Write `perturbations` if `select.perturbation_margin` is set."""
     if not run.config.select.perturbation_margin:
         return
-    with run.manifest.stage("perturb") as stage:
+    with run.stage("perturb", "captions") as stage:
         captions = selection.selected(run.ledger)
         run.ledger.write(PERTURBED, "00000", captions)
         step = Step("perturb", "perturbations", "captions", run.ledger, _perturb, _on_lost_row, run.config.scoring())

@@ -9,6 +9,6 @@ def run(run: Run) -> None:
     """Write the manifest and the report."""
     from reports.html import write
 
-    with run.manifest.stage("report"):
+    with run.progress.stage("report", ""), run.manifest.stage("report"):
         run.manifest.write()
         write(run.config.out)

@@ -23,7 +23,7 @@ def run(run: Run) -> None:
         return
     names = run.config.confirm.embedders
     tables = [table(name) for table in (embeddings.stored_table, embeddings.table) for name in names]
-    with run.manifest.stage("embed") as stage:
+    with run.stage("embed", "images") as stage:
         if not run.manifest.finished or _lost(run, tables):
             _take(run, tables)
         stage.rows_in = training_images.listed(run.ledger)
@@ -128,7 +128,7 @@ def _take(run: Run, tables: list[str]) -> None:
         return
     run.manifest.reopen()
     total = sum(rows for table, _, rows in todo if table == tables[-1])
-    with run.progress.stage("embed: vectors from the index", total, "images", 0) as stage:
+    with run.progress.step("embed: vectors from the index", total, "images") as count:
 
         def copy(item: tuple[str, str, int]) -> tuple[str, str, int]:
             _copy(run.ledger, source, *item)
@@ -137,9 +137,8 @@ def _take(run: Run, tables: list[str]) -> None:
         with ThreadPoolExecutor(THREADS) as threads:
             for table, part, rows in threads.map(copy, todo):
                 run.manifest.part(table, part, rows)
-                stage.advance(rows if table == tables[-1] else 0, 0)
-                stage.show()
-                run.manifest.progress(stage.numbers)
+                count.advance(rows if table == tables[-1] else 0, 0)
+                run.manifest.progress(count.numbers)
 
 
 def _copy(ledger: Ledger, source: Ledger, table: str, part: str, rows: int) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run(run: Run) -> None:
     """Write `screen`."""
-    with run.manifest.stage("screen") as stage:
+    with run.stage("screen", "captions") as stage:
         shards = []
         for name in run.ledger.parts("captions"):
             shards += slices(name, name, run.ledger.rows("captions", name), run.config.engine.shard_rows)

@@ -37,7 +37,7 @@ _RANKED = pa.schema([("number", pa.int64()), ("score", pa.float64()), ("cluster"
 def run(run: Run) -> None:
     """Write `scores`, which says why each caption was selected, if it was."""
     config, data, ledger = run.config.select, run.manifest.data, run.ledger
-    with run.manifest.stage("select") as stage:
+    with run.stage("select", "captions") as stage:
         counts = {name: ledger.rows("captions", name) for name in ledger.parts("captions")}
         total = sum(counts.values())
         shards = [Shard(name, count, 0, 1) for name, count in counts.items()]
@@ -54,8 +54,9 @@ def run(run: Run) -> None:
         )
         _write(run, counts, by_budget, by_sample, q)
         stage.rows_in, stage.rows_out = total, len(np.union1d(by_budget, by_sample))
-        how = f"{len(by_budget) - by_rows:,} by score, {by_rows:,} by duplicates and {sampled:,} at random"
-        run.progress.say(f"select: {how}, of {total:,} captions")
+        chosen = {"by score": len(by_budget) - by_rows, "by duplicates": by_rows, "at random": sampled}
+        how = ", ".join(f"{count:,} {way}" for way, count in chosen.items() if count)
+        run.progress.note(f"{stage.rows_out:,} selected: {how}")
 
 
 def _write(

@@ -42,7 +42,8 @@ def run(run: Run, caption_files: list[File]) -> None:
     share = paired / total if total else 1.0
     reason = "images.join_on is none" if options.join_on == "none" else "lines of text name no image"
     why = "" if applies else f" ({reason})"
-    run.progress.say(f"ingest: {paired:,} of {total:,} rows ({share:.1%}) are paired with their own image{why}")
+    having = "every row has its" if paired == total else f"{paired:,} of {total:,} rows have their"
+    run.progress.note(f"{having} own image{why}")
     if applies and share < options.min_paired:
         run.manifest.write()
         raise UsageError(

@@ -158,7 +158,7 @@ def test_explain_writes_one_page(tmp_path: Path) -> None:
         "explain", str(model), "a red dog 🐕", "--controls", str(control), "--steps", "2", "--out", str(page)
     )
     assert (shown.returncode, shown.stdout.strip()) == (0, str(page))
-    assert "follow the caption: done" in shown.stderr
+    assert "follow the caption: 2 steps, " in shown.stderr
     assert "Warning" not in shown.stderr
     assert "a red dog 🐕" in page.read_text(encoding="utf-8")
     control.write_text("\n")

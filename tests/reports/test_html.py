@@ -13,7 +13,7 @@ from PIL import Image
 
 from audit.errors import AuditError
 from reports import facts
-from reports.html import MAX_SIDE, duration, picture, render, visible, write
+from reports.html import MAX_SIDE, picture, render, visible, write
 
 
 @pytest.fixture(scope="module")
@@ -229,10 +229,3 @@ def test_a_torn_table_is_an_audit_error(own_run: Path) -> None:
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(AuditError, match="this part of the run is damaged"):
         render(own_run)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (250, "4 min 10 s"), (7500, "2 h 5 min")]
-)
-def test_durations_read_as_people_say_them(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown

@@ -10,7 +10,7 @@ from audit.record.ledger import Ledger
 from audit.record.manifest import PurgeEntry
 from audit.schema import CAPTIONS, VERDICTS
 from pipelines.configuration.settings import load_config
-from pipelines.console.progress import now
+from pipelines.console.numbers import now
 from pipelines.engine.manifest import Manifest
 
 

@@ -40,7 +40,7 @@ def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: 
     ledger.write(CONTROL_CAPTIONS, "00000", pa.table({"caption": UNSEEN}))
 
     rank_layers(config.out, None, None, device="cpu", out=tmp_path / "found.parquet")
-    assert "look at layers: 4 captions\n" in capsys.readouterr().err
+    assert "look at layers: 4 captions, " in capsys.readouterr().err
     found = pq.read_table(tmp_path / "found.parquet")
     assert found.equals(look(audit.load_model(MODEL, lora=lora), CONFIRMED, UNSEEN))
     assert not found.equals(look(audit.load_model(MODEL), CONFIRMED, UNSEEN))

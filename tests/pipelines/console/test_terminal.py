@@ -97,8 +97,8 @@ def test_progress_is_visible() -> None:
     file = io.StringIO()
     reporter = Reporter(Console(file=file, width=200))
     reporter.say(HOSTILE)
-    with reporter.stage(HOSTILE, 1, "rows"):
-        pass
+    with reporter.stage(HOSTILE, "rows"), reporter.step(HOSTILE, 1, HOSTILE):
+        reporter.note(HOSTILE)
     assert file.getvalue().startswith(SHOWN)
     assert not dangerous(file.getvalue())
 

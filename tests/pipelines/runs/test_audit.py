@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from pipelines.tables import calibration
 from reports.check import check
 from reports.exclusions import write_exclusions
 from reports.query import query
+from tests.support.screen import on_a_terminal
 from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -279,6 +281,24 @@ def test_any_lost_part_is_made_again_without_the_working_tables(
     assert {table: run.read(table) for table in TABLES} == before
     assert [result for result in check(run.uri) if not result.ok] == []
     assert not Path(run.uri, "_work").exists()
+
+
+def test_every_stage_is_one_line_on_a_terminal_and_the_summary_is_below(dataset: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    code, lines = on_a_terminal("run", str(dataset), "--set", "engine.workers=0", "--out", out, width=120)
+    assert code == 0, lines
+    stages = [line for line in lines if line.startswith("✓")]
+    names = ["ingest", "embed", "cluster", "calibrate", "screen", "select", "generate", "confirm", "judge", "report"]
+    assert [line.split()[1] for line in stages] == names
+    assert re.fullmatch(r"✓ ingest +40 rows +[\d.]+ s  every row has its own image", stages[0])
+    assert re.fullmatch(r"✓ screen +38 captions +[\d.]+ s.*", stages[4])
+    assert not any("⠋" in line or "━" in line for line in lines)
+    [verbatim] = [line for line in lines if line.startswith("■ verbatim")]
+    assert verbatim.split()[2] == "1"
+    start = lines.index("What can be said about all captions")
+    sentences = " ".join(line.strip("- ") for line in lines[start:])
+    claims = json.loads((tmp_path / "run/manifest.json").read_text())["claims"]
+    assert all(sentence in sentences for sentence in claims["sentences"])
 
 
 def test_a_run_is_not_resumed_under_another_configuration(

@@ -163,7 +163,7 @@ def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in lines if line.startswith("│")]
     assert cells[0] == ["none", "1", "1 of 1"]
     assert {(keep, float(scale)) for keep, scale, _ in cells} == SETTINGS
-    assert "already done" in done.stderr
+    assert "done earlier" in done.stderr
     assert run.read("mitigation").equals(before)
 
 

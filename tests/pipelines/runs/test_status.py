@@ -42,17 +42,15 @@ def told(run: Run) -> RunManifest:
 def test_a_run_says_where_it_is_from_its_beginning_to_its_end(run: Run) -> None:
     with run:
         assert re.fullmatch(r"running: starting \(\d+ s ago\)", where(told(run)))
-        with run.manifest.stage("screen"):
+        with run.stage("screen", "captions") as entry:
             assert where(told(run)).startswith("running: screen (")
-            with run.progress.stage("screen", 1000, "captions") as stage:
-                stage.advance(250, 1)
-                stage.show(workers=2)
+            with run.progress.step("screen", 1000, "captions") as count:
+                count.advance(250, 1)
+                count.workers = 2
                 run.manifest._pause = 0.0  # no seconds have passed
-                run.manifest.progress(stage.numbers)
-            line = where(told(run))
-            assert line.startswith("running: screen: 250 of 1,000, ")
-            assert "1 errors" in line
-            assert "2 workers" in line
+                run.manifest.progress(count.numbers)
+            assert where(told(run)).startswith("running: screen: 250 of 1,000 captions, 1 error, 2 workers (")
+            entry.rows_in = 1000
             progress = told(run).progress
             assert progress is not None
             assert (progress.stage, progress.done) == ("screen", 250)
