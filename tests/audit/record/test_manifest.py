@@ -12,7 +12,7 @@ from audit.record.manifest import ClustersEntry, StageEntry, parse
 from tests.support.manifests import manifest
 
 
-def parsed(**changes: Any) -> str:
+def refusal(**changes: Any) -> str:
     """Return the message with which a manifest is refused."""
     with pytest.raises(AuditError) as caught:
         parse(json.dumps(manifest(**changes)).encode(), "run/manifest.json")
@@ -47,11 +47,11 @@ def test_a_key_that_is_set_later_is_written() -> None:
 
 def test_what_does_not_fit_is_refused_with_its_key() -> None:
     stage = {"rows_in": "many", "rows_out": 5, "errors": 0, "seconds": 1.5}
-    assert "stages.screen.rows_in: input should be a valid integer" in parsed(stages={"screen": stage})
-    assert "unknown key stages.screen.rows" in parsed(stages={"screen": {"rows": 5}})
-    assert "unknown key verdicts" in parsed(verdicts={})
-    assert "kind: input should be 'audit' or 'index'" in parsed(kind="plan")
-    assert "resolved: value error, it has no confirm.embedders" in parsed(resolved={"old": 1})
+    assert "stages.screen.rows_in: input should be a valid integer" in refusal(stages={"screen": stage})
+    assert "unknown key stages.screen.rows" in refusal(stages={"screen": {"rows": 5}})
+    assert "unknown key verdicts" in refusal(verdicts={})
+    assert "kind: input should be 'audit' or 'index'" in refusal(kind="plan")
+    assert "resolved: value error, it has no confirm.embedders" in refusal(resolved={"old": 1})
 
 
 def test_all_missing_keys_are_named() -> None:

@@ -184,6 +184,21 @@ def test_it_goes_on_where_it_stopped_and_other_settings_are_added(run: Ledger, c
     assert [result for result in check(run.uri) if not result.ok] == []
 
 
+def test_what_was_measured_but_not_summarized_is_measured_again_if_its_vectors_are_gone(own: Ledger) -> None:
+    """As after a kill between two settings, and a rerun of the audit, which removes working tables."""
+    first = Request(bos_scales=(2.0,), keeps=("eos",), confirmed=1, ordinary=1)
+    mitigate_run(own.uri, first)
+    assert not Path(own.uri, "_work").exists()
+    before, summary = own.read("mitigation").drop_columns("seconds"), own.read("mitigation_summary")
+    own.write("mitigation_summary", "00000", summary.slice(1))
+    kept = own.read("mitigation_summary").to_pylist()
+    mitigate_run(own.uri, first)
+    assert own.read("mitigation").drop_columns("seconds").equals(before)
+    again = own.read("mitigation_summary")
+    assert again.slice(1).to_pylist() == kept  # its seconds too: it was not measured again
+    assert again.drop_columns("seconds_per_image").equals(summary.drop_columns("seconds_per_image"))
+
+
 def test_other_captions_or_seeds_take_the_place_of_those_before(own: Ledger) -> None:
     data = manifest(own)
     data["models"]["clip"] = {"open_clip_model.safetensors": "of an earlier --clip"}
