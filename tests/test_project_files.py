@@ -22,7 +22,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 # Imported by `audit` where they are used; a run brings them.
-OF_A_RUN = {"faiss-cpu", "open_clip_torch", "torchvision"}
+OF_A_RUN = {"faiss-cpu", "open_clip_torch", "pydantic", "torchvision"}
 # Comes with transformers and diffusers.
 INDIRECT = {"huggingface_hub"}
 # `pip freeze` leaves these out.
