@@ -1,16 +1,20 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check lint docs clean
+.PHONY: demo test soak check lint docs clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
 
 # One thread per process: two processes run tests, and each may start workers of its own.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) --file-durations
+
+# Hundreds of random schedules and 80 killed workers, machines and drivers, where `make test` tries a handful.
+soak: .venv/installed
+	$(PYTEST) --hypothesis-profile soak tests/pipelines/engine/test_schedule.py tests/end_to_end/test_chaos.py
 
 # The inner loop: lint, types and the unit tests.
 check: lint

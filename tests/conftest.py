@@ -1,9 +1,11 @@
-"""Set up pytest for all tests: no time limits for hypothesis, and the shared data set."""
+"""Set up pytest for all tests: limits of hypothesis, the shared dataset, the order of test files."""
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.datasets"]
+pytest_plugins = ["tests.support.datasets", "tests.support.durations"]
 
 # Deadlines would fail tests on a busy machine.
 settings.register_profile("untimed", deadline=None)
+# For `make soak`, which passes --hypothesis-profile.
+settings.register_profile("soak", settings.get_profile("untimed"), max_examples=2000)
 settings.load_profile("untimed")

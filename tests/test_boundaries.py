@@ -101,3 +101,13 @@ def test_only_the_runs_know_the_stages() -> None:
     stages = "pipelines.stages."
     knowing = {module for module, imported in graph().items() if any(other.startswith(stages) for other in imported)}
     assert {room_of(module) for module in knowing} == {"pipelines.runs"}
+
+
+def test_test_files_share_helpers_through_support_alone() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for module in imports(path)
+        if module.startswith("tests.") and not module.startswith("tests.support.")
+    }
+    assert not wrong

@@ -10,9 +10,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import audit
-from tests.support.paths import DATA
-
-NAMES = ("tiny-sd1", "tiny-sd2")
+from tests.support.paths import DATA, TINY_MODELS
 
 torch.set_num_threads(1)
 
@@ -33,7 +31,7 @@ def sd2() -> audit.Model:
     return audit.load_model(DATA / "tiny-sd2")
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=TINY_MODELS)
 def tiny(request: pytest.FixtureRequest) -> audit.Model:
     """Both models in turn."""
     model: audit.Model = request.getfixturevalue({"tiny-sd1": "sd1", "tiny-sd2": "sd2"}[request.param])

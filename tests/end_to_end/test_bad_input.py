@@ -18,7 +18,7 @@ from pipelines.configuration.settings import load_config
 from pipelines.reading.images import image_id
 from pipelines.runs.audit import run_audit
 from reports.check import check
-from tests.pipelines.reading.test_images import corrupt
+from tests.support.damage import corrupt
 from tests.support.toy import MEMORIZED, MODEL, png, settings_of, write_config, write_parquet, write_tar
 
 LONG = "a very long story of a thing, " * 334

@@ -7,8 +7,7 @@ import os
 import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import ray
+from hypothesis import settings
 from ray.cluster_utils import Cluster
 
 from audit.record.ledger import Ledger, Shard
@@ -32,14 +32,17 @@ from pipelines.engine.step import Step
 from pipelines.engine.worker import Worker
 from pipelines.stages import screen
 from reports.check import check
-from tests.pipelines.runs.test_audit import same
 from tests.support import driver
-from tests.support.called import called
+from tests.support.called import crossaudit
+from tests.support.comparison import same
 from tests.support.paths import ROOT
+from tests.support.processes import until
 from tests.support.toy import write_config
 
 pytestmark = pytest.mark.slow
 
+# Four for `make test` and 80 for `make soak`, which raises the number of examples of hypothesis too.
+SEEDS = range(settings.default.max_examples // 25)
 NODE = {"num_cpus": 2, "num_gpus": 2}
 # A machine that is silent for a second is dead, and no process is started before it is needed.
 QUICK = {
@@ -49,7 +52,6 @@ QUICK = {
     "prestart_worker_first_driver": False,
     "enable_worker_prestart": False,
 }
-GIVE_UP = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def kill_node(cluster: Cluster, rng: random.Random) -> None:
     cluster.add_node(**NODE)
 
 
-@pytest.mark.parametrize("seed", range(14))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_killed_worker_or_machine_changes_nothing(
     connected: Cluster, undisturbed: dict[str, pa.Table], tmp_path: Path, seed: int
 ) -> None:
@@ -152,15 +154,7 @@ def test_one_worker_and_two_and_eight_give_the_same(
     assert tables(ledger) == undisturbed
 
 
-def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Waits until something is so, or the process has ended."""
-    began = time.monotonic()
-    while process.poll() is None and not true():
-        assert time.monotonic() - began < GIVE_UP, "nothing happens"
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", SEEDS[: len(SEEDS) // 2])
 def test_a_killed_driver_is_followed_by_one_that_ends_the_run(
     cluster: Cluster, undisturbed: dict[str, pa.Table], tmp_path: Path, seed: int
 ) -> None:
@@ -210,13 +204,13 @@ def test_a_shard_that_fails_on_another_machine_shows_its_traceback(cluster: Clus
         run.execute(driver.step(ledger, driver.refuse), driver.write_captions(ledger))
         run.manifest.finish()
     assert len(ledger.read("digests")) == len(driver.CAPTIONS) - 1
-    code, output, _ = called("errors", ledger.uri, "--json")
+    code, output, _ = crossaudit("errors", ledger.uri, "--json")
     [cause] = json.loads(output)["causes"]
     assert (code, cause["errors"], cause["caption_id"]) == (0, 1, f"{driver.ODD:02d}")
     assert cause["message"] == f"ValueError: row {driver.ODD} is odd"
     assert "in refuse" in cause["traceback"]
     assert driver.__file__ in cause["traceback"]
-    shown = called("errors", ledger.uri)[1]
+    shown = crossaudit("errors", ledger.uri)[1]
     assert "digest, raised: ValueError: row # is odd" in shown
     assert "in refuse" in shown
     logs = {path.name: path.read_text() for path in Path(ledger.uri, "logs").iterdir()}
@@ -228,20 +222,14 @@ def test_a_shard_that_fails_on_another_machine_shows_its_traceback(cluster: Clus
 
 
 def test_a_whole_audit_survives_the_loss_of_a_worker_a_machine_and_the_driver(
-    cluster: Cluster, make_dataset: Callable[[Path], Path], tmp_path: Path
+    cluster: Cluster, toy: Path, finished: Path, tmp_path: Path
 ) -> None:
-    path = make_dataset(tmp_path / "data")
-
-    def command(out: Ledger, **engine: Any) -> list[str]:
-        settings = [f"engine.{key}={value}" for key, value in {"retries": 2, "shard_rows": 8, **engine}.items()]
-        chosen = [argument for setting in settings for argument in ("--set", setting)]
-        return [sys.executable, "-m", "pipelines.cli", "run", str(path), "--out", out.uri, *chosen]
-
-    undisturbed, ledger = Ledger(str(tmp_path / "undisturbed")), Ledger(str(tmp_path / "run"))
-    subprocess.run(command(undisturbed), cwd=str(ROOT), check=True)
-    disturbed = command(ledger, address=cluster.address, workers="{min: 1, max: 3}")
+    ledger = Ledger(str(tmp_path / "run"))
+    engine = {"address": cluster.address, "workers": "{min: 1, max: 3}", "retries": 2}
+    chosen = [part for key, value in engine.items() for part in ("--set", f"engine.{key}={value}")]
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(toy / "audit.yaml"), "--out", ledger.uri, *chosen]
     rng = random.Random(0)
-    with subprocess.Popen(disturbed, cwd=str(ROOT)) as process:
+    with subprocess.Popen(command, cwd=str(ROOT)) as process:
         until(lambda: bool(ledger.parts("embeddings_sscd")), process)
         kill_worker(cluster, rng)
         until(lambda: bool(ledger.parts("screen")), process)
@@ -250,6 +238,6 @@ def test_a_whole_audit_survives_the_loss_of_a_worker_a_machine_and_the_driver(
         process.kill()
     assert ledger.parts("generations")
     assert not ledger.parts("verdicts")
-    subprocess.run(disturbed, cwd=str(ROOT), check=True)
-    same(undisturbed, ledger)
+    subprocess.run(command, cwd=str(ROOT), check=True)
+    same(Ledger(str(finished)), ledger)
     assert [result for result in check(ledger.uri) if not result.ok] == []

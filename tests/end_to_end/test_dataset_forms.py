@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pipelines.stages.test_ingest import ingested
+from tests.support.ingested import ingested
 from tests.support.toy import png, write_config, write_parquet, write_tar
 
 pytestmark = pytest.mark.slow

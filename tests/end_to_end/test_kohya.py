@@ -17,7 +17,7 @@ import audit
 from audit.record.ledger import Ledger
 from audit.schema import MATCHES
 from reports.check import check
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
 from tests.support.toy import CONTROL_CAPTIONS, CONTROL_TWIN, MEMORIZED, png, write_config
 
 pytestmark = pytest.mark.slow

@@ -49,6 +49,7 @@ def run_with(dataset: Path, audited: Callable[..., str], seeds: tuple[int, ...],
             "control_rate": 0.05,
         },
         "index": {"path": str(first)} if first else {},
+        "engine": {"workers": 0},
         "out": f"run-{seeds[0]}",
     }
     path = dataset / f"audit-{seeds[0]}.yaml"

@@ -31,9 +31,10 @@ from pipelines.runs.purge import purge
 from reports.check import check
 from reports.exclusions import write_exclusions
 from reports.query import query
-from tests.end_to_end.test_chaos import ROOT, until
-from tests.pipelines.runs.test_audit import same
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
+from tests.support.comparison import same
+from tests.support.paths import ROOT
+from tests.support.processes import until
 from tests.support.toy import MEMORIZED, MODEL, settings_of
 
 pytestmark = pytest.mark.slow
@@ -61,15 +62,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pafs.S3FileSystem]:
 
 
 @pytest.fixture(scope="module")
-def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """On this machine."""
-    return make_dataset(tmp_path_factory.mktemp("here"))
-
-
-@pytest.fixture(scope="module")
-def uploaded(s3: pafs.S3FileSystem, dataset: Path) -> Path:
-    """The same data set in the bucket, with the model and the weights, and its audit.yaml."""
-    pafs.copy_files(str(dataset.parent), f"{BUCKET}/data")
+def uploaded(s3: pafs.S3FileSystem, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset in the bucket, with the model and the weights, and its audit.yaml."""
+    pafs.copy_files(str(toy), f"{BUCKET}/data")
     pafs.copy_files(str(MODEL), f"{BUCKET}/model")
     confirm = settings_of()["confirm"]
     there = {
@@ -80,14 +75,14 @@ def uploaded(s3: pafs.S3FileSystem, dataset: Path) -> Path:
         "calibration": {name: f"{BUCKET}/data/{file}" for name, file in settings_of()["calibration"].items()},
         "out": f"{BUCKET}/run",
     }
-    path = dataset.parent / "s3.yaml"
+    path = tmp_path_factory.mktemp("uploaded") / "s3.yaml"
     path.write_text(yaml.safe_dump(settings_of(**there)), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def here(dataset: Path, audited: Callable[..., str]) -> Ledger:
-    return Ledger(audited(dataset))
+def here(finished: Path) -> Ledger:
+    return Ledger(str(finished))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +157,9 @@ def test_working_tables_are_removed_from_a_bucket(run: Ledger) -> None:
 
 def test_a_killed_driver_is_followed_by_one_that_ends_the_run(here: Ledger, uploaded: Path) -> None:
     ledger = Ledger(f"{BUCKET}/killed")
+    """Here Ray workers read and write the bucket; everywhere else this process does."""
     command = [sys.executable, "-m", "pipelines.cli", "run", str(uploaded), "--out", ledger.uri]
+    command += ["--set", "engine.workers=1"]
     with subprocess.Popen(command, cwd=ROOT) as process:
         until(lambda: bool(ledger.parts("screen")), process)
         theirs = psutil.Process(process.pid).children(recursive=True)

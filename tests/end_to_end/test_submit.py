@@ -20,13 +20,14 @@ import pytest
 from audit.record.ledger import Ledger
 from pipelines.engine.ray_token import private_token
 from reports.check import check
-from tests.pipelines.runs.test_audit import same
+from tests.support.comparison import same
 
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
-# Enough of them for something to happen meanwhile.
-STEPS = "generate.steps=10"
+# Enough steps for something to happen meanwhile.
+SETTINGS = ("generate.steps=10", "engine.workers=1")
+CHOSEN = tuple(part for setting in SETTINGS for part in ("--set", setting))
 
 
 def free_port() -> int:
@@ -40,7 +41,7 @@ def environment() -> dict[str, str]:
 
 
 def submit(config: Path, address: str, out: str, *options: str) -> subprocess.CompletedProcess[str]:
-    return crossaudit("submit", str(config), "--address", address, "--out", out, "--set", STEPS, *options)
+    return crossaudit("submit", str(config), "--address", address, "--out", out, *CHOSEN, *options)
 
 
 def follow(run: str) -> subprocess.Popen[str]:
@@ -86,8 +87,8 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("submitted"))
+def dataset(toy: Path) -> Path:
+    return toy / "audit.yaml"
 
 
 def driver() -> psutil.Process:
@@ -123,7 +124,7 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == f"{run}/report.html"
     assert "done earlier" in again.stderr
-    same(Ledger(run), Ledger(audited(dataset, STEPS, out=str(tmp_path / "here"))))
+    same(Ledger(run), Ledger(audited(dataset, SETTINGS[0], out=str(tmp_path / "here"))))
     assert [result for result in check(run) if not result.ok] == []
     manifest = json.loads(Path(run, "manifest.json").read_text())
     assert [job["address"] for job in manifest["jobs"]] == [cluster, cluster]
@@ -147,7 +148,7 @@ def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, d
         logs.communicate()
     assert crossaudit("status", run).stdout.startswith("stopped at")
 
-    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, "--set", STEPS, "--wait"]
+    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, *CHOSEN, "--wait"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
         assert waiting.stderr is not None
         next(line for line in waiting.stderr if line.startswith("loading"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.support.called import crossaudit
 from tests.support.paths import ROOT
 from tests.support.toy import judged, write_config
 
@@ -36,13 +36,6 @@ COMMANDS = (
     "explain",
     "config",
 )
-
-
-def crossaudit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": paths, "COLUMNS": "120", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 import base64
-import html
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,25 +12,12 @@ from PIL import Image
 from audit.errors import AuditError
 from reports import facts
 from reports.html import MAX_SIDE, picture, render, visible, write
+from tests.support.markup import Tags, text_of
 
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> str:
     return render(run)
-
-
-class Tags(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-
-def text_of(page: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S))).split())
 
 
 def test_the_report_is_one_file_that_needs_nothing_and_runs_nothing(page: str) -> None:

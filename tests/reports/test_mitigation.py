@@ -13,8 +13,9 @@ from reports.check import check
 from reports.html import render
 from reports.mitigation import best_of
 from reports.query import query
-from tests.reports.conftest import HOSTILE, picture, png
-from tests.reports.test_html import Tags, text_of
+from tests.support.markup import Tags, text_of
+from tests.support.report_run import HOSTILE, picture
+from tests.support.toy import encode
 
 SCALES = {"none": (1.0,), "eos": (1.25, 4.0)}
 SHARE = {("none", 1.0): 1.0, ("eos", 1.25): 0.5, ("eos", 4.0): 0.0}
@@ -42,7 +43,7 @@ def mitigate(run: Path, clip: bool = True) -> None:
                 copied = n < share * len(captions)
                 known = {name: row[name] for name in ("caption_id", "caption", "verdict", "image_id")}
                 values = {"seed": 1, "similarity": 0.9 if copied else 0.2, "is_copy": copied}
-                measured.append(setting | known | values | {"image": png(picture(n)) if n < 14 else None})
+                measured.append(setting | known | values | {"image": encode(picture(n)) if n < 14 else None})
     manifest = json.loads((run / "manifest.json").read_text())
     for table, rows, layout in (
         ("mitigation", measured, schema.MITIGATION),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,12 +14,26 @@ from pipelines.cli import main
 from pipelines.commands.options import state
 
 
-def called(*arguments: str) -> tuple[int, str, str]:
-    """Run `crossaudit ARGUMENTS` and return its exit code, standard output and standard error."""
-    output, error = io.StringIO(), io.StringIO()
+class Called(NamedTuple):
+    """What a command leaves behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def crossaudit(*arguments: str, cwd: Path | None = None) -> Called:
+    """Run `crossaudit ARGUMENTS` in a terminal of 120 columns without colours."""
+    output, error = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     state.verbose = False
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(error):
         patch.setattr(sys, "argv", ["crossaudit", *arguments])
+        patch.setenv("COLUMNS", "120")
+        patch.setenv("NO_COLOR", "1")
+        if cwd is not None:
+            patch.chdir(cwd)
         with pytest.raises(SystemExit) as ended:
             main()
-    return ended.value.code or 0, output.getvalue(), error.getvalue()
+    assert ended.value.code is None or isinstance(ended.value.code, int)
+    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (output, error))  # type: ignore[attr-defined]
+    return Called(ended.value.code or 0, stdout, stderr)

@@ -4,3 +4,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
+TINY_MODELS = ("tiny-sd1", "tiny-sd2")
+BUNDLE = ROOT / "pipelines/demo/bundle"

@@ -16,7 +16,7 @@ import audit
 from audit.costs.flops import count, embedding_cost, generation_cost, screen_cost
 from audit.costs.meta_networks import META, outline_embedder, outline_model
 from audit.embedding.loading import load_embedder
-from tests.audit.costs.test_meta_networks import BUNDLE
+from tests.support.paths import BUNDLE
 
 CAPTIONS = ["a red dog", "two ships at night", "x"]
 SEEDS = (0, 5)

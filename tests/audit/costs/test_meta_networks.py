@@ -15,17 +15,14 @@ from audit.costs.meta_networks import outline_embedder, outline_model
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
 from audit.embedding.loading import load_embedder
 from audit.errors import AuditError
-from tests.audit.conftest import NAMES
-from tests.support.paths import ROOT
-
-BUNDLE = ROOT / "pipelines/demo/bundle"
+from tests.support.paths import BUNDLE, TINY_MODELS
 
 
 def without_weights(source: Path, folder: Path) -> Path:
     return Path(shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors")))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TINY_MODELS)
 def test_an_outline_has_the_shapes_of_the_model_and_needs_no_weights(
     name: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from audit.duplicates import cells
 from audit.duplicates.images import clusters
-from tests.audit.duplicates.test_images import first_connected, unit_rows
+from tests.support.clusters import first_connected, unit_rows
 
 
 @settings(max_examples=40, deadline=None)

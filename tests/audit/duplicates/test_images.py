@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from audit.duplicates.images import clusters, duplicate_threshold, edited, forest, near_pairs, same_bytes
-
-
-def unit_rows(seed: int, n: int, width: int = 3) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(n, width))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+from tests.support.clusters import first_connected, unit_rows
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,16 +46,6 @@ def test_clusters_are_the_connected_components_of_all_pairs_however_images_are_c
         assert found.tolist() == np.flatnonzero(sizes > 1).tolist()
         assert first.tolist() == connected[found].tolist()
         assert size.tolist() == sizes[found].tolist()
-
-
-def first_connected(edge: np.ndarray) -> np.ndarray:
-    """The first that each is connected with: labels spread along the edges until none changes."""
-    first = np.arange(len(edge))
-    while True:
-        spread = np.where(edge, first, len(edge)).min(axis=1)
-        if (spread == first).all():
-            return first
-        first = spread
 
 
 def test_many_duplicates_leave_few_pairs() -> None:

@@ -14,7 +14,7 @@ import audit
 from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError, UsageError
 from audit.models.architecture import PIPELINES, latent_size
-from tests.audit.models.conftest import set_config
+from tests.support.checkpoints import set_config
 
 INPUTS: list[tuple[dict[str, Any], str]] = [
     ({"time_cond_proj_dim": 32}, "time_cond_proj_dim .*consistency"),

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 import audit
 from audit.errors import AuditError
 from audit.models.files import weights_files
-from tests.audit.models.conftest import WEIGHTS
-from tests.audit.models.test_weights import same
+from tests.support.checkpoints import WEIGHTS, same
 
 
 def as_variant(folder: Path, name: str, dtype: torch.dtype, keep: bool = False) -> None:

@@ -18,7 +18,7 @@ from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError, UsageError
 from audit.models.networks import empty_networks
 from audit.models.single_file import read_header, single_file_configs
-from tests.audit.models.test_weights import same
+from tests.support.checkpoints import same
 from tests.support.original_layout import original_name, original_open_clip_name, original_vae_name, single_file
 
 EMPTY = torch.zeros(0)

@@ -14,19 +14,9 @@ from torch import Tensor
 
 import audit
 from audit.errors import AuditError
-from tests.audit.models.conftest import WEIGHTS, retensor
+from tests.support.checkpoints import PARTS, WEIGHTS, retensor, same
 
-PARTS = list(WEIGHTS)
 FIRST = {"unet": "conv_in.bias", "vae": "decoder.conv_in.bias", "text_encoder": "encoder.layers.0.layer_norm1.bias"}
-
-
-def same(one: audit.Model, other: object) -> bool:
-    """Whether the networks of a model hold the same numbers as those of another, or of a pipeline."""
-    pairs = [(getattr(one, part).state_dict(), getattr(other, part).state_dict()) for part in PARTS]
-    return all(
-        mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-        for mine, theirs in pairs
-    )
 
 
 def test_the_weights_are_those_that_diffusers_loads(data: Path, sd1: audit.Model) -> None:

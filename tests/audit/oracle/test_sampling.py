@@ -19,7 +19,7 @@ from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError
 from audit.models.noise import initial_latent
 from audit.models.schedulers import CLASSES, resolve
-from tests.audit.models.test_schedulers import SD, TABLE
+from tests.support.schedulers import SD, TABLE
 
 CAPTION, SEED, STEPS, GUIDANCE = "a dog", 3, 3, 4.0
 SHAPE = (4, 8, 8)

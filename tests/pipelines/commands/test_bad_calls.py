@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.called import called
+from tests.support.called import crossaudit
 from tests.support.finished import finish_run
 from tests.support.toy import MODEL, settings_of
 
 
 def assert_plain(arguments: tuple[str, ...], named: str, codes: tuple[int, ...] = (1, 2)) -> str:
     """The command fails with a message of two lines or more: what is wrong with `named`, and what to do."""
-    code, output, error = called(*arguments)
+    code, output, error = crossaudit(*arguments)
     shown = f"crossaudit {' '.join(arguments)}: exit code {code}\n{output}{error}"
     assert code in codes, shown
     assert "unexpected" not in error.lower(), shown
@@ -170,7 +170,7 @@ def test_a_configuration_that_cannot_be_read_is_wrong_usage(tmp_path: Path, comm
     path, content = tmp_path / "audit.yaml", BAD_CONFIGS[cause]
     if content is not None:
         path.write_bytes(content)
-    code, _, error = called(command, str(path))
+    code, _, error = crossaudit(command, str(path))
     assert (code, error.startswith(f"crossaudit: {path}: ")) == (2, True), error
     assert "traceback is in" not in error
     assert "unexpected" not in error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.record.ledger import Ledger, errors_table
-from tests.support.called import called
+from tests.support.called import crossaudit
 from tests.support.toy import judged
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "/x/a.py", line 7, in f\nValueError: 1 is \x1b[31mbad'
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> str:
 
 
 def test_each_cause_has_its_count_an_example_and_the_escaped_traceback(run: str) -> None:
-    code, output, _ = called("errors", run)
+    code, output, _ = crossaudit("errors", run)
     assert code == 0
     assert output == (
         "2 x screen, raised: ValueError: # is bad\n"
@@ -43,7 +43,7 @@ def test_each_cause_has_its_count_an_example_and_the_escaped_traceback(run: str)
 
 
 def test_json_is_one_document(run: str) -> None:
-    code, output, _ = called("errors", run, "--json")
+    code, output, _ = crossaudit("errors", run, "--json")
     found = json.loads(output)
     assert (code, found["run"], found["errors"], len(found["causes"])) == (0, run, 3, 2)
     assert found["causes"][0]["traceback"] == TRACEBACK
@@ -52,4 +52,4 @@ def test_json_is_one_document(run: str) -> None:
 
 def test_a_run_without_errors_says_so(tmp_path: Path) -> None:
     uri = judged(str(tmp_path / "run"), {"a": "one"}, 1.5)
-    assert called("errors", uri) == (0, "no errors\n", "")
+    assert crossaudit("errors", uri) == (0, "no errors\n", "")

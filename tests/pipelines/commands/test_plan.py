@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pipelines.commands.rank_layers import rank_layers
 from pipelines.configuration.settings import load_config
 from pipelines.engine.manifest import Manifest
 from pipelines.tables.calibration import CONTROL_CAPTIONS
-from tests.support.called import called
+from tests.support.called import crossaudit
 from tests.support.toy import MODEL, write_config
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
@@ -50,6 +50,6 @@ def test_the_default_column_of_each_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text("".join(f'{{"text": "{caption}"}}\n' for caption in CONFIRMED))
     (tmp_path / "unseen.csv").write_text("\n".join(["id,prompt", *(f"0,{caption}" for caption in UNSEEN)]))
     files = ("--captions", str(tmp_path / "own.jsonl"), "--controls", str(tmp_path / "unseen.csv"))
-    code, _, error = called("rank-layers", str(MODEL), *files, "--out", str(tmp_path / "found.parquet"))
+    code, _, error = crossaudit("rank-layers", str(MODEL), *files, "--out", str(tmp_path / "found.parquet"))
     assert code == 0, error
     assert pq.read_table(tmp_path / "found.parquet").equals(look(audit.load_model(MODEL), CONFIRMED, UNSEEN))

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from audit.models import weights
-from tests.support.called import called
+from tests.support.called import crossaudit
 from tests.support.finished import finish_run
 from tests.support.toy import MODEL, write_config
 
@@ -28,7 +28,7 @@ def audit(folder: Path, verdicts: tuple[str, ...], *options: str) -> tuple[int, 
     config = write_config(folder, out=out)
     if not (folder / out).exists():
         finish_run(config, *verdicts)
-    return called("run", str(config), *options)
+    return crossaudit("run", str(config), *options)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_fail_on_exits_with_3_for_this_verdict_and_worse_ones(
 
 def test_fail_on_needs_training_images(folder: Path) -> None:
     config = write_config(folder, images=None, out="no-images")
-    code, _, error = called("run", str(config), "--fail-on", "verbatim")
+    code, _, error = crossaudit("run", str(config), "--fail-on", "verbatim")
     assert code == 2
     assert "without training images" in error
 
@@ -73,14 +73,14 @@ def test_json_of_check_only_counts_the_files(folder: Path) -> None:
 
 
 def test_json_prints_nothing_where_the_run_cannot_start(folder: Path) -> None:
-    code, output, error = called("run", str(write_config(folder, model="nowhere", out="x")), "--json")
+    code, output, error = crossaudit("run", str(write_config(folder, model="nowhere", out="x")), "--json")
     assert (code, output) == (1, "")
     assert "nowhere" in error
 
 
 def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
     audit(folder, ("not_selected", "verbatim"))
-    code, output, _ = called("status", str(folder / "not_selected-verbatim"), "--json")
+    code, output, _ = crossaudit("status", str(folder / "not_selected-verbatim"), "--json")
     found = json.loads(output)
     assert code == 0
     assert found["state"] == "finished"
@@ -92,9 +92,9 @@ def test_json_of_status_says_how_far_the_run_is(folder: Path) -> None:
 def test_json_of_check_has_every_statement_and_the_same_exit_code(folder: Path) -> None:
     audit(folder, ("not_selected", "verbatim"))
     run = str(folder / "not_selected-verbatim")
-    code, output, _ = called("check", run, "--json")
+    code, output, _ = crossaudit("check", run, "--json")
     found = json.loads(output)
-    assert (code, found["run"], found["ok"]) == (called("check", run)[0], run, False)
+    assert (code, found["run"], found["ok"]) == (crossaudit("check", run)[0], run, False)
     assert {"name", "ok", "detail", "warning"} == set(found["checks"][0])
     assert found["checks"][0]["ok"]
     assert not all(item["ok"] for item in found["checks"])
@@ -107,7 +107,7 @@ def test_verbose_shows_the_traceback_of_the_worker_and_not_that_of_the_driver(fo
     tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     tensors["conv_in.bias"][0] = float("nan")
     save_file(tensors, file)
-    code, _, error = called("run", str(write_config(folder, model="model", out="refused")), "--verbose")
+    code, _, error = crossaudit("run", str(write_config(folder, model="model", out="refused")), "--verbose")
     [log] = (folder / "refused/logs").glob("*-driver-*")
     assert code == 1
     assert "conv_in.bias has values that are NaN or infinite" in error.splitlines()[-2]

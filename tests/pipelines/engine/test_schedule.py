@@ -225,9 +225,7 @@ class Runs(RuleBasedStateMachine):
 @pytest.mark.slow
 class TestRuns(Runs.TestCase):  # type: ignore[name-defined, misc]
     settings = settings(
-        max_examples=2000,
         stateful_step_count=30,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 

@@ -12,7 +12,7 @@ import pytest
 from audit.errors import AuditError
 from pipelines.commands import detectors
 from pipelines.engine.tracebacks import LONGEST, WorkerError, in_one_line, plain, portable, text_of
-from tests.support.called import called
+from tests.support.called import crossaudit
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_a_file_of_the_operating_systems_errors_is_named(tmp_path: Path) -> None
 
 def test_a_command_writes_the_traceback_to_a_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audit.detectors.COMBINED", None)
-    code, output, error = called("detectors")
+    code, output, error = crossaudit("detectors")
     first, second = error.splitlines()
     assert (code, output) == (1, "")
     assert first.startswith("crossaudit: AttributeError: 'NoneType' object")
@@ -53,7 +53,7 @@ def test_a_command_writes_the_traceback_to_a_file_and_names_it(tmp_path: Path, m
     assert text.startswith("crossaudit detectors\n")
     assert "Traceback" in text
     assert detectors.__file__ in text
-    assert "Traceback" in called("detectors", "--verbose")[2]
+    assert "Traceback" in crossaudit("detectors", "--verbose")[2]
 
 
 class UnpicklableError(Exception):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,37 +20,15 @@ from pipelines.configuration.config import Captions
 from pipelines.reading import captions as reading
 from pipelines.reading import slices as slices_of
 from pipelines.reading.files import find
-from tests.pipelines.reading.test_images import corrupt
+from tests.support.caption_files import as_csv, as_json, sample, write_lines
+from tests.support.damage import corrupt
 from tests.support.toy import write_parquet, write_tar
 
 Rows = list[dict[str, Any]]
 
 
-def write_lines(path: Path, lines: list[bytes], end: bytes = b"\n") -> None:
-    content = b"".join(line + end for line in lines)
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
-def as_csv(texts: list[str], delimiter: str) -> bytes:
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, delimiter=delimiter)
-    writer.writerows([["url", "caption", "key"], *(["u", text, f"k{row}"] for row, text in enumerate(texts))])
-    return file.getvalue().encode()
-
-
 def packed(path: Path, content: bytes) -> None:
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
-def as_json(texts: list[str]) -> list[bytes]:
-    return [json.dumps({"caption": text, "key": f"k{row}", "url": "u"}).encode() for row, text in enumerate(texts)]
-
-
-def sample(texts: list[str], suffix: str) -> list[tuple[str, bytes]]:
-    content = [text.encode() for text in texts] if suffix == "txt" else as_json(texts)
-    return [
-        member for row, one in enumerate(content) for member in ((f"k{row}.jpg", b"image"), (f"k{row}.{suffix}", one))
-    ]
 
 
 FORMATS: dict[str, tuple[str, Callable[[Path, list[str]], None]]] = {

@@ -15,7 +15,7 @@ from pipelines.reading import counting
 from pipelines.reading.counting import Count, count_captions, count_images
 from pipelines.reading.files import find
 from pipelines.reading.folders import gather
-from tests.pipelines.reading.test_captions import as_csv, as_json, sample, write_lines
+from tests.support.caption_files import as_csv, as_json, sample, write_lines
 from tests.support.toy import png, write_parquet, write_tar
 
 OPTIONS = Captions(path="", caption="caption")

@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import AuditError, UsageError
 from pipelines.reading.files import find
 from pipelines.reading.images import image_id, index, read, read_each
+from tests.support.damage import corrupt
 from tests.support.toy import png, write_parquet, write_tar
 
 
@@ -86,16 +86,6 @@ def test_an_image_of_too_many_bytes_is_not_read(tmp_path: Path, monkeypatch: pyt
     write_tar(tmp_path / "0.tar", [("a.png", bytes(101)), ("b.png", bytes(100))])
     [file] = find(str(tmp_path / "0.tar"), "images")
     assert list(read(index(file, "image")[0], "image")) == [None, bytes(100)]
-
-
-def corrupt(path: Path, group: int, column: str) -> None:
-    """Overwrite the pages of one column chunk; the footer stays sound."""
-    metadata = pq.read_metadata(path).row_group(group)
-    chunk = next(c for n in range(metadata.num_columns) if (c := metadata.column(n)).path_in_schema == column)
-    start = chunk.dictionary_page_offset or chunk.data_page_offset
-    content = bytearray(path.read_bytes())
-    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
-    path.write_bytes(content)
 
 
 def three_groups(path: Path, column: str) -> tuple[list[bytes], pa.Table, str | None]:

@@ -30,47 +30,27 @@ from pipelines.tables import calibration
 from reports.check import check
 from reports.exclusions import write_exclusions
 from reports.query import query
+from tests.support.comparison import TABLES, same
 from tests.support.screen import on_a_terminal
 from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
 
-TABLES = (
-    "rows",
-    "captions",
-    "caption_groups",
-    "control_screen",
-    "screen",
-    "scores",
-    "generations",
-    "embeddings_sscd",
-    "image_clusters",
-    "matches",
-    "evidence",
-    "verdicts",
-)
+
+@pytest.fixture(scope="module")
+def dataset(toy: Path) -> Path:
+    return toy / "audit.yaml"
 
 
 @pytest.fixture(scope="module")
-def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("sound"))
-
-
-@pytest.fixture(scope="module")
-def run(dataset: Path, audited: Callable[..., str]) -> Ledger:
-    return Ledger(audited(dataset))
+def run(finished: Path) -> Ledger:
+    return Ledger(str(finished))
 
 
 def manifest(run: Ledger) -> dict[str, Any]:
     content = run.read_bytes("manifest.json")
     assert content is not None
     return json.loads(content)
-
-
-def same(first: Ledger, second: Ledger) -> None:
-    for table in TABLES:
-        assert first.parts(table) == second.parts(table), table
-        assert first.read(table).equals(second.read(table)), table
 
 
 def test_a_run_in_memory_is_the_same_and_has_a_report(dataset: Path, run: Ledger, audited: Callable[..., str]) -> None:
@@ -233,14 +213,15 @@ def test_an_inverted_file_of_few_images_finds_the_same(
     assert [result for result in check(other.uri) if not result.ok] == []
 
 
-def test_a_run_that_lost_parts_makes_them_again(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:
+def test_a_run_that_lost_parts_makes_them_again(own: Path, dataset: Path, audited: Callable[..., str]) -> None:
+    run = Ledger(str(own))
     before = {table: run.read(table) for table in TABLES}
     for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("matches", "fresh-00000")):
         assert name in run.parts(table)
         run.remove(table, name)
     leftover = Path(run.uri, "screen", ".00000-00001.abc.tmp")
     leftover.write_bytes(b"half a file")
-    audited(dataset)
+    audited(dataset, out=run.uri)
     assert {table: run.read(table) for table in TABLES} == before
     assert not leftover.exists()
     assert [result for result in check(run.uri) if not result.ok] == []
@@ -305,19 +286,18 @@ def test_a_run_is_not_resumed_under_another_configuration(
     run: Ledger, dataset: Path, audited: Callable[..., str]
 ) -> None:
     with pytest.raises(AuditError, match=r"generate.steps was 2 when this run began and is 3 now"):
-        audited(dataset, "generate.steps=3")
+        audited(dataset, "generate.steps=3", out=run.uri)
 
 
-def test_a_run_is_not_resumed_with_another_input(run: Ledger, dataset: Path, audited: Callable[..., str]) -> None:
-    path = dataset.parent / "captions" / "00001.parquet"
-    content = path.read_bytes()
-    table = pq.read_table(path)
-    try:
-        pq.write_table(table.slice(1), path)
-        with pytest.raises(AuditError, match=r"00001.parquet: has changed since this run began"):
-            audited(dataset)
-    finally:
-        path.write_bytes(content)
+def test_a_run_is_not_resumed_with_another_input(
+    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path: Path
+) -> None:
+    path, small = make_dataset(tmp_path), ("images=null", "select.budget=1", "select.audit_sample=0")
+    audited(path, *small)
+    captions = tmp_path / "captions/00001.parquet"
+    pq.write_table(pq.read_table(captions).slice(1), captions)
+    with pytest.raises(AuditError, match=r"00001.parquet: has changed since this run began"):
+        audited(path, *small)
 
 
 def test_captions_and_images_of_one_parquet_file_with_two_embedders(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from hypothesis import strategies as st
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError, UsageError
 from audit.schema import EXCLUSIONS
-from pipelines.runs.clean import write_clean_copies
 from pipelines.writing.counts import Counts
 from reports.exclusions import write_exclusions
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
+from tests.support.cleaned import captions_of, cleaned, members_of
 from tests.support.minimal import place, reproduced, row, write_run
 from tests.support.toy import png, write_parquet, write_tar
 
@@ -67,21 +66,6 @@ def dropping(run: Path) -> str:
     return write_exclusions(run).path
 
 
-def cleaned(exclusions: str, dataset: Path | list[str], out: Path) -> tuple[Counts, list[str]]:
-    said: list[str] = []
-    given_ = [str(dataset)] if isinstance(dataset, Path) else dataset
-    return write_clean_copies(exclusions, given_, str(out), said.append), said
-
-
-def captions(path: Path) -> list[str]:
-    return pq.read_table(path)["caption"].to_pylist()
-
-
-def names(path: Path) -> list[str]:
-    with tarfile.open(path) as tar:
-        return tar.getnames()
-
-
 def test_a_folder_of_captions_and_tars_is_copied_without_what_is_dropped(
     data: Path, dropping: str, tmp_path: Path
 ) -> None:
@@ -93,10 +77,10 @@ def test_a_folder_of_captions_and_tars_is_copied_without_what_is_dropped(
         "00001.parquet",
         "00001.tar",
     ]
-    assert captions(tmp_path / "clean/00000.parquet") == ["a dog", "a fox", "a cow"]
-    assert captions(tmp_path / "clean/00001.parquet") == ["a bee", "an ant", "a wasp", "an owl"]
+    assert captions_of(tmp_path / "clean/00000.parquet") == ["a dog", "a fox", "a cow"]
+    assert captions_of(tmp_path / "clean/00001.parquet") == ["a bee", "an ant", "a wasp", "an owl"]
     ends = ("json", "png", "txt")
-    assert names(tmp_path / "clean/00000.tar") == [f"00000{n}.{end}" for n in (1, 2, 4) for end in ends]
+    assert members_of(tmp_path / "clean/00000.tar") == [f"00000{n}.{end}" for n in (1, 2, 4) for end in ends]
     assert said == [
         "00000.parquet: 5 rows in, 2 dropped, 3 out",
         "00000.tar: 5 samples in, 2 dropped, 3 out",
@@ -110,9 +94,9 @@ def test_a_folder_of_captions_and_tars_is_copied_without_what_is_dropped(
 def test_dedup_leaves_the_first_row_and_its_sample(data: Path, run: Path, tmp_path: Path) -> None:
     counts, _ = cleaned(write_exclusions(run, "dedup").path, data, tmp_path / "clean")
     assert counts == Counts(20, 4, 16, 6)
-    assert captions(tmp_path / "clean/00000.parquet") == ["a cat", "a dog", "a fox", "a cow"]
-    assert "000000.png" in names(tmp_path / "clean/00000.tar")
-    assert "a cat" not in captions(tmp_path / "clean/00001.parquet")
+    assert captions_of(tmp_path / "clean/00000.parquet") == ["a cat", "a dog", "a fox", "a cow"]
+    assert "000000.png" in members_of(tmp_path / "clean/00000.tar")
+    assert "a cat" not in captions_of(tmp_path / "clean/00001.parquet")
 
 
 def test_a_parquet_copy_keeps_schema_metadata_row_groups_and_compression(
@@ -156,14 +140,14 @@ def test_a_binary_or_dictionary_column_of_captions_is_compared_too(data: Path, d
         pq.write_table(pa.table({"caption": pa.array(CAPTIONS[stem]).cast(kind)}), data / f"{stem}.parquet")
     cleaned(dropping, [f"{data}/*.parquet"], tmp_path / "clean")
     assert pq.read_schema(tmp_path / "clean/00001.parquet").field("caption").type.value_type == pa.string()
-    assert captions(tmp_path / "clean/00000.parquet") == [b"a dog", b"a fox", b"a cow"]
+    assert captions_of(tmp_path / "clean/00000.parquet") == [b"a dog", b"a fox", b"a cow"]
 
 
 def test_a_caption_is_looked_for_among_those_of_its_row(data: Path, dropping: str, tmp_path: Path) -> None:
     listed = [["another", caption] for caption in CAPTIONS["00000"]]
     pq.write_table(pa.table({"caption": pa.array(listed, pa.list_(pa.string()))}), data / "00000.parquet")
     cleaned(dropping, [f"{data}/00000.parquet"], tmp_path / "clean")
-    assert captions(tmp_path / "clean/00000.parquet") == [listed[row] for row in (1, 2, 4)]
+    assert captions_of(tmp_path / "clean/00000.parquet") == [listed[row] for row in (1, 2, 4)]
 
 
 def test_files_in_folders_are_known_by_the_end_of_their_path(tmp_path: Path) -> None:
@@ -173,13 +157,13 @@ def test_files_in_folders_are_known_by_the_end_of_their_path(tmp_path: Path) -> 
     rows = [row(name, 0, caption) for name, caption in texts.items()]
     path = write_exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", place("0.tar", 0, "k"), 0.9)])).path
     cleaned(path, [f"{tmp_path}/data/**/*.parquet"], tmp_path / "all")
-    assert {name: captions(tmp_path / "all" / name) for name in texts} == {
+    assert {name: captions_of(tmp_path / "all" / name) for name in texts} == {
         "0.parquet": ["a cow"],
         "x/0.parquet": [],
         "y/0.parquet": ["a dog"],
     }
     cleaned(path, [f"{tmp_path}/data/x/0.parquet"], tmp_path / "one")
-    assert captions(tmp_path / "one/x/0.parquet") == []
+    assert captions_of(tmp_path / "one/x/0.parquet") == []
 
 
 def shorter(data: Path) -> None:
@@ -329,7 +313,7 @@ def test_whatever_is_excluded_the_copies_hold_the_rest_in_order(captions: list[s
         dropped = len(captions) - len(rest)
         assert counts == Counts(2 * len(captions), 2 * dropped, 2 * len(rest), 2 * len(chosen))
         assert pq.read_table(folder / "clean/0.parquet")["n"].to_pylist() == rest
-        assert names(folder / "clean/0.tar") == [f"{n}.{end}" for n in rest for end in ("png", "txt")]
+        assert members_of(folder / "clean/0.tar") == [f"{n}.{end}" for n in rest for end in ("png", "txt")]
 
 
 def test_from_a_run_to_a_clean_data_set_on_the_command_line(data: Path, run: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from audit.errors import AuditError, UsageError
 from pipelines.runs.clean import write_clean_copies
 from pipelines.writing.counts import Counts
 from reports.exclusions import write_exclusions
-from tests.pipelines.runs.test_clean import captions, cleaned, names
+from tests.support.cleaned import captions_of, cleaned, members_of
 from tests.support.minimal import place, reproduced, row, write_run
 from tests.support.toy import png, write_parquet, write_tar
 
@@ -200,7 +200,7 @@ def test_a_parquet_file_with_captions_and_images_loses_each_row_once(tmp_path: P
     both = [{"kind": kind, "file": "/x/0.parquet", "name": "0.parquet"} for kind in ("captions", "images")]
     counts, said = cleaned(run_of(tmp_path, rows, images, inputs=both), tmp_path / "data", tmp_path / "clean")
     assert counts == Counts(5, 2, 3, 2)
-    assert captions(tmp_path / "clean/0.parquet") == ["a dog", "a fox", "a cow"]
+    assert captions_of(tmp_path / "clean/0.parquet") == ["a dog", "a fox", "a cow"]
     assert len(said) == 2
 
 
@@ -214,7 +214,7 @@ def test_captions_and_images_in_files_of_the_same_name_are_told_apart(tmp_path: 
     both = [str(tmp_path / name) for name in ("captions", "images")]
     counts, _ = cleaned(path, both, tmp_path / "clean")
     assert counts == Counts(10, 4, 6, 4)
-    assert captions(tmp_path / "clean/captions/0.parquet") == ["a dog", "a fox", "a cow"]
+    assert captions_of(tmp_path / "clean/captions/0.parquet") == ["a dog", "a fox", "a cow"]
     assert pq.read_table(tmp_path / "clean/images/0.parquet")["n"].to_pylist() == [0, 2, 3]
 
 
@@ -228,7 +228,7 @@ def test_captions_and_images_in_one_tar_give_no_alarm(tmp_path: Path) -> None:
     both = [{"kind": kind, "file": "/x/0.tar", "name": "0.tar"} for kind in ("captions", "images")]
     counts, said = cleaned(run_of(tmp_path, rows, images, inputs=both), tmp_path / "data", tmp_path / "clean")
     assert counts == Counts(5, 2, 3, 2)
-    assert names(tmp_path / "clean/0.tar") == [f"{n}.{end}" for n in (1, 2, 4) for end in ("png", "txt")]
+    assert members_of(tmp_path / "clean/0.tar") == [f"{n}.{end}" for n in (1, 2, 4) for end in ("png", "txt")]
     assert said == [
         "0.tar: 5 samples in, 2 dropped, 3 out",
         "1 files: 5 rows and samples in, 2 dropped, 3 out; every exclusion for these files was applied once",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,24 +13,10 @@ from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger
 from pipelines.runs.lookup import nearest_images
 from pipelines.runs.reproduce import reproduce
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
 from tests.support.toy import MEMORIZED, png
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def finished(
-    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A finished run; read only."""
-    return Path(audited(make_dataset(tmp_path_factory.mktemp("finished"))))
-
-
-@pytest.fixture
-def own(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def evidence(run: Path) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from audit.record.ledger import Ledger
 from pipelines.runs.mitigate import Request, mitigate_run
 from reports.check import check
 from reports.query import query
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
 from tests.support.toy import MEMORIZED
 
 pytestmark = pytest.mark.slow
@@ -46,17 +45,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A finished run without mitigation; read only."""
-    dataset = make_dataset(tmp_path_factory.mktemp("finished"))
-    return Path(audited(dataset))
-
-
-@pytest.fixture(scope="module")
 def run(finished: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    """A copy of it, elsewhere, after `crossaudit mitigate`."""
+    """A copy of the finished run, elsewhere, after `crossaudit mitigate`."""
     copy = Path(shutil.copytree(finished, tmp_path_factory.mktemp("mitigated") / "run"))
     mitigate_run(str(copy), Request(**(vars(SMALL) | {"clip": str(clip)})))
     return Ledger(str(copy))

@@ -17,7 +17,7 @@ from pipelines.configuration.settings import load_config
 from pipelines.runs.audit import run_audit
 from pipelines.runs.index import build_index
 from pipelines.runs.preflight import check, look
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
 from tests.support.toy import CONTROL_CAPTIONS, MODEL, settings_of, write_config
 
 

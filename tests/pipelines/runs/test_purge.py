@@ -25,7 +25,7 @@ from reports.check import check
 from reports.exclusions import write_exclusions
 from reports.html import render
 from reports.query import query
-from tests.pipelines.test_cli import crossaudit
+from tests.support.called import crossaudit
 from tests.support.toy import MEMORIZED, MODEL, png
 
 pytestmark = pytest.mark.slow
@@ -34,22 +34,11 @@ SMALL = Request(bos_scales=(1.0,), keeps=("words",), confirmed=3, ordinary=2)
 
 
 @pytest.fixture(scope="module")
-def config(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("purged"))
-
-
-@pytest.fixture(scope="module")
-def finished(config: Path, audited: Callable[..., str]) -> Path:
+def finished(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with mitigation measured; read only."""
-    run = audited(config)
-    mitigate_run(run, SMALL)
-    return Path(run)
-
-
-@pytest.fixture
-def own(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("mitigated") / "run"))
+    mitigate_run(str(run), SMALL)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -295,9 +284,9 @@ def test_only_one_process_writes_into_a_run(own: Path, tmp_path: Path) -> None:
     assert content(own) == before
 
 
-def test_the_run_is_not_computed_again(config: Path, none: Path, audited: Callable[..., str]) -> None:
+def test_the_run_is_not_computed_again(toy: Path, none: Path, audited: Callable[..., str]) -> None:
     before = content(none)
-    audited(config, out=str(none))
+    audited(toy / "audit.yaml", out=str(none))
     assert content(none) == before
 
 

@@ -18,8 +18,7 @@ from pipelines.steps import near_duplicates
 from pipelines.tables import embeddings
 from tests.support.serial import serial
 from tests.support.toy import settings_of, write_config
-
-WIDTH = 8
+from tests.support.vectors import WIDTH, copies, vectors_table, written
 
 
 @pytest.fixture
@@ -27,30 +26,6 @@ def config(tmp_path: Path) -> Config:
     confirm = settings_of()["confirm"]
     (tmp_path / "sscd.safetensors").write_bytes(b"")
     return load_config(write_config(tmp_path, confirm=confirm | {"sscd": {"min_similarity_duplicate": 0.9}}))[0]
-
-
-def vectors_table(start: int, vectors_NE: np.ndarray) -> pa.Table:
-    count = len(vectors_NE)
-    vectors_NE = (vectors_NE / np.linalg.norm(vectors_NE, axis=1, keepdims=True)).astype(np.float16)
-    names = [f"{number:032x}" for number in range(start, start + count)]
-    rows = [{"image_id": name, "file": "0.tar", "row": number, "key": name, "sha256": name, "vector": vector}
-            for number, (name, vector) in enumerate(zip(names, vectors_NE, strict=True), start)]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema.embeddings(WIDTH))
-
-
-def copies(seed: int, pictures: int, of_each: int) -> np.ndarray:
-    """Pictures in turn, each `of_each` times and slightly different."""
-    rng = np.random.default_rng(seed)
-    return np.tile(rng.normal(size=(pictures, WIDTH)), (of_each, 1)) + 0.02 * rng.normal(
-        size=(pictures * of_each, WIDTH)
-    )
-
-
-def written(ledger: Ledger, vectors_NE: np.ndarray, sizes: list[int]) -> None:
-    for number, (start, count) in enumerate(zip(np.cumsum([0, *sizes]), sizes, strict=False)):
-        ledger.write(
-            embeddings.table("sscd"), f"{number:05d}", vectors_table(int(start), vectors_NE[start : start + count])
-        )
 
 
 @pytest.mark.parametrize("index", ["exact", "ivf"])

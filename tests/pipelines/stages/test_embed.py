@@ -25,7 +25,7 @@ from pipelines.reading import input_files
 from pipelines.stages import embed
 from pipelines.steps import image_list, image_vectors
 from pipelines.tables import training_images
-from tests.pipelines.reading.test_images import corrupt
+from tests.support.damage import corrupt
 from tests.support.toy import encode, png, write_config, write_parquet, write_tar
 
 

@@ -11,24 +11,18 @@ import pytest
 
 from audit.duplicates.captions import caption_groups, caption_id
 from audit.errors import AuditError
-from audit.record.ledger import Ledger
 from audit.record.manifest import Accounting
-from pipelines.configuration.settings import load_config
-from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
-from pipelines.engine.manifest import Manifest
-from pipelines.reading import columns, input_files
 from pipelines.stages import ingest
 from pipelines.steps import caption_groups as grouping
 from pipelines.steps import input_rows
+from tests.support.ingested import CONTROL_CAPTIONS, LONG, ingested
 from tests.support.toy import write_config, write_parquet, write_tar
 
 pytestmark = pytest.mark.slow
 
-LONG = "a very long story of a grey cat that slept on the roof of an old house by the sea, while it rained {} days"
 TEXTS = [f"picture {number} of a thing" for number in range(40)] + [LONG.format(number) for number in range(8)]
 TWINS = ["Picture 3, of a THING", "a lamp"]
-CONTROL_CAPTIONS = ["Picture 3 of a thing?", "a river", LONG.format("two")]
 TABLES = ("rows", "captions", "caption_groups", "errors")
 
 
@@ -43,21 +37,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "in/5.txt.gz").write_bytes(b"\x1f\x8b no gzip")
     (folder / "control_captions.txt").write_text("a river\n")
     return write_config(folder, captions="in/*", images=None, calibration={"captions": "control_captions.txt"})
-
-
-def ingested(dataset: Path, out: Path, *overrides: str) -> Run:
-    config, given = load_config(dataset, overrides, str(out))
-    config = columns.resolved(config)
-    ledger = Ledger(config.out)
-    run = Run(config, ledger, Manifest.open(ledger, config, given), Reporter())
-    try:
-        inputs = input_files.find_inputs(config)
-        run.manifest.inputs(input_files.fingerprints(config, inputs))
-        ingest.run(run, inputs)
-        grouping.known(run, CONTROL_CAPTIONS)
-    finally:
-        run.close()
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +101,7 @@ def test_a_sample_is_the_same_however_it_is_cut_and_the_rest_is_a_number(
 ) -> None:
     first = ingested(dataset, tmp_path / "one", "captions.sample=30")
     monkeypatch.setattr(input_rows, "SLICE_ROWS", 24)
-    second = ingested(dataset, tmp_path / "two", "captions.sample=30", "engine.workers=2")
+    second = ingested(dataset, tmp_path / "two", "captions.sample=30")
     assert content(first, "rows") == content(second, "rows")
     assert first.manifest.data.accounting == Accounting(input_rows=65, sampled_out=35)
     places = {(row["file"], row["row"]) for row in content(first, "rows")}

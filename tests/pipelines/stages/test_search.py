@@ -22,9 +22,9 @@ from pipelines.engine.worker import Worker
 from pipelines.stages import search
 from pipelines.steps import image_search
 from pipelines.tables import embeddings
-from tests.pipelines.stages.test_cluster import copies, written
 from tests.support.manifests import manifest as manifest_of
 from tests.support.toy import settings_of, write_config
+from tests.support.vectors import copies, written
 
 
 def config_of(folder: Path, **changes: Any) -> Config:

@@ -19,10 +19,10 @@ from pipelines.configuration.settings import load_config
 from pipelines.stages import cluster
 from pipelines.steps import identical_images, near_duplicates
 from pipelines.tables import embeddings
-from tests.pipelines.stages.test_cluster import WIDTH, vectors_table, written
-from tests.pipelines.stages.test_cluster import copies as varied
 from tests.support.serial import Serial, serial
 from tests.support.toy import settings_of, write_config
+from tests.support.vectors import WIDTH, vectors_table, written
+from tests.support.vectors import copies as varied
 
 
 @pytest.fixture(autouse=True)

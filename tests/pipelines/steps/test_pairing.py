@@ -9,7 +9,7 @@ import pytest
 
 from audit.errors import UsageError
 from audit.record.manifest import PairCounts
-from tests.pipelines.stages.test_ingest import ingested
+from tests.support.ingested import ingested
 from tests.support.toy import png, write_config
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,17 @@
+"""Watch child processes."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+
+GIVE_UP = 120.0
+
+
+def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until a condition holds or the process has ended."""
+    began = time.monotonic()
+    while process.poll() is None and not true():
+        assert time.monotonic() - began < GIVE_UP, "nothing happens"
+        time.sleep(0.01)

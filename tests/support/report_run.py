@@ -1,0 +1,270 @@
+"""Write a small finished run with every verdict and with hostile captions, made with the real schemas."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from audit import schema
+from audit.duplicates.captions import caption_id
+from audit.statistics.claims import claims
+from audit.verdicts.copies import LINKS, copied_images
+from audit.verdicts.judging import ImageCounts, judge
+from audit.verdicts.thresholds import choose_threshold, control_maxima
+from tests.support.manifests import manifest as manifest_of
+from tests.support.toy import encode
+
+HOSTILE = "<script>alert('caption')</script> & \"quotes\""
+BIDI = "a cat \u202egnp.tac\u202c in a hat\u0007"
+TEMPLATES = [
+    f"phone case with a {thing}, product photo" for thing in ("fox", "moon", "rose", "whale", "kite", "leaf", "bee")
+]
+SHARED = ["waving hand", "waving hand: light skin tone", "hand that waves", "a waving hand, 3D render"]
+SINGLE = [
+    HOSTILE,
+    BIDI,
+    "slice of pizza",
+    "red apple",
+    "the Eiffel tower at night, oil on canvas, by an unknown painter",
+]
+FAILED, UNKNOWN = "a caption that failed", "a caption whose image is broken"
+CALM = [f"ordinary caption number {i}" for i in range(300)]
+CONTROL_CAPTIONS = [f"control {i}" for i in range(200)]
+GENERATED_CONTROLS = CONTROL_CAPTIONS[:100]
+CAPTIONS = SINGLE + SHARED + TEMPLATES + [FAILED, UNKNOWN] + CALM
+SEEDS = {"screen": [0], "generate": [1], "fresh": [11, 12, 13, 14]}
+
+
+def picture(seed: int, size: int = 64, part: int | None = None) -> Image.Image:
+    """Draw a few shapes on white; `part` fixes those of the lower half."""
+    image = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(image)
+    for half, rng in ((0, np.random.default_rng(seed)), (1, np.random.default_rng(seed if part is None else part))):
+        for _ in range(4):
+            x, y = (int(v) for v in rng.integers(0, size // 2, 2))
+            y = y // 2 + half * size // 2
+            w, h = (int(v) for v in rng.integers(size // 6, size // 3, 2))
+            draw.ellipse((x, y, x + w, y + h), fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
+    return image
+
+
+def softened(image: Image.Image) -> bytes:
+    """Return an image as PNG, slightly blurred."""
+    return encode(image.resize((40, 40)).resize(image.size))
+
+
+def image_id(key: str) -> str:
+    """Return the image_id of a key."""
+    return hashlib.sha256(f"images.tar\0{key}".encode()).hexdigest()[:32]
+
+
+class Builder:
+    """Collects the rows of every table."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, table: str, **row: Any) -> None:
+        self.tables.setdefault(table, []).append(row)
+
+    def generation(
+        self, ident: str, purpose: str, seed: int, image: bytes, key: str, whole: float, region: float
+    ) -> None:
+        run = {"caption_id": ident, "purpose": purpose, "seed": seed}
+        self.add("generations", **run, prompt_tokens=8, image=image, status="ok", entropy_single_step=1.0)
+        for embedder, lower in (("sscd", 0.0), ("clip", 0.03)):
+            match = {"embedder": embedder, "rank": 0, "image_id": image_id(key), "similarity": whole - lower}
+            self.add("matches", **run, **match, region_similarity=region if embedder == "sscd" else None)
+
+    def caption(self, caption: str, score: float, selected_by: str | None, copies: int) -> str:
+        ident = caption_id(caption)
+        self.add("captions", caption_id=ident, caption=caption, row_count=copies)
+        self.add("caption_groups", caption_id=ident, caption_group=ident)
+        unseen = float(np.exp(-score))
+        chance = 0.1
+        self.add(
+            "scores",
+            caption_id=ident,
+            score=score,
+            selected_by=selected_by,
+            p_unseen=unseen,
+            inclusion_probability=chance,
+        )
+        for _ in range(copies):
+            row = len(self.tables.get("rows", ()))
+            self.add("rows", caption_id=ident, file="captions.parquet", row=row, image_id=image_id(caption))
+        if selected_by:
+            self.add("perturbations", caption_id=ident, perturbation_margin=score / 2)
+        self.add("screen", caption_id=ident, seed=0, prompt_tokens=8, entropy_single_step=score, status="ok")
+        return ident
+
+    def evidence(self, key: str, image: Image.Image) -> None:
+        data = encode(image)
+        sha256 = hashlib.sha256(data).hexdigest()
+        place = {"image_id": image_id(key), "file": "images.tar", "row": 0, "key": key, "sha256": sha256}
+        self.add("evidence", **place, image=data)
+        for embedder in ("sscd", "clip"):
+            self.add(f"embeddings_{embedder}", **place, vector=np.zeros(4, np.float16))
+        self.add("image_clusters", image_id=image_id(key), cluster=image_id(key), cluster_size=1)
+
+
+def build(root: Path) -> None:
+    """Write the run into a folder."""
+    builder = Builder()
+    rng = builder.rng
+    for n, caption in enumerate(SINGLE):
+        ident = builder.caption(caption, rng.uniform(4, 8), "budget", 1 if n == 2 else 60)
+        original = picture(n, 480 if n == 3 else 64)
+        builder.evidence(caption, original)
+        builder.generation(ident, "discover", 1, softened(original), caption, rng.uniform(0.85, 0.97), 0.9)
+        for seed in SEEDS["fresh"]:
+            builder.generation(ident, "fresh", seed, softened(original), caption, rng.uniform(0.6, 0.9), 0.8)
+    builder.evidence("hand", picture(50))
+    for caption in SHARED:
+        ident = builder.caption(caption, rng.uniform(3, 7), "budget", 20)
+        builder.generation(ident, "discover", 1, softened(picture(50)), "hand", rng.uniform(0.8, 0.9), 0.9)
+        for seed in SEEDS["fresh"]:
+            builder.generation(ident, "fresh", seed, softened(picture(50)), "hand", 0.85, 0.9)
+    builder.evidence("case", picture(70, part=7))
+    for n, caption in enumerate(TEMPLATES):
+        ident = builder.caption(caption, rng.uniform(2, 6), "budget+sample" if n == 0 else "budget", 4)
+        builder.generation(
+            ident, "discover", 1, softened(picture(80 + n, part=7)), "case", 0.45, rng.uniform(0.85, 0.95)
+        )
+        for seed in SEEDS["fresh"]:
+            builder.generation(
+                ident, "fresh", seed, softened(picture(80 + n, part=7)), "case", 0.4, 0.6 + 0.1 * (seed % 4)
+            )
+    for caption in (FAILED, UNKNOWN):
+        builder.caption(caption, 5.0, "budget", 2)
+    builder.add(
+        "generations", caption_id=caption_id(FAILED), purpose="discover", seed=1, status="error", error="out of memory"
+    )
+    builder.generation(caption_id(UNKNOWN), "discover", 1, encode(picture(9)), "hand", 0.3, 0.2)
+    for n, caption in enumerate(CALM):
+        selected = "budget" if n < 20 else "sample" if n < 60 else None
+        ident = builder.caption(caption, rng.exponential(0.8) + (1.5 if n < 20 else 0), selected, 1 + n % 3)
+        if selected:
+            builder.generation(ident, "discover", 1, encode(picture(200 + n)), "case", rng.normal(0.35, 0.08), 0.4)
+    for text in CONTROL_CAPTIONS:
+        known = {"caption_id": caption_id(text), "caption": text, "caption_group": caption_id(text)}
+        builder.add("control_screen", **known, seed=0, prompt_tokens=8, entropy_single_step=1.0, status="ok")
+    for n, text in enumerate(GENERATED_CONTROLS):
+        ident = caption_id(text)
+        builder.generation(
+            ident, "control", 1, encode(picture(900 + n)), "case", rng.normal(0.35, 0.08), rng.normal(0.5, 0.05)
+        )
+    builder.add(
+        "errors", stage="ingest", file="captions.parquet", row=17, rows=1, kind="missing_caption", message="no caption"
+    )
+    builder.add("errors", stage="ingest", file="torn.parquet", kind="unreadable", message="the file is truncated")
+    broken = {
+        "file": "images.tar",
+        "row": 5,
+        "rows": 1,
+        "kind": "corrupt_image",
+        "message": "cannot identify image file",
+    }
+    builder.add("errors", stage="embed", **broken)
+    builder.add("errors", stage="generate", caption_id=caption_id(FAILED), kind="not_finite", message="out of memory")
+    write(root, builder.tables)
+
+
+def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
+    detectors = ["entropy_single_step"]
+    schemas: dict[str, pa.Schema] = {
+        "rows": schema.ROWS,
+        "captions": schema.CAPTIONS,
+        "caption_groups": schema.CAPTION_GROUPS,
+        "control_screen": schema.control_screen(detectors),
+        "screen": schema.screen(detectors),
+        "scores": schema.SCORES,
+        "perturbations": schema.PERTURBATIONS,
+        "generations": schema.generations(detectors),
+        "matches": schema.MATCHES,
+        "evidence": schema.EVIDENCE,
+        "errors": schema.ERRORS,
+        "embeddings_sscd": schema.embeddings(4),
+        "embeddings_clip": schema.embeddings(4),
+        "image_clusters": schema.IMAGE_CLUSTERS,
+    }
+    arrow = {name: pa.Table.from_pylist(rows, schemas[name]) for name, rows in tables.items()}
+    matches = arrow["matches"]
+    thresholds = {
+        kind: choose_threshold(kind, control_maxima(matches, "sscd", kind)["similarity"].to_numpy(), 0.01)
+        for kind in ("verbatim", "region")
+    }
+    arrow["copied_images"] = copied_images(matches, "sscd", thresholds)
+    arrow["verdicts"] = judge(
+        captions=arrow["captions"],
+        scores=arrow["scores"],
+        perturbations=arrow["perturbations"],
+        rows=arrow["rows"],
+        generations=arrow["generations"],
+        matches=matches,
+        copied=arrow["copied_images"],
+        links=LINKS.empty_table(),
+        failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
+        embedder="sscd",
+        thresholds=thresholds,
+        images=ImageCounts(400, 1, pa.array([image_id(UNKNOWN)])),
+    )
+    parts: dict[str, dict[str, int]] = {}
+    for name, table in arrow.items():
+        (root / name).mkdir(parents=True)
+        middle = table.num_rows // 2
+        for number, part in enumerate((table[:middle], table[middle:])):
+            if part.num_rows:
+                pq.write_table(part, root / name / f"{number:05d}.parquet", compression="zstd")
+                parts.setdefault(name, {})[f"{number:05d}.parquet"] = part.num_rows
+    read = {"file": "captions.parquet", "name": "captions.parquet", "rows": arrow["rows"].num_rows + 1}
+    manifest = {
+        "config": {"model": "model", "captions": "captions.parquet"},
+        "resolved": {
+            "model": {"path": "model"},
+            "screen": {"detectors": ["profile"], "seeds": [0]},
+            "select": {"budget": 38, "audit_sample": 41, "perturbation_margin": True},
+            "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
+            "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "control_captions": 100, "control_rate": 0.01},
+            "report": {"title": "Audit of the test model"},
+        },
+        "inputs": [read | {"kind": "captions", "sha256": "ab" * 32}],
+        "models": {
+            "model": {"unet": "12" * 32, "vae": "34" * 32, "resolution": "512 x 512"},
+            "sscd": {"sscd.safetensors": "56" * 32},
+        },
+        "packages": {"torch": "2.14.1", "diffusers": "0.42.1"},
+        "seeds": SEEDS | {"sample": 0, "captions": 0},
+        "calibration": {
+            "control_captions": len(CONTROL_CAPTIONS),
+            "removed": 3,
+            "fit": 100,
+            "held_out": 100,
+            "detector": "profile",
+        },
+        "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
+        "claims": claims(arrow["verdicts"], arrow["scores"], len(arrow["verdicts"])),
+        "stages": {
+            "ingest": {
+                "rows_in": arrow["rows"].num_rows + 1,
+                "rows_out": arrow["rows"].num_rows,
+                "errors": 2,
+                "seconds": 1.5,
+            },
+            "embed": {"rows_in": len(tables["evidence"]) + 1, "rows_out": len(tables["evidence"]), "errors": 1},
+            "screen": {"rows_in": len(CAPTIONS), "rows_out": len(CAPTIONS), "errors": 0, "seconds": 64.2},
+            "generate": {"rows_in": 259, "rows_out": 259, "errors": 1, "seconds": 3725.0},
+        },
+        "accounting": {"input_rows": arrow["rows"].num_rows + 1, "sampled_out": 0},
+        "parts": parts,
+    }
+    (root / "manifest.json").write_text(json.dumps(manifest_of(**manifest)))
