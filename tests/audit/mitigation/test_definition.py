@@ -16,6 +16,7 @@ import audit
 from audit.errors import AuditError, UsageError
 from tests.support.explicit import Defined
 from tests.support.paths import DATA
+from tests.support.small_unet import small_unet
 
 SHORT, LONG, NEGATIVE = (
     "a dog",
@@ -27,7 +28,9 @@ WINDOW = 77
 
 @pytest.fixture(scope="module")
 def loaded() -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1").to(torch.float64)
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1")
+    pipe.unet = small_unet(pipe.unet.config.cross_attention_dim)
+    pipe.to(torch.float64)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -16,10 +16,17 @@ from audit.mitigation.guard_rules import mean_entropy
 from tests.support.adapted import Adapted
 from tests.support.explicit import Explicit
 from tests.support.paths import DATA
+from tests.support.small_unet import LAYERS, small_unet
 
 
 @pytest.fixture
 def unet() -> UNet2DConditionModel:
+    return small_unet().train()
+
+
+@pytest.fixture
+def whole_unet() -> UNet2DConditionModel:
+    """All the layers of Stable Diffusion 1."""
     model = UNet2DConditionModel.from_pretrained(DATA / "tiny-sd1/unet")
     return model.train()
 
@@ -45,7 +52,11 @@ def loss_of(unet: torch.nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tens
     return unet(*batch).sample.square().mean((1, 2, 3))
 
 
-def test_a_sample_beyond_the_fixed_entropy_gets_no_weight(unet: UNet2DConditionModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", ["unet", "whole_unet"])
+def test_a_sample_beyond_the_fixed_entropy_gets_no_weight(
+    size: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    unet = request.getfixturevalue(size)
     batch = inputs(unet)
     truth = true_entropies(unet, batch)
     limit = float(np.sort(truth)[1:3].mean())
@@ -176,17 +187,13 @@ def test_peft_adapters_added_after_the_guard_was_made(unet: UNet2DConditionModel
 def test_a_layer_that_hides_from_the_guard_is_an_error(unet: UNet2DConditionModel) -> None:
     audit.TrainingGuard(unet, max_entropy=100)
     unet.set_attn_processor(Explicit())
-    with pytest.raises(AuditError, match="16 did not attend exactly once"):
+    with pytest.raises(AuditError, match=f"{LAYERS} did not attend exactly once"):
         unet(*inputs(unet))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_unet_that_was_compiled_in_place_before(checkpointing: bool) -> None:
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
-    shape = {"block_out_channels": (16,), "attention_head_dim": 4, "norm_num_groups": 8, "layers_per_block": 1}
-    unet = UNet2DConditionModel(sample_size=16, cross_attention_dim=24, **blocks, **shape).train()
+def test_a_unet_that_was_compiled_in_place_before(unet: UNet2DConditionModel, checkpointing: bool) -> None:
     batch = inputs(unet)
     truth = true_entropies(unet, batch)
     if checkpointing:
@@ -203,7 +210,7 @@ def test_a_unet_that_was_compiled_in_place_before(checkpointing: bool) -> None:
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    unet = UNet2DConditionModel.from_pretrained(DATA / "tiny-sd1/unet").train()
+    unet = small_unet().train()
     batch = inputs(unet, seed=rank)
     guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch), log=Path(folder) / "log")
     parallel = torch.nn.parallel.DistributedDataParallel(unet)

@@ -141,10 +141,10 @@ def test_a_cluster_has_to_answer_and_to_be_used_with_a_token(dataset: Path, monk
     with closing(socket.socket()) as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-    [found] = problems(dataset, f"engine.address={address}")
+    [found] = problems(dataset, "engine.workers=1", f"engine.address={address}")
     assert f"{address}: no answer" in found
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    [found] = problems(dataset, f"engine.address={address}")
+    [found] = problems(dataset, "engine.workers=1", f"engine.address={address}")
     assert "must be used with a token" in found
 
 

@@ -1,0 +1,24 @@
+"""Make a UNet with all kinds of layers and few of them, for tests that trace it or run it often."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+
+# Cross-attention layers: one on the way down, one in the middle, two on the way up.
+LAYERS = 4
+
+
+def small_unet(cross_attention_dim: int = 24) -> UNet2DConditionModel:
+    """Return a UNet with random weights for latents of [4, 16, 16]."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=16,
+        cross_attention_dim=cross_attention_dim,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(16, 32),
+        attention_head_dim=4,
+        norm_num_groups=8,
+        layers_per_block=1,
+    )
