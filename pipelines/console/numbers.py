@@ -19,8 +19,8 @@ class Numbers:
         done: Units done, including `before`.
         total: Units in total.
         before: Units that an earlier process did.
-        errors: Errors of the stage in this process.
-        per_second: Units per second in this process; None if the step has not run long enough to measure it.
+        errors: Errors in this process.
+        per_second: Units per second in this process; 0 if the step has not run long enough to measure it.
         eta_seconds: Estimated seconds left; None without a rate.
         workers: Number of live workers; None if the step uses none.
         at: When these numbers were taken.
@@ -32,7 +32,7 @@ class Numbers:
     total: int
     before: int
     errors: int
-    per_second: float | None
+    per_second: float
     eta_seconds: float | None
     workers: int | None
     at: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -35,13 +36,14 @@ class StepCount:
 
     def __init__(self, stage: StageLine, title: str, total: int, unit: str, before: int) -> None:
         self._stage, self.title, self.total, self.unit, self._before = stage, title, total, unit, before
-        self._done = before
+        self._done, self._errors = before, 0
         self.workers: int | None = None
         self._began = self._advanced = time.monotonic()
 
     def advance(self, rows: int, errors: int) -> None:
         """Add finished units and errors."""
         self._done += rows
+        self._errors += errors
         self._stage.errors += errors
         self._advanced = time.monotonic()
 
@@ -53,7 +55,7 @@ class StepCount:
     def numbers(self) -> Numbers:
         """Return the current progress."""
         new, seconds = self._done - self._before, self._advanced - self._began
-        rate = new / seconds if new and seconds >= MEASURABLE else None
+        rate = new / seconds if new and seconds >= MEASURABLE else 0.0
         left = None
         if rate and self._done < self.total:
             left = max((self.total - self._done) / rate - (time.monotonic() - self._advanced), 0.0)
@@ -63,8 +65,8 @@ class StepCount:
             done=self._done,
             total=self.total,
             before=self._before,
-            errors=self._stage.errors,
-            per_second=None if rate is None else round(rate, 6),
+            errors=self._errors,
+            per_second=round(rate, 6),
             eta_seconds=None if left is None else round(left, 1),
             workers=self.workers,
             at=now(),
@@ -159,8 +161,9 @@ class StageLine:
         return f"{self.name}: {', '.join(parts)}{f'; {self.note}' if self.note else ''}"
 
     def _numbers(self) -> Numbers | None:
+        """Return the progress of the current step, with the errors of all steps of the stage."""
         step = self.step  # another thread may end the step at any time
-        return step.numbers() if step else None
+        return replace(step.numbers(), errors=self.errors) if step else None
 
     def _count(self, failed: bool) -> str:
         if failed and (step := self._numbers()):

@@ -19,7 +19,7 @@ def test_a_line_says_everything_the_most_important_first() -> None:
 
 
 def test_what_is_unknown_or_nothing_is_left_out() -> None:
-    new = replace(RUNNING, done=0, before=0, errors=0, per_second=None, eta_seconds=None, workers=None)
+    new = replace(RUNNING, done=0, before=0, errors=0, per_second=0.0, eta_seconds=None, workers=None)
     assert new.line() == "0 of 3,000 captions"
 
 

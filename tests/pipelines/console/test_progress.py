@@ -98,16 +98,18 @@ def test_what_took_milliseconds_has_no_rate() -> None:
     stage = StageLine(Console(file=io.StringIO()), "embed", "images")
     count = StepCount(stage, "embed", 20_000, "images", 0)
     count.advance(10_000, 0)
-    assert (count.numbers().per_second, count.numbers().eta_seconds) == (None, None)
+    assert (count.numbers().per_second, count.numbers().eta_seconds) == (0.0, None)
 
 
 def test_errors_add_up_over_the_steps_of_a_stage() -> None:
-    told, _ = reporter()
-    with told.stage("ingest", "rows"):
+    told, said = reporter()
+    with pytest.raises(AuditError), told.stage("ingest", "rows"):
         for number in (1, 2):
             with told.step("ingest: rows", 8, "rows") as count:
                 count.advance(4, number)
-        assert count.numbers().errors == 3
+                assert count.numbers().errors == number
+        raise AuditError("no room")
+    assert said.getvalue().endswith("s, 3 errors\n")
 
 
 def test_without_a_terminal_a_running_stage_has_a_line_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +137,10 @@ def test_without_a_terminal_a_running_stage_has_a_line_per_minute(monkeypatch: p
 def test_on_a_terminal_the_running_stage_is_one_line_with_a_bar(width: int) -> None:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     stage = StageLine(console, "screen", "captions")
+    stage.errors = 2  # of an earlier step
     stage.step = StepCount(stage, "screen", 200_000_000, "captions", 0)
     stage.step._began -= 86_400.0
-    stage.step.advance(50_000_000, 7)
+    stage.step.advance(50_000_000, 5)
     stage.step.workers = 128
     with console.capture() as captured:
         console.print(stage.running())
