@@ -236,7 +236,7 @@ class ProgressEntry(_Entry):
     total: int = 0
     before: int = 0
     errors: int = 0
-    per_second: float | None = None
+    per_second: float = 0.0
     eta_seconds: float | None = None
     workers: int | None = None
 
