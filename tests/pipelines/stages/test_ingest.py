@@ -12,7 +12,7 @@ import pytest
 from audit.duplicates.captions import caption_groups, caption_id
 from audit.errors import AuditError
 from audit.record.ledger import Ledger
-from audit.record.manifest import Accounting
+from audit.record.manifest_entries import Accounting
 from pipelines.configuration.settings import load_config
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
