@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from audit.errors import AuditError, first_line
 from audit.record.ledger import Ledger
-from audit.record.manifest import (
-    NAME,
+from audit.record.manifest import NAME, RunManifest, missing, parse
+from audit.record.manifest_entries import (
     Accounting,
     CalibrationEntry,
     Checkpoint,
@@ -23,11 +23,8 @@ from audit.record.manifest import (
     InputFile,
     JobEntry,
     ProgressEntry,
-    RunManifest,
     RunSeeds,
     StageEntry,
-    missing,
-    parse,
 )
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import absolute

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from audit.record.manifest import InputFile
+from audit.record.manifest_entries import InputFile
 from pipelines.configuration.config import Config
 from pipelines.reading import captions as captions_of
 from pipelines.reading import precomputed

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from audit.errors import AuditError
 from audit.images.decoding import decode_each
 from audit.record.ledger import Ledger
-from audit.record.manifest import ThresholdEntry
+from audit.record.manifest_entries import ThresholdEntry
 from pipelines.engine.worker import Worker
 from pipelines.runs.finished_run import finished
 from pipelines.steps import image_search

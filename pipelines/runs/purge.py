@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from audit.errors import AuditError
 from audit.record.ledger import Ledger
-from audit.record.manifest import PurgeEntry
+from audit.record.manifest_entries import PurgeEntry
 from pipelines.console.numbers import now
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.owner import Owner

@@ -16,7 +16,8 @@ from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
 from audit.record.filesystem import write_local
 from audit.record.ledger import Ledger
-from audit.record.manifest import PictureFile, RunManifest
+from audit.record.manifest import RunManifest
+from audit.record.manifest_entries import PictureFile
 from pipelines.engine.manifest import NAME, Manifest, read
 from pipelines.engine.owner import Owner
 

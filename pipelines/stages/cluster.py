@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.duplicates.images import clusters, duplicate_threshold, edited, near_pairs
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
-from audit.record.manifest import ClustersEntry
+from audit.record.manifest_entries import ClustersEntry
 from audit.search.exact import vectors_of
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step

@@ -14,7 +14,7 @@ import pyarrow as pa
 from audit import schema
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
-from audit.record.manifest import Accounting
+from audit.record.manifest_entries import Accounting
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.reading import captions as captions_of

@@ -15,7 +15,7 @@ from audit import schema
 from audit.images.decoding import decode
 from audit.images.png import png
 from audit.record.ledger import Ledger
-from audit.record.manifest import ClaimsEntry
+from audit.record.manifest_entries import ClaimsEntry
 from audit.statistics.claims import claims
 from audit.verdicts.copies import LINKS, copied_images, links
 from audit.verdicts.judging import ImageCounts, judge, negatives, with_p_not_reproduced

@@ -15,7 +15,7 @@ from audit.images.decoding import decode
 from audit.mitigation.effect import summarize
 from audit.mitigation.serving import PLAIN, Setting, serve
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
-from audit.record.manifest import MitigationBasis
+from audit.record.manifest_entries import MitigationBasis
 from audit.verdicts.copies import above_floor, beyond
 from audit.verdicts.regions import region_of, similarities
 from audit.verdicts.thresholds import Threshold

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from audit.errors import AuditError, first_line
 from audit.record.ledger import Ledger
-from audit.record.manifest import InputFile, RunManifest
+from audit.record.manifest import RunManifest
+from audit.record.manifest_entries import InputFile
 from pipelines.engine.context import Run
 from pipelines.engine.manifest import NAME, stored
 from pipelines.tables import embeddings, training_images

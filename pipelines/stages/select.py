@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.record.ledger import Ledger, Shard, Tables, slices
-from audit.record.manifest import SelectionEntry
+from audit.record.manifest_entries import SelectionEntry
 from audit.statistics.intervals import q_values
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from audit.images.decoding import STORED, decode
 from audit.record.ledger import Ledger, Shard, Tables
-from audit.record.manifest import InvertedFileEntry
+from audit.record.manifest_entries import InvertedFileEntry
 from audit.search import inverted_file
 from audit.search.exact import nearest
 from pipelines.engine.context import Run

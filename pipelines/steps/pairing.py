@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.errors import UsageError
-from audit.record.manifest import PairCounts
+from audit.record.manifest_entries import PairCounts
 from pipelines.engine.context import Run
 from pipelines.reading import captions as captions_of
 from pipelines.reading import plaintext

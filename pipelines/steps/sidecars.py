@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from audit.record.manifest import SidecarCounts
+from audit.record.manifest_entries import SidecarCounts
 from pipelines.engine.context import Run
 from pipelines.reading import captions as captions_of
 from pipelines.reading import plaintext

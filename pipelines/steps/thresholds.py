@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.embedding.floors import KINDS, Floor, floors_of
 from audit.errors import AuditError
-from audit.record.manifest import ByChance, ThresholdEntry
+from audit.record.manifest_entries import ByChance, ThresholdEntry
 from audit.statistics.intervals import clopper_pearson
 from audit.verdicts.control_captions import Control, Tail, alike, examine, plain, separate
 from audit.verdicts.copies import copying_captions

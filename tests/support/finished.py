@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from audit.record.ledger import Ledger
-from audit.record.manifest import PurgeEntry
+from audit.record.manifest_entries import PurgeEntry
 from audit.schema import CAPTIONS, VERDICTS
 from pipelines.configuration.settings import load_config
 from pipelines.console.numbers import now

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from audit.errors import AuditError
-from audit.record.manifest import ClustersEntry, StageEntry, parse
+from audit.record.manifest import parse
+from audit.record.manifest_entries import ClustersEntry, StageEntry
 from tests.support.manifests import manifest
 
 

@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 import audit
 from audit.explaining.layers import layers as look
 from audit.record.ledger import Ledger
-from audit.schema import VERDICTS
+from audit.schema import VERDICTS, control_screen
 from pipelines.commands.rank_layers import rank_layers
 from pipelines.configuration.settings import load_config
 from pipelines.engine.manifest import Manifest
-from pipelines.tables.calibration import CONTROL_CAPTIONS
 from tests.support.called import crossaudit
 from tests.support.toy import MODEL, write_config
 
@@ -37,7 +36,8 @@ def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: 
     rows = [{"caption_id": text, "caption": text, "row_count": 1, "verdict": "verbatim"} for text in CONFIRMED]
     filled = [dict.fromkeys(VERDICTS.names) | row for row in rows]
     ledger.write("verdicts", "00000", pa.Table.from_pylist(filled, VERDICTS))
-    ledger.write(CONTROL_CAPTIONS, "00000", pa.table({"caption": UNSEEN}))
+    screened = [{"caption": text, "seed": seed} for text in UNSEEN for seed in (0, 1)]
+    ledger.write("control_screen", "00000", pa.Table.from_pylist(screened, control_screen(())))
 
     rank_layers(config.out, None, None, device="cpu", out=tmp_path / "found.parquet")
     assert "look at layers: 4 captions, " in capsys.readouterr().err

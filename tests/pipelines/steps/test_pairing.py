@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import UsageError
-from audit.record.manifest import PairCounts
+from audit.record.manifest_entries import PairCounts
 from tests.support.ingested import ingested
 from tests.support.toy import png, write_config
 
