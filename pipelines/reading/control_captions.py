@@ -42,7 +42,7 @@ def read_control_captions(path: str, column: str | None = None) -> list[str]:
 
 
 def _check(file: File, options: Captions, unnamed: bool) -> None:
-    """Check a file as a caption file, with errors that name `calibration.column` instead of `captions.caption`."""
+    """Check that a file holds captions. Errors name `calibration.column` instead of `captions.caption`."""
     try:
         captions_of.check([file], options)
     except UsageError as error:

@@ -110,7 +110,7 @@ def _consecutive(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], int, int]]
         sizes: The number of rows in each row group.
 
     Returns:
-        (row groups, first row, number of rows) per joined group. A larger row group stays alone.
+        One (row groups, first row, number of rows) per joined group. A row group with more rows stays on its own.
     """
     found: list[tuple[tuple[int, ...], int, int]] = []
     first = 0
