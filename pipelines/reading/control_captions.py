@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit.errors import AuditError, UsageError
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import columns
 from pipelines.reading.files import File, file_at

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from audit.errors import UsageError
 from audit.record.filesystem import open_file
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading.files import File
 from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import RAW, SLICE_ROWS, UNREADABLE, Malformed, Slice, reason, require
