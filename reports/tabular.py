@@ -75,4 +75,4 @@ class _JsonLines:
         self._sink.write("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())
 
     def close(self) -> None:
-        """Leave the sink to its owner."""
+        """Do nothing, because whoever opened the sink closes it."""

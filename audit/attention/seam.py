@@ -42,7 +42,7 @@ class Slot:
 
 
 class Seam:
-    """Sees the attention of the given layers while its context is entered.
+    """Watches the attention of the given layers inside a `with` block.
 
     A subclass defines in `attend` what to do with one attention. Each layer must attend exactly once per forward.
     Otherwise a processor or a patch hides layers or attends more than once, and `check` raises AuditError.

@@ -88,7 +88,7 @@ def load_sscd(name: str, path: Path, device: str, resize: str, torchscript: bool
 
 
 def prepare(image: Image.Image, resize: str) -> Tensor:
-    """Convert an image to [3, H, W]: resize it as SSCD recommends and normalise it by ImageNet's mean and deviation."""
+    """Resize an image as SSCD recommends and normalise it with ImageNet's mean and standard deviation: [3, H, W]."""
     picture = rgb(image)
     picture = picture.resize(SIZES[resize](picture), Image.Resampling.BILINEAR)
     pixels_HWC = np.asarray(picture, dtype=np.float32) / 255

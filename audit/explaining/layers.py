@@ -86,7 +86,7 @@ def layers(
 def _seen(
     model: Model, captions: Sequence[str], seed: int, batch_size: int | None, done: Callable[[int], None]
 ) -> np.ndarray:
-    """Measure entropy and BOS attention: [T, N, L, 2]."""
+    """Measure the entropy and BOS attention of each caption, per timestep and layer: [T, N, L, 2]."""
     timesteps = ddim(model.scheduler_config).timesteps.tolist()
     rows = Rows(model, captions, [seed], batch_size)
 

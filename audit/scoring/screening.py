@@ -79,43 +79,16 @@ def screen(
     """
     chosen = screen_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
-    scheduler = ddim(model.scheduler_config)
-    timesteps, earliest = scheduler.timesteps.tolist(), first_informative(scheduler)
-    plan = forwards(chosen, model, timesteps, earliest)
-    positions = {at: max(at, earliest) for detector in chosen for at in detector.response}
-    alpha = {at: float(scheduler.alphas_cumprod[timesteps[moved]]) for at, moved in positions.items()}
-
-    unconditional = _unconditional(model, rows, plan) if len(rows) else {}
-
-    def see(batch: Batch) -> Seen:
-        seen = Seen(rows.noise_SCHW[batch.seed_B], alpha)
-        responses: dict[int, Tensor] = {}
-        for forward in plan:
-            output_BCHW, attn_BLK = run_forward(model, forward, seen.noise_BCHW, batch.hidden_BKD)
-            if attn_BLK is not None:
-                seen.attn_BLK[forward.position] = attn_BLK
-            if output_BCHW is not None:
-                unconditional_BCHW = unconditional[forward.position][batch.seed_B]
-                response_BCHW = response(scheduler, output_BCHW, unconditional_BCHW, forward.timestep)
-                responses[forward.position] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
-        for at, moved in positions.items():
-            unconditional_BCHW, timestep = unconditional[moved][batch.seed_B], timesteps[moved]
-            seen.response_BCHW[at] = responses[moved]
-            seen.unconditional_BCHW[at] = to_epsilon(scheduler, unconditional_BCHW, seen.noise_BCHW, timestep)
-            if at == 0:
-                seen.unconditional_original_BCHW[at] = to_original(
-                    scheduler, unconditional_BCHW, seen.noise_BCHW, timestep
-                )
-        return seen
+    shared = _Pass(model, rows, chosen)
 
     def measure(at: slice) -> dict[str, npt.NDArray[Any]]:
         batch = rows.batch(at)
-        seen = see(batch)
+        seen = shared.see(batch)
         measured = [detector.measure(seen) for detector in chosen]
         values = {name: value.cpu().numpy() for part in measured for name, value in part.items()}
         finite_B = np.all([finite_rows(value) for value in values.values()], axis=0)
         for row in np.flatnonzero(~finite_B).tolist():
-            _locate(rows, batch.one(row), plan)
+            _locate(rows, batch.one(row), shared.plan)
         return values
 
     def told(done: int) -> None:
@@ -126,6 +99,42 @@ def screen(
     together = [detector.columns for detector in chosen]
     table = rows.table(together, found, rows.context(chosen))
     return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))
+
+
+class _Pass:
+    """The forwards that the detectors of a screen share."""
+
+    def __init__(self, model: Model, rows: Rows, chosen: Sequence[ScreenDetector]) -> None:
+        self._model, self._rows, self._scheduler = model, rows, ddim(model.scheduler_config)
+        self._timesteps, earliest = self._scheduler.timesteps.tolist(), first_informative(self._scheduler)
+        self.plan = forwards(chosen, model, self._timesteps, earliest)
+        self._positions = {at: max(at, earliest) for detector in chosen for at in detector.response}
+        self._unconditional = _unconditional(model, rows, self.plan) if len(rows) else {}
+
+    def see(self, batch: Batch) -> Seen:
+        """Run the forwards on a batch, and return what the detectors measure."""
+        seen = Seen(self._rows.noise_SCHW[batch.seed_B], self._alphas())
+        responses: dict[int, Tensor] = {}
+        for forward in self.plan:
+            output_BCHW, attn_BLK = run_forward(self._model, forward, seen.noise_BCHW, batch.hidden_BKD)
+            if attn_BLK is not None:
+                seen.attn_BLK[forward.position] = attn_BLK
+            if output_BCHW is not None:
+                unconditional_BCHW = self._unconditional[forward.position][batch.seed_B]
+                response_BCHW = response(self._scheduler, output_BCHW, unconditional_BCHW, forward.timestep)
+                responses[forward.position] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
+        for at, moved in self._positions.items():
+            given = self._scheduler, self._unconditional[moved][batch.seed_B], seen.noise_BCHW, self._timesteps[moved]
+            seen.response_BCHW[at] = responses[moved]
+            seen.unconditional_BCHW[at] = to_epsilon(*given)
+            if at == 0:
+                seen.unconditional_original_BCHW[at] = to_original(*given)
+        return seen
+
+    def _alphas(self) -> dict[int, float]:
+        """Return the cumulative alpha at each position that a detector asks for."""
+        alphas = self._scheduler.alphas_cumprod
+        return {at: float(alphas[self._timesteps[moved]]) for at, moved in self._positions.items()}
 
 
 def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward]) -> dict[int, Tensor]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -77,19 +78,11 @@ def judge(
     selected = _true(pc.is_valid(score["selected_by"]))
 
     best = _lookup(ids, _best_copies(copied))
-    whole, region = (_true(pc.equal(best["copy_type"], how)) for how in (VERBATIM, PARTIAL))
     own = rows.select(["caption_id", "image_id"]).filter(pc.field("caption_id").isin(ids.filter(pa.array(selected))))
-    verdict = np.select(
-        [whole, region, selected & ~_positive(found["finished"])],
-        [VERBATIM, PARTIAL, "error"],
-        np.where(selected, "unconfirmed", np.where(_true(pc.is_null(score["score"])), "error", "not_selected")),
-    ).astype(object)
-    negative = verdict == "unconfirmed"
-    verdict[negative & (images.listed == 0)] = "unknown"
-    verdict[negative & (images.listed > 0) & ~_positive(found["looked_up"])] = "error"
-    verdict[(verdict == "unconfirmed") & _blind(ids, own, images, max_unreadable_fraction)] = "unknown"
-
-    k, n = _reproduced(ids, mine, region, whole | region, thresholds)
+    blind = _blind(ids, own, images, max_unreadable_fraction)
+    verdict = _verdicts(score, found, best["copy_type"], images.listed, blind)
+    region, confirmed = verdict == PARTIAL, (verdict == VERBATIM) | (verdict == PARTIAL)
+    k, n = _reproduced(ids, mine, region, confirmed, thresholds)
     missed = pa.array((verdict == "unconfirmed") & _true(pc.is_in(ids, value_set=_near(mine, thresholds))))
     columns = {
         "caption_id": ids,
@@ -102,7 +95,7 @@ def judge(
         "p_not_reproduced": pa.nulls(len(ids), pa.float64()),
         "fresh_copies": k,
         "fresh_generations": n,
-        "support": _support(pa.array(whole | region), k, n),
+        "support": _support(pa.array(confirmed), k, n),
         "near_miss": missed,
         "image_id": pc.coalesce(best["image_id"], found["image_id"]),
         "matched_own_image": _matched_own(ids, own, copied),
@@ -113,8 +106,7 @@ def judge(
         "error": _messages(ids, found["error"], failures, verdict),
     }
     counts = captions["row_count"], k, n, score["image_cluster_size"]
-    parts = zip(verdict, *(column.to_pylist() for column in counts), strict=True)
-    columns["risk"] = pa.array([risk(*part) for part in parts], pa.string())
+    columns["risk"] = pa.array(map(risk, verdict, *(column.to_pylist() for column in counts)), pa.string())
     return pa.table({name: columns[name] for name in VERDICTS.names}, schema=VERDICTS)
 
 
@@ -199,6 +191,32 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
     best = best.group_by("caption_id", use_threads=False).aggregate([("image_id", "first")])
     summary = summary.append_column("image_id", _lookup(summary["caption_id"], best)["image_id_first"])
     return summary
+
+
+def _verdicts(
+    score: pa.Table, found: pa.Table, copy_type: pa.ChunkedArray, listed: int, blind: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.object_]:
+    """Decide the verdict of each caption: [N] text.
+
+    Args:
+        score: The score of each caption and how it was selected.
+        found: What its generations showed, from `_discovered`.
+        copy_type: VERBATIM, PARTIAL or null.
+        listed: Number of training images.
+        blind: Which captions cannot be cleared, from `_blind`.
+    """
+    selected = _true(pc.is_valid(score["selected_by"]))
+    whole, region = (_true(pc.equal(copy_type, kind)) for kind in (VERBATIM, PARTIAL))
+    verdict = np.select(
+        [whole, region, selected & ~_positive(found["finished"])],
+        [VERBATIM, PARTIAL, "error"],
+        np.where(selected, "unconfirmed", np.where(_true(pc.is_null(score["score"])), "error", "not_selected")),
+    ).astype(object)
+    if not listed:
+        verdict[verdict == "unconfirmed"] = "unknown"
+    verdict[(verdict == "unconfirmed") & ~_positive(found["looked_up"])] = "error"
+    verdict[(verdict == "unconfirmed") & blind] = "unknown"
+    return verdict
 
 
 def _blind(ids: pa.Array, own: pa.Table, images: ImageCounts, max_unreadable_fraction: float) -> np.ndarray:

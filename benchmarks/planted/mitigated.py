@@ -184,7 +184,7 @@ def delayed_guidance(pipeline: StableDiffusionPipeline, until: int) -> Iterator[
 
 
 def settings(bundle: Path) -> dict[str, Setting]:
-    """Return all ways to serve that are measured, by name."""
+    """Return the serving settings to measure, by name."""
     found: dict[str, Setting] = {"plain": nullcontext}
     for keep in KEEPS:
         for scale in SCALES:

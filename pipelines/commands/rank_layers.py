@@ -12,7 +12,7 @@ from pipelines.commands.options import Device, Dtype, Verbose, check_writable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipelines.configuration.config import ModelFiles
+    from pipelines.configuration.inputs import ModelFiles
 
 MOST = 300  # maximum number of captions, and of control captions
 
@@ -51,7 +51,7 @@ def rank_layers(
     import audit
     from audit.explaining.layers import layers as look
     from audit.models.precision import resolve_dtype
-    from pipelines.configuration.config import ModelFiles
+    from pipelines.configuration.inputs import ModelFiles
     from pipelines.console.progress import told, waiting
     from pipelines.engine.models import load
     from pipelines.reading.control_captions import read_control_captions

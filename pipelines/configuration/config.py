@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -17,165 +15,20 @@ from pydantic import (
 
 from audit.models.precision import DtypeName
 from audit.statistics.intervals import controls_needed
+from pipelines.configuration.inputs import (
+    MOST,
+    Captions,
+    ControlCaptions,
+    Images,
+    ModelFiles,
+    Rate,
+    Section,
+    Seed,
+    Seeds,
+)
 
 
-def _distinct(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("seeds must be distinct")
-    return seeds
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-# A larger number of rows or files must be a typo. This limit fits in 64 bits, with room for sums.
-MOST = 10**15
-
-
-class _Section(BaseModel):
-    # Strict: neither `true` nor a string is accepted as a number.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-def _paths(value: Any) -> Any:
-    """Expand a bare path, or a list of paths, to {path: ...}."""
-    return {"path": value} if isinstance(value, str | list) else value
-
-
-def _path(value: Any) -> Any:
-    """Expand a bare path to {path: ...}."""
-    return {"path": value} if isinstance(value, str) else value
-
-
-def _listed(value: Any) -> Any:
-    """Expand a single item to a list of one item."""
-    return [value] if isinstance(value, str | dict) else value
-
-
-Pixels = Annotated[int, Field(gt=0)]
-
-
-class Inversion(_Section):
-    """A textual inversion: learned embeddings of a token."""
-
-    path: str = Field(
-        description="File of learned embeddings: .safetensors, or a .pt or .bin file that loads without running code."
-    )
-    token: str | None = Field(
-        default=None, description="The token that captions use for it (default: the token named in the file)."
-    )
-
-    _short = model_validator(mode="before")(_path)
-
-
-class ModelFiles(_Section):
-    """The files of a model, and how to read them."""
-
-    path: str = Field(
-        description="A diffusers folder with safetensors weights, a single .safetensors file of Stable Diffusion 1.x "
-        "or 2.x in the original layout (a path or a URI), or a hub id."
-    )
-    resolution: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = Field(
-        default=None,
-        description="Image size in pixels: one number or [height, width] (default: from the UNet's sample_size).",
-    )
-    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
-        default=None,
-        description="What the UNet predicts (default: read from the scheduler's configuration; for a single file, read "
-        "from its marker or measured).",
-    )
-    variant: str | None = Field(
-        default=None, description="The variant of the weights, such as fp16 (default: none, or the only one present)."
-    )
-    config: str | None = Field(
-        default=None,
-        description="For a single file of another architecture: a diffusers folder with its configuration files and "
-        "tokenizer.",
-    )
-    textual_inversion: Annotated[
-        list[Inversion], BeforeValidator(_listed, json_schema_input_type=list[Inversion | str] | Inversion | str)
-    ] = Field(default=[], description="Learned embeddings: a list of paths or of {path, token}.")
-
-    _short = model_validator(mode="before")(_path)
-
-
-class Captions(_Section):
-    """The captions that the model was trained on."""
-
-    path: str | list[str] = Field(
-        description="Parquet, WebDataset tars, JSON lines, CSV, TSV or text: a path, a glob, a brace range, or a list "
-        "of these."
-    )
-    caption: str = Field(
-        default="caption",
-        description="The column that holds the captions (default: `caption`, or else the only one of text, prompt, "
-        "TEXT and Prompt).",
-    )
-    key: str | None = Field(
-        default=None, description="The column that holds the sample keys (default: `key`, if it exists)."
-    )
-    url: str | None = Field(
-        default=None, description="The column that holds the source URLs (default: `url`, if it exists)."
-    )
-    delimiter: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=1,
-        description="The delimiter of CSV files (default: the one that the header line uses).",
-    )
-    sample: int | None = Field(
-        default=None, gt=0, le=MOST, description="Number of rows to draw at random (default: all rows)."
-    )
-    seed: Seed = Field(default=0, description="The seed of the random draw.")
-
-    _short = model_validator(mode="before")(_paths)
-
-
-class Images(_Section):
-    """The images that the model was trained on."""
-
-    path: str | list[str] = Field(
-        description="WebDataset tars, Parquet files with image bytes, or image files: paths, folders or globs."
-    )
-    column: str = Field(default="image", description="The column that holds the image bytes in Parquet files.")
-    join_on: Literal["stem_key", "key", "none"] = Field(
-        default="stem_key",
-        description="How to match a caption with its image: by file stem and key, by key alone, or not at all.",
-    )
-    crop: Literal["none", "centre"] = Field(
-        default="none", description="How training cropped the images: not at all, or to the largest centre square."
-    )
-
-    min_paired: float = Field(
-        default=0.9,
-        ge=0,
-        le=1,
-        description="The smallest fraction of rows that must have an image of their own; below it the run stops "
-        "(unless join_on is none, or all captions are plain text, which cannot name images).",
-    )
-    exif: Literal["apply", "ignore", "both"] = Field(
-        default="both",
-        description="Whether training applied the EXIF orientation of the files, or ignored it and saw the pixels as "
-        "stored. both: compare each image both ways and use the better match.",
-    )
-
-    _short = model_validator(mode="before")(_paths)
-
-
-class ControlCaptions(_Section):
-    """The control captions: captions that the model was never trained on."""
-
-    captions: str = Field(description="Captions never trained on: a text file with one caption per line, or Parquet.")
-    column: str = Field(
-        default="caption",
-        description="The caption column, if the file has columns (default: as for `captions.caption`).",
-    )
-    screen: str | None = Field(
-        default=None, description="Their precomputed screen table (a Parquet file from `audit.screen`)."
-    )
-
-
-class Screen(_Section):
+class Screen(Section):
     """How to screen captions."""
 
     detectors: list[str] = Field(
@@ -190,7 +43,7 @@ class Screen(_Section):
     )
 
 
-class Select(_Section):
+class Select(Section):
     """Which captions to generate."""
 
     budget: int | None = Field(
@@ -210,7 +63,7 @@ class Select(_Section):
     )
 
 
-class Generate(_Section):
+class Generate(Section):
     """How to generate images for the selected captions."""
 
     seeds: Seeds = [1, 2, 3, 4]
@@ -220,7 +73,7 @@ class Generate(_Section):
     detectors: list[str] = Field(default=[], description="Trajectory detectors to record, such as entropy_trajectory.")
 
 
-class _Embedder(_Section):
+class _Embedder(Section):
     min_similarity_verbatim: float | None = Field(
         default=None,
         ge=-1,
@@ -270,7 +123,7 @@ class ClipOptions(_Embedder):
     )
 
 
-class Confirm(_Section):
+class Confirm(Section):
     """How to decide whether a generation is a copy of a training image."""
 
     embedders: list[Literal["sscd", "clip"]] = Field(
@@ -300,7 +153,7 @@ class Confirm(_Section):
         return self
 
 
-class Index(_Section):
+class Index(Section):
     """How to search the training images."""
 
     type: Literal["exact", "ivf"] = Field(
@@ -314,7 +167,7 @@ class Index(_Section):
     )
 
 
-class Workers(_Section):
+class Workers(Section):
     """The minimum and maximum number of workers. Both are 0 if the work is done in this process, without Ray."""
 
     min: int = Field(default=1, ge=0, le=100_000)
@@ -338,7 +191,7 @@ def _fixed(value: Any) -> Any:
     return {"min": value, "max": value}
 
 
-class Engine(_Section):
+class Engine(Section):
     """Workers, hardware and retries."""
 
     workers: Annotated[Workers, BeforeValidator(_fixed, json_schema_input_type=Workers | NonNegativeInt)] = Field(
@@ -384,7 +237,7 @@ class Engine(_Section):
         return self
 
 
-class Report(_Section):
+class Report(Section):
     """The HTML report."""
 
     title: str = "crossaudit"
@@ -404,7 +257,7 @@ def _short_forms(schema: dict[str, Any]) -> None:
         schema["properties"][name] = {"anyOf": [*known.pop("anyOf", [known.copy()]), *paths]}
 
 
-class Config(_Section):
+class Config(Section):
     """The contents of audit.yaml. Relative paths are relative to that file."""
 
     model_config = ConfigDict(json_schema_extra=_short_forms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.configuration.config import ModelFiles
+from pipelines.configuration.inputs import ModelFiles
 from pipelines.reading.local_copies import fetched
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from audit.errors import UsageError, first_line
 from audit.record.ledger import Ledger, Shard, Tables
-from pipelines.configuration.config import Config, ModelFiles
+from pipelines.configuration.config import Config
+from pipelines.configuration.inputs import ModelFiles
 from pipelines.console import logs
 from pipelines.reading.local_copies import fetched
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from audit.errors import UsageError
-from pipelines.configuration.config import Captions, Images
+from pipelines.configuration.inputs import Captions, Images
 from pipelines.reading import caption_files
 from pipelines.reading import captions as captions_of
 from pipelines.reading.caption_files import Sidecar

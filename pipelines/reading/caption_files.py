@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading.files import File
 from pipelines.reading.folders import is_image
 from pipelines.reading.slices import UNREADABLE, Malformed, Slice, chunks, lines, table_of, too_long, without_mark

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.errors import AuditError, UsageError
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import caption_files, delimited, jsonlines, parquet, plaintext, tars
 from pipelines.reading.files import File
 from pipelines.reading.slices import COMPRESSED, LONGEST, UNREADABLE, Malformed, Slice, reason

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from audit.errors import AuditError
-from pipelines.configuration.config import Captions, Config
+from pipelines.configuration.config import Config
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading.caption_choice import choose_caption_files
 from pipelines.reading.files import File, file_at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit.errors import AuditError, UsageError
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import columns
 from pipelines.reading.files import File, file_at
@@ -42,7 +42,7 @@ def read_control_captions(path: str, column: str | None = None) -> list[str]:
 
 
 def _check(file: File, options: Captions, unnamed: bool) -> None:
-    """Check a file as a caption file, with errors that name `calibration.column` instead of `captions.caption`."""
+    """Check that a file holds captions. Errors name `calibration.column` instead of `captions.caption`."""
     try:
         captions_of.check([file], options)
     except UsageError as error:

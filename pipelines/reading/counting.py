@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.record.filesystem import open_file
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import images as images_of
 from pipelines.reading import parquet, tars

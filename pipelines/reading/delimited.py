@@ -11,7 +11,7 @@ from itertools import islice
 
 import pyarrow as pa
 
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading.files import File
 from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import (

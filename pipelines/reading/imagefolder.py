@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading.files import File
 
 FILE_NAME = "file_name"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import plaintext
 from pipelines.reading.files import File
 from pipelines.reading.imagefolder import key_column

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from audit.errors import UsageError
 from audit.record.filesystem import open_file
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading.files import File
 from pipelines.reading.imagefolder import key_column
 from pipelines.reading.slices import RAW, SLICE_ROWS, UNREADABLE, Malformed, Slice, reason, require
@@ -110,7 +110,7 @@ def _consecutive(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], int, int]]
         sizes: The number of rows in each row group.
 
     Returns:
-        (row groups, first row, number of rows) per joined group. A larger row group stays alone.
+        One (row groups, first row, number of rows) per joined group. A row group with more rows stays on its own.
     """
     found: list[tuple[tuple[int, ...], int, int]] = []
     first = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading.files import File
 from pipelines.reading.slices import Malformed, Slice, chunks, cut, lines, numbered, table_of
 

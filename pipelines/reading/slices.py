@@ -189,7 +189,7 @@ def numbered(part: Slice, start: int, stop: int) -> Iterator[tuple[int, bytes | 
     Args:
         part: The slice.
         start: The first line to read, counted from the start of the slice.
-        stop: The end of the lines to read.
+        stop: The line after the last one to read.
 
     Yields:
         The number of the line in the file, and its content without byte-order mark and line end, or Malformed.

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from audit.errors import UsageError
 from audit.record.filesystem import open_file
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import jsonlines
 from pipelines.reading.files import File
 from pipelines.reading.images import samples

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from audit.errors import AuditError, UsageError
 from audit.record.filesystem import open_file, open_filesystem, writing
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading.files import File
 from pipelines.writing import exclusions as exclusions_of
 from pipelines.writing import parquet, tar, text

@@ -22,7 +22,8 @@ from audit.errors import AuditError, UsageError, first_line
 from audit.models.hub_ids import is_hub_id
 from audit.record.filesystem import open_filesystem, write_file
 from audit.record.ledger import Ledger
-from pipelines.configuration.config import Config, ModelFiles
+from pipelines.configuration.config import Config
+from pipelines.configuration.inputs import ModelFiles
 from pipelines.configuration.settings import check_detectors
 from pipelines.engine.manifest import stored
 from pipelines.engine.ray_token import require_token

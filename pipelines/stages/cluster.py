@@ -105,7 +105,7 @@ def _ids(worker: Worker, shard: Shard) -> pa.Array:
 
 
 def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
-    """Return the similarity from which images count as near duplicates, and its source."""
+    """Return the similarity at or above which images count as near duplicates, and where it comes from."""
     given = run.config.embedder(run.config.confirm.embedders[0]).min_similarity_duplicate
     if given is not None:
         return given, "configured"

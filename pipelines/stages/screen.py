@@ -1,4 +1,4 @@
-"""Screen: measure the detectors' columns for every caption on pure noise."""
+"""Screen: compute the columns of the detectors for every caption, from pure noise."""
 
 from __future__ import annotations
 

@@ -79,10 +79,10 @@ def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
 
 
 def _regions(found: pa.Table, seeds: int) -> pa.Array:
-    """Return where each generation may be a copy, as PNG, or null if that is unknown.
+    """Return the region of each generation that may be a copy, as a PNG mask; null if it is unknown.
 
-    This is where it agrees with the other generations of the caption and, if recorded, where the attention to EOS
-    ends bright.
+    The region is where a generation agrees with the caption's other generations. If `bright_ending` recorded a map,
+    the region must be bright there too.
     """
     images: list[bytes | None] = found["image"].to_pylist()
     attention: list[bytes | None] = [None] * len(images)

@@ -15,7 +15,7 @@ from pipelines.reading import images
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.configuration.config import Images
+    from pipelines.configuration.inputs import Images
 
 
 # Working table: the location of each image.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
 from audit.record.filesystem import open_file
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading import delimited
 from pipelines.reading.files import File

@@ -130,15 +130,15 @@ def response_in_float64(exact: StableDiffusionPipeline, caption: str, seed: int)
     scheduler.set_timesteps(50)
     conditional, unconditional = exact.encode_prompt(caption, "cpu", 1, True)
     noise = initial_latent(seed, (4, 16, 16)).double()[None]
-    responses, unconditional = [], []
+    responses, magnitudes = [], []
     with torch.no_grad():
         for position in POSITIONS:
             timestep = scheduler.timesteps[position]
             eps_c = exact.unet(noise, timestep, encoder_hidden_states=conditional).sample
             eps_unconditional = exact.unet(noise, timestep, encoder_hidden_states=unconditional).sample
             responses.append(float((eps_c - eps_unconditional).square().sum().sqrt()))
-            unconditional.append(float(eps_unconditional.square().sum().sqrt()))
-    return np.array(responses), np.array(unconditional)
+            magnitudes.append(float(eps_unconditional.square().sum().sqrt()))
+    return np.array(responses), np.array(magnitudes)
 
 
 def test_the_timesteps_of_the_noise_profile_are_those_of_the_design() -> None:
@@ -151,10 +151,10 @@ def test_the_timesteps_of_the_noise_profile_are_those_of_the_design() -> None:
 def test_noise_magnitude_and_profile_are_a_plain_loop_in_float64(
     sd1: audit.Model, exact: StableDiffusionPipeline, caption: str
 ) -> None:
-    responses, unconditional = response_in_float64(exact, caption, seed=3)
+    responses, magnitudes = response_in_float64(exact, caption, seed=3)
     row = audit.screen(sd1, [caption], seeds=[3], detectors=["noise_magnitude", "noise_profile"]).to_pylist()[0]
     assert row["noise_magnitude"] == pytest.approx(responses[0], abs=1e-5)
-    np.testing.assert_allclose(row["noise_response"], np.log(np.maximum(responses, 1e-3 * unconditional)), atol=1e-5)
+    np.testing.assert_allclose(row["noise_response"], np.log(np.maximum(responses, 1e-3 * magnitudes)), atol=1e-5)
 
 
 def test_a_caption_of_the_empty_prompts_tokens_does_nothing_to_the_noise(
@@ -163,9 +163,9 @@ def test_a_caption_of_the_empty_prompts_tokens_does_nothing_to_the_noise(
     captions = ["", "   ", "<|endoftext|>"]  # the last: EOS before the padding, which is EOS
     table = audit.screen(sd1, captions, detectors=["noise_magnitude", "noise_profile"], batch_size=2)
     assert table["noise_magnitude"].to_pylist() == [0.0] * 3
-    _, unconditional = response_in_float64(exact, "", seed=0)
+    _, magnitudes = response_in_float64(exact, "", seed=0)
     for values in table["noise_response"].to_pylist():
-        np.testing.assert_allclose(values, np.log(1e-3 * unconditional), atol=1e-5)
+        np.testing.assert_allclose(values, np.log(1e-3 * magnitudes), atol=1e-5)
 
 
 def test_a_caption_counts_as_empty_by_its_token_ids_not_by_their_number(sd1: audit.Model) -> None:
@@ -178,7 +178,7 @@ def test_a_caption_counts_as_empty_by_its_token_ids_not_by_their_number(sd1: aud
 def test_v_prediction_is_converted_to_epsilon(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
     """With eps = sqrt(alpha) v + sqrt(1 - alpha) x, two eps differ by sqrt(alpha) times the difference of their v."""
     model = replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": "v_prediction"})
-    responses, unconditional = response_in_float64(exact, "a dog", seed=0)
+    responses, magnitudes = response_in_float64(exact, "a dog", seed=0)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alpha = float((1 - betas).cumprod(0)[981])
     table = audit.screen(model, ["a dog", ""], detectors=["noise_magnitude", "noise_profile"])

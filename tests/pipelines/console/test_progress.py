@@ -103,12 +103,17 @@ def test_what_took_milliseconds_has_no_rate() -> None:
 
 def test_errors_add_up_over_the_steps_of_a_stage() -> None:
     told, said = reporter()
-    with pytest.raises(AuditError), told.stage("ingest", "rows"):
-        for number in (1, 2):
-            with told.step("ingest: rows", 8, "rows") as count:
-                count.advance(4, number)
-                assert count.numbers().errors == number
-        raise AuditError("no room")
+
+    def fail() -> None:
+        with told.stage("ingest", "rows"):
+            for number in (1, 2):
+                with told.step("ingest: rows", 8, "rows") as count:
+                    count.advance(4, number)
+                    assert count.numbers().errors == number
+            raise AuditError("no room")
+
+    with pytest.raises(AuditError):
+        fail()
     assert said.getvalue().endswith("s, 3 errors\n")
 
 

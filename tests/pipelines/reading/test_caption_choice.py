@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import UsageError
-from pipelines.configuration.config import Captions, Images
+from pipelines.configuration.inputs import Captions, Images
 from pipelines.reading.caption_choice import choose_caption_files
 from pipelines.reading.caption_files import Sidecar
 from pipelines.reading.files import File

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as captions_of
 from pipelines.reading.caption_files import Sidecar, has_more_lines, with_sidecars
 from pipelines.reading.files import find

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.errors import AuditError, UsageError
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as reading
 from pipelines.reading import slices as slices_of
 from pipelines.reading.files import find

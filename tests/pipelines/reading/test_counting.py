@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import counting
 from pipelines.reading.counting import Count, count_captions, count_images
 from pipelines.reading.files import find

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import UsageError
-from pipelines.configuration.config import Captions
+from pipelines.configuration.inputs import Captions
 from pipelines.reading import captions as reading
 from pipelines.reading import parquet
 from pipelines.reading.files import find
