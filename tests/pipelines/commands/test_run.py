@@ -107,7 +107,8 @@ def test_verbose_shows_the_traceback_of_the_worker_and_not_that_of_the_driver(fo
     tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     tensors["conv_in.bias"][0] = float("nan")
     save_file(tensors, file)
-    code, _, error = crossaudit("run", str(write_config(folder, model="model", out="refused")), "--verbose")
+    config = write_config(folder, model="model", out="refused", engine={"workers": 1})
+    code, _, error = crossaudit("run", str(config), "--verbose")
     [log] = (folder / "refused/logs").glob("*-driver-*")
     assert code == 1
     assert "conv_in.bias has values that are NaN or infinite" in error.splitlines()[-2]

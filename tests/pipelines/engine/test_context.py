@@ -34,10 +34,10 @@ def test_a_stage_shows_the_rows_and_the_errors_that_the_manifest_records(run: Ru
     with run.stage("screen", "captions") as entry:
         errors = [{"stage": stage, "kind": "odd", "message": "odd"} for stage in ("screen", "screen", "embed")]
         run.ledger.write("errors", "screen-00000", errors_table(errors))
-        entry |= {"rows_in": 7, "rows_out": 5}
+        entry.rows_in, entry.rows_out = 7, 5
     assert re.fullmatch(r"screen: 7 captions, [\d.]+ s, 2 errors\n", said.getvalue())
-    recorded = read(run.config.out)["stages"]["screen"]
-    assert (recorded["rows_in"], recorded["rows_out"], recorded["errors"]) == (7, 5, 2)
+    recorded = read(run.config.out).stages["screen"]
+    assert (recorded.rows_in, recorded.rows_out, recorded.errors) == (7, 5, 2)
 
 
 def test_a_stage_that_fails_is_shown_as_stopped(run: Run, said: io.StringIO) -> None:

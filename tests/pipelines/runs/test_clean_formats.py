@@ -197,7 +197,8 @@ def test_a_parquet_file_with_captions_and_images_loses_each_row_once(tmp_path: P
     column = [{"bytes": png(number), "path": None} for number in range(5)]
     write_parquet(tmp_path / "data/0.parquet", {"image": column, "caption": TEXTS})
     rows = [row("0.parquet", n, text, images[n]) for n, text in enumerate(TEXTS)]
-    both = [{"kind": kind, "file": "/x/0.parquet", "name": "0.parquet"} for kind in ("captions", "images")]
+    read = {"file": "/x/0.parquet", "name": "0.parquet", "rows": 5, "sha256": "ab"}
+    both = [read | {"kind": kind} for kind in ("captions", "images")]
     counts, said = cleaned(run_of(tmp_path, rows, images, inputs=both), tmp_path / "data", tmp_path / "clean")
     assert counts == Counts(5, 2, 3, 2)
     assert captions_of(tmp_path / "clean/0.parquet") == ["a dog", "a fox", "a cow"]
@@ -225,7 +226,8 @@ def test_captions_and_images_in_one_tar_give_no_alarm(tmp_path: Path) -> None:
     ]
     write_tar(tmp_path / "data/0.tar", members)
     rows = [row("0.tar", n, text, images[n]) for n, text in enumerate(TEXTS)]
-    both = [{"kind": kind, "file": "/x/0.tar", "name": "0.tar"} for kind in ("captions", "images")]
+    read = {"file": "/x/0.tar", "name": "0.tar", "rows": 5, "sha256": "ab"}
+    both = [read | {"kind": kind} for kind in ("captions", "images")]
     counts, said = cleaned(run_of(tmp_path, rows, images, inputs=both), tmp_path / "data", tmp_path / "clean")
     assert counts == Counts(5, 2, 3, 2)
     assert members_of(tmp_path / "clean/0.tar") == [f"{n}.{end}" for n in (1, 2, 4) for end in ("png", "txt")]

@@ -85,7 +85,7 @@ def test_a_run_that_cannot_be_written_is_refused_first(
 
 
 def test_a_run_in_memory_is_refused_if_workers_are_other_processes(dataset: Path) -> None:
-    [found] = problems(dataset, "out=memory://run")
+    [found] = problems(dataset, "out=memory://run", "engine.workers=1")
     assert found.startswith("memory://run: is in the memory of this process")
     assert "engine.workers: 0" in found
     assert problems(dataset, "out=memory://run", "engine.workers=0") == []

@@ -226,7 +226,8 @@ def test_files_of_reproduce_and_explain_go_with_the_pictures(own: Path, tmp_path
     assert crossaudit("reproduce", str(own), MEMORIZED, "--out", str(case)).returncode == 0
     calibration = str(own / "calibration.json")
     explained = crossaudit(
-        *("explain", MODEL, "picture 1 of a thing", "--calibration", calibration), *("--steps", "2", "--out", str(page))
+        *("explain", str(MODEL), "picture 1 of a thing", "--calibration", calibration),
+        *("--steps", "2", "--out", str(page)),
     )
     assert explained.returncode == 0, explained.stderr
     assert case.is_file()

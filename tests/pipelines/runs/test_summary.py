@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from audit.record.ledger import Ledger
+from audit.record.manifest_entries import ClaimsEntry
 from audit.schema import VERDICT_WORDS
 from pipelines.console.terminal import Console
 from pipelines.engine.manifest import Manifest, read
@@ -29,7 +30,7 @@ CLAIMS = [
 def run(tmp_path: Path) -> Ledger:
     ledger = finish_run(write_config(tmp_path, out="my run"), "verbatim", "not_selected")
     manifest = Manifest(ledger, read(ledger.uri))
-    manifest.data["claims"] = {"sentences": CLAIMS}
+    manifest.data.claims = ClaimsEntry(sentences=CLAIMS)
     manifest.write()
     return ledger
 
