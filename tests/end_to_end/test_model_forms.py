@@ -78,7 +78,10 @@ def test_a_form_runs_from_audit_yaml_to_the_report(
         model = {"path": fp16_only(tmp_path).name, "resolution": 48}
         loaded = audit.load_model(tmp_path / "model", resolution=48)
     calibration = {"captions": "control_captions.txt"}
-    path = write_config(tmp_path, model=model, images=None, calibration=calibration, select={"budget": 2})
+    captions = "captions/00000.parquet"
+    path = write_config(
+        tmp_path, model=model, captions=captions, images=None, calibration=calibration, select={"budget": 2}
+    )
     ledger = Ledger(audited(path, "select.audit_sample=1"))
     assert [result for result in check(ledger.uri) if not result.ok] == []
 

@@ -9,9 +9,9 @@ from diffusers import UNet2DConditionModel
 LAYERS = 4
 
 
-def small_unet(cross_attention_dim: int = 24) -> UNet2DConditionModel:
+def small_unet(cross_attention_dim: int = 24, seed: int = 0) -> UNet2DConditionModel:
     """Return a UNet with random weights for latents of [4, 16, 16]."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return UNet2DConditionModel(
         sample_size=16,
         cross_attention_dim=cross_attention_dim,

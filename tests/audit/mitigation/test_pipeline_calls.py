@@ -22,25 +22,20 @@ import audit
 from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError, UsageError
 from tests.support.adapted import Adapted
+from tests.support.small_unet import small_unet
 
 SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
+
+
+def unet_of(seed: int) -> UNet2DConditionModel:
+    return small_unet(cross_attention_dim=32, seed=seed).eval().requires_grad_(False)
 
 
 @pytest.fixture
 def pipe(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
     """With a UNet of four cross-attention layers, which compiles soon."""
-    pipeline.unet = small_unet(0)
+    pipeline.unet = unet_of(0)
     return pipeline
-
-
-def small_unet(seed: int) -> UNet2DConditionModel:
-    torch.manual_seed(seed)
-    blocks = {
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    }
-    shape = {"block_out_channels": (16, 32), "attention_head_dim": 4, "norm_num_groups": 8, "layers_per_block": 1}
-    return UNet2DConditionModel(sample_size=16, cross_attention_dim=32, **blocks, **shape).eval().requires_grad_(False)
 
 
 def latents(pipe: StableDiffusionPipeline, prompt: Any = SHORT, **more: Any) -> np.ndarray:
@@ -95,7 +90,7 @@ def test_another_unet_is_mitigated_from_the_next_call_on(pipe: StableDiffusionPi
     first = pipe.unet
     with audit.mitigated(pipe, bos_scale=3):
         latents(pipe)
-        pipe.unet = small_unet(1)
+        pipe.unet = unet_of(1)
         ours = latents(pipe)
         first(torch.zeros(1, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(1, 77, 32))  # left alone again
     assert same(ours, mitigated(pipe))

@@ -40,8 +40,8 @@ def their_latents(pipeline: StableDiffusionPipeline, caption: str, seed: int, st
 def test_latents_are_those_of_diffusers_for_the_same_noise(
     sd1: audit.Model, pipeline: StableDiffusionPipeline, scale: float
 ) -> None:
-    table = audit.generate(sd1, CAPTIONS, seeds=[3], steps=10, guidance_scale=scale, output="latents")
-    theirs = [their_latents(pipeline, caption, 3, 10, scale) for caption in CAPTIONS]
+    table = audit.generate(sd1, CAPTIONS, seeds=[3], steps=4, guidance_scale=scale, output="latents")
+    theirs = [their_latents(pipeline, caption, 3, 4, scale) for caption in CAPTIONS]
     np.testing.assert_allclose(latents_of(table), theirs, atol=2e-4, rtol=0)
 
 
@@ -50,14 +50,14 @@ def test_latents_of_a_v_prediction_model_are_those_of_diffusers(
 ) -> None:
     model = replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": "v_prediction"})
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
-    table = audit.generate(model, ["a dog"], steps=10, output="latents")
-    np.testing.assert_allclose(latents_of(table)[0], their_latents(pipeline, "a dog", 0, 10, 7.5), atol=2e-4, rtol=0)
+    table = audit.generate(model, ["a dog"], steps=4, output="latents")
+    np.testing.assert_allclose(latents_of(table)[0], their_latents(pipeline, "a dog", 0, 4, 7.5), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [7.5, 1.0])
 def test_latents_are_those_of_the_models_own_pipeline(tiny: audit.Model, scale: float) -> None:
-    table = audit.generate(tiny, CAPTIONS, seeds=[3], steps=10, guidance_scale=scale, output="latents")
-    theirs = [their_latents(tiny.pipeline(), caption, 3, 10, scale) for caption in CAPTIONS]
+    table = audit.generate(tiny, CAPTIONS, seeds=[3], steps=4, guidance_scale=scale, output="latents")
+    theirs = [their_latents(tiny.pipeline(), caption, 3, 4, scale) for caption in CAPTIONS]
     np.testing.assert_allclose(latents_of(table), theirs, atol=2e-4, rtol=0)
 
 

@@ -47,17 +47,17 @@ def test_what_is_no_image_or_no_training_image_is_said(finished: Path, tmp_path:
     assert not any(row["same"] == "bytes" for row in nearest_images(str(finished), tmp_path / "other.png").to_pylist())
 
 
-def test_a_case_generated_again_agrees_with_the_record(finished: Path, tmp_path: Path) -> None:
-    found = reproduce(str(finished), MEMORIZED)
+def test_a_case_generated_again_agrees_with_the_record(own: Path, tmp_path: Path) -> None:
+    found = reproduce(str(own), MEMORIZED)
     assert found.agrees
     assert found.difference is not None
     assert found.similarity == pytest.approx(found.recorded, abs=1e-2)
-    done = crossaudit("reproduce", str(finished), MEMORIZED, "--out", str(tmp_path / "case.png"))
+    done = crossaudit("reproduce", str(own), MEMORIZED, "--out", str(tmp_path / "case.png"))
     assert done.returncode == 0
     assert "agrees with the record" in done.stdout
     assert (tmp_path / "case.png").read_bytes() == found.image
     with pytest.raises(UsageError, match="no confirmed caption"):
-        reproduce(str(finished), "a caption that nobody has")
+        reproduce(str(own), "a caption that nobody has")
 
 
 def test_a_case_that_does_not_agree_says_so(own: Path) -> None:
