@@ -22,12 +22,12 @@ class Called(NamedTuple):
     stderr: str
 
 
-def crossaudit(*arguments: str, cwd: Path | None = None) -> Called:
+def crossaudit(*arguments: str | Path, cwd: Path | None = None) -> Called:
     """Run `crossaudit ARGUMENTS` in a terminal of 120 columns without colours."""
     output, error = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     state.verbose = False
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(error):
-        patch.setattr(sys, "argv", ["crossaudit", *arguments])
+        patch.setattr(sys, "argv", ["crossaudit", *map(str, arguments)])
         patch.setenv("COLUMNS", "120")
         patch.setenv("NO_COLOR", "1")
         if cwd is not None:
