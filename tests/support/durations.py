@@ -29,9 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files by their known seconds, so that the processes of xdist end at about the same time."""
+    """Sort the files, unknown and slow ones first, so that the processes of xdist end at about the same time."""
     known = _known()
-    items.sort(key=lambda item: -known.get(item.nodeid.partition("::")[0], 0.0))
+    items.sort(key=lambda item: -known.get(item.nodeid.partition("::")[0], float("inf")))
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
