@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audit.record.manifest_entries import PairCounts
 from tests.support.ingested import ingested
 from tests.support.toy import png, write_config, write_parquet, write_tar
 
@@ -102,7 +103,7 @@ def test_every_row_is_paired_with_its_own_image(form: str, tmp_path: Path) -> No
     (tmp_path / "control_captions.txt").write_text("a river\n")
     (tmp_path / "sscd.safetensors").write_bytes(b"")
     run = ingested(write_config(tmp_path, calibration={"captions": "control_captions.txt"}, **keys), tmp_path / "run")
-    assert run.manifest.data["accounting"]["pairs"] == {"rows": rows, "paired": rows, "applies": True}
+    assert run.manifest.data.accounting.pairs == PairCounts(rows=rows, paired=rows, applies=True)
     assert sorted(run.ledger.read("captions")["caption"].to_pylist()) == sorted(TEXTS)
     assert not run.ledger.parts("errors") or not len(run.ledger.read("errors"))
 
@@ -116,4 +117,4 @@ def test_lines_of_text_name_no_image(tmp_path: Path) -> None:
         tmp_path, captions="prompts.txt", images="train", calibration={"captions": "control_captions.txt"}
     )
     run = ingested(path, tmp_path / "run")
-    assert run.manifest.data["accounting"]["pairs"] == {"rows": ROWS, "paired": 0, "applies": False}
+    assert run.manifest.data.accounting.pairs == PairCounts(rows=ROWS, paired=0, applies=False)

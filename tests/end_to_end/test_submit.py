@@ -21,6 +21,7 @@ from audit.record.ledger import Ledger
 from pipelines.engine.ray_token import private_token
 from reports.check import check
 from tests.support.comparison import same
+from tests.support.processes import until
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +97,7 @@ def driver() -> psutil.Process:
     [found] = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [])[1:] == ["-m", "pipelines.cli", "run", "audit.yaml"]
+        if (process.info["cmdline"] or [])[1:5] == ["-m", "pipelines.cli", "run", "audit.yaml"]
     ]
     return found
 
@@ -109,12 +110,10 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
     assert first.returncode == 0, first.stderr
     assert f"crossaudit status|logs|stop {run}" in first.stdout
     with follow(run) as logs:
-        assert logs.stdout is not None
-        for line in logs.stdout:
-            if line.startswith("select:"):
-                break
+        until(lambda: Ledger(run).parts("scores"), logs)
         driver().kill()
-        logs.communicate()
+        said, _ = logs.communicate()
+    assert "screen: 38 captions" in said
     killed = crossaudit("status", run).stdout
     assert re.match("killed. Last progress: (select|generate)", killed)
     assert "FAILED" in killed
@@ -135,9 +134,10 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
 
 
 def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, dataset: Path, tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
-    assert submit(dataset, cluster, run).returncode == 0
-    second = submit(dataset, cluster, run)
+    """It would take minutes to generate."""
+    run, long = str(tmp_path / "run"), ("--set", "generate.steps=1000")
+    assert submit(dataset, cluster, run, *long).returncode == 0
+    second = submit(dataset, cluster, run, *long)
     assert second.returncode == 1
     assert re.search(r"job crossaudit-\w+ is already working on this run \(running", second.stderr)
     status = crossaudit("status", run).stdout
@@ -148,10 +148,10 @@ def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, d
         logs.communicate()
     assert crossaudit("status", run).stdout.startswith("stopped at")
 
-    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, *CHOSEN, "--wait"]
+    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, *CHOSEN, *long, "--wait"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
         assert waiting.stderr is not None
-        next(line for line in waiting.stderr if line.startswith("loading"))
+        next(line for line in waiting.stderr if line.startswith("ingest"))
         assert "is stopping" in crossaudit("stop", run).stdout
         _, said = waiting.communicate()
     assert waiting.returncode == 1

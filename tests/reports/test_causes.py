@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, errors_table
 from reports.causes import SCHEMA, causes
+from tests.support.manifests import manifest
 
 
 def trace(line: int, what: str) -> str:
@@ -21,7 +23,7 @@ def trace(line: int, what: str) -> str:
 def found(folder: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
     """The causes of a run with these errors, in two parts."""
     ledger = Ledger(str(folder))
-    ledger.write_bytes("manifest.json", b'{"parts": {}}')
+    ledger.write_bytes("manifest.json", json.dumps(manifest()).encode())
     ledger.write("errors", "screen-00000", errors_table(rows[::2]))
     ledger.write("errors", "screen-00001", errors_table(rows[1::2]))
     table = causes(ledger.uri)

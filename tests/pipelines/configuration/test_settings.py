@@ -68,7 +68,8 @@ def test_out_of_the_command_line_is_relative_to_the_working_directory(
 
 
 def test_overrides_are_yaml_and_reach_into_sections(tmp_path: Path) -> None:
-    overrides = ["generate.seeds=[7, 8]", "select.budget=null", "engine.address=auto", "images.join_on=key"]
+    overrides = ["generate.seeds=[7, 8]", "select.budget=null", "engine.workers=1", "engine.address=auto"]
+    overrides += ["images.join_on=key"]
     config, _ = load_config(write_config(tmp_path), overrides)
     assert config.generate.seeds == [7, 8]
     assert config.select.budget is None
