@@ -20,7 +20,7 @@ from audit.schema import CAPTIONS, VERDICTS
 from tests.support.manifests import manifest
 from tests.support.paths import DATA
 
-MODEL = DATA / "tiny-sd1"
+MODEL = DATA / "toy-model"
 CONTROL_CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(24)]
 MEMORIZED = "a planted picture"
 # The dataset contains it with other case and punctuation, so it must not count as a control caption.

@@ -95,5 +95,5 @@ def test_a_worker_names_the_tensor_that_is_nan_or_missing(tmp_path: Path) -> Non
         Worker(config).prepare("model")
     del tensors["conv_in.bias"]
     save_file(tensors, file)
-    with pytest.raises(AuditError, match=r"unet: 1 of its 684 weights are missing \(conv_in.bias\)"):
+    with pytest.raises(AuditError, match=r"unet: 1 of its 208 weights are missing \(conv_in.bias\)"):
         Worker(config).prepare("model")

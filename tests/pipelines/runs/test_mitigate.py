@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -151,7 +152,8 @@ def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger
     lines = done.stdout.splitlines()
     assert lines[-1] == f"{run.uri}/report.html"
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in lines if line.startswith("│")]
-    assert cells[0] == ["none", "1", "1 of 1"]
+    confirmed = len(set(before.filter(pc.field("caption_set") == "confirmed")["caption_id"].to_pylist()))
+    assert cells[0] == ["none", "1", f"{confirmed} of {confirmed}"]
     assert {(keep, float(scale)) for keep, scale, _ in cells} == SETTINGS
     assert "done earlier" in done.stderr
     assert run.read("mitigation").equals(before)
