@@ -16,9 +16,12 @@ import audit
 from audit.record.ledger import Ledger
 from reports.check import check
 from tests.support.original_layout import single_file
+from tests.support.paths import DATA
 from tests.support.toy import MODEL, write_config
 
 pytestmark = pytest.mark.slow
+
+SD1 = DATA / "tiny-sd1"
 
 
 def fp16_only(folder: Path) -> Path:
@@ -44,7 +47,7 @@ SCHEDULERS = {
 
 
 def with_scheduler(folder: Path, name: str) -> Path:
-    source = MODEL if name == "SD v1-4" else MODEL.with_name("tiny-sd2")
+    source = SD1 if name == "SD v1-4" else DATA / "tiny-sd2"
     copy = Path(shutil.copytree(source, folder / "model"))
     (copy / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULERS[name]))
     return copy
@@ -66,7 +69,7 @@ def test_a_form_runs_from_audit_yaml_to_the_report(
     make_dataset(tmp_path)
     model: dict[str, object]
     if form == "single file":
-        file, config = single_file(MODEL, tmp_path)
+        file, config = single_file(SD1, tmp_path)
         embedding = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
         save_file({"picture": embedding}, tmp_path / "picture.safetensors")
         model = {"path": file.name, "config": config.name, "textual_inversion": "picture.safetensors"}

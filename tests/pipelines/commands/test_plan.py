@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.called import crossaudit
+from tests.support.paths import DATA
 
 
 @pytest.mark.slow
@@ -15,7 +16,8 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     make_dataset: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     path = str(make_dataset(tmp_path))
-    shown = crossaudit("plan", path, "--tflops", "0.001", "--gpus", "2", "--price", "3", "--set", "engine.workers=4")
+    settings = ("--set", "engine.workers=4", "--set", f"model={DATA / 'tiny-sd1'}")
+    shown = crossaudit("plan", path, "--tflops", "0.001", "--gpus", "2", "--price", "3", *settings)
     assert shown.returncode == 0, shown.stderr
     lines = [line.rstrip() for line in shown.stdout.splitlines()]
     assert max(map(len, lines)) <= 100
