@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from audit.errors import AuditError, UsageError
-from audit.record.filesystem import DISK_FULL
 from audit.record.ledger import Shard
 from pipelines.console import logs
-from pipelines.engine.schedule import Finished, Schedule
+from pipelines.engine.schedule import Finished, Schedule, ends_run
 from pipelines.engine.step import Step
 from pipelines.engine.tracebacks import portable
 
@@ -57,7 +55,7 @@ class InProcess:
                 with logs.attempt(step.title, attempt.shard, attempt.number):
                     result = call(step, attempt.shard)
             except Exception as error:
-                if isinstance(error, UsageError) or (isinstance(error, AuditError) and error.kind == DISK_FULL):
+                if ends_run(error):
                     raise
                 raised = portable(error)
                 yield schedule.failed(attempt, "raised", raised.message, raised.traceback)

@@ -18,11 +18,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from audit.errors import AuditError, UsageError
-from audit.record.filesystem import DISK_FULL
+from audit.errors import AuditError
 from audit.record.ledger import Shard
 from pipelines.engine.failures import lost_with_machine, raised_in_worker, reason_of
-from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, ShardedWork
+from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, ShardedWork, ends_run
 
 # How often in a row a worker may fail to start before its slot is given up.
 STARTS = 3
@@ -264,7 +263,7 @@ class Pool:
             if lost_with_machine(error):
                 return schedule.moved(attempt, reason_of(error))
             return schedule.failed(attempt, "worker_died", reason_of(error))
-        if raised.error is not None and (isinstance(raised.error, UsageError) or raised.error.kind == DISK_FULL):
+        if raised.error is not None and ends_run(raised.error):
             raise raised.error from raised
         self._rest(worker)
         return schedule.failed(attempt, "raised", raised.message, raised.traceback)

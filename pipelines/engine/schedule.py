@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from audit.errors import AuditError
+from audit.errors import AuditError, UsageError
+from audit.record.filesystem import DISK_FULL
 from audit.record.ledger import Shard
 from pipelines.engine.tracebacks import WorkerError
 
@@ -142,6 +143,11 @@ class Schedule:
             return []
         del self._split[whole.name]
         return [(whole, self._work.commit(whole, [pieces.results[at] for at in sorted(pieces.results)]))]
+
+
+def ends_run(error: BaseException | None) -> bool:
+    """Return whether an error ends the run at once, because neither another attempt nor a smaller shard can help."""
+    return isinstance(error, UsageError) or (isinstance(error, AuditError) and error.kind == DISK_FULL)
 
 
 def unprocessable(what: str, kind: str, message: str, traceback: str | None) -> AuditError:
