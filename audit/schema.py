@@ -56,7 +56,7 @@ SCORES = pa.schema(
         ("score", FLOAT64),
         ("p_unseen", FLOAT64),
         ("q_unseen", FLOAT64),
-        ("selected_by", STRING),  # budget | sample | budget+sample | null
+        ("selected_by", STRING),  # budget | sample | null
         ("inclusion_probability", FLOAT64),
         ("image_cluster_size", INT64),
     ]

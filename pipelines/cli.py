@@ -10,6 +10,7 @@ import typer
 from audit.errors import AuditError, UsageError
 from pipelines.commands import (
     check,
+    claims,
     clean,
     config,
     demo,
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 PANELS = {
     "Audit": (demo, init, config, download_weights, plan, index, run),
-    "Look at the results": (report, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
+    "Look at the results": (report, claims, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
     "Act on them": (exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),
 }

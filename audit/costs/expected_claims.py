@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from audit.calibration.calibration import MIN_HALF
-from audit.statistics.claims import MILLION
-from audit.statistics.intervals import clopper_pearson, controls_needed, sample_needed
+from audit.statistics.claims import HIGH, MILLION
+from audit.statistics.finite import at_most, sample_needed
+from audit.statistics.intervals import controls_needed
 
 # Number of control captions that a calibration should have.
 ENOUGH = 1000
@@ -34,31 +35,44 @@ def of_control_captions(controls: int, control_rate: float | None, captions: int
         so = "enough" if controls >= need else "too few"
         found.append(f"confirm.control_rate {control_rate:g} needs {need:,} of them: {so}.")
     found.append(f"The smallest possible p_unseen is 1 in {half + 1:,}, because half of them are held out.")
-    if half + 1 < captions:
-        found.append(
-            f"q_unseen needs as many held-out control captions as captions: {2 * (captions - 1) - controls:,} more "
-            "control captions; without them it is null, and the screen ranks captions but flags none."
-        )
-    else:
-        found.append("They are enough for q_unseen: false-discovery rates of the screen.")
+    least = -(-10 * captions // (half + 1))
+    found.append(
+        f"At a false-discovery rate of 10 %, q_unseen can select {least:,} captions or more, but not fewer, because "
+        "no p_unseen is smaller."
+    )
     return found
 
 
-def of_audit_sample(sample: int, captions: int) -> list[str]:
-    """Describe what a random sample of the captions can bound, if nothing in the sample reproduces a training image.
+def of_audit_sample(sample: int, captions: int, budget: int, control_rate: float | None) -> list[str]:
+    """Describe what a random sample of the captions outside the budget can bound.
 
     Args:
         sample: Size of the sample.
         captions: Number of captions audited.
+        budget: Number of captions of the budget.
+        control_rate: Rate that the thresholds allow; None without training images.
     """
+    rest = max(0, captions - budget)
+    if not rest:
+        return ["The budget holds all captions, so nothing is left to be sampled."]
+    sample = min(sample, rest)
     if sample == 0:
         return ["No audit sample: nothing can be claimed about the captions that are not generated."]
-    high = clopper_pearson(0, sample)[1]
+    level = f"{100 * (1 - HIGH):g} %"
+    none = at_most(0, sample, rest, HIGH)
     found = [
-        f"Audit sample of {sample:,}: if none of them reproduces, at most {MILLION * high:,.0f} per million captions "
-        "do (95 %)."
+        f"Audit sample of {sample:,}: if none of them is flagged, at most {MILLION * none / rest:,.0f} per million of "
+        f"the {rest:,} captions outside the budget are copies ({level})."
     ]
-    need = sample_needed(high / 10)
-    if need <= captions:
-        found.append(f"For ten times less, at most {MILLION * high / 10:,.0f} per million, it takes {need:,}.")
+    if control_rate and (chance := round(sample * control_rate)):
+        high = MILLION * at_most(chance, sample, rest, HIGH) / rest
+        found.append(
+            f"But confirm.control_rate {control_rate:g} lets chance flag about {chance:,} of them; then it is at most "
+            f"{high:,.0f} per million."
+        )
+    need = sample_needed(none // 10, rest, HIGH)
+    if sample < need < rest:
+        found.append(
+            f"For ten times less, at most {MILLION * (none // 10) / rest:,.0f} per million, it takes {need:,}."
+        )
     return found

@@ -5,6 +5,7 @@ Fields with a default are absent from the file until they are known. docs/refere
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -87,6 +88,12 @@ class RunManifest(ManifestEntry):
         """Return the content of the file. Fields that were never set are left out."""
         content = self.model_dump(exclude_unset=True)
         return json.dumps(content, indent=1, default=str, allow_nan=False).encode()
+
+    @property
+    def seed_of_inputs(self) -> int:
+        """The seed of the audit sample that derives from the contents of the inputs, whatever their names and order."""
+        digests = sorted(f"{item.kind} {item.sha256}" for item in self.inputs)
+        return int.from_bytes(hashlib.sha256("\n".join(digests).encode()).digest()[:4], "big")
 
     @property
     def embedders(self) -> list[str]:

@@ -33,12 +33,15 @@ class Checkpoint(ManifestEntry):
 
 
 class RunSeeds(ManifestEntry):
-    """The seeds of the stages, of the audit sample, and of the sample of rows."""
+    """The seeds of the stages, of the audit sample, and of the sample of rows.
+
+    `sample` is null until the captions are selected, unless `select.seed` was configured.
+    """
 
     screen: list[int]
     generate: list[int]
     fresh: list[int]
-    sample: int
+    sample: int | None
     captions: int
 
 
@@ -51,6 +54,7 @@ class CalibrationEntry(ManifestEntry):
     fit: int = 0
     held_out: int = 0
     q_unseen: str = ""
+    smallest_q: float | None = None
 
 
 class ExcludedControl(ManifestEntry):
@@ -104,42 +108,55 @@ class ByChance(ManifestEntry):
     high: float | None
 
 
-class Proportion(ManifestEntry):
-    """`k` of `n` sampled captions, with an interval; `undetermined` of them have no verdict."""
-
-    k: int
-    n: int
-    undetermined: int
-    low: float
-    high: float
-
-
-class MissedCaptions(Proportion):
-    """The same for the captions that the screen left out, and as numbers of captions."""
+class TallyEntry(ManifestEntry):
+    """Counts of generated captions (`audit.statistics.claims.Tally`)."""
 
     captions: int
-    low_captions: int
-    high_captions: int
+    flagged: int
+    undetermined: int
 
 
-class FoundShare(ManifestEntry):
-    """The share of all reproducing captions that are among those that the screen selected."""
+class EvidenceEntry(ManifestEntry):
+    """The counts that the claims follow from (`audit.statistics.claims.Evidence`)."""
 
-    found: int
-    low: float
-    estimate: float
-    high: float
+    captions: int
+    census: TallyEntry
+    sample: TallyEntry
+    controls: int | None
+    false_positives: int
+
+
+class BoundsEntry(ManifestEntry):
+    """Bounds on numbers of captions, which hold together (`audit.statistics.claims.Bounds`)."""
+
+    flagged_low: int
+    flagged_high: int
+    missed_high: int
+    false_positive_rate_high: float | None
+    census_low: int | None
+    missed_low: int | None
+
+
+class ClaimEntry(ManifestEntry):
+    """One end of a claim (`audit.statistics.claims.Claim`)."""
+
+    estimand: Literal["copies", "flagged", "rows", "recall", "recall_families", "generations", "false_positives"]
+    end: Literal["at_least", "at_most"]
+    value: float
+    of: int
+    level: float
+    sentence: str
+    would_change: str
 
 
 class ClaimsEntry(ManifestEntry):
     """What the audit claims about all captions (`audit.statistics.claims`)."""
 
-    confidence: float = 0.0
-    captions: int = 0
-    prevalence: Proportion | None = None
-    prevalence_verbatim: Proportion | None = None
-    missed: MissedCaptions | None = None
-    recall: FoundShare | None = None
+    joint_level: float = 0.0
+    population: str = ""
+    evidence: EvidenceEntry | None = None
+    bounds: BoundsEntry | None = None
+    claims: list[ClaimEntry] = []
     sentences: list[str] = []
 
 

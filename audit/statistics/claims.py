@@ -1,106 +1,366 @@
-"""Bound what an audit can claim about captions that it did not generate (docs/explanation/claims.md)."""
+"""State what an audit has shown about all captions (docs/explanation/claims.md).
+
+The captions of the budget are a census: all of them were generated. Of the captions outside the budget, a random sample
+was generated. Every claim follows from five events, each of which holds with a known probability. So all claims hold
+together with a probability of at least 1 minus the sum of the levels in LEVELS.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from math import ceil, floor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy import stats
 
 from audit.schema import CONFIRMED_WORDS
-from audit.statistics.intervals import clopper_pearson
+from audit.statistics.finite import at_least, at_most, last
+from audit.statistics.intervals import upper_bound
 
 MILLION = 1_000_000
+# The probability with which each event may fail.
+LEVELS = {
+    "sample_high": 0.025,  # the sample bounds from above how many captions outside the budget are flagged
+    "sample_low": 0.01,  # ... and from below
+    "false_positive_rate": 0.005,  # the control captions bound the rate of false positives
+    "census_false_positives": 0.0025,  # at that rate, the census has at most so many
+    "sample_false_positives": 0.0025,  # ... and the sample
+    "generations": 0.005,  # the fresh seeds bound how many generations of flagged captions are copies
+}
+# The levels of the events that an upper end and a lower end rest on.
+HIGH = LEVELS["sample_high"]
+LOW = sum(LEVELS[name] for name in ("sample_low", "false_positive_rate", "census_false_positives"))
+LOW += LEVELS["sample_false_positives"]
+UNDETERMINED = ("unknown", "error")
+# The columns of VERDICTS that the claims are made from.
+VERDICT_COLUMNS = ["caption_id", "verdict", "row_count", "family", "fresh_copies", "fresh_generations"]
 
 
-def claims(verdicts: pa.Table, scores: pa.Table, captions: int, confidence: float = 0.95) -> dict[str, Any]:
-    """Compute the claims as numbers and sentences, for the manifest and the report.
+@dataclass(frozen=True)
+class Tally:
+    """The verdicts of a group of generated captions.
 
-    A caption reproduces a training image if its verdict is verbatim or partial. A sampled caption with the verdict
-    `unknown` or `error` might or might not: lower bounds count it as not reproducing, upper bounds as reproducing.
+    Attributes:
+        captions: Number of captions.
+        flagged: Captions that the protocol flags: verdict `verbatim` or `partial`.
+        undetermined: Captions whose verdict is `unknown` or `error`.
+    """
+
+    captions: int
+    flagged: int
+    undetermined: int
+
+    @classmethod
+    def of(cls, verdicts: pa.ChunkedArray) -> Tally:
+        """Count the verdicts of some captions."""
+        flagged, undetermined = (
+            int(pc.sum(pc.is_in(verdicts, value_set=pa.array(words))).as_py() or 0)
+            for words in (CONFIRMED_WORDS, UNDETERMINED)
+        )
+        return cls(len(verdicts), flagged, undetermined)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an audit counted.
+
+    Attributes:
+        captions: Number of captions in the population.
+        census: The captions of the budget.
+        sample: The sampled captions. They are a simple random sample of the captions outside the budget.
+        controls: Control captions that set no threshold. None if there are none.
+        false_positives: How many of those the protocol flags.
+    """
+
+    captions: int
+    census: Tally
+    sample: Tally
+    controls: int | None = None
+    false_positives: int = 0
+
+    @property
+    def rest(self) -> int:
+        """Number of captions outside the budget."""
+        return self.captions - self.census.captions
+
+    @property
+    def bounds_rest(self) -> bool:
+        """Whether there is a sample of the captions outside the budget, or no such captions."""
+        return bool(self.sample.captions) or not self.rest
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds on numbers of captions, which hold together (LEVELS).
+
+    Attributes:
+        flagged_low: At least this many captions would be flagged by the protocol.
+        flagged_high: At most this many. It also bounds the captions with a true copy, for a copy is flagged if its
+            image and all its seeds are there, and counts as undetermined if they are not.
+        missed_high: At most this many captions outside the budget would be flagged.
+        false_positive_rate_high: The protocol flags at most this share of captions without a copy. None if it was not
+            measured.
+        census_low: At least this many captions of the budget have a true copy; None as above.
+        missed_low: At least this many captions outside the budget have a true copy; None as above.
+    """
+
+    flagged_low: int
+    flagged_high: int
+    missed_high: int
+    false_positive_rate_high: float | None
+    census_low: int | None
+    missed_low: int | None
+
+    @property
+    def copies_low(self) -> int | None:
+        """At least this many captions have a true copy; None if the rate of false positives is unknown."""
+        return None if self.census_low is None or self.missed_low is None else self.census_low + self.missed_low
+
+    @property
+    def recall_low(self) -> float | None:
+        """At least this share of the captions with a true copy is in the budget; None if nothing is known."""
+        if not self.census_low:
+            return None
+        return self.census_low / (self.census_low + self.missed_high)
+
+
+def bounds(evidence: Evidence) -> Bounds:
+    """Bound how many captions are flagged and how many have a true copy.
+
+    Upper ends count undetermined captions as flagged, lower ends count them as not flagged. Lower ends on true copies
+    subtract the false positives that the control captions allow. They assume that captions without a copy are flagged
+    independently of each other, with the probability at which control captions are.
+    """
+    census, sample, rest = evidence.census, evidence.sample, evidence.rest
+    missed_high = at_most(sample.flagged + sample.undetermined, sample.captions, rest, LEVELS["sample_high"])
+    low = at_least(sample.flagged, sample.captions, rest, LEVELS["sample_low"])
+    rate, census_low, missed_low = None, None, None
+    if evidence.controls:
+        rate = upper_bound(evidence.false_positives, evidence.controls, 1 - LEVELS["false_positive_rate"])
+        census_low = _true_low(census, rate, LEVELS["census_false_positives"])
+        sampled_low = _true_low(sample, rate, LEVELS["sample_false_positives"])
+        missed_low = at_least(sampled_low, sample.captions, rest, LEVELS["sample_low"])
+    return Bounds(
+        flagged_low=census.flagged + low,
+        flagged_high=census.flagged + census.undetermined + missed_high,
+        missed_high=missed_high,
+        false_positive_rate_high=rate,
+        census_low=census_low,
+        missed_low=missed_low,
+    )
+
+
+def _true_low(tally: Tally, rate: float, alpha: float) -> int:
+    """Return the smallest number of true copies that leaves no more false positives than the rate allows."""
+
+    def too_few(true: int) -> bool:
+        return tally.flagged - true > stats.binom.ppf(1 - alpha, tally.captions - true, rate)
+
+    return last(0, tally.flagged, too_few) + 1 if tally.flagged and too_few(0) else 0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One end of a claim.
+
+    Attributes:
+        estimand: What is bounded: copies | flagged | rows | recall | recall_families | generations | false_positives.
+        end: at_least | at_most.
+        value: The bound: a number of captions or rows, or a share from 0 to 1.
+        of: The number of captions, rows or generations in the population.
+        level: The probability with which this claim holds on its own.
+        sentence: The claim in words.
+        would_change: What would make the claim sharper, or different.
+    """
+
+    estimand: str
+    end: str
+    value: float
+    of: int
+    level: float
+    sentence: str
+    would_change: str
+
+
+def claims(
+    verdicts: pa.Table,
+    scores: pa.Table,
+    captions: int,
+    rest_row_counts: Mapping[int, int],
+    controls: tuple[int, int] | None = None,
+    fresh_seeds: int = 0,
+    seed_was_given: bool = False,
+    population: str = "captions of the dataset",
+) -> dict[str, Any]:
+    """State what the audit has shown, for the manifest and the report.
 
     Args:
-        verdicts: (caption_id, verdict) of at least the selected captions.
+        verdicts: VERDICT_COLUMNS of at least the selected captions.
         scores: (caption_id, selected_by) of at least the selected captions.
         captions: Number of all captions audited.
-        confidence: Confidence level of the two-sided intervals.
+        rest_row_counts: For each row count, the number of captions outside the budget that have it.
+        controls: Number of control captions that set no threshold, and how many of them the protocol flags.
+        fresh_seeds: Number of new seeds with which flagged captions were generated again. A generation that failed
+            counts as no copy.
+        seed_was_given: Whether the auditor chose the seed of the sample.
+        population: What the captions are, in the plural.
 
     Returns:
-        `confidence`, `captions`, `prevalence`, `prevalence_verbatim`, `missed`, `recall` and `sentences`. A claim that
-        cannot be made is None.
+        `joint_level`: the probability with which all claims hold together; `population`; `evidence`; `bounds`;
+        `claims`, as in `Claim`; and `sentences`.
     """
-    table = verdicts.select(["caption_id", "verdict"]).join(
-        scores.select(["caption_id", "selected_by"]), "caption_id", join_type="left outer"
-    )
-    sample = table.filter(pc.match_substring(table["selected_by"], "sample"))
-    outside = sample.filter(pc.equal(sample["selected_by"], "sample"))
-    budget = table.filter(pc.match_substring(table["selected_by"], "budget"))
-    found = _count(budget, *CONFIRMED_WORDS)
-    result: dict[str, Any] = {
-        "confidence": confidence,
-        "captions": captions,
-        "prevalence": _proportion(sample, confidence, *CONFIRMED_WORDS),
-        "prevalence_verbatim": _proportion(sample, confidence, "verbatim"),
-        "missed": None,
-        "recall": None,
-    }
-    if outside.num_rows:
-        missed = _proportion(outside, confidence, *CONFIRMED_WORDS)
-        rest = captions - budget.num_rows
-        assert missed is not None
-        missed["captions"] = rest
-        missed["low_captions"], missed["high_captions"] = floor(rest * missed["low"]), ceil(rest * missed["high"])
-        result["missed"] = missed
-        if found:
-            result["recall"] = {
-                "found": found,
-                "low": found / (found + rest * missed["high"]),
-                "estimate": found / (found + rest * missed["k"] / missed["n"]),
-                "high": found / (found + rest * missed["low"]),
-            }
-    result["sentences"] = _sentences(result)
-    return result
-
-
-def _count(table: pa.Table, *words: str) -> int:
-    return int(pc.sum(pc.is_in(table["verdict"], value_set=pa.array(words))).as_py() or 0)
-
-
-def _proportion(table: pa.Table, confidence: float, *words: str) -> dict[str, Any] | None:
-    n = table.num_rows
-    if n == 0:
-        return None
-    k, undetermined = _count(table, *words), _count(table, "unknown", "error")
-    low, high = clopper_pearson(k, n, confidence)[0], clopper_pearson(k + undetermined, n, confidence)[1]
-    return {"k": k, "n": n, "undetermined": undetermined, "low": low, "high": high}
-
-
-def _sentences(result: dict[str, Any]) -> list[str]:
-    prevalence, missed, recall = result["prevalence"], result["missed"], result["recall"]
-    if prevalence is None:
-        return ["No audit sample was drawn: nothing is claimed about the captions that were not generated."]
-    level = f"{100 * result['confidence']:g} %"
-    low, high = (f"{MILLION * prevalence[end]:,.0f}" for end in ("low", "high"))
-    sentences = [
-        f"Of {prevalence['n']:,} captions drawn at random from all {result['captions']:,}, {prevalence['k']:,} "
-        f"reproduced a training image: at least {low} and at most {high} per million captions reproduce "
-        f"under this protocol ({level} confidence)."
+    table = verdicts.select(VERDICT_COLUMNS).join(scores.select(["caption_id", "selected_by"]), "caption_id")
+    budget = table.filter(pc.field("selected_by") == "budget")
+    sample = table.filter(pc.field("selected_by") == "sample")
+    m, f = controls or (None, 0)
+    evidence = Evidence(captions, Tally.of(budget["verdict"]), Tally.of(sample["verdict"]), m, f)
+    found = bounds(evidence)
+    stated = [
+        *_of_controls(evidence, found),
+        *_of_captions(evidence, found, population),
+        *_of_rows(budget, evidence, found, rest_row_counts),
+        *_of_recall(budget, found),
+        *_of_generations(table, fresh_seeds),
     ]
-    if prevalence["undetermined"]:
-        sentences.append(
-            f"For {prevalence['undetermined']:,} of the sampled captions no verdict could be reached; "
-            "the upper bounds count them as reproducing."
-        )
-    if missed is not None:
-        sentences.append(
-            f"Of the {missed['n']:,} sampled captions that the screen had not selected, {missed['k']:,} reproduced: "
-            f"among the {missed['captions']:,} captions that it left out, at most "
-            f"{missed['high_captions']:,} reproduce ({level})."
-        )
-    if recall is not None:
-        sentences.append(
-            f"The screen's selection holds {recall['found']:,} captions that reproduce: at least "
-            f"{100 * recall['low']:.0f} % of all that do ({level}; estimate {100 * recall['estimate']:.0f} %)."
-        )
-    return sentences
+    joint = 1 - sum(LEVELS.values())
+    return {
+        "joint_level": joint,
+        "population": f"{captions:,} {population}",
+        "evidence": asdict(evidence),
+        "bounds": asdict(found),
+        "claims": [asdict(claim) for claim in stated],
+        "sentences": [
+            _basis(evidence, seed_was_given),
+            *(claim.sentence for claim in stated),
+            f"All of these statements hold together with {100 * joint:g} % confidence.",
+        ],
+    }
+
+
+def _basis(evidence: Evidence, seed_was_given: bool) -> str:
+    census, sample = evidence.census, evidence.sample
+    text = f"We generated images for all {census.captions:,} captions of the budget; {census.flagged:,} were flagged."
+    if sample.captions:
+        text += f" We also generated images for {sample.captions:,} of the other {evidence.rest:,} captions, drawn at "
+        text += "random with a seed that the auditor chose; " if seed_was_given else "random; "
+        text += f"{sample.flagged:,} were flagged."
+    elif evidence.rest:
+        text += " No random sample was drawn, so nothing is claimed about the others."
+    if undetermined := census.undetermined + sample.undetermined:
+        text += f" {undetermined:,} captions have no verdict, because an image or a generation is missing: every "
+        text += "'at most' counts them as copies, and no 'at least' does."
+    return text
+
+
+def _of_controls(evidence: Evidence, found: Bounds) -> Iterable[Claim]:
+    rate, controls = found.false_positive_rate_high, evidence.controls
+    if rate is None or controls is None:
+        return
+    alpha = LEVELS["false_positive_rate"]
+    text = f"The protocol flags at most {_percent(rate)} of captions that copy nothing: it flagged "
+    text += f"{evidence.false_positives:,} of {controls:,} control captions that set no threshold"
+    change = "More control captions (confirm.control_captions) bring it closer to the true rate."
+    yield Claim("false_positives", "at_most", rate, controls, 1 - alpha, _at(text, alpha), change)
+
+
+def _of_captions(evidence: Evidence, found: Bounds, population: str) -> Iterable[Claim]:
+    total, all_ = evidence.captions, f"the {evidence.captions:,} {population}"
+    if found.copies_low is not None:
+        low = found.copies_low
+        text = f"At least {low:,} of {all_} ({_per_million(low, total)}) make the model copy a training image; as many "
+        text += "as chance may explain are already subtracted"
+        change = "A larger budget may find more, and more control captions leave less to chance."
+        yield Claim("copies", "at_least", low, total, 1 - LOW, _at(text, LOW), change)
+    else:
+        low = found.flagged_low
+        text = f"At least {low:,} of {all_} ({_per_million(low, total)}) are flagged as copies; how many of them are "
+        text += "flagged by chance was not measured"
+        change = "Control captions (confirm.control_captions) show how many are flagged by chance."
+        yield Claim("flagged", "at_least", low, total, 1 - LOW, _at(text, LOW), change)
+    if evidence.bounds_rest:
+        high = found.flagged_high
+        text = f"At most {high:,} of {all_} ({_per_million(high, total)}) make the model copy a training image under "
+        text += "this protocol"
+        change = "A larger audit sample (select.audit_sample), or fewer captions without a verdict, lowers it."
+        yield Claim("copies", "at_most", high, total, 1 - HIGH, _at(text, HIGH), change)
+
+
+def _of_rows(
+    budget: pa.Table, evidence: Evidence, found: Bounds, rest_row_counts: Mapping[int, int]
+) -> Iterable[Claim]:
+    total = sum(rows * captions for rows, captions in rest_row_counts.items()) + _sum(budget["row_count"])
+    flagged, undetermined = (
+        budget.filter(pc.is_in(budget["verdict"], value_set=pa.array(words)))["row_count"].to_pylist()
+        for words in (CONFIRMED_WORDS, UNDETERMINED)
+    )
+    of = f"of the {total:,} rows of the dataset carry a caption that makes the model copy a training image"
+    if found.census_low is not None and found.missed_low is not None:
+        # The captions that are flagged by chance may be those with the most rows.
+        low = sum(sorted(flagged)[: found.census_low]) + found.missed_low
+        change = "A larger budget may find more, and more control captions leave less to chance."
+        yield Claim("rows", "at_least", low, total, 1 - LOW, _at(f"At least {low:,} {of}", LOW), change)
+    if evidence.bounds_rest:
+        # The captions that the sample missed may be those with the most rows.
+        high = sum(flagged) + sum(undetermined) + _most_rows(rest_row_counts, found.missed_high)
+        change = "A larger audit sample (select.audit_sample) lowers it."
+        yield Claim("rows", "at_most", high, total, 1 - HIGH, _at(f"At most {high:,} {of}", HIGH), change)
+
+
+def _of_recall(budget: pa.Table, found: Bounds) -> Iterable[Claim]:
+    if not found.census_low:
+        return
+    both, change = HIGH + LOW, "A larger budget or a larger audit sample raises it."
+    low, most = found.census_low / (found.census_low + found.missed_high), found.flagged_high
+    text = f"The budget holds at least {_percent(low, down=True)} of the captions that make the model copy a training "
+    yield Claim("recall", "at_least", low, most, 1 - both, _at(f"{text}image", both), change)
+    flagged = budget.filter(pc.is_in(budget["verdict"], value_set=pa.array(CONFIRMED_WORDS)))
+    # A caption that is flagged by chance takes at most one family with it, and a missed caption adds at most one.
+    families = pc.count_distinct(flagged["family"]).as_py() - (len(flagged) - found.census_low)
+    if families > 0:
+        low, most = families / (families + found.missed_high), families + found.missed_high
+        text = f"It holds at least {_percent(low, down=True)} of the families of copied images"
+        yield Claim("recall_families", "at_least", low, most, 1 - both, _at(text, both), change)
+
+
+def _of_generations(table: pa.Table, fresh_seeds: int) -> Iterable[Claim]:
+    flagged = table.filter(pc.is_in(table["verdict"], value_set=pa.array(CONFIRMED_WORDS)))
+    k, n = _sum(flagged["fresh_copies"]), len(flagged) * fresh_seeds
+    if not n:
+        return
+    # The tail of a sum of unlike Bernoulli variables is at most that of the binomial (Hoeffding, 1956).
+    alpha = LEVELS["generations"]
+    low = 1 - upper_bound(n - k, n, 1 - alpha)
+    text = f"With new seeds, at least {_percent(low, down=True)} of the generations of the {len(flagged):,} flagged "
+    text += f"captions are flagged again ({k:,} of {n:,} were)"
+    change = "More new seeds per caption (confirm.fresh_seeds) bring it closer to the true share."
+    yield Claim("generations", "at_least", low, n, 1 - alpha, _at(text, alpha), change)
+
+
+def _sum(counts: pa.ChunkedArray) -> int:
+    return int(pc.sum(counts).as_py() or 0)
+
+
+def _most_rows(captions_of: Mapping[int, int], count: int) -> int:
+    """Return the rows of the `count` captions that have the most rows."""
+    total = 0
+    for rows in sorted(captions_of, reverse=True):
+        taken = min(count, captions_of[rows])
+        total, count = total + rows * taken, count - taken
+    return total
+
+
+def _per_million(count: int, captions: int) -> str:
+    return f"{MILLION * count / max(captions, 1):,.0f} per million"
+
+
+def _percent(share: float, down: bool = False) -> str:
+    """Format a share with one decimal, rounded in the direction in which the claim stays true."""
+    tenths = floor(1000 * share) if down else ceil(1000 * share)
+    return f"{tenths / 10:g} %"
+
+
+def _at(text: str, alpha: float) -> str:
+    return f"{text} ({100 * (1 - alpha):g} % confidence)."

@@ -77,11 +77,3 @@ def _check_counts(k: int, n: int) -> None:
 def controls_needed(rate: float) -> int:
     """Compute how many control captions a threshold at `rate` needs: the smallest m with (m + 1) rate >= 1."""
     return math.ceil(1 / rate - 1 - 1e-9)  # 1 / 0.01 - 1 must not become 100
-
-
-def sample_needed(high: float, confidence: float = 0.95) -> int:
-    """Compute the smallest sample size that bounds a proportion by `high` if nothing in the sample reproduces.
-
-    The bound is that of `clopper_pearson`.
-    """
-    return math.ceil(math.log((1 - confidence) / 2) / math.log1p(-high) - 1e-9)

@@ -22,11 +22,19 @@ from audit.verdicts.thresholds import Threshold
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """How many training images were listed, how many of them could not be read, and the ids of those."""
+    """The training images that could be looked up.
+
+    Attributes:
+        listed: Number of images.
+        unreadable: How many of them could not be read.
+        unreadable_ids: The ids of those.
+        paired: Whether every row of the dataset should have an image of its own.
+    """
 
     listed: int
     unreadable: int = 0
     unreadable_ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    paired: bool = False
 
 
 def judge(
@@ -81,6 +89,7 @@ def judge(
     own = rows.select(["caption_id", "image_id"]).filter(pc.field("caption_id").isin(ids.filter(pa.array(selected))))
     blind = _blind(ids, own, images, max_unreadable_fraction)
     verdict = _verdicts(score, found, best["copy_type"], images.listed, blind)
+    doubts = _doubts(ids, verdict, found, own, images)
     region, confirmed = verdict == PARTIAL, (verdict == VERBATIM) | (verdict == PARTIAL)
     k, n = _reproduced(ids, mine, region, confirmed, thresholds)
     missed = pa.array((verdict == "unconfirmed") & _true(pc.is_in(ids, value_set=_near(mine, thresholds))))
@@ -103,7 +112,7 @@ def judge(
         "region_similarity": found["region_similarity"],
         "family": _lookup(ids, families(copied, links))["family"],
         "image_cluster_size": score["image_cluster_size"],
-        "error": _messages(ids, found["error"], failures, verdict),
+        "error": pc.coalesce(_messages(ids, found["error"], failures, verdict), doubts),
     }
     counts = captions["row_count"], k, n, score["image_cluster_size"]
     columns["risk"] = pa.array(map(risk, verdict, *(column.to_pylist() for column in counts)), pa.string())
@@ -111,7 +120,7 @@ def judge(
 
 
 def negatives(verdicts: pa.Table, scores: pa.Table) -> np.ndarray:
-    """Return the scores [M] of sampled captions that do not reproduce: the reference for `p_not_reproduced`."""
+    """Return the scores [M] of sampled captions that are not flagged: the reference for `p_not_reproduced`."""
     found = _lookup(verdicts["caption_id"].combine_chunks(), scores)
     return verdicts["score"].filter(pa.array(_negative(verdicts, found["selected_by"]))).to_numpy()
 
@@ -119,7 +128,8 @@ def negatives(verdicts: pa.Table, scores: pa.Table) -> np.ndarray:
 def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, control_M: np.ndarray) -> pa.Table:
     """Add conformal p-values against the `negatives` of all captions (Jin and Candes, arXiv 2210.01408).
 
-    A small p-value means that the caption scored unlike captions that do not reproduce.
+    A small p-value means that the caption scored unlike captions that do not reproduce. The sample is drawn from
+    outside the budget, so captions of the budget have no p-value.
 
     Args:
         verdicts: Rows of VERDICTS.
@@ -127,7 +137,8 @@ def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, control_M: np.nd
         control_M: Scores of the negatives, from `negatives`.
 
     Returns:
-        `verdicts` with `p_not_reproduced`, which is null if there is no sample or the caption has no score.
+        `verdicts` with `p_not_reproduced`, which is null if there is no sample, or if the caption has no score or is
+        in the budget.
     """
     if not len(control_M):
         return verdicts
@@ -137,11 +148,12 @@ def with_p_not_reproduced(verdicts: pa.Table, scores: pa.Table, control_M: np.nd
     one_N, m = _negative(verdicts, found["selected_by"]), len(control_M)
     p_N[one_N] = (p_N[one_N] * (m + 1) - 1) / m  # compare a negative with the others only: it counted itself
     at = verdicts.schema.get_field_index("p_not_reproduced")
-    return verdicts.set_column(at, verdicts.field(at), pa.array(p_N, mask=np.isnan(score_N)))
+    in_budget_N = _true(pc.equal(found["selected_by"], "budget"))
+    return verdicts.set_column(at, verdicts.field(at), pa.array(p_N, mask=np.isnan(score_N) | in_budget_N))
 
 
 def _negative(verdicts: pa.Table, selected_by: pa.ChunkedArray) -> np.ndarray:
-    sampled_N, scored_N = pc.match_substring(selected_by, "sample"), pc.is_valid(verdicts["score"])
+    sampled_N, scored_N = pc.equal(selected_by, "sample"), pc.is_valid(verdicts["score"])
     return _true(sampled_N) & _true(scored_N) & _true(pc.equal(verdicts["verdict"], "unconfirmed"))
 
 
@@ -178,6 +190,7 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
     summary = runs.group_by("caption_id", use_threads=False).aggregate(
         [
             ("finished", "sum"),
+            ("finished", "count"),
             ("similarity", "count"),
             ("similarity", "max"),
             ("region_similarity", "max"),
@@ -185,7 +198,7 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
         ]
     )
     summary = summary.rename_columns(
-        ["caption_id", "finished", "looked_up", "similarity", "region_similarity", "error"]
+        ["caption_id", "finished", "generations", "looked_up", "similarity", "region_similarity", "error"]
     )
     best = mine.sort_by([("similarity", "descending"), ("image_id", "ascending")])
     best = best.group_by("caption_id", use_threads=False).aggregate([("image_id", "first")])
@@ -204,6 +217,8 @@ def _verdicts(
         copy_type: VERBATIM, PARTIAL or null.
         listed: Number of training images.
         blind: Which captions cannot be cleared, from `_blind`.
+
+    A caption with a generation that failed cannot be cleared either.
     """
     selected = _true(pc.is_valid(score["selected_by"]))
     whole, region = (_true(pc.equal(copy_type, kind)) for kind in (VERBATIM, PARTIAL))
@@ -215,7 +230,8 @@ def _verdicts(
     if not listed:
         verdict[verdict == "unconfirmed"] = "unknown"
     verdict[(verdict == "unconfirmed") & ~_positive(found["looked_up"])] = "error"
-    verdict[(verdict == "unconfirmed") & blind] = "unknown"
+    failed = _true(pc.less(found["finished"], found["generations"]))
+    verdict[(verdict == "unconfirmed") & (blind | failed)] = "unknown"
     return verdict
 
 
@@ -224,12 +240,35 @@ def _blind(ids: pa.Array, own: pa.Table, images: ImageCounts, max_unreadable_fra
 
     Their verdict is `unknown` if nothing matched (docs/explanation/confirmation.md).
     """
+    blind = _true(pc.is_in(ids, value_set=_unread(own, images)))
+    if images.paired:
+        blind |= _true(pc.is_in(ids, value_set=_unpaired(own)))
     own = own.filter(pc.field("image_id").is_valid())
-    unread = own.filter(pc.field("image_id").isin(images.unreadable_ids))["caption_id"]
-    blind = _true(pc.is_in(ids, value_set=unread))
     if images.listed and images.unreadable / images.listed > max_unreadable_fraction:
         blind |= ~_true(pc.is_in(ids, value_set=own["caption_id"]))
     return blind
+
+
+def _unread(own: pa.Table, images: ImageCounts) -> pa.ChunkedArray:
+    """Return the captions that have an image of their own that could not be read."""
+    return own.filter(pc.field("image_id").isin(images.unreadable_ids))["caption_id"]
+
+
+def _unpaired(own: pa.Table) -> pa.ChunkedArray:
+    """Return the captions that have a row without an image of its own."""
+    return own.filter(pc.field("image_id").is_null())["caption_id"]
+
+
+def _doubts(
+    ids: pa.Array, verdict: npt.NDArray[np.object_], found: pa.Table, own: pa.Table, images: ImageCounts
+) -> pa.Array:
+    """Return, for each caption with the verdict `unknown`, why it has no other: [N] text, null for other verdicts."""
+    reason = np.full(len(ids), "too few of the training images could be looked up", object)
+    if images.paired:
+        reason[_true(pc.is_in(ids, value_set=_unpaired(own)))] = "a row of the caption has no image of its own"
+    reason[_true(pc.is_in(ids, value_set=_unread(own, images)))] = "an image of the caption could not be read"
+    reason[_true(pc.less(found["finished"], found["generations"]))] = "a generation failed"
+    return pa.array(reason, pa.string(), mask=verdict != "unknown")
 
 
 def _reproduced(

@@ -18,6 +18,9 @@ def register(app: typer.Typer, panel: str) -> None:
 def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
     """Verify that a run is complete: every row, caption and selected caption is accounted for exactly once.
 
+    If it is, the audit sample and the claims are computed again from the tables and
+    compared with the manifest.
+
     Exits with code 1 if a check fails. The JSON document has the keys run, ok and
     checks (name, ok, detail, warning).
     """
@@ -25,10 +28,13 @@ def check(run: RunDir, json_: Json = False, verbose: Verbose = False) -> None:
 
     from pipelines.console.progress import waiting
     from pipelines.console.terminal import Console, visible
+    from pipelines.runs.recomputed_results import recompute
     from reports.check import check as prove
 
     with waiting("checking"):
         results = prove(run)
+        if all(result.ok for result in results):
+            results += recompute(run)
     ok = all(result.ok for result in results)
     if json_:
         typer.echo(json.dumps({"run": run, "ok": ok, "checks": [asdict(result) for result in results]}, indent=2))

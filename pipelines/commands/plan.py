@@ -47,6 +47,7 @@ def plan(
     from pipelines.console.progress import Reporter
     from pipelines.console.terminal import Console
     from pipelines.planning.plan import make_plan
+    from pipelines.tables.selection import allowed
 
     settings, _ = load_config(config, set_ or [])
     made = make_plan(settings, tflops, Reporter(verbose=state.verbose))
@@ -55,14 +56,17 @@ def plan(
     if not console.is_terminal:
         console = Console(highlight=False, width=100)
     rate = settings.confirm.control_rate if settings.images else None
-    sample = min(settings.select.audit_sample, work.captions)
+    sample, budget = settings.select.audit_sample, allowed(settings.select.budget, work.captions)
     console.print(_list([*_inputs(made), *_speeds(made, tflops)]))
     console.print(_table(made, lines, work.fresh(CONFIRMED), price))
     console.print(_list(_notes(made, lines, gpus)))
     console.print("What the audit could claim", style="bold")
     console.print(
         _list(
-            [*of_control_captions(work.control_captions, rate, work.captions), *of_audit_sample(sample, work.captions)]
+            [
+                *of_control_captions(work.control_captions, rate, work.captions),
+                *of_audit_sample(sample, work.captions, budget, rate),
+            ]
         )
     )
 
@@ -107,6 +111,8 @@ def _speeds(made: Plan, tflops: float | None) -> list[str]:
     height, width = work.costs.generation.size
     forwards = work.costs.screen[0].forwards * len(work.config.screen.seeds)
     found = [f"image size: {height} x {width} pixels (model.resolution)"]
+    if work.config.select.budget.fdr is not None:
+        found.append(f"select.budget.fdr selects as many captions as it can; {work.selected:,} are assumed")
     found.append(f"screening takes {forwards} UNet forward{'s' if forwards > 1 else ''} per caption")
     if probe is None:
         found.append(

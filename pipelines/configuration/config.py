@@ -43,20 +43,47 @@ class Screen(Section):
     )
 
 
-class Select(Section):
-    """Which captions to generate."""
+class Budget(Section):
+    """How many captions to generate for their scores. A number is short for `captions`."""
 
-    budget: int | None = Field(
+    captions: int | None = Field(
         default=None,
         ge=0,
         le=MOST,
-        description="Number of captions to generate, highest scores first (default: 1,000 or 0.1 % of all captions, "
-        "whichever is larger).",
+        description="Number of captions, highest scores first (default: 1,000 or 0.1 % of all captions, whichever is "
+        "larger).",
     )
+    fdr: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="All captions whose q_unseen is at most this, instead of a number: at most this share of them is "
+        "expected to score as high as captions that the model was never trained on.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Budget:
+        if self.captions is not None and self.fdr is not None:
+            raise ValueError("give captions or fdr, not both")
+        return self
+
+
+def _counted(given: Any) -> Any:
+    return given if isinstance(given, dict | Budget) else {"captions": given}
+
+
+class Select(Section):
+    """Which captions to generate."""
+
+    budget: Annotated[Budget, BeforeValidator(_counted, json_schema_input_type=Budget | int | None)] = Budget()
     audit_sample: int = Field(
-        default=1000, ge=0, le=MOST, description="Number of captions to draw at random from all, regardless of score."
+        default=1000, ge=0, le=MOST, description="Number of captions to draw at random from those outside the budget."
     )
-    seed: Seed = Field(default=0, description="The seed of the random draw.")
+    seed: Seed | None = Field(
+        default=None,
+        description="The seed of the random draw (default: derived from the contents of the inputs, so that nobody can "
+        "draw until lucky). The claims say so if it is given.",
+    )
     perturbation_margin: bool = Field(
         default=False,
         description="Also score eight variants of each selected caption. Costs eight more screens per caption.",

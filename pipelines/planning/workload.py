@@ -105,7 +105,7 @@ class Workload:
     def selected(self) -> int:
         """Number of captions to generate if the audit sample and the budget do not overlap."""
         chosen = self.config.select
-        return min(self.captions, selection.allowed(chosen, self.captions) + chosen.audit_sample)
+        return min(self.captions, selection.allowed(chosen.budget, self.captions) + chosen.audit_sample)
 
     def _ingest(self) -> Line:
         disk = self.rows.rows * ROW + self.captions * (CAPTION + 2 * LETTER * self.rows.length)

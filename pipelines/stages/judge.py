@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -15,8 +14,6 @@ from audit import schema
 from audit.images.decoding import decode
 from audit.images.png import png
 from audit.record.ledger import Ledger
-from audit.record.manifest_entries import ClaimsEntry
-from audit.statistics.claims import claims
 from audit.verdicts.copies import LINKS, copied_images, links
 from audit.verdicts.judging import ImageCounts, judge, negatives, with_p_not_reproduced
 from audit.verdicts.regions import thumbnail
@@ -24,6 +21,7 @@ from audit.verdicts.thresholds import COLUMNS, Threshold
 from pipelines.engine.context import Run
 from pipelines.reading import images
 from pipelines.steps import thresholds
+from pipelines.steps.claims import state_claims
 from pipelines.tables import training_images
 from pipelines.tables.verdicts import IS_CONFIRMED
 
@@ -50,24 +48,23 @@ def run(run: Run) -> None:
             judge,
             embedder=config.confirm.embedders[0],
             thresholds=limits,
-            images=_images(ledger),
+            images=_images(run),
             failures=_failures(ledger),
             max_unreadable_fraction=config.confirm.max_unreadable_fraction,
         )
         selected = judged(captions=captions, scores=scores, **found)
         nothing = {name: table.slice(0, 0) for name, table in found.items()}
-        counts = _write(run, selected, partial(judged, **nothing), negatives(selected, scores))
+        _write(run, selected, partial(judged, **nothing), negatives(selected, scores))
         evidence = _evidence(run, selected, copied)
         ledger.write("evidence", "00000", evidence)
         run.manifest.part("evidence", "00000", len(evidence))
-        total = sum(counts.values())
-        run.manifest.data.claims = ClaimsEntry(**claims(selected, scores, total))
+        run.manifest.data.claims = state_claims(ledger, run.manifest.data)
+        total = sum(run.manifest.data.parts["verdicts"].values())
         stage.rows_in = stage.rows_out = total
 
 
-def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], control_M: np.ndarray) -> Counter[str]:
-    """Write the verdicts of all captions part by part, and return the number of captions with each verdict."""
-    counts: Counter[str] = Counter()
+def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], control_M: np.ndarray) -> None:
+    """Write the verdicts of all captions part by part."""
     start = 0
     for name, scores in run.ledger.each("scores"):
         passed_over = pc.is_null(scores["selected_by"])
@@ -77,9 +74,7 @@ def _write(run: Run, selected: pa.Table, judged: Callable[..., pa.Table], contro
         table = table.take(pc.index_in(scores["caption_id"], value_set=table["caption_id"].combine_chunks()))
         run.ledger.write("verdicts", name, with_p_not_reproduced(table, scores, control_M))
         run.manifest.part("verdicts", name, len(table))
-        counts.update(table["verdict"].to_pylist())
         start = stop
-    return counts
 
 
 def _selected(ledger: Ledger) -> tuple[pa.Table, pa.Table]:
@@ -129,7 +124,8 @@ def _without_pixels(ledger: Ledger) -> pa.Table:
     return ledger.read("generations", columns=columns)
 
 
-def _images(ledger: Ledger) -> ImageCounts:
+def _images(run: Run) -> ImageCounts:
+    ledger, pairs = run.ledger, run.manifest.data.accounting.pairs
     errors = _all(ledger, "errors", schema.ERRORS)
     lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
     ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
@@ -137,7 +133,8 @@ def _images(ledger: Ledger) -> ImageCounts:
     # The number of images in a damaged file is unknown, so the mean number of images per file is assumed.
     damaged = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_null() & pc.field("file").is_valid())
     unseen = -(-listed * pc.count_distinct(damaged["file"]).as_py() // files)
-    return ImageCounts(listed + unseen, len(ids) + unseen, pa.array(ids, pa.string()))
+    paired = pairs is not None and pairs.applies
+    return ImageCounts(listed + unseen, len(ids) + unseen, pa.array(ids, pa.string()), paired)
 
 
 def _failures(ledger: Ledger) -> pa.Table:

@@ -18,7 +18,7 @@ from audit.record.manifest_entries import SelectionEntry
 from audit.statistics.intervals import q_values
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.steps import caption_clusters
+from pipelines.steps import audit_sample, caption_clusters
 from pipelines.tables.calibration import load_calibration
 from pipelines.tables.selection import allowed
 
@@ -44,35 +44,37 @@ def run(run: Run) -> None:
         run.execute(Step("select: scores", SCORED, "parts", ledger, _score), shards)
         for name, clusters in zip(counts, caption_clusters.each(ledger, list(counts)), strict=True):
             ledger.write(OWNED, name, clusters.drop_columns("caption_id"))
-        by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config, total))
-        sampled = min(config.audit_sample, total)
-        by_sample = np.random.default_rng(config.seed).choice(total, sampled, replace=False)
-        q, reason = _q_values(ledger, data.calibration.held_out)
-        data.calibration.q_unseen = reason
+        q = _q_values(run)
+        if config.budget.fdr is not None:
+            by_budget, by_rows = _below(q, config.budget.fdr), 0
+        else:
+            by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config.budget, total))
+        if data.seeds.sample is None:
+            data.seeds.sample = data.seed_of_inputs
+        by_sample = audit_sample.draw(by_budget, total, config.audit_sample, data.seeds.sample)
         data.selection = SelectionEntry(
-            budget=len(by_budget), by_duplicates=by_rows, audit_sample=sampled, captions=total
+            budget=len(by_budget), by_duplicates=by_rows, audit_sample=len(by_sample), captions=total
         )
         _write(run, counts, by_budget, by_sample, q)
-        stage.rows_in, stage.rows_out = total, len(np.union1d(by_budget, by_sample))
-        chosen = {"by score": len(by_budget) - by_rows, "by duplicates": by_rows, "at random": sampled}
+        stage.rows_in, stage.rows_out = total, len(by_budget) + len(by_sample)
+        chosen = {"by score": len(by_budget) - by_rows, "by duplicates": by_rows, "at random": len(by_sample)}
         how = ", ".join(f"{count:,} {way}" for way, count in chosen.items() if count)
         run.progress.note(f"{stage.rows_out:,} selected: {how}")
 
 
-def _write(
-    run: Run, parts: Mapping[str, int], by_budget: np.ndarray, by_sample: np.ndarray, q: pa.Array | None
-) -> None:
+def _write(run: Run, parts: Mapping[str, int], by_budget: np.ndarray, by_sample: np.ndarray, q: pa.Array) -> None:
     """Write `scores`, with the same parts as `captions`. Selected captions are given by their number over all parts."""
-    start, probability = 0, len(by_sample) / sum(parts.values())
+    start, probability = 0, len(by_sample) / max(1, sum(parts.values()) - len(by_budget))
     for name, table in zip(parts, _scored(run.ledger, parts), strict=True):
-        at = range(start, start + len(table))
+        at = np.arange(start, start + len(table))
+        in_budget, in_sample = np.isin(at, by_budget), np.isin(at, by_sample)
         columns = {
             "caption_id": table["caption_id"],
             "score": table["score"],
             "p_unseen": table["p_unseen"],
-            "q_unseen": pa.nulls(len(table), pa.float64()) if q is None else q.slice(start, len(table)),
-            "selected_by": _words(*(np.isin(at, chosen) for chosen in (by_budget, by_sample))),
-            "inclusion_probability": pa.repeat(probability, len(table)),
+            "q_unseen": q.slice(start, len(table)),
+            "selected_by": _words(in_budget, in_sample),
+            "inclusion_probability": pa.array(np.where(in_budget, 1.0, probability)),
             "image_cluster_size": table["cluster_size"],
         }
         run.ledger.write("scores", name, pa.table(columns, schema=schema.SCORES))
@@ -137,20 +139,29 @@ def _in_turn(ranked: pa.Table) -> pa.Table:
 
 
 def _words(in_budget: np.ndarray, in_sample: np.ndarray) -> pa.Array:
-    words = np.select([in_budget & in_sample, in_budget, in_sample], ["budget+sample", "budget", "sample"], "")
+    words = np.select([in_budget, in_sample], ["budget", "sample"], "")
     return pa.array(words, pa.string(), mask=words == "")
 
 
-def _q_values(ledger: Ledger, held_out: int) -> tuple[pa.Array | None, str]:
-    """Return Benjamini-Hochberg q-values of all captions and the reason for them.
+def _q_values(run: Run) -> pa.Array:
+    """Return Benjamini-Hochberg q-values of all captions, and record how small they can be.
 
-    The q-values are None if the control captions are too few for the smallest p-value to reach 1/N.
+    Conformal p-values that share control captions are positively dependent, so the false-discovery rate is at most q
+    however few the control captions are (Bates et al., 2023, theorem 2).
     """
-    count = sum(len(part) - part["p_unseen"].null_count for _, part in ledger.each(SCORED, ["p_unseen"]))
-    if held_out + 1 < count:
-        need = f"{count:,} captions need as many held-out control captions, but there are {held_out:,}"
-        return None, f"null: {need}; the screen ranks captions but does not flag them"
-    p_N = ledger.read(SCORED, columns=["p_unseen"])["p_unseen"].to_numpy()
+    p_N = run.ledger.read(SCORED, columns=["p_unseen"])["p_unseen"].to_numpy()
     tested_N, q_N = ~np.isnan(p_N), np.full(len(p_N), np.nan)
-    q_N[tested_N] = q_values(p_N[tested_N]) if count else []
-    return pa.array(q_N, pa.float64(), mask=~tested_N), f"Benjamini-Hochberg over {count:,} captions"
+    entry, count = run.manifest.data.calibration, int(tested_N.sum())
+    if count:
+        q_N[tested_N] = q_values(p_N[tested_N])
+        entry.smallest_q = float(np.nanmin(q_N))
+    entry.q_unseen = (
+        f"Benjamini-Hochberg over {count:,} captions; with {entry.held_out:,} held-out control captions, q "
+    )
+    entry.q_unseen += f"is at least {count / (entry.held_out + 1):,.3g} divided by the number of captions selected"
+    return pa.array(q_N, pa.float64(), mask=~tested_N)
+
+
+def _below(q: pa.Array, fdr: float) -> np.ndarray:
+    """Return the numbers of the captions whose q-value is at most `fdr`."""
+    return np.flatnonzero(np.asarray(pc.fill_null(pc.less_equal(q, fdr), False)))

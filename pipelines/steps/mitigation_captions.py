@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from audit.mitigation.serving import Setting
 
 # Number of captions per caption set for which one image of each setting is kept for the report.
+# The seed of the draws of captions.
+SEED = 0
 PICTURED = {"confirmed": 12, "ordinary": 6}
 
 CAPTIONS = pa.schema(
@@ -55,7 +57,7 @@ def confirmed_captions(run: Run, plan: MitigationPlan) -> pa.Table:
     if not run.ledger.parts(embeddings.table(embedder)):
         hint = "Recreate it: `crossaudit run` with the run's audit.yaml."
         raise AuditError(f"the table {embeddings.table(embedder)} is missing", where=run.ledger.uri, hint=hint)
-    rows = _drawn(found, plan.confirmed, run.config.select.seed).to_pylist()
+    rows = _drawn(found, plan.confirmed, SEED).to_pylist()
     images = verdicts.evidence_of(run.ledger, [row["image_id"] for row in rows])
     shown = _one_a_family(rows, PICTURED["confirmed"])
     copied = verdicts.copies_of(run.ledger, rows)
@@ -77,7 +79,7 @@ def ordinary_captions(run: Run, plan: MitigationPlan) -> pa.Table:
     """Return captions of the run that were not selected (schema CAPTIONS)."""
     columns, clear = ["caption_id", "caption", "verdict"], pc.field("verdict") == "not_selected"
     total = run.ledger.dataset("verdicts", schema.VERDICTS).count_rows(filter=clear)
-    sample = Sample(min(plan.ordinary, total), total, run.config.select.seed)
+    sample = Sample(min(plan.ordinary, total), total, SEED)
     rows, start = [], 0
     for _, part in run.ledger.each("verdicts", columns):
         part = part.filter(clear)

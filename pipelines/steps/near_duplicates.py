@@ -27,6 +27,8 @@ from pipelines.tables.blocks import blocks, numbers
 if TYPE_CHECKING:
     from pipelines.engine.worker import Worker
 
+# The seed of the draws of images.
+SEED = 0
 SAMPLE, MEASURED, CENTRES, CELLS, PAIRS = "_image_sample", "_image_scanned", "_centres", "_cells", "_scanned_pairs"
 # Number of images that are assigned to cells together, and of cell rows that are compared in one shard. Each shard
 # reads from every block, which costs more than 20 ms.
@@ -45,10 +47,10 @@ def run(run: Run, counts: Mapping[str, int], links: str, threshold: float) -> No
     ledger, images = run.ledger, sum(counts.values())
     count = cells.cells_for(images)
     shards, ranges = blocks(counts, BLOCK), ranges_of(images)
-    sample = partial(_sample, images=images, seed=run.config.select.seed)
+    sample = partial(_sample, images=images, seed=SEED)
     run.execute(Step("cluster: sample", SAMPLE, "images", ledger, sample, also=(MEASURED,)), shards)
     if set(ledger.parts(links)) != {shard.name for shard in ranges}:
-        learn = partial(_learn, count=count, seed=run.config.select.seed)
+        learn = partial(_learn, count=count, seed=SEED)
         run.execute(Step("cluster: centres", CENTRES, "sets", ledger, learn), [Shard("00000", None, 0, 1)])
         run.execute(Step("cluster: cells", CELLS, "images", ledger, _assign), shards)
         link = partial(_link, links=links, threshold=threshold)

@@ -11,12 +11,12 @@ from audit import schema
 from audit.record.ledger import Ledger
 
 if TYPE_CHECKING:
-    from pipelines.configuration.config import Select
+    from pipelines.configuration.config import Budget
 
 
-def allowed(config: Select, captions: int) -> int:
+def allowed(budget: Budget, captions: int) -> int:
     """Return the budget for a number of captions: the configured one, or 0.1 % of the captions but at least 1,000."""
-    return config.budget if config.budget is not None else max(1000, -(-captions // 1000))
+    return budget.captions if budget.captions is not None else max(1000, -(-captions // 1000))
 
 
 def selected(ledger: Ledger) -> pa.Table:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
@@ -136,7 +138,7 @@ def build(root: Path) -> None:
             builder.generation(ident, "fresh", seed, softened(picture(50)), "hand", 0.85, 0.9)
     builder.evidence("case", picture(70, part=7))
     for n, caption in enumerate(TEMPLATES):
-        ident = builder.caption(caption, rng.uniform(2, 6), "budget+sample" if n == 0 else "budget", 4)
+        ident = builder.caption(caption, rng.uniform(2, 6), "budget", 4)
         builder.generation(
             ident, "discover", 1, softened(picture(80 + n, part=7)), "case", 0.45, rng.uniform(0.85, 0.95)
         )
@@ -226,13 +228,16 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             if part.num_rows:
                 pq.write_table(part, root / name / f"{number:05d}.parquet", compression="zstd")
                 parts.setdefault(name, {})[f"{number:05d}.parquet"] = part.num_rows
+    budget = set(arrow["scores"].filter(pc.field("selected_by") == "budget")["caption_id"].to_pylist())
+    rest = Counter(row["row_count"] for row in tables["captions"] if row["caption_id"] not in budget)
     read = {"file": "captions.parquet", "name": "captions.parquet", "rows": arrow["rows"].num_rows + 1}
     manifest = {
         "config": {"model": "model", "captions": "captions.parquet"},
         "resolved": {
             "model": {"path": "model"},
             "screen": {"detectors": ["profile"], "seeds": [0]},
-            "select": {"budget": 38, "audit_sample": 41, "perturbation_margin": True},
+            "select": {"budget": {"captions": 38}, "audit_sample": 40, "seed": 0, "perturbation_margin": True},
+            "captions": {"sample": None},
             "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
             "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "control_captions": 100, "control_rate": 0.01},
             "report": {"title": "Audit of the test model"},
@@ -252,7 +257,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             "detector": "profile",
         },
         "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
-        "claims": claims(arrow["verdicts"], arrow["scores"], len(arrow["verdicts"])),
+        "claims": claims(arrow["verdicts"], arrow["scores"], len(CAPTIONS), rest, (100, 1), len(SEEDS["fresh"])),
         "stages": {
             "ingest": {
                 "rows_in": arrow["rows"].num_rows + 1,

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from audit.costs.expected_claims import of_audit_sample, of_control_captions
-from audit.statistics.claims import claims
+from audit.statistics.claims import HIGH, MILLION
+from audit.statistics.finite import at_most
 
 
 def test_the_bound_of_a_clean_sample_is_that_of_the_claims() -> None:
-    ids = [str(number) for number in range(1000)]
-    verdicts = pa.table({"caption_id": ids, "verdict": ["unconfirmed"] * 1000})
-    made = claims(verdicts, pa.table({"caption_id": ids, "selected_by": ["sample"] * 1000}), 1000)
-    assert "at most 3,682 per million captions" in made["sentences"][0]
-    first, more = of_audit_sample(1000, 400_000_000)
-    assert "at most 3,682 per million captions" in first
+    first, chance, more = of_audit_sample(1000, 400_001_000, 1000, 0.01)
+    clean = MILLION * at_most(0, 1000, 400_000_000, HIGH) / 400_000_000
+    assert f"at most {clean:,.0f} per million of the 400,000,000 captions outside the budget" in first
+    assert "97.5 %" in first
+    assert f"it is at most {MILLION * at_most(10, 1000, 400_000_000, HIGH) / 400_000_000:,.0f} per million" in chance
     assert more.endswith("at most 368 per million, it takes 10,017.")
 
 
-def test_no_sample_larger_than_the_data_set_is_asked_for() -> None:
-    assert len(of_audit_sample(1000, 5000)) == 1
-    assert of_audit_sample(0, 10) == [
+def test_no_sample_larger_than_the_rest_is_asked_for() -> None:
+    assert len(of_audit_sample(1000, 1200, 100, None)) == 1
+    assert of_audit_sample(0, 10, 5, None) == [
         "No audit sample: nothing can be claimed about the captions that are not generated."
     ]
+    assert of_audit_sample(5, 10, 10, None) == ["The budget holds all captions, so nothing is left to be sampled."]
 
 
 def test_control_captions_are_held_against_what_each_use_needs() -> None:
@@ -35,12 +34,9 @@ def test_control_captions_are_held_against_what_each_use_needs() -> None:
     assert "1 in 61" in some
     enough = of_control_captions(2000, None, 400)
     assert enough[0] == "2,000 control captions: enough to calibrate (1,000 or more)."
-    assert enough[-1].startswith("They are enough for q_unseen")
     assert not any("control_rate" in line for line in enough)
 
 
-def test_what_q_unseen_lacks_makes_the_held_out_half_as_many_as_the_captions() -> None:
-    lacking = of_control_captions(200, None, 1000)[-1]
-    assert "1,798 more control captions" in lacking
-    assert "They are enough" in of_control_captions(200 + 1798, None, 1000)[-1]
-    assert "They are enough" not in of_control_captions(200 + 1796, None, 1000)[-1]
+def test_the_fewest_captions_that_q_unseen_can_select_are_stated() -> None:
+    # k captions at the smallest p-value, 1/100, have q = 10,000 / (100 k), which is 0.1 for k = 1,000.
+    assert "can select 1,000 captions or more" in of_control_captions(198, None, 10_000)[-1]

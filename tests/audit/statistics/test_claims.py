@@ -1,84 +1,133 @@
-import numpy as np
+"""Claims name what they bound, count what is undetermined for the worse, and subtract what chance allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
-from audit.statistics.claims import claims
-from audit.statistics.intervals import clopper_pearson
-
-
-def audit(*groups: tuple[int, str, str | None]) -> dict:
-    """Claims of an audit of so many captions with that verdict, selected so."""
-    captions = [(verdict, by) for count, verdict, by in groups for _ in range(count)]
-    ids = [str(i) for i in range(len(captions))]
-    verdicts = pa.table({"caption_id": ids, "verdict": [verdict for verdict, _ in captions]})
-    by = pa.array([by for _, by in captions], pa.string())
-    return claims(verdicts, pa.table({"caption_id": ids, "selected_by": by}), len(ids))
+from audit.statistics.claims import HIGH, LEVELS, LOW, Evidence, Tally, bounds, claims
+from audit.statistics.finite import at_least, at_most
+from audit.statistics.intervals import upper_bound
 
 
-def test_prevalence_is_the_clopper_pearson_interval_of_the_sample() -> None:
-    result = audit(
-        (2, "verbatim", "budget+sample"),
-        (1, "partial", "sample"),
-        (97, "unconfirmed", "sample"),
-        (50, "verbatim", "budget"),
-        (850, "not_selected", None),
+def audit(*groups: tuple[int, str, str | None], rest: dict[int, int] | None = None, **more: Any) -> dict[str, Any]:
+    """Return the claims of an audit.
+
+    Args:
+        groups: (number of captions, verdict, selected_by). Captions have one row and are families of their own.
+        rest: Row counts of the captions outside the budget (default: one row each).
+        more: Further arguments of `claims`.
+    """
+    rows = [(verdict, by) for count, verdict, by in groups for _ in range(count)]
+    ids = [str(i) for i in range(len(rows))]
+    flagged = [verdict in ("verbatim", "partial") for verdict, _ in rows]
+    verdicts = pa.table(
+        {
+            "caption_id": ids,
+            "verdict": [verdict for verdict, _ in rows],
+            "row_count": [1] * len(rows),
+            "family": pa.array([id_ if of else None for id_, of in zip(ids, flagged, strict=True)], pa.string()),
+            "fresh_copies": pa.array([3 if of else None for of in flagged], pa.int64()),
+            "fresh_generations": pa.array([4 if of else None for of in flagged], pa.int64()),
+        }
     )
-    low, high = clopper_pearson(3, 100)
-    assert result["prevalence"] == {"k": 3, "n": 100, "undetermined": 0, "low": low, "high": high}
-    assert (result["prevalence_verbatim"]["k"], result["captions"]) == (2, 1000)
-    assert f"at most {1e6 * high:,.0f} per million" in result["sentences"][0]
+    scores = pa.table({"caption_id": ids, "selected_by": pa.array([by for _, by in rows], pa.string())})
+    outside = sum(by != "budget" for _, by in rows)
+    return claims(verdicts, scores, len(rows), {1: outside} if rest is None else rest, **more)
 
 
-def test_a_sampled_caption_without_a_verdict_counts_for_the_worse_at_both_ends() -> None:
-    result = audit(
-        (1, "verbatim", "sample"), (2, "unknown", "sample"), (1, "error", "sample"), (96, "unconfirmed", "sample")
-    )
-    assert result["prevalence"]["undetermined"] == 3
-    assert result["prevalence"]["low"] == clopper_pearson(1, 100)[0]
-    assert result["prevalence"]["high"] == clopper_pearson(4, 100)[1]
-    assert any("no verdict could be reached" in sentence for sentence in result["sentences"])
+def stated(result: dict[str, Any], estimand: str, end: str) -> Any:
+    """Return the value of a claim, or None if it is not stated."""
+    return {(claim["estimand"], claim["end"]): claim["value"] for claim in result["claims"]}.get((estimand, end))
 
 
-def test_recall_bounds_what_the_selection_missed_by_the_sample_outside_of_it() -> None:
-    result = audit(
-        (90, "verbatim", "budget"),
-        (10, "verbatim", "budget+sample"),
-        (1, "verbatim", "sample"),
-        (99, "unconfirmed", "sample"),
-        (800, "not_selected", None),
-    )
-    low, high = clopper_pearson(1, 100)
-    assert result["missed"]["captions"] == 900
-    assert result["recall"]["low"] == pytest.approx(100 / (100 + 900 * high))
-    assert result["recall"]["high"] == pytest.approx(100 / (100 + 900 * low))
-    assert result["recall"]["estimate"] == pytest.approx(100 / 109)
+FOUND = ((90, "verbatim", "budget"), (10, "unconfirmed", "budget"))
 
 
-def test_what_nobody_measured_is_not_claimed() -> None:
-    unsampled = audit((5, "verbatim", "budget"), (95, "not_selected", None))
-    assert unsampled["prevalence"] is unsampled["missed"] is unsampled["recall"] is None
-    assert unsampled["sentences"] == [
-        "No audit sample was drawn: nothing is claimed about the captions that were not generated."
+def test_the_budget_is_a_census_and_the_sample_bounds_the_rest() -> None:
+    result = audit(*FOUND, (1, "partial", "sample"), (99, "unconfirmed", "sample"), (800, "not_selected", None))
+    assert stated(result, "copies", "at_most") == 90 + at_most(1, 100, 900, HIGH)
+    assert stated(result, "flagged", "at_least") == 90 + at_least(1, 100, 900, LEVELS["sample_low"])
+
+
+def test_a_caption_without_a_verdict_counts_as_a_copy_in_upper_ends_only() -> None:
+    sample = ((1, "partial", "sample"), (2, "unknown", "sample"), (1, "error", "sample"), (96, "unconfirmed", "sample"))
+    result = audit(*FOUND, (5, "unknown", "budget"), *sample, (800, "not_selected", None))
+    assert stated(result, "copies", "at_most") == 95 + at_most(4, 100, 900, HIGH)
+    assert stated(result, "flagged", "at_least") == 90 + at_least(1, 100, 900, LEVELS["sample_low"])
+    assert "8 captions have no verdict" in result["sentences"][0]
+
+
+def test_lower_ends_subtract_as_many_false_positives_as_the_control_captions_allow() -> None:
+    groups = (*FOUND, (100, "unconfirmed", "sample"), (800, "not_selected", None))
+    rate = upper_bound(1, 200, 1 - LEVELS["false_positive_rate"])
+    copies = stated(audit(*groups, controls=(200, 1)), "copies", "at_least")
+    chance = stats.binom.ppf(1 - LEVELS["census_false_positives"], 100 - copies, rate)
+    assert 90 - copies <= chance
+    assert 0 < copies < 90
+    unmeasured = audit(*groups)
+    assert stated(unmeasured, "copies", "at_least") is None
+    assert any("by chance was not measured" in sentence for sentence in unmeasured["sentences"])
+
+
+def test_flags_at_the_rate_of_the_control_captions_are_no_copies() -> None:
+    groups = ((5, "partial", "budget"), (495, "unconfirmed", "budget"), (10, "partial", "sample"))
+    result = audit(*groups, (990, "unconfirmed", "sample"), (8_500, "not_selected", None), controls=(1000, 10))
+    assert stated(result, "copies", "at_least") == 0
+    assert stated(result, "recall", "at_least") is None
+
+
+def test_recall_compares_the_budget_with_the_most_that_the_sample_may_have_missed() -> None:
+    groups = (*FOUND, (100, "unconfirmed", "sample"), (800, "not_selected", None))
+    result = audit(*groups, controls=(1000, 0))
+    low, missed = result["bounds"]["census_low"], at_most(0, 100, 900, HIGH)
+    assert stated(result, "recall", "at_least") == low / (low + missed)
+
+
+def test_rows_assume_that_the_captions_in_doubt_are_those_with_the_most_rows() -> None:
+    groups = (*FOUND, (100, "unconfirmed", "sample"), (800, "not_selected", None))
+    missed = at_most(0, 100, 900, HIGH)
+    result = audit(*groups, rest={1: 890, 7: 10}, controls=(1000, 0))
+    assert stated(result, "rows", "at_most") == 90 + 7 * 10 + (missed - 10)
+    assert stated(result, "rows", "at_least") == result["bounds"]["census_low"]
+
+
+def test_without_a_sample_nothing_is_said_about_the_rest() -> None:
+    result = audit(*FOUND, (900, "not_selected", None), controls=(1000, 0))
+    assert stated(result, "copies", "at_most") is None
+    assert stated(result, "rows", "at_most") is None
+    assert stated(result, "copies", "at_least") > 0
+    assert "No random sample was drawn" in result["sentences"][0]
+
+
+def test_if_all_captions_are_in_the_budget_the_upper_end_is_the_count() -> None:
+    assert stated(audit(*FOUND), "copies", "at_most") == 90
+
+
+def test_every_end_states_its_level_and_all_of_them_hold_together() -> None:
+    result = audit(*FOUND, (100, "unconfirmed", "sample"), (800, "not_selected", None), controls=(1000, 0))
+    assert result["joint_level"] == pytest.approx(0.95)
+    assert pytest.approx(0.975) == 1 - HIGH
+    for claim in result["claims"]:
+        assert f"({100 * claim['level']:g} % confidence)" in claim["sentence"] or claim["estimand"] == "false_positives"
+    assert result["sentences"][-1] == "All of these statements hold together with 95 % confidence."
+
+
+@given(st.data())
+def test_more_evidence_of_copies_never_lowers_a_bound(data: st.DataObject) -> None:
+    budget, sampled, rest = 40, 30, 100
+    flagged = data.draw(st.integers(0, budget - 1)), data.draw(st.integers(0, sampled - 1))
+    controls = data.draw(st.integers(1, 300))
+    found = [
+        bounds(Evidence(budget + rest, Tally(budget, b, 0), Tally(sampled, s, 0), controls, 0))
+        for b, s in (flagged, (flagged[0] + 1, flagged[1] + 1))
     ]
-    nothing_found = audit((10, "unconfirmed", "sample"), (10, "unconfirmed", "budget"))
-    assert nothing_found["recall"] is None
-    assert nothing_found["missed"]["k"] == 0
-
-
-def test_the_stated_intervals_cover_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    population, sampled = 2000, 100
-    budget = np.arange(population) < 200
-    truth = (np.arange(population) < 40) | (np.arange(population) >= population - 20)
-    ids = [str(i) for i in range(population)]
-    verdicts = pa.table({"caption_id": ids, "verdict": np.where(truth, "verbatim", "unconfirmed").tolist()})
-    covered = {"prevalence": 0, "recall": 0}
-    for _ in range(200):
-        sample = np.isin(np.arange(population), rng.choice(population, sampled, replace=False))
-        by = np.select([budget & sample, budget, sample], ["budget+sample", "budget", "sample"], "")
-        scores = pa.table({"caption_id": ids, "selected_by": [word or None for word in by]})
-        result = claims(verdicts, scores, population)
-        recall, prevalence = result["recall"], result["prevalence"]
-        covered["prevalence"] += prevalence["low"] <= 60 / population <= prevalence["high"]
-        covered["recall"] += recall["low"] <= 40 / 60 <= recall["high"]
-    assert min(covered.values()) >= 185  # of 200; 190 expected at least
+    for name in ("flagged_low", "flagged_high", "missed_high", "copies_low"):
+        assert getattr(found[0], name) <= getattr(found[1], name)
+    assert all(one.copies_low <= one.flagged_low <= one.flagged_high for one in found)
+    assert 0 < LOW < HIGH

@@ -244,6 +244,36 @@ def test_matched_own_image_is_null_where_there_is_no_own_image_or_no_match() -> 
     assert [row["matched_own_image"] for row in case.judge().values()] == [True, False, None, None]
 
 
+def test_a_caption_with_a_failed_generation_is_not_cleared() -> None:
+    case = Case()
+    for name, similarity in (("copies", 0.9), ("does_not", 0.1)):
+        case.caption(name)
+        case.generate(name, similarity)
+        case.generate(name, seed=2, error="out of memory")
+    found = case.judge()
+    assert [row["verdict"] for row in found.values()] == ["verbatim", "unknown"]
+    assert found["does_not"]["error"] == "out of memory"
+
+
+def test_in_a_paired_dataset_a_caption_with_a_row_without_an_image_is_not_cleared() -> None:
+    verdicts = {}
+    for paired in (True, False):
+        case = Case(images=ImageCounts(listed=1000, paired=paired))
+        case.caption("paired", own="a")
+        case.caption("unpaired")
+        case.caption("partly", own="a")
+        case.rows.append({"caption_id": "partly", "image_id": None})
+        case.caption("copies")
+        for name in ("paired", "unpaired", "partly", "copies"):
+            case.generate(name, 0.9 if name == "copies" else 0.1)
+        found = case.judge()
+        verdicts[paired] = [row["verdict"] for row in found.values()]
+        if paired:
+            assert found["partly"]["error"] == "a row of the caption has no image of its own"
+    assert verdicts[True] == ["unconfirmed", "unknown", "unknown", "verbatim"]
+    assert verdicts[False] == ["unconfirmed"] * 3 + ["verbatim"]
+
+
 def test_captions_that_share_a_matched_image_are_one_family() -> None:
     case = Case()
     for name, images in {"1": "ab", "2": "bc", "3": "cd", "4": "xy", "5": "d"}.items():
@@ -268,15 +298,15 @@ def test_p_not_reproduced_ranks_scores_among_the_sampled_captions_that_do_not_re
     for score in range(1, 10):
         case.caption(f"s{score}", float(score), "sample")
         case.generate(f"s{score}", 0.1)
-    case.caption("reproduces", 50.0, "budget+sample")
+    case.caption("reproduces", 50.0, "sample")
     case.generate("reproduces", 0.9)
-    case.caption("high", 9.5)
-    case.generate("high", 0.1)
+    case.caption("budget", 9.5)
+    case.generate("budget", 0.1)
     case.caption("low", 0.5, None)
     case.caption("unscored", None, None)
     verdicts = case.judge()
     assert verdicts["reproduces"]["p_not_reproduced"] == pytest.approx(0.1)
-    assert verdicts["high"]["p_not_reproduced"] == pytest.approx(0.1)
+    assert verdicts["budget"]["p_not_reproduced"] is None  # the sample was drawn from the other captions
     assert verdicts["low"]["p_not_reproduced"] == pytest.approx(1.0)
     assert verdicts["s9"]["p_not_reproduced"] == pytest.approx(1 / 9)  # among the other eight
     assert verdicts["s1"]["p_not_reproduced"] == pytest.approx(1.0)

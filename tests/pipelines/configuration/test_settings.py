@@ -12,7 +12,7 @@ import yaml
 
 from audit.errors import UsageError
 from pipelines.commands.init import init
-from pipelines.configuration.config import Config
+from pipelines.configuration.config import Budget, Config
 from pipelines.configuration.settings import check_detectors, load_config
 from tests.support.toy import settings_of, write_config
 
@@ -72,7 +72,7 @@ def test_overrides_are_yaml_and_reach_into_sections(tmp_path: Path) -> None:
     overrides += ["images.join_on=key"]
     config, _ = load_config(write_config(tmp_path), overrides)
     assert config.generate.seeds == [7, 8]
-    assert config.select.budget is None
+    assert config.select.budget == Budget()
     assert config.engine.address == "auto"
     assert config.images is not None
     assert config.images.join_on == "key"
@@ -166,9 +166,11 @@ def test_an_unknown_detector_is_named(tmp_path: Path) -> None:
         ("generate", "guidance_scale: .nan", "generate.guidance_scale should be a finite number, not nan (line 2)"),
         ("generate", "steps: true", "generate.steps should be a valid integer, not True (line 2)"),
         ("engine", "workers: true", "engine.workers: True is neither a number of workers nor {min, max} (line 2)"),
-        ("select", "budget: 1e26", "select.budget should be a valid integer, not 1e+26 (line 2)"),
-        ("select", f"budget: {10**26}", "select.budget should be less than or equal to 1000000000000000"),
+        ("select", "budget: 1e26", "select.budget.captions should be a valid integer, not 1e+26 (line 2)"),
+        ("select", f"budget: {10**26}", "select.budget.captions should be less than or equal to 1000000000000000"),
         ("confirm", "fresh_seeds: 1000000000", "confirm.fresh_seeds should be less than or equal to 10000"),
+        ("select", "budget: {captions: 5, fdr: 0.1}", "select.budget: give captions or fdr, not both (line 2)"),
+        ("select", "budget: {fdr: 1.5}", "select.budget.fdr should be less than 1, not 1.5 (line 2)"),
         ("select", "budget: 5\n  seed: 1\n  budget: 6", "select.budget is given twice, in line 2 and in line 4"),
     ],
 )
@@ -235,7 +237,7 @@ def test_aliases_cannot_take_the_memory(tmp_path: Path, text: str) -> None:
 def test_aliases_in_reason_are_welcome(tmp_path: Path) -> None:
     text = yaml.safe_dump(settings_of(select={})).replace("select: {}", "select: &s {budget: 7}")
     (tmp_path / "audit.yaml").write_text(text)
-    assert load_config(tmp_path / "audit.yaml")[0].select.budget == 7
+    assert load_config(tmp_path / "audit.yaml")[0].select.budget == Budget(captions=7)
 
 
 def test_the_file_that_init_writes_loads_with_all_defaults_and_is_never_overwritten(tmp_path: Path) -> None:

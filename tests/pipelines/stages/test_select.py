@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.record.ledger import Ledger
-from audit.statistics.intervals import q_values
-from pipelines.stages.select import _SCORED, DUPLICATED, SCORED, _budget, _q_values
+from audit.statistics.intervals import conformal_p, q_values
+from pipelines.stages.select import DUPLICATED, _below, _budget
 
 
 def scores(*values: float | None, clusters: Sequence[tuple[str, int] | None] = ()) -> pa.Table:
@@ -88,15 +86,21 @@ def test_the_budget_does_not_depend_on_how_captions_are_cut_into_parts(
     assert (found.tolist(), also) == (whole.tolist(), by_rows)
 
 
-def test_q_values_are_given_only_where_the_null_is_large_enough(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path))
-    for name, p in {"0": [0.01, 0.5], "1": [None, 0.2]}.items():
-        ledger.write(SCORED, name, pa.table([["a", "b"], [1.0, 1.0], pa.array(p, pa.float64())], schema=_SCORED))
-    q, reason = _q_values(ledger, held_out=2)
-    assert q is not None
-    assert q.to_pylist()[2] is None
-    assert [value for value in q.to_pylist() if value is not None] == pytest.approx(q_values([0.01, 0.5, 0.2]))
-    assert reason == "Benjamini-Hochberg over 3 captions"
-    q, reason = _q_values(ledger, held_out=1)
-    assert q is None
-    assert reason.startswith("null: 3 captions need as many held-out control captions, but there are 1")
+def test_a_budget_of_a_false_discovery_rate_holds_all_captions_with_such_a_q_value() -> None:
+    q = pa.array([0.2, 0.05, None, 0.1])
+    assert _below(q, 0.1).tolist() == [1, 3]
+    assert _below(q, 0.01).tolist() == []
+
+
+@pytest.mark.parametrize("held_out", [20, 50, 400])
+def test_the_false_discovery_rate_holds_also_with_fewer_control_captions_than_captions(held_out: int) -> None:
+    """200 captions, 40 of them memorized, against few held-out control captions that all of them share."""
+    rng, fdr, audits = np.random.default_rng(held_out), 0.1, 400
+    memorized_N = np.arange(200) < 40
+    shares = []
+    for _ in range(audits):
+        score_N = rng.normal(size=200) + 4 * memorized_N
+        q_N = q_values(conformal_p(rng.normal(size=held_out), score_N))
+        selected_N = np.isin(np.arange(200), _below(pa.array(q_N), fdr))
+        shares.append((selected_N & ~memorized_N).sum() / max(1, selected_N.sum()))
+    assert np.mean(shares) <= fdr + 3 * np.std(shares) / np.sqrt(audits)

@@ -1,0 +1,82 @@
+"""The command `crossaudit claims`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audit.errors import AuditError
+from pipelines.commands.options import RunDir, Verbose
+
+if TYPE_CHECKING:
+    from audit.record.manifest import RunManifest
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to `app`, in a panel of `crossaudit --help`."""
+    app.command(rich_help_panel=panel, epilog="Example: crossaudit claims run --format json")(claims)
+
+
+def claims(
+    run: RunDir,
+    format_: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print them.")] = "text",
+    verbose: Verbose = False,
+) -> None:
+    """State what an audit has shown, in sentences that can be quoted.
+
+    Each claim comes with its confidence level and with what would change it. Before
+    them stand the population and the protocol that they hold for.
+    """
+    from pipelines.console.terminal import say
+    from pipelines.engine.manifest import read
+
+    if format_ not in ("text", "json"):
+        raise typer.BadParameter("choose text or json", param_hint="--format")
+    manifest = read(run)
+    if not manifest.claims.sentences:
+        raise AuditError("this run states no claims yet", where=run, hint="Finish the audit: `crossaudit run`.")
+    if format_ == "json":
+        typer.echo(json.dumps({"run": run, "protocol": protocol(manifest), **manifest.claims.model_dump()}, indent=2))
+    else:
+        say("\n".join(lines(manifest)))
+
+
+def protocol(manifest: RunManifest) -> dict[str, Any]:
+    """Return what counted as a copy in this run: the model, how images were generated, and the thresholds."""
+    resolved = manifest.resolved
+    return {
+        "model": manifest.models.get("model", {}),
+        "seeds": manifest.seeds.generate,
+        "steps": resolved["generate"]["steps"],
+        "guidance_scale": resolved["generate"]["guidance_scale"],
+        "embedder": manifest.embedders[0],
+        "thresholds": {kind: limit.value for kind, limit in manifest.deciding_thresholds.items()},
+        "images": manifest.stages["embed"].rows_out if "embed" in manifest.stages else 0,
+        "version": manifest.version,
+    }
+
+
+def lines(manifest: RunManifest) -> list[str]:
+    """Return the claims of a run as lines of text."""
+    how, stated = protocol(manifest), manifest.claims
+    limits = " or ".join(
+        f"{value:.3f} ({'whole image' if kind == 'verbatim' else 'region'})"
+        for kind, value in how["thresholds"].items()
+        if value is not None
+    )
+    weights = how["model"].get("unet", "")[:12]
+    found = [
+        f"Population: {stated.population}.",
+        f"Protocol: {len(how['seeds'])} generations per caption with {how['steps']} steps at guidance scale "
+        f"{how['guidance_scale']:g}, by the model whose UNet has the sha256 {weights}...; each was compared with "
+        f"{how['images']:,} training images. A generation is flagged as a copy from a similarity of {limits or 'none'} "
+        f"by {how['embedder']} on.",
+        "",
+        stated.sentences[0],
+        "",
+    ]
+    for number, claim in enumerate(stated.claims, 1):
+        found += [f"{number}. {claim.sentence}", f"   {claim.would_change}"]
+    return [*found, "", stated.sentences[-1]]
