@@ -149,14 +149,27 @@ class ClaimEntry(ManifestEntry):
     would_change: str
 
 
+class StratumEntry(ManifestEntry):
+    """What was found in one stratum of the captions (`audit.statistics.strata.Stratum`)."""
+
+    by: str
+    value: str
+    captions: int
+    census: TallyEntry
+    sample: TallyEntry
+    missed_high: int
+    recall_low: float | None
+
+
 class ClaimsEntry(ManifestEntry):
-    """What the audit claims about all captions (`audit.statistics.claims`)."""
+    """What the audit claims about all captions (`audit.statistics.claims`, `audit.statistics.strata`)."""
 
     joint_level: float = 0.0
     population: str = ""
     evidence: EvidenceEntry | None = None
     bounds: BoundsEntry | None = None
     claims: list[ClaimEntry] = []
+    strata: list[StratumEntry] = []
     sentences: list[str] = []
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from math import floor
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from audit.errors import AuditError
+from audit.statistics.strata import STRATUM_LEVEL
 from pipelines.commands.options import RunDir, Verbose
 
 if TYPE_CHECKING:
@@ -79,4 +81,15 @@ def lines(manifest: RunManifest) -> list[str]:
     ]
     for number, claim in enumerate(stated.claims, 1):
         found += [f"{number}. {claim.sentence}", f"   {claim.would_change}"]
-    return [*found, "", stated.sentences[-1]]
+    found += ["", stated.sentences[-1]]
+    known = [stratum for stratum in stated.strata if stratum.recall_low is not None]
+    if known:
+        each = f"each line holds on its own, {100 * STRATUM_LEVEL:g} % confidence"
+        found += ["", f"Recall of the budget by stratum ({each})"]
+    for stratum in known:
+        low, sample = floor(100 * (stratum.recall_low or 0)), stratum.sample
+        found.append(
+            f"  {stratum.value}: at least {low} % ({stratum.census.flagged:,} flagged in the budget, {sample.flagged:,} "
+            f"of {sample.captions:,} sampled; {stratum.captions:,} captions)"
+        )
+    return found

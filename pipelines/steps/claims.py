@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,18 +13,20 @@ from audit.record.ledger import Ledger
 from audit.record.manifest import RunManifest
 from audit.record.manifest_entries import ClaimsEntry
 from audit.statistics.claims import VERDICT_COLUMNS, claims
+from audit.statistics.strata import Counted, count, recall_by_stratum
 
 
 def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
-    """Compute the claims of a run from its tables `scores` and `verdicts`.
+    """Compute the claims of a run from its tables `captions`, `scores` and `verdicts`.
 
     Args:
         ledger: The run.
         manifest: Its manifest, of which `by_chance`, the seeds and the configuration are used.
     """
     rest_row_counts: Counter[int] = Counter()
+    in_strata: Counter[Counted] = Counter()
     verdicts, scores, total = [schema.VERDICTS.empty_table().select(VERDICT_COLUMNS)], [_SELECTED.empty_table()], 0
-    # Both tables have the same parts, with the same captions in the same order.
+    # All tables have the same parts, with the same captions in the same order.
     for name, part in ledger.each("scores", _SELECTED.names):
         judged = ledger.read("verdicts", name, VERDICT_COLUMNS)
         chosen = pc.is_valid(part["selected_by"])
@@ -33,20 +36,25 @@ def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
         scores.append(part.filter(chosen))
         outside = pc.fill_null(pc.not_equal(part["selected_by"], "budget"), True)
         rest_row_counts.update(judged["row_count"].filter(outside).to_pylist())
+        texts = ledger.read("captions", name, ["caption"])["caption"]
+        columns = [texts, judged["row_count"], part["selected_by"], judged["verdict"]]
+        in_strata.update(count(pa.table(columns, ["caption", "row_count", "selected_by", "verdict"])))
         total += len(part)
     chance = manifest.by_chance
+    controls = (chance.controls, chance.confirmed) if chance and chance.controls else None
     sampled_rows = manifest.resolved["captions"]["sample"] is not None
     found = claims(
         pa.concat_tables(verdicts),
         pa.concat_tables(scores),
         total,
         rest_row_counts,
-        controls=(chance.controls, chance.confirmed) if chance and chance.controls else None,
+        controls=controls,
         fresh_seeds=len(manifest.seeds.fresh),
         seed_was_given=manifest.resolved["select"]["seed"] is not None,
         population="captions of a random sample of the rows" if sampled_rows else "captions of the dataset",
     )
-    return ClaimsEntry.model_validate(found)
+    strata = [asdict(stratum) for stratum in recall_by_stratum(in_strata, controls)]
+    return ClaimsEntry.model_validate(found | {"strata": strata})
 
 
 _SELECTED = schema.SCORES.empty_table().select(["caption_id", "selected_by"]).schema
