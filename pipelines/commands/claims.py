@@ -89,7 +89,7 @@ def lines(manifest: RunManifest) -> list[str]:
     for stratum in known:
         low, sample = floor(100 * (stratum.recall_low or 0)), stratum.sample
         found.append(
-            f"  {stratum.value}: at least {low} % ({stratum.census.flagged:,} flagged in the budget, {sample.flagged:,} "
-            f"of {sample.captions:,} sampled; {stratum.captions:,} captions)"
+            f"  {stratum.value}: at least {low} % ({stratum.census.flagged:,} flagged in the budget, "
+            f"{sample.flagged:,} of {sample.captions:,} sampled; {stratum.captions:,} captions)"
         )
     return found
