@@ -31,15 +31,23 @@ PATTERNS = ("stripes", "checks", "dots", "diamonds", "zigzag", "rings")
 
 @dataclass
 class Planted:
-    """Hold the dataset in memory; `rows` are (caption, key), `labels` (caption, label, family, image_key)."""
+    """Hold the dataset in memory.
 
-    images: dict[str, Image.Image] = field(default_factory=dict)  # the training images
-    rows: list[tuple[str, str | None]] = field(default_factory=list)
+    Attributes:
+        images: The training images by key.
+        held_out: The images by key that no model is trained on: one for each concept of the `none` captions.
+        rows: (caption, key, whether models are trained on the row).
+        labels: (caption, label, family, image_key). `image_key` is the training image that the caption may reproduce.
+        calibration: The control captions.
+        unseen: All images of the `none` concepts with a caption each, to train the embedders on.
+    """
+
+    images: dict[str, Image.Image] = field(default_factory=dict)
+    held_out: dict[str, Image.Image] = field(default_factory=dict)
+    rows: list[tuple[str, str, bool]] = field(default_factory=list)
     labels: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
     calibration: list[str] = field(default_factory=list)
-    unseen: list[tuple[Image.Image, str]] = field(
-        default_factory=list
-    )  # images of the none concepts, for the embedders
+    unseen: list[tuple[Image.Image, str]] = field(default_factory=list)
 
 
 def build(cache: Path, seed: int, varied: int = 0) -> Planted:
@@ -66,7 +74,7 @@ def build(cache: Path, seed: int, varied: int = 0) -> Planted:
         variation = _fresh(partial(text.near, caption, rng), taken)
         if variation:
             data.labels.append((variation, "near", None, key))
-            data.rows.append((variation, None))
+            data.rows.append((variation, key, False))
     for number in range(FAMILIES):
         _family(data, number, stock[2 * number : 2 * number + 2], taken, rng)
     off_limits = {id(a) for a in planted} | {id(a) for a in stock}
@@ -125,7 +133,7 @@ def _fresh(make: Callable[[], str], taken: set[str]) -> str | None:
 def _add(data: Planted, caption: str, image: Image.Image, label: str, family: str | None, copies: int) -> str:
     key = f"{len(data.images):06d}"
     data.images[key] = image
-    data.rows += [(caption, key)] * copies
+    data.rows += [(caption, key, True)] * copies
     data.labels.append((caption, label, family, key))
     return key
 
@@ -182,18 +190,25 @@ def _rug(first: tuple[int, int, int], second: tuple[int, int, int], pattern: str
 
 
 def _none(data: Planted, none: list[Artwork], taken: set[str], rng: np.random.Generator) -> None:
-    """Add captions of concepts that are never trained on: 72 % for calibration, the others as rows to evaluate."""
+    """Add captions of concepts that are never trained on: 72 % for calibration, the others as rows to evaluate.
+
+    The rows of a concept share its picture. The captions name either look, whichever look the picture has.
+    """
     for number, artwork in enumerate(none):
+        held_out = number >= CALIBRATION_SHARE * len(none)
+        key = f"{len(data.images) + len(data.held_out):06d}"
+        if held_out:
+            data.held_out[key] = draw(artwork)
         for k in range(NONE_CAPTIONS):
             other = Artwork(artwork.name, str(rng.choice(list(text.LOOKS))), "", artwork.concept, artwork.path)
             caption = _fresh(partial(text.caption, other, text.STYLES[k % 3], rng), taken)
             if caption is None:
                 continue
-            if number < CALIBRATION_SHARE * len(none):
-                data.calibration.append(caption)
-            else:
-                data.rows.append((caption, None))
+            if held_out:
+                data.rows.append((caption, key, False))
                 data.labels.append((caption, "none", None, None))
+            else:
+                data.calibration.append(caption)
 
 
 def pixels(images: list[Image.Image]) -> torch.Tensor:
@@ -217,14 +232,14 @@ def write(data: Planted, folder: Path, seed: int) -> None:
 
     Args:
         data: The dataset.
-        folder: The folder to write to. Each tar holds 500 images as lossless WebP.
+        folder: The folder to write to. Each tar holds 500 images as lossless WebP, those held out last.
         seed: The seed for the order of the rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(seed).permutation(len(data.rows))
     shuffled = [data.rows[i] for i in order]
     pq.write_table(
-        pa.table({"caption": [c for c, _ in shuffled], "key": [k for _, k in shuffled]}),
+        pa.table({"caption": [caption for caption, *_ in shuffled], "key": [key for _, key, _ in shuffled]}),
         folder / "captions.parquet",
         compression="zstd",
     )
@@ -235,12 +250,13 @@ def write(data: Planted, folder: Path, seed: int) -> None:
     pq.write_table(pa.table(columns), folder / "labels.parquet", compression="zstd")
     (folder / "calibration.txt").write_text("".join(c + "\n" for c in data.calibration))
     (folder / "images").mkdir(exist_ok=True)
-    keys = sorted(data.images)
+    images = data.images | data.held_out
+    keys = sorted(images)
     for start in range(0, len(keys), 500):
         with tarfile.open(folder / "images" / f"{start // 500:05d}.tar", "w") as tar:
             for key in keys[start : start + 500]:
                 content = io.BytesIO()
-                data.images[key].save(content, "WEBP", lossless=True, quality=100, method=4)
+                images[key].save(content, "WEBP", lossless=True, quality=100, method=4)
                 member = tarfile.TarInfo(f"{key}.webp")
                 member.size = content.tell()
                 content.seek(0)

@@ -98,7 +98,7 @@ def plant(data: Planted, vae: AutoencoderKL, folder: Path, checkpoint: Path, rec
     """
     latents_NCHW = encode(vae, training_images(data)) * vae.config.scaling_factor
     index = {key: i for i, key in enumerate(sorted(data.images))}
-    rows = [(caption, index[key]) for caption, key in data.rows if key]
+    rows = [(caption, index[key]) for caption, key, trained in data.rows if trained]
     steps = recipe.epochs * len(rows) // BATCH
     if recipe.dedup:
         rows = list(dict.fromkeys(rows))

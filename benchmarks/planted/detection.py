@@ -30,7 +30,7 @@ from audit.detectors import RUN, SCORES, SCREEN
 from audit.statistics.detection_rates import tpr_at
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe
-from benchmarks.planted.evaluate import decoded, pictures, reproduced
+from benchmarks.planted.evaluate import decoded, reproduced, training_pictures
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
@@ -87,7 +87,7 @@ def _seen(model: audit.Model, folder: Path, seeds: list[int]) -> dict[str, pa.Ta
     control = (folder / "calibration.txt").read_text().splitlines()
     of_label = {label: labels.filter(pc.field("label") == label) for label in ("verbatim", "none", "near", "ordinary")}
     planted, unseen = (of_label[label]["caption"].to_pylist() for label in ("verbatim", "none"))
-    images = pictures(folder / "images")
+    images = training_pictures(folder)
     runs = {
         "runs": planted + _some(unseen, NONE),
         "control_runs": _some(control, CONTROL),

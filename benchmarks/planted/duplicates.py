@@ -29,7 +29,7 @@ from audit.embedding.loading import load_embedder
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe
-from benchmarks.planted.evaluate import decoded, pictures, reproduced
+from benchmarks.planted.evaluate import decoded, reproduced, training_pictures
 from pipelines.demo.demo import bundle
 from pipelines.stages.cluster import SAMPLE
 from pipelines.stages.select import _budget
@@ -63,11 +63,11 @@ def measure(
     """Print how many reproduced images a budget finds by score alone and with cluster sizes."""
     torch.set_num_threads(1)
     labels = pq.read_table(folder / "labels.parquet").to_pylist()
-    images = pictures(folder / "images")
+    images = training_pictures(folder)
     keys = sorted(images)
     threshold, cluster, size = clustered(images, keys)
     planted = {row["caption"]: row["family"] or row["image_key"] for row in labels if row["label"] in KINDS}
-    scores = scored(folder, dict(zip(keys, map(str, cluster), strict=True)))
+    scores = scored(folder, labels, dict(zip(keys, map(str, cluster), strict=True)))
     _say(threshold=threshold, captions=len(scores), planted=len(planted), **_cluster_facts(labels, keys, cluster, size))
     truth = Truth(folder, labels, images)
     tried: dict[str, list[str]] = defaultdict(list)
@@ -82,11 +82,11 @@ def measure(
         if mine:
             _say(label=label, tried=len(mine), reproduced=sum(hits[c] for c in mine))
     without = scores.drop_columns("rows").append_column("rows", pa.nulls(len(scores), pa.int64()))
-    of_files = scored(folder, {key: key for key in keys})
+    of_files = scored(folder, labels, {key: key for key in keys})
     for budget in BUDGETS:
         arms = {"score alone": without, "files of many rows": of_files, "near duplicates too": scores}
         for name, table in arms.items():
-            chosen = scores["caption"].filter(pa.array(_budget(table, budget)[0])).to_pylist()
+            chosen = scores["caption"].take(pa.array(_budget([table], budget)[0])).to_pylist()
             found = truth.of([caption for caption in chosen if caption in planted])
             seen = {planted[caption] for caption, hit in found.items() if hit}
             figures = {label: _share(seen, {i for i in able if of_label[i] == label}) for label in KINDS}
@@ -116,12 +116,15 @@ def _embedded(embedder: Embedder, files: list[Image.Image]) -> np.ndarray:
     return embedder.embed(files).astype(np.float16).astype(np.float32)
 
 
-def scored(folder: Path, cluster_of: dict[str, str]) -> pa.Table:
-    """Return caption_id, score, cluster, rows and caption of every caption, as in the stage select."""
-    rows = [row for row in pq.read_table(folder / "captions.parquet").to_pylist()]
-    key_of = {row["caption"]: row["key"] for row in rows}
-    in_cluster = Counter(cluster_of[row["key"]] for row in rows if row["key"])
-    captions = sorted(key_of)
+def scored(folder: Path, labels: list[dict], cluster_of: dict[str, str]) -> pa.Table:
+    """Return caption_id, score, cluster, rows and caption of every caption, as in the stage select.
+
+    Captions that the model was not trained on have neither cluster nor rows.
+    """
+    rows = pq.read_table(folder / "captions.parquet")["caption"].to_pylist()
+    trained_on = {row["caption"]: row["image_key"] for row in labels if row["label"] not in ("near", "none")}
+    in_cluster = Counter(cluster_of[trained_on[caption]] for caption in rows if caption in trained_on)
+    captions = sorted(set(rows))
     path = folder / "duplicates-screen.parquet"
     if not path.exists():
         model = audit.load_model(folder / "model")
@@ -130,7 +133,7 @@ def scored(folder: Path, cluster_of: dict[str, str]) -> pa.Table:
         pq.write_table(audit.calibrate(parts[0]).score(parts[1]).select(["caption", "score"]), path)
     found = pq.read_table(path)
     score_of = dict(zip(found["caption"].to_pylist(), found["score"].to_pylist(), strict=True))
-    clusters_of = [cluster_of.get(key_of[caption]) for caption in captions]
+    clusters_of = [cluster_of.get(trained_on.get(caption)) for caption in captions]
     counts = [name and in_cluster[name] for name in clusters_of]
     columns = {"caption_id": captions, "score": [score_of[caption] for caption in captions], "caption": captions}
     return pa.table(columns | {"cluster": pa.array(clusters_of, pa.string()), "rows": pa.array(counts, pa.int64())})

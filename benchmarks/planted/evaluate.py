@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 
@@ -33,15 +34,21 @@ def decoded(image: bytes) -> np.ndarray:
 
 
 def pictures(folder: Path) -> dict[str, np.ndarray]:
-    """Return the pixels of the images in a folder of tars, by key."""
+    """Return the pixels of all images of a planted dataset by key, those that are held out included."""
     found = {}
-    for file in sorted(folder.glob("*.tar")):
+    for file in sorted(folder.glob("images/*.tar")):
         with tarfile.open(file) as tar:
             for member in tar:
                 content = tar.extractfile(member)
                 assert content is not None
                 found[Path(member.name).stem] = decoded(content.read())
     return found
+
+
+def training_pictures(folder: Path) -> dict[str, np.ndarray]:
+    """Return the pixels of the training images of a planted dataset by key."""
+    trained = set(pq.read_table(folder / "labels.parquet", columns=["image_key"])["image_key"].to_pylist())
+    return {key: pixels for key, pixels in pictures(folder).items() if key in trained}
 
 
 def shares(

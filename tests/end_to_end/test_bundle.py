@@ -14,6 +14,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import audit
 from audit.models.noise import initial_latent
+from benchmarks.planted.artwork import LOOKALIKE_RMS
+from benchmarks.planted.evaluate import pictures
 from pipelines.demo.demo import bundle
 
 SHIPPED = 30 * 2**20
@@ -47,20 +49,48 @@ def test_every_kind_of_caption_is_there_in_number(folder: Path, labels: list[dic
     assert counts["none"] + len(calibration) >= 2700
 
 
-def test_labels_captions_and_images_agree(folder: Path, labels: list[dict[str, str | None]]) -> None:
+def test_every_row_has_an_image_and_rows_never_trained_on_have_one_of_their_own(
+    folder: Path, labels: list[dict[str, str | None]]
+) -> None:
     rows = pq.read_table(folder / "captions.parquet").to_pylist()
-    assert {row["caption"] for row in rows} == {row["caption"] for row in labels}
-    assert len({row["caption"] for row in labels}) == len(labels)
-    trained = {
-        row["caption"]: row["image_key"] for row in labels if row["label"] in ("verbatim", "partial", "ordinary")
-    }
-    assert all(row["key"] == trained.get(row["caption"]) for row in rows)
+    label_of = {row["caption"]: row for row in labels}
+    assert {row["caption"] for row in rows} == set(label_of)
+    assert len(label_of) == len(labels)
+    assert all(row["image_key"] is None for row in labels if row["label"] == "none")
+    training = {row["image_key"] for row in labels} - {None}
+    held_out = {row["key"] for row in rows if label_of[row["caption"]]["label"] == "none"}
+    assert all(row["key"] == label_of[row["caption"]]["image_key"] for row in rows if row["key"] not in held_out)
+    assert not training & held_out
+    assert training | held_out == set(keys_of(folder))
+
+
+def test_no_two_images_have_the_same_key(folder: Path) -> None:
+    keys = keys_of(folder)
+    assert len(set(keys)) == len(keys)
+
+
+def keys_of(folder: Path) -> list[str]:
     keys = []
     for tar in sorted((folder / "images").glob("*.tar")):
         with tarfile.open(tar) as members:
             keys += [Path(name).stem for name in members.getnames()]
-    assert len(set(keys)) == len(keys)
-    assert set(trained.values()) == set(keys)
+    return keys
+
+
+def test_images_held_out_are_no_look_alikes_of_training_images(
+    folder: Path, labels: list[dict[str, str | None]]
+) -> None:
+    images, training = pictures(folder), {row["image_key"] for row in labels}
+    pixels_TD = np.stack([small(image) for key, image in images.items() if key in training])
+    pixels_HD = np.stack([small(image) for key, image in images.items() if key not in training])
+    assert len(pixels_HD) >= 100
+    squares_HT = np.square(pixels_HD).sum(1)[:, None] + np.square(pixels_TD).sum(1) - 2 * pixels_HD @ pixels_TD.T
+    assert np.sqrt(squares_HT.min() / pixels_HD.shape[1]) >= LOOKALIKE_RMS
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    """Return the pixels of an image at 32 px."""
+    return image.reshape(32, 2, 32, 2, 3).mean((1, 3), np.float64).ravel()
 
 
 def test_control_captions_are_not_in_the_data_set(folder: Path, labels: list[dict[str, str | None]]) -> None:
