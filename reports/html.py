@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import unicodedata
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def render(run: str | Path) -> str:
     return environment().get_template("report.html.j2").render(context)
 
 
+@cache
 def environment() -> jinja2.Environment:
     """Return the Jinja environment of all pages. It escapes every value and raises an error for missing ones."""
     found = jinja2.Environment(

@@ -6,8 +6,11 @@ and activations are not counted; they cost a percent or less.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +23,9 @@ from audit.models.sampler import ddim, first_informative
 from audit.scoring.batching import Batch, Rows
 from audit.scoring.generation import decode, denoise
 from audit.scoring.screening import Forward, forwards, run_forward
+
+Arguments = ParamSpec("Arguments")
+Cost = TypeVar("Cost")
 
 # Shapes: B rows (one), L layers, K text positions; C, H and W of the latent, h and w of the image.
 
@@ -66,11 +72,32 @@ class GenerationCost:
 
 def count(work: Callable[[], object]) -> int:
     """Count the FLOPs of what `work` does with torch."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
+def _once_per_architecture(
+    function: Callable[Concatenate[Model, Arguments], Cost],
+) -> Callable[Concatenate[Model, Arguments], Cost]:
+    """Keep the costs of a model for others of its architecture, such as the reference model: counting takes seconds."""
+    known: dict[str, Cost] = {}
+
+    @wraps(function)
+    def cost(model: Model, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Cost:
+        networks = [model.unet.config, model.vae.config, model.text_encoder.config.to_dict()]
+        texts = model.tokenize([""])[0].shape
+        key = json.dumps(
+            [networks, model.latent_shape, texts, model.scheduler_config, args, kwargs], default=str, sort_keys=True
+        )
+        if key not in known:
+            known[key] = function(model, *args, **kwargs)
+        return known[key]
+
+    return cost
+
+
+@_once_per_architecture
 def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
     """Count the FLOPs of `audit.screen` with these detectors. Raises AuditError as `audit.screen` does."""
     chosen = screen_detectors(detectors)
@@ -107,6 +134,7 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
     )
 
 
+@_once_per_architecture
 def generation_cost(model: Model, guidance_scale: float, detectors: Sequence[str] = ()) -> GenerationCost:
     """Count the FLOPs of `audit.generate`, without the one forward in which `bright_ending` reads an attention map.
 

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
 
 from audit.errors import AuditError
 
@@ -29,8 +28,8 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     """
     _check_counts(k, n)
     tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
-    high = float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    low = _beta_quantile(tail, k, n - k + 1) if k > 0 else 0.0
+    high = _beta_quantile(1 - tail, k + 1, n - k) if k < n else 1.0
     return low, high
 
 
@@ -49,7 +48,7 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
         AuditError: Unless 0 <= k <= n and n >= 1.
     """
     _check_counts(k, n)
-    return float(beta.ppf(confidence, k + 1, n - k)) if k < n else 1.0
+    return _beta_quantile(confidence, k + 1, n - k) if k < n else 1.0
 
 
 def conformal_p(control_scores: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
@@ -67,6 +66,12 @@ def q_values(p: npt.ArrayLike) -> Floats:
     q_N = np.empty_like(p_N)
     q_N[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1.0)
     return q_N
+
+
+def _beta_quantile(p: float, a: int, b: int) -> float:
+    from scipy.stats import beta  # takes longer to import than a command that reads a configuration needs in all
+
+    return float(beta.ppf(p, a, b))
 
 
 def _check_counts(k: int, n: int) -> None:

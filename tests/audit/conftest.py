@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -44,16 +45,24 @@ def expected() -> dict[str, list[dict[str, float | str | int]]]:
     return content
 
 
-@pytest.fixture
-def pipeline() -> StableDiffusionPipeline:
-    """tiny-sd1 as diffusers runs it, in float32."""
+@pytest.fixture(scope="session")
+def plain() -> StableDiffusionPipeline:
+    """tiny-sd1 as diffusers runs it, in float32. Tests that change it take `pipeline`."""
     pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+@pytest.fixture
+def pipeline(plain: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """A copy of `plain` that the test may change."""
+    return copy.deepcopy(plain)
+
+
 @pytest.fixture(scope="session")
 def exact() -> StableDiffusionPipeline:
     """tiny-sd1 as diffusers runs it, in float64: to hold our float32 against."""
-    return StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1").to(torch.float64)
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1").to(torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -8,8 +8,17 @@ import pytest
 import audit
 
 
-def test_the_schema_alone_imports_no_torch() -> None:
-    code = "import sys, audit.schema; print([name for name in ('torch', 'diffusers', 'ray') if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("audit.schema", ("torch", "diffusers", "ray", "scipy")),
+        ("pipelines.cli", ("torch", "diffusers", "ray", "scipy", "pyarrow")),
+        ("pipelines.configuration.settings", ("torch", "diffusers", "ray", "scipy")),
+        ("pipelines.runs.audit", ("torch", "diffusers", "scipy")),
+    ],
+)
+def test_what_a_module_does_not_need_is_not_imported(module: str, heavy: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,15 +20,14 @@ import pytest
 from audit.record.ledger import Ledger
 from pipelines.engine.ray_token import private_token
 from reports.check import check
+from tests.support.called import Called, crossaudit
 from tests.support.comparison import same
 from tests.support.processes import until
 
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
-# Enough steps for something to happen meanwhile.
-SETTINGS = ("generate.steps=10", "engine.workers=1")
-CHOSEN = tuple(part for setting in SETTINGS for part in ("--set", setting))
+CHOSEN = ("--set", "engine.workers=1")
 
 
 def free_port() -> int:
@@ -41,17 +40,13 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120", "NO_COLOR": "1"}
 
 
-def submit(config: Path, address: str, out: str, *options: str) -> subprocess.CompletedProcess[str]:
+def submit(config: Path, address: str, out: str, *options: str) -> Called:
     return crossaudit("submit", str(config), "--address", address, "--out", out, *CHOSEN, *options)
 
 
 def follow(run: str) -> subprocess.Popen[str]:
     command = ["crossaudit", "logs", run, "--follow"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
-
-
-def crossaudit(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["crossaudit", *arguments], capture_output=True, text=True, env=environment(), check=False)
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +97,19 @@ def driver() -> psutil.Process:
     return found
 
 
-def test_a_submission_that_is_killed_goes_on_when_submitted_again(
-    cluster: str, dataset: Path, audited: Callable[..., str], tmp_path: Path
+def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
+    cluster: str, dataset: Path, finished: Path, tmp_path: Path
 ) -> None:
     run = str(tmp_path / "run")
     first = submit(dataset, cluster, run)
     assert first.returncode == 0, first.stderr
     assert f"crossaudit status|logs|stop {run}" in first.stdout
+    second = submit(dataset, cluster, run)
+    assert second.returncode == 1
+    assert re.search(r"job crossaudit-\w+ is already working on this run \(running", second.stderr)
+    status = crossaudit("status", run).stdout
+    assert status.startswith("running: ")
+    assert "RUNNING" in status
     with follow(run) as logs:
         until(lambda: Ledger(run).parts("scores"), logs)
         driver().kill()
@@ -119,36 +120,7 @@ def test_a_submission_that_is_killed_goes_on_when_submitted_again(
     assert "FAILED" in killed
     assert not Ledger(run).parts("verdicts")
 
-    again = submit(dataset, cluster, run, "--wait")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.strip() == f"{run}/report.html"
-    assert "done earlier" in again.stderr
-    same(Ledger(run), Ledger(audited(dataset, SETTINGS[0], out=str(tmp_path / "here"))))
-    assert [result for result in check(run) if not result.ok] == []
-    manifest = json.loads(Path(run, "manifest.json").read_text())
-    assert [job["address"] for job in manifest["jobs"]] == [cluster, cluster]
-    assert len({job["id"] for job in manifest["jobs"]}) == 2
-    status = crossaudit("status", run).stdout
-    assert status.startswith("finished at")
-    assert "SUCCEEDED" in status
-
-
-def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, dataset: Path, tmp_path: Path) -> None:
-    """It would take minutes to generate."""
-    run, long = str(tmp_path / "run"), ("--set", "generate.steps=1000")
-    assert submit(dataset, cluster, run, *long).returncode == 0
-    second = submit(dataset, cluster, run, *long)
-    assert second.returncode == 1
-    assert re.search(r"job crossaudit-\w+ is already working on this run \(running", second.stderr)
-    status = crossaudit("status", run).stdout
-    assert status.startswith("running: ")
-    assert "RUNNING" in status
-    assert "is stopping" in crossaudit("stop", run).stdout
-    with follow(run) as logs:
-        logs.communicate()
-    assert crossaudit("status", run).stdout.startswith("stopped at")
-
-    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, *CHOSEN, *long, "--wait"]
+    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, *CHOSEN, "--wait"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
         assert waiting.stderr is not None
         next(line for line in waiting.stderr if line.startswith("ingest"))
@@ -156,7 +128,21 @@ def test_one_that_runs_is_not_submitted_twice_and_can_be_stopped(cluster: str, d
         _, said = waiting.communicate()
     assert waiting.returncode == 1
     assert "was stopped" in said
+    assert crossaudit("status", run).stdout.startswith("stopped at")
     assert "was not running" in crossaudit("stop", run).stdout
+
+    again = submit(dataset, cluster, run, "--wait")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.strip() == f"{run}/report.html"
+    assert "done earlier" in again.stderr
+    same(Ledger(run), Ledger(str(finished)))
+    assert [result for result in check(run) if not result.ok] == []
+    manifest = json.loads(Path(run, "manifest.json").read_text())
+    assert [job["address"] for job in manifest["jobs"]] == [cluster] * 3
+    assert len({job["id"] for job in manifest["jobs"]}) == 3
+    status = crossaudit("status", run).stdout
+    assert status.startswith("finished at")
+    assert "SUCCEEDED" in status
 
 
 def test_one_that_cannot_begin_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
-"""Run the slow test files first, and print how long each file took: a plugin of pytest.
+"""Run the slow test files first or not at all, and print how long each file took: a plugin of pytest.
 
 `make test` writes the durations of all files to build/durations.csv. Whoever makes tests slower or faster on purpose
-copies it to tests/durations.csv, so that the growth of the suite is seen in reviews and in the log of CI.
+copies it to tests/durations.csv, so that the growth of the suite is seen in reviews and in the log of CI. `make check`
+leaves out the files that are known to take long, so that the inner loop stays short while the suite grows.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
+from functools import cache
+from pathlib import Path
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -18,14 +21,24 @@ KNOWN, MEASURED = ROOT / "tests/durations.csv", ROOT / "build/durations.csv"
 SHOWN = 25
 
 
+@cache
 def _known() -> dict[str, float]:
     with KNOWN.open(newline="") as file:
         return {row["file"]: float(row["seconds"]) for row in csv.DictReader(file)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add an option for `make test`."""
+    """Add options for `make test` and `make check`."""
     parser.addoption("--file-durations", action="store_true", help="print and write the seconds of each test file")
+    parser.addoption("--at-most", type=float, metavar="SECONDS", help="leave out test files known to take longer")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a file that is known to take longer than `--at-most`."""
+    most = config.option.at_most
+    if most is None or not collection_path.is_relative_to(ROOT):
+        return None
+    return True if _known().get(collection_path.relative_to(ROOT).as_posix(), 0.0) > most else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

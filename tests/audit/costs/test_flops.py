@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +19,20 @@ from audit.costs.flops import count, embedding_cost, generation_cost, screen_cos
 from audit.costs.meta_networks import META, outline_embedder, outline_model
 from audit.embedding.loading import load_embedder
 from tests.support.paths import BUNDLE
+from tests.support.toy import MODEL
 
 CAPTIONS = ["a red dog", "two ships at night", "x"]
 SEEDS = (0, 5)
+
+
+@pytest.fixture(scope="module")
+def model() -> audit.Model:
+    return audit.load_model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def outline() -> audit.Model:
+    return outline_model(MODEL)
 
 
 def counted(work: Callable[[], object]) -> int:
@@ -71,9 +84,9 @@ def _products(layer: Attention, queries: int) -> int:
 @pytest.mark.parametrize(
     "detectors", [("profile",), ("entropy_single_step",), ("attention_profile", "noise_magnitude"), ("seed_agreement",)]
 )
-def test_a_screen_does_what_its_cost_says(detectors: tuple[str, ...], sd1: audit.Model, data: Path) -> None:
-    done = counted(lambda: audit.screen(sd1, CAPTIONS, SEEDS, detectors))
-    cost = screen_cost(outline_model(data / "tiny-sd1"), detectors)
+def test_a_screen_does_what_its_cost_says(detectors: tuple[str, ...], model: audit.Model, outline: audit.Model) -> None:
+    done = counted(lambda: audit.screen(model, CAPTIONS, SEEDS, detectors))
+    cost = screen_cost(outline, detectors)
     empty = 1 if cost.unconditional else 0
     assert (
         done
@@ -81,10 +94,10 @@ def test_a_screen_does_what_its_cost_says(detectors: tuple[str, ...], sd1: audit
     )
 
 
-def test_a_screen_has_as_many_values_as_its_cost_says(sd1: audit.Model, data: Path) -> None:
+def test_a_screen_has_as_many_values_as_its_cost_says(model: audit.Model, outline: audit.Model) -> None:
     detectors = ("profile", "seed_agreement", "noise_alignment")
-    row = audit.screen(sd1, ["a"], (0,), detectors).to_pylist()[0]
-    values = screen_cost(outline_model(data / "tiny-sd1"), detectors).values
+    row = audit.screen(model, ["a"], (0,), detectors).to_pylist()[0]
+    values = screen_cost(outline, detectors).values
     assert values == {name: len(row[name]) if isinstance(row[name], list) else 1 for name in values}
     assert {"layer_bos", "noise_response", "direction", "noise_alignment"} <= values.keys()
 
@@ -103,17 +116,27 @@ def test_the_default_detector_needs_eight_forwards_and_a_published_one_less_than
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
 @pytest.mark.parametrize("detectors", [(), ("entropy_trajectory", "noise_magnitude_mean")])
 def test_a_generation_does_what_its_cost_says(
-    guidance: float, detectors: tuple[str, ...], sd1: audit.Model, data: Path
+    guidance: float, detectors: tuple[str, ...], model: audit.Model, outline: audit.Model
 ) -> None:
-    done = counted(lambda: audit.generate(sd1, CAPTIONS, SEEDS, 3, guidance, detectors))
-    cost = generation_cost(outline_model(data / "tiny-sd1"), guidance, detectors)
+    done = counted(lambda: audit.generate(model, CAPTIONS, SEEDS, 3, guidance, detectors))
+    cost = generation_cost(outline, guidance, detectors)
     assert done == (len(CAPTIONS) + 1) * cost.text + len(CAPTIONS) * len(SEEDS) * cost.of(3)
     assert cost.size == (32, 32)
 
 
-def test_guidance_doubles_a_step(data: Path) -> None:
-    model = outline_model(data / "tiny-sd1")
-    assert generation_cost(model, 7.5).step == 2 * generation_cost(model, 1.0).step
+def test_guidance_doubles_a_step(outline: audit.Model) -> None:
+    assert generation_cost(outline, 7.5).step == 2 * generation_cost(outline, 1.0).step
+
+
+def test_models_of_one_architecture_are_counted_once_and_others_are_not_confused(tmp_path: Path) -> None:
+    copy, other = Path(shutil.copytree(MODEL, tmp_path / "copy")), outline_model(MODEL, resolution=64)
+    cost = screen_cost(outline_model(MODEL), ["profile"])
+    assert screen_cost(outline_model(copy), ["profile"]) is cost
+    assert screen_cost(outline_model(copy), ["noise_magnitude"]).row < cost.row
+    assert screen_cost(other, ["profile"]).row > 2 * cost.row
+    configuration = json.loads((copy / "unet/config.json").read_text())
+    (copy / "unet/config.json").write_text(json.dumps(configuration | {"layers_per_block": 2}))
+    assert screen_cost(outline_model(copy), ["profile"]).row > cost.row
 
 
 def test_an_embedding_does_what_its_cost_says() -> None:

@@ -51,18 +51,18 @@ from audit.scoring.memory import out_of_memory
 
 torch.set_num_threads(1)
 model = audit.load_model("tests/data/tiny-sd1")
-captions = [f"caption {number}" for number in range(64)]
-expected = audit.screen(model, captions, batch_size=4)
+captions, detectors = [f"caption {number}" for number in range(64)], ["noise_magnitude", "attention_profile"]
+expected = audit.screen(model, captions, detectors=detectors, batch_size=4)
 model.batch_sizes["screen"] = 64
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 48 * 2**20,) * 2)
 try:
-    audit.screen(model, captions, batch_size=64)
+    audit.screen(model, captions, detectors=detectors, batch_size=64)
 except RuntimeError as error:
     print("given:", out_of_memory(error))
-found = audit.screen(model, captions)
+found = audit.screen(model, captions, detectors=detectors)
 print("remembered:", model.batch_sizes)
-for name in ("noise_response", "layer_entropy"):
+for name in ("noise_magnitude", "layer_entropy"):
     ours, theirs = (np.array(table[name].to_pylist()) for table in (found, expected))
     print("same:", np.abs(ours - theirs).max() < 2e-5)
 """

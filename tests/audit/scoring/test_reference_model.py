@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,32 +12,38 @@ import audit
 from audit import schema
 from audit.detectors import features
 from audit.errors import AuditError
+from tests.support.toy import MODEL
 
 CAPTIONS = ["a dog", "the sea at night"]
 CONTROL = [f"a {a} {b} {c}" for a in ("red", "old", "wet") for b in ("cat", "boat", "hat", "hill") for c in "abcdefgh"]
 
 
 @pytest.fixture(scope="module")
-def tuned(data: Path) -> audit.Model:
-    """sd1 after some training: other weights, and another hash."""
-    model = audit.load_model(data / "tiny-sd1")
+def base() -> audit.Model:
+    return audit.load_model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def tuned() -> audit.Model:
+    """`base` after some training: other weights, and another hash."""
+    model = audit.load_model(MODEL)
     generator = torch.Generator().manual_seed(0)
     for layer in model.layers:
         layer.to_k.weight += 0.3 * torch.randn(layer.to_k.weight.shape, generator=generator)
     return replace(model, weights_sha256=model.weights_sha256 | {"unet": "tuned"})
 
 
-def test_the_columns_of_both_stand_beside_each_other(sd1: audit.Model, tuned: audit.Model) -> None:
-    table = audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=sd1)
+def test_the_columns_of_both_stand_beside_each_other(base: audit.Model, tuned: audit.Model) -> None:
+    table = audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=base)
     own = ["layer_entropy", "layer_bos", "noise_response"]
     assert table.schema.equals(schema.scored([*own, *("reference_" + name for name in own)]))
     for name in own:
         assert table[name].equals(audit.screen(tuned, CAPTIONS)[name])
-        assert table["reference_" + name].equals(audit.screen(sd1, CAPTIONS)[name])
+        assert table["reference_" + name].equals(audit.screen(base, CAPTIONS)[name])
 
 
-def test_distances_are_measured_in_the_difference_of_the_features(sd1: audit.Model, tuned: audit.Model) -> None:
-    control = audit.screen(tuned, CONTROL, detectors=["attention_profile"], reference=sd1)
+def test_distances_are_measured_in_the_difference_of_the_features(base: audit.Model, tuned: audit.Model) -> None:
+    control = audit.screen(tuned, CONTROL, detectors=["attention_profile"], reference=base)
     calibration = audit.calibrate(control, "attention_profile")
     differences = []
     for prefix in ("", "reference_"):
@@ -49,33 +54,33 @@ def test_distances_are_measured_in_the_difference_of_the_features(sd1: audit.Mod
     assert part.distance.median != pytest.approx(np.median(differences[0], axis=0), abs=0.3)
 
 
-def test_beside_itself_a_model_differs_nowhere_and_cannot_be_calibrated(sd1: audit.Model) -> None:
-    control = audit.screen(sd1, CONTROL, detectors=["noise_magnitude"], reference=sd1)
+def test_beside_itself_a_model_differs_nowhere_and_cannot_be_calibrated(base: audit.Model) -> None:
+    control = audit.screen(base, CONTROL, detectors=["noise_magnitude"], reference=base)
     assert control["noise_magnitude"].equals(control["reference_noise_magnitude"])
     with pytest.raises(AuditError, match="noise_magnitude gives all .* control captions the same score"):
         audit.calibrate(control, "noise_magnitude")
 
 
-def test_a_calibration_holds_for_one_reference_model(sd1: audit.Model, tuned: audit.Model) -> None:
-    calibration = audit.calibrate(audit.screen(tuned, CONTROL, detectors=["profile"], reference=sd1))
+def test_a_calibration_holds_for_one_reference_model(base: audit.Model, tuned: audit.Model) -> None:
+    calibration = audit.calibrate(audit.screen(tuned, CONTROL, detectors=["profile"], reference=base))
     with pytest.raises(AuditError, match="reference model's weights of"):
         calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"]))
     with pytest.raises(AuditError, match="reference model's weights of unet"):
         calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=tuned))
-    assert len(calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=sd1))) == 2
+    assert len(calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=base))) == 2
 
 
-def test_a_row_that_fails_in_the_reference_model_is_an_error_that_says_so(data: Path, sd1: audit.Model) -> None:
-    broken = audit.load_model(data / "tiny-sd1")
+def test_a_row_that_fails_in_the_reference_model_is_an_error_that_says_so(base: audit.Model) -> None:
+    broken = audit.load_model(MODEL)
     broken.unet.conv_out.bias[0] = torch.nan
-    row = audit.screen(sd1, ["a dog"], detectors=["noise_magnitude"], reference=broken).to_pylist()[0]
+    row = audit.screen(base, ["a dog"], detectors=["noise_magnitude"], reference=broken).to_pylist()[0]
     assert row["status"] == "error"
     assert row["noise_magnitude"] is None
     assert row["reference_noise_magnitude"] is None
     assert row["error"] == "reference model: not finite: output of the UNet, t = 981"
 
 
-def test_a_reference_model_of_another_shape_is_refused(sd1: audit.Model) -> None:
-    other = replace(sd1, latent_shape=(4, 8, 8))
+def test_a_reference_model_of_another_shape_is_refused(base: audit.Model) -> None:
+    other = replace(base, latent_shape=(4, 8, 8))
     with pytest.raises(AuditError, match=r"latent shape is \[4, 8, 8\] in the reference model"):
-        audit.screen(sd1, ["a dog"], detectors=["noise_magnitude"], reference=other)
+        audit.screen(base, ["a dog"], detectors=["noise_magnitude"], reference=other)

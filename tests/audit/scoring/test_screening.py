@@ -19,6 +19,7 @@ from audit.detectors import SCREEN
 from audit.errors import AuditError
 from audit.models.noise import initial_latent
 from audit.scoring.batching import Rows
+from tests.support.toy import MODEL
 
 EVERYTHING = (
     "profile",
@@ -69,8 +70,13 @@ def test_nothing_to_screen_gives_the_same_schema(sd1: audit.Model) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(sd1: audit.Model) -> dict[str, np.ndarray]:
-    return {caption: numbers(audit.screen(sd1, [caption], detectors=EVERYTHING))[0] for caption in CAPTIONS}
+def small() -> audit.Model:
+    return audit.load_model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def alone(small: audit.Model) -> dict[str, np.ndarray]:
+    return {caption: numbers(audit.screen(small, [caption], detectors=EVERYTHING))[0] for caption in CAPTIONS}
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -79,9 +85,9 @@ def alone(sd1: audit.Model) -> dict[str, np.ndarray]:
     batch_size=st.integers(1, 8),
 )
 def test_a_caption_scores_the_same_in_any_batch_and_order(
-    sd1: audit.Model, alone: dict[str, np.ndarray], captions: list[str], batch_size: int
+    small: audit.Model, alone: dict[str, np.ndarray], captions: list[str], batch_size: int
 ) -> None:
-    found = numbers(audit.screen(sd1, captions, detectors=EVERYTHING, batch_size=batch_size))
+    found = numbers(audit.screen(small, captions, detectors=EVERYTHING, batch_size=batch_size))
     # One step from pure noise divides by sqrt(alpha) = 0.07: that detector's values are in the hundreds.
     np.testing.assert_allclose(found, [alone[caption] for caption in captions], atol=2e-5, rtol=2e-6)
 
@@ -293,10 +299,10 @@ def test_wrong_use_is_an_error_that_says_what(sd1: audit.Model, call: dict[str, 
 def test_bfloat16_is_within_a_stated_bound_of_float32(data: Path, name: str) -> None:
     """Absolute bounds: nats, probabilities, logarithms; and two per cent of a norm or of an error."""
     exact, narrow = (
-        audit.screen(audit.load_model(data / name, dtype=dtype), CAPTIONS[::2], [0, 1], EVERYTHING)
+        audit.screen(audit.load_model(data / name, dtype=dtype), CAPTIONS[:3:2], [0, 1], EVERYTHING)
         for dtype in (torch.float32, torch.bfloat16)
     )
-    assert narrow["status"].to_pylist() == ["ok"] * 6
+    assert narrow["status"].to_pylist() == ["ok"] * 4
     for column, absolute, relative in (
         ("layer_entropy", 0.1, 0),
         ("entropy_single_step", 0.1, 0),

@@ -13,6 +13,7 @@ from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger
 from pipelines.configuration.settings import load_config
 from pipelines.demo.demo import bundle
+from pipelines.planning import probing
 from pipelines.planning.plan import make_plan
 from pipelines.planning.workload import VALUE, Line
 from tests.support.toy import CONTROL_CAPTIONS, MODEL, write_config
@@ -52,7 +53,8 @@ def test_units_and_shards_are_those_of_the_run(dataset: Path, audited: Callable[
 
 
 @pytest.mark.slow
-def test_a_real_worker_is_measured_and_nothing_is_written(dataset: Path) -> None:
+def test_a_real_worker_is_measured_and_nothing_is_written(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "SHORT", 0.1)
     before = sorted(dataset.parent.rglob("*"))
     config, _ = load_config(dataset)
     plan = make_plan(config)
