@@ -18,6 +18,7 @@ from pipelines.commands import (
     errors,
     exclusions,
     explain,
+    gate,
     index,
     init,
     logs,
@@ -44,7 +45,7 @@ app = typer.Typer(
     help="Audit a text-to-image diffusion model for memorized training images.",
     epilog="Start with `crossaudit demo`, or with `crossaudit init` followed by `crossaudit run audit.yaml`. "
     "Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, "
-    "3 `run --fail-on` applies.",
+    "3 `run --fail-on` applies, or `gate` does not pass.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,7 +54,7 @@ app = typer.Typer(
 PANELS = {
     "Audit": (demo, init, config, download_weights, plan, index, run),
     "Look at the results": (report, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
-    "Act on them": (exclusions, clean, mitigate, purge),
+    "Act on them": (gate, exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),
 }
 for panel, modules in PANELS.items():
