@@ -11,6 +11,7 @@ from audit.errors import AuditError, UsageError
 from pipelines.commands import (
     check,
     clean,
+    compare,
     config,
     demo,
     detectors,
@@ -45,7 +46,7 @@ app = typer.Typer(
     help="Audit a text-to-image diffusion model for memorized training images.",
     epilog="Start with `crossaudit demo`, or with `crossaudit init` followed by `crossaudit run audit.yaml`. "
     "Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, "
-    "3 `run --fail-on` applies, or `gate` does not pass.",
+    "3 `run --fail-on`, `gate` or `compare --fail-if` says no.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,7 +54,7 @@ app = typer.Typer(
 )
 PANELS = {
     "Audit": (demo, init, config, download_weights, plan, index, run),
-    "Look at the results": (report, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
+    "Look at the results": (report, query, compare, check, errors, lookup, reproduce, explain, rank_layers, detectors),
     "Act on them": (gate, exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),
 }

@@ -79,9 +79,9 @@ def waived_captions(connection: duckdb.DuckDBPyConnection, waivers: Sequence[Wai
             of[name].setdefault(getattr(waiver, name), waiver)
     covered = {}
     for caption, family, images in connection.execute(_CONFIRMED).fetchall() if waivers else []:
-        waiver = of["caption_id"].get(caption) or of["family"].get(family) or _of_images(of["image_id"], images)
-        if waiver is not None:
-            covered[caption] = waiver
+        found = of["caption_id"].get(caption) or of["family"].get(family) or _of_images(of["image_id"], images)
+        if found is not None:
+            covered[caption] = found
     return covered
 
 
