@@ -17,6 +17,7 @@ from pipelines.commands import (
     detectors,
     download_weights,
     errors,
+    evaluate,
     exclusions,
     explain,
     gate,
@@ -54,7 +55,19 @@ app = typer.Typer(
 )
 PANELS = {
     "Audit": (demo, init, config, download_weights, plan, index, run),
-    "Look at the results": (report, query, compare, check, errors, lookup, reproduce, explain, rank_layers, detectors),
+    "Look at the results": (
+        report,
+        query,
+        compare,
+        evaluate,
+        check,
+        errors,
+        lookup,
+        reproduce,
+        explain,
+        rank_layers,
+        detectors,
+    ),
     "Act on them": (gate, exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),
 }
