@@ -105,6 +105,8 @@ def _print(found: Evaluation) -> None:
             notes[
                 f"{measured.detector}, {measured.label}: no score for {ours:,} of the label, {theirs:,} negatives"
             ] = None
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
     console.print(table)
     for note in notes:
         console.print(Text(note))
@@ -132,5 +134,5 @@ def _counts(found: Evaluation) -> list[str]:
 def _shown(figure: Estimate) -> str:
     if figure.value is None:
         return "too few"
-    interval = "" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})"
+    interval = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
     return f"{figure.value:.3f}{interval}"

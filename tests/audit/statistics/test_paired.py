@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -62,8 +64,14 @@ def test_five_families_are_the_fewest_that_can_show_a_difference() -> None:
         assert paired_test(first, second, np.arange(clusters)).worse is worse
 
 
-def test_many_changes_keep_their_small_p_values() -> None:
-    difference = np.concatenate([np.ones(3000, np.int64), np.full(40, 7), np.full(9, -30)])
+def test_small_p_values_of_many_changes_are_exact() -> None:
+    difference = np.concatenate([np.ones(300, np.int64), -np.ones(40, np.int64), np.full(30, 7), np.full(4, -3)])
+    patterns = Counter({0: 1})
+    for size in np.abs(difference).tolist():
+        patterns = sum((Counter({at + sign * size: n for at, n in patterns.items()}) for sign in (-1, 1)), Counter())
+    found, total = int(difference.sum()), 2 ** len(difference)
+    expected = Fraction(sum(n for at, n in patterns.items() if at >= found), total)
     more, either = sign_flip_p(difference)
-    assert 0 < more < 1e-100
-    assert either == pytest.approx(2 * more)
+    assert 0 < expected < 1e-12
+    assert more == pytest.approx(float(expected), rel=1e-9, abs=0)
+    assert either == pytest.approx(2 * float(expected), rel=1e-9, abs=0)
