@@ -12,13 +12,16 @@ from pipelines.commands import (
     check,
     claims,
     clean,
+    compare,
     config,
     demo,
     detectors,
     download_weights,
     errors,
+    evaluate,
     exclusions,
     explain,
+    gate,
     index,
     init,
     logs,
@@ -45,7 +48,7 @@ app = typer.Typer(
     help="Audit a text-to-image diffusion model for memorized training images.",
     epilog="Start with `crossaudit demo`, or with `crossaudit init` followed by `crossaudit run audit.yaml`. "
     "Exit codes: 0 done, 1 the audit could not finish, 2 wrong usage or configuration, "
-    "3 `run --fail-on` applies.",
+    "3 `run --fail-on`, `gate` or `compare --fail-if` says no.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,8 +56,21 @@ app = typer.Typer(
 )
 PANELS = {
     "Audit": (demo, init, config, download_weights, plan, index, run),
-    "Look at the results": (report, claims, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
-    "Act on them": (exclusions, clean, mitigate, purge),
+    "Look at the results": (
+        report,
+        claims,
+        query,
+        compare,
+        evaluate,
+        check,
+        errors,
+        lookup,
+        reproduce,
+        explain,
+        rank_layers,
+        detectors,
+    ),
+    "Act on them": (gate, exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),
 }
 for panel, modules in PANELS.items():

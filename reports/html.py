@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,20 +25,21 @@ from reports.mitigation import read as read_mitigation
 from reports.purged import note
 from reports.verdict_words import COLOURS, MEANINGS
 from reports.views import connect, open_run
+from reports.waivers import Waiver, waived_captions
 
 MAX_SIDE = 256  # pixels of an image in the report
 MAX_IMAGE_BYTES = 15_000_000  # all images of a report together
 MAX_CAPTION = 240  # characters
 
 
-def write(run: str | Path) -> str:
-    """Write report.html into the run and return its path.
+def write(run: str | Path, waivers: Sequence[Waiver] = ()) -> str:
+    """Write report.html into the run, with the waived cases marked, and return its path.
 
     Raises AuditError if a table or the manifest cannot be read, or if the file cannot be written.
     """
     located = open_run(run)
     path = f"{located.root}/report.html"
-    page = render(run)
+    page = render(run, waivers)
     try:
         write_file(located.filesystem, path, page.encode())
     except OSError as error:
@@ -44,7 +47,7 @@ def write(run: str | Path) -> str:
     return path
 
 
-def render(run: str | Path) -> str:
+def render(run: str | Path, waivers: Sequence[Waiver] = ()) -> str:
     """Return the report as HTML that runs no script, loads nothing from elsewhere and escapes every caption."""
     manifest = open_run(run).manifest()
     with connect(run) as connection:
@@ -68,6 +71,8 @@ def render(run: str | Path) -> str:
                 "by_chance": manifest.by_chance,
                 "per_family": PER_FAMILY,
                 "mitigation": _mitigation(facts),
+                "waiver_of": (waiver_of := waived_captions(connection, waivers)),
+                "waived": Counter(waiver_of.values()),
             }
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(f"a table cannot be read: {str(error).strip()}", where=str(run)) from error

@@ -23,11 +23,10 @@ import typer
 from diffusers import AutoencoderKL
 from rich.console import Console
 from rich.table import Table
-from sklearn.metrics import roc_auc_score
 
 import audit
 from audit.detectors import RUN, SCORES, SCREEN
-from audit.statistics.detection_rates import tpr_at
+from audit.statistics.detection_rates import auroc, tpr_at
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.denoiser import Recipe
 from benchmarks.planted.evaluate import decoded, reproduced, training_pictures
@@ -167,8 +166,7 @@ def rates(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _figures(positive: list[float], negative: list[float]) -> dict[str, float]:
-    truth = [1] * len(positive) + [0] * len(negative)
-    return {"auroc": float(roc_auc_score(truth, positive + negative)), "tpr": tpr_at(0.01, positive, negative)}
+    return {"auroc": auroc(positive, negative), "tpr": tpr_at(0.01, positive, negative)}
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import typer
 from diffusers import StableDiffusionPipeline
-from sklearn.metrics import roc_auc_score
 
 import audit
-from audit.statistics.detection_rates import tpr_at
+from audit.statistics.detection_rates import auroc, tpr_at
 from benchmarks.planted import dataset, denoiser
 from benchmarks.planted.autoencoder import encode
 from benchmarks.planted.evaluate import decoded, reproduced
@@ -93,7 +92,7 @@ def main(
             of = {row["caption"]: row for row in scored.to_pylist()}
             high, low = ([of[caption]["score"] for caption in kind] for kind in (positive, none))
             figures = {
-                "auroc": roc_auc_score([1] * len(high) + [0] * len(low), high + low),
+                "auroc": auroc(high, low),
                 "tpr": tpr_at(0.01, high, low),
                 "old ones with p <= 0.01": np.mean([of[caption]["p_unseen"] <= 0.01 for caption in old]),
             }

@@ -55,6 +55,7 @@ Address = Annotated[
         metavar="URL", help="The cluster's dashboard, if its address has changed since the run was submitted."
     ),
 ]
+Waivers = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML list of waivers (docs/how-to/ci.md).")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as select.budget=500. Repeatable."),

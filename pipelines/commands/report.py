@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipelines.commands.options import RunDir, Verbose
+from pipelines.commands.options import RunDir, Verbose, Waivers
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -12,11 +12,17 @@ def register(app: typer.Typer, panel: str) -> None:
     app.command(rich_help_panel=panel, epilog="Example: crossaudit report run")(report)
 
 
-def report(run: RunDir, verbose: Verbose = False) -> None:
-    """Rewrite the report of a finished run, RUN/report.html."""
+def report(run: RunDir, waivers: Waivers = None, verbose: Verbose = False) -> None:
+    """Rewrite the report of a finished run, RUN/report.html.
+
+    With --waivers, the report marks the waived cases. A report that is written
+    again without the option has no such marks.
+    """
+    from pipelines.configuration.waivers import read_waivers
     from pipelines.console.progress import waiting
     from reports.html import write
 
+    given = read_waivers(waivers) if waivers else []
     with waiting("writing the report"):
-        path = write(run)
+        path = write(run, given)
     typer.echo(path)
