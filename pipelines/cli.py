@@ -29,6 +29,7 @@ from pipelines.commands import (
     rank_layers,
     report,
     reproduce,
+    review,
     run,
     status,
     stop,
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 PANELS = {
     "Audit": (demo, init, config, download_weights, plan, index, run),
-    "Look at the results": (report, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
+    "Look at the results": (report, query, check, errors, review, lookup, reproduce, explain, rank_layers, detectors),
     "Act on them": (exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),
 }
