@@ -20,6 +20,7 @@ from audit.schema import VERDICT_WORDS
 from reports.facts import PER_FAMILY, Facts
 from reports.mitigation import read as read_mitigation
 from reports.purged import note
+from reports.reviews import read as read_review
 from reports.verdict_words import COLOURS, MEANINGS
 from reports.views import connect, open_run
 
@@ -67,6 +68,7 @@ def render(run: str | Path) -> str:
                 "by_chance": manifest.by_chance,
                 "per_family": PER_FAMILY,
                 "mitigation": _mitigation(facts),
+                "review": read_review(connection),
             }
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(f"a table cannot be read: {str(error).strip()}", where=str(run)) from error
