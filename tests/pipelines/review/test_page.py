@@ -190,11 +190,11 @@ def test_an_answer_that_is_not_stored_is_not_counted(review: Review, page: Page,
     with serve(review, rater="anna") as server:
         page.goto(server.address)
         shows(page, 0)
-        page.context.set_offline(True)
+        page.route("**/answer", lambda route: route.abort())
         page.keyboard.press("c")
         expect(page.get_by_role("alert")).to_contain_text("crossaudit does not answer")
         shows(page, 0)
-        page.context.set_offline(False)
+        page.unroute("**/answer")
         page.keyboard.press("n")
         shows(page, 1)
         expect(page.locator("#error")).to_be_empty()
