@@ -66,17 +66,18 @@ def open_review(uri: str, most_cases: int | None = None, decoys: int | None = No
         if (most_cases, decoys) != (None, None):
             hint = f"Leave out --cases and --decoys, or delete {PAIRS} and reviews in the run to begin anew."
             raise UsageError("the pairs of this review are drawn already", where=ledger.uri, hint=hint)
+        pairs = ledger.read(PAIRS)
+        shown = pictures(ledger, manifest.data, pairs)
     else:
         if (most_cases is not None and most_cases < 1) or (decoys is not None and decoys < 1):
             raise UsageError("--cases and --decoys must be at least 1", hint="Leave them out for the defaults.")
         with Owner(ledger):
             ledger, manifest, config = finished(uri)  # another process may have changed it before we became the owner
-            drawn = _draw(ledger, manifest, config, most_cases or CASES, decoys or DECOYS, notes)
-            ledger.write(PAIRS, PART, drawn)
-            manifest.part(PAIRS, PART, len(drawn))
+            pairs = _draw(ledger, manifest, config, most_cases or CASES, decoys or DECOYS, notes)
+            shown = pictures(ledger, manifest.data, pairs)
+            ledger.write(PAIRS, PART, pairs)
+            manifest.part(PAIRS, PART, len(pairs))
             manifest.write()
-    pairs = ledger.read(PAIRS)
-    shown = pictures(ledger, manifest.data, pairs)
     return Review(ledger, pairs.drop_columns("image"), shown, Answers(ledger, pairs), notes)
 
 

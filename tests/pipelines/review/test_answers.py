@@ -50,7 +50,7 @@ def test_two_processes_for_one_rater_lose_no_answer(tmp_path: Path) -> None:
 
 
 def test_every_rater_sees_all_pairs_in_an_order_that_stays(tmp_path: Path) -> None:
-    answers, again = (Answers(Ledger(str(tmp_path)), PAIRS.take(order)) for order in (range(20), range(19, -1, -1)))
+    answers, again = (Answers(Ledger(str(tmp_path)), PAIRS.take(order)) for order in ([*range(20)], [*range(20)][::-1]))
     assert answers.order("anna") == again.order("anna")
     assert answers.order("anna") != answers.order("ben")
     assert sorted(answers.order("anna")) == sorted(PAIRS["pair"].to_pylist())
@@ -58,9 +58,9 @@ def test_every_rater_sees_all_pairs_in_an_order_that_stays(tmp_path: Path) -> No
 
 def test_a_rater_has_a_name_that_every_file_system_takes() -> None:
     assert rater_named(" Anna-2 ") == "anna-2"
-    for name in ("", "..", "a/b", "a.b", "-a", "_a", "ä", "a" * 41, "a\n"):
+    for name in ("", "..", "a/b", "a.b", "-a", "_a", "ä", "a" * 41, "a\nb"):
         with pytest.raises(UsageError, match="is not a name for a rater"):
-            rater_named(name) if name != "a\n" else rater_named("a\nb")
+            rater_named(name)
 
 
 def test_answers_can_be_queried(review: Review) -> None:

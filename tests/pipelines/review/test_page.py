@@ -94,6 +94,7 @@ def case_of(review: Review, number: int) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_two_raters_with_planted_errors_are_judged_rightly(
     own_run: Path, review: Review, page: Page, serve: Callable
 ) -> None:
@@ -129,6 +130,7 @@ def test_two_raters_with_planted_errors_are_judged_rightly(
     assert [result for result in check(own_run) if "review" in result.name and not result.ok] == []
 
 
+@pytest.mark.slow
 def test_a_rater_who_stops_goes_on_later_in_the_same_order_and_may_change_an_answer(
     own_run: Path, review: Review, page: Page, serve: Callable
 ) -> None:
