@@ -10,6 +10,7 @@ import hmac
 import json
 import math
 import secrets
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -75,6 +76,11 @@ class ReviewServer(ThreadingHTTPServer):
             super().__init__((LOOPBACK, port), _Handler)
         except (OSError, OverflowError) as error:
             raise UsageError(f"port {port}: {error}", hint="Choose another --port, or leave it out.") from error
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report errors of the server itself, but not that a browser closed a connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:

@@ -28,10 +28,10 @@ def read_images(ledger: Ledger, config: Config, orientation_of: Mapping[str, str
         orientation_of: The orientation of each image to read, by image_id.
 
     Returns:
-        The images as PNG, by image_id. An image whose file has changed since the run is left out.
+        The images as PNG, by image_id. An image that has changed since the run, or cannot be read, is left out.
 
     Raises:
-        AuditError: The image files of the configuration cannot be found or read.
+        AuditError: The image files of the configuration cannot be found, or the storage does not answer.
     """
     assert config.images is not None
     wanted = pc.field("image_id").isin(list(orientation_of))
@@ -45,9 +45,9 @@ def read_images(ledger: Ledger, config: Config, orientation_of: Mapping[str, str
             continue
         places, _ = images.index(file, config.images.column)
         places = places.filter(pc.field("image_id").isin(list(sha256_of)))
-        contents = images.read(places, config.images.column)
+        contents = images.read_each(places, config.images.column)
         for id_, content in zip(places["image_id"].to_pylist(), contents, strict=True):
-            if content is not None and hashlib.sha256(content).hexdigest() == sha256_of[id_]:
+            if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() == sha256_of[id_]:
                 picture = decode(content, config.images.crop, orientation_of[id_])
                 found[id_] = png(np.asarray(picture))
     return found

@@ -13,7 +13,7 @@ from audit.record.ledger import Ledger
 from pipelines.configuration.config import Config
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.owner import Owner
-from pipelines.review.answers import Answers
+from pipelines.review.answers import REVIEWS, Answers
 from pipelines.review.pairs import PAIRS, POSITIVE_SHARE, altered, cases, look_alikes, mismatches, pair
 from pipelines.review.pictures import Pictures, pictures
 from pipelines.review.source_images import read_images
@@ -64,7 +64,9 @@ def open_review(uri: str, most_cases: int | None = None, decoys: int | None = No
     notes: list[str] = []
     if PART in ledger.parts(PAIRS):
         if (most_cases, decoys) != (None, None):
-            hint = f"Leave out --cases and --decoys, or delete {PAIRS} and reviews in the run to begin anew."
+            hint = (
+                f"Leave out --cases and --decoys, or delete the folders {PAIRS} and {REVIEWS} of the run to begin anew."
+            )
             raise UsageError("the pairs of this review are drawn already", where=ledger.uri, hint=hint)
         pairs = ledger.read(PAIRS)
         shown = pictures(ledger, manifest.data, pairs)
