@@ -202,6 +202,33 @@ MITIGATION_SUMMARY = pa.schema(
     ]
 )
 
+# One row per pair of pictures that raters judge (`crossaudit review`).
+REVIEW_PAIRS = pa.schema(
+    [
+        ("pair", STRING),
+        ("pair_type", STRING),  # PAIR_TYPES
+        ("caption_id", STRING),  # of the generation; null for an altered training image
+        ("purpose", STRING),
+        ("seed", INT64),
+        ("image_id", STRING),
+        ("image", pa.binary()),  # the training image, for control captions only: `evidence` has the others
+    ]
+)
+# One row per pair and rater, in one part per rater. A confirmed caption has one pair.
+REVIEWS = pa.schema(
+    [
+        ("rater", STRING),
+        ("pair", STRING),
+        ("pair_type", STRING),
+        ("caption_id", STRING),
+        ("image_id", STRING),
+        ("answer", STRING),  # ANSWER_WORDS
+        ("changes", INT64),
+        ("seconds", FLOAT64),
+        ("answered", STRING),
+    ]
+)
+
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "not_selected", "unknown", "error")
 # Verdicts that say that the model reproduces a training image.
 CONFIRMED_WORDS = ("verbatim", "partial")  # worst first
@@ -212,6 +239,15 @@ PURPOSES = ("discover", "fresh", "control")
 STATUS_WORDS = ("ok", "error")
 ACTION_WORDS = ("drop", "keep")
 CAPTION_SETS = ("confirmed", "ordinary")
+# A case is a generation of a confirmed caption beside the image that it copied. The other pairs are decoys. Not copies:
+# a generation of a control caption beside its nearest training image, and a case with the image of another caption.
+# Copies: a training image beside an altered version of itself.
+NEGATIVE_DECOYS, POSITIVE_DECOYS = ("control", "mismatch"), ("altered",)
+PAIR_TYPES = ("case", *NEGATIVE_DECOYS, *POSITIVE_DECOYS)
+ANSWER_WORDS = ("copy", "part", "no copy", "unsure")
+# Answers that say that something was copied.
+COPIED_ANSWERS = ("copy", "part")
+OUTCOME_WORDS = ("upheld", "overturned", "undecided")
 KEEP_WORDS = ("none", "eos", "words", "all")
 
 _STATUS = [pa.field("status", STRING), pa.field("error", STRING)]

@@ -48,6 +48,8 @@ TABLES: list[tuple[str, str, pa.Schema]] = [
     ("verdicts", "distinct caption", schema.VERDICTS),
     ("mitigation", "caption, seed and setting that `crossaudit mitigate` generated", schema.MITIGATION),
     ("mitigation_summary", "caption set and setting", schema.MITIGATION_SUMMARY),
+    ("review_pairs", "pair of pictures that raters judge (`crossaudit review`)", schema.REVIEW_PAIRS),
+    ("reviews", "pair and rater; a confirmed caption has one pair", schema.REVIEWS),
     ("errors", "thing that was not audited", schema.ERRORS),
     (
         "exclusions.parquet",

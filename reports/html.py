@@ -23,6 +23,7 @@ from audit.schema import VERDICT_WORDS
 from reports.facts import PER_FAMILY, Facts
 from reports.mitigation import read as read_mitigation
 from reports.purged import note
+from reports.reviews import read as read_review
 from reports.verdict_words import COLOURS, MEANINGS
 from reports.views import connect, open_run
 from reports.waivers import Waiver, waived_captions
@@ -73,6 +74,7 @@ def render(run: str | Path, waivers: Sequence[Waiver] = ()) -> str:
                 "mitigation": _mitigation(facts),
                 "waiver_of": (waiver_of := waived_captions(connection, waivers)),
                 "waived": Counter(waiver_of.values()),
+                "review": read_review(connection),
             }
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(f"a table cannot be read: {str(error).strip()}", where=str(run)) from error

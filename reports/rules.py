@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from audit.record.manifest import RunManifest
-from audit.schema import CAPTION_SETS, KEEP_WORDS, PURPOSES, RISK_WORDS, STATUS_WORDS, SUPPORT_WORDS, VERDICT_WORDS
+from audit.schema import (
+    ANSWER_WORDS,
+    CAPTION_SETS,
+    KEEP_WORDS,
+    PAIR_TYPES,
+    PURPOSES,
+    RISK_WORDS,
+    STATUS_WORDS,
+    SUPPORT_WORDS,
+    VERDICT_WORDS,
+)
 
 CONFIRMED = "from verdicts where verdict in ('verbatim', 'partial')"
 SELECTED = "from scores where selected_by is not null"
@@ -29,6 +39,8 @@ WORDS = (
     ("screen", "status", STATUS_WORDS),
     ("mitigation", "caption_set", CAPTION_SETS),
     ("mitigation", "keep", KEEP_WORDS),
+    ("review_pairs", "pair_type", PAIR_TYPES),
+    ("reviews", "answer", ANSWER_WORDS),
 )
 ALWAYS = (
     Rule(
@@ -121,6 +133,21 @@ ALWAYS = (
                          from mitigation_summary group by all)
            select count(*) from found full join said using (caption_set, bos_scale, keep)
            where said.n is distinct from 1 or said.images is distinct from found.n""",
+    ),
+    Rule(
+        "every pair of a review occurs once, and its cases are confirmed captions with the image of their verdict",
+        "pairs that occur twice, or cases that `verdicts` does not support",
+        f"""select count(*) from (select *, count(*) over (partition by pair) as times from review_pairs) p
+            left join ({CONFIRMED}) v using (caption_id, image_id)
+            where times > 1 or (pair_type = 'case' and v.caption_id is null)""",
+    ),
+    Rule(
+        "every answer of a review is to one of its pairs, and no rater answers twice",
+        "answers to other pairs, or second answers",
+        """select count(*) from (select *, count(*) over (partition by rater, pair) as times from reviews) r
+           left join review_pairs p using (pair, pair_type)
+           where times > 1 or p.pair is null or r.caption_id is distinct from p.caption_id
+                 or r.image_id is distinct from p.image_id""",
     ),
 )
 

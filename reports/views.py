@@ -41,6 +41,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "errors": schema.ERRORS,
     "mitigation": schema.MITIGATION,
     "mitigation_summary": schema.MITIGATION_SUMMARY,
+    "review_pairs": schema.REVIEW_PAIRS,
+    "reviews": schema.REVIEWS,
 }
 # The detector columns of these tables differ from run to run, so their schema is read from the files.
 OPEN_SCHEMAS = ("control_screen", "screen", "generations")

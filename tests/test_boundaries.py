@@ -17,7 +17,7 @@ FORBIDDEN = {
     "reports": {"pipelines", "benchmarks", "ray", "torch"},
     "pipelines": {"benchmarks"},
 }
-SHARED_WITH_REPORTS = {"audit.schema", "audit.errors", "audit.durations", "audit.record"}
+SHARED_WITH_REPORTS = {"audit.schema", "audit.errors", "audit.durations", "audit.record", "audit.statistics"}
 
 
 def imports(path: Path) -> set[str]:

@@ -14,13 +14,14 @@ from audit.record.manifest_entries import PurgeEntry
 from pipelines.console.numbers import now
 from pipelines.engine.manifest import Manifest
 from pipelines.engine.owner import Owner
+from pipelines.review.pairs import PAIRS
 from pipelines.runs.finished_run import finished
 from pipelines.runs.written_files import due, remove_files
 from pipelines.tables import mitigation, verdicts
 from reports.purged import Keep, unfinished
 
 # The columns that hold pictures. Working tables can hold copies of them, so a purge removes all working tables.
-PICTURES = {"generations": "image", "evidence": "image", mitigation.MEASURED: "image"}
+PICTURES = {"generations": "image", "evidence": "image", mitigation.MEASURED: "image", PAIRS: "image"}
 
 
 @dataclass(frozen=True)
