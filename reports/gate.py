@@ -1,4 +1,4 @@
-"""Decide whether a finished run passes: by captions at high risk, the claim about prevalence, and missing verdicts."""
+"""Decide whether a finished run passes: by captions at high risk, the claim about all captions, and missing verdicts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def gate(
     Args:
         run: The run.
         max_high: The largest number of captions at high risk that passes. Waived captions are not counted.
-        max_per_million: The largest upper end of the claim about prevalence, in captions per million (default: the
+        max_per_million: The largest upper end of the claim about copies, in captions per million (default: the
             claim is not compared). Waivers do not change a claim.
         waivers: Waivers that hold today.
         allowed: Verdicts of UNDECIDED that captions may have.
@@ -114,9 +114,9 @@ def _finished(run: str | Path) -> RunManifest:
 
 
 def _upper_end(manifest: RunManifest) -> float | None:
-    """Return the upper end of the claim about prevalence, in captions per million, or None if there is no claim."""
-    claim = manifest.claims.prevalence
-    return None if claim is None else MILLION * claim.high
+    """Return the most captions per million that may be copies, or None if nothing is claimed about all captions."""
+    found = [claim for claim in manifest.claims.claims if (claim.estimand, claim.end) == ("copies", "at_most")]
+    return MILLION * found[0].value / max(1, found[0].of) if found else None
 
 
 def _counted(name: str, figure: int, limit: int | None, note: str = "") -> Rule:
@@ -128,9 +128,9 @@ def _more(waived: int) -> str:
 
 
 def _bounded(figure: float | None, limit: float) -> Rule:
-    name = "captions per million that reproduce, upper end of the claim"
+    name = "captions per million that copy a training image, at most"
     if figure is None:
-        return Rule(name, None, limit, False, "the run makes no claim about prevalence: it drew no audit sample")
+        return Rule(name, None, limit, False, "the run makes no such claim: it drew no audit sample")
     return Rule(name, figure, limit, figure <= limit)
 
 

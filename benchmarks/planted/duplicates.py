@@ -133,7 +133,7 @@ def scored(folder: Path, labels: list[dict], cluster_of: dict[str, str]) -> pa.T
         pq.write_table(audit.calibrate(parts[0]).score(parts[1]).select(["caption", "score"]), path)
     found = pq.read_table(path)
     score_of = dict(zip(found["caption"].to_pylist(), found["score"].to_pylist(), strict=True))
-    clusters_of = [cluster_of.get(trained_on.get(caption)) for caption in captions]
+    clusters_of = [cluster_of.get(trained_on.get(caption, "")) for caption in captions]
     counts = [name and in_cluster[name] for name in clusters_of]
     columns = {"caption_id": captions, "score": [score_of[caption] for caption in captions], "caption": captions}
     return pa.table(columns | {"cluster": pa.array(clusters_of, pa.string()), "rows": pa.array(counts, pa.int64())})

@@ -49,8 +49,8 @@ def compare(
     with families of captions as units.
 
     The JSON document has the keys runs, captions, pairs (their number), counts
-    (appeared, went, stayed, neither), left_out, thresholds, differences, protocol,
-    test, changes (the captions that appeared or went) and page.
+    (appeared, went, stayed, neither), left_out, thresholds, differences,
+    protocol, test, changes (the captions that appeared or went) and page.
 
     Exit codes: 0 done, 1 the runs cannot be compared, 2 wrong usage, 3 --fail-if
     applies.

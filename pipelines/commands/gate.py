@@ -40,7 +40,7 @@ def gate(
         typer.Option(
             min=0,
             metavar="N",
-            help="The highest upper end of the claim about prevalence that passes, in captions per million "
+            help="The highest upper end of the claim about copies that passes, in captions per million "
             "(default: it is not compared).",
         ),
     ] = None,
@@ -55,7 +55,7 @@ def gate(
 
     A caption with the verdict unknown or error fails the run unless --allow says
     otherwise. Waived captions are listed and not counted. Waivers do not change
-    the claim about prevalence.
+    the claim about copies.
 
     The JSON document has the keys run, passed, rules (name, figure, limit, passed
     and note), waived (caption_id, caption, verdict, risk, covers, reason, owner

@@ -156,15 +156,12 @@ def _differences(first: Side, second: Side) -> Iterator[tuple[str, str, str]]:
     """Yield what may differ between the runs, and does: the models and how they were loaded."""
 
     def told(side: Side) -> dict[str, str]:
-        found = {f"model, {part}": digest for part, digest in side.manifest.models.get("model", {}).items()}
-        for name, digests in side.manifest.models.items():
-            if name == "lora":
-                found |= {f"LoRA, {part}": digest for part, digest in digests.items()}
-        checkpoint = side.manifest.checkpoints.get("model")
-        if checkpoint:
+        found = {"model": side.config.model.path, "LoRA": side.config.lora or "none"}
+        found |= {f"model, {part}": digest for part, digest in side.manifest.models.get("model", {}).items()}
+        if checkpoint := side.manifest.checkpoints.get("model"):
             found |= {f"scheduler, {name}": str(value) for name, value in checkpoint.scheduler.items()}
             found |= {f"sampling, {name}": str(value) for name, value in checkpoint.sampling.items()}
-        return {"model": side.config.model.path, "dtype": str(side.manifest.dtype)} | found
+        return found
 
     one, other = told(first), told(second)
     for name in dict.fromkeys([*one, *other]):

@@ -35,6 +35,9 @@ COMMANDS = (
     "detectors",
     "explain",
     "config",
+    "gate",
+    "compare",
+    "evaluate",
 )
 
 
