@@ -225,7 +225,8 @@ def test_numbers_below_one_are_wrong_usage(run: Path) -> None:
 
 
 def test_the_human_verdict_stands_beside_that_of_the_audit_in_sql(run: Path) -> None:
-    sql = "select outcome, count(*) as n from verdicts join human_verdicts using (caption_id) where copied = 2 group by all"
+    sql = """select outcome, count(*) as n from verdicts join human_verdicts using (caption_id)
+             where copied = 2 and verdict = 'verbatim' group by all"""
     assert len(query(run, "from human_verdicts")) == 0
     review = open_review(str(run), decoys=3)
     judged(review, "anna", {"case": "copy"})
