@@ -228,6 +228,16 @@ REVIEWS = pa.schema(
         ("answered", STRING),
     ]
 )
+# A view of the two: one row per case, decided by the majority of the raters who have judged every pair.
+HUMAN_VERDICTS = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("outcome", STRING),  # OUTCOME_WORDS
+        ("copied", INT64),
+        ("not_copied", INT64),
+        ("raters", INT64),
+    ]
+)
 
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "not_selected", "unknown", "error")
 # Verdicts that say that the model reproduces a training image.

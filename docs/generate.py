@@ -50,6 +50,7 @@ TABLES: list[tuple[str, str, pa.Schema]] = [
     ("mitigation_summary", "caption set and setting", schema.MITIGATION_SUMMARY),
     ("review_pairs", "pair of pictures that raters judge (`crossaudit review`)", schema.REVIEW_PAIRS),
     ("reviews", "pair and rater; a confirmed caption has one pair", schema.REVIEWS),
+    ("human_verdicts", "confirmed caption in the review; a view of these two", schema.HUMAN_VERDICTS),
     ("errors", "thing that was not audited", schema.ERRORS),
     (
         "exclusions.parquet",

@@ -1,4 +1,4 @@
-"""Decide whether a finished run passes: by captions at high risk, the claim about all captions, and missing verdicts."""
+"""Decide whether a finished run passes: by captions at high risk, by the claim about copies, and missing verdicts."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from audit.schema import OUTCOME_WORDS
-from audit.statistics.raters import LEAST_RATERS, agreements, decisions, raters, upheld
+from audit.statistics.raters import LEAST_RATERS, agreements, human_verdicts, raters, upheld
 
 
 def read(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
@@ -18,7 +18,7 @@ def read(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
     if not len(reviews):
         return None
     found, decision = raters(pairs, reviews), upheld(pairs, reviews)
-    cases = [row for row in decisions(pairs, reviews).to_pylist() if row["pair_type"] == "case"]
+    cases = human_verdicts(pairs, reviews).to_pylist()
     counts = Counter(row["outcome"] for row in cases)
     [[confirmed]] = connection.sql("select count(*) from verdicts where verdict in ('verbatim', 'partial')").fetchall()
     return {

@@ -21,6 +21,7 @@ from audit import schema
 from audit.errors import AuditError, first_line
 from audit.record.filesystem import open_filesystem
 from audit.record.manifest import NAME, RunManifest, missing, parse
+from audit.statistics.raters import human_verdicts
 
 # Each of these has a view, which is empty if the run has no such table.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -117,10 +118,18 @@ def connect(run: str | Path) -> Iterator[duckdb.DuckDBPyConnection]:
         for setting, value in settings.items():
             connection.execute(f"set {setting} = '{value}'")
         try:
+            connection.register("human_verdicts", _human_verdicts(connection))
             yield connection
         except (AuditError, duckdb.Error, pa.ArrowException, OSError):
             _refuse_damaged(located, tables)
             raise
+
+
+def _human_verdicts(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Compute what raters decide on confirmed captions. It is stored nowhere, so it cannot differ from the answers."""
+    pairs = connection.sql("select pair, pair_type, caption_id from review_pairs").to_arrow_table()
+    reviews = connection.sql("select rater, pair, answer from reviews").to_arrow_table()
+    return human_verdicts(pairs, reviews)
 
 
 def _refuse_damaged(run: StoredRun, tables: dict[str, list[str]]) -> None:

@@ -13,24 +13,17 @@ from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.stats import norm
 
-from audit.schema import COPIED_ANSWERS, NEGATIVE_DECOYS, POSITIVE_DECOYS
+from audit.schema import COPIED_ANSWERS, HUMAN_VERDICTS, NEGATIVE_DECOYS, POSITIVE_DECOYS
 from audit.statistics.intervals import clopper_pearson, upper_bound
 
 # Fewer raters decide nothing.
 LEAST_RATERS = 2
-DECISIONS = pa.schema(
-    [
-        ("pair", pa.string()),
-        ("pair_type", pa.string()),
-        ("caption_id", pa.string()),
-        ("outcome", pa.string()),  # OUTCOME_WORDS
-        ("copied", pa.int64()),  # raters of the panel who see a copy, whole or in part
-        ("not_copied", pa.int64()),
-        ("raters", pa.int64()),  # raters of the panel; 0 without a panel
-    ]
-)
+# `copied` and `not_copied` count the raters of the panel who see a copy (whole or in part), or none; `raters` counts
+# all of the panel, and is 0 if there are too few.
+DECISIONS = pa.schema([("pair", pa.string()), ("pair_type", pa.string()), *HUMAN_VERDICTS])
 
 
 @dataclass(frozen=True)
@@ -223,6 +216,11 @@ def decisions(pairs: pa.Table, reviews: pa.Table) -> pa.Table:
             outcome = "upheld" if copied > not_copied else "overturned"
         rows.append(row | {"outcome": outcome, "copied": copied, "not_copied": not_copied, "raters": len(panel)})
     return pa.Table.from_pylist(rows, schema=DECISIONS)
+
+
+def human_verdicts(pairs: pa.Table, reviews: pa.Table) -> pa.Table:
+    """Return what the panel decides on each case (schema HUMAN_VERDICTS)."""
+    return decisions(pairs, reviews).filter(pc.field("pair_type") == "case").select(HUMAN_VERDICTS.names)
 
 
 def upheld(pairs: pa.Table, reviews: pa.Table) -> Upheld:

@@ -64,9 +64,7 @@ def open_review(uri: str, most_cases: int | None = None, decoys: int | None = No
     notes: list[str] = []
     if PART in ledger.parts(PAIRS):
         if (most_cases, decoys) != (None, None):
-            hint = (
-                f"Leave out --cases and --decoys, or delete the folders {PAIRS} and {REVIEWS} of the run to begin anew."
-            )
+            hint = f"Omit --cases and --decoys. To begin anew, delete the folders {PAIRS} and {REVIEWS} of the run."
             raise UsageError("the pairs of this review are drawn already", where=ledger.uri, hint=hint)
         pairs = ledger.read(PAIRS)
         shown = pictures(ledger, manifest.data, pairs)

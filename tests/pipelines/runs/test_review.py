@@ -14,11 +14,12 @@ import pytest
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger
-from audit.schema import ANSWER_WORDS, REVIEW_PAIRS
+from audit.schema import ANSWER_WORDS, HUMAN_VERDICTS, REVIEW_PAIRS
 from pipelines.runs.purge import purge
 from pipelines.runs.review import Review, open_review
 from reports.check import check
 from reports.html import render
+from reports.query import query
 from tests.support.markup import text_of
 from tests.support.reviewed import CAPTIONS, CONTROL_CAPTIONS, CONTROLS, COPIES, REPRODUCING, reviewable
 
@@ -221,6 +222,20 @@ def test_numbers_below_one_are_wrong_usage(run: Path) -> None:
     for numbers in ({"most_cases": 0}, {"decoys": -1}):
         with pytest.raises(UsageError, match="must be at least 1"):
             open_review(str(run), **numbers)
+
+
+def test_the_human_verdict_stands_beside_that_of_the_audit_in_sql(run: Path) -> None:
+    sql = """select outcome, count(*) as n from verdicts join human_verdicts using (caption_id)
+             where copied = 2 and verdict = 'verbatim' group by all"""
+    assert len(query(run, "from human_verdicts")) == 0
+    review = open_review(str(run), decoys=3)
+    judged(review, "anna", {"case": "copy"})
+    assert query(run, "select distinct outcome, raters from human_verdicts").to_pylist() == [
+        {"outcome": "undecided", "raters": 0}
+    ]
+    judged(review, "ben", {"case": "part"})
+    assert query(run, sql).to_pylist() == [{"outcome": "upheld", "n": len(CAPTIONS)}]
+    assert query(run, "from human_verdicts").schema.equals(HUMAN_VERDICTS)
 
 
 def test_the_report_says_that_one_rater_decides_nothing(run: Path) -> None:
