@@ -24,9 +24,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
     )
     [wheel] = folder.glob("*.whl")
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv")
     python = folder / "venv/bin/python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True)
     [site] = (folder / "venv").glob("lib/*/site-packages")
     # Only the path, not the .pth files in it: the checkout is an editable install of the outer environment.
     (site / "outer.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
@@ -57,7 +58,7 @@ def test_package_data_comes_along(environment: Path) -> None:
 @pytest.mark.slow
 def test_a_tiny_audit_of_the_bundled_model(environment: Path) -> None:
     tiny = {
-        "captions.sample": 200,
+        "captions.sample": 60,
         "select.budget": 3,
         "select.audit_sample": 3,
         "generate.steps": 2,

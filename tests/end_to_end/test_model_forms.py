@@ -22,6 +22,8 @@ from tests.support.toy import MODEL, write_config
 pytestmark = pytest.mark.slow
 
 SD1 = DATA / "tiny-sd1"
+# Two forwards per caption; the profile takes eight.
+DETECTORS = ["attention_profile", "noise_magnitude"]
 
 
 def fp16_only(folder: Path) -> Path:
@@ -47,7 +49,7 @@ SCHEDULERS = {
 
 
 def with_scheduler(folder: Path, name: str) -> Path:
-    source = SD1 if name == "SD v1-4" else DATA / "tiny-sd2"
+    source = DATA / "tiny-sd2" if name == "SD 2.1" else MODEL
     copy = Path(shutil.copytree(source, folder / "model"))
     (copy / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULERS[name]))
     return copy
@@ -85,7 +87,8 @@ def test_a_form_runs_from_audit_yaml_to_the_report(
     path = write_config(
         tmp_path, model=model, captions=captions, images=None, calibration=calibration, select={"budget": 2}
     )
-    ledger = Ledger(audited(path, "select.audit_sample=1"))
+    settings = ("select.audit_sample=1", "captions.sample=4", f"screen.detectors=[{','.join(DETECTORS)}]")
+    ledger = Ledger(audited(path, *settings))
     assert [result for result in check(ledger.uri) if not result.ok] == []
 
     manifest = json.loads(Path(ledger.uri, "manifest.json").read_text())
@@ -96,6 +99,6 @@ def test_a_form_runs_from_audit_yaml_to_the_report(
         zip(*(ledger.read("captions")[name].to_pylist() for name in ("caption_id", "caption")), strict=True)
     )
     screen = ledger.read("screen")
-    again = audit.screen(loaded, [captions[key] for key in screen["caption_id"].to_pylist()])
-    for name in ("layer_entropy", "noise_response"):
+    again = audit.screen(loaded, [captions[key] for key in screen["caption_id"].to_pylist()], detectors=DETECTORS)
+    for name in ("layer_entropy", "noise_magnitude"):
         np.testing.assert_allclose(screen[name].to_pylist(), again[name].to_pylist(), atol=1e-4)

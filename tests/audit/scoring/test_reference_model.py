@@ -62,12 +62,13 @@ def test_beside_itself_a_model_differs_nowhere_and_cannot_be_calibrated(base: au
 
 
 def test_a_calibration_holds_for_one_reference_model(base: audit.Model, tuned: audit.Model) -> None:
-    calibration = audit.calibrate(audit.screen(tuned, CONTROL, detectors=["profile"], reference=base))
+    detectors = ["attention_profile"]
+    calibration = audit.calibrate(audit.screen(tuned, CONTROL, detectors=detectors, reference=base), *detectors)
     with pytest.raises(AuditError, match="reference model's weights of"):
-        calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"]))
+        calibration.score(audit.screen(tuned, CAPTIONS, detectors=detectors))
     with pytest.raises(AuditError, match="reference model's weights of unet"):
-        calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=tuned))
-    assert len(calibration.score(audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=base))) == 2
+        calibration.score(audit.screen(tuned, CAPTIONS, detectors=detectors, reference=tuned))
+    assert len(calibration.score(audit.screen(tuned, CAPTIONS, detectors=detectors, reference=base))) == 2
 
 
 def test_a_row_that_fails_in_the_reference_model_is_an_error_that_says_so(base: audit.Model) -> None:

@@ -136,7 +136,7 @@ class UnpicklableError(Exception):
 
 @pytest.mark.parametrize("kind", [Doubler, Carrying])
 def test_a_lost_row_has_the_traceback_of_its_last_attempt_in_the_worker(kind: type) -> None:
-    found = result(Told(bad=(1,)), cut(2, 1), kind=kind, retries=1)
+    found = result(Told(bad=(1,)), cut(2, 1), kind=kind, workers=(1, 1), retries=1)
     assert found["00000"] == [0]
     [text] = found["00001"]
     assert "in compute" in text
@@ -179,7 +179,7 @@ def test_there_are_more_workers_only_where_there_is_work_for_them() -> None:
 
 def test_a_full_disk_is_no_fault_of_any_row() -> None:
     with pytest.raises(AuditError, match="there is no room"):
-        result(Doubling(full=3), cut(8, 4), retries=2)
+        result(Doubling(full=3), cut(8, 4), workers=(1, 1), retries=2)
 
 
 def test_every_worker_loads_what_is_needed_before_it_works() -> None:
@@ -206,7 +206,7 @@ def test_workers_that_load_different_weights_are_refused() -> None:
 def test_when_nothing_can_be_worked_it_ends_with_the_reason() -> None:
     rows = 2 * BARREN
     with pytest.raises(AuditError, match=f"{BARREN} consecutive rows failed.*is bad"):
-        result(Doubling(bad=tuple(range(rows))), cut(rows, 8))
+        result(Doubling(bad=tuple(range(rows))), cut(rows, 8), workers=(1, 1))
 
 
 def test_a_mistake_of_use_is_raised_as_it_is() -> None:

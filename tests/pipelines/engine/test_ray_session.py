@@ -26,26 +26,28 @@ from tests.support.paths import ROOT
 from tests.support.toy import write_config
 
 
-@pytest.mark.slow
-def test_its_folder_is_private_and_goes_with_it_and_so_does_that_of_a_killed_run() -> None:
-    left = Path(tempfile.mkdtemp(prefix="crossaudit-", dir="/tmp"))
+@pytest.fixture(scope="module")
+def left() -> Path:
+    """The folder of a run that was killed."""
+    folder = Path(tempfile.mkdtemp(prefix="crossaudit-", dir="/tmp"))
     with subprocess.Popen(["true"]) as process:
-        (left / "pid").write_text(f"{process.pid} {pid_space()}")
-    start_ray(None, workers=1, cpus=1, gpus=0)
-    folder = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
-    assert not left.exists()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    stop_ray()
-    assert not folder.exists()
+        (folder / "pid").write_text(f"{process.pid} {pid_space()}")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Path]:
+def session(left: Path) -> Iterator[Path]:
     """The folder of a Ray with one worker at work."""
     start_ray(None, workers=1, cpus=1, gpus=0)
     assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
     yield Path(ray._private.worker._global_node.get_session_dir_path())
     stop_ray()
+
+
+@pytest.mark.slow
+def test_its_folder_is_private_and_that_of_a_killed_run_is_removed(session: Path, left: Path) -> None:
+    assert not left.exists()
+    assert stat.S_IMODE(session.parents[1].stat().st_mode) == 0o700
 
 
 def connections() -> Iterator[tuple[str, psutil._common.pconn]]:
@@ -78,6 +80,13 @@ def test_what_contacts_other_machines_is_not_started(session: Path) -> None:
     assert not [command for command in commands if "dashboard/dashboard.py" in command]
     assert ray.util.get_node_ip_address() == "127.0.0.1"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.slow
+def test_its_folder_goes_with_it(session: Path) -> None:
+    assert session.exists()
+    stop_ray()
+    assert not session.parents[1].exists()
 
 
 @pytest.mark.slow

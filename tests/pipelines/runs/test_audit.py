@@ -171,12 +171,6 @@ def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Pa
     assert MEMORIZED not in pq.read_table(tmp_path / "clean/captions/00000.parquet")["caption"].to_pylist()
 
 
-def test_two_workers_give_the_same_tables(
-    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
-) -> None:
-    same(run, Ledger(audited(dataset, "engine.workers=2", out=str(tmp_path / "two"))))
-
-
 def test_captions_in_many_parts_are_selected_and_judged_as_in_one(
     run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,20 +213,6 @@ def test_an_inverted_file_of_few_images_finds_the_same(
     assert [result for result in check(other.uri) if not result.ok] == []
 
 
-def test_a_run_that_lost_parts_makes_them_again(own: Path, dataset: Path, audited: Callable[..., str]) -> None:
-    run = Ledger(str(own))
-    before = {table: run.read(table) for table in TABLES}
-    for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("matches", "fresh-00000")):
-        assert name in run.parts(table)
-        run.remove(table, name)
-    leftover = Path(run.uri, "screen", ".00000-00001.abc.tmp")
-    leftover.write_bytes(b"half a file")
-    audited(dataset, out=run.uri)
-    assert {table: run.read(table) for table in TABLES} == before
-    assert not leftover.exists()
-    assert [result for result in check(run.uri) if not result.ok] == []
-
-
 def test_a_finished_run_has_no_working_tables_and_a_rerun_computes_nothing(
     own: Path, dataset: Path, audited: Callable[..., str]
 ) -> None:
@@ -266,19 +246,25 @@ def test_any_lost_part_is_made_again_without_the_working_tables(
     before = {table: run.read(table) for table in TABLES}
     for table in TABLES:
         run.remove(table, run.parts(table)[0])
+    for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("matches", "fresh-00000")):
+        run.remove(table, name)
     Path(run.uri, calibration.NAME).unlink()
+    leftover = Path(run.uri, "screen", ".00000-00001.abc.tmp")
+    leftover.write_bytes(b"half a file")
     audited(dataset, out=run.uri)
     assert {table: run.read(table) for table in TABLES} == before
+    assert not leftover.exists()
     assert [result for result in check(run.uri) if not result.ok] == []
     assert not Path(run.uri, "_work").exists()
 
 
-def test_every_stage_is_one_line_on_a_terminal_and_the_summary_is_below(
+def test_two_workers_give_the_same_tables_and_a_terminal_has_a_line_per_stage_above_the_summary(
     dataset: Path, run: Ledger, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "run")
-    code, lines = on_a_terminal("run", str(dataset), "--set", "engine.workers=0", "--out", out, width=120)
+    code, lines = on_a_terminal("run", str(dataset), "--set", "engine.workers=2", "--out", out, width=120)
     assert code == 0, lines
+    same(run, Ledger(out))
     stages = [line for line in lines if line.startswith("✓")]
     names = ["ingest", "embed", "cluster", "calibrate", "screen", "select", "generate", "confirm", "judge", "report"]
     assert [line.split()[1] for line in stages] == names
@@ -374,11 +360,13 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
     }
     save_file(tensors, weights_file)
     settings = ("images=null", "select.audit_sample=0", f"reference_model={base}", "calibration.screen=null")
-    other = Ledger(audited(dataset, *settings, out=str(tmp_path / "beside")))
+    detector = "attention_profile"
+    other = Ledger(audited(dataset, *settings, f"screen.detectors=[{detector}]", out=str(tmp_path / "beside")))
     assert [result for result in check(other.uri) if not result.ok] == []
     screen = other.read("screen")
     texts = dict(zip(*(other.read("captions")[name].to_pylist() for name in ("caption_id", "caption")), strict=True))
-    alone = audit.screen(audit.load_model(base), [texts[id_] for id_ in screen["caption_id"].to_pylist()])
+    captions = [texts[id_] for id_ in screen["caption_id"].to_pylist()]
+    alone = audit.screen(audit.load_model(base), captions, detectors=[detector])
     np.testing.assert_allclose(
         screen["reference_layer_entropy"].to_pylist(), alone["layer_entropy"].to_pylist(), atol=2e-5
     )
