@@ -23,8 +23,7 @@ from pipelines.runs.finished_run import finished
 from pipelines.tables import embeddings
 from reports.comparison import PAIRS, Comparison
 
-# Options of `images` that change the pictures that generations are compared with.
-_PICTURES = ("crop", "exif")
+# Verdicts that say whether the model copies.
 _COUNTED = (*schema.CONFIRMED_WORDS, "unconfirmed")
 
 
@@ -100,39 +99,28 @@ def _open(uri: str) -> Side:
 
 def _protocol(first: Side, second: Side) -> Iterator[str]:
     """Say what differs in the protocol, so that a difference in outcomes would not be one between the models."""
-    for name, of_first, of_second in zip(_SETTINGS, _settings(first), _settings(second), strict=True):
-        if of_first != of_second:
-            yield f"{name}: {of_first} and {of_second}"
+    ours, theirs = _settings(first), _settings(second)
+    for name, value in ours.items():
+        if value != theirs[name]:
+            yield f"{name}: {value} and {theirs[name]}"
 
 
-_SETTINGS = (
-    "generate.seeds",
-    "generate.steps",
-    "generate.guidance_scale",
-    "bright_ending in generate.detectors",
-    "confirm.embedders[0]",
-    "its weights",
-    "its background",
-    "images.crop and images.exif",
-    "index.type",
-)
-
-
-def _settings(side: Side) -> list[Any]:
-    config, name = side.config, side.embedder
+def _settings(side: Side) -> dict[str, Any]:
+    """Return what must be the same in both runs, by the name that a message gives it."""
+    config, embedder = side.config, side.embedder
     assert config.images is not None
-    weights = {part: digest[:12] for part, digest in sorted(side.manifest.models.get(name, {}).items())}
-    return [
-        config.generate.seeds,
-        config.generate.steps,
-        config.generate.guidance_scale,
-        "bright_ending" in config.generate.detectors,
-        name,
-        weights,
-        config.embedder(name).background,
-        [getattr(config.images, option) for option in _PICTURES],
-        config.index.type,
-    ]
+    return {
+        "generate.seeds": config.generate.seeds,
+        "generate.steps": config.generate.steps,
+        "generate.guidance_scale": config.generate.guidance_scale,
+        "bright_ending in generate.detectors": "bright_ending" in config.generate.detectors,  # it changes regions
+        "confirm.embedders[0]": embedder,
+        "its weights": dict(sorted(side.manifest.models.get(embedder, {}).items())),
+        "its background": config.embedder(embedder).background,
+        "images.crop": config.images.crop,
+        "images.exif": config.images.exif,
+        "index.type": config.index.type,
+    }
 
 
 def _same_rows(first: Side, second: Side) -> Iterator[str]:
