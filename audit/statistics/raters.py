@@ -38,8 +38,7 @@ class Rate:
     @classmethod
     def of(cls, k: int, n: int, confidence: float = 0.95) -> Rate:
         """Compute the interval of `k` of `n` (Clopper and Pearson, 1934)."""
-        low, high = clopper_pearson(k, n, confidence) if n else (None, None)
-        return cls(k, n, low, high)
+        return cls(k, n, *clopper_pearson(k, n, confidence)) if n else cls(k, n, None, None)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def look_alikes(ledger: Ledger, embedder: str, thresholds: Mapping[str, Threshol
 
     found.sort(key=lambda row: (-margin(row), row["caption_id"], row["seed"], row["image_id"]))
     chosen: list[LookAlike] = []
-    captions, images = set(excluded), set()
+    captions, images = set(excluded), set[str]()
     for row in found:
         if row["caption_id"] not in captions and row["image_id"] not in images:
             captions.add(row["caption_id"])

@@ -71,7 +71,7 @@ def altered(picture: Image.Image) -> Image.Image:
 
 def _encoded(picture: Image.Image, side: int) -> bytes:
     scale = side / max(picture.size)
-    size = tuple(max(1, round(length * scale)) for length in picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     shown = picture.resize(size, Image.Resampling.LANCZOS) if size != picture.size else picture
     buffer = io.BytesIO()
     if side <= TINY:
@@ -83,7 +83,7 @@ def _encoded(picture: Image.Image, side: int) -> bytes:
 
 def _evidence(ledger: Ledger, pairs: pa.Table) -> dict[str, bytes]:
     wanted = pc.field("image_id").isin(pairs["image_id"].combine_chunks())
-    found = {}
+    found: dict[str, bytes] = {}
     for _, part in ledger.each("evidence", ["image_id", "image"]):
         part = part.filter(wanted & pc.field("image").is_valid())
         found |= dict(zip(part["image_id"].to_pylist(), part["image"].to_pylist(), strict=True))

@@ -115,7 +115,7 @@ def _of_controls(ledger: Ledger, manifest: Manifest, config: Config, most: int, 
 
 def _kept(ledger: Ledger) -> set[tuple[str, int]]:
     """Return (caption_id, seed) of the control captions whose generation was kept."""
-    found = set()
+    found: set[tuple[str, int]] = set()
     for part in ledger.parts("generations"):
         if not part.startswith("control-"):
             continue
