@@ -74,6 +74,7 @@ MATCHES = pa.schema(
         ("similarity", FLOAT64),  # less `background`
         ("background", FLOAT64),  # what a background index subtracted from the similarity; 0 without one
         ("region_similarity", FLOAT64),  # within the generation's `region`; null if there is nothing to compare
+        ("region_agreement", FLOAT64),  # fraction of that region in which the two agree pixel by pixel
         ("pixel_agreement", FLOAT64),  # fraction of the picture in which the two agree pixel by pixel
         ("region", pa.binary()),  # where they agree: a black and white PNG
     ]
@@ -88,6 +89,7 @@ COPIED_IMAGES = pa.schema(
         ("seed", INT64),
         ("similarity", FLOAT64),
         ("region_similarity", FLOAT64),
+        ("region_agreement", FLOAT64),
         ("pixel_agreement", FLOAT64),
         ("region", pa.binary()),
     ]

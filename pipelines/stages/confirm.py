@@ -13,7 +13,7 @@ from audit import schema
 from audit.images.decoding import decode
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.verdicts.copies import copied_images
-from audit.verdicts.regions import agreement, region_of, region_png, similarities, thumbnail
+from audit.verdicts.regions import agreement, region_agreement, region_of, region_png, similarities, thumbnail
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
@@ -93,9 +93,10 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
 
 
 class Regions(NamedTuple):
-    """Hold region_similarity, pixel_agreement and region (PNG) of generations and neighbours, row by row [Q x K]."""
+    """Hold what comparing pixels found, for generations and their neighbours, row by row [Q x K]; null for NaN."""
 
     similarity: list[float | None]
+    region_agreement: list[float | None]
     pixel_agreement: list[float | None]
     region: list[bytes | None]
 
@@ -109,7 +110,7 @@ def _regions(
 ) -> Regions:
     """Compare each generation with its neighbours: in the region that may be a copy, and pixel by pixel."""
     assert worker.config.images is not None
-    found = Regions([], [], [])
+    found = Regions([], [], [], [])
     places = training_images.places_of(worker.ledger, near.ids.reshape(-1).tolist())
     turned_QK = [list(zip(*row, strict=True)) for row in zip(near.ids.tolist(), near.orientation.tolist(), strict=True)]
     own = [region_of(region) if region else None for region in generations["region"].to_pylist()]
@@ -120,13 +121,15 @@ def _regions(
         pixels_of = {image: thumbnail(picture) for image, picture in picture_of.items()}
         for q in batch:
             neighbours = [picture_of[image] for image in turned_QK[q]]
-            pixels_PP3 = thumbnail(pictures[q])
-            agreed = [agreement(pixels_PP3, pixels_of[image]) for image in turned_QK[q]]
+            pixels_PP3, pixels_K = thumbnail(pictures[q]), [pixels_of[image] for image in turned_QK[q]]
+            agreed = [agreement(pixels_PP3, other_PP3) for other_PP3 in pixels_K]
             region_TT = own[q]
-            alike_K = np.full(len(neighbours), np.nan)
+            alike_K = agreed_K = np.full(len(neighbours), np.nan)
             if region_TT is not None:
                 alike_K = similarities(embedder, pictures[q], region_TT, neighbours)
-            found.similarity.extend(None if np.isnan(value) else float(value) for value in alike_K)
+                agreed_K = np.array([region_agreement(pixels_PP3, other_PP3, region_TT) for other_PP3 in pixels_K])
+            for column, values_K in ((found.similarity, alike_K), (found.region_agreement, agreed_K)):
+                column.extend(None if np.isnan(value) else float(value) for value in values_K)
             found.pixel_agreement.extend(float(where_TT.mean()) for where_TT in agreed)
             found.region.extend(map(region_png, agreed))
     return found
@@ -144,6 +147,7 @@ def _table(generations: pa.Table, embedder: str, near: image_search.Neighbours, 
         "similarity": pa.array(near.similarity.reshape(-1).astype(np.float64)),
         "background": pa.array(np.repeat(near.background.astype(np.float64), k)),
         "region_similarity": pa.array(regions.similarity if regions else nothing, pa.float64()),
+        "region_agreement": pa.array(regions.region_agreement if regions else nothing, pa.float64()),
         "pixel_agreement": pa.array(regions.pixel_agreement if regions else nothing, pa.float64()),
         "region": pa.array(regions.region if regions else nothing, pa.binary()),
     }
