@@ -94,6 +94,17 @@ COPIED_IMAGES = pa.schema(
         ("region", pa.binary()),
     ]
 )
+# One row per held-out pair that was generated: a caption and an image that the model was never trained on.
+HELD_OUT_PAIRS = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("caption", STRING),
+        ("image_id", STRING),
+        ("file", STRING),
+        ("row", INT64),
+        ("key", STRING),
+    ]
+)
 IMAGE_CLUSTERS = pa.schema([("image_id", STRING), ("cluster", STRING), ("cluster_size", INT64)])
 # One row per embedder, with `index.type: ivf`: how EMBEDDER.faiss was built, which lies in the same folder.
 INVERTED_FILES = pa.schema([("recipe", STRING), ("images", INT64)])
@@ -210,7 +221,7 @@ CONFIRMED_WORDS = ("verbatim", "partial")  # worst first
 # Whether a fresh seed copied again, none of the seeds tried did, or none was tried.
 SUPPORT_WORDS = ("reproduced", "not reproduced", "untested")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")
-PURPOSES = ("discover", "fresh", "control")
+PURPOSES = ("discover", "fresh", "control", "pair")
 STATUS_WORDS = ("ok", "error")
 ACTION_WORDS = ("drop", "keep")
 CAPTION_SETS = ("confirmed", "ordinary")

@@ -102,6 +102,16 @@ class ConfirmErrorEntry(ManifestEntry):
     reproducing: int
     high: float | None
     captions: int
+    pairs: int = 0
+    pairs_confirmed: int = 0
+    pairs_high: float | None = None
+
+    @property
+    def worse(self) -> tuple[int, int]:
+        """The captions tried and those confirmed, of control captions or of pairs: those with the higher bound."""
+        if self.pairs_high is not None and (self.high is None or self.pairs_high > self.high):
+            return self.pairs, self.pairs_confirmed
+        return self.controls, self.confirmed
 
 
 class Proportion(ManifestEntry):

@@ -30,6 +30,9 @@ class ConfirmError:
             They count as confirmed all the same: leaving out captions because they were confirmed would lower the rate.
         high: The one-sided upper 95 % bound (Clopper-Pearson) of the rate. None without control captions.
         captions: Number of audited captions that were looked up.
+        pairs: Number of held-out pairs whose captions were looked up.
+        pairs_confirmed: How many of them the complete rule confirms.
+        pairs_high: The upper bound of their rate, as `high`. None without pairs.
     """
 
     controls: int
@@ -37,6 +40,9 @@ class ConfirmError:
     reproducing: int
     high: float | None
     captions: int
+    pairs: int = 0
+    pairs_confirmed: int = 0
+    pairs_high: float | None = None
 
 
 def setting_half(controls: pa.Table, seed: int) -> set[str]:
@@ -76,22 +82,24 @@ def measured(
     generations do not lower the rate.
 
     Args:
-        matches: Matches of audited captions, and of the control captions that set no threshold.
+        matches: Matches of audited captions, of the control captions that set no threshold, and of held-out pairs.
         embedder: The embedder that decides.
         thresholds: Its thresholds, by kind.
         seeds: Number of generations per caption.
         reproducing: Control captions with evidence beyond similarity that they really reproduce an image.
     """
     mine = matches.filter(pc.field("embedder") == embedder)
-    confirmed = copying_captions(mine, "control", embedder, thresholds)
-    tried = _looked_up(mine, "control", seeds) | confirmed
-    n, k = len(tried), len(confirmed)
+    confirmed, pairs_confirmed = (copying_captions(mine, name, embedder, thresholds) for name in ("control", "pair"))
+    controls, pairs = _looked_up(mine, "control", seeds) | confirmed, _looked_up(mine, "pair", seeds) | pairs_confirmed
     return ConfirmError(
-        controls=n,
-        confirmed=k,
+        controls=len(controls),
+        confirmed=len(confirmed),
         reproducing=len(confirmed & reproducing),
-        high=upper_bound(k, n) if n else None,
+        high=upper_bound(len(confirmed), len(controls)) if controls else None,
         captions=len(_looked_up(mine, "discover", 1)),
+        pairs=len(pairs),
+        pairs_confirmed=len(pairs_confirmed),
+        pairs_high=upper_bound(len(pairs_confirmed), len(pairs)) if pairs else None,
     )
 
 

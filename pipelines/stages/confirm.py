@@ -17,7 +17,7 @@ from audit.verdicts.regions import agreement, region_agreement, region_of, regio
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.steps import image_search, thresholds
+from pipelines.steps import held_out_pairs, image_search, thresholds
 from pipelines.steps.generation import PROMPTS, generate
 from pipelines.tables import training_images
 from pipelines.tables.blocks import block, blocks
@@ -38,7 +38,7 @@ def run(run: Run) -> None:
     if config.images is None:
         return
     with run.stage("confirm", "generations") as stage:
-        _match(run, "confirm", ("control", "discover"))
+        _match(run, "confirm", ("control", "discover", "pair"))
         image_search.measure(run)
         matches = run.ledger.read("matches")
         limits = thresholds.choose(run, matches)
@@ -86,10 +86,44 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
         near = image_search.find(worker, name, vectors_QE, image_search.NEIGHBOURS)
+        if generations["purpose"][0].as_py() == "pair":  # a shard has one purpose
+            near = _with_own_images(worker, embedder, generations["caption_id"].to_pylist(), vectors_QE, near)
         decides = name == worker.config.confirm.embedders[0]
         regions = _regions(worker, embedder, generations, pictures, near) if decides else None
         found.append(_table(generations, name, near, regions))
     return {"matches": pa.concat_tables(found)}
+
+
+def _with_own_images(
+    worker: Worker,
+    embedder: Embedder,
+    caption_ids: Sequence[str],
+    vectors_QE: np.ndarray,
+    near: image_search.Neighbours,
+) -> image_search.Neighbours:
+    """Add to the neighbours of held-out captions their own images, as if these were among the training images.
+
+    Each query keeps its number of neighbours, and its own image is always one of them.
+    """
+    assert worker.config.images is not None
+    pairs = worker.ledger.read("held_out_pairs", columns=["caption_id", "image_id"])
+    image_of = dict(zip(pairs["caption_id"].to_pylist(), pairs["image_id"].to_pylist(), strict=True))
+    ids_Q = [image_of[id_] for id_ in caption_ids]
+    turned = training_images.primary(worker.config.images)
+    places = training_images.places_of(worker.ledger, ids_Q, held_out_pairs.PLACES)
+    pictures = dict(training_images.pictures(worker.config.images, places, [(id_, turned) for id_ in ids_Q]))
+    vector_of = dict(zip(pictures, embedder.embed(list(pictures.values())), strict=True))
+    own_Q = np.array([vector_of[id_, turned] @ vectors_QE[q] for q, id_ in enumerate(ids_Q)]) - near.background
+    own = image_search.Neighbours(
+        np.array(ids_Q, object)[:, None], own_Q[:, None], np.full((len(ids_Q), 1), turned, object), near.background
+    )
+    kept = min(near.ids.shape[1], image_search.NEIGHBOURS - 1)
+    columns = [
+        np.concatenate([mine_Q1, others_QK[:, :kept]], axis=1)
+        for mine_Q1, others_QK in zip(own[:3], near[:3], strict=True)
+    ]
+    order_QK = np.argsort(-columns[1], axis=1, kind="stable")
+    return image_search.Neighbours(*(np.take_along_axis(column, order_QK, 1) for column in columns), near.background)
 
 
 class Regions(NamedTuple):
@@ -111,7 +145,10 @@ def _regions(
     """Compare each generation with its neighbours: in the region that may be a copy, and pixel by pixel."""
     assert worker.config.images is not None
     found = Regions([], [], [], [])
-    places = training_images.places_of(worker.ledger, near.ids.reshape(-1).tolist())
+    ids = near.ids.reshape(-1).tolist()
+    places = training_images.places_of(worker.ledger, ids)
+    if generations["purpose"][0].as_py() == "pair":
+        places |= training_images.places_of(worker.ledger, ids, held_out_pairs.PLACES)
     turned_QK = [list(zip(*row, strict=True)) for row in zip(near.ids.tolist(), near.orientation.tolist(), strict=True)]
     own = [region_of(region) if region else None for region in generations["region"].to_pylist()]
     for start in range(0, len(pictures), COMPARED):
