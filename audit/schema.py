@@ -74,6 +74,7 @@ MATCHES = pa.schema(
         ("similarity", FLOAT64),  # less `background`
         ("background", FLOAT64),  # what a background index subtracted from the similarity; 0 without one
         ("region_similarity", FLOAT64),  # within the generation's `region`; null if there is nothing to compare
+        ("region_agreement", FLOAT64),  # fraction of that region in which the two agree pixel by pixel
         ("pixel_agreement", FLOAT64),  # fraction of the picture in which the two agree pixel by pixel
         ("region", pa.binary()),  # where they agree: a black and white PNG
     ]
@@ -88,8 +89,20 @@ COPIED_IMAGES = pa.schema(
         ("seed", INT64),
         ("similarity", FLOAT64),
         ("region_similarity", FLOAT64),
+        ("region_agreement", FLOAT64),
         ("pixel_agreement", FLOAT64),
         ("region", pa.binary()),
+    ]
+)
+# One row per held-out pair that was generated: a caption and an image that the model was never trained on.
+HELD_OUT_PAIRS = pa.schema(
+    [
+        ("caption_id", STRING),
+        ("caption", STRING),
+        ("image_id", STRING),
+        ("file", STRING),
+        ("row", INT64),
+        ("key", STRING),
     ]
 )
 IMAGE_CLUSTERS = pa.schema([("image_id", STRING), ("cluster", STRING), ("cluster_size", INT64)])
@@ -245,7 +258,7 @@ CONFIRMED_WORDS = ("verbatim", "partial")  # worst first
 # Whether a fresh seed copied again, none of the seeds tried did, or none was tried.
 SUPPORT_WORDS = ("reproduced", "not reproduced", "untested")
 RISK_WORDS = ("high", "medium", "low", "none", "unknown")
-PURPOSES = ("discover", "fresh", "control")
+PURPOSES = ("discover", "fresh", "control", "pair")
 STATUS_WORDS = ("ok", "error")
 ACTION_WORDS = ("drop", "keep")
 CAPTION_SETS = ("confirmed", "ordinary")

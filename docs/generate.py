@@ -43,6 +43,7 @@ TABLES: list[tuple[str, str, pa.Schema]] = [
     ("image_clusters", "training image", schema.IMAGE_CLUSTERS),
     ("inverted_files", "embedder, with `index.type: ivf`: how its file was built", schema.INVERTED_FILES),
     ("matches", "generation, embedder and rank; regions are those of the first embedder", schema.MATCHES),
+    ("held_out_pairs", "held-out pair of a caption and an image that was generated", schema.HELD_OUT_PAIRS),
     ("copied_images", "caption and training image that it copied: the best generation", schema.COPIED_IMAGES),
     ("evidence", "training image on which a verdict rests", schema.EVIDENCE),
     ("verdicts", "distinct caption", schema.VERDICTS),

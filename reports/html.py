@@ -69,7 +69,7 @@ def render(run: str | Path, waivers: Sequence[Waiver] = ()) -> str:
                 "cases": _embedded(facts.cases()),
                 "confirmed": facts.confirmed(),
                 "near_misses": facts.near_misses(),
-                "by_chance": manifest.by_chance,
+                "confirm_error": manifest.confirm_error,
                 "per_family": PER_FAMILY,
                 "mitigation": _mitigation(facts),
                 "waiver_of": (waiver_of := waived_captions(connection, waivers)),

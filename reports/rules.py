@@ -178,6 +178,7 @@ def _by_seed(manifest: RunManifest) -> Iterator[Rule]:
         ("selected caption was generated", SELECTED, generated["discover"], seeds.generate, "generate"),
         ("confirmed caption was generated again", CONFIRMED, generated["fresh"], seeds.fresh, "generate"),
         ("control caption with a generation was generated", control, generated["control"], seeds.generate, "generate"),
+        ("held-out pair was generated", "from held_out_pairs", generated["pair"], seeds.generate, "generate"),
     ):
         yield Rule(
             f"every {what} once with every seed, or is in `errors`",
@@ -217,7 +218,9 @@ def _of_embedder(embedder: str, decides: bool) -> Iterator[Rule]:
     yield Rule(
         f"every match is an image in `embeddings_{embedder}`",
         "matches whose image is not there",
-        f"select count(*) from {matches} anti join {table} using (image_id)",
+        f"""select count(*) from {matches} m anti join {table} using (image_id)
+            anti join (select caption_id, image_id, 'pair' as purpose from held_out_pairs) p
+            using (caption_id, image_id, purpose)""",
     )
     yield Rule(
         f"every generation was looked up in `embeddings_{embedder}`, or is in `errors`",

@@ -37,6 +37,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "inverted_files": schema.INVERTED_FILES,
     "matches": schema.MATCHES,
     "copied_images": schema.COPIED_IMAGES,
+    "held_out_pairs": schema.HELD_OUT_PAIRS,
     "evidence": schema.EVIDENCE,
     "verdicts": schema.VERDICTS,
     "errors": schema.ERRORS,

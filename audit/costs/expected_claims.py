@@ -31,7 +31,7 @@ def of_control_captions(controls: int, control_rate: float | None, captions: int
     else:
         found.append(f"{controls:,} control captions: enough to calibrate ({ENOUGH:,} or more).")
     if control_rate is not None:
-        need = controls_needed(control_rate)
+        need = 2 * controls_needed(control_rate)  # one half sets the thresholds
         so = "enough" if controls >= need else "too few"
         found.append(f"confirm.control_rate {control_rate:g} needs {need:,} of them: {so}.")
     found.append(f"The smallest possible p_unseen is 1 in {half + 1:,}, because half of them are held out.")

@@ -15,11 +15,11 @@ from pydantic import ValidationError, field_validator
 from audit.errors import AuditError
 from audit.record.manifest_entries import (
     Accounting,
-    ByChance,
     CalibrationEntry,
     Checkpoint,
     ClaimsEntry,
     ClustersEntry,
+    ConfirmErrorEntry,
     FailureEntry,
     InputFile,
     InvertedFileEntry,
@@ -59,7 +59,7 @@ class RunManifest(ManifestEntry):
     threads: int
     calibration: CalibrationEntry
     thresholds: dict[str, dict[str, ThresholdEntry]]
-    by_chance: ByChance | None = None
+    confirm_error: ConfirmErrorEntry | None = None
     claims: ClaimsEntry
     selection: SelectionEntry | None = None
     clusters: ClustersEntry | None = None

@@ -98,14 +98,17 @@ class ThresholdEntry(ManifestEntry):
     notes: list[str]
 
 
-class ByChance(ManifestEntry):
-    """How many control captions the thresholds confirm, and what that means for the generated captions."""
+class ConfirmErrorEntry(ManifestEntry):
+    """How often the confirm step errs (`audit.verdicts.confirm_error.ConfirmError`)."""
 
     controls: int
     confirmed: int
-    captions: int
-    expected: float | None
+    reproducing: int
     high: float | None
+    captions: int
+    pairs: int = 0
+    pairs_confirmed: int = 0
+    pairs_high: float | None = None
 
 
 class TallyEntry(ManifestEntry):

@@ -25,13 +25,13 @@ def copies(matches: pa.Table, thresholds: Mapping[str, Threshold]) -> tuple[Flag
 
     A match beyond the `verbatim` threshold copies the whole image, unless the two pictures agree only in a region
     (`pixel_agreement` from LEAST to WHOLE). Agreement below LEAST says nothing, because a copy may be shifted. A match
-    copies a region if the two agree only there, or if its region similarity is beyond the `region` threshold.
+    copies a region if the two agree only there, or if `region_copies` says so.
 
     Returns:
         (whole, region), each [R] bool for R matches. No match is in both.
     """
     like = beyond(matches, "verbatim", thresholds["verbatim"])
-    inside = beyond(matches, "region", thresholds["region"])
+    inside = region_copies(matches, thresholds["region"])
     shared = matches["pixel_agreement"].to_numpy()
     in_part = (shared >= LEAST) & (shared < WHOLE)
     whole = like & ~in_part
@@ -100,6 +100,24 @@ def families(copied: pa.Table, links: pa.Table) -> pa.Table:
     # Captions are numbered before images and are sorted, so the smallest number in a component is its smallest caption.
     _, root = components(np.concatenate([copied_P2, np.stack([one, other], axis=1)]).astype(np.int64))
     return pa.table({"caption_id": caption.dictionary, "family": caption.dictionary.take(pa.array(root[:n]))})
+
+
+def region_copies(matches: pa.Table, threshold: Threshold) -> Flags:
+    """Tell which matches copy the region that the generations of the caption have in common.
+
+    The region similarity must be beyond the threshold, and the two pictures must agree pixel by pixel in the fraction
+    WHOLE of the region, as two pictures of which all is a copy do. The descriptor alone mistakes blobs of similar
+    colours for copies once the rest of the picture is blanked.
+
+    Args:
+        matches: Rows of `schema.MATCHES`.
+        threshold: The threshold of regions.
+
+    Returns:
+        One flag per match: [R] bool.
+    """
+    agreed = pc.fill_null(pc.greater_equal(matches["region_agreement"], WHOLE), False)
+    return beyond(matches, "region", threshold) & np.asarray(agreed).astype(bool)
 
 
 def beyond(matches: pa.Table, kind: str, threshold: Threshold) -> Flags:

@@ -32,9 +32,10 @@ AGREES = 0.15
 # A region covers at least the fraction LEAST of a picture. If two pictures agree in more than WHOLE, all of it is a
 # copy.
 LEAST, WHOLE = 0.25, 0.8
-# One picture shows what another one does if they agree in the fraction SHOWN of its tiles that are not blank. The other
-# picture must have at least SHOWN_TILES such tiles.
-SHOWN, SHOWN_TILES = 0.9, 4
+# Agreement of tiles counts only if at least this many of them are not blank.
+LEAST_TILES = 4
+# One picture shows what another one does if they agree in this fraction of its tiles that are not blank.
+SHOWN = 0.9
 # Pixels whose standard deviation is below this in every channel are blank. Blank areas all look alike.
 BLANK_DEVIATION = 0.06
 
@@ -48,6 +49,22 @@ def thumbnail(image: Image.Image) -> Pixels:
 def agreement(one_PP3: Pixels, other_PP3: Pixels) -> Region:
     """Return the tiles in which two pictures agree: [T, T], or [..., T, T] for several pairs."""
     return tile_means((one_PP3 - other_PP3) ** 2).mean(-1) < AGREES**2
+
+
+def region_agreement(one_PP3: Pixels, other_PP3: Pixels, region_TT: Region) -> float:
+    """Compute the fraction of a region's tiles in which two pictures agree pixel by pixel.
+
+    Tiles that are blank in both pictures and agree are left out, because plain backgrounds agree whatever stands before
+    them.
+
+    Returns:
+        The fraction, or NaN if fewer than LEAST_TILES tiles are left.
+    """
+    agreed_TT = agreement(one_PP3, other_PP3)
+    shown_TT = region_TT & (_not_blank(one_PP3) | _not_blank(other_PP3) | ~agreed_TT)
+    if shown_TT.sum() < LEAST_TILES:
+        return float("nan")
+    return float(agreed_TT[shown_TT].mean())
 
 
 def tile_means(pixels_PP3: Pixels) -> Pixels:
@@ -125,12 +142,11 @@ def showing(pixels_NPP3: Pixels, means_NTT3: Pixels, own_PP3: Pixels, region_TT:
     Returns:
         [N] bool.
     """
-    mean_TT3 = tile_means(own_PP3)
-    content_TT = region_TT & ((tile_means(own_PP3**2) - mean_TT3**2).max(-1) >= BLANK_DEVIATION**2)
+    content_TT = region_TT & _not_blank(own_PP3)
     shown_N = np.zeros(len(pixels_NPP3), bool)
-    if content_TT.sum() >= SHOWN_TILES:
+    if content_TT.sum() >= LEAST_TILES:
         # Tile means differ less than pixels do, so most pictures are ruled out without comparing their pixels.
-        near_NTT = ((means_NTT3 - mean_TT3) ** 2).mean(-1) < AGREES**2
+        near_NTT = ((means_NTT3 - tile_means(own_PP3)) ** 2).mean(-1) < AGREES**2
         near_N = np.flatnonzero(near_NTT[:, content_TT].mean(1) >= SHOWN)
         shown_N[near_N] = agreement(pixels_NPP3[near_N], own_PP3)[:, content_TT].mean(1) >= SHOWN
     return shown_N
@@ -147,6 +163,12 @@ def blank(pixels_PP3: Pixels, region_TT: Region) -> bool:
     """Tell whether a picture shows nothing within a region."""
     inside_N3 = pixels_PP3[_pixels_of(region_TT)]
     return len(inside_N3) == 0 or bool(inside_N3.std(axis=0).max() < BLANK_DEVIATION)
+
+
+def _not_blank(pixels_PP3: Pixels) -> Region:
+    """Return the tiles [T, T] in which a picture shows something."""
+    variance_TT3 = tile_means(pixels_PP3**2) - tile_means(pixels_PP3) ** 2
+    return variance_TT3.max(-1) >= BLANK_DEVIATION**2
 
 
 def _pixels_of(region_TT: Region) -> npt.NDArray[np.bool_]:

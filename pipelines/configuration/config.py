@@ -158,7 +158,11 @@ class Confirm(Section):
     )
     fresh_seeds: int = Field(default=16, ge=0, le=10_000, description="Number of new seeds per confirmed caption.")
     control_captions: int = Field(
-        default=200, gt=0, le=MOST, description="Number of control captions that set the threshold."
+        default=1000,
+        gt=0,
+        le=MOST,
+        description="Number of control captions to generate. One half sets the thresholds, the other half measures how "
+        "often captions are confirmed by mistake.",
     )
     control_rate: Rate = Field(
         default=0.01, description="The fraction of control captions allowed above the threshold."
@@ -174,7 +178,7 @@ class Confirm(Section):
 
     @model_validator(mode="after")
     def _control_captions_reach_the_rate(self) -> Confirm:
-        need = controls_needed(self.control_rate)
+        need = 2 * controls_needed(self.control_rate)  # one half sets the thresholds
         if self.control_captions < need:
             raise ValueError(f"control_rate {self.control_rate} needs at least {need} control_captions")
         return self

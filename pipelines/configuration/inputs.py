@@ -163,3 +163,9 @@ class ControlCaptions(Section):
     screen: str | None = Field(
         default=None, description="Their precomputed screen table (a Parquet file from `audit.screen`)."
     )
+    pairs: str | list[str] | None = Field(
+        default=None,
+        description="Held-out pairs of a caption and an image that the model was never trained on: WebDataset tars or "
+        "Parquet files with image bytes. They measure how often a caption is confirmed because its generation merely "
+        "resembles its own image.",
+    )

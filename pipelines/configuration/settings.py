@@ -81,6 +81,7 @@ _PATHS = (
     ("images", "path"),
     ("calibration", "captions"),
     ("calibration", "screen"),
+    ("calibration", "pairs"),
     _SSCD,
     ("index", "path"),
     ("confirm", "sscd", "background"),

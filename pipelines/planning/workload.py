@@ -82,6 +82,8 @@ class Workload:
         purposes = [self.selected]
         if self.images is not None:
             purposes.append(min(self.control_captions, self.config.confirm.control_captions))
+            if self.config.calibration.pairs is not None:
+                purposes.append(self.config.confirm.control_captions // 2)
         found = [self._ingest()]
         if self.images is not None:
             found += [self._embed(self.images), self._cluster(self.images)]

@@ -48,6 +48,8 @@ def fingerprints(config: Config, inputs: Inputs) -> list[InputFile]:
     screen = config.calibration.screen
     names = [config.calibration.captions, *(precomputed.files(screen) if screen else [])]
     control = [File(name, name, 0) for name in names]
+    if config.calibration.pairs is not None:
+        control += find(config.calibration.pairs, "calibration.pairs")
     found: list[tuple[Kind, Sequence[File]]] = [
         ("captions", inputs.captions),
         ("images", inputs.images),

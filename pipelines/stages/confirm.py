@@ -13,11 +13,11 @@ from audit import schema
 from audit.images.decoding import decode
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.verdicts.copies import copied_images
-from audit.verdicts.regions import agreement, region_of, region_png, similarities, thumbnail
+from audit.verdicts.regions import agreement, region_agreement, region_of, region_png, similarities, thumbnail
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.steps import image_search, thresholds
+from pipelines.steps import held_out_pairs, image_search, thresholds
 from pipelines.steps.generation import PROMPTS, generate
 from pipelines.tables import training_images
 from pipelines.tables.blocks import block, blocks
@@ -38,7 +38,7 @@ def run(run: Run) -> None:
     if config.images is None:
         return
     with run.stage("confirm", "generations") as stage:
-        _match(run, "confirm", ("control", "discover"))
+        _match(run, "confirm", ("control", "discover", "pair"))
         image_search.measure(run)
         matches = run.ledger.read("matches")
         limits = thresholds.choose(run, matches)
@@ -86,16 +86,51 @@ def _nearest(worker: Worker, shard: Shard) -> Tables:
         embedder = worker.embedder(name)
         vectors_QE = embedder.embed(pictures)
         near = image_search.find(worker, name, vectors_QE, image_search.NEIGHBOURS)
+        if generations["purpose"][0].as_py() == "pair":  # a shard has one purpose
+            near = _with_own_images(worker, embedder, generations["caption_id"].to_pylist(), vectors_QE, near)
         decides = name == worker.config.confirm.embedders[0]
         regions = _regions(worker, embedder, generations, pictures, near) if decides else None
         found.append(_table(generations, name, near, regions))
     return {"matches": pa.concat_tables(found)}
 
 
+def _with_own_images(
+    worker: Worker,
+    embedder: Embedder,
+    caption_ids: Sequence[str],
+    vectors_QE: np.ndarray,
+    near: image_search.Neighbours,
+) -> image_search.Neighbours:
+    """Add to the neighbours of held-out captions their own images, as if these were among the training images.
+
+    Each query keeps its number of neighbours, and its own image is always one of them.
+    """
+    assert worker.config.images is not None
+    pairs = worker.ledger.read("held_out_pairs", columns=["caption_id", "image_id"])
+    image_of = dict(zip(pairs["caption_id"].to_pylist(), pairs["image_id"].to_pylist(), strict=True))
+    ids_Q = [image_of[id_] for id_ in caption_ids]
+    turned = training_images.primary(worker.config.images)
+    places = training_images.places_of(worker.ledger, ids_Q, held_out_pairs.PLACES)
+    pictures = dict(training_images.pictures(worker.config.images, places, [(id_, turned) for id_ in ids_Q]))
+    vector_of = dict(zip(pictures, embedder.embed(list(pictures.values())), strict=True))
+    own_Q = np.array([vector_of[id_, turned] @ vectors_QE[q] for q, id_ in enumerate(ids_Q)]) - near.background
+    own = image_search.Neighbours(
+        np.array(ids_Q, object)[:, None], own_Q[:, None], np.full((len(ids_Q), 1), turned, object), near.background
+    )
+    kept = min(near.ids.shape[1], image_search.NEIGHBOURS - 1)
+    columns = [
+        np.concatenate([mine_Q1, others_QK[:, :kept]], axis=1)
+        for mine_Q1, others_QK in zip(own[:3], near[:3], strict=True)
+    ]
+    order_QK = np.argsort(-columns[1], axis=1, kind="stable")
+    return image_search.Neighbours(*(np.take_along_axis(column, order_QK, 1) for column in columns), near.background)
+
+
 class Regions(NamedTuple):
-    """Hold region_similarity, pixel_agreement and region (PNG) of generations and neighbours, row by row [Q x K]."""
+    """Hold what comparing pixels found, for generations and their neighbours, row by row [Q x K]; null for NaN."""
 
     similarity: list[float | None]
+    region_agreement: list[float | None]
     pixel_agreement: list[float | None]
     region: list[bytes | None]
 
@@ -109,8 +144,11 @@ def _regions(
 ) -> Regions:
     """Compare each generation with its neighbours: in the region that may be a copy, and pixel by pixel."""
     assert worker.config.images is not None
-    found = Regions([], [], [])
-    places = training_images.places_of(worker.ledger, near.ids.reshape(-1).tolist())
+    found = Regions([], [], [], [])
+    ids = near.ids.reshape(-1).tolist()
+    places = training_images.places_of(worker.ledger, ids)
+    if generations["purpose"][0].as_py() == "pair":
+        places |= training_images.places_of(worker.ledger, ids, held_out_pairs.PLACES)
     turned_QK = [list(zip(*row, strict=True)) for row in zip(near.ids.tolist(), near.orientation.tolist(), strict=True)]
     own = [region_of(region) if region else None for region in generations["region"].to_pylist()]
     for start in range(0, len(pictures), COMPARED):
@@ -120,13 +158,15 @@ def _regions(
         pixels_of = {image: thumbnail(picture) for image, picture in picture_of.items()}
         for q in batch:
             neighbours = [picture_of[image] for image in turned_QK[q]]
-            pixels_PP3 = thumbnail(pictures[q])
-            agreed = [agreement(pixels_PP3, pixels_of[image]) for image in turned_QK[q]]
+            pixels_PP3, pixels_K = thumbnail(pictures[q]), [pixels_of[image] for image in turned_QK[q]]
+            agreed = [agreement(pixels_PP3, other_PP3) for other_PP3 in pixels_K]
             region_TT = own[q]
-            alike_K = np.full(len(neighbours), np.nan)
+            alike_K = agreed_K = np.full(len(neighbours), np.nan)
             if region_TT is not None:
                 alike_K = similarities(embedder, pictures[q], region_TT, neighbours)
-            found.similarity.extend(None if np.isnan(value) else float(value) for value in alike_K)
+                agreed_K = np.array([region_agreement(pixels_PP3, other_PP3, region_TT) for other_PP3 in pixels_K])
+            for column, values_K in ((found.similarity, alike_K), (found.region_agreement, agreed_K)):
+                column.extend(None if np.isnan(value) else float(value) for value in values_K)
             found.pixel_agreement.extend(float(where_TT.mean()) for where_TT in agreed)
             found.region.extend(map(region_png, agreed))
     return found
@@ -144,6 +184,7 @@ def _table(generations: pa.Table, embedder: str, near: image_search.Neighbours, 
         "similarity": pa.array(near.similarity.reshape(-1).astype(np.float64)),
         "background": pa.array(np.repeat(near.background.astype(np.float64), k)),
         "region_similarity": pa.array(regions.similarity if regions else nothing, pa.float64()),
+        "region_agreement": pa.array(regions.region_agreement if regions else nothing, pa.float64()),
         "pixel_agreement": pa.array(regions.pixel_agreement if regions else nothing, pa.float64()),
         "region": pa.array(regions.region if regions else nothing, pa.binary()),
     }

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.engine.context import Run
+from pipelines.steps import held_out_pairs
 from pipelines.steps.generation import generate
 from pipelines.tables import selection
 from pipelines.tables.calibration import CONTROL_CAPTIONS, load_calibration
@@ -16,12 +17,14 @@ def run(run: Run) -> None:
     captions_of = {"discover": selection.selected(run.ledger)}
     if run.config.images is not None:
         captions_of["control"] = _highest_controls(run)
+        if run.config.calibration.pairs is not None:
+            captions_of["pair"] = held_out_pairs.choose(run)
     with run.stage("generate", "captions") as stage:
         generate(run, "generate", captions_of, run.config.generate.seeds)
         if "control" in captions_of:
-            run.progress.note(
-                f"{len(captions_of['discover']):,} selected and {len(captions_of['control']):,} control captions"
-            )
+            counts = {name: len(captions) for name, captions in captions_of.items()}
+            pairs = f", {counts['pair']:,} held-out pairs" if "pair" in counts else ""
+            run.progress.note(f"{counts['discover']:,} selected and {counts['control']:,} control captions{pairs}")
         stage.rows_in = sum(map(len, captions_of.values()))
         stage.rows_out = run.manifest.refresh("generations")
 

@@ -16,8 +16,8 @@ from audit.mitigation.effect import summarize
 from audit.mitigation.serving import PLAIN, Setting, serve
 from audit.record.ledger import Ledger, Shard, Tables, errors_table
 from audit.record.manifest_entries import MitigationBasis
-from audit.verdicts.copies import above_floor, beyond
-from audit.verdicts.regions import region_of, similarities
+from audit.verdicts.copies import above_floor, beyond, region_copies
+from audit.verdicts.regions import region_agreement, region_of, similarities, thumbnail
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
@@ -119,20 +119,21 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     vectors_RE = embedder.embed(pictures)
     neighbours = image_search.find(worker, embedder.name, vectors_RE, 1)
-    nearest_R, region_R = neighbours.similarity[:, 0].astype(np.float64), np.full(len(rows), np.nan)
-    similarity_R = nearest_R
+    nearest_R = neighbours.similarity[:, 0].astype(np.float64)
+    similarity_R, region_R, agreed_R = nearest_R, *np.full((2, len(rows)), np.nan)
     if caption_set == "confirmed":
-        similarity_R, region_R = _similarities(worker, rows, pictures, vectors_RE)
+        similarity_R, region_R, agreed_R = _similarities(worker, rows, pictures, vectors_RE)
         similarity_R -= neighbours.background
-    found = {
-        "similarity": pa.array(np.maximum(similarity_R, nearest_R)),
-        "background": pa.array(neighbours.background.astype(np.float64)),
-        "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
-    }
-    above_R, near_R = (
-        np.logical_or(*(test(pa.table(found), kind, limits[kind]) for kind in ("verbatim", "region")))
-        for test in (beyond, above_floor)
+    found = pa.table(
+        {
+            "similarity": pa.array(np.maximum(similarity_R, nearest_R)),
+            "background": pa.array(neighbours.background.astype(np.float64)),
+            "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
+            "region_agreement": pa.array(agreed_R, mask=np.isnan(agreed_R)),
+        }
     )
+    above_R = beyond(found, "verbatim", limits["verbatim"]) | region_copies(found, limits["region"])
+    near_R = np.logical_or(*(above_floor(found, kind, limits[kind]) for kind in ("verbatim", "region")))
     kept = pc.fill_null(pc.equal(rows["shown_seed"], served["seed"]), False)
     columns = {
         **{name: rows[name] for name in ("caption_id", "caption", "verdict", "image_id")},
@@ -173,8 +174,12 @@ def _serve(
 
 def _similarities(
     worker: Worker, rows: pa.Table, pictures: Sequence[Image.Image], vectors_RE: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's similarity to the training image of the verdict: whole, and in the region if partial."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compare each image with the training image of the verdict.
+
+    Returns:
+        Similarity [R], and region similarity [R] and region agreement [R], which are NaN unless the verdict is partial.
+    """
     embedder = worker.embedder(worker.config.confirm.embedders[0])
     regions = rows["region"].to_pylist()
     reference_of = dict(zip(rows["image_id"].to_pylist(), rows["reference"].to_pylist(), strict=True))
@@ -182,11 +187,13 @@ def _similarities(
     vector_of = dict(zip(references, embedder.embed(list(references.values())), strict=True))
     ids_R = rows["image_id"].to_pylist()
     similarity_R = np.array([vector_of[id_] @ vectors_RE[r] for r, id_ in enumerate(ids_R)], dtype=np.float64)
-    region_R = np.full(len(rows), np.nan)
+    region_R, agreed_R = np.full((2, len(rows)), np.nan)
     for r, id_ in enumerate(ids_R):
         if regions[r] is not None:
-            [region_R[r]] = similarities(embedder, pictures[r], region_of(regions[r]), [references[id_]])
-    return similarity_R, region_R
+            region_TT, reference = region_of(regions[r]), references[id_]
+            [region_R[r]] = similarities(embedder, pictures[r], region_TT, [reference])
+            agreed_R[r] = region_agreement(thumbnail(pictures[r]), thumbnail(reference), region_TT)
+    return similarity_R, region_R, agreed_R
 
 
 def _clip_scores(worker: Worker, captions: Sequence[str], pictures: Sequence[Image.Image]) -> pa.Array:

@@ -22,7 +22,7 @@ def check(config: Config) -> None:
 def require_enough(config: Config, rows: int) -> None:
     """Raise AuditError if `rows` control captions are too few for `confirm.control_rate`."""
     rate = config.confirm.control_rate
-    need = controls_needed(rate)
+    need = 2 * controls_needed(rate)  # one half sets the thresholds
     if config.images is not None and rows < need:
         raise AuditError(
             f"{rows} control captions are not in the data set; confirm.control_rate {rate:g} needs {need}",

@@ -12,7 +12,8 @@ from audit import schema
 from audit.record.ledger import Ledger
 from audit.record.manifest import RunManifest
 from audit.record.manifest_entries import ClaimsEntry
-from audit.statistics.claims import VERDICT_COLUMNS, claims
+from audit.statistics.claims import LEVELS, VERDICT_COLUMNS, claims
+from audit.statistics.intervals import upper_bound
 from audit.statistics.strata import Counted, count, recall_by_stratum
 
 
@@ -21,7 +22,7 @@ def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
 
     Args:
         ledger: The run.
-        manifest: Its manifest, of which `by_chance`, the seeds and the configuration are used.
+        manifest: Its manifest, of which `confirm_error`, the seeds and the configuration are used.
     """
     rest_row_counts: Counter[int] = Counter()
     in_strata: Counter[Counted] = Counter()
@@ -40,8 +41,7 @@ def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
         columns = [texts, judged["row_count"], part["selected_by"], judged["verdict"]]
         in_strata.update(count(pa.table(columns, ["caption", "row_count", "selected_by", "verdict"])))
         total += len(part)
-    chance = manifest.by_chance
-    controls = (chance.controls, chance.confirmed) if chance and chance.controls else None
+    controls = _controls(manifest)
     sampled_rows = manifest.resolved["captions"]["sample"] is not None
     found = claims(
         pa.concat_tables(verdicts),
@@ -55,6 +55,20 @@ def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
     )
     strata = [asdict(stratum) for stratum in recall_by_stratum(in_strata, controls)]
     return ClaimsEntry.model_validate(found | {"strata": strata})
+
+
+def _controls(manifest: RunManifest) -> tuple[int, int] | None:
+    """Return how many captions measured the confirm step's error, and how many of them it confirmed.
+
+    There may be control captions and held-out pairs. Those with the higher upper bound count.
+    """
+    error, confidence = manifest.confirm_error, 1 - LEVELS["false_positive_rate"]
+    measured = [] if error is None else [(error.controls, error.confirmed), (error.pairs, error.pairs_confirmed)]
+    return max(
+        (counts for counts in measured if counts[0]),
+        key=lambda counts: upper_bound(counts[1], counts[0], confidence),
+        default=None,
+    )
 
 
 _SELECTED = schema.SCORES.empty_table().select(["caption_id", "selected_by"]).schema

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,10 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.embedding.floors import KINDS, Floor, floors_of
 from audit.errors import AuditError
-from audit.record.manifest_entries import ByChance, ThresholdEntry
-from audit.statistics.intervals import clopper_pearson
+from audit.record.ledger import Ledger
+from audit.record.manifest_entries import ConfirmErrorEntry, ThresholdEntry
+from audit.verdicts.confirm_error import ConfirmError, measured, setting_half
 from audit.verdicts.control_captions import Control, Tail, alike, examine, plain, separate
-from audit.verdicts.copies import copying_captions
 from audit.verdicts.thresholds import COLUMNS, Threshold, choose_threshold, control_maxima, threshold_of_json
 from pipelines.configuration.config import Config
 from pipelines.engine.context import Run
@@ -59,83 +60,102 @@ def load(run: Run) -> dict[str, Threshold]:
     return {kind: threshold_of_json(limit.model_dump()) for kind, limit in found.items()}
 
 
+class Chosen(NamedTuple):
+    """Hold the thresholds by embedder and kind, their warnings, and the measured error of the confirm step."""
+
+    thresholds: dict[str, dict[str, Threshold]]
+    notes: list[str]
+    error: ConfirmError
+
+
 def choose(run: Run, matches: pa.Table) -> dict[str, Threshold]:
     """Choose the thresholds of every embedder, write them into the manifest and print their warnings.
 
     Returns:
         The thresholds of the deciding embedder, by kind. Only this embedder compares regions.
     """
-    config, data = run.config, run.manifest.data
-    deciding = config.confirm.embedders[0]
-    kinds_of = {name: KINDS if name == deciding else KINDS[:1] for name in config.confirm.embedders}
-    chosen = {name: _of_embedder(run, matches, name, kinds) for name, kinds in kinds_of.items()}
+    data = run.manifest.data
+    found = chosen(run.ledger, run.config, matches, data.seeds.sample)
     data.thresholds = {
         name: {kind: ThresholdEntry.model_validate(asdict(limit)) for kind, limit in kinds.items()}
-        for name, kinds in chosen.items()
+        for name, kinds in found.thresholds.items()
     }
-    limits = chosen[deciding]
-    data.by_chance = by_chance(matches, deciding, limits)
-    for note in dict.fromkeys(note for limit in limits.values() for note in limit.notes):
+    data.confirm_error = ConfirmErrorEntry.model_validate(asdict(found.error))
+    for note in found.notes:
         run.progress.say(f"confirm: warning: {note}")
-    return limits
+    return found.thresholds[run.config.confirm.embedders[0]]
 
 
-def by_chance(matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> ByChance:
-    """Estimate how many generated captions would be confirmed if all behaved like the control captions.
+def chosen(ledger: Ledger, config: Config, matches: pa.Table, seed: int) -> Chosen:
+    """Compute the thresholds from one half of the control captions, and their error from the other half.
 
     Args:
-        matches: The matches of all generations (schema MATCHES).
-        embedder: The deciding embedder.
-        limits: Its thresholds, by kind.
-
-    Returns:
-        `controls`: the number of control captions used; `confirmed`: how many of them the thresholds confirm;
-        `captions`: the number of generated captions that were looked up; `expected`: how many of these would be
-        confirmed at the rate of the control captions; `high`: how many at the rate's upper 95 % Clopper-Pearson bound.
+        ledger: The run's tables.
+        config: The run's configuration.
+        matches: The matches of all generations of the purposes `control` and `discover` (schema MATCHES).
+        seed: The seed of the split.
     """
-    mine = matches.filter(pc.field("embedder") == embedder)
-    excluded = {control.caption_id for limit in limits.values() for control in limit.excluded}
-    tried, generated = (
-        set(mine.filter(pc.field("purpose") == purpose)["caption_id"].to_pylist())
-        for purpose in ("control", "discover")
-    )
-    confirmed = copying_captions(mine, "control", embedder, limits) - excluded
-    k, m, n = len(confirmed), len(tried - excluded), len(generated)
-    high = clopper_pearson(k, m)[1] if m else None
-    return ByChance(
-        controls=m,
-        confirmed=k,
-        captions=n,
-        expected=n * k / m if m else None,
-        high=None if high is None else n * high,
-    )
+    deciding = config.confirm.embedders[0]
+    setting, measuring = _halves(ledger, matches, seed)
+    found = {
+        name: _of_embedder(ledger, config, setting, name, KINDS if name == deciding else KINDS[:1])
+        for name in config.confirm.embedders
+    }
+    separated = _separated(ledger, config, measuring, deciding, KINDS)
+    reproducing = frozenset(control.caption_id for excluded, _, _ in separated.values() for control in excluded)
+    error = measured(measuring, deciding, found[deciding], len(config.generate.seeds), reproducing)
+    notes = [note for limit in found[deciding].values() for note in limit.notes]
+    return Chosen(found, list(dict.fromkeys(notes)), error)
 
 
-def _of_embedder(run: Run, matches: pa.Table, name: str, kinds: Sequence[str]) -> dict[str, Threshold]:
-    known = floors(run.config, name)
-    normalised = run.config.embedder(name).background is not None
-    maxima = {kind: control_maxima(matches, name, kind) for kind in kinds}
-    found = {kind: separate(maxima[kind], _examined(run, matches, name, kind, known.get(kind))) for kind in kinds}
+def _halves(ledger: Ledger, matches: pa.Table, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Split the matches of control captions into those that set thresholds and those that measure; both get the rest.
+
+    The matches of audited captions say which images the model copies from their own captions.
+    """
+    controls = ledger.read("control_screen", columns=["caption_id", "caption_group"])
+    generated = matches.filter(pc.field("purpose") == "control")["caption_id"].unique()
+    controls = controls.filter(pc.field("caption_id").isin(generated)).group_by(controls.column_names).aggregate([])
+    setting = pa.array(sorted(setting_half(controls, seed)), pa.string())
+    control, sets = pc.equal(matches["purpose"], "control"), pc.is_in(matches["caption_id"], value_set=setting)
+    return matches.filter(pc.or_(pc.invert(control), sets)), matches.filter(pc.invert(pc.and_(control, sets)))
+
+
+Separated = tuple[list[Control], list[Control], Tail | None]
+
+
+def _separated(
+    ledger: Ledger, config: Config, matches: pa.Table, name: str, kinds: Sequence[str]
+) -> dict[str, Separated]:
+    """Separate, by kind, the control captions that really reproduce an image from the others."""
+    known = floors(config, name)
+    return {
+        kind: separate(control_maxima(matches, name, kind), _examined(ledger, matches, name, kind, known.get(kind)))
+        for kind in kinds
+    }
+
+
+def _of_embedder(
+    ledger: Ledger, config: Config, matches: pa.Table, name: str, kinds: Sequence[str]
+) -> dict[str, Threshold]:
+    known, rate = floors(config, name), config.confirm.control_rate
+    normalised = config.embedder(name).background is not None
+    found = _separated(ledger, config, matches, name, kinds)
     # A control caption that really reproduces an image must not set the threshold of regions either.
     excluded = {control.caption_id for out, _, _ in found.values() for control in out}
     limits = {}
     for kind in kinds:
         out, kept, tail = found[kind]
-        left = maxima[kind].filter(~pc.field("caption_id").isin(pa.array(sorted(excluded), pa.string())))
+        maxima = control_maxima(matches, name, kind)
+        left = maxima.filter(~pc.field("caption_id").isin(pa.array(sorted(excluded), pa.string())))
         maxima_M = left["similarity"].to_numpy(zero_copy_only=False).astype(np.float64)
-        limit = choose_threshold(
-            kind,
-            maxima_M,
-            run.config.confirm.control_rate,
-            known.get(kind),
-            normalised=normalised and kind == "verbatim",
-        )
-        limit = replace(limit, embedder=name, controls=len(maxima[kind]), excluded=tuple(out), tail=tail)
-        limits[kind] = replace(limit, notes=tuple(_notes(limit, kept, run.config.confirm.control_rate)))
+        limit = choose_threshold(kind, maxima_M, rate, known.get(kind), normalised=normalised and kind == "verbatim")
+        limit = replace(limit, embedder=name, controls=len(maxima), excluded=tuple(out), tail=tail)
+        limits[kind] = replace(limit, notes=tuple(_notes(limit, kept, rate)))
     return limits
 
 
-def _examined(run: Run, matches: pa.Table, embedder: str, kind: str, floor: Floor | None) -> list[Control]:
+def _examined(ledger: Ledger, matches: pa.Table, embedder: str, kind: str, floor: Floor | None) -> list[Control]:
     """Return the control captions that look like copies, with any further evidence that they are."""
     if floor is None:
         return []
@@ -144,11 +164,9 @@ def _examined(run: Run, matches: pa.Table, embedder: str, kind: str, floor: Floo
     if not matches_of:
         return []
     images = pa.array(sorted({rows[0]["image_id"] for rows in matches_of.values()}), pa.string())
-    rows = run.ledger.dataset("rows", schema.ROWS).to_table(
-        ["caption_id", "image_id"], pc.field("image_id").isin(images)
-    )
+    rows = ledger.dataset("rows", schema.ROWS).to_table(["caption_id", "image_id"], pc.field("image_id").isin(images))
     ids = pa.array(sorted(set(rows["caption_id"].to_pylist())), pa.string())
-    texts = run.ledger.dataset("captions", schema.CAPTIONS).to_table(
+    texts = ledger.dataset("captions", schema.CAPTIONS).to_table(
         ["caption_id", "caption"], pc.field("caption_id").isin(ids)
     )
     text_of = dict(zip(texts["caption_id"].to_pylist(), texts["caption"].to_pylist(), strict=True))
@@ -162,8 +180,8 @@ def _examined(run: Run, matches: pa.Table, embedder: str, kind: str, floor: Floo
     made = matches.filter((pc.field("purpose") == "discover") & (pc.field("embedder") == embedder))
     made = made.filter(pa.array(np.nan_to_num(plain(made, column), nan=-np.inf) >= floor.value))
     pairs = set(zip(made["caption_id"].to_pylist(), made["image_id"].to_pylist(), strict=True))
-    prompts = run.ledger.read("_prompts", "control")
-    caption_of = dict(zip(prompts["caption_id"].to_pylist(), prompts["caption"].to_pylist(), strict=True))
+    controls = ledger.read("control_screen", columns=["caption_id", "caption"])
+    caption_of = dict(zip(controls["caption_id"].to_pylist(), controls["caption"].to_pylist(), strict=True))
     reproduced = frozenset(image for _, image in own & pairs)
     return examine(matches_of, column, floor.value, caption_of, trained, reproduced)
 

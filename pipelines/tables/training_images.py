@@ -32,11 +32,11 @@ def primary(options: Images) -> str:
     return STORED if options.exif == "ignore" else UPRIGHT
 
 
-def places_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, pa.Table]:
-    """Map image ids to their locations (one row of schema INDEX each)."""
+def places_of(ledger: Ledger, image_ids: Sequence[str], table: str = IMAGES) -> dict[str, pa.Table]:
+    """Map image ids to their locations in a working table (one row of schema INDEX each)."""
     wanted = pa.array(sorted(set(image_ids)), pa.string())
     found = {}
-    for _, part in ledger.each(IMAGES):
+    for _, part in ledger.each(table):
         part = part.filter(pc.is_in(part["image_id"], value_set=wanted))
         found.update({id_: part.slice(row, 1) for row, id_ in enumerate(part["image_id"].to_pylist())})
     return found

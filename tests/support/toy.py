@@ -67,7 +67,7 @@ def settings_of(**changes: Any) -> dict[str, Any]:
         "generate": {"seeds": [1], "steps": 2},
         "confirm": {
             "fresh_seeds": 2,
-            "control_captions": 19,
+            "control_captions": 38,
             "control_rate": 0.05,
             "sscd": {"weights": "sscd.safetensors", "min_similarity_region": 0.9999},
         },

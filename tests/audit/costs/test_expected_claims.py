@@ -27,11 +27,11 @@ def test_no_sample_larger_than_the_rest_is_asked_for() -> None:
 def test_control_captions_are_held_against_what_each_use_needs() -> None:
     few = " ".join(of_control_captions(50, 0.01, 10_000))
     assert "too few to calibrate, each half needs 30" in few
-    assert "confirm.control_rate 0.01 needs 99 of them: too few" in few
-    some = " ".join(of_control_captions(120, 0.01, 10_000))
+    assert "confirm.control_rate 0.01 needs 198 of them: too few" in few
+    some = " ".join(of_control_captions(220, 0.01, 10_000))
     assert "1,000 or more are recommended" in some
-    assert "needs 99 of them: enough" in some
-    assert "1 in 61" in some
+    assert "needs 198 of them: enough" in some
+    assert "1 in 111" in some
     enough = of_control_captions(2000, None, 400)
     assert enough[0] == "2,000 control captions: enough to calibrate (1,000 or more)."
     assert not any("control_rate" in line for line in enough)

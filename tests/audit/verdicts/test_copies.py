@@ -1,5 +1,7 @@
 import numpy as np
 import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from audit import schema
@@ -26,13 +28,22 @@ def test_an_image_is_copied_once_by_its_best_generation() -> None:
         match("a", 0.85, seed=1, pixel_agreement=0.9),
         match("a", 0.95, seed=2, pixel_agreement=0.5),
         match("a", 0.9, seed=3, pixel_agreement=0.9),
-        match("b", 0.1, seed=1, region_similarity=0.7),
-        match("c", 0.79, seed=1, region_similarity=0.59),
+        match("b", 0.1, seed=1, region_similarity=0.7, region_agreement=0.8),
+        match("c", 0.79, seed=1, region_similarity=0.59, region_agreement=1.0),
     )
     assert [(row["image_id"], row["copy_type"], row["seed"]) for row in found] == [
         ("a", "verbatim", 3),
         ("b", "partial", 1),
     ]
+
+
+@given(st.floats(-1, 0.799), st.floats(0.6, 1), st.one_of(st.none(), st.floats(0, 0.799)))
+def test_a_region_that_does_not_agree_pixel_by_pixel_is_no_copy(
+    similarity: float, region_similarity: float, agreement: float | None
+) -> None:
+    known = {"region_similarity": region_similarity, "pixel_agreement": 0.5}
+    assert copied(match("a", similarity, region_agreement=agreement, **known)) == []
+    assert len(copied(match("a", similarity, region_agreement=0.8, **known))) == 1
 
 
 def test_only_discovered_matches_of_the_deciding_embedder_count() -> None:

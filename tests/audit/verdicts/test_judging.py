@@ -50,7 +50,13 @@ class Case:
         self.generations.append({**run, "status": "error" if error else "ok", "error": error})
         for rank, (image, similarity) in enumerate(zip(images, similarities, strict=False)):
             match = {"embedder": embedder, "rank": rank, "image_id": image, "similarity": similarity}
-            self.matches.append({**run, **match, "region_similarity": region, "pixel_agreement": pixel_agreement})
+            regions = {"region_similarity": region, "region_agreement": region and 1.0}
+            self.matches.append({**run, **match, **regions, "pixel_agreement": pixel_agreement})
+
+    def regions(self, *similarities: float) -> None:
+        """Give the first matches region similarities."""
+        for row, similarity in zip(self.matches, similarities, strict=False):
+            row |= {"region_similarity": similarity, "region_agreement": 1.0}
 
     def judge(self) -> dict[str, dict[str, Any]]:
         matches = pa.Table.from_pylist(self.matches, schema.MATCHES)
@@ -145,7 +151,7 @@ def test_a_partial_caption_names_the_image_of_its_region_not_the_nearest_whole_o
     case = Case()
     case.caption("c")
     case.generate("c", 0.5, 0.4)
-    case.matches[0]["region_similarity"], case.matches[1]["region_similarity"] = 0.1, 0.9
+    case.regions(0.1, 0.9)
     assert case.judge()["c"]["image_id"] == "b"
 
 
@@ -153,7 +159,7 @@ def test_a_verbatim_caption_names_the_nearest_whole_image_not_that_of_a_region()
     case = Case()
     case.caption("c")
     case.generate("c", 0.9, 0.4)
-    case.matches[0]["region_similarity"], case.matches[1]["region_similarity"] = 0.1, 0.95
+    case.regions(0.1, 0.95)
     assert case.judge()["c"]["image_id"] == "a"
 
 

@@ -16,6 +16,7 @@ from audit.verdicts.regions import (
     agreement,
     bright,
     common,
+    region_agreement,
     region_of,
     region_png,
     showing,
@@ -67,6 +68,21 @@ def test_templates_agree_in_what_they_share_whatever_their_size() -> None:
     large = template(2).resize((400, 300), Image.Resampling.NEAREST)
     assert (agreement(thumbnail(large), thumbnail(template(3)))[:5]).all()
     assert not agreement(thumbnail(large), thumbnail(template(3)))[5:].all()
+
+
+def test_agreement_within_a_region_counts_the_tiles_that_show_something() -> None:
+    def on_white(seed: int) -> np.ndarray:
+        picture = Image.new("RGB", (64, 64), "white")
+        picture.paste(mosaic(seed, 32), (16, 8))
+        return thumbnail(picture)
+
+    first, second = on_white(5), on_white(6)
+    assert agreement(first, second)[TOP].mean() > 0.5  # the white background, most of the region
+    assert region_agreement(first, second, TOP) < 0.3
+    assert region_agreement(first, first, TOP) == 1
+    white = thumbnail(Image.new("RGB", (64, 64), "white"))
+    assert region_agreement(first, white, TOP) == 0  # an empty picture agrees with no blob
+    assert np.isnan(region_agreement(white, white, TOP))
 
 
 def test_what_the_generations_of_a_caption_have_in_common_is_where_half_of_the_others_agree() -> None:

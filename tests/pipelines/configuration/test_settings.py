@@ -121,7 +121,7 @@ def test_an_embedder_without_weights_is_refused_unless_there_are_no_images(tmp_p
 
 
 def test_too_few_control_captions_for_the_rate_are_refused(tmp_path: Path) -> None:
-    assert "needs at least 999" in message(tmp_path, confirm={"control_rate": 0.001})
+    assert "needs at least 1998" in message(tmp_path, confirm={"control_rate": 0.001})
 
 
 def test_workers_are_a_number_or_a_least_and_a_most(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
         captions="all.parquet",
         images="all.parquet",
         calibration={"captions": str(folder / "control_captions.txt")},
-        confirm={"embedders": ["sscd", "clip"], "control_captions": 19, "control_rate": 0.05, "fresh_seeds": 1}
+        confirm={"embedders": ["sscd", "clip"], "control_captions": 38, "control_rate": 0.05, "fresh_seeds": 1}
         | embedders,
         select={"budget": 2, "audit_sample": 0},
     )

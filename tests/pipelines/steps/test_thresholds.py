@@ -1,16 +1,21 @@
-"""Which floor an embedder has, and that none means a refusal before any work."""
+"""Which floor an embedder has, and which control captions set the thresholds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from audit import schema
 from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
 from audit.embedding.floors import PUBLISHED, floors_of
 from audit.errors import AuditError
+from audit.record.ledger import Ledger
+from audit.verdicts.confirm_error import setting_half
 from pipelines.configuration.config import Config
 from pipelines.demo.demo import bundle
 from pipelines.steps import thresholds
@@ -57,3 +62,50 @@ def test_an_embedder_without_a_floor_does_not_decide(unmeasured: str) -> None:
     thresholds.check(config)
     assert {floor.source for floor in thresholds.floors(config, "sscd").values()} == {"configured"}
     thresholds.check(Config.model_validate(settings_of(images=None, confirm={"sscd": {"weights": unmeasured}})))
+
+
+@pytest.fixture
+def controls(tmp_path: Path) -> Ledger:
+    """The tables of a run with 400 control captions in pairs of near-identical ones, and nothing else."""
+    ledger = Ledger(str(tmp_path / "run"))
+    rows = [{"caption_id": f"{n:03d}", "caption": f"text {n}", "caption_group": f"{n // 2:03d}"} for n in range(400)]
+    ledger.write("control_screen", "00000", pa.Table.from_pylist(rows, schema.control_screen(())))
+    ledger.write("rows", "00000", schema.ROWS.empty_table())
+    ledger.write("captions", "00000", schema.CAPTIONS.empty_table())
+    return ledger
+
+
+def matched(similarity_of: dict[str, float]) -> pa.Table:
+    rows = [
+        {
+            "caption_id": id_,
+            "purpose": "control",
+            "seed": 1,
+            "embedder": "sscd",
+            "image_id": "i",
+            "similarity": similarity,
+            "region_similarity": similarity,
+            "region_agreement": 1.0,
+        }
+        for id_, similarity in similarity_of.items()
+    ]
+    return pa.Table.from_pylist(rows, schema.MATCHES)
+
+
+def test_the_measuring_half_sets_no_threshold_and_the_other_half_measures_nothing(controls: Ledger) -> None:
+    config = config_of(weights="sscd_disc_mixup")
+    config = config.model_copy(update={"generate": config.generate.model_copy(update={"seeds": [1]})})
+    setting = setting_half(controls.read("control_screen"), seed=5)
+    usual = {f"{n:03d}": float(value) for n, value in enumerate(np.linspace(0.1, 0.6, 400))}
+    found = thresholds.chosen(controls, config, matched(usual), 5)
+    limits = found.thresholds["sscd"]
+    assert {kind: limit.used for kind, limit in limits.items()} == {"verbatim": 200, "region": 200}
+    assert found.error.controls == 200
+    raised = {id_: value if id_ in setting else 0.99 for id_, value in usual.items()}
+    high = thresholds.chosen(controls, config, matched(raised), 5)
+    assert high.thresholds == found.thresholds
+    assert high.error.confirmed == 200
+    raised = {id_: 0.8 if id_ in setting else value for id_, value in usual.items()}
+    low = thresholds.chosen(controls, config, matched(raised), 5)
+    assert low.thresholds["sscd"]["verbatim"].value == 0.8
+    assert low.error.confirmed == 0
