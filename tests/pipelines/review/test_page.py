@@ -232,9 +232,13 @@ def test_a_name_that_cannot_be_a_file_is_refused_on_the_page(review: Review, pag
 def test_the_command_serves_until_it_is_interrupted(own_run: Path, page: Page) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "review", str(own_run), "--rater", "Ben", "--decoys", "3"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    # A shell ignores interrupts in what it starts in the background, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             assert process.stdout is not None
             drawn, address = process.stdout.readline(), process.stdout.readline()
