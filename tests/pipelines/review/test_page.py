@@ -249,7 +249,7 @@ def test_the_command_serves_until_it_is_interrupted(own_run: Path, page: Page) -
             page.keyboard.press("c")
             shows(page, 1)
             process.send_signal(signal.SIGINT)
-            rest, complaint = process.communicate()
+            rest, complaint = process.communicate(timeout=60)
         finally:
             process.kill()  # does nothing to a process that has ended
     assert process.returncode == 0, complaint
