@@ -242,7 +242,7 @@ def test_the_command_serves_until_it_is_interrupted(own_run: Path, page: Page) -
         try:
             assert process.stdout is not None
             drawn, address = process.stdout.readline(), process.stdout.readline()
-            counts = "12 confirmed captions, 3 decoys that are no copies (3 of control captions), 1 that are"
+            counts = "12 confirmed captions, 3 decoys that are not copies (3 of control captions), 1 that are"
             assert drawn == f"16 pairs: {counts}\n"
             page.goto(address.removeprefix("Open ").strip())
             shows(page, 0)
