@@ -27,7 +27,7 @@ def review(
     ] = None,
     decoys: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Mix in N decoys that are no copies, and N/3 that are (default: 60)."),
+        typer.Option(metavar="N", help="Mix in N decoys that are not copies, and N/3 that are (default: 60)."),
     ] = None,
     port: Annotated[int, typer.Option(metavar="PORT", help="Port of the page; 0 takes a free one.")] = 0,
     verbose: Verbose = False,
@@ -69,7 +69,7 @@ def _pairs(opened: Review) -> str:
     counts = opened.counts
     negative, positive = counts["control"] + counts["mismatch"], counts["altered"]
     return (
-        f"{len(opened.pairs):,} pairs: {counts['case']:,} confirmed captions, {negative:,} decoys that are no copies "
+        f"{len(opened.pairs):,} pairs: {counts['case']:,} confirmed captions, {negative:,} decoys that are not copies "
         f"({counts['control']:,} of control captions), {positive:,} that are"
     )
 

@@ -54,7 +54,7 @@ def open_review(uri: str, most_cases: int | None = None, decoys: int | None = No
     Args:
         uri: The path or URI of a finished run.
         most_cases: Number of confirmed captions to judge, at most (default: CASES).
-        decoys: Number of decoys that are no copies (default: DECOYS), with a third as many that are.
+        decoys: Number of decoys that are not copies (default: DECOYS), with a third as many that are.
 
     Raises:
         UsageError: A number is given for a review whose pairs are drawn, or is too small.
@@ -89,7 +89,7 @@ def _draw(
     negative = _of_controls(ledger, manifest, config, decoys, notes)
     negative += mismatches(ledger, chosen, decoys - len(negative))
     if len(negative) < decoys:
-        notes.append(f"only {len(negative):,} decoys that are no copies could be made, instead of {decoys:,}")
+        notes.append(f"only {len(negative):,} decoys that are not copies could be made, instead of {decoys:,}")
     positive = altered(ledger, -(-decoys // POSITIVE_SHARE))
     return pa.Table.from_pylist([*chosen, *negative, *positive], schema=schema.REVIEW_PAIRS)
 

@@ -49,5 +49,5 @@ def serve() -> Serve:
 
 @pytest.fixture
 def review(own_run: Path) -> Review:
-    """The review of the run, with 9 decoys that are no copies and 3 that are."""
+    """The review of the run, with 9 decoys that are not copies and 3 that are."""
     return open_review(str(own_run), decoys=9)

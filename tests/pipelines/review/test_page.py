@@ -23,6 +23,8 @@ from tests.support.browser import browser
 from tests.support.markup import text_of
 from tests.support.reviewed import CAPTIONS, COPIES
 
+# A busy machine may take long; no test waits for a time to pass.
+expect.set_options(timeout=60_000)
 KEYS = {"copy": "c", "part": "p", "no copy": "n", "unsure": "u"}
 # How much two pictures differ, as anybody who looks at the screen can see: mean over 8 x 8 tiles, 0 to 255.
 DIFFERENCE = """() => {
@@ -230,21 +232,26 @@ def test_a_name_that_cannot_be_a_file_is_refused_on_the_page(review: Review, pag
 def test_the_command_serves_until_it_is_interrupted(own_run: Path, page: Page) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "review", str(own_run), "--rater", "Ben", "--decoys", "3"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        assert (
-            next(lines)
-            == "16 pairs: 12 confirmed captions, 3 decoys that are no copies (3 of control captions), 1 that are\n"
-        )
-        page.goto(next(lines).removeprefix("Open ").strip())
-        shows(page, 0)
-        page.keyboard.press("c")
-        shows(page, 1)
-        process.send_signal(signal.SIGINT)
-        rest, complaint = process.communicate()
+    # A shell ignores interrupts in what it starts in the background, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        try:
+            assert process.stdout is not None
+            drawn, address = process.stdout.readline(), process.stdout.readline()
+            counts = "12 confirmed captions, 3 decoys that are not copies (3 of control captions), 1 that are"
+            assert drawn == f"16 pairs: {counts}\n"
+            page.goto(address.removeprefix("Open ").strip())
+            shows(page, 0)
+            page.keyboard.press("c")
+            shows(page, 1)
+            process.send_signal(signal.SIGINT)
+            rest, complaint = process.communicate(timeout=60)
+        finally:
+            process.kill()  # does nothing to a process that has ended
     assert process.returncode == 0, complaint
     assert "ben: 1 of 16 pairs judged" in rest
     assert f"Next: crossaudit report {own_run}" in rest

@@ -47,7 +47,12 @@ def test_metadata_of_the_file_is_not_passed_on() -> None:
     assert b"training" not in shown
 
 
-@pytest.mark.parametrize("size", [1, 2, 32, 600])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 700), (33, 32)])
+def test_a_picture_of_any_size_can_be_altered(size: tuple[int, int]) -> None:
+    assert altered(Image.new("RGB", size, "red")).size == size
+
+
+@pytest.mark.parametrize("size", [32, 64, 600])
 def test_an_altered_picture_is_another_one_but_looks_the_same(size: int) -> None:
     picture = decode(png(3, size))
     changed = altered(picture)

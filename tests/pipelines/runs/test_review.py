@@ -107,7 +107,7 @@ def test_without_the_dataset_wrong_images_stand_in_for_control_captions(run: Pat
     assert len(rows(review, "mismatch")) == len(CAPTIONS)
     first, second = review.notes
     assert first.startswith("there are no control decoys: the training images cannot be read: ")
-    assert second == "only 12 decoys that are no copies could be made, instead of 20"
+    assert second == "only 12 decoys that are not copies could be made, instead of 20"
 
 
 def test_an_image_that_has_changed_since_the_run_is_no_decoy(run: Path, dataset: Path) -> None:
