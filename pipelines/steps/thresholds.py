@@ -97,7 +97,7 @@ def chosen(ledger: Ledger, config: Config, matches: pa.Table, seed: int) -> Chos
     """
     deciding = config.confirm.embedders[0]
     setting, measuring = _halves(ledger, matches, seed)
-    found = {
+    found: dict[str, dict[str, Threshold]] = {
         name: _of_embedder(ledger, config, setting, name, KINDS if name == deciding else KINDS[:1])
         for name in config.confirm.embedders
     }
