@@ -66,7 +66,7 @@ def setting_half(controls: pa.Table, seed: int) -> set[str]:
     for group in sorted(members, key=lambda group: blake2b(f"{seed} {group}".encode(), digest_size=16).digest()):
         half = setting if len(setting) <= len(measuring) else measuring
         half += members[group]
-    return set(max(setting, measuring, key=len))
+    return set(setting if len(setting) >= len(measuring) else measuring)
 
 
 def measured(

@@ -32,10 +32,9 @@ AGREES = 0.15
 # A region covers at least the fraction LEAST of a picture. If two pictures agree in more than WHOLE, all of it is a
 # copy.
 LEAST, WHOLE = 0.25, 0.8
-# Agreement of tiles counts only if at least this many of them are not blank.
-LEAST_TILES = 4
-# One picture shows what another one does if they agree in this fraction of its tiles that are not blank.
-SHOWN = 0.9
+# One picture shows what another one does if they agree in the fraction SHOWN of its tiles that are not blank. The other
+# picture must have at least SHOWN_TILES such tiles.
+SHOWN, SHOWN_TILES = 0.9, 4
 # Pixels whose standard deviation is below this in every channel are blank. Blank areas all look alike.
 BLANK_DEVIATION = 0.06
 
@@ -58,11 +57,11 @@ def region_agreement(one_PP3: Pixels, other_PP3: Pixels, region_TT: Region) -> f
     them.
 
     Returns:
-        The fraction, or NaN if fewer than LEAST_TILES tiles are left.
+        The fraction, or NaN if the tiles that are left cover less than the fraction LEAST of the picture.
     """
     agreed_TT = agreement(one_PP3, other_PP3)
     shown_TT = region_TT & (_not_blank(one_PP3) | _not_blank(other_PP3) | ~agreed_TT)
-    if shown_TT.sum() < LEAST_TILES:
+    if shown_TT.mean() < LEAST:
         return float("nan")
     return float(agreed_TT[shown_TT].mean())
 
@@ -144,7 +143,7 @@ def showing(pixels_NPP3: Pixels, means_NTT3: Pixels, own_PP3: Pixels, region_TT:
     """
     content_TT = region_TT & _not_blank(own_PP3)
     shown_N = np.zeros(len(pixels_NPP3), bool)
-    if content_TT.sum() >= LEAST_TILES:
+    if content_TT.sum() >= SHOWN_TILES:
         # Tile means differ less than pixels do, so most pictures are ruled out without comparing their pixels.
         near_NTT = ((means_NTT3 - tile_means(own_PP3)) ** 2).mean(-1) < AGREES**2
         near_N = np.flatnonzero(near_NTT[:, content_TT].mean(1) >= SHOWN)

@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,9 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: the terminal shows the address, and the answers are in the run."""
 
-    def _answer(self, respond: Any) -> None:
+    def _answer(self, respond: Callable[[str], tuple[str, bytes]]) -> None:
+        status = HTTPStatus.OK
         try:
-            status, kind, content = HTTPStatus.OK, *respond(self._path())
+            kind, content = respond(self._path())
         except RequestError as refusal:
             status, kind, content = refusal.status, "text/plain", str(refusal).encode()
         except (AuditError, OSError) as error:
@@ -172,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         rater, number, seconds = self._rater(said.get("rater")), self._number(said.get("number")), said.get("seconds")
         if said.get("answer") not in ANSWER_WORDS:
             raise RequestError(HTTPStatus.BAD_REQUEST, f"the answer must be one of {', '.join(ANSWER_WORDS)}")
-        if type(seconds) not in (int, float) or not math.isfinite(seconds) or seconds < 0:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise RequestError(HTTPStatus.BAD_REQUEST, "seconds must be a number from 0")
         self.server.answers.give(rater, number, said["answer"], float(seconds))
         return _json({"number": number, "answer": said["answer"]})

@@ -118,12 +118,15 @@ def _with_own_images(
         np.array(ids_Q, object)[:, None], own_Q[:, None], np.full((len(ids_Q), 1), turned, object), near.background
     )
     kept = min(near.ids.shape[1], image_search.NEIGHBOURS - 1)
-    columns = [
+    ids_QK, similarity_QK, orientation_QK = (
         np.concatenate([mine_Q1, others_QK[:, :kept]], axis=1)
         for mine_Q1, others_QK in zip(own[:3], near[:3], strict=True)
-    ]
-    order_QK = np.argsort(-columns[1], axis=1, kind="stable")
-    return image_search.Neighbours(*(np.take_along_axis(column, order_QK, 1) for column in columns), near.background)
+    )
+    order_QK = np.argsort(-similarity_QK, axis=1, kind="stable")
+    ids_QK, similarity_QK, orientation_QK = (
+        np.take_along_axis(column, order_QK, axis=1) for column in (ids_QK, similarity_QK, orientation_QK)
+    )
+    return image_search.Neighbours(ids_QK, similarity_QK, orientation_QK, near.background)
 
 
 class Regions(NamedTuple):

@@ -55,7 +55,9 @@ def choose(run: Run) -> pa.Table:
                 where=str(config.calibration.pairs),
                 hint="Give WebDataset tars with an image and a .txt or .json file per sample, or Parquet files.",
             )
-        order = [_rank(id_, run.manifest.data.seeds.sample) for id_ in pairs["caption_id"].to_pylist()]
+        seed = run.manifest.data.seeds.sample
+        assert seed is not None  # the stage select has set it
+        order = [_rank(id_, seed) for id_ in pairs["caption_id"].to_pylist()]
         chosen = pairs.take(pc.sort_indices(pa.array(order))).slice(0, max(1, config.confirm.control_captions // 2))
         ledger.write(PLACES, "00000", chosen.select(images.INDEX.names))
         ledger.write("held_out_pairs", "00000", chosen.select(schema.HELD_OUT_PAIRS.names))

@@ -75,6 +75,7 @@ def choose(run: Run, matches: pa.Table) -> dict[str, Threshold]:
         The thresholds of the deciding embedder, by kind. Only this embedder compares regions.
     """
     data = run.manifest.data
+    assert data.seeds.sample is not None  # the stage select has set it
     found = chosen(run.ledger, run.config, matches, data.seeds.sample)
     data.thresholds = {
         name: {kind: ThresholdEntry.model_validate(asdict(limit)) for kind, limit in kinds.items()}
@@ -97,7 +98,7 @@ def chosen(ledger: Ledger, config: Config, matches: pa.Table, seed: int) -> Chos
     """
     deciding = config.confirm.embedders[0]
     setting, measuring = _halves(ledger, matches, seed)
-    found = {
+    found: dict[str, dict[str, Threshold]] = {
         name: _of_embedder(ledger, config, setting, name, KINDS if name == deciding else KINDS[:1])
         for name in config.confirm.embedders
     }

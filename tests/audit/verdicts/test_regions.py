@@ -80,6 +80,9 @@ def test_agreement_within_a_region_counts_the_tiles_that_show_something() -> Non
     assert agreement(first, second)[TOP].mean() > 0.5  # the white background, most of the region
     assert region_agreement(first, second, TOP) < 0.3
     assert region_agreement(first, first, TOP) == 1
+    edge = TOP.copy()
+    edge[2] = False
+    assert np.isnan(region_agreement(first, first, edge))  # what it shows is less than a quarter of the picture
     white = thumbnail(Image.new("RGB", (64, 64), "white"))
     assert region_agreement(first, white, TOP) == 0  # an empty picture agrees with no blob
     assert np.isnan(region_agreement(white, white, TOP))

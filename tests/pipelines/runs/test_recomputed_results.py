@@ -49,7 +49,7 @@ def _level(content: dict[str, Any]) -> None:
 
 
 def _fewer_false_positives(content: dict[str, Any]) -> None:
-    content["by_chance"]["controls"] = 100_000
+    content["confirm_error"]["controls"] = 100_000
 
 
 def _other_seed(content: dict[str, Any]) -> None:
