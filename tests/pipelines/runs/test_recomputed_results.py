@@ -52,23 +52,37 @@ def _fewer_false_positives(content: dict[str, Any]) -> None:
     content["confirm_error"]["controls"] = 100_000
 
 
+def _moved_threshold(content: dict[str, Any]) -> None:
+    content["thresholds"]["sscd"]["verbatim"]["value"] += 0.01
+
+
+def _hidden_control(content: dict[str, Any]) -> None:
+    content["thresholds"]["sscd"]["verbatim"]["used"] -= 1
+
+
 def _other_seed(content: dict[str, Any]) -> None:
     content["seeds"]["sample"] = 7
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("change", "names"),
     [
-        (_at_most_12, CLAIMS),
-        (_sentence, CLAIMS),
-        (_level, CLAIMS),
-        (_fewer_false_positives, CLAIMS),
-        (_other_seed, SAMPLE),
+        (_at_most_12, [CLAIMS]),
+        (_sentence, [CLAIMS]),
+        (_level, [CLAIMS]),
+        (_fewer_false_positives, [THRESHOLDS, CLAIMS]),
+        (_moved_threshold, [THRESHOLDS]),
+        (_hidden_control, [THRESHOLDS]),
     ],
 )
-def test_an_edited_manifest_fails(own: Path, change: Callable[[dict[str, Any]], None], name: str) -> None:
+def test_an_edited_manifest_fails(own: Path, change: Callable[[dict[str, Any]], None], names: list[str]) -> None:
     edit(own, change)
-    assert list(wrong(own)) == [name]
+    assert list(wrong(own)) == names
+
+
+def test_another_seed_is_not_that_of_the_sample(own: Path) -> None:
+    edit(own, _other_seed)  # it also splits the control captions
+    assert SAMPLE in wrong(own)
 
 
 def test_the_command_says_what_differs(own: Path) -> None:
