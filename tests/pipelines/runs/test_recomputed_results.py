@@ -28,10 +28,9 @@ def test_a_finished_run_agrees_with_its_tables(finished: Path) -> None:
     assert wrong(finished) == {}
 
 
-CLAIMS, SAMPLE = (
-    "the claims and their sentences follow from the tables",
-    "the audit sample is the one that its seed draws",
-)
+CLAIMS = "the claims and their sentences follow from the tables"
+SAMPLE = "the audit sample is the one that its seed draws"
+THRESHOLDS = "the thresholds and their measured error follow from the control captions"
 
 
 def _at_most_12(content: dict[str, Any]) -> None:
