@@ -89,27 +89,27 @@ def _print(found: Evaluation) -> None:
     table = Table("detector", "label", "positives", "negatives", "AUROC", "TPR at 1 % FPR", "at 0.1 %", box=None)
     for column in table.columns[2:]:
         column.justify = "right"
-    notes: dict[str, None] = {}
+    notes: dict[str, list[str]] = {}  # what the notes are about
     for measured in found.measured:
         rates = measured.rates
         if rates is None:
             table.add_row(measured.detector, measured.label, "", "", "", "", "")
-            notes[f"{measured.detector}: {measured.reason}"] = None
+            notes.setdefault(measured.reason, []).append(measured.detector)
             continue
         figures = [getattr(rates, name) for name in _FIGURES]
         shown = [_shown(figure) for figure in figures]
         table.add_row(measured.detector, measured.label, f"{rates.positives:,}", f"{rates.negatives:,}", *shown)
-        notes |= dict.fromkeys(f"{measured.label}: {figure.reason}" for figure in figures if figure.reason)
+        for reason in filter(None, (figure.reason for figure in figures)):
+            notes.setdefault(reason, []).append(measured.label)
         if any(measured.without_score):
             ours, theirs = measured.without_score
-            notes[
-                f"{measured.detector}, {measured.label}: no score for {ours:,} of the label, {theirs:,} negatives"
-            ] = None
+            lacking = f"no score for {ours:,} captions of the label and {theirs:,} negatives"
+            notes.setdefault(lacking, []).append(f"{measured.detector}, {measured.label}")
     if not console.is_terminal:
         console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
     console.print(table)
-    for note in notes:
-        console.print(Text(note))
+    for note, about in notes.items():
+        console.print(Text(f"{', '.join(dict.fromkeys(about))}: {note}"))
 
 
 def _counts(found: Evaluation) -> list[str]:
@@ -126,8 +126,11 @@ def _counts(found: Evaluation) -> list[str]:
         lines.append(f"{name}: {file.rows:,} rows, {len(file.label_of):,} captions{said}")
     matched = ", ".join(f"{number:,} {label}" for label, number in found.matched.items())
     lines.append(f"in the run: {matched}; {found.unmatched:,} labelled captions are not among its {found.captions:,}")
-    unused = "" if found.negatives == "all captions without a label" else ", which are left out"
-    lines.append(f"negatives: {found.negatives}; {found.without_label:,} captions have no label{unused}")
+    used = found.negatives == "all captions without a label"
+    lines.append(
+        f"negatives: {found.negatives}; {found.without_label:,} captions of the run have no label and are "
+        f"{'negatives' if used else 'left out'}"
+    )
     return lines
 
 

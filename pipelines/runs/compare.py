@@ -67,10 +67,10 @@ def compare(first: str, second: str) -> Comparison:
         )
     limits = _common_thresholds(*sides)
     captions, left_out = _pairs(sides, limits)
-    by_first, by_second = (
+    copied = [
         np.asarray(pc.is_in(captions["change"], value_set=pa.array([word, "stayed"]))) for word in ("went", "appeared")
-    )
-    test = paired_test(by_first, by_second, captions["cluster"].to_numpy())
+    ]
+    test = paired_test(copied[0], copied[1], captions["cluster"].to_numpy())
     generate, confirm = sides[0].config.generate, sides[0].config.confirm
     return Comparison(
         runs=(first, second),

@@ -25,7 +25,7 @@ def test_it_says_what_became_of_every_label_and_caption(finished: Path, labels: 
     assert (code, error) == (0, "")
     assert "labels: 16 rows, 16 captions" in output
     assert "in the run: 15 memorized; 1 labelled captions are not among its 38" in output
-    assert "negatives: all captions without a label; 23 captions have no label" in output
+    assert "negatives: all captions without a label; 23 captions of the run have no label and are negatives" in output
     assert "23 negatives are too few: this rate needs 500" in output
 
 
