@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,9 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: the terminal shows the address, and the answers are in the run."""
 
-    def _answer(self, respond: Any) -> None:
+    def _answer(self, respond: Callable[[str], tuple[str, bytes]]) -> None:
         try:
-            status, kind, content = HTTPStatus.OK, *respond(self._path())
+            kind, content = respond(self._path())
+            status = HTTPStatus.OK
         except RequestError as refusal:
             status, kind, content = refusal.status, "text/plain", str(refusal).encode()
         except (AuditError, OSError) as error:
@@ -169,7 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path != "answer":
             raise RequestError(HTTPStatus.NOT_FOUND, "not found")
         said = self._body()
-        rater, number, seconds = self._rater(said.get("rater")), self._number(said.get("number")), said.get("seconds")
+        rater, number = self._rater(said.get("rater")), self._number(said.get("number"))
+        seconds: Any = said.get("seconds")
         if said.get("answer") not in ANSWER_WORDS:
             raise RequestError(HTTPStatus.BAD_REQUEST, f"the answer must be one of {', '.join(ANSWER_WORDS)}")
         if type(seconds) not in (int, float) or not math.isfinite(seconds) or seconds < 0:
