@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import math
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from audit.errors import AuditError, UsageError, first_line
 from audit.schema import ANSWER_WORDS
@@ -119,9 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: the terminal shows the address, and the answers are in the run."""
 
     def _answer(self, respond: Callable[[str], tuple[str, bytes]]) -> None:
-        status = HTTPStatus.OK
         try:
             kind, content = respond(self._path())
+            status = HTTPStatus.OK
         except RequestError as refusal:
             status, kind, content = refusal.status, "text/plain", str(refusal).encode()
         except (AuditError, OSError) as error:
@@ -145,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         if origin is not None and origin not in [f"http://{host}" for host in self.server.hosts]:
             raise RequestError(HTTPStatus.FORBIDDEN, "this request comes from another site")
-        _, _, rest = urlsplit(self.path).path.partition("/")
+        _, _, rest = self.path.partition("?")[0].partition("/")
         token, slash, path = rest.partition("/")
         if not hmac.compare_digest(token.encode(), self.server.token.encode()) or not slash:
             raise RequestError(HTTPStatus.NOT_FOUND, "not found: open the address that crossaudit printed")
@@ -170,10 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path != "answer":
             raise RequestError(HTTPStatus.NOT_FOUND, "not found")
         said = self._body()
-        rater, number, seconds = self._rater(said.get("rater")), self._number(said.get("number")), said.get("seconds")
+        rater, number = self._rater(said.get("rater")), self._number(said.get("number"))
+        seconds: Any = said.get("seconds")
         if said.get("answer") not in ANSWER_WORDS:
             raise RequestError(HTTPStatus.BAD_REQUEST, f"the answer must be one of {', '.join(ANSWER_WORDS)}")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        if type(seconds) not in (int, float) or not 0 <= seconds < 1e9:
             raise RequestError(HTTPStatus.BAD_REQUEST, "seconds must be a number from 0")
         self.server.answers.give(rater, number, said["answer"], float(seconds))
         return _json({"number": number, "answer": said["answer"]})
@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         return said
 
     def _query(self, name: str) -> str | None:
-        return parse_qs(urlsplit(self.path).query).get(name, [None])[0]
+        return parse_qs(self.path.partition("?")[2]).get(name, [None])[0]
 
     def _rater(self, name: object) -> str:
         try:
