@@ -122,8 +122,8 @@ def scored(folder: Path, labels: list[dict], cluster_of: dict[str, str]) -> pa.T
     Captions that the model was not trained on have neither cluster nor rows.
     """
     rows = pq.read_table(folder / "captions.parquet")["caption"].to_pylist()
-    trained_on = {row["caption"]: row["image_key"] for row in labels if row["label"] not in ("near", "none")}
-    in_cluster = Counter(cluster_of[trained_on[caption]] for caption in rows if caption in trained_on)
+    cluster = {r["caption"]: cluster_of[r["image_key"]] for r in labels if r["label"] not in ("near", "none")}
+    in_cluster = Counter(cluster[caption] for caption in rows if caption in cluster)
     captions = sorted(set(rows))
     path = folder / "duplicates-screen.parquet"
     if not path.exists():
@@ -133,7 +133,7 @@ def scored(folder: Path, labels: list[dict], cluster_of: dict[str, str]) -> pa.T
         pq.write_table(audit.calibrate(parts[0]).score(parts[1]).select(["caption", "score"]), path)
     found = pq.read_table(path)
     score_of = dict(zip(found["caption"].to_pylist(), found["score"].to_pylist(), strict=True))
-    clusters_of = [cluster_of.get(trained_on.get(caption, "")) for caption in captions]
+    clusters_of = [cluster.get(caption) for caption in captions]
     counts = [name and in_cluster[name] for name in clusters_of]
     columns = {"caption_id": captions, "score": [score_of[caption] for caption in captions], "caption": captions}
     return pa.table(columns | {"cluster": pa.array(clusters_of, pa.string()), "rows": pa.array(counts, pa.int64())})
