@@ -25,7 +25,7 @@ from audit.statistics.intervals import conformal_p
 # Shapes: N captions, F features.
 
 Floats = npt.NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
 SAME = 1e-6  # a feature whose range is below this fraction of its magnitude varies only by rounding
 MIN_HALF = 30  # fewest captions per half; a calibration should have 1,000 or more captions
 
@@ -41,11 +41,15 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The distribution of scores of control captions, and the context in which it is valid."""
+    """The distribution of scores of control captions, and the context in which it is valid.
+
+    `withheld` is the reason why p-values are null, or None if they are given.
+    """
 
     detector: str
     context: dict[str, Any]
     parts: tuple[Part, ...]
+    withheld: str | None = None
 
     def score(self, table: pa.Table) -> pa.Table:
         """Score each caption of a screen or generation.
@@ -59,7 +63,8 @@ class Calibration:
             One row per caption: `caption` or `caption_id` (whichever the table has), `score` and `p_unseen`.
             `score` is the -log survival of the control captions at the caption's distance, for the part in which it is
             largest. A larger score means less like the control captions; beyond them, scores do not tie.
-            `p_unseen` is the smallest conformal p-value of the parts, times the number of parts.
+            `p_unseen` is the smallest conformal p-value of the parts, times the number of parts; null if p-values are
+            withheld.
 
         Raises:
             AuditError: The table was made in another context; the message names the item that differs.
@@ -72,7 +77,8 @@ class Calibration:
             score_N = np.maximum(score_N, part.survival.minus_log(distance_N))
             p_N = np.minimum(p_N, conformal_p(part.survival.distances, distance_N))
         p_N = np.minimum(1.0, len(self.parts) * p_N)
-        return pa.table({key: pa.array(names_N, pa.string()), "score": score_N, "p_unseen": p_N})
+        p_unseen = pa.array(p_N) if self.withheld is None else pa.nulls(len(names_N), pa.float64())
+        return pa.table({key: pa.array(names_N, pa.string()), "score": score_N, "p_unseen": p_unseen})
 
     def save(self, path: str | Path) -> None:
         """Write the calibration as JSON; `load_calibration` restores it exactly."""
@@ -134,7 +140,7 @@ def load_calibration(path: str | Path) -> Calibration:
             Part(part["detector"], distance_of_json(part["distance"]), Survival.of_json(part["survival"]))
             for part in content["parts"]
         )
-        return Calibration(content["detector"], content["context"], parts)
+        return Calibration(content["detector"], content["context"], parts, content["withheld"])
     except OSError as error:
         what = f"cannot be read: {(error.strerror or first_line(error)).lower()}"
         raise AuditError(what, where=str(path), hint="Give the calibration.json of a run.") from error

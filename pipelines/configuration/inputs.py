@@ -163,3 +163,7 @@ class ControlCaptions(Section):
     screen: str | None = Field(
         default=None, description="Their precomputed screen table (a Parquet file from `audit.screen`)."
     )
+    accept_unlike: bool = Field(
+        default=False,
+        description="Go on with control captions that are unlike the dataset, and withhold all p-values.",
+    )
