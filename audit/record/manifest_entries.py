@@ -74,6 +74,19 @@ class LikenessEntry(ManifestEntry):
         return self.low is not None and self.low > self.limit
 
 
+class StratumEntry(ManifestEntry):
+    """Held-out control captions with small p-values in one stratum (`audit.calibration.strata.Stratum`)."""
+
+    kind: Literal["length", "truncation", "script"]
+    name: str
+    controls: int
+    above: list[int]
+    low: list[float]
+    high: list[float]
+    share_controls: float
+    share_captions: float
+
+
 class CalibrationEntry(ManifestEntry):
     """How many control captions there are, what they are for, and why the q-values are there or not.
 
@@ -86,6 +99,7 @@ class CalibrationEntry(ManifestEntry):
     fit: int = 0
     held_out: int = 0
     likeness: LikenessEntry | None = None
+    strata: list[StratumEntry] = []
     p_unseen: str = ""
     q_unseen: str = ""
 

@@ -20,7 +20,7 @@ from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.reading import precomputed
 from pipelines.reading.control_captions import read_control_captions
-from pipelines.steps.control_likeness import describe
+from pipelines.steps import control_likeness
 from pipelines.steps.screening import failed_rows, screen_errors, screen_texts
 from pipelines.tables.calibration import CONTROL_CAPTIONS, NAME
 
@@ -49,11 +49,12 @@ def run(run: Run) -> None:
         data = run.manifest.data.calibration
         calibration = audit.calibrate(control_table, config.screen.detectors[0])
         if data.likeness is not None and data.likeness.unlike:
-            data.p_unseen = f"withheld: the control captions are {describe(data.likeness)}"
+            data.p_unseen = f"withheld: the control captions are {control_likeness.describe(data.likeness)}"
             calibration = replace(calibration, withheld=data.p_unseen.removeprefix("withheld: "))
         _save(run.ledger, calibration)
         data.control_captions, data.detector = rows, calibration.detector
         data.fit, data.held_out = _halves(calibration, control_table)
+        data.strata = control_likeness.strata(run, calibration, control_table)
         stage.rows_in, stage.rows_out = rows, run.manifest.refresh("control_screen")
 
 

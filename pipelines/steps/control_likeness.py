@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.calibration.likeness import LIMIT, Likeness, compare
+from audit.calibration.strata import false_positives
 from audit.duplicates.captions import mixed
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables
-from audit.record.manifest_entries import LikenessEntry
+from audit.record.manifest_entries import LikenessEntry, StratumEntry
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.tables.calibration import CONTROL_CAPTIONS
 
 if TYPE_CHECKING:
+    from audit.calibration.calibration import Calibration
     from pipelines.engine.worker import Worker
 
 # Expected number of captions of the dataset, and of control captions, that are compared.
@@ -75,6 +77,14 @@ def refusal(entry: LikenessEntry, where: str) -> AuditError:
     return AuditError(what, where=where, hint=hint)
 
 
+def strata(run: Run, calibration: Calibration, control_table: pa.Table) -> list[StratumEntry]:
+    """Return the false-positive rate of the calibration in each stratum of its held-out control captions."""
+    controls, captions = _samples(run)
+    truncated = dict(zip(controls["caption"].to_pylist(), controls["truncated"].to_pylist(), strict=True))
+    found = false_positives(calibration, control_table, truncated, captions)
+    return [StratumEntry.model_validate(asdict(stratum)) for stratum in found]
+
+
 def _samples(run: Run) -> tuple[pa.Table, pa.Table]:
     """Return the control captions and the captions of the dataset to compare."""
     ledger = run.ledger
@@ -86,7 +96,8 @@ def _samples(run: Run) -> tuple[pa.Table, pa.Table]:
     ]
     fraction = min(1.0, SAMPLE / max(1, ledger.rows(CONTROL_CAPTIONS, "00000")))
     shards.append(Shard("controls", (CONTROL_CAPTIONS, "00000", fraction), 0, 1))
-    run.execute(Step("controls: sample", COMPARED, "parts", ledger, _sample, needs=run.config.scoring()), shards)
+    needs = run.config.scoring()
+    run.execute(Step("controls: sample", COMPARED, "parts", ledger, _sample, needs=needs), shards)
     table = ledger.read(COMPARED)
     return table.filter(table["is_control"]), table.filter(pc.invert(table["is_control"]))
 

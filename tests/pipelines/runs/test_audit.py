@@ -280,10 +280,22 @@ def test_every_stage_is_one_line_on_a_terminal_and_the_summary_is_below(
     code, lines = on_a_terminal("run", str(dataset), "--set", "engine.workers=0", "--out", out, width=120)
     assert code == 0, lines
     stages = [line for line in lines if line.startswith("✓")]
-    names = ["ingest", "embed", "cluster", "calibrate", "screen", "select", "generate", "confirm", "judge", "report"]
+    names = [
+        "ingest",
+        "controls",
+        "embed",
+        "cluster",
+        "calibrate",
+        "screen",
+        "select",
+        "generate",
+        "confirm",
+        "judge",
+        "report",
+    ]
     assert [line.split()[1] for line in stages] == names
     assert re.fullmatch(r"✓ ingest +40 rows +[\d.]+ s.*", stages[0])
-    assert re.fullmatch(r"✓ screen +38 captions +[\d.]+ s.*", stages[4])
+    assert re.fullmatch(r"✓ screen +38 captions +[\d.]+ s.*", stages[5])
     assert not any("⠋" in line or "━" in line for line in lines)
     [verbatim] = [line for line in lines if line.startswith("■ verbatim")]
     assert int(verbatim.split()[2]) == len(verbatim_captions(run))
