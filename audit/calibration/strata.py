@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from audit.calibration.calibration import Calibration, in_fitting_half
 from audit.calibration.likeness import script_of
+from audit.schema import CONTROL_SCORES
 from audit.statistics.intervals import clopper_pearson
 
 # Shapes: N captions.
@@ -51,25 +52,22 @@ class Stratum:
 
 
 def false_positives(
-    calibration: Calibration, control_table: pa.Table, truncated: Mapping[str, bool], captions: pa.Table
+    scores: pa.Table, control_table: pa.Table, truncated: Mapping[str, bool], captions: pa.Table
 ) -> list[Stratum]:
     """Measure how often a held-out control caption has a small p-value, by stratum.
 
-    The p-value of each is taken against the other held-out ones (leave-one-out).
-
     Args:
-        calibration: The calibration.
-        control_table: The rows of control captions that it was fitted on, with `caption` and `caption_group`.
-        truncated: Caption -> whether the tokenizer truncates it.
+        scores: Rows of `schema.CONTROL_SCORES`.
+        control_table: The control captions, with `caption_id` and `caption`.
+        truncated: caption_id -> whether the tokenizer truncates it.
         captions: A random sample of the captions of the dataset (`caption`, `truncated`), for their shares.
 
     Returns:
         The strata that have control captions or captions, by kind.
     """
-    held_out_N = np.array([not in_fitting_half(group) for group in control_table["caption_group"].to_pylist()], bool)
-    held_out = control_table.filter(pa.array(held_out_N))
-    texts, p_N = leave_one_out(calibration, held_out)
-    mine = [strata_of(text, truncated.get(text)) for text in texts]
+    text_of = dict(zip(control_table["caption_id"].to_pylist(), control_table["caption"].to_pylist(), strict=True))
+    mine = [strata_of(text_of[id_], truncated.get(id_)) for id_ in scores["caption_id"].to_pylist()]
+    p_N = scores["p_unseen"].to_numpy()
     theirs = [
         strata_of(text, cut)
         for text, cut in zip(captions["caption"].to_pylist(), captions["truncated"].to_pylist(), strict=True)
@@ -86,12 +84,24 @@ def false_positives(
     return found
 
 
-def leave_one_out(calibration: Calibration, held_out: pa.Table) -> tuple[list[str], np.ndarray]:
-    """Return the held-out control captions, and the p-value of each against the others: (captions, [N])."""
-    names_N, distances = calibration.distances(held_out)
-    # (1 + others at least as far) / (1 + others): each caption counts itself once.
-    p_PN = [_at_least(distance_N) / max(1, len(names_N)) for distance_N in distances]
-    return names_N, np.minimum(1.0, len(p_PN) * np.min(p_PN, axis=0))
+def control_scores(calibration: Calibration, control_table: pa.Table) -> pa.Table:
+    """Score the control captions that give p-values; the p-value of each is against the others (leave-one-out).
+
+    Args:
+        calibration: The calibration.
+        control_table: The rows that it was fitted on, with `caption_id`, `caption` and `caption_group`.
+
+    Returns:
+        Rows of `schema.CONTROL_SCORES`, ordered by caption_id.
+    """
+    held_out_N = [not in_fitting_half(group) for group in control_table["caption_group"].to_pylist()]
+    held_out = control_table.filter(pa.array(held_out_N, pa.bool_())).drop_columns("caption")
+    ids, distances = calibration.distances(held_out)
+    # (1 + others at least as far) / (1 + others): a caption counts itself once.
+    p_PN = [_at_least(distance_N) / max(1, len(ids)) for distance_N in distances]
+    p_N = np.minimum(1.0, len(p_PN) * np.min(p_PN, axis=0))
+    columns = [pa.array(ids, pa.string()), calibration.score(held_out)["score"], pa.array(p_N)]
+    return pa.table(columns, schema=CONTROL_SCORES).sort_by("caption_id")
 
 
 def strata_of(caption: str, truncated: bool | None) -> list[tuple[str, int, str]]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 import audit
 from audit import schema
+from audit.calibration.strata import control_scores
 from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger, Shard, Tables, slices
 from pipelines.engine.context import Run
@@ -54,7 +55,10 @@ def run(run: Run) -> None:
         _save(run.ledger, calibration)
         data.control_captions, data.detector = rows, calibration.detector
         data.fit, data.held_out = _halves(calibration, control_table)
-        data.strata = control_likeness.strata(run, calibration, control_table)
+        scores = control_scores(calibration, control_table)
+        run.ledger.write("control_scores", "00000", scores)
+        run.manifest.part("control_scores", "00000", len(scores))
+        data.strata = data.strata or control_likeness.strata(run, scores)
         stage.rows_in, stage.rows_out = rows, run.manifest.refresh("control_screen")
 
 

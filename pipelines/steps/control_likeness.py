@@ -21,7 +21,6 @@ from pipelines.engine.step import Step
 from pipelines.tables.calibration import CONTROL_CAPTIONS
 
 if TYPE_CHECKING:
-    from audit.calibration.calibration import Calibration
     from pipelines.engine.worker import Worker
 
 # Expected number of captions of the dataset, and of control captions, that are compared.
@@ -77,11 +76,11 @@ def refusal(entry: LikenessEntry, where: str) -> AuditError:
     return AuditError(what, where=where, hint=hint)
 
 
-def strata(run: Run, calibration: Calibration, control_table: pa.Table) -> list[StratumEntry]:
-    """Return the false-positive rate of the calibration in each stratum of its held-out control captions."""
+def strata(run: Run, scores: pa.Table) -> list[StratumEntry]:
+    """Return the share of small p-values in each stratum of the control captions in `control_scores`."""
     controls, captions = _samples(run)
-    truncated = dict(zip(controls["caption"].to_pylist(), controls["truncated"].to_pylist(), strict=True))
-    found = false_positives(calibration, control_table, truncated, captions)
+    truncated = dict(zip(controls["caption_id"].to_pylist(), controls["truncated"].to_pylist(), strict=True))
+    found = false_positives(scores, run.ledger.read(CONTROL_CAPTIONS, "00000"), truncated, captions)
     return [StratumEntry.model_validate(asdict(stratum)) for stratum in found]
 
 
