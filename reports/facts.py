@@ -122,8 +122,8 @@ class Facts:
             "title": "Screening scores",
             "uri": figures.data_uri(figures.scores(edges, counts, controls, selected_from)),
             "text": "Scores of all captions, measured on pure noise before any image is generated. Captions are "
-            "suspicious if they score higher than control captions, which the model never saw: without any memorization, "
-            "both would look alike. We generate images for the highest-scoring captions.",
+            "suspicious if they score higher than control captions, which the model never saw: without any "
+            "memorization, both would look alike. We generate images for the highest-scoring captions.",
         }
 
     def _histogram(self, table: str, edges: np.ndarray) -> np.ndarray:
