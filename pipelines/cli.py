@@ -12,6 +12,7 @@ from pipelines.commands import (
     check,
     clean,
     config,
+    controls,
     demo,
     detectors,
     download_weights,
@@ -51,7 +52,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PANELS = {
-    "Audit": (demo, init, config, download_weights, plan, index, run),
+    "Audit": (demo, init, config, download_weights, controls, plan, index, run),
     "Look at the results": (report, query, check, errors, lookup, reproduce, explain, rank_layers, detectors),
     "Act on them": (exclusions, clean, mitigate, purge),
     "On a Ray cluster": (submit, status, logs, stop),

@@ -6,13 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.calibration.likeness import LIMIT, Likeness, compare
 from audit.calibration.strata import false_positives
-from audit.duplicates.captions import mixed
+from audit.duplicates.captions import draws
 from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables
 from audit.record.manifest_entries import LikenessEntry, StratumEntry
@@ -47,7 +46,7 @@ def run(run: Run) -> None:
     """
     entry, accepted = run.manifest.data.calibration.likeness, run.config.calibration.accept_unlike
     if entry is None:
-        entry = LikenessEntry.model_validate(asdict(compare(*_samples(run), SEED)) | {"limit": LIMIT})
+        entry = entry_of(compare(*_samples(run), SEED))
     entry.accepted = accepted and entry.unlike
     run.manifest.data.calibration.likeness = entry
     run.manifest.write()
@@ -56,7 +55,15 @@ def run(run: Run) -> None:
         raise refusal(entry, run.config.calibration.captions)
 
 
-def describe(entry: LikenessEntry | Likeness) -> str:
+def entry_of(found: Likeness) -> LikenessEntry:
+    """Return the entry of the manifest; its figures are rounded."""
+    known = asdict(found)
+    for name in ("auc", "low", "high"):
+        known[name] = None if known[name] is None else round(known[name], 6)
+    return LikenessEntry.model_validate(known | {"limit": LIMIT})
+
+
+def describe(entry: LikenessEntry) -> str:
     """Say in a few words how alike control captions and dataset are."""
     if entry.auc is None:
         return "too few control captions or captions to tell whether they are alike"
@@ -105,7 +112,7 @@ def _sample(worker: Worker, shard: Shard) -> Tables:
     """Return a random fraction of the captions of one part."""
     table, name, fraction = shard.source
     found = worker.ledger.read(table, name, ["caption_id", "caption"])
-    drawn = pa.array(in_sample(found["caption_id"].to_pylist(), fraction, SEED))
+    drawn = pa.array(draws(found["caption_id"].to_pylist(), SEED) < fraction)
     found = found.filter(drawn)
     group = _groups(worker.ledger, table, name).filter(drawn)
     mask_NK = worker.model.tokenize(found["caption"].to_pylist())[1] if len(found) else None
@@ -118,16 +125,3 @@ def _sample(worker: Worker, shard: Shard) -> Tables:
 def _groups(ledger: Ledger, table: str, name: str) -> pa.ChunkedArray:
     table = table if table == CONTROL_CAPTIONS else "caption_groups"  # it has the rows of `captions`
     return ledger.read(table, name, ["caption_group"])["caption_group"]
-
-
-def in_sample(caption_ids: list[str], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Tell which captions a random sample has: [N]. It depends on `caption_id` and seed alone, and on no other caption.
-
-    Args:
-        caption_ids: The captions.
-        fraction: The probability of each caption.
-        seed: The seed.
-    """
-    ids_N = np.array([int(id_[:16], 16) for id_ in caption_ids], np.uint64)
-    draw_N = mixed(ids_N ^ mixed(np.array([seed], np.uint64))) >> np.uint64(11)
-    return draw_N < np.uint64(round(fraction * (1 << 53)))
