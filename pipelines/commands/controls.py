@@ -139,10 +139,13 @@ def misses(
     """
     import pyarrow.parquet as pq
 
-    from audit.record.ledger import Ledger
+    from audit.record.filesystem import open_file
     from pipelines.runs.holdout import misses as count_misses
+    from pipelines.runs.holdout import read_verdicts
 
-    table = count_misses(Ledger(run).read("verdicts", columns=["caption_id", "verdict"]), pq.read_table(canaries))
+    with open_file(canaries) as source:
+        planted = pq.read_table(source, columns=["caption_id", "dose"])
+    table = count_misses(read_verdicts(run), planted)
     typer.echo("dose  canaries  confirmed  missed")
     for row in table.to_pylist():
         share = f"{row['miss_rate']:.1%} (95 % interval {row['low']:.1%} to {row['high']:.1%})"

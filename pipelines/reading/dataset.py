@@ -65,13 +65,18 @@ def open_dataset(paths: Sequence[str], column: str | None = None) -> Dataset:
 
 
 def sample(dataset: Dataset, size: int, seed: int) -> list[str]:
-    """Draw about `size` distinct captions at random. Which ones depends on texts and seed alone, not on files."""
-    fraction, found = min(1.0, size / dataset.rows), {}
+    """Draw `size` distinct captions at random, or all if there are fewer, in the order of the draw.
+
+    Which ones depends on the texts of the dataset and the seed alone, not on files, order or repetitions.
+    """
+    number_of: dict[str, float] = {}
     for _, table in dataset.each():
         texts = list(dict.fromkeys(table["caption"].to_pylist()))
-        drawn_N = draws([caption_id(text) for text in texts], seed) < fraction
-        found |= dict.fromkeys(text for text, drawn in zip(texts, drawn_N, strict=True) if drawn)
-    return sorted(found)
+        numbers = draws([caption_id(text) for text in texts], seed).tolist()
+        number_of |= zip(texts, numbers, strict=True)
+        first = sorted(number_of, key=lambda text: (number_of[text], text))[:size]
+        number_of = {text: number_of[text] for text in first}
+    return list(number_of)
 
 
 def grouped(captions: Sequence[str]) -> pa.Table:

@@ -13,9 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit import schema
-from audit.duplicates.captions import band_keys, caption_groups, caption_id, draws, near_identical
+from audit.duplicates.captions import band_keys, caption_groups, caption_id, near_identical
 from audit.errors import AuditError, UsageError
-from pipelines.reading.dataset import Dataset
+from audit.record.ledger import Ledger
+from audit.statistics.intervals import clopper_pearson
+from pipelines.configuration.settings import absolute
+from pipelines.engine.manifest import read
+from pipelines.reading.dataset import Dataset, sample
 from pipelines.reading.slices import Slice
 
 # Shapes: C chosen captions, N captions of a slice, B bands, P pairs.
@@ -95,18 +99,12 @@ def hold_out(dataset: Dataset, folder: Path, controls: int, canaries_per_dose: i
 
 def _drawn(dataset: Dataset, count: int, seed: int) -> list[str]:
     """Draw distinct captions, no two of them near-identical."""
-    # Draw a few more, because near-identical ones are left out.
-    fraction, number_of = min(1.0, (1.5 * count + 100) / dataset.rows), {}
-    for _, table in dataset.each():
-        texts = list(dict.fromkeys(table["caption"].to_pylist()))
-        drawn_N = draws([caption_id(text) for text in texts], seed)
-        number_of |= {text: number for text, number in zip(texts, drawn_N, strict=True) if number < fraction}
-    ordered = sorted(number_of, key=lambda text: (number_of[text], text))
+    ordered = sample(dataset, count + count // 2 + 100, seed)  # a few more, as near-identical ones are left out
     first_of = dict(zip(reversed(caption_groups(ordered)), reversed(ordered), strict=True))
     firsts = set(first_of.values())
     chosen = [text for text in ordered if text in firsts][:count]
-    if len(chosen) < count or count > dataset.rows // 2:
-        what = f"{count:,} captions are to be set aside, but the data set has only {len(number_of):,} different ones"
+    if len(chosen) < count:
+        what = f"{count:,} captions are to be set aside, but the data set has only {len(chosen):,} different ones"
         raise AuditError(what, hint="Ask for fewer with --count and --canaries.")
     return chosen
 
@@ -164,6 +162,14 @@ def _write_exclusions(path: Path, dataset: Dataset, dropped: list[dict]) -> None
     pq.write_table(table.replace_schema_metadata({schema.METADATA_KEY: json.dumps(notes).encode()}), path)
 
 
+def read_verdicts(run: str) -> pa.Table:
+    """Read `caption_id` and `verdict` of a finished run. Raises AuditError if it is not finished."""
+    manifest = read(run)
+    if not manifest.finished:
+        raise AuditError("the run is not finished", where=run, hint="Finish it with `crossaudit run` first.")
+    return Ledger(absolute(run, Path.cwd())).read("verdicts", columns=["caption_id", "verdict"])
+
+
 def misses(verdicts: pa.Table, canaries: pa.Table) -> pa.Table:
     """Count the canaries that an audit missed, by dose.
 
@@ -174,8 +180,6 @@ def misses(verdicts: pa.Table, canaries: pa.Table) -> pa.Table:
     Returns:
         `dose`, `canaries` (those in the run), `confirmed`, `miss_rate`, `low`, `high` (95 %, Clopper-Pearson), by dose.
     """
-    from audit.statistics.intervals import clopper_pearson
-
     joined = canaries.select(["caption_id", "dose"]).join(verdicts, "caption_id", join_type="inner")
     found = []
     for dose in sorted(set(joined["dose"].to_pylist())):
