@@ -107,7 +107,7 @@ def compare(controls: pa.Table, captions: pa.Table, seed: int = 0) -> Likeness:
     is_control_N = np.repeat([True, False], [len(table) for table in both])
     words = [set(_WORD.findall(text.casefold()[:_LETTERS])) for text in texts]
     topic_N = _topics([group for table in both for group in table["caption_group"].to_pylist()], words)
-    counts = {
+    counts: dict[str, Any] = {
         "controls": len(both[0]),
         "captions": len(both[1]),
         "control_topics": len(np.unique(topic_N[is_control_N])),
@@ -235,7 +235,8 @@ def _telltales(
     """Return the words whose shares differ most, by the z of two proportions: (of controls, of captions)."""
     controls, captions = int(is_control_N.sum()), int((~is_control_N).sum())
     mine, theirs = (
-        Counter(word for row in np.flatnonzero(rows) for word in words[row]) for rows in (is_control_N, ~is_control_N)
+        Counter(word for row in np.flatnonzero(rows).tolist() for word in words[row])
+        for rows in (is_control_N, ~is_control_N)
     )
     ranked = []
     for word in mine.keys() | theirs.keys():

@@ -78,9 +78,10 @@ def false_positives(
         inside_N = np.array([stratum in strata for strata in mine], bool)
         above = tuple(int((p_N[inside_N] <= rate).sum()) for rate in RATES)
         ends = [clopper_pearson(k, sizes[stratum]) if sizes[stratum] else (0.0, 1.0) for k in above]
+        low, high = (tuple(end[side] for end in ends) for side in (0, 1))
         shares = sizes[stratum] / max(1, len(mine)), of_data[stratum] / max(1, len(theirs))
         kind, _, name = stratum
-        found.append(Stratum(kind, name, sizes[stratum], above, *zip(*ends, strict=True), *shares))
+        found.append(Stratum(kind, name, sizes[stratum], above, low, high, *shares))
     return found
 
 

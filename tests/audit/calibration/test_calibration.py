@@ -10,7 +10,7 @@ import pytest
 
 import audit
 from audit import schema
-from audit.calibration.calibration import _in_fitting_half
+from audit.calibration.calibration import in_fitting_half
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
 
@@ -239,7 +239,7 @@ def test_too_few_control_captions_are_an_error_that_says_how_many_are_needed() -
 
 def test_near_identical_captions_never_fall_into_both_halves() -> None:
     """A column of groups decides; without it the texts do."""
-    assert {_in_fitting_half(f"group {number}") for number in range(50)} == {True, False}
+    assert {in_fitting_half(f"group {number}") for number in range(50)} == {True, False}
     control = table(CONTROL)
     one_group = control.append_column("caption_group", pa.array(["the same"] * control.num_rows))
     with pytest.raises(AuditError, match="each half needs"):
