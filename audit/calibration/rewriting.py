@@ -17,7 +17,7 @@ from audit.duplicates.captions import caption_groups
 from audit.errors import AuditError
 
 PROPOSALS = pa.schema([("caption", pa.string()), ("method", pa.string()), ("source", pa.string())])
-# A word is a subject if at most this fraction of the captions has it; the others make up the template.
+# A word is a subject if at most this fraction of the captions has it. The other words make up the template.
 RARE = 0.01
 MOST_SWAPPED = 4
 # A replacement may be this many letters longer or shorter.
@@ -54,11 +54,7 @@ def rewrite(captions: Sequence[str], count: int, seed: int = 0) -> pa.Table:
     rng = random.Random(seed)
     pieces = [_WORD.findall(text) for text in captions]
     frequency = Counter(word for found in pieces for word in set(map(str.casefold, found)))
-    most = max(2.0, RARE * len(captions))
-    subjects = [
-        [at for at, word in enumerate(found) if word.isalpha() and frequency[word.casefold()] <= most]
-        for found in pieces
-    ]
+    subjects = [_subjects(found, frequency, RARE * len(captions)) for found in pieces]
     by_slot, by_form = defaultdict(list), defaultdict(list)
     for found, places in zip(pieces, subjects, strict=True):
         for number, at in enumerate(places):
@@ -109,6 +105,13 @@ def _new(proposed: list[str], captions: Sequence[str]) -> list[str]:
             seen.add(group)
             kept.append(text)
     return kept
+
+
+def _subjects(found: Sequence[str], frequency: Counter[str], most: float) -> list[int]:
+    """Return the places of the words that say what a caption is about: the rare ones, or else the two rarest."""
+    places = [at for at, word in enumerate(found) if word.isalpha()]
+    rare = [at for at in places if frequency[found[at].casefold()] <= most]
+    return rare or sorted(sorted(places, key=lambda at: (frequency[found[at].casefold()], at))[:2])
 
 
 def _template(found: Sequence[str], places: Sequence[int]) -> str:
