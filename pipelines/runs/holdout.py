@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -149,7 +150,7 @@ def _write_exclusions(path: Path, dataset: Dataset, dropped: list[dict]) -> None
     files: dict[str, int] = {}
     for part in dataset.slices:
         files[part.file.name] = files.get(part.file.name, 0) + part.rows
-    notes = {
+    notes: dict[str, Any] = {
         "policy": "holdout",
         "caption": dataset.options.caption,
         "delimiter": dataset.options.delimiter,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ FRESH = [f"fresh caption {number}" for number in range(400)]
 @pytest.fixture(scope="module")
 def calibration() -> audit.Calibration:
     return audit.calibrate(table(CONTROL))
+
+
+def test_withheld_p_values_are_null_and_scores_stay(calibration: audit.Calibration, tmp_path: Path) -> None:
+    replace(calibration, withheld="unlike").save(tmp_path / "calibration.json")
+    loaded = audit.load_calibration(tmp_path / "calibration.json")
+    assert loaded.withheld == "unlike"
+    scores, plain = (each.score(table(FRESH, seed=1)) for each in (loaded, calibration))
+    assert scores["score"].equals(plain["score"])
+    assert scores.schema == plain.schema
+    assert scores["p_unseen"].null_count == len(scores)
 
 
 def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibration) -> None:
