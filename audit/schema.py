@@ -61,6 +61,8 @@ SCORES = pa.schema(
         ("image_cluster_size", INT64),
     ]
 )
+# One row per control caption that gives p-values: `p_unseen` is its own against the others.
+CONTROL_SCORES = pa.schema([("caption_id", STRING), ("score", FLOAT64), ("p_unseen", FLOAT64)])
 PERTURBATIONS = pa.schema([("caption_id", STRING), ("perturbation_margin", FLOAT64)])
 MATCHES = pa.schema(
     [

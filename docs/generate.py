@@ -35,6 +35,7 @@ TABLES: list[tuple[str, str, pa.Schema]] = [
     ("captions", "distinct caption of the run", schema.CAPTIONS),
     ("caption_groups", "distinct caption", schema.CAPTION_GROUPS),
     ("control_screen", "control caption and seed, with the detectors' columns", schema.control_screen(())),
+    ("control_scores", "control caption that gives p-values; its own is against the others", schema.CONTROL_SCORES),
     ("screen", "caption and seed, with the detectors' columns", schema.screen(())),
     ("scores", "caption", schema.SCORES),
     ("perturbations", "selected caption, with `select.perturbation_margin`", schema.PERTURBATIONS),

@@ -14,6 +14,7 @@ from pipelines.commands import (
     clean,
     compare,
     config,
+    controls,
     demo,
     detectors,
     download_weights,
@@ -56,7 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PANELS = {
-    "Audit": (demo, init, config, download_weights, plan, index, run),
+    "Audit": (demo, init, config, download_weights, controls, plan, index, run),
     "Look at the results": (
         report,
         claims,

@@ -109,25 +109,31 @@ class Facts:
         return [figure for figure in drawn if figure]
 
     def _scores(self) -> dict[str, str] | None:
-        [[low, high]] = self.connection.execute("select min(score), max(score) from scores").fetchall()
+        both = "(select score from scores union all select score from control_scores)"
+        [[low, high]] = self.connection.execute(f"select min(score), max(score) from {both}").fetchall()
         if low is None:
             return None
         edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-        counts = np.zeros(BINS)
-        sql = """select least(floor((score - $low) / $width), $last)::int as bin, count(*) as n from scores
-                 where score is not null group by all"""
-        for row in self.rows(sql, low=low, width=edges[1] - edges[0], last=BINS - 1):
-            counts[max(row["bin"], 0)] += row["n"]
+        counts, controls = (self._histogram(table, edges) for table in ("scores", "control_scores"))
         [[selected_from]] = self.connection.execute(
             "select min(score) from scores where selected_by like 'budget%'"
         ).fetchall()
         return {
             "title": "Screening scores",
-            "uri": figures.data_uri(figures.scores(edges, counts, selected_from)),
+            "uri": figures.data_uri(figures.scores(edges, counts, controls, selected_from)),
             "text": "Scores of all captions, measured on pure noise before any image is generated. Captions are "
-            "suspicious if they score higher than captions that the model never saw. We generate images for the "
-            "highest-scoring captions.",
+            "suspicious if they score higher than control captions, which the model never saw: without any "
+            "memorization, both would look alike. We generate images for the highest-scoring captions.",
         }
+
+    def _histogram(self, table: str, edges: np.ndarray) -> np.ndarray:
+        """Count the scores of a table in each bin, [bins]."""
+        counts = np.zeros(BINS)
+        sql = f"""select least(floor((score - $low) / $width), $last)::int as bin, count(*) as n from {table}
+                  where score is not null group by all"""
+        for row in self.rows(sql, low=edges[0], width=edges[1] - edges[0], last=BINS - 1):
+            counts[max(row["bin"], 0)] += row["n"]
+        return counts
 
     def _similarities(self) -> dict[str, str] | None:
         sql = """select max(similarity) from matches

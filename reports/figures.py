@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from reports.verdict_words import COLOURS
 
 DATA, CONTROL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
+NULL = "#d08c3f"  # control captions drawn over captions of the data set
 KEEPS = {"none": "#333a40", "eos": "#2b6777", "words": "#a3333d", "all": "#d08c3f"}
 STYLE: Any = {
     "font.size": 10.5,
@@ -30,18 +31,19 @@ STYLE: Any = {
 }
 
 
-def scores(edges: np.ndarray, counts: np.ndarray, selected_from: float | None) -> str:
-    """Draw a histogram of the screening scores of all captions.
+def scores(edges: np.ndarray, counts: np.ndarray, controls: np.ndarray, selected_from: float | None) -> str:
+    """Draw a histogram of the screening scores of all captions, and of control captions scaled to their number.
 
     Args:
         edges: The edges of the bins, [bins + 1].
         counts: Captions of the data set per bin, [bins].
+        controls: Control captions per bin, [bins].
         selected_from: The lowest selected score, drawn as a line.
 
     Returns:
         The figure as SVG.
     """
-    return _draw("Screening score", "Captions", _scores, edges, counts, selected_from)
+    return _draw("Screening score", "Captions", _scores, edges, counts, controls, selected_from)
 
 
 def similarities(found: np.ndarray, control: np.ndarray, threshold: float | None) -> str:
@@ -97,8 +99,14 @@ def _draw(
     return buffer.getvalue()
 
 
-def _scores(axes: Any, edges: np.ndarray, counts: np.ndarray, selected_from: float | None) -> None:
+def _scores(
+    axes: Any, edges: np.ndarray, counts: np.ndarray, controls: np.ndarray, selected_from: float | None
+) -> None:
     axes.stairs(counts, edges, fill=True, color=DATA, alpha=0.85, label="captions of the data set")
+    if controls.sum():
+        expected = controls * counts.sum() / controls.sum()
+        label = f"{int(controls.sum()):,} control captions, scaled"
+        axes.stairs(expected, edges, color=NULL, linewidth=1.6, label=label)
     if selected_from is not None:
         axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="lowest selected score")
     axes.set_yscale("log")

@@ -29,6 +29,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "captions": schema.CAPTIONS,
     "caption_groups": schema.CAPTION_GROUPS,
     "control_screen": schema.control_screen(()),
+    "control_scores": schema.CONTROL_SCORES,
     "screen": schema.screen(()),
     "scores": schema.SCORES,
     "perturbations": schema.PERTURBATIONS,

@@ -25,7 +25,7 @@ from audit.statistics.intervals import conformal_p
 # Shapes: N captions, F features.
 
 Floats = npt.NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
 SAME = 1e-6  # a feature whose range is below this fraction of its magnitude varies only by rounding
 MIN_HALF = 30  # fewest captions per half; a calibration should have 1,000 or more captions
 
@@ -41,11 +41,15 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The distribution of scores of control captions, and the context in which it is valid."""
+    """The distribution of scores of control captions, and the context in which it is valid.
+
+    `withheld` is the reason why p-values are null, or None if they are given.
+    """
 
     detector: str
     context: dict[str, Any]
     parts: tuple[Part, ...]
+    withheld: str | None = None
 
     def score(self, table: pa.Table) -> pa.Table:
         """Score each caption of a screen or generation.
@@ -59,20 +63,35 @@ class Calibration:
             One row per caption: `caption` or `caption_id` (whichever the table has), `score` and `p_unseen`.
             `score` is the -log survival of the control captions at the caption's distance, for the part in which it is
             largest. A larger score means less like the control captions; beyond them, scores do not tie.
-            `p_unseen` is the smallest conformal p-value of the parts, times the number of parts.
+            `p_unseen` is the smallest conformal p-value of the parts, times the number of parts; null if p-values are
+            withheld.
 
         Raises:
             AuditError: The table was made in another context; the message names the item that differs.
         """
-        key, names_N, columns = _captions_of(table, self.detector)
-        _check_same(self.context, _context(table, self.detector))
+        key, names_N, distances = self._distances(table)
         score_N, p_N = np.zeros(len(names_N)), np.ones(len(names_N))
-        for part in self.parts if len(names_N) else ():
-            distance_N = part.distance(_features(part.detector, columns))
+        for part, distance_N in zip(self.parts, distances, strict=True):
             score_N = np.maximum(score_N, part.survival.minus_log(distance_N))
             p_N = np.minimum(p_N, conformal_p(part.survival.distances, distance_N))
         p_N = np.minimum(1.0, len(self.parts) * p_N)
-        return pa.table({key: pa.array(names_N, pa.string()), "score": score_N, "p_unseen": p_N})
+        p_unseen = pa.array(p_N) if self.withheld is None else pa.nulls(len(names_N), pa.float64())
+        return pa.table({key: pa.array(names_N, pa.string()), "score": score_N, "p_unseen": p_unseen})
+
+    def distances(self, table: pa.Table) -> tuple[list[str], list[Floats]]:
+        """Measure the distance of each caption of a screen or generation: (captions [N], [N] for each part).
+
+        `score` compares these with the distances of the control captions.
+        """
+        _, names_N, distances = self._distances(table)
+        return names_N, distances
+
+    def _distances(self, table: pa.Table) -> tuple[str, list[str], list[Floats]]:
+        key, names_N, columns = _captions_of(table, self.detector)
+        _check_same(self.context, _context(table, self.detector))
+        if not names_N:
+            return key, names_N, [np.zeros(0) for _ in self.parts]
+        return key, names_N, [part.distance(_features(part.detector, columns)) for part in self.parts]
 
     def save(self, path: str | Path) -> None:
         """Write the calibration as JSON; `load_calibration` restores it exactly."""
@@ -103,7 +122,7 @@ def calibrate(control_table: pa.Table, detector: str = "profile") -> Calibration
             f"{detector} compares seeds, but there is only one", hint="Screen with at least two seeds, preferably four."
         )
     key, names_N, columns = _captions_of(control_table, detector)
-    fits_N = np.array([_in_fitting_half(group) for group in _groups(control_table, key, names_N)], dtype=bool)
+    fits_N = np.array([in_fitting_half(group) for group in _groups(control_table, key, names_N)], dtype=bool)
     smaller = min(int(fits_N.sum()), int((~fits_N).sum()))
     if smaller < MIN_HALF:
         raise AuditError(
@@ -134,7 +153,7 @@ def load_calibration(path: str | Path) -> Calibration:
             Part(part["detector"], distance_of_json(part["distance"]), Survival.of_json(part["survival"]))
             for part in content["parts"]
         )
-        return Calibration(content["detector"], content["context"], parts)
+        return Calibration(content["detector"], content["context"], parts, content["withheld"])
     except OSError as error:
         what = f"cannot be read: {(error.strerror or first_line(error)).lower()}"
         raise AuditError(what, where=str(path), hint="Give the calibration.json of a run.") from error
@@ -217,11 +236,12 @@ def halves_of(groups: Sequence[str]) -> tuple[int, int]:
     Args:
         groups: The caption group of each caption.
     """
-    fit = sum(map(_in_fitting_half, groups))
+    fit = sum(map(in_fitting_half, groups))
     return fit, len(groups) - fit
 
 
-def _in_fitting_half(group: str) -> bool:
+def in_fitting_half(group: str) -> bool:
+    """Tell whether the control captions of a group fit the distance; the others give p-values."""
     return bool(blake2b(group.encode(), digest_size=1, person=b"crossaudit split").digest()[0] & 1)
 
 

@@ -40,6 +40,13 @@ def caption_id(caption: str) -> str:
     return hashlib.blake2b(caption.encode("utf-8"), digest_size=16).hexdigest()
 
 
+def draws(caption_ids: Sequence[str], seed: int) -> npt.NDArray[np.float64]:
+    """Draw a uniform number from [0, 1) for each caption: [N]. It depends on `caption_id` and seed alone."""
+    id_N = np.array([int(id_[:16], 16) for id_ in caption_ids], np.uint64)
+    mixed_N = mixed(id_N ^ mixed(np.array([seed], np.uint64)))
+    return (mixed_N >> np.uint64(11)).astype(np.float64) / (1 << 53)
+
+
 def caption_groups(captions: Sequence[str]) -> list[str]:
     """Return the group of each caption: the smallest `caption_id` among those that near-identity connects it with."""
     ids = [caption_id(caption) for caption in captions]

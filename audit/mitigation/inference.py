@@ -128,6 +128,9 @@ def _flagger(pipeline: DiffusionPipeline, only: Calibration | None, max_p: float
         return None
     if not 0 < max_p <= 1:
         raise UsageError(f"max_p is {max_p}", hint="Give a number from 0 (excluded) to 1, usually 0.01.")
+    if only.withheld is not None:
+        what = f"only= needs p-values, but this calibration withholds them: {only.withheld}"
+        raise UsageError(what, hint="Calibrate with control captions that are like the dataset.")
     model: Model | None = getattr(pipeline, "audited", None)
     if model is None:
         what = "only= cannot check that the calibration is valid for the weights of this pipeline"

@@ -45,14 +45,65 @@ class RunSeeds(ManifestEntry):
     captions: int
 
 
+class TelltaleEntry(ManifestEntry):
+    """A word that is more frequent in one of two sets of captions, and the fractions of captions that have it."""
+
+    word: str
+    controls: float
+    captions: float
+
+
+class LikenessEntry(ManifestEntry):
+    """Whether the control captions are like the dataset (`audit.calibration.likeness.Likeness`).
+
+    `accepted` tells that they are not, and that the user accepted them.
+    """
+
+    auc: float | None
+    low: float | None
+    high: float | None
+    limit: float
+    controls: int
+    captions: int
+    control_topics: int
+    caption_topics: int
+    of_controls: list[TelltaleEntry]
+    of_captions: list[TelltaleEntry]
+    accepted: bool = False
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the AUC is clearly above the limit: the lower end of its interval is."""
+        return self.low is not None and self.low > self.limit
+
+
+class StratumEntry(ManifestEntry):
+    """Held-out control captions with small p-values in one stratum (`audit.calibration.strata.Stratum`)."""
+
+    kind: Literal["length", "truncation", "script"]
+    name: str
+    controls: int
+    above: list[int]
+    low: list[float]
+    high: list[float]
+    share_controls: float
+    share_captions: float
+
+
 class CalibrationEntry(ManifestEntry):
-    """How many control captions there are, what they are for, and why the q-values are there or not."""
+    """How many control captions there are, what they are for, and why the q-values are there or not.
+
+    `p_unseen` is the reason why p-values are withheld.
+    """
 
     removed: int = 0
     control_captions: int = 0
     detector: str = ""
     fit: int = 0
     held_out: int = 0
+    likeness: LikenessEntry | None = None
+    strata: list[StratumEntry] = []
+    p_unseen: str = ""
     q_unseen: str = ""
     smallest_q: float | None = None
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Level, LogLevel, Overrides, Verbose, state
+from pipelines.commands.options import AcceptUnlike, Level, LogLevel, Overrides, Verbose, overrides, state
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -19,6 +19,7 @@ def register(app: typer.Typer, panel: str) -> None:
 def demo(
     out: Annotated[str, typer.Option(metavar="DIR", help="Where to write the run.")] = "crossaudit-demo",
     set_: Overrides = None,
+    accept_unlike_controls: AcceptUnlike = False,
     log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
@@ -31,4 +32,4 @@ def demo(
     from pipelines.console.progress import Reporter
     from pipelines.demo.demo import run_demo
 
-    run_demo(out, set_ or [], Reporter(verbose=state.verbose), log_level.value)
+    run_demo(out, overrides(set_, accept_unlike_controls), Reporter(verbose=state.verbose), log_level.value)

@@ -60,6 +60,18 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as select.budget=500. Repeatable."),
 ]
+AcceptUnlike = Annotated[
+    bool,
+    typer.Option(
+        "--accept-unlike-controls",
+        help="Go on with control captions that are unlike the dataset, and withhold all p-values.",
+    ),
+]
+
+
+def overrides(set_: list[str] | None, accept_unlike: bool) -> list[str]:
+    """Return the overrides of --set, and that of --accept-unlike-controls."""
+    return [*(set_ or []), *(["calibration.accept_unlike=true"] if accept_unlike else [])]
 
 
 def check_writable(path: Path) -> None:

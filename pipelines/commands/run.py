@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit.errors import UsageError
-from pipelines.commands.options import ConfigFile, Json, Level, LogLevel, Overrides, Verbose, state
+from pipelines.commands.options import (
+    AcceptUnlike,
+    ConfigFile,
+    Json,
+    Level,
+    LogLevel,
+    Overrides,
+    Verbose,
+    overrides,
+    state,
+)
 
 if TYPE_CHECKING:
     from pipelines.configuration.config import Config
@@ -46,6 +56,7 @@ def run(
             help=f"Exit with code {FOUND} if a caption has this verdict or a worse one. partial includes verbatim."
         ),
     ] = None,
+    accept_unlike_controls: AcceptUnlike = False,
     json_: Json = False,
     log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
@@ -68,7 +79,7 @@ def run(
     from pipelines.runs.preflight import check
     from pipelines.runs.summary import print_summary
 
-    settings, given = load_config(config, set_ or [], out)
+    settings, given = load_config(config, overrides(set_, accept_unlike_controls), out)
     if fail_on and settings.images is None:
         hint = "Set `images`, or omit --fail-on."
         raise UsageError(f"without training images, no verdict can be {fail_on}", where="--fail-on", hint=hint)

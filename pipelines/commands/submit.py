@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import ConfigFile, Level, LogLevel, Overrides, Verbose
+from pipelines.commands.options import AcceptUnlike, ConfigFile, Level, LogLevel, Overrides, Verbose, overrides
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -29,6 +29,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Show the job's output and wait for it to end.")] = False,
     set_: Overrides = None,
     out: Annotated[str | None, typer.Option(metavar="URI", help="The run's URI (default: `out`).")] = None,
+    accept_unlike_controls: AcceptUnlike = False,
     log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
@@ -44,7 +45,7 @@ def submit(
     from pipelines.engine.ray_jobs import Cluster
     from pipelines.runs.status import has_begun, last_job, refuse_second
 
-    settings, given = load_config(config, set_ or [], out)
+    settings, given = load_config(config, overrides(set_, accept_unlike_controls), out)
     check_detectors(settings)
     refuse_second(settings.out)
     cluster = Cluster(address)

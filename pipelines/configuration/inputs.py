@@ -169,3 +169,7 @@ class ControlCaptions(Section):
         "Parquet files with image bytes. They measure how often a caption is confirmed because its generation merely "
         "resembles its own image.",
     )
+    accept_unlike: bool = Field(
+        default=False,
+        description="Go on with control captions that are unlike the dataset, and withhold all p-values.",
+    )

@@ -46,6 +46,7 @@ PACKAGES = (
 FREE = (
     "out",
     "report",
+    "calibration.accept_unlike",
     *(f"engine.{name}" for name in ("workers", "retries", "shard_timeout_s", "address", "keep_work")),
 )
 Kind = Literal["audit", "index"]

@@ -39,6 +39,7 @@ def run_audit(
         calibrate,
         cluster,
         confirm,
+        controls,
         embed,
         generate,
         ingest,
@@ -86,6 +87,7 @@ def run_audit(
         search.check(run)
         calibrate.check_screen(run)
         ingest.run(run, inputs)
+        controls.run(run)
         for stage in (vectors, search, cluster, calibrate, screen, select, perturb, generate, confirm, judge, report):
             stage.run(run)
         run.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,14 @@ import pyarrow.compute as pc
 
 import audit
 from audit import schema
+from audit.calibration.strata import control_scores
 from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger, Shard, Tables, slices
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
 from pipelines.reading import precomputed
 from pipelines.reading.control_captions import read_control_captions
-from pipelines.steps import caption_groups
-from pipelines.steps.calibration_checks import require_enough
+from pipelines.steps import control_likeness
 from pipelines.steps.screening import failed_rows, screen_errors, screen_texts
 from pipelines.tables.calibration import CONTROL_CAPTIONS, NAME
 
@@ -36,12 +37,7 @@ def run(run: Run) -> None:
     """Screen the control captions, write `control_screen` and save the calibration."""
     config = run.config
     with run.stage("calibrate", "control captions") as stage:
-        if not run.ledger.parts(CONTROL_CAPTIONS):
-            kept, removed = _control_captions(run)
-            run.manifest.data.calibration.removed = removed
-            run.ledger.write(CONTROL_CAPTIONS, "00000", kept)
         rows = run.ledger.rows(CONTROL_CAPTIONS, "00000")
-        require_enough(config, rows)
         shards = slices("", CONTROL_CAPTIONS, rows, config.engine.shard_rows)
         if config.calibration.screen is not None:
             if not run.ledger.parts(LACKING):
@@ -51,11 +47,18 @@ def run(run: Run) -> None:
         step = Step("calibrate", "control_screen", "captions", run.ledger, _screen, on_lost_row, config.scoring())
         run.execute(step, shards)
         control_table = run.ledger.read("control_screen")
-        calibration = audit.calibrate(control_table, config.screen.detectors[0])
-        _save(run.ledger, calibration)
         data = run.manifest.data.calibration
+        calibration = audit.calibrate(control_table, config.screen.detectors[0])
+        if data.likeness is not None and data.likeness.unlike:
+            data.p_unseen = f"withheld: the control captions are {control_likeness.describe(data.likeness)}"
+            calibration = replace(calibration, withheld=data.p_unseen.removeprefix("withheld: "))
+        _save(run.ledger, calibration)
         data.control_captions, data.detector = rows, calibration.detector
         data.fit, data.held_out = _halves(calibration, control_table)
+        scores = control_scores(calibration, control_table)
+        run.ledger.write("control_scores", "00000", scores)
+        run.manifest.part("control_scores", "00000", len(scores))
+        data.strata = data.strata or control_likeness.strata(run, scores)
         stage.rows_in, stage.rows_out = rows, run.manifest.refresh("control_screen")
 
 
@@ -80,27 +83,6 @@ def _save(ledger: Ledger, calibration: Calibration) -> None:
     with tempfile.TemporaryDirectory() as folder:
         calibration.save(Path(folder) / NAME)
         ledger.write_bytes(NAME, (Path(folder) / NAME).read_bytes())
-
-
-def _control_captions(run: Run) -> tuple[pa.Table, int]:
-    """Return the control captions that are not in the data set, and the number of those that are.
-
-    A control caption that is near-identical to a caption of the data set counts as being in it. The table has the
-    columns caption_id, caption and caption_group.
-    """
-    path = run.config.calibration.captions
-    texts = read_control_captions(path, run.config.calibration.column)
-    table = pa.table({"caption": pa.array(texts, pa.string())}).filter(pc.invert(caption_groups.known(run, texts)))
-    if not len(table):
-        raise AuditError(
-            f"the data set contains all {len(texts)} control captions",
-            where=path,
-            hint="Give captions that the model was not trained on.",
-        )
-    kept = table["caption"].to_pylist()
-    ids, groups = [audit.caption_id(text) for text in kept], audit.caption_groups(kept)
-    columns = {"caption_id": ids, "caption": kept, "caption_group": groups}
-    return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), len(texts) - len(table)
 
 
 def _screen(worker: Worker, shard: Shard) -> Tables:

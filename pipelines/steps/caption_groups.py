@@ -56,7 +56,7 @@ def known(run: Run, texts: list[str]) -> pa.Array:
     """Return which of a few texts are near-identical to a caption of the run, as booleans [N]."""
     ledger, buckets = run.ledger, _buckets(run.ledger)
     keys_NB = band_keys(texts).astype(np.int64)
-    step = Step("calibrate: control captions", KNOWN, "parts", ledger, partial(_known, texts=texts, keys_NB=keys_NB))
+    step = Step("controls: known captions", KNOWN, "parts", ledger, partial(_known, texts=texts, keys_NB=keys_NB))
     if not step.done() >= {bucket.name for bucket in buckets}:
         _write_keys(run, buckets)
         run.execute(step, [Shard(bucket.name, bucket.source, 0, 1) for bucket in buckets])

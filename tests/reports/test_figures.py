@@ -6,7 +6,7 @@ from reports import figures
 
 
 def test_a_figure_is_the_same_svg_for_the_same_numbers_and_names_what_it_shows() -> None:
-    drawn = [figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), 0.7) for _ in range(2)]
+    drawn = [figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), np.zeros(4), 0.7) for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert drawn[0].lstrip().startswith("<?xml")
     assert "<script" not in drawn[0]
@@ -15,11 +15,20 @@ def test_a_figure_is_the_same_svg_for_the_same_numbers_and_names_what_it_shows()
 
 
 def test_what_is_missing_is_not_drawn() -> None:
-    alone = figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), None)
+    alone = figures.scores(np.linspace(0, 1, 5), np.array([9, 3, 0, 1]), np.zeros(4), None)
     assert "selected" not in alone
+    assert "control captions" not in alone
     similar = figures.similarities(np.array([0.2, 0.9]), np.array([]), None)
     assert "control captions" not in similar
     assert "threshold" not in similar
+
+
+def test_control_captions_are_drawn_over_the_scores_scaled_to_their_number() -> None:
+    edges, counts = np.linspace(0, 1, 5), np.array([90, 30, 0, 10])
+    drawn = figures.scores(edges, counts, np.array([4, 1, 0, 0]), None)
+    assert "5 control captions, scaled" in drawn
+    assert figures.NULL in drawn
+    assert drawn != figures.scores(edges, counts, np.array([0, 1, 0, 4]), None)
 
 
 def test_copies_are_stacked_by_verdict() -> None:

@@ -9,6 +9,7 @@ TABLES = (
     "captions",
     "caption_groups",
     "control_screen",
+    "control_scores",
     "screen",
     "scores",
     "generations",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import audit
 from audit import schema
-from audit.calibration.calibration import _in_fitting_half
+from audit.calibration.calibration import in_fitting_half
 from audit.duplicates.captions import caption_id
 from audit.errors import AuditError
 
@@ -54,6 +55,16 @@ FRESH = [f"fresh caption {number}" for number in range(400)]
 @pytest.fixture(scope="module")
 def calibration() -> audit.Calibration:
     return audit.calibrate(table(CONTROL))
+
+
+def test_withheld_p_values_are_null_and_scores_stay(calibration: audit.Calibration, tmp_path: Path) -> None:
+    replace(calibration, withheld="unlike").save(tmp_path / "calibration.json")
+    loaded = audit.load_calibration(tmp_path / "calibration.json")
+    assert loaded.withheld == "unlike"
+    scores, plain = (each.score(table(FRESH, seed=1)) for each in (loaded, calibration))
+    assert scores["score"].equals(plain["score"])
+    assert scores.schema == plain.schema
+    assert scores["p_unseen"].null_count == len(scores)
 
 
 def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibration) -> None:
@@ -239,7 +250,7 @@ def test_too_few_control_captions_are_an_error_that_says_how_many_are_needed() -
 
 def test_near_identical_captions_never_fall_into_both_halves() -> None:
     """A column of groups decides; without it the texts do."""
-    assert {_in_fitting_half(f"group {number}") for number in range(50)} == {True, False}
+    assert {in_fitting_half(f"group {number}") for number in range(50)} == {True, False}
     control = table(CONTROL)
     one_group = control.append_column("caption_group", pa.array(["the same"] * control.num_rows))
     with pytest.raises(AuditError, match="each half needs"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,8 @@ def test_only_needs_a_pipeline_whose_weights_are_known_and_prompts_in_words(
         audit.mitigate_(pipeline, only=calibration)
     with pytest.raises(UsageError, match="max_p is 0"):
         audit.mitigate_(sd1.pipeline(), only=calibration, max_p=0)
+    with pytest.raises(UsageError, match="withholds them: the controls are unlike"):
+        audit.mitigate_(sd1.pipeline(), only=replace(calibration, withheld="the controls are unlike"))
     ours = sd1.pipeline()
     embeds, empty = ours.encode_prompt(SHORT, "cpu", 1, True)
     with audit.mitigated(ours, prompt_tokens=4, only=calibration), pytest.raises(UsageError, match="screens prompts"):

@@ -266,10 +266,22 @@ def test_two_workers_give_the_same_tables_and_a_terminal_has_a_line_per_stage_ab
     assert code == 0, lines
     same(run, Ledger(out))
     stages = [line for line in lines if line.startswith("✓")]
-    names = ["ingest", "embed", "cluster", "calibrate", "screen", "select", "generate", "confirm", "judge", "report"]
+    names = [
+        "ingest",
+        "controls",
+        "embed",
+        "cluster",
+        "calibrate",
+        "screen",
+        "select",
+        "generate",
+        "confirm",
+        "judge",
+        "report",
+    ]
     assert [line.split()[1] for line in stages] == names
     assert re.fullmatch(r"✓ ingest +40 rows +[\d.]+ s.*", stages[0])
-    assert re.fullmatch(r"✓ screen +38 captions +[\d.]+ s.*", stages[4])
+    assert re.fullmatch(r"✓ screen +38 captions +[\d.]+ s.*", stages[5])
     assert not any("⠋" in line or "━" in line for line in lines)
     [verbatim] = [line for line in lines if line.startswith("■ verbatim")]
     assert int(verbatim.split()[2]) == len(verbatim_captions(run))
