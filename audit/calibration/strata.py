@@ -108,12 +108,18 @@ def control_scores(calibration: Calibration, control_table: pa.Table) -> pa.Tabl
 def strata_of(caption: str, truncated: bool | None) -> list[tuple[str, int, str]]:
     """Return the strata of a caption as (kind, order, name)."""
     at = sum(len(caption) >= first for first in LENGTHS) - 1
-    last = f"{LENGTHS[at + 1] - 1}" if at + 1 < len(LENGTHS) else None
-    name = f"{LENGTHS[at]} to {last} characters" if last else f"{LENGTHS[at]} characters or more"
-    found = [("length", at, name)]
+    found = [("length", at, length_stratum(len(caption)))]
     if truncated is not None:
         found.append(("truncation", int(truncated), "truncated" if truncated else "not truncated"))
     return [*found, ("script", 0, main_script(caption))]
+
+
+def length_stratum(characters: int) -> str:
+    """Return the name of the stratum of captions of a length."""
+    at = sum(characters >= first for first in LENGTHS) - 1
+    if at + 1 == len(LENGTHS):
+        return f"{LENGTHS[at]} characters or more"
+    return f"{LENGTHS[at]} to {LENGTHS[at + 1] - 1} characters"
 
 
 def main_script(caption: str) -> str:

@@ -203,8 +203,8 @@ class ClaimEntry(ManifestEntry):
     would_change: str
 
 
-class StratumEntry(ManifestEntry):
-    """What was found in one stratum of the captions (`audit.statistics.strata.Stratum`)."""
+class RecallEntry(ManifestEntry):
+    """The recall of the budget in one stratum of the captions (`audit.verdicts.recall.RecallInStratum`)."""
 
     by: str
     value: str
@@ -216,14 +216,14 @@ class StratumEntry(ManifestEntry):
 
 
 class ClaimsEntry(ManifestEntry):
-    """What the audit claims about all captions (`audit.statistics.claims`, `audit.statistics.strata`)."""
+    """What the audit claims about all captions (`audit.statistics.claims`)."""
 
     joint_level: float = 0.0
     population: str = ""
     evidence: EvidenceEntry | None = None
     bounds: BoundsEntry | None = None
     claims: list[ClaimEntry] = []
-    strata: list[StratumEntry] = []
+    recall_by_stratum: list[RecallEntry] = []
     sentences: list[str] = []
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit.errors import AuditError
-from audit.statistics.strata import STRATUM_LEVEL
+from audit.verdicts.recall import STRATUM_LEVEL
 from pipelines.commands.options import RunDir, Verbose
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def lines(manifest: RunManifest) -> list[str]:
     for number, claim in enumerate(stated.claims, 1):
         found += [f"{number}. {claim.sentence}", f"   {claim.would_change}"]
     found += ["", stated.sentences[-1]]
-    known = [stratum for stratum in stated.strata if stratum.recall_low is not None]
+    known = [stratum for stratum in stated.recall_by_stratum if stratum.recall_low is not None]
     if known:
         each = f"each line holds on its own, {100 * STRATUM_LEVEL:g} % confidence"
         found += ["", f"Recall of the budget by stratum ({each})"]

@@ -14,7 +14,7 @@ from audit.record.manifest import RunManifest
 from audit.record.manifest_entries import ClaimsEntry
 from audit.statistics.claims import LEVELS, VERDICT_COLUMNS, claims
 from audit.statistics.intervals import upper_bound
-from audit.statistics.strata import Counted, count, recall_by_stratum
+from audit.verdicts.recall import Counted, count, recall_by_stratum
 
 
 def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
@@ -54,7 +54,7 @@ def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
         population="captions of a random sample of the rows" if sampled_rows else "captions of the dataset",
     )
     strata = [asdict(stratum) for stratum in recall_by_stratum(in_strata, controls)]
-    return ClaimsEntry.model_validate(found | {"strata": strata})
+    return ClaimsEntry.model_validate(found | {"recall_by_stratum": strata})
 
 
 def _controls(manifest: RunManifest) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import pytest
 
 from audit.statistics.claims import HIGH, Tally
 from audit.statistics.finite import at_most
-from audit.statistics.strata import Counted, Stratum, count, recall_by_stratum
+from audit.verdicts.recall import Counted, RecallInStratum, count, recall_by_stratum
 
 
 def captions(*rows: tuple[str, int, str | None, str]) -> pa.Table:
@@ -20,11 +20,11 @@ def captions(*rows: tuple[str, int, str | None, str]) -> pa.Table:
 @pytest.mark.parametrize(
     ("text", "rows", "expected"),
     [
-        ("a cat", 1, ("1 to 5 words", "Latin letters", "1 row")),
-        ("naïve café, 5 cm × 3 (new)", 9, ("6 to 15 words", "Latin letters", "2 to 9 rows")),
-        ("кот сидит", 10, ("1 to 5 words", "other letters", "10 rows or more")),
-        ("  spaces   at  both ends ", 2, ("1 to 5 words", "Latin letters", "2 to 9 rows")),
-        ("word " * 41, 1, ("more words", "Latin letters", "1 row")),
+        ("a cat", 1, ("0 to 25 characters", "Latin", "1 row")),
+        ("naïve café, 5 cm × 3 (new)", 9, ("26 to 50 characters", "Latin", "2 to 9 rows")),
+        ("кот сидит", 10, ("0 to 25 characters", "not only Latin", "10 rows or more")),
+        ("x" * 100, 2, ("51 to 100 characters", "Latin", "2 to 9 rows")),
+        ("x" * 101, 1, ("101 characters or more", "Latin", "1 row")),
     ],
 )
 def test_a_caption_is_in_one_stratum_of_each_kind(text: str, rows: int, expected: tuple[str, str, str]) -> None:
@@ -48,7 +48,9 @@ def test_a_stratum_states_its_own_census_its_own_sample_and_its_own_recall() -> 
         Counted("rows", "10 rows or more", None, "not_selected"): 30,
     }
     once, often = recall_by_stratum(counts, (1000, 0))
-    assert once == Stratum("rows", "1 row", 500, Tally(40, 0, 0), Tally(20, 0, 0), at_most(0, 20, 460, HIGH), None)
+    assert once == RecallInStratum(
+        "rows", "1 row", 500, Tally(40, 0, 0), Tally(20, 0, 0), at_most(0, 20, 460, HIGH), None
+    )
     assert (often.census, often.sample) == (Tally(60, 60, 0), Tally(10, 0, 2))
     assert often.missed_high == at_most(2, 10, 40, HIGH)
     assert often.recall_low is not None

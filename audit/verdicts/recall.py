@@ -1,4 +1,4 @@
-"""Split captions into strata by length, writing system and repetition, and state the recall of the budget in each."""
+"""Split captions into strata by length, script and repetition, and state the recall of the budget in each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from audit.calibration.strata import LENGTHS, length_stratum
 from audit.schema import CONFIRMED_WORDS
 from audit.statistics.claims import HIGH, LOW, UNDETERMINED, Evidence, Tally, bounds
 
@@ -28,11 +29,11 @@ class Counted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stratum:
+class RecallInStratum:
     """What an audit found in one stratum.
 
     Attributes:
-        by: What the strata differ in: length | writing | rows.
+        by: What the strata differ in: length | script | rows.
         value: The stratum.
         captions: Number of its captions.
         census: Its captions of the budget.
@@ -56,11 +57,11 @@ def count(captions: pa.Table) -> Counter[Counted]:
     Args:
         captions: (caption, row_count, selected_by, verdict).
     """
-    words = pc.add(pc.count_substring_regex(pc.utf8_trim_whitespace(captions["caption"]), r"\s+"), 1)
+    lengths = [(first - 1, length_stratum(first - 1)) for first in LENGTHS[1:]]
     beyond_latin = pc.match_substring_regex(captions["caption"], _LETTER_BEYOND_LATIN)
     strata = {
-        "length": _binned(words, [(5, "1 to 5 words"), (15, "6 to 15 words"), (40, "16 to 40 words")], "more words"),
-        "writing": pc.if_else(beyond_latin, "other letters", "Latin letters"),
+        "length": _binned(pc.utf8_length(captions["caption"]), lengths, length_stratum(LENGTHS[-1])),
+        "script": pc.if_else(beyond_latin, "not only Latin", "Latin"),
         "rows": _binned(captions["row_count"], [(1, "1 row"), (9, "2 to 9 rows")], "10 rows or more"),
     }
     counts: Counter[Counted] = Counter()
@@ -71,7 +72,7 @@ def count(captions: pa.Table) -> Counter[Counted]:
     return counts
 
 
-def recall_by_stratum(counts: Mapping[Counted, int], controls: tuple[int, int] | None) -> Iterator[Stratum]:
+def recall_by_stratum(counts: Mapping[Counted, int], controls: tuple[int, int] | None) -> Iterator[RecallInStratum]:
     """Yield what an audit found in each stratum, by kind, the stratum with the most captions first.
 
     Args:
@@ -89,7 +90,7 @@ def recall_by_stratum(counts: Mapping[Counted, int], controls: tuple[int, int] |
             for how in ("budget", "sample")
         )
         found = bounds(Evidence(captions, census, sample, m, f))
-        yield Stratum(by, value, captions, census, sample, found.missed_high, found.recall_low)
+        yield RecallInStratum(by, value, captions, census, sample, found.missed_high, found.recall_low)
 
 
 def _tally(captions_of: Mapping[str, int]) -> Tally:
