@@ -20,6 +20,7 @@ from pipelines.runs.lookup import nearest_images
 from pipelines.runs.mitigate import Request, mitigate_run
 from pipelines.runs.purge import PICTURES, purge
 from pipelines.runs.reproduce import reproduce
+from pipelines.runs.review import open_review
 from pipelines.runs.written_files import write_picture
 from reports.check import check
 from reports.exclusions import write_exclusions
@@ -35,9 +36,10 @@ SMALL = Request(bos_scales=(1.0,), keeps=("words",), confirmed=3, ordinary=2)
 
 @pytest.fixture(scope="module")
 def finished(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with mitigation measured; read only."""
+    """A finished run with mitigation measured and a review begun; read only."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("mitigated") / "run"))
     mitigate_run(str(run), SMALL)
+    open_review(str(run), decoys=6)
     return run
 
 
