@@ -85,7 +85,8 @@ class Builder:
         self.add("generations", **run, prompt_tokens=8, image=image, status="ok", entropy_single_step=1.0)
         for embedder, lower in (("sscd", 0.0), ("clip", 0.03)):
             match = {"embedder": embedder, "rank": 0, "image_id": image_id(key), "similarity": whole - lower}
-            self.add("matches", **run, **match, region_similarity=region if embedder == "sscd" else None)
+            regions = {"region_similarity": region, "region_agreement": 1.0} if embedder == "sscd" else {}
+            self.add("matches", **run, **match, **regions)
 
     def caption(self, caption: str, score: float, selected_by: str | None, copies: int) -> str:
         ident = caption_id(caption)
