@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 
 from audit.schema import OUTCOME_WORDS
+from audit.statistics.claims import reviewed
 from audit.statistics.raters import LEAST_RATERS, agreements, human_verdicts, raters, upheld
 
 
@@ -33,5 +34,6 @@ def read(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
         "not_reviewed": confirmed - len(cases),
         "false_positive": decision.false_positive,
         "false_negative": decision.false_negative,
+        "claim": reviewed(pairs, reviews),
         "bound": decision.false_positive_bound(),
     }

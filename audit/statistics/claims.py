@@ -19,6 +19,7 @@ from scipy import stats
 from audit.schema import CONFIRMED_WORDS
 from audit.statistics.finite import at_least, at_most, last
 from audit.statistics.intervals import upper_bound
+from audit.statistics.raters import human_verdicts, upheld
 
 MILLION = 1_000_000
 # The probability with which each event may fail.
@@ -34,6 +35,9 @@ LEVELS = {
 HIGH = LEVELS["sample_high"]
 LOW = sum(LEVELS[name] for name in ("sample_low", "false_positive_rate", "census_false_positives"))
 LOW += LEVELS["sample_false_positives"]
+# The probability with which the claim of a review may fail: half for the rate of the raters' errors, half for their
+# number.
+REVIEW_LEVEL = 0.01
 UNDETERMINED = ("unknown", "error")
 # The columns of VERDICTS that the claims are made from.
 VERDICT_COLUMNS = ["caption_id", "verdict", "row_count", "family", "fresh_copies", "fresh_generations"]
@@ -167,7 +171,8 @@ class Claim:
     """One end of a claim.
 
     Attributes:
-        estimand: What is bounded: copies | flagged | rows | recall | recall_families | generations | false_positives.
+        estimand: What is bounded: copies | flagged | rows | recall | recall_families | generations | false_positives |
+            reviewed.
         end: at_least | at_most.
         value: The bound: a number of captions or rows, or a share from 0 to 1.
         of: The number of captions, rows or generations in the population.
@@ -238,6 +243,38 @@ def claims(
             f"All of these statements hold together with {100 * joint:g} % confidence.",
         ],
     }
+
+
+def reviewed(pairs: pa.Table, reviews: pa.Table) -> Claim | None:
+    """State how many of the reviewed captions copy a training image, by the judgement of people.
+
+    The raters' own error is measured on decoys that are no copies, and is subtracted as for control captions. The claim
+    holds on its own: it is not part of the joint level, because a review is made after the audit.
+
+    Args:
+        pairs: Rows of `schema.REVIEW_PAIRS`.
+        reviews: Rows of `schema.REVIEWS`.
+
+    Returns:
+        The claim. None if no panel has decided, or there was no decoy.
+    """
+    found, cases = upheld(pairs, reviews), human_verdicts(pairs, reviews)
+    judged = len(cases.filter(pc.field("raters") > 0))
+    false, decoys = found.false_positive
+    if not judged or not decoys:
+        return None
+    alpha = REVIEW_LEVEL / 2
+    rate = upper_bound(false, decoys, 1 - alpha)
+    low = _true_low(Tally(judged, len(found.caption_ids), 0), rate, alpha)
+    text = (
+        f"Reviewers upheld {len(found.caption_ids):,} of the {judged:,} flagged captions that they judged blind, and "
+    )
+    text += (
+        f"{false:,} of {decoys:,} decoys that are no copies: at least {low:,} of these captions make the model copy a "
+    )
+    text += "training image"
+    change = "More decoys (crossaudit review --decoys) leave less to the error of the reviewers."
+    return Claim("reviewed", "at_least", low, judged, 1 - REVIEW_LEVEL, _at(text, REVIEW_LEVEL), change)
 
 
 def _basis(evidence: Evidence, seed_was_given: bool) -> str:

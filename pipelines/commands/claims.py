@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from math import floor
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from pipelines.commands.options import RunDir, Verbose
 
 if TYPE_CHECKING:
     from audit.record.manifest import RunManifest
+    from audit.statistics.claims import Claim
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -33,16 +35,19 @@ def claims(
     """
     from pipelines.console.terminal import say
     from pipelines.engine.manifest import read
+    from pipelines.tables.reviews import reviewed_claim
 
     if format_ not in ("text", "json"):
         raise typer.BadParameter("choose text or json", param_hint="--format")
     manifest = read(run)
     if not manifest.claims.sentences:
         raise AuditError("this run states no claims yet", where=run, hint="Finish the audit: `crossaudit run`.")
+    review = reviewed_claim(run)
     if format_ == "json":
-        typer.echo(json.dumps({"run": run, "protocol": protocol(manifest), **manifest.claims.model_dump()}, indent=2))
+        content = {"run": run, "protocol": protocol(manifest), **manifest.claims.model_dump()}
+        typer.echo(json.dumps(content | {"review": review and asdict(review)}, indent=2))
     else:
-        say("\n".join(lines(manifest)))
+        say("\n".join(lines(manifest, review)))
 
 
 def protocol(manifest: RunManifest) -> dict[str, Any]:
@@ -60,8 +65,8 @@ def protocol(manifest: RunManifest) -> dict[str, Any]:
     }
 
 
-def lines(manifest: RunManifest) -> list[str]:
-    """Return the claims of a run as lines of text."""
+def lines(manifest: RunManifest, review: Claim | None) -> list[str]:
+    """Return the claims of a run, and that of its review if there is one, as lines of text."""
     how, stated = protocol(manifest), manifest.claims
     limits = " or ".join(
         f"{value:.3f} ({'whole image' if kind == 'verbatim' else 'region'})"
@@ -82,6 +87,12 @@ def lines(manifest: RunManifest) -> list[str]:
     for number, claim in enumerate(stated.claims, 1):
         found += [f"{number}. {claim.sentence}", f"   {claim.would_change}"]
     found += ["", stated.sentences[-1]]
+    if review is not None:
+        found += [
+            "",
+            f"Review, which came after the audit and holds on its own: {review.sentence}",
+            review.would_change,
+        ]
     known = [stratum for stratum in stated.recall_by_stratum if stratum.recall_low is not None]
     if known:
         each = f"each line holds on its own, {100 * STRATUM_LEVEL:g} % confidence"

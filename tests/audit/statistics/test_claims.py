@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from audit.statistics.claims import HIGH, LEVELS, LOW, Evidence, Tally, bounds, claims
+from audit.statistics.claims import HIGH, LEVELS, LOW, Evidence, Tally, bounds, claims, reviewed
 from audit.statistics.finite import at_least, at_most
 from audit.statistics.intervals import upper_bound
 
@@ -131,3 +132,33 @@ def test_more_evidence_of_copies_never_lowers_a_bound(data: st.DataObject) -> No
         assert getattr(found[0], name) <= getattr(found[1], name)
     assert all(one.copies_low <= one.flagged_low <= one.flagged_high for one in found)
     assert 0 < LOW < HIGH
+
+
+def review_of(upheld: int, cases: int, false: int, decoys: int) -> tuple[pa.Table, pa.Table]:
+    """Return the pairs and answers of two raters who agree on everything."""
+    said = ["whole"] * upheld + ["no copy"] * (cases - upheld) + ["whole"] * false + ["no copy"] * (decoys - false)
+    ids = [str(number) for number in range(cases + decoys)]
+    kinds = ["case"] * cases + ["control"] * decoys
+    pairs = pa.table({"pair": ids, "pair_type": kinds, "caption_id": ids})
+    answers = [
+        {"rater": name, "pair": id_, "answer": word} for name in "ab" for id_, word in zip(ids, said, strict=True)
+    ]
+    return pairs, pa.Table.from_pylist(answers)
+
+
+def test_a_review_claims_what_the_error_of_the_reviewers_leaves() -> None:
+    claim = reviewed(*review_of(40, 50, 1, 60))
+    assert claim is not None
+    assert (claim.of, claim.level) == (50, 0.99)
+    rate = upper_bound(1, 60, 1 - 0.005)
+    assert 40 - claim.value <= stats.binom.ppf(1 - 0.005, 50 - claim.value, rate) < 40 - (claim.value - 1)
+    assert "Reviewers upheld 40 of the 50 flagged captions" in claim.sentence
+    worse = reviewed(*review_of(40, 50, 10, 60))
+    assert worse is not None
+    assert worse.value < claim.value
+
+
+def test_a_review_without_decoys_or_without_a_panel_claims_nothing() -> None:
+    assert reviewed(*review_of(40, 50, 0, 0)) is None
+    pairs, answers = review_of(40, 50, 0, 60)
+    assert reviewed(pairs, answers.filter(pc.field("rater") == "a")) is None
