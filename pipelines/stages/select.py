@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit import schema
+from audit.errors import AuditError
 from audit.record.ledger import Ledger, Shard, Tables, slices
 from audit.record.manifest_entries import SelectionEntry
 from audit.statistics.intervals import q_values
@@ -46,6 +47,9 @@ def run(run: Run) -> None:
             ledger.write(OWNED, name, clusters.drop_columns("caption_id"))
         q = _q_values(run)
         if config.budget.fdr is not None:
+            if data.calibration.p_unseen:
+                what = f"there are no q-values, so a false-discovery rate selects nothing: {data.calibration.p_unseen}"
+                raise AuditError(what, where="select.budget", hint="Give a number of captions.")
             by_budget, by_rows = _below(q, config.budget.fdr), 0
         else:
             by_budget, by_rows = _budget(_scored(ledger, counts), allowed(config.budget, total))
@@ -152,6 +156,9 @@ def _q_values(run: Run) -> pa.Array:
     p_N = run.ledger.read(SCORED, columns=["p_unseen"])["p_unseen"].to_numpy()
     tested_N, q_N = ~np.isnan(p_N), np.full(len(p_N), np.nan)
     entry, count = run.manifest.data.calibration, int(tested_N.sum())
+    if entry.p_unseen:
+        entry.q_unseen = entry.p_unseen
+        return pa.array(q_N, pa.float64(), mask=~tested_N)
     if count:
         q_N[tested_N] = q_values(p_N[tested_N])
         entry.smallest_q = float(np.nanmin(q_N))

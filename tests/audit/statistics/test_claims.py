@@ -136,7 +136,7 @@ def test_more_evidence_of_copies_never_lowers_a_bound(data: st.DataObject) -> No
 
 def review_of(upheld: int, cases: int, false: int, decoys: int) -> tuple[pa.Table, pa.Table]:
     """Return the pairs and answers of two raters who agree on everything."""
-    said = ["whole"] * upheld + ["no copy"] * (cases - upheld) + ["whole"] * false + ["no copy"] * (decoys - false)
+    said = ["copy"] * upheld + ["no copy"] * (cases - upheld) + ["copy"] * false + ["no copy"] * (decoys - false)
     ids = [str(number) for number in range(cases + decoys)]
     kinds = ["case"] * cases + ["control"] * decoys
     pairs = pa.table({"pair": ids, "pair_type": kinds, "caption_id": ids})
