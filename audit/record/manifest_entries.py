@@ -178,6 +178,8 @@ class EvidenceEntry(ManifestEntry):
     sample: TallyEntry
     controls: int | None
     false_positives: int
+    until: float | None
+    sample_limit: int | None
 
 
 class BoundsEntry(ManifestEntry):

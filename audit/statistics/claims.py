@@ -8,7 +8,7 @@ together with a probability of at least 1 minus the sum of the levels in LEVELS.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, floor
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from audit.schema import CONFIRMED_WORDS
-from audit.statistics.finite import at_least, at_most, last
+from audit.statistics.finite import at_least, at_most, last, sequence
 from audit.statistics.intervals import upper_bound
 from audit.statistics.raters import human_verdicts, upheld
 
@@ -77,6 +77,9 @@ class Evidence:
         sample: The sampled captions. They are a simple random sample of the captions outside the budget.
         controls: Control captions that set no threshold. None if there are none.
         false_positives: How many of those the protocol flags.
+        until: If sampling went on until a bound was reached, the share of the captions outside the budget at which it
+            was to stop. None for a sample of fixed size.
+        sample_limit: The largest sample that could have been drawn. None for a sample of fixed size.
     """
 
     captions: int
@@ -84,6 +87,8 @@ class Evidence:
     sample: Tally
     controls: int | None = None
     false_positives: int = 0
+    until: float | None = None
+    sample_limit: int | None = None
 
     @property
     def rest(self) -> int:
@@ -138,15 +143,16 @@ def bounds(evidence: Evidence) -> Bounds:
     subtract the false positives that the control captions allow. They assume that captions without a copy are flagged
     independently of each other, with the probability at which control captions are.
     """
-    census, sample, rest = evidence.census, evidence.sample, evidence.rest
-    missed_high = at_most(sample.flagged + sample.undetermined, sample.captions, rest, LEVELS["sample_high"])
-    low = at_least(sample.flagged, sample.captions, rest, LEVELS["sample_low"])
+    census, sample = evidence.census, evidence.sample
+    missed_high = _missed_at_most(evidence)
+    low = _missed_at_least(evidence, sample.flagged)
     rate, census_low, missed_low = None, None, None
     if evidence.controls:
         rate = upper_bound(evidence.false_positives, evidence.controls, 1 - LEVELS["false_positive_rate"])
         census_low = _true_low(census, rate, LEVELS["census_false_positives"])
-        sampled_low = _true_low(sample, rate, LEVELS["sample_false_positives"])
-        missed_low = at_least(sampled_low, sample.captions, rest, LEVELS["sample_low"])
+        # Where sampling stopped depends on what was found, but the false positives are no more than in all draws.
+        drawn = replace(sample, captions=evidence.sample_limit or sample.captions)
+        missed_low = _missed_at_least(evidence, _true_low(drawn, rate, LEVELS["sample_false_positives"]))
     return Bounds(
         flagged_low=census.flagged + low,
         flagged_high=census.flagged + census.undetermined + missed_high,
@@ -155,6 +161,30 @@ def bounds(evidence: Evidence) -> Bounds:
         census_low=census_low,
         missed_low=missed_low,
     )
+
+
+def _missed_at_most(evidence: Evidence) -> int:
+    """Bound from above how many captions outside the budget would be flagged.
+
+    If sampling went on until a bound was reached, the bound is that of a confidence sequence, which holds wherever
+    sampling stops.
+    """
+    k, n, alpha = (
+        evidence.sample.flagged + evidence.sample.undetermined,
+        evidence.sample.captions,
+        LEVELS["sample_high"],
+    )
+    if evidence.until is not None:
+        return sequence(k, n, evidence.rest, alpha, evidence.until)[1]
+    return at_most(k, n, evidence.rest, alpha)
+
+
+def _missed_at_least(evidence: Evidence, k: int) -> int:
+    """Bound the captions outside the budget from below, given that at least k sampled ones count."""
+    n, alpha = evidence.sample.captions, LEVELS["sample_low"]
+    if evidence.until is not None:
+        return sequence(k, n, evidence.rest, alpha, evidence.until)[0]
+    return at_least(k, n, evidence.rest, alpha)
 
 
 def _true_low(tally: Tally, rate: float, alpha: float) -> int:
@@ -198,6 +228,8 @@ def claims(
     controls: tuple[int, int] | None = None,
     fresh_seeds: int = 0,
     seed_was_given: bool = False,
+    until: float | None = None,
+    sample_limit: int | None = None,
     population: str = "captions of the dataset",
 ) -> dict[str, Any]:
     """State what the audit has shown, for the manifest and the report.
@@ -211,6 +243,8 @@ def claims(
         fresh_seeds: Number of new seeds with which flagged captions were generated again. A generation that failed
             counts as no copy.
         seed_was_given: Whether the auditor chose the seed of the sample.
+        until: As in `Evidence`.
+        sample_limit: As in `Evidence`.
         population: What the captions are, in the plural.
 
     Returns:
@@ -221,7 +255,7 @@ def claims(
     budget = table.filter(pc.field("selected_by") == "budget")
     sample = table.filter(pc.field("selected_by") == "sample")
     m, f = controls or (None, 0)
-    evidence = Evidence(captions, Tally.of(budget["verdict"]), Tally.of(sample["verdict"]), m, f)
+    evidence = Evidence(captions, Tally.of(budget["verdict"]), Tally.of(sample["verdict"]), m, f, until, sample_limit)
     found = bounds(evidence)
     stated = [
         *_of_controls(evidence, found),
@@ -282,7 +316,8 @@ def _basis(evidence: Evidence, seed_was_given: bool) -> str:
     text = f"We generated images for all {census.captions:,} captions of the budget; {census.flagged:,} were flagged."
     if sample.captions:
         text += f" We also generated images for {sample.captions:,} of the other {evidence.rest:,} captions, drawn at "
-        text += "random with a seed that the auditor chose; " if seed_was_given else "random; "
+        text += "random with a seed that the auditor chose" if seed_was_given else "random"
+        text += ", until a bound was reached; " if evidence.until is not None else "; "
         text += f"{sample.flagged:,} were flagged."
     elif evidence.rest:
         text += " No random sample was drawn, so nothing is claimed about the others."

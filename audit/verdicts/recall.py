@@ -72,12 +72,19 @@ def count(captions: pa.Table) -> Counter[Counted]:
     return counts
 
 
-def recall_by_stratum(counts: Mapping[Counted, int], controls: tuple[int, int] | None) -> Iterator[RecallInStratum]:
+def recall_by_stratum(
+    counts: Mapping[Counted, int],
+    controls: tuple[int, int] | None,
+    until: float | None = None,
+    sample_limit: int | None = None,
+) -> Iterator[RecallInStratum]:
     """Yield what an audit found in each stratum, by kind, the stratum with the most captions first.
 
     Args:
         counts: As returned by `count`, for all captions.
         controls: As for `audit.statistics.claims.claims`.
+        until: As in `audit.statistics.claims.Evidence`.
+        sample_limit: As in `audit.statistics.claims.Evidence`.
     """
     m, f = controls or (None, 0)
     totals: Counter[tuple[str, str]] = Counter()
@@ -89,7 +96,7 @@ def recall_by_stratum(counts: Mapping[Counted, int], controls: tuple[int, int] |
             _tally({each.verdict: n for each, n in counts.items() if each[:3] == (by, value, how)})
             for how in ("budget", "sample")
         )
-        found = bounds(Evidence(captions, census, sample, m, f))
+        found = bounds(Evidence(captions, census, sample, m, f, until, sample_limit))
         yield RecallInStratum(by, value, captions, census, sample, found.missed_high, found.recall_low)
 
 

@@ -111,6 +111,8 @@ def _speeds(made: Plan, tflops: float | None) -> list[str]:
     height, width = work.costs.generation.size
     forwards = work.costs.screen[0].forwards * len(work.config.screen.seeds)
     found = [f"image size: {height} x {width} pixels (model.resolution)"]
+    if work.config.select.until is not None:
+        found.append("select.until may stop the audit sample early; the whole sample is counted")
     if work.config.select.budget.fdr is not None:
         found.append(f"select.budget.fdr selects as many captions as it can; {work.selected:,} are assumed")
     found.append(f"screening takes {forwards} UNet forward{'s' if forwards > 1 else ''} per caption")

@@ -23,9 +23,9 @@ from pipelines.configuration.inputs import (
     ModelFiles,
     Rate,
     Section,
-    Seed,
     Seeds,
 )
+from pipelines.configuration.select import Select
 
 
 class Screen(Section):
@@ -40,53 +40,6 @@ class Screen(Section):
         gt=0,
         le=1 << 16,
         description="Captions per forward pass (default: as many as fit, up to 64; 16 on the CPU).",
-    )
-
-
-class Budget(Section):
-    """How many captions to generate for their scores. A number is short for `captions`."""
-
-    captions: int | None = Field(
-        default=None,
-        ge=0,
-        le=MOST,
-        description="Number of captions, highest scores first (default: 1,000 or 0.1 % of all captions, whichever is "
-        "larger).",
-    )
-    fdr: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="All captions whose q_unseen is at most this, instead of a number: at most this share of them is "
-        "expected to score as high as captions that the model was never trained on.",
-    )
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Budget:
-        if self.captions is not None and self.fdr is not None:
-            raise ValueError("give captions or fdr, not both")
-        return self
-
-
-def _counted(given: Any) -> Any:
-    return given if isinstance(given, dict | Budget) else {"captions": given}
-
-
-class Select(Section):
-    """Which captions to generate."""
-
-    budget: Annotated[Budget, BeforeValidator(_counted, json_schema_input_type=Budget | int | None)] = Budget()
-    audit_sample: int = Field(
-        default=1000, ge=0, le=MOST, description="Number of captions to draw at random from those outside the budget."
-    )
-    seed: Seed | None = Field(
-        default=None,
-        description="The seed of the random draw (default: derived from the contents of the inputs, so that nobody can "
-        "draw until lucky). The claims say so if it is given.",
-    )
-    perturbation_margin: bool = Field(
-        default=False,
-        description="Also score eight variants of each selected caption. Costs eight more screens per caption.",
     )
 
 
@@ -319,6 +272,12 @@ class Config(Section):
         for name in self.confirm.embedders if self.images else []:
             if getattr(self.confirm, name) is None:
                 raise ValueError(f"confirm.embedders names {name}, but confirm.{name}: {{weights: ...}} is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _stopping_needs_images(self) -> Config:
+        if self.select.until is not None and self.images is None:
+            raise ValueError("select.until needs `images`, because sampling stops by what copies them")
         return self
 
     def scoring(self) -> tuple[str, ...]:

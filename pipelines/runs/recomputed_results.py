@@ -47,7 +47,10 @@ def _sample(ledger: Ledger, manifest: RunManifest) -> Check:
         return Check(name, False, f"the manifest says seed {manifest.seeds.sample}, but {source} gives {seed}")
     by_budget, by_sample, total = _numbers(ledger)
     size = min(manifest.resolved["select"]["audit_sample"], total - len(by_budget))
-    wrong = np.setxor1d(audit_sample.draw(by_budget, total, size, seed), by_sample)
+    drawn = audit_sample.draw(by_budget, total, size, seed)
+    if manifest.resolved["select"]["until"] is not None:
+        drawn = drawn[: len(by_sample)]
+    wrong = np.setxor1d(drawn, by_sample)
     detail = (
         f"{len(by_sample):,} of the {total - len(by_budget):,} captions outside the budget, seed {seed} from {source}"
     )

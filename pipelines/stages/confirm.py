@@ -17,8 +17,8 @@ from audit.verdicts.regions import agreement, region_agreement, region_of, regio
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.steps import held_out_pairs, image_search, thresholds
-from pipelines.steps.generation import PROMPTS, generate
+from pipelines.steps import held_out_pairs, image_search, sample_rounds, thresholds
+from pipelines.steps.generation import PROMPTS, generate, purpose_of
 from pipelines.tables import training_images
 from pipelines.tables.blocks import block, blocks
 
@@ -38,14 +38,17 @@ def run(run: Run) -> None:
     if config.images is None:
         return
     with run.stage("confirm", "generations") as stage:
-        _match(run, "confirm", ("control", "discover", "pair"))
+        match(run, "confirm", ("control", "discover", "pair"))
         image_search.measure(run)
         matches = run.ledger.read("matches")
         limits = thresholds.choose(run, matches)
+        if config.select.until is not None:
+            sample_rounds.run(run, limits, match)
+            matches = run.ledger.read("matches")
         decides = config.confirm.embedders[0]
         confirmed = _confirmed(run.ledger, matches, decides, limits)
         generate(run, "confirm: fresh seeds", {"fresh": confirmed}, config.fresh_seeds())
-        _match(run, "confirm: their matches", ("fresh",))
+        match(run, "confirm: their matches", ("fresh",))
         stage.rows_in = run.manifest.refresh("generations")
         stage.rows_out = run.manifest.refresh("matches")
 
@@ -53,11 +56,13 @@ def run(run: Run) -> None:
 def _confirmed(ledger: Ledger, matches: pa.Table, embedder: str, limits: Mapping[str, Threshold]) -> pa.Table:
     """Return (caption_id, caption) of the captions that copied an image, in the order of the prompts."""
     ids = copied_images(matches, embedder, limits)["caption_id"]
-    prompts = ledger.read(PROMPTS, "discover")
+    parts = [part for part in ledger.parts(PROMPTS) if purpose_of(part) == "discover"]
+    prompts = pa.concat_tables([ledger.read(PROMPTS, part) for part in parts])
     return prompts.filter(pc.is_in(prompts["caption_id"], value_set=ids.combine_chunks()))
 
 
-def _match(run: Run, title: str, purposes: Sequence[str]) -> None:
+def match(run: Run, title: str, purposes: Sequence[str]) -> None:
+    """Match the generations of purposes, or of rounds of sampling, with the training images."""
     shards = [shard for purpose in purposes for shard in _shards(run.ledger, purpose, run.config.engine.shard_rows)]
     needs = tuple(run.config.confirm.embedders)
     run.execute(Step(title, "matches", "generations", run.ledger, _nearest, _on_lost_row, needs), shards)

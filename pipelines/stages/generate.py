@@ -14,7 +14,9 @@ from pipelines.tables.calibration import CONTROL_CAPTIONS, load_calibration
 
 def run(run: Run) -> None:
     """Write `generations` for the selected captions and, if there are training images, for control captions."""
-    captions_of = {"discover": selection.selected(run.ledger)}
+    # With `select.until`, the stage confirm generates the sample, round by round.
+    how = ("budget", "sample") if run.config.select.until is None else ("budget",)
+    captions_of = {"discover": selection.selected(run.ledger, *how)}
     if run.config.images is not None:
         captions_of["control"] = _highest_controls(run)
         if run.config.calibration.pairs is not None:

@@ -19,7 +19,7 @@ from audit.record.manifest_entries import SelectionEntry
 from audit.statistics.intervals import q_values
 from pipelines.engine.context import Run
 from pipelines.engine.step import Step
-from pipelines.steps import audit_sample, caption_clusters
+from pipelines.steps import audit_sample, caption_clusters, sample_rounds
 from pipelines.tables.calibration import load_calibration
 from pipelines.tables.selection import allowed
 
@@ -60,6 +60,8 @@ def run(run: Run) -> None:
             budget=len(by_budget), by_duplicates=by_rows, audit_sample=len(by_sample), captions=total
         )
         _write(run, counts, by_budget, by_sample, q)
+        if config.until is not None:
+            ledger.write(sample_rounds.DRAWN, "00000", sample_rounds.in_drawn_order(ledger, counts, by_sample))
         stage.rows_in, stage.rows_out = total, len(by_budget) + len(by_sample)
         chosen = {"by score": len(by_budget) - by_rows, "by duplicates": by_rows, "at random": len(by_sample)}
         how = ", ".join(f"{count:,} {way}" for way, count in chosen.items() if count)

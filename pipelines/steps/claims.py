@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +16,7 @@ from audit.record.manifest_entries import ClaimsEntry
 from audit.statistics.claims import LEVELS, VERDICT_COLUMNS, claims
 from audit.statistics.intervals import upper_bound
 from audit.verdicts.recall import Counted, count, recall_by_stratum
+from pipelines.configuration.select import Select
 
 
 def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
@@ -42,6 +44,10 @@ def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
         in_strata.update(count(pa.table(columns, ["caption", "row_count", "selected_by", "verdict"])))
         total += len(part)
     controls = _controls(manifest)
+    select = Select.model_validate(manifest.resolved["select"])
+    stops: dict[str, Any] = {}
+    if select.until is not None:
+        stops = {"until": select.until.share, "sample_limit": select.audit_sample}
     sampled_rows = manifest.resolved["captions"]["sample"] is not None
     found = claims(
         pa.concat_tables(verdicts),
@@ -50,10 +56,11 @@ def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
         rest_row_counts,
         controls=controls,
         fresh_seeds=len(manifest.seeds.fresh),
-        seed_was_given=manifest.resolved["select"]["seed"] is not None,
+        seed_was_given=select.seed is not None,
+        **stops,
         population="captions of a random sample of the rows" if sampled_rows else "captions of the dataset",
     )
-    strata = [asdict(stratum) for stratum in recall_by_stratum(in_strata, controls)]
+    strata = [asdict(stratum) for stratum in recall_by_stratum(in_strata, controls, **stops)]
     return ClaimsEntry.model_validate(found | {"recall_by_stratum": strata})
 
 

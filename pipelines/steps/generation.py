@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PROMPTS = "_prompts"
 
 
+# The captions of a round of sampling are the part ROUND + number; their purpose is `discover`.
+ROUND = "sample."
+
 # Generating an image costs tens of times as much as screening, so shards are smaller by this factor.
 SMALLER = 8
 
@@ -36,7 +39,7 @@ def generate(run: Run, title: str, captions_of: Mapping[str, pa.Table], seeds: S
     Args:
         run: The run.
         title: The name of the step, as shown to the user.
-        captions_of: The captions (caption_id, caption) of each purpose.
+        captions_of: The captions (caption_id, caption) of each purpose, or of a round of sampling.
         seeds: The seeds with which each caption is generated.
     """
     shards = []
@@ -47,6 +50,11 @@ def generate(run: Run, title: str, captions_of: Mapping[str, pa.Table], seeds: S
     work, on_lost_row = partial(_generate, seeds=seeds), partial(_on_lost_row, seeds=seeds)
     step = Step(title, "generations", "captions", run.ledger, work, on_lost_row, ("model",))
     run.execute(step, shards if seeds else [])
+
+
+def purpose_of(prompts: str) -> str:
+    """Return the purpose of the captions in a part of PROMPTS."""
+    return "discover" if prompts.startswith(ROUND) else prompts
 
 
 def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
@@ -66,7 +74,7 @@ def _generate(worker: Worker, shard: Shard, seeds: Sequence[int]) -> Tables:
     layout = schema.generations(schema.features_of(found.schema)).with_metadata(found.schema.metadata)
     columns = {name: found[name] for name in layout.names if name in found.column_names} | {
         "caption_id": captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(seeds)))),
-        "purpose": pa.repeat(shard.source, len(found)),
+        "purpose": pa.repeat(purpose_of(shard.source), len(found)),
         "region": _regions(found, len(seeds)),
     }
     table = pa.table([columns[name] for name in layout.names], schema=layout)
@@ -105,7 +113,7 @@ def _regions(found: pa.Table, seeds: int) -> pa.Array:
 
 def _on_lost_row(ledger: Ledger, shard: Shard, kind: str, message: str, seeds: Sequence[int]) -> Tables:
     captions = ledger.slice(PROMPTS, shard.source, shard.start, shard.stop)
-    captions = captions.append_column("purpose", pa.repeat(shard.source, len(captions)))
+    captions = captions.append_column("purpose", pa.repeat(purpose_of(shard.source), len(captions)))
     rows = [
         {"stage": "generate", "caption_id": id_, "kind": kind, "message": message}
         for id_ in captions["caption_id"].to_pylist()

@@ -21,6 +21,7 @@ from audit.verdicts.thresholds import COLUMNS, Threshold, choose_threshold, cont
 from pipelines.configuration.config import Config
 from pipelines.engine.context import Run
 from pipelines.reading.local_copies import fetched
+from pipelines.tables import selection
 
 # Maximum number of characters of a control caption in a message.
 SHOWN = 100
@@ -97,6 +98,10 @@ def chosen(ledger: Ledger, config: Config, matches: pa.Table, seed: int) -> Chos
         seed: The seed of the split.
     """
     deciding = config.confirm.embedders[0]
+    if config.select.until is not None:
+        # Where sampling stops must not change the thresholds.
+        sampled = selection.selected(ledger, "sample")["caption_id"].combine_chunks()
+        matches = matches.filter(~pc.field("caption_id").isin(sampled))
     setting, measuring = _halves(ledger, matches, seed)
     found: dict[str, dict[str, Threshold]] = {
         name: _of_embedder(ledger, config, setting, name, KINDS if name == deciding else KINDS[:1])

@@ -11,7 +11,7 @@ from audit import schema
 from audit.record.ledger import Ledger
 
 if TYPE_CHECKING:
-    from pipelines.configuration.config import Budget
+    from pipelines.configuration.select import Budget
 
 
 def allowed(budget: Budget, captions: int) -> int:
@@ -19,10 +19,16 @@ def allowed(budget: Budget, captions: int) -> int:
     return budget.captions if budget.captions is not None else max(1000, -(-captions // 1000))
 
 
-def selected(ledger: Ledger) -> pa.Table:
-    """Return (caption_id, caption) of the selected captions, in order."""
+def selected(ledger: Ledger, *how: str) -> pa.Table:
+    """Return (caption_id, caption) of the captions that were selected in any of these ways, in order.
+
+    Args:
+        ledger: The run.
+        how: budget | sample. All selected captions if it is not given.
+    """
+    words = pa.array(how or ("budget", "sample"))
     found = [schema.CAPTIONS.empty_table().select(["caption_id", "caption"])]
     for name, scores in ledger.each("scores", ["selected_by"]):
         captions = ledger.read("captions", name, ["caption_id", "caption"])
-        found.append(captions.filter(pc.is_valid(scores["selected_by"])))
+        found.append(captions.filter(pc.is_in(scores["selected_by"], value_set=words)))
     return pa.concat_tables(found)

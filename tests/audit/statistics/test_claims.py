@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from audit.statistics.claims import HIGH, LEVELS, LOW, Evidence, Tally, bounds, claims, reviewed
-from audit.statistics.finite import at_least, at_most
+from audit.statistics.finite import at_least, at_most, sequence
 from audit.statistics.intervals import upper_bound
 
 
@@ -132,6 +132,20 @@ def test_more_evidence_of_copies_never_lowers_a_bound(data: st.DataObject) -> No
         assert getattr(found[0], name) <= getattr(found[1], name)
     assert all(one.copies_low <= one.flagged_low <= one.flagged_high for one in found)
     assert 0 < LOW < HIGH
+
+
+def test_a_sample_that_may_stop_at_any_time_is_bounded_by_the_confidence_sequence() -> None:
+    evidence = Evidence(1_100, Tally(100, 90, 0), Tally(200, 3, 1), 1000, 0, until=0.05, sample_limit=400)
+    found = bounds(evidence)
+    assert found.missed_high == sequence(4, 200, 1_000, LEVELS["sample_high"], 0.05)[1]
+    assert found.missed_high > at_most(4, 200, 1_000, LEVELS["sample_high"])
+    assert found.flagged_low == 90 + sequence(3, 200, 1_000, LEVELS["sample_low"], 0.05)[0]
+    # The false positives of all 400 captions that could have been drawn are subtracted.
+    fixed = bounds(Evidence(1_100, Tally(100, 90, 0), Tally(200, 30, 1), 1000, 3))
+    assert fixed.missed_low is not None
+    stopped = bounds(Evidence(1_100, Tally(100, 90, 0), Tally(200, 30, 1), 1000, 3, 0.05, 400))
+    assert stopped.missed_low is not None
+    assert stopped.missed_low < fixed.missed_low
 
 
 def review_of(upheld: int, cases: int, false: int, decoys: int) -> tuple[pa.Table, pa.Table]:

@@ -12,7 +12,8 @@ import yaml
 
 from audit.errors import UsageError
 from pipelines.commands.init import init
-from pipelines.configuration.config import Budget, Config
+from pipelines.configuration.config import Config
+from pipelines.configuration.select import Budget
 from pipelines.configuration.settings import check_detectors, load_config
 from tests.support.toy import settings_of, write_config
 
@@ -170,6 +171,8 @@ def test_an_unknown_detector_is_named(tmp_path: Path) -> None:
         ("select", f"budget: {10**26}", "select.budget.captions should be less than or equal to 1000000000000000"),
         ("confirm", "fresh_seeds: 1000000000", "confirm.fresh_seeds should be less than or equal to 10000"),
         ("select", "budget: {captions: 5, fdr: 0.1}", "select.budget: give captions or fdr, not both (line 2)"),
+        ("select", "until: soon", "select.until: should be a rate such as `5000 per million` (line 2)"),
+        ("select", "until: 0 per million", "select.until.per_million should be greater than 0, not 0.0 (line 2)"),
         ("select", "budget: {fdr: 1.5}", "select.budget.fdr should be less than 1, not 1.5 (line 2)"),
         ("select", "budget: 5\n  seed: 1\n  budget: 6", "select.budget is given twice, in line 2 and in line 4"),
     ],
