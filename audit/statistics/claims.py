@@ -342,8 +342,8 @@ def _of_captions(evidence: Evidence, found: Bounds, population: str) -> Iterable
     total, all_ = evidence.captions, f"the {evidence.captions:,} {population}"
     if found.copies_low is not None:
         low = found.copies_low
-        text = f"At least {low:,} of {all_} ({_per_million(low, total)}) make the model copy a training image; as many "
-        text += "as chance may explain are already subtracted"
+        text = f"At least {low:,} of {all_} ({_per_million(low, total)}) make the model copy a training image, after "
+        text += "subtracting as many as chance may explain"
         change = "A larger budget may find more, and more control captions leave less to chance."
         yield Claim("copies", "at_least", low, total, 1 - LOW, _at(text, LOW), change)
     else:

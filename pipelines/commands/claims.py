@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit.errors import AuditError
-from audit.verdicts.recall import STRATUM_LEVEL
 from pipelines.commands.options import RunDir, Verbose
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ def protocol(manifest: RunManifest) -> dict[str, Any]:
 
 def lines(manifest: RunManifest, review: Claim | None) -> list[str]:
     """Return the claims of a run, and that of its review if there is one, as lines of text."""
+    from audit.verdicts.recall import STRATUM_LEVEL
+
     how, stated = protocol(manifest), manifest.claims
     limits = " or ".join(
         f"{value:.3f} ({'whole image' if kind == 'verbatim' else 'region'})"

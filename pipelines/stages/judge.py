@@ -48,7 +48,7 @@ def run(run: Run) -> None:
             judge,
             embedder=config.confirm.embedders[0],
             thresholds=limits,
-            images=_images(run),
+            images=_images(ledger, _is_paired(run)),
             failures=_failures(ledger),
             max_unreadable_fraction=config.confirm.max_unreadable_fraction,
         )
@@ -124,8 +124,13 @@ def _without_pixels(ledger: Ledger) -> pa.Table:
     return ledger.read("generations", columns=columns)
 
 
-def _images(run: Run) -> ImageCounts:
-    ledger, pairs = run.ledger, run.manifest.data.accounting.pairs
+def _is_paired(run: Run) -> bool:
+    """Return whether every row should have an image of its own."""
+    pairs = run.manifest.data.accounting.pairs
+    return pairs is not None and pairs.applies
+
+
+def _images(ledger: Ledger, paired: bool = False) -> ImageCounts:
     errors = _all(ledger, "errors", schema.ERRORS)
     lost = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_valid())
     ids = [images.image_id(*place) for place in zip(lost["file"].to_pylist(), lost["row"].to_pylist(), strict=True)]
@@ -133,7 +138,6 @@ def _images(run: Run) -> ImageCounts:
     # The number of images in a damaged file is unknown, so the mean number of images per file is assumed.
     damaged = errors.filter((pc.field("stage") == "embed") & pc.field("row").is_null() & pc.field("file").is_valid())
     unseen = -(-listed * pc.count_distinct(damaged["file"]).as_py() // files)
-    paired = pairs is not None and pairs.applies
     return ImageCounts(listed + unseen, len(ids) + unseen, pa.array(ids, pa.string()), paired)
 
 

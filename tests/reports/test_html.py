@@ -119,7 +119,7 @@ def test_the_summary_counts_every_verdict_and_states_the_claims(page: str) -> No
         (1, "error"),
     ):
         assert f"{count} {word}" in text
-    assert "We also generated images for 40 of the other 280 captions, drawn at random with a seed" in text
+    assert "We also generated images for 40 of the other 280 captions, drawn at random" in text
     assert "make the model copy a training image under this protocol (97.5 % confidence)" in text
 
 

@@ -17,7 +17,7 @@ def test_the_bound_of_a_clean_sample_is_that_of_the_claims() -> None:
 
 
 def test_no_sample_larger_than_the_rest_is_asked_for() -> None:
-    assert len(of_audit_sample(1000, 1200, 100, None)) == 1
+    assert len(of_audit_sample(1099, 1200, 100, None)) == 1
     assert of_audit_sample(0, 10, 5, None) == [
         "No audit sample: nothing can be claimed about the captions that are not generated."
     ]

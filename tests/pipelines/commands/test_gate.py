@@ -26,7 +26,7 @@ def test_a_run_that_does_not_pass_exits_with_3_and_shows_each_rule(run: Path) ->
     high, bound, unknown, failed = output.splitlines()
     assert high.startswith("FAIL  captions at high risk: ")
     assert high.endswith("(at most 0)")
-    assert bound.startswith("FAIL  captions per million that reproduce, upper end of the claim: ")
+    assert bound.startswith("FAIL  captions per million that copy a training image, at most: ")
     assert bound.endswith("(at most 50)")
     assert unknown == "pass  captions with the verdict unknown: 1 (allowed)"
     assert failed == "FAIL  captions with the verdict error: 1 (at most 0)"

@@ -36,7 +36,7 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     assert 0 < screened < total
     assert any(line.startswith("+ per 100 confirmed") for line in lines)
     assert any(line.startswith("- with 2 workers the audit takes") for line in lines)
-    assert any("at most 137,185 per million captions do (95 %)" in line for line in lines)
+    assert any("at most 57,143 per million of the 35 captions" in line for line in lines)
     assert any("confirm.control_rate 0.05 needs 38 of them: enough" in line for line in lines)
     plain = crossaudit("plan", path, "--tflops", "0.001", "--set", "engine.gpus_per_worker=1")
     assert "GPU-hours" in plain.stdout

@@ -308,5 +308,4 @@ def test_the_command_asks_what_to_keep(own: Path) -> None:
     assert "--keep" in asked.stderr
     done = crossaudit("purge", str(own), "--keep", "none")
     assert done.returncode == 0
-    assert "generations: 4" in done.stdout
-    assert "pictures removed" in done.stdout
+    assert "generations: 72 pictures removed" in done.stdout
