@@ -258,11 +258,11 @@ def claims(
     evidence = Evidence(captions, Tally.of(budget["verdict"]), Tally.of(sample["verdict"]), m, f, until, sample_limit)
     found = bounds(evidence)
     stated = [
-        *_of_controls(evidence, found),
         *_of_captions(evidence, found, population),
         *_of_rows(budget, evidence, found, rest_row_counts),
         *_of_recall(budget, found),
         *_of_generations(table, fresh_seeds),
+        *_of_controls(evidence, found),
     ]
     joint = 1 - sum(LEVELS.values())
     return {
@@ -393,7 +393,7 @@ def _of_recall(budget: pa.Table, found: Bounds) -> Iterable[Claim]:
     families = pc.count_distinct(flagged["family"]).as_py() - (len(flagged) - found.census_low)
     if families > 0:
         low, most = families / (families + found.missed_high), families + found.missed_high
-        text = f"It holds at least {_percent(low, down=True)} of the families of copied images"
+        text = f"The budget holds at least {_percent(low, down=True)} of the families of copied images"
         yield Claim("recall_families", "at_least", low, most, 1 - both, _at(text, both), change)
 
 
