@@ -18,7 +18,7 @@ soak: .venv/installed
 
 # The inner loop: lint, types and the unit tests, without the files that took over 5 s (tests/durations.csv).
 check: lint
-	$(PYTEST) -q -m "not slow" --at-most 5 --ignore tests/end_to_end
+	$(PYTEST) -q -m "not slow" --at-most 3 --ignore tests/end_to_end
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def columns() -> set[str]:
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the plain keys of the configuration."""
     for name, field in model.model_fields.items():
-        nested = re.findall(r"(?:config|inputs)\.(\w+)'?>?", str(field.annotation))
+        nested = re.findall(r"(?:config|inputs|select)\.(\w+)'?>?", str(field.annotation))
         inner = [getattr(__import__(model.__module__, fromlist=["x"]), part, None) for part in nested]
         models = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
         if models:
