@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from audit.calibration.calibration import MIN_HALF
-from audit.statistics.claims import HIGH, MILLION
+from audit.statistics.bounds import HIGH
+from audit.statistics.claims import MILLION
 from audit.statistics.finite import at_most, sample_needed
 from audit.statistics.intervals import controls_needed
 

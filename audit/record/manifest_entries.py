@@ -163,7 +163,7 @@ class ConfirmErrorEntry(ManifestEntry):
 
 
 class TallyEntry(ManifestEntry):
-    """Counts of generated captions (`audit.statistics.claims.Tally`)."""
+    """Counts of generated captions (`audit.statistics.bounds.Tally`)."""
 
     captions: int
     flagged: int
@@ -171,7 +171,7 @@ class TallyEntry(ManifestEntry):
 
 
 class EvidenceEntry(ManifestEntry):
-    """The counts that the claims follow from (`audit.statistics.claims.Evidence`)."""
+    """The counts that the claims follow from (`audit.statistics.bounds.Evidence`)."""
 
     captions: int
     census: TallyEntry
@@ -183,7 +183,7 @@ class EvidenceEntry(ManifestEntry):
 
 
 class BoundsEntry(ManifestEntry):
-    """Bounds on numbers of captions, which hold together (`audit.statistics.claims.Bounds`)."""
+    """Bounds on numbers of captions, which hold together (`audit.statistics.bounds.Bounds`)."""
 
     flagged_low: int
     flagged_high: int

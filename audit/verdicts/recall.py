@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from audit.calibration.strata import LENGTHS, length_stratum
 from audit.schema import CONFIRMED_WORDS
-from audit.statistics.claims import HIGH, LOW, UNDETERMINED, Evidence, Tally, bounds
+from audit.statistics.bounds import HIGH, LOW, UNDETERMINED, Evidence, Tally, bounds
 
 # The probability with which a line of the table holds. The lines do not hold together.
 STRATUM_LEVEL = 1 - HIGH - LOW
@@ -83,8 +83,8 @@ def recall_by_stratum(
     Args:
         counts: As returned by `count`, for all captions.
         controls: As for `audit.statistics.claims.claims`.
-        until: As in `audit.statistics.claims.Evidence`.
-        sample_limit: As in `audit.statistics.claims.Evidence`.
+        until: As in `audit.statistics.bounds.Evidence`.
+        sample_limit: As in `audit.statistics.bounds.Evidence`.
     """
     m, f = controls or (None, 0)
     totals: Counter[tuple[str, str]] = Counter()

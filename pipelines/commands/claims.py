@@ -74,11 +74,11 @@ def lines(manifest: RunManifest, review: Claim | None) -> list[str]:
         for kind, value in how["thresholds"].items()
         if value is not None
     )
-    weights = how["model"].get("unet", "")[:12]
+    weights, seeds = how["model"].get("unet", "")[:12], len(how["seeds"])
     found = [
         f"Population: {stated.population}.",
-        f"Protocol: {len(how['seeds'])} generations per caption with {how['steps']} steps at guidance scale "
-        f"{how['guidance_scale']:g}, by the model whose UNet has the sha256 {weights}...; each was compared with "
+        f"Protocol: {seeds} generation{'' if seeds == 1 else 's'} per caption with {how['steps']} steps at guidance "
+        f"scale {how['guidance_scale']:g}, by the model whose UNet has the sha256 {weights}...; each was compared with "
         f"{how['images']:,} training images. A generation is flagged as a copy from a similarity of {limits or 'none'} "
         f"by {how['embedder']} on.",
         "",

@@ -13,7 +13,8 @@ from audit import schema
 from audit.record.ledger import Ledger
 from audit.record.manifest import RunManifest
 from audit.record.manifest_entries import ClaimsEntry
-from audit.statistics.claims import LEVELS, VERDICT_COLUMNS, claims
+from audit.statistics.bounds import LEVELS
+from audit.statistics.claims import VERDICT_COLUMNS, claims
 from audit.statistics.intervals import upper_bound
 from audit.verdicts.recall import Counted, count, recall_by_stratum
 from pipelines.configuration.select import Select

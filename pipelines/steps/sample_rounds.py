@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from audit import schema
 from audit.record.ledger import Ledger
-from audit.statistics.claims import Evidence, Tally, bounds
+from audit.statistics.bounds import Evidence, Tally, bounds
 from audit.verdicts.copies import copied_images
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from audit.costs.expected_claims import of_audit_sample, of_control_captions
-from audit.statistics.claims import HIGH, MILLION
+from audit.statistics.bounds import HIGH
+from audit.statistics.claims import MILLION
 from audit.statistics.finite import at_most
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from audit.statistics.claims import HIGH, Tally
+from audit.statistics.bounds import HIGH, Tally
 from audit.statistics.finite import at_most
 from audit.verdicts.recall import Counted, RecallInStratum, count, recall_by_stratum
 

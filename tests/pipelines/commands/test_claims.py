@@ -14,7 +14,7 @@ def test_each_claim_is_printed_with_its_population_its_protocol_and_what_would_c
     stated = parse((finished / "manifest.json").read_bytes(), "manifest.json").claims
     text = crossaudit("claims", str(finished)).stdout
     assert f"Population: {stated.population}." in text
-    assert "Protocol: 1 generations per caption with 2 steps" in text
+    assert "Protocol: 1 generation per caption with 2 steps" in text
     for claim in stated.claims:
         assert claim.sentence in text
         assert claim.would_change in text
