@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from audit.errors import AuditError
 from audit.record.filesystem import write_local
 from audit.record.manifest import RunManifest
+from audit.statistics.paired import LEVEL
 from reports.html import MAX_IMAGE_BYTES, environment, picture
 from reports.purged import note
 from reports.verdict_words import COLOURS
@@ -35,7 +36,7 @@ PAIRS = pa.schema(
         ("copy_type", pa.string()),
     ]
 )
-LEVEL, FEWEST = 0.05, 5  # five coins show heads in a row with probability 0.031
+FEWEST = 5  # five coins show heads in a row with probability 0.031
 SHOWN = {"appeared": 40, "went": 40, "stayed": 20}
 
 

@@ -116,7 +116,7 @@ class Facts:
         edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
         counts, controls = (self._histogram(table, edges) for table in ("scores", "control_scores"))
         [[selected_from]] = self.connection.execute(
-            "select min(score) from scores where selected_by like 'budget%'"
+            "select min(score) from scores where selected_by = 'budget'"
         ).fetchall()
         return {
             "title": "Screening scores",

@@ -9,13 +9,11 @@ from typing import Any
 
 from audit.errors import AuditError, UsageError
 from audit.record.manifest import RunManifest
+from audit.statistics.bounds import UNDETERMINED
+from audit.statistics.claims import MILLION
 from reports.facts import Facts
 from reports.views import connect, open_run
 from reports.waivers import Waiver, waived_captions
-
-MILLION = 1_000_000
-# Verdicts of captions about which nothing is known.
-UNDECIDED = ("unknown", "error")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def gate(
         max_per_million: The largest upper end of the claim about copies, in captions per million (default: the
             claim is not compared). Waivers do not change a claim.
         waivers: Waivers that hold today.
-        allowed: Verdicts of UNDECIDED that captions may have.
+        allowed: Verdicts of UNDETERMINED that captions may have.
 
     Returns:
         The outcome of each rule, and the waived captions.
@@ -93,7 +91,7 @@ def gate(
     rules = [_counted("captions at high risk", len(high) - covered, max_high, _more(covered))]
     if max_per_million is not None:
         rules.append(_bounded(_upper_end(manifest), max_per_million))
-    for word in UNDECIDED:
+    for word in UNDETERMINED:
         found = counts[word]["captions"] if word in counts else 0
         limit = None if word in allowed else 0
         rules.append(_counted(f"captions with the verdict {word}", found, limit))

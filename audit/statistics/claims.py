@@ -213,10 +213,10 @@ def _of_rows(
 
 
 def _of_recall(budget: pa.Table, found: Bounds) -> Iterable[Claim]:
-    if not found.census_low:
+    low, most = found.recall_low, found.flagged_high
+    if low is None or found.census_low is None:
         return
     both, change = HIGH + LOW, "A larger budget or a larger audit sample raises it."
-    low, most = found.census_low / (found.census_low + found.missed_high), found.flagged_high
     text = f"The budget holds at least {_percent(low, down=True)} of the captions that make the model copy a training "
     yield Claim("recall", "at_least", low, most, 1 - both, _at(f"{text}image", both), change)
     flagged = budget.filter(pc.is_in(budget["verdict"], value_set=pa.array(CONFIRMED_WORDS)))

@@ -105,7 +105,7 @@ class Workload:
 
     @property
     def selected(self) -> int:
-        """Number of captions to generate if the audit sample and the budget do not overlap."""
+        """Number of captions to generate: the budget, and the audit sample of the others."""
         chosen = self.config.select
         return min(self.captions, selection.allowed(chosen.budget, self.captions) + chosen.audit_sample)
 

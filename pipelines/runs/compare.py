@@ -19,7 +19,7 @@ from audit.statistics.paired import paired_test
 from audit.verdicts.copies import copied_images
 from audit.verdicts.thresholds import Threshold, threshold_of_json
 from pipelines.configuration.config import Config
-from pipelines.runs.finished_run import finished
+from pipelines.runs.finished_run import finished, whole_table
 from pipelines.tables import embeddings
 from reports.comparison import PAIRS, Comparison
 
@@ -185,10 +185,10 @@ def _thresholds(sides: list[Side], limits: Mapping[str, Threshold]) -> dict[str,
 def _pairs(sides: list[Side], limits: Mapping[str, Threshold]) -> tuple[pa.Table, dict[str, int]]:
     """Return the pairs (schema PAIRS), and the number of the other captions by the reason why they are none."""
     columns = ["caption_id", "caption", "row_count", "verdict", "family"]
-    verdicts = [_table(side.ledger, "verdicts", columns) for side in sides]
+    verdicts = [whole_table(side.ledger, "verdicts", columns) for side in sides]
     ids = verdicts[0]["caption_id"].combine_chunks()
     second = verdicts[1].take(pc.index_in(ids, value_set=verdicts[1]["caption_id"].combine_chunks()))
-    groups = _table(sides[0].ledger, "caption_groups", ["caption_id", "caption_group"])
+    groups = whole_table(sides[0].ledger, "caption_groups", ["caption_id", "caption_group"])
     group = groups.take(pc.index_in(ids, value_set=groups["caption_id"].combine_chunks()))["caption_group"]
     families = (verdicts[0]["family"], second["family"])
     cluster_N = joined([column.combine_chunks() for column in (group, *families)])
@@ -209,7 +209,7 @@ def _pairs(sides: list[Side], limits: Mapping[str, Threshold]) -> tuple[pa.Table
 
 def _seeds(side: Side, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Tell which captions a run tried to generate, and which it generated with every seed: [N] bool each."""
-    made = _table(side.ledger, "generations", ["caption_id", "purpose", "seed", "status"])
+    made = whole_table(side.ledger, "generations", ["caption_id", "purpose", "seed", "status"])
     made = made.filter(pc.field("purpose") == "discover")
     good = made.filter(pc.field("status") == "ok").group_by("caption_id").aggregate([("seed", "count_distinct")])
     whole = good.filter(pc.field("seed_count_distinct") == len(side.config.generate.seeds))
@@ -219,7 +219,7 @@ def _seeds(side: Side, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _best(side: Side, limits: Mapping[str, Threshold]) -> pa.Table:
     """Return the best copy of each caption (schema COPIED_IMAGES); copies of whole images come first."""
-    matches = _table(side.ledger, "matches", None)
+    matches = whole_table(side.ledger, "matches", None)
     copied = copied_images(matches, side.embedder, limits)
     order = [("copy_type", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
     ranked = copied.sort_by(order).append_column("rank", pa.array(range(len(copied))))
@@ -252,8 +252,3 @@ def _changes(captions: pa.Table, best: list[pa.Table], sides: list[Side]) -> pa.
         "copy_type": shown("copy_type"),
     }
     return pa.table({name: columns[name] for name in PAIRS.names}).cast(PAIRS)
-
-
-def _table(ledger: Ledger, name: str, columns: list[str] | None) -> pa.Table:
-    ledger.check(name)
-    return pa.concat_tables([part for _, part in ledger.each(name, columns)])

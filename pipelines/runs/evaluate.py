@@ -20,7 +20,7 @@ from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger
 from audit.statistics.detection_rates import DetectionRates, detection_rates
 from pipelines.reading.labels import LABELS, Labels, read_labels
-from pipelines.runs.finished_run import finished
+from pipelines.runs.finished_run import finished, whole_table
 
 NEGATIVE = "none"
 
@@ -125,17 +125,12 @@ def _labels(files: Any) -> dict[str, str]:
 
 def _captions(ledger: Ledger) -> pa.Table:
     """Return caption_id and cluster of all captions. A cluster joins groups of captions and families of verdicts."""
-    groups = _all(ledger, "caption_groups", ["caption_id", "caption_group"])
-    verdicts = _all(ledger, "verdicts", ["caption_id", "family"])
+    groups = whole_table(ledger, "caption_groups", ["caption_id", "caption_group"])
+    verdicts = whole_table(ledger, "verdicts", ["caption_id", "family"])
     ids = groups["caption_id"].combine_chunks()
     family = verdicts.take(pc.index_in(ids, value_set=verdicts["caption_id"].combine_chunks()))["family"]
     cluster = joined([groups["caption_group"].combine_chunks(), family.combine_chunks()])
     return pa.table({"caption_id": ids, "cluster": pa.array(cluster)})
-
-
-def _all(ledger: Ledger, table: str, columns: list[str]) -> pa.Table:
-    ledger.check(table)
-    return pa.concat_tables([part for _, part in ledger.each(table, columns)])
 
 
 def _measured(

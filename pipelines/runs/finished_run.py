@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from audit.errors import AuditError
@@ -20,6 +21,12 @@ def recomputed(lost: Sequence[str]) -> str:
         return "nothing is recomputed"
     files = "1 file is" if len(lost) == 1 else f"{len(lost):,} files are"
     return f"{files} missing and will be made again, such as {lost[0]}"
+
+
+def whole_table(ledger: Ledger, name: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a table of a finished run. Raises AuditError if a part of it is damaged."""
+    ledger.check(name)
+    return pa.concat_tables([part for _, part in ledger.each(name, columns)])
 
 
 def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
