@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from audit.calibration.calibration import Calibration, in_fitting_half
 from audit.calibration.likeness import script_of
 from audit.schema import CONTROL_SCORES
-from audit.statistics.intervals import clopper_pearson
+from audit.statistics.intervals import clopper_pearson, count_at_least
 
 # Shapes: N captions.
 
@@ -99,7 +98,7 @@ def control_scores(calibration: Calibration, control_table: pa.Table) -> pa.Tabl
     held_out = control_table.filter(pa.array(held_out_N, pa.bool_())).drop_columns("caption")
     ids, distances = calibration.distances(held_out)
     # (1 + others at least as far) / (1 + others): a caption counts itself once.
-    p_PN = [_at_least(distance_N) / max(1, len(ids)) for distance_N in distances]
+    p_PN = [count_at_least(distance_N, distance_N) / max(1, len(ids)) for distance_N in distances]
     p_N = np.minimum(1.0, len(p_PN) * np.min(p_PN, axis=0))
     columns = [pa.array(ids, pa.string()), calibration.score(held_out)["score"], pa.array(p_N)]
     return pa.table(columns, schema=CONTROL_SCORES).sort_by("caption_id")
@@ -126,9 +125,3 @@ def main_script(caption: str) -> str:
     """Return the script of most letters, such as Latin; "none" if there are no letters."""
     scripts = Counter(script_of(letter) for letter in caption if letter.isalpha())
     return min(scripts, key=lambda script: (-scripts[script], script)).capitalize() if scripts else "none"
-
-
-def _at_least(values_N: npt.NDArray[np.float64]) -> np.ndarray:
-    """Count the values that are at least as large as each value, itself included: [N]."""
-    sorted_N = np.sort(values_N)
-    return len(sorted_N) - np.searchsorted(sorted_N, values_N, side="left")

@@ -47,6 +47,14 @@ class Tally:
     flagged: int
     undetermined: int
 
+    def __add__(self, other: Tally) -> Tally:
+        """Add the counts of other captions."""
+        return Tally(
+            self.captions + other.captions,
+            self.flagged + other.flagged,
+            self.undetermined + other.undetermined,
+        )
+
     @classmethod
     def of(cls, verdicts: pa.ChunkedArray) -> Tally:
         """Count the verdicts of some captions."""

@@ -53,9 +53,14 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
 
 def conformal_p(control_scores: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
     """Compute `(1 + #{control score >= s}) / (1 + n)` for each score s, n control scores: [N] (Vovk et al., 2005)."""
-    control_sorted = np.sort(np.asarray(control_scores, dtype=np.float64))
-    at_least = len(control_sorted) - np.searchsorted(control_sorted, np.asarray(scores, dtype=np.float64), side="left")
-    return np.asarray((1 + at_least) / (1 + len(control_sorted)), dtype=np.float64)
+    controls = np.asarray(control_scores, dtype=np.float64)
+    return np.asarray((1 + count_at_least(controls, scores)) / (1 + len(controls)), dtype=np.float64)
+
+
+def count_at_least(values: npt.ArrayLike, scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Count, for each of N scores, the values that are at least as large: [N]."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    return len(ordered) - np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
 
 
 def q_values(p: npt.ArrayLike) -> Floats:

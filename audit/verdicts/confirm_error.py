@@ -90,20 +90,20 @@ def measured(
     """
     mine = matches.filter(pc.field("embedder") == embedder)
     confirmed, pairs_confirmed = (copying_captions(mine, name, embedder, thresholds) for name in ("control", "pair"))
-    controls, pairs = _looked_up(mine, "control", seeds) | confirmed, _looked_up(mine, "pair", seeds) | pairs_confirmed
+    controls, pairs = looked_up(mine, "control", seeds) | confirmed, looked_up(mine, "pair", seeds) | pairs_confirmed
     return ConfirmError(
         controls=len(controls),
         confirmed=len(confirmed),
         reproducing=len(confirmed & reproducing),
         high=upper_bound(len(confirmed), len(controls)) if controls else None,
-        captions=len(_looked_up(mine, "discover", 1)),
+        captions=len(looked_up(mine, "discover", 1)),
         pairs=len(pairs),
         pairs_confirmed=len(pairs_confirmed),
         pairs_high=upper_bound(len(pairs_confirmed), len(pairs)) if pairs else None,
     )
 
 
-def _looked_up(matches: pa.Table, purpose: str, seeds: int) -> set[str]:
+def looked_up(matches: pa.Table, purpose: str, seeds: int) -> set[str]:
     """Return the captions of which at least this many generations were looked up."""
     runs = matches.filter(pc.field("purpose") == purpose).group_by(["caption_id", "seed"]).aggregate([])
     counts = runs.group_by("caption_id").aggregate([("seed", "count")])

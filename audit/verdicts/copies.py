@@ -102,6 +102,14 @@ def families(copied: pa.Table, links: pa.Table) -> pa.Table:
     return pa.table({"caption_id": caption.dictionary, "family": caption.dictionary.take(pa.array(root[:n]))})
 
 
+def best_copies(copied: pa.Table) -> pa.Table:
+    """Return the best copy of each caption (schema COPIED_IMAGES); copies of whole images come first."""
+    order = [("copy_type", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
+    ranked = copied.sort_by(order).append_column("rank", pa.array(range(len(copied)), pa.int64()))
+    first = ranked.group_by("caption_id", use_threads=False).aggregate([("rank", "min")])
+    return ranked.take(first["rank_min"]).drop_columns("rank")
+
+
 def region_copies(matches: pa.Table, threshold: Threshold) -> Flags:
     """Tell which matches copy the region that the generations of the caption have in common.
 

@@ -15,9 +15,12 @@ import pyarrow.compute as pc
 
 from audit.schema import SUPPORT_WORDS, VERDICTS
 from audit.statistics.intervals import conformal_p
-from audit.verdicts.copies import PARTIAL, VERBATIM, above_floor, copies, families
+from audit.verdicts.copies import PARTIAL, VERBATIM, above_floor, best_copies, copies, families
 from audit.verdicts.risk import risk
 from audit.verdicts.thresholds import Threshold
+
+# Why a caption has the verdict `unknown` if no image of its own is in doubt.
+TOO_FEW = "too few of the training images could be looked up"
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,11 @@ def judge(
     found = _lookup(ids, _discovered(generations, mine))
     selected = _true(pc.is_valid(score["selected_by"]))
 
-    best = _lookup(ids, _best_copies(copied))
+    best = _lookup(ids, best_copies(copied))
     own = rows.select(["caption_id", "image_id"]).filter(pc.field("caption_id").isin(ids.filter(pa.array(selected))))
-    blind = _blind(ids, own, images, max_unreadable_fraction)
-    verdict = _verdicts(score, found, best["copy_type"], images.listed, blind)
-    doubts = _doubts(ids, verdict, found, own, images)
+    doubt = _doubts(ids, found, own, images, max_unreadable_fraction)
+    verdict = _verdicts(score, found, best["copy_type"], images.listed, doubt)
+    why_unknown = pa.array(doubt, pa.string(), mask=verdict != "unknown")
     region, confirmed = verdict == PARTIAL, (verdict == VERBATIM) | (verdict == PARTIAL)
     k, n = _reproduced(ids, mine, region, confirmed, thresholds)
     missed = pa.array((verdict == "unconfirmed") & _true(pc.is_in(ids, value_set=_near(mine, thresholds))))
@@ -112,7 +115,7 @@ def judge(
         "region_similarity": found["region_similarity"],
         "family": _lookup(ids, families(copied, links))["family"],
         "image_cluster_size": score["image_cluster_size"],
-        "error": pc.coalesce(_messages(ids, found["error"], failures, verdict), doubts),
+        "error": pc.coalesce(_messages(ids, found["error"], failures, verdict), why_unknown),
     }
     counts = captions["row_count"], k, n, score["image_cluster_size"]
     columns["risk"] = pa.array(map(risk, verdict, *(column.to_pylist() for column in counts)), pa.string())
@@ -170,14 +173,6 @@ def _positive(counts: pa.ChunkedArray) -> np.ndarray:
     return _true(pc.greater(counts, 0))
 
 
-def _best_copies(copied: pa.Table) -> pa.Table:
-    """Return (caption_id, copy_type, image_id) of the image each caption copied best; whole copies come first."""
-    order = [("copy_type", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
-    best = copied.sort_by(order).group_by("caption_id", use_threads=False)
-    best = best.aggregate([("copy_type", "first"), ("image_id", "first")])
-    return best.rename_columns(["caption_id", "copy_type", "image_id"])
-
-
 def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
     """Summarise `discover` generations per caption: how many finished, how many were looked up, the best match."""
     keys = ["caption_id", "seed"]
@@ -207,7 +202,7 @@ def _discovered(generations: pa.Table, mine: pa.Table) -> pa.Table:
 
 
 def _verdicts(
-    score: pa.Table, found: pa.Table, copy_type: pa.ChunkedArray, listed: int, blind: npt.NDArray[np.bool_]
+    score: pa.Table, found: pa.Table, copy_type: pa.ChunkedArray, listed: int, doubt: npt.NDArray[np.object_]
 ) -> npt.NDArray[np.object_]:
     """Decide the verdict of each caption: [N] text.
 
@@ -216,9 +211,7 @@ def _verdicts(
         found: What its generations showed, from `_discovered`.
         copy_type: VERBATIM, PARTIAL or null.
         listed: Number of training images.
-        blind: Which captions cannot be cleared, from `_blind`.
-
-    A caption with a generation that failed cannot be cleared either.
+        doubt: Why a caption cannot be cleared, from `_doubts`.
     """
     selected = _true(pc.is_valid(score["selected_by"]))
     whole, region = (_true(pc.equal(copy_type, kind)) for kind in (VERBATIM, PARTIAL))
@@ -230,45 +223,30 @@ def _verdicts(
     if not listed:
         verdict[verdict == "unconfirmed"] = "unknown"
     verdict[(verdict == "unconfirmed") & ~_positive(found["looked_up"])] = "error"
-    failed = _true(pc.less(found["finished"], found["generations"]))
-    verdict[(verdict == "unconfirmed") & (blind | failed)] = "unknown"
+    verdict[(verdict == "unconfirmed") & (doubt != np.array(None))] = "unknown"
     return verdict
 
 
-def _blind(ids: pa.Array, own: pa.Table, images: ImageCounts, max_unreadable_fraction: float) -> np.ndarray:
-    """Tell which captions could not be cleared because their images were not searched: [N] bool.
-
-    Their verdict is `unknown` if nothing matched (docs/explanation/confirmation.md).
-    """
-    blind = _true(pc.is_in(ids, value_set=_unread(own, images)))
-    if images.paired:
-        blind |= _true(pc.is_in(ids, value_set=_unpaired(own)))
-    own = own.filter(pc.field("image_id").is_valid())
-    if images.listed and images.unreadable / images.listed > max_unreadable_fraction:
-        blind |= ~_true(pc.is_in(ids, value_set=own["caption_id"]))
-    return blind
-
-
-def _unread(own: pa.Table, images: ImageCounts) -> pa.ChunkedArray:
-    """Return the captions that have an image of their own that could not be read."""
-    return own.filter(pc.field("image_id").isin(images.unreadable_ids))["caption_id"]
-
-
-def _unpaired(own: pa.Table) -> pa.ChunkedArray:
-    """Return the captions that have a row without an image of its own."""
-    return own.filter(pc.field("image_id").is_null())["caption_id"]
-
-
 def _doubts(
-    ids: pa.Array, verdict: npt.NDArray[np.object_], found: pa.Table, own: pa.Table, images: ImageCounts
-) -> pa.Array:
-    """Return, for each caption with the verdict `unknown`, why it has no other: [N] text, null for other verdicts."""
-    reason = np.full(len(ids), "too few of the training images could be looked up", object)
+    ids: pa.Array, found: pa.Table, own: pa.Table, images: ImageCounts, max_unreadable_fraction: float
+) -> npt.NDArray[np.object_]:
+    """Return why a caption could not be cleared if nothing matched: [N] text, None if it could.
+
+    Its verdict is then `unknown` (docs/explanation/confirmation.md).
+    """
+    paired = own.filter(pc.field("image_id").is_valid())
+    reason = np.full(len(ids), None, object)
+    if not images.listed:
+        reason[:] = TOO_FEW
+    elif images.unreadable / images.listed > max_unreadable_fraction:
+        reason[~_true(pc.is_in(ids, value_set=paired["caption_id"]))] = TOO_FEW
     if images.paired:
-        reason[_true(pc.is_in(ids, value_set=_unpaired(own)))] = "a row of the caption has no image of its own"
-    reason[_true(pc.is_in(ids, value_set=_unread(own, images)))] = "an image of the caption could not be read"
+        unpaired = own.filter(pc.field("image_id").is_null())["caption_id"]
+        reason[_true(pc.is_in(ids, value_set=unpaired))] = "a row of the caption has no image of its own"
+    unread = own.filter(pc.field("image_id").isin(images.unreadable_ids))["caption_id"]
+    reason[_true(pc.is_in(ids, value_set=unread))] = "an image of the caption could not be read"
     reason[_true(pc.less(found["finished"], found["generations"]))] = "a generation failed"
-    return pa.array(reason, pa.string(), mask=verdict != "unknown")
+    return reason
 
 
 def _reproduced(

@@ -42,9 +42,7 @@ def cases(ledger: Ledger, most: int) -> list[dict[str, Any]]:
     if not confirmed:
         hint = "A review judges the captions with the verdict verbatim or partial."
         raise AuditError("no caption was confirmed, so there is nothing to review", where=ledger.uri, hint=hint)
-    sampled = ledger.dataset("scores", schema.SCORES).to_table(
-        ["caption_id"], pc.match_substring(pc.field("selected_by"), "sample")
-    )
+    sampled = ledger.dataset("scores", schema.SCORES).to_table(["caption_id"], pc.field("selected_by") == "sample")
     first = set(sampled["caption_id"].to_pylist())
     confirmed.sort(key=lambda row: (row["caption_id"] not in first, shuffled("case", row["caption_id"])))
     chosen = confirmed[:most]

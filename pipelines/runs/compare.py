@@ -16,7 +16,7 @@ from audit.errors import AuditError
 from audit.record.ledger import Ledger
 from audit.record.manifest import RunManifest
 from audit.statistics.paired import paired_test
-from audit.verdicts.copies import copied_images
+from audit.verdicts.copies import best_copies, copied_images
 from audit.verdicts.thresholds import Threshold, threshold_of_json
 from pipelines.configuration.config import Config
 from pipelines.runs.finished_run import finished, whole_table
@@ -204,7 +204,7 @@ def _pairs(sides: list[Side], limits: Mapping[str, Threshold]) -> tuple[pa.Table
         "without a verdict or a seed in one of the runs": int((tried[0] & tried[1] & ~usable).sum()),
     }
     base = verdicts[0].select(["caption_id", "caption", "row_count"]).append_column("cluster", pa.array(cluster_N))
-    return _changes(base.filter(pa.array(usable)), [_best(side, limits) for side in sides], sides), left_out
+    return _changes(base.filter(pa.array(usable)), [_copies(side, limits) for side in sides], sides), left_out
 
 
 def _seeds(side: Side, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -217,14 +217,8 @@ def _seeds(side: Side, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(found[0]), np.asarray(found[1])
 
 
-def _best(side: Side, limits: Mapping[str, Threshold]) -> pa.Table:
-    """Return the best copy of each caption (schema COPIED_IMAGES); copies of whole images come first."""
-    matches = whole_table(side.ledger, "matches", None)
-    copied = copied_images(matches, side.embedder, limits)
-    order = [("copy_type", "descending"), ("similarity", "descending"), ("image_id", "ascending")]
-    ranked = copied.sort_by(order).append_column("rank", pa.array(range(len(copied))))
-    first = ranked.group_by("caption_id").aggregate([("rank", "min")])
-    return ranked.take(first["rank_min"]).select(schema.COPIED_IMAGES.names)
+def _copies(side: Side, limits: Mapping[str, Threshold]) -> pa.Table:
+    return best_copies(copied_images(whole_table(side.ledger, "matches"), side.embedder, limits))
 
 
 def _changes(captions: pa.Table, best: list[pa.Table], sides: list[Side]) -> pa.Table:

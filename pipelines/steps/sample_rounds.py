@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from audit import schema
 from audit.record.ledger import Ledger
 from audit.statistics.bounds import Evidence, Tally, bounds
+from audit.verdicts.confirm_error import looked_up
 from audit.verdicts.copies import copied_images
 from audit.verdicts.thresholds import Threshold
 from pipelines.engine.context import Run
@@ -53,33 +54,28 @@ def run(run: Run, limits: Mapping[str, Threshold], match: Callable[[Run, str, Se
     ledger, config, selection = run.ledger, run.config, run.manifest.data.selection
     assert config.select.until is not None
     assert selection is not None
-    drawn, taken = ledger.read(DRAWN, "00000"), 0
-    while taken < len(drawn):
-        name = f"{ROUND}{taken // SIZE:06d}"
-        generate(run, "confirm: sample", {name: drawn.slice(taken, SIZE)}, config.generate.seeds)
+    drawn, census, sample = ledger.read(DRAWN, "00000"), Tally(selection.budget, 0, 0), Tally(0, 0, 0)
+    while sample.captions < len(drawn):
+        name, captions = f"{ROUND}{sample.captions // SIZE:06d}", drawn.slice(sample.captions, SIZE)
+        generate(run, "confirm: sample", {name: captions}, config.generate.seeds)
         match(run, "confirm: sample", (name,))
-        taken = min(taken + SIZE, len(drawn))
-        tally = _tally(run, drawn.slice(0, taken)["caption_id"], limits)
-        census = Tally(selection.budget, 0, 0)
-        evidence = Evidence(selection.captions, census, tally, until=config.select.until.share)
+        sample = sample + _tally(run, captions["caption_id"], limits)
+        evidence = Evidence(selection.captions, census, sample, until=config.select.until.share)
         rest, limit = evidence.rest, config.select.until.share * evidence.rest
         found = bounds(evidence)
         if found.missed_high <= limit or found.flagged_low > limit:
             break
-        run.progress.note(f"{taken:,} sampled: at most {found.missed_high:,} of the other {rest:,} captions")
-    _keep(run, taken, drawn.slice(taken)["caption_id"].combine_chunks())
+        run.progress.note(f"{sample.captions:,} sampled: at most {found.missed_high:,} of the other {rest:,} captions")
+    _keep(run, sample.captions, drawn.slice(sample.captions)["caption_id"].combine_chunks())
 
 
 def _tally(run: Run, ids: pa.ChunkedArray, limits: Mapping[str, Threshold]) -> Tally:
-    """Count the sampled captions that are flagged, and those of which a generation was not looked up."""
+    """Count the captions of a round that are flagged, and those of which a generation was not looked up."""
     embedder, seeds = run.config.confirm.embedders[0], run.config.generate.seeds
     mine = pc.field("caption_id").isin(ids.combine_chunks()) & (pc.field("embedder") == embedder)
     matches = run.ledger.dataset("matches", schema.MATCHES).to_table(filter=mine)
     flagged = set(copied_images(matches, embedder, limits)["caption_id"].to_pylist())
-    looked_up = (
-        matches.group_by(["caption_id", "seed"]).aggregate([]).group_by("caption_id").aggregate([([], "count_all")])
-    )
-    complete = set(looked_up.filter(pc.field("count_all") == len(seeds))["caption_id"].to_pylist())
+    complete = looked_up(matches, "discover", len(seeds))
     return Tally(len(ids), len(flagged), len(ids) - len(flagged | complete))
 
 

@@ -78,7 +78,7 @@ def _confirmed(
     ident, image_id = caption_id(text), trained["image_id"]
     known = {"caption_id": ident, "caption": text, "row_count": 1}
     _add(tables, "captions", known)
-    _add(tables, "scores", {"caption_id": ident, "score": 5.0, "selected_by": "budget+sample" if sampled else "budget"})
+    _add(tables, "scores", {"caption_id": ident, "score": 5.0, "selected_by": "sample" if sampled else "budget"})
     found = {"caption_id": ident, "purpose": "discover", "seed": 1}
     _add(tables, "generations", found | {"status": "ok", "image": image})
     _add(tables, "matches", found | _match(image_id, 0.95))
