@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def conclusion(self) -> str:
-        """The outcome of the test, in words."""
+        """The outcome of the test in a sentence."""
         test = self.test
         p = f"p = {_p(test['clustered_p_more'])}, one-sided, exact, with {test['clusters']:,} families as units"
         if test["worse"]:

@@ -15,8 +15,6 @@ Files = Annotated[
 ]
 Column = Annotated[str | None, typer.Option(metavar="NAME", help="The caption column (default: as for `captions`).")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The seed of the random draw.")]
-# Captions of the dataset that proposals are made of and compared with.
-SAMPLE = 4000
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -80,6 +78,7 @@ def propose(
     from audit.errors import UsageError
     from pipelines.console.progress import waiting
     from pipelines.reading.dataset import open_dataset, sample
+    from pipelines.steps.control_likeness import SAMPLE
 
     if out.suffix not in (".parquet", ".txt"):
         raise UsageError("is neither .parquet nor .txt", where=str(out), hint="Choose another --out.")
@@ -115,7 +114,7 @@ def check(
     from pipelines.console.progress import waiting
     from pipelines.reading.control_captions import read_control_captions
     from pipelines.reading.dataset import grouped, open_dataset, sample
-    from pipelines.steps.control_likeness import describe, entry_of, refusal
+    from pipelines.steps.control_likeness import SAMPLE, describe, entry_of, refusal
 
     with waiting("comparing captions"):
         captions = sample(open_dataset(dataset, column), SAMPLE, seed)

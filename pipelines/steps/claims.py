@@ -19,6 +19,8 @@ from audit.statistics.intervals import upper_bound
 from audit.verdicts.recall import Counted, count, recall_by_stratum
 from pipelines.configuration.select import Select
 
+_SELECTED = pa.schema([schema.SCORES.field(name) for name in ("caption_id", "selected_by")])
+
 
 def state_claims(ledger: Ledger, manifest: RunManifest) -> ClaimsEntry:
     """Compute the claims of a run from its tables `captions`, `scores` and `verdicts`.
@@ -77,6 +79,3 @@ def _controls(manifest: RunManifest) -> tuple[int, int] | None:
         key=lambda counts: upper_bound(counts[1], counts[0], confidence),
         default=None,
     )
-
-
-_SELECTED = schema.SCORES.empty_table().select(["caption_id", "selected_by"]).schema

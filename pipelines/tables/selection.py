@@ -20,11 +20,11 @@ def allowed(budget: Budget, captions: int) -> int:
 
 
 def selected(ledger: Ledger, *how: str) -> pa.Table:
-    """Return (caption_id, caption) of the captions that were selected in any of these ways, in order.
+    """Return (caption_id, caption) of the selected captions, in order.
 
     Args:
         ledger: The run.
-        how: budget | sample. All selected captions if it is not given.
+        how: Only captions that were selected in one of these ways: budget | sample (default: all).
     """
     words = pa.array(how or ("budget", "sample"))
     found = [schema.CAPTIONS.empty_table().select(["caption_id", "caption"])]

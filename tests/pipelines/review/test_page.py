@@ -102,7 +102,7 @@ def test_two_raters_with_planted_errors_are_judged_rightly(
 ) -> None:
     negative, positive = of_type(review, *NEGATIVE_DECOYS), of_type(review, "altered")
     planted = {
-        # One decoy deceives both raters, and another one only the first.
+        # One decoy deceives both raters, another only the first.
         "anna": {negative[0]: "copy", negative[1]: "part", positive[0]: "no copy", case_of(review, 1): "unsure"},
         "ben": {negative[0]: "part", case_of(review, 0): "part", case_of(review, COPIES): "copy"},
     }
