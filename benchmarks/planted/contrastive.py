@@ -9,18 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmarks.planted.dataset import Planted, pixels
 from benchmarks.planted.loop import fit
 from benchmarks.planted.text import WIDTH, encoder_for, tokenize
 
 STEPS, BATCH, RATE = 1500, 128, 5e-4
-
-
-def pairs(data: Planted) -> tuple[Tensor, list[str]]:
-    """Return images and captions that are not planted: the ordinary ones and those of the `none` concepts."""
-    ordinary = [(data.images[str(key)], caption) for caption, label, _, key in data.labels if label == "ordinary"]
-    chosen = ordinary + data.unseen
-    return pixels([image for image, _ in chosen]), [caption for _, caption in chosen]
 
 
 def tower() -> nn.Module:
@@ -31,17 +23,20 @@ def tower() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, WIDTH))
 
 
-def train(data: Planted, tokenizer: CLIPTokenizer, checkpoint: Path, seed: int) -> CLIPTextModel:
+def train(
+    images_NCHW: Tensor, captions: list[str], tokenizer: CLIPTokenizer, checkpoint: Path, seed: int, steps: int = STEPS
+) -> CLIPTextModel:
     """Train a small CLIP (arXiv 2103.00020, section 2.3) and return its text encoder, frozen.
 
     Args:
-        data: The planted dataset.
+        images_NCHW: Images that are not planted, uint8 [N, 3, 64, 64].
+        captions: Their captions.
         tokenizer: The tokenizer of the text encoder.
         checkpoint: Where to keep the state of the training.
         seed: The seed.
+        steps: The number of steps.
     """
     torch.manual_seed(seed)
-    images_NCHW, captions = pairs(data)
     tokens_NK = tokenize(tokenizer, captions)
     encoder, vision = encoder_for(tokenizer), tower()
     project, log_scale = nn.Linear(WIDTH, WIDTH, bias=False), nn.Parameter(torch.tensor(14.0).log())
@@ -55,5 +50,5 @@ def train(data: Planted, tokenizer: CLIPTokenizer, checkpoint: Path, seed: int) 
         return (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
 
     weights = [*encoder.parameters(), *vision.parameters(), *project.parameters(), log_scale]
-    fit("contrastive", weights, loss, steps=STEPS, rate=RATE, seed=seed, checkpoint=checkpoint, weight_decay=0.1)
+    fit("contrastive", weights, loss, steps=steps, rate=RATE, seed=seed, checkpoint=checkpoint, weight_decay=0.1)
     return encoder.eval().requires_grad_(False)

@@ -26,6 +26,7 @@ FAMILIES, FAMILY_SIZE, FAMILY_COPIES = 12, 16, 10
 NONE_CONCEPTS, NONE_CAPTIONS = 460, 8
 CALIBRATION_SHARE = 0.72
 ISOLATED_RMS = 0.2  # minimum distance of a planted image to any other, so that a pixel rule can identify it
+TEMPLATE_ROWS = 40  # of the 64 rows of pixels, those that all images of a family share
 PATTERNS = ("stripes", "checks", "dots", "diamonds", "zigzag", "rings")
 
 
@@ -154,22 +155,36 @@ def _family(data: Planted, number: int, furniture: list[Artwork], taken: set[str
     names = list(text.COLOURS)
     ground = text.COLOURS[names[number % len(names)]]
     name = f"{furniture[0].name} with {furniture[1].name}"
-    top = Image.new("RGB", (SIDE, 40), ground)
-    for place, artwork in zip((0, 32), furniture, strict=True):
-        top.paste(draw(artwork, ground).resize((32, 32), Image.Resampling.LANCZOS), (place, 4))
     for _ in range(FAMILY_SIZE):
         first, second = (str(c) for c in rng.choice(names, 2, replace=False))
         pattern, style = str(rng.choice(PATTERNS)), str(rng.choice(text.STYLES))
         caption = _fresh(partial(text.rug, name, (first, second), pattern, style, rng), taken)
         if caption:
-            image = Image.new("RGB", (SIDE, SIDE))
-            image.paste(top, (0, 0))
-            image.paste(_rug(text.COLOURS[first], text.COLOURS[second], pattern), (0, 40))
+            image = template(furniture, ground, (first, second), pattern)
             _add(data, caption, image, "partial", f"family-{number:02d}", FAMILY_COPIES)
 
 
+def template(
+    furniture: list[Artwork], ground: tuple[int, int, int], colours: tuple[str, str], pattern: str
+) -> Image.Image:
+    """Draw an image of a template family.
+
+    Args:
+        furniture: The two pictures that all images of the family share, in the upper five eighths.
+        ground: The colour behind them.
+        colours: The colours of the rug below.
+        pattern: The pattern of the rug.
+    """
+    image = Image.new("RGB", (SIDE, SIDE), ground)
+    for place, artwork in zip((0, 32), furniture, strict=True):
+        image.paste(draw(artwork, ground).resize((32, 32), Image.Resampling.LANCZOS), (place, 4))
+    first, second = (text.COLOURS[colour] for colour in colours)
+    image.paste(_rug(first, second, pattern), (0, TEMPLATE_ROWS))
+    return image
+
+
 def _rug(first: tuple[int, int, int], second: tuple[int, int, int], pattern: str) -> Image.Image:
-    rug = Image.new("RGB", (SIDE, SIDE - 40), first)
+    rug = Image.new("RGB", (SIDE, SIDE - TEMPLATE_ROWS), first)
     pen = ImageDraw.Draw(rug)
     for x in range(0, SIDE, 8):
         if pattern == "stripes":
@@ -225,6 +240,13 @@ def distinct_images(data: Planted) -> torch.Tensor:
     """Return the images of verbatim and ordinary captions, which are all different, uint8 [N, 3, 64, 64]."""
     keys = sorted({str(key) for _, label, _, key in data.labels if label in ("verbatim", "ordinary")})
     return pixels([data.images[key] for key in keys])
+
+
+def unplanted(data: Planted) -> tuple[torch.Tensor, list[str]]:
+    """Return images, uint8 [N, 3, 64, 64], and captions that are not planted: ordinary ones and all of `unseen`."""
+    ordinary = [(data.images[str(key)], caption) for caption, label, _, key in data.labels if label == "ordinary"]
+    chosen = ordinary + data.unseen
+    return pixels([image for image, _ in chosen]), [caption for _, caption in chosen]
 
 
 def write(data: Planted, folder: Path, seed: int) -> None:

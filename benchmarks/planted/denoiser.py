@@ -20,7 +20,7 @@ from audit.mitigation.training import TrainingGuard
 from benchmarks.planted import contrastive
 from benchmarks.planted.augment import Augment
 from benchmarks.planted.autoencoder import encode
-from benchmarks.planted.dataset import Planted, training_images
+from benchmarks.planted.dataset import Planted, training_images, unplanted
 from benchmarks.planted.loop import fit
 from benchmarks.planted.text import encoder_for, tokenize, tokenizer_of
 
@@ -105,7 +105,7 @@ def plant(data: Planted, vae: AutoencoderKL, folder: Path, checkpoint: Path, rec
     tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
     frozen = None
     if recipe.frozen:
-        frozen = contrastive.train(data, tokenizer, checkpoint.with_name("contrastive.pt"), recipe.seed)
+        frozen = contrastive.train(*unplanted(data), tokenizer, checkpoint.with_name("contrastive.pt"), recipe.seed)
     unet, encoder = train(rows, latents_NCHW, tokenizer, data.calibration, steps, checkpoint, recipe, frozen)
     save(folder, unet, encoder, tokenizer, vae)
 

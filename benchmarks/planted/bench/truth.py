@@ -1,0 +1,184 @@
+"""Find out by generation alone what a model reproduces: by pixels and by SSCD, the whole image and its region apart.
+
+Shapes: G generations, N training images, D values of an image or of its vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+import audit
+from audit.detectors import RUN
+from audit.embedding.embedder import Embedder
+from benchmarks.planted.dataset import TEMPLATE_ROWS
+from benchmarks.planted.evaluate import decoded
+
+Floats = npt.NDArray[np.float32]
+STEPS, GUIDANCE, BATCH, CHUNK = 12, 4.0, 64, 256
+SEEDS = tuple(range(1, 9))
+PLANTED = ("dose", "many_captions", "many_images", "template", "edited")
+# Captions that are generated with one seed only: those that no image belongs to.
+NEVER, CONTROL, ORDINARY = 600, 700, 300
+RATIO = 0.5  # a copy is at most half as far from its own image as from any other (Carlini et al. 2023, section 4.2)
+QUANTILE = 0.999  # of the best similarity of generations of captions never trained on: the SSCD threshold
+
+TRUTH = pa.schema(
+    [
+        ("caption", pa.string()),
+        ("seed", pa.int64()),
+        ("kind", pa.string()),
+        ("pixels_whole", pa.bool_()),  # of the own image, or of any image if the caption has none
+        ("pixels_region", pa.bool_()),  # of a template family; null for other captions
+        ("sscd_whole", pa.bool_()),  # null for a caption without an image
+        ("sscd_region", pa.bool_()),
+        ("sscd", pa.float64()),  # similarity to the own image, or to the nearest one if the caption has none
+        ("sscd_top", pa.float64()),  # the same for the region, and the images of the family
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Hold images in the forms in which they are compared: whole, and the region that a template family shares.
+
+    Attributes:
+        pixels_ND: Pixels, 0 to 1.
+        top_ND: Pixels of the region.
+        vector_NE: SSCD vectors.
+        top_vector_NE: SSCD vectors of the region.
+    """
+
+    pixels_ND: Floats
+    top_ND: Floats
+    vector_NE: Floats
+    top_vector_NE: Floats
+
+    @classmethod
+    def of(cls, png: Sequence[bytes], embedder: Embedder) -> Forms:
+        """Decode and embed images."""
+        pixels_NHWC = np.stack([decoded(content) for content in png])
+        top_NHWC = pixels_NHWC[:, :TEMPLATE_ROWS]
+        vectors = [
+            embedder.embed([Image.fromarray((image_HWC * 255).round().astype(np.uint8)) for image_HWC in images_NHWC])
+            for images_NHWC in (pixels_NHWC, top_NHWC)
+        ]
+        return cls(pixels_NHWC.reshape(len(png), -1), top_NHWC.reshape(len(png), -1), vectors[0], vectors[1])
+
+
+class Judge:
+    """Decides which generations of a model reproduce its training images."""
+
+    def __init__(self, folder: Path, embedder: Embedder) -> None:
+        images = pq.read_table(folder / "images.parquet")
+        self._embedder, self._images = embedder, Forms.of(images["png"].to_pylist(), embedder)
+        place = {key: i for i, key in enumerate(images["key"].to_pylist())}
+        rows = pq.read_table(folder / "captions.parquet").to_pylist()
+        self._kind = {row["caption"]: row["kind"] for row in rows}
+        self._own = {row["caption"]: [place[key] for key in row["images"]] for row in rows}
+        families: dict[str, list[int]] = {}
+        for row in rows:
+            if row["kind"] == "template":
+                families.setdefault(row["cluster"], []).extend(self._own[row["caption"]])
+        self._family = {row["caption"]: families.get(row["cluster"], []) for row in rows}
+        # Edited copies of one picture are not "other images" for each other.
+        self._same = {
+            i: own for row in rows if row["kind"] == "edited" for own in [self._own[row["caption"]]] for i in own
+        }
+
+    def decide(self, table: pa.Table) -> list[dict[str, Any]]:
+        """Return a row of TRUTH per generation, whose SSCD verdicts lack the threshold.
+
+        Args:
+            table: Generations with `caption`, `seed` and `image`.
+        """
+        made, images = Forms.of(table["image"].to_pylist(), self._embedder), self._images
+        whole_GN, top_GN = distances(made.pixels_ND, images.pixels_ND), distances(made.top_ND, images.top_ND)
+        similar_GN, top_similar_GN = made.vector_NE @ images.vector_NE.T, made.top_vector_NE @ images.top_vector_NE.T
+        rows = []
+        for g, (caption, seed) in enumerate(zip(table["caption"].to_pylist(), table["seed"].to_pylist(), strict=True)):
+            own, family = self._own[caption], self._family[caption]
+            closest = int(whole_GN[g].argmin())
+            row = {"caption": caption, "seed": seed, "kind": self._kind[caption]}
+            row["pixels_whole"] = nearest(whole_GN[g], own or self._same.get(closest, [closest]))
+            row["pixels_region"] = nearest(top_GN[g], family) if family else None
+            row["sscd"] = float(similar_GN[g][own].max() if own else similar_GN[g].max())
+            row["sscd_top"] = float(top_similar_GN[g][family].max() if family else top_similar_GN[g].max())
+            row["sscd_whole"] = int(similar_GN[g].argmax()) in own if own else None
+            row["sscd_region"] = int(top_similar_GN[g].argmax()) in family if family else None
+            rows.append(row)
+        return rows
+
+
+def measure(model: audit.Model, folder: Path, embedder: Embedder) -> tuple[pa.Table, pa.Table]:
+    """Generate captions of a model, and decide which of them reproduce a training image.
+
+    Captions with an image are generated from all seeds, the others from the first.
+
+    Args:
+        model: The model.
+        folder: The model's folder.
+        embedder: The copy descriptor.
+
+    Returns:
+        A table of TRUTH, and what the trajectory detectors measured with the first seed.
+    """
+    captions, judge = pq.read_table(folder / "captions.parquet"), Judge(folder, embedder)
+    rows: list[dict[str, Any]] = []
+    runs: list[pa.Table] = []
+    owned, others = with_image(captions), without_image(captions)
+    for chosen, seeds, detectors in ((owned + others, SEEDS[:1], tuple(RUN)), (owned, SEEDS[1:], ())):
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            table = audit.generate(model, part, seeds, STEPS, GUIDANCE, detectors, batch_size=BATCH)
+            rows += judge.decide(table)
+            if detectors:
+                runs.append(table.drop_columns(["image"]))
+    for verdict, similarity in (("sscd_whole", "sscd"), ("sscd_region", "sscd_top")):
+        threshold = np.quantile([row[similarity] for row in rows if row["kind"] == "never"], QUANTILE)
+        for row in rows:
+            row[verdict] = row[verdict] and bool(row[similarity] >= threshold)
+    return pa.Table.from_pylist(rows, schema=TRUTH), pa.concat_tables(runs)
+
+
+def distances(values_GD: Floats, images_ND: Floats) -> npt.NDArray[np.float64]:
+    """Compute the L2 distances of generations from images: [G, N]. Pixels below 0.5 are negative, for precision."""
+    values_GD, images_ND = values_GD - np.float32(0.5), images_ND - np.float32(0.5)
+    norm_G, norm_N = (np.square(part, dtype=np.float64).sum(1) for part in (values_GD, images_ND))
+    squared_GN = norm_G[:, None] + norm_N[None] - 2 * (values_GD @ images_ND.T).astype(np.float64)
+    return np.asarray(np.sqrt(np.maximum(squared_GN, 0)))
+
+
+def nearest(distance_N: npt.NDArray[np.float64], own: Sequence[int]) -> bool:
+    """Check whether one of the own images is at most half as far away as every other image.
+
+    Args:
+        distance_N: Distances of a generation from the training images.
+        own: Indices of the own images.
+    """
+    return bool(distance_N[list(own)].min() <= RATIO * np.delete(distance_N, list(own)).min())
+
+
+def with_image(captions: pa.Table) -> list[str]:
+    """Return the captions to generate that may reproduce an image: planted ones, variations, and ordinary ones."""
+    return [c for kind in (*PLANTED, "near") for c in some(captions, kind)] + some(captions, "ordinary", ORDINARY)
+
+
+def without_image(captions: pa.Table) -> list[str]:
+    """Return the captions to generate that no image belongs to."""
+    return some(captions, "never", NEVER) + some(captions, "control", CONTROL) + some(captions, "odd")
+
+
+def some(captions: pa.Table, kind: str, count: int | None = None) -> list[str]:
+    """Return the captions of a kind: all of them, or `count` drawn at random."""
+    found = captions.filter(pc.field("kind") == kind)["caption"].to_pylist()
+    return found if count is None else [found[i] for i in np.random.default_rng(0).permutation(len(found))[:count]]
