@@ -11,14 +11,14 @@ import typer
 
 import audit
 from audit.embedding.loading import load_embedder
-from benchmarks.planted.bench import screens, truth
+from benchmarks.planted.bench import results, screens, truth
 from benchmarks.planted.bench.train import MODELS
 from benchmarks.planted.bench.train import train as train_model
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 BUNDLE = Path("pipelines/demo/bundle")
 Work = Annotated[Path, typer.Option(help="Folder of the artwork and the models.")]
-WORK = Path("work/bench")
+WORK, RESULTS = Path("work/bench"), Path("benchmarks/planted/bench/results")
 
 
 @app.command()
@@ -45,6 +45,18 @@ def measure(models: Annotated[list[str], typer.Argument(help=", ".join(MODELS))]
             pq.write_table(found, folder / "truth.parquet", compression="zstd")
         if not (folder / "screen.parquet").exists():
             pq.write_table(screens.measure(model, folder), folder / "screen.parquet", compression="zstd")
+
+
+@app.command()
+def tables(
+    models: Annotated[list[str], typer.Argument(help=", ".join(MODELS))],
+    work: Work = WORK,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+) -> None:
+    """Compute the tables of measured models, one JSON file each."""
+    torch.set_num_threads(1)
+    for name in models:
+        results.write(results.collect(work / name), out / f"{name}.json")
 
 
 @app.callback()

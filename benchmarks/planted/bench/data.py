@@ -222,7 +222,7 @@ def _near(bench: Bench, items: list[Artwork], rng: np.random.Generator) -> None:
     for row in (planted[i] for i in rng.permutation(len(planted))[:NEAR]):
         artwork = of_cluster[str(row["cluster"])]
         caption = wording.fresh(partial(wording.near, artwork, str(row["caption"]), rng), bench.taken)
-        keys = tuple(str(key) for key in row["images"])  # type: ignore[attr-defined]
+        keys = tuple(str(key) for key in row["images"])
         bench.caption(caption, "near", str(row["cluster"]), str(row["style"]), dose=int(str(row["dose"])), images=keys)
 
 

@@ -1,0 +1,43 @@
+"""Collect everything that is measured on a model in one JSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.planted.bench import curves, tables
+from benchmarks.planted.bench.train import MODELS
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Compute all tables and curves of a measured model.
+
+    Args:
+        folder: The folder of the model, with `truth.parquet`, `runs.parquet` and `screen.parquet`.
+    """
+    scores = tables.all_scores(folder)
+    return {
+        "model": folder.name,
+        "frozen": MODELS[folder.name].frozen,
+        "dose_response": tables.dose_response(folder),
+        "text_only": tables.text_only_by_dose(folder),
+        "detectors": tables.detector_rates(folder, scores),
+        "by_dose": tables.by_dose(folder, scores),
+        "roc": curves.roc(folder, scores),
+        "budget": curves.found_by_budget(folder, scores),
+    }
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    """Write results with the digits that mean something."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_rounded(found), indent=1) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {str(key): _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
