@@ -11,7 +11,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 SIZE = (5.2, 3.4)
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "crossaudit",  # the same figures give the same file
     "font.size": 9,
     "axes.spines.top": False,

@@ -1,0 +1,128 @@
+"""Write the tables of PlantedBench into a Markdown page, between markers that name them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.planted.bench.tables import TEXT_ONLY
+
+Results = dict[str, dict[str, Any]]
+MARKED = re.compile(r"<!-- table: (?P<name>[a-z-]+) -->\n.*?<!-- end of table -->", re.DOTALL)
+KINDS = {
+    "many_captions": "one image, 8 captions",
+    "many_images": "one caption, 4 images",
+    "template": "template families",
+    "edited": "8 edited copies",
+    "near": "variations of planted captions",
+    "ordinary": "ordinary",
+    "never": "never trained",
+    "odd": "odd",
+}
+FIGURES = {"auroc": "AUROC", "tpr_at_1_percent": "TPR at 1 % FPR", "tpr_at_01_percent": "TPR at 0.1 % FPR"}
+
+
+def read(folder: Path) -> Results:
+    """Read the results of all models, in the order of their names, the sealed ones last."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*-[0-9].json"))}
+
+
+def insert(page: str, tables: dict[str, str]) -> str:
+    """Replace the marked tables of a page.
+
+    Raises:
+        KeyError: The page has a marker for a table that does not exist.
+    """
+    return MARKED.sub(lambda m: f"<!-- table: {m['name']} -->\n{tables[m['name']]}\n<!-- end of table -->", page)
+
+
+def tables(results: Results) -> dict[str, str]:
+    """Render all tables, by the name of their marker."""
+    found = {"dose-response": dose_response(results), "text-only": text_only(results)}
+    for figure in FIGURES:
+        found[figure.replace("_", "-")] = detectors(results, figure, "any", "never")
+    found["half"] = detectors(results, "tpr_at_1_percent", "half", "never")
+    for kind in ("ordinary", "near", "odd"):
+        found[f"against-{kind}"] = detectors(results, "auroc", "any", kind)
+    found["by-dose"] = by_dose(results)
+    return found
+
+
+def dose_response(results: Results) -> str:
+    """Render how many captions of each dose and kind reproduce."""
+    first = next(iter(results.values()))["dose_response"]
+    rows = []
+    for i, row in enumerate(first):
+        name = f"dose {row['dose']}" if row["dose"] else KINDS[row["kind"]]
+        cells = [found["dose_response"][i] for found in results.values()]
+        rows.append(
+            [name, *(f"{c['reproduced']} of {c['captions']} ({c['in_most_seeds']}; {c['by_sscd']})" for c in cells)]
+        )
+    return _table(["captions", *results], rows)
+
+
+def text_only(results: Results) -> str:
+    """Render the AUROC of the text-only guess, by dose."""
+    doses = list(next(iter(results.values()))["text_only"])
+    return _table(["dose", *results], [[d, *(f"{r['text_only'][d]:.2f}" for r in results.values())] for d in doses])
+
+
+def detectors(results: Results, figure: str, positives: str, negatives: str) -> str:
+    """Render one figure of every detector with its interval, best first by the mean over the models.
+
+    Args:
+        results: The results of each model.
+        figure: A key of FIGURES.
+        positives: "any" or "half".
+        negatives: The kind of captions that are not memorized.
+    """
+
+    def of(found: dict[str, Any], detector: str) -> dict[str, Any] | None:
+        rows = (
+            r
+            for r in found["detectors"]
+            if (r["detector"], r["positives"], r["negatives"]) == (detector, positives, negatives)
+        )
+        return next((row[figure] for row in rows if row[figure]["value"] is not None), None)
+
+    names = list(dict.fromkeys(row["detector"] for found in results.values() for row in found["detectors"]))
+    cells = {name: [of(found, name) for found in results.values()] for name in names}
+    cells = {name: row for name, row in cells.items() if any(row)}
+    ranked = sorted(
+        cells, key=lambda name: (name == TEXT_ONLY, -_mean([cell["value"] for cell in cells[name] if cell]))
+    )
+    code: Callable[[str], str] = lambda name: name if name == TEXT_ONLY else f"`{name}`"  # noqa: E731
+    return _table(["detector", *results], [[code(name), *map(_cell, cells[name])] for name in ranked])
+
+
+def by_dose(results: Results) -> str:
+    """Render the AUROC of every screening detector by dose, averaged over the models."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for result in results.values():
+        for row in result["by_dose"]:
+            found.setdefault((row["detector"], row["dose"]), []).append(row["auroc"])
+    doses = sorted({dose for _, dose in found})
+    names = sorted({name for name, _ in found}, key=lambda name: -_mean([_mean(found[name, dose]) for dose in doses]))
+    return _table(
+        ["detector", *(f"dose {d}" for d in doses)],
+        [[f"`{n}`", *(f"{_mean(found[n, d]):.2f}" for d in doses)] for n in names],
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _cell(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return "-"
+    interval = "" if estimate["low"] is None else f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+    return f"{estimate['value']:.3f}{interval}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
