@@ -1,0 +1,30 @@
+"""Tables stand between markers of the page, and only they change."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.planted.bench import page
+
+PAGE = "# Title\n\n<!-- table: half -->\nold\n| x |\n<!-- end of table -->\n\nText.\n"
+
+
+def test_a_marked_table_is_replaced_and_nothing_else() -> None:
+    found = page.insert(PAGE, {"half": "| new |"})
+    assert found == "# Title\n\n<!-- table: half -->\n| new |\n<!-- end of table -->\n\nText.\n"
+    assert page.insert(found, {"half": "| new |"}) == found
+
+
+def test_an_unknown_table_is_an_error() -> None:
+    with pytest.raises(KeyError, match="half"):
+        page.insert(PAGE, {})
+
+
+def test_detectors_are_ranked_and_the_text_stands_last() -> None:
+    estimate = {"low": None, "high": None, "reason": ""}
+    rows = [
+        {"detector": name, "positives": "any", "negatives": "never", "auroc": {"value": value, **estimate}}
+        for name, value in ((page.TEXT_ONLY, 0.9), ("weak", 0.5), ("strong", 0.8))
+    ]
+    lines = page.detectors({"dev-1": {"detectors": rows}}, "auroc", "any", "never").splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["`strong`", "`weak`", page.TEXT_ONLY]

@@ -1,0 +1,36 @@
+"""A generation is a copy if its own image is at most half as far away as every other one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.planted.bench.truth import distances, nearest
+
+
+def test_distances_are_those_of_a_loop_in_float64() -> None:
+    rng = np.random.default_rng(0)
+    images_ND = np.clip(0.9 + 0.1 * rng.standard_normal((5, 300)), 0, 1).astype(np.float32)
+    made_GD = np.clip(images_ND[[3, 1]] + 0.02 * rng.standard_normal((2, 300)), 0, 1).astype(np.float32)
+    expected = [
+        [np.sqrt(sum((float(a) - float(b)) ** 2 for a, b in zip(g, i, strict=True))) for i in images_ND]
+        for g in made_GD
+    ]
+    np.testing.assert_allclose(distances(made_GD, images_ND), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ([0], True),  # 1, and the nearest other is 2 away
+        ([1], False),  # another image is nearer
+        ([1, 0], True),  # one of several own images; the others are 3 and more away
+        ([2], False),
+    ],
+)
+def test_a_copy_is_nearest_by_a_factor_of_two(own: list[int], expected: bool) -> None:
+    assert nearest(np.array([1.0, 2.0, 3.0]), own) is expected
+
+
+def test_a_copy_must_be_half_as_far_as_the_next_image() -> None:
+    assert not nearest(np.array([1.01, 2.0]), [0])
