@@ -81,7 +81,7 @@ class Bench:
     def write(self, folder: Path) -> None:
         """Write `captions.parquet`, `rows.parquet` and `images.parquet`."""
         folder.mkdir(parents=True, exist_ok=True)
-        images = [{"key": key, "png": _png(picture)} for key, picture in self.images.items()]
+        images = [{"key": key, "png": png(picture)} for key, picture in self.images.items()]
         for name, rows, schema in (
             ("captions", self.captions, CAPTIONS),
             ("rows", self.rows, ROWS),
@@ -238,7 +238,8 @@ def _odd(bench: Bench, never: list[Artwork], rng: np.random.Generator) -> None:
             bench.caption(wording.fresh(make, bench.taken), "odd", f"{name} {number}", name)
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image) -> bytes:
+    """Encode an image as PNG."""
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return content.getvalue()
