@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test soak check lint docs clean
+.PHONY: demo test soak check lint docs evidence clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
@@ -24,6 +24,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy audit pipelines reports benchmarks examples
+
+# The tables and plots of docs/evidence.md: trains what work/bench lacks (75 minutes), then measures (under an hour).
+evidence: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.planted.bench evidence
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

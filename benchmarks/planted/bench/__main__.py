@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -11,21 +15,20 @@ import typer
 
 import audit
 from audit.embedding.loading import load_embedder
-from benchmarks.planted.bench import results, screens, truth
+from benchmarks.planted.bench import mitigation, page, plots, results, screens, truth
 from benchmarks.planted.bench.train import MODELS
 from benchmarks.planted.bench.train import train as train_model
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
-BUNDLE = Path("pipelines/demo/bundle")
-Work = Annotated[Path, typer.Option(help="Folder of the artwork and the models.")]
+BUNDLE, PAGE = Path("pipelines/demo/bundle"), Path("docs/evidence.md")
 WORK, RESULTS = Path("work/bench"), Path("benchmarks/planted/bench/results")
+Work = Annotated[Path, typer.Option(help="Folder of the artwork, the models and what is measured on them.")]
+Out = Annotated[Path, typer.Option(help="Folder of the results, one JSON file per model.")]
+Models = Annotated[list[str], typer.Argument(help=", ".join(MODELS))]
 
 
 @app.command()
-def train(
-    models: Annotated[list[str], typer.Argument(help=", ".join(MODELS))],
-    work: Work = WORK,
-) -> None:
+def train(models: Models, work: Work = WORK) -> None:
     """Train models. Each takes about 15 minutes on one core; a second call resumes."""
     torch.set_num_threads(1)
     for name in models:
@@ -33,7 +36,7 @@ def train(
 
 
 @app.command()
-def measure(models: Annotated[list[str], typer.Argument(help=", ".join(MODELS))], work: Work = WORK) -> None:
+def measure(models: Models, work: Work = WORK) -> None:
     """Generate and screen the captions of trained models. What is there already is kept."""
     torch.set_num_threads(1)
     embedder = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
@@ -48,20 +51,73 @@ def measure(models: Annotated[list[str], typer.Argument(help=", ".join(MODELS))]
 
 
 @app.command()
-def tables(
-    models: Annotated[list[str], typer.Argument(help=", ".join(MODELS))],
-    work: Work = WORK,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
-) -> None:
-    """Compute the tables of measured models, one JSON file each."""
+def tables(models: Models, work: Work = WORK, out: Out = RESULTS) -> None:
+    """Compute the tables and curves of measured models."""
     torch.set_num_threads(1)
     for name in models:
         results.write(results.collect(work / name), out / f"{name}.json")
 
 
-@app.callback()
-def main() -> None:
-    """Measure detectors and mitigation on models that memorize to a known degree."""
+@app.command()
+def mitigate(
+    models: Models,
+    work: Work = WORK,
+    out: Out = RESULTS,
+    methods: Annotated[
+        list[str] | None, typer.Option(help="METHOD or METHOD@ONLY, such as padding@run; default: those of the page.")
+    ] = None,
+) -> None:
+    """Measure mitigation methods on measured models."""
+    torch.set_num_threads(1)
+    sscd = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
+    clip = load_embedder("clip", BUNDLE / "embedders/clip")
+    chosen = [mitigation.Setting.parse(text) for text in methods] if methods else mitigation.SETTINGS
+    for name in models:
+        bench = mitigation.Bench(work / name, sscd, clip)
+        rows = []
+        for setting in chosen:
+            rows.append(bench.measure(setting))
+            print(name, rows[-1], flush=True)
+        if not methods:
+            results.write({"model": name, "settings": rows}, out / f"mitigation-{name}.json")
+
+
+@app.command("page")
+def write_page(out: Out = RESULTS, evidence: Annotated[Path, typer.Option(help="The page.")] = PAGE) -> None:
+    """Write the tables and plots of the evidence page from the results."""
+    found = page.read(out)
+    evidence.write_text(page.insert(evidence.read_text(), page.tables(found, page.read_mitigation(out))))
+    folder = evidence.parent / "evidence"
+    folder.mkdir(exist_ok=True)
+    plots.dose_response(found, folder / "dose-response.svg")
+    shown = page.shown(found)
+    plots.roc({name: found[page.PLOTTED]["roc"][name] for name in shown}, folder / "roc.svg")
+    plots.budget({name: found[page.PLOTTED]["budget"][name] for name in shown}, folder / "budget.svg")
+
+
+@app.command()
+def evidence(
+    models: Annotated[list[str] | None, typer.Argument(help=f"Default: all. {', '.join(MODELS)}")] = None,
+    work: Work = WORK,
+    out: Out = RESULTS,
+    processes: Annotated[int, typer.Option(help="How many models to work on at a time.")] = 2,
+) -> None:
+    """Train what is not trained yet, measure everything, and write the page."""
+
+    def run(model: str) -> int:
+        steps: Sequence[Sequence[str]] = (
+            ("train", "--work", str(work)),
+            ("measure", "--work", str(work)),
+            ("tables", "--work", str(work), "--out", str(out)),
+            ("mitigate", "--work", str(work), "--out", str(out)),
+        )
+        commands = ([sys.executable, "-m", "benchmarks.planted.bench", *step, model] for step in steps)
+        return next((code for code in (subprocess.run(command).returncode for command in commands) if code), 0)
+
+    with ThreadPoolExecutor(processes) as pool:
+        if any(pool.map(run, models or list(MODELS))):
+            raise typer.Exit(1)
+    write_page(out, PAGE)
 
 
 if __name__ == "__main__":

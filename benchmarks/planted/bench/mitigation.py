@@ -42,6 +42,28 @@ class Setting:
     method: str
     only: str = "all"
 
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        """Read METHOD or METHOD@ONLY."""
+        method, _, only = text.partition("@")
+        return cls(method, only or "all")
+
+
+SETTINGS = tuple(
+    map(
+        Setting.parse,
+        (
+            PLAIN,
+            "rescale:bos_scale=1.25,keep=eos",
+            "rescale:bos_scale=1.25,keep=words",
+            "rescale:bos_scale=30,keep=words",
+            "padding",
+            "attenuate",
+            "delayed_guidance",
+        ),
+    )
+)
+
 
 class Bench:
     """Measures settings on the captions that a model memorized, and on ordinary ones."""

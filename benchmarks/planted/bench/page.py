@@ -25,9 +25,26 @@ KINDS = {
 FIGURES = {"auroc": "AUROC", "tpr_at_1_percent": "TPR at 1 % FPR", "tpr_at_01_percent": "TPR at 0.1 % FPR"}
 
 
+PLOTTED = "dev-2"
+
+
+def shown(results: Results) -> list[str]:
+    """Return the detectors to plot: the five with the highest AUROC on the plotted model, and the text alone."""
+    rows = [r for r in results[PLOTTED]["detectors"] if (r["positives"], r["negatives"]) == ("any", "never")]
+    curves = results[PLOTTED]["budget"]
+    ranked = sorted(rows, key=lambda row: -(row["auroc"]["value"] or 0))
+    return [row["detector"] for row in ranked if row["detector"] in curves and row["detector"] != TEXT_ONLY][:6]
+
+
+def read_mitigation(folder: Path) -> Results:
+    """Read the results of mitigation of all models."""
+    paths = sorted(folder.glob("mitigation-*.json"))
+    return {path.stem.removeprefix("mitigation-"): json.loads(path.read_text()) for path in paths}
+
+
 def read(folder: Path) -> Results:
     """Read the results of all models, in the order of their names, the sealed ones last."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*-[0-9].json"))}
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("[!m]*-[0-9].json"))}
 
 
 def insert(page: str, tables: dict[str, str]) -> str:
@@ -39,8 +56,13 @@ def insert(page: str, tables: dict[str, str]) -> str:
     return MARKED.sub(lambda m: f"<!-- table: {m['name']} -->\n{tables[m['name']]}\n<!-- end of table -->", page)
 
 
-def tables(results: Results) -> dict[str, str]:
-    """Render all tables, by the name of their marker."""
+def tables(results: Results, mitigated: Results) -> dict[str, str]:
+    """Render all tables, by the name of their marker.
+
+    Args:
+        results: The results of each model.
+        mitigated: Those of mitigation.
+    """
     found = {"dose-response": dose_response(results), "text-only": text_only(results)}
     for figure in FIGURES:
         found[figure.replace("_", "-")] = detectors(results, figure, "any", "never")
@@ -48,6 +70,7 @@ def tables(results: Results) -> dict[str, str]:
     for kind in ("ordinary", "near", "odd"):
         found[f"against-{kind}"] = detectors(results, "auroc", "any", kind)
     found["by-dose"] = by_dose(results)
+    found |= {f"mitigation-{name}": mitigation(rows["settings"]) for name, rows in mitigated.items()}
     return found
 
 
@@ -110,6 +133,24 @@ def by_dose(results: Results) -> str:
         ["detector", *(f"dose {d}" for d in doses)],
         [[f"`{n}`", *(f"{_mean(found[n, d]):.2f}" for d in doses)] for n in names],
     )
+
+
+def mitigation(rows: Sequence[dict[str, Any]]) -> str:
+    """Render what each mitigation setting leaves, and what it costs, on one model."""
+    plain = rows[0]
+    lines = []
+    for row in rows:
+        changes = [100 * (row[f"clip_{kind}"] / plain[f"clip_{kind}"] - 1) for kind in ("ordinary", "verbatim")]
+        left = [_left(row[kind]) if kind in row else "-" for kind in ("verbatim", "template")]
+        diversity = [f"{row[f'diversity_{kind}']:.2f}" for kind in ("ordinary", "verbatim")]
+        times = [f"{row[f'time_{kind}']:.2f}" for kind in ("ordinary", "verbatim")]
+        lines.append([f"`{row['method']}`", row["only"], *left, *(f"{c:+.0f} %" for c in changes), *diversity, *times])
+    header = ["method", "prompts", "copies left: verbatim", "template", "CLIP, ordinary", "memorized"]
+    return _table([*header, "diversity, ordinary", "memorized", "time, ordinary", "memorized"], lines)
+
+
+def _left(found: dict[str, Any]) -> str:
+    return f"{found['left']} of {found['of']} ({100 * found['low']:.0f} to {100 * found['high']:.0f} %)"
 
 
 def _mean(values: Sequence[float]) -> float:
