@@ -25,18 +25,25 @@ DETECTOR_COLUMNS: dict[str, pa.DataType] = {
     "layer_bos": pa.list_(FLOAT64),
     "noise_response": pa.list_(FLOAT64),
     "noise_alignment": FLOAT64,
+    "noise_response_middle": pa.list_(FLOAT64),
     "one_step_error": FLOAT64,
+    "step_change": FLOAT64,
+    "condition_jacobian": FLOAT64,
+    "condition_difference": FLOAT64,
     "direction": pa.list_(pa.float32()),
     "early_entropy": pa.list_(FLOAT64),
     "early_bos": pa.list_(FLOAT64),
     "late_entropy": pa.list_(FLOAT64),
     "late_bos": pa.list_(FLOAT64),
+    "update_norms": pa.list_(FLOAT64),
+    "score_difference": FLOAT64,
+    "difference_region": pa.binary(),  # a grey PNG with the resolution of the latents
     "region": pa.binary(),  # a grey PNG with the resolution of the attention
 }
 
 # The same columns for a reference model.
 REFERENCE = "reference_"
-DETECTOR_COLUMNS |= {REFERENCE + name: kind for name, kind in DETECTOR_COLUMNS.items() if name != "region"}
+DETECTOR_COLUMNS |= {REFERENCE + name: kind for name, kind in DETECTOR_COLUMNS.items() if kind != pa.binary()}
 
 ROWS = pa.schema(
     [

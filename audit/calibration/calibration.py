@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.calibration.distance import Agreement, Distance, Survival, distance_of_json, fit_distance
-from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, features
+from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, features, measured_by
 from audit.duplicates.captions import caption_groups
 from audit.errors import AuditError, UsageError, first_line
 from audit.record.filesystem import write_local
@@ -264,7 +264,7 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
         items[f"reference model's weights of {name}"] = sha256
     items |= {"dtype": found["dtype"], "seeds": found["seeds"], "latent shape": found["latent_shape"]}
     for part in COMBINED.get(detector, (detector,)):
-        name = RUN[part].name if part in RUN else part
+        name = measured_by(part)
         items[f"version of {name}"] = found["detectors"].get(name)
         if part in RUN:
             items |= {name: found.get(name) for name in ("steps", "guidance_scale")}

@@ -30,7 +30,16 @@ def robust_scale(control_MF: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """Mahalanobis distance after median/MAD scaling (Ledoit and Wolf, 2004); the z-score for a one-sided feature."""
+    """Distance from control captions, in robust z-scores `z = (feature - median) / (1.4826 MAD)`.
+
+    One-sided, it is the mean of the features' z-scores (of a single feature, its z-score), which is low for captions
+    below the control captions. Otherwise it is the Mahalanobis distance of the z-scores (Ledoit and Wolf, 2004).
+
+    Attributes:
+        median: Median of each feature over control captions: [F].
+        inverse_scale: Inverse scale of each feature; 0 for a constant feature, which then says nothing: [F].
+        precision: Precision matrix of the z-scores: [F, F]; None if the distance is one-sided.
+    """
 
     median: Floats
     inverse_scale: Floats
@@ -42,7 +51,7 @@ class Distance:
 
         Args:
             control_MF: Features of the control captions.
-            one_sided: Whether there is a single feature of which only large values are suspicious.
+            one_sided: Whether only large values of the features are suspicious.
         """
         median_F, inverse_F = robust_scale(control_MF)
         if one_sided:
@@ -60,7 +69,7 @@ class Distance:
         """Compute the distances of features [N, F]: [N]; larger means less like the control captions."""
         z_NF = (features_NF - self.median) * self.inverse_scale
         if self.precision is None:
-            return z_NF[:, 0]
+            return np.asarray(z_NF.mean(axis=1), dtype=np.float64)
         return np.asarray(np.sqrt(np.einsum("nf,fg,ng->n", z_NF, self.precision, z_NF)), dtype=np.float64)
 
 

@@ -22,6 +22,7 @@ from audit.models.model import Model
 from audit.models.sampler import ddim, first_informative
 from audit.scoring.batching import Batch, Rows
 from audit.scoring.generation import decode, denoise
+from audit.scoring.own_forwards import BatchForwards
 from audit.scoring.screening import Forward, forwards, run_forward
 
 Arguments = ParamSpec("Arguments")
@@ -36,7 +37,7 @@ class ScreenCost:
 
     Attributes:
         text: FLOPs per caption, for the text encoder.
-        row: FLOPs per caption and seed, for the conditional forwards.
+        row: FLOPs per caption and seed, for the conditional forwards and the backward pass, if any.
         unconditional: FLOPs per seed and call, for the unconditional forwards.
         forwards: Number of conditional forwards, including those that end early.
         values: Number of values per row in each column.
@@ -114,6 +115,7 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
             flops_of[layers, full] = count(lambda: run_forward(model, forward, rows.noise_SCHW, batch.hidden_BKD))
         return flops_of[layers, full]
 
+    given = {earliest: rows.noise_SCHW}
     attn_BLK = torch.empty(1, len(model.layers), batch.hidden_BKD.shape[1], device=META)
     seen = Seen(
         rows.noise_SCHW,
@@ -122,14 +124,16 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
         dict.fromkeys(responses, rows.noise_SCHW),
         dict.fromkeys(responses, rows.noise_SCHW),
         {0: rows.noise_SCHW.double()},
+        BatchForwards(rows, batch, scheduler, earliest, given, given),
     )
+    measured: list[dict[str, torch.Tensor]] = []
     with torch.inference_mode():
-        measured = [detector.measure(seen) for detector in chosen]
+        own = count(lambda: measured.extend(detector.measure(seen) for detector in chosen))
     return ScreenCost(
         text=count(lambda: model.encode([""])),
-        row=sum(cost(forward.layers, forward.full) for forward in plan),
+        row=own + sum(cost(forward.layers, forward.full) for forward in plan),
         unconditional=sum(cost(0, True) for forward in plan if forward.full),
-        forwards=len(plan),
+        forwards=len(plan) + sum(detector.own_forwards for detector in chosen),
         values={name: value[0].numel() for part in measured for name, value in part.items()},
     )
 

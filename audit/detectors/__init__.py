@@ -10,19 +10,27 @@ import numpy.typing as npt
 from audit.detectors import (
     attention_profile,
     attention_profile_early,
+    condition_difference,
+    condition_jacobian,
     entropy_single_step,
     noise_alignment,
     noise_magnitude,
     noise_profile,
+    noise_response_mean,
+    noise_response_middle,
     one_step_error,
     profile,
+    response_and_attention,
     seed_agreement,
+    step_change,
 )
 from audit.detectors.bright_ending import BrightEnding
 from audit.detectors.detector import Columns, DistanceKind, RunDetector, ScreenDetector
 from audit.detectors.entropy_trajectory import EntropyTrajectory
 from audit.detectors.noise_magnitude_mean import NoiseMagnitudeMean
+from audit.detectors.score_difference import ScoreDifference
 from audit.detectors.trajectory_profile import TrajectoryProfile
+from audit.detectors.update_norm_profile import UpdateNormProfile
 from audit.errors import UsageError
 
 SCREEN: dict[str, ScreenDetector] = {
@@ -34,15 +42,25 @@ SCREEN: dict[str, ScreenDetector] = {
     "one_step_error": one_step_error.DETECTOR,
     "attention_profile_early": attention_profile_early.DETECTOR,
     "seed_agreement": seed_agreement.DETECTOR,
+    "noise_response_mean": noise_response_mean.DETECTOR,
+    "noise_response_middle": noise_response_middle.DETECTOR,
+    "step_change": step_change.DETECTOR,
+    "condition_jacobian": condition_jacobian.DETECTOR,
+    "condition_difference": condition_difference.DETECTOR,
 }
 RUN: dict[str, type[RunDetector]] = {
     "entropy_trajectory": EntropyTrajectory,
     "entropy_trajectory_signed": EntropyTrajectory,
     "noise_magnitude_mean": NoiseMagnitudeMean,
     "trajectory_profile": TrajectoryProfile,
+    "update_norm_profile": UpdateNormProfile,
+    "score_difference": ScoreDifference,
     "bright_ending": BrightEnding,
 }
-COMBINED: dict[str, tuple[str, ...]] = {profile.NAME: profile.PARTS}
+COMBINED: dict[str, tuple[str, ...]] = {
+    profile.NAME: profile.PARTS,
+    response_and_attention.NAME: response_and_attention.PARTS,
+}
 NAMES = (*COMBINED, *SCREEN, *RUN)
 SCORES = (*COMBINED, *SCREEN, *(name for name, detector in RUN.items() if name in detector.scores))
 
@@ -58,6 +76,11 @@ def columns_of(name: str) -> tuple[str, ...]:
     return (name,) if name in detector.columns else detector.columns
 
 
+def measured_by(name: str) -> str:
+    """Return the name of the detector that measures the columns of an (uncombined) score."""
+    return SCREEN[name].measured_by or name if name in SCREEN else RUN[name].name
+
+
 def distance_kind(name: str) -> DistanceKind:
     """Return the kind of distance that a calibration of this (uncombined) score uses."""
     if name in SCREEN:
@@ -71,7 +94,8 @@ def screen_detectors(names: Iterable[str]) -> list[ScreenDetector]:
     Raises:
         UsageError: A name is not that of a screening detector.
     """
-    return [SCREEN[part] for part in _parts(names, SCREEN, "generate", RUN)]
+    parts = _parts(names, SCREEN, "generate", RUN)
+    return [SCREEN[part] for part in dict.fromkeys(map(measured_by, parts))]
 
 
 def run_detectors(names: Iterable[str]) -> list[type[RunDetector]]:

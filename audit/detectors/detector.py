@@ -10,13 +10,49 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-# Shapes: B rows, L layers, Q image queries, K text positions, N captions, F features, C, H and W of the latent.
+# Shapes: B rows, L layers, Q image queries, K text positions, D text width, N captions, F features; C, H and W of the
+# latent.
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
 ALL_LAYERS = None
-# "larger": large values of the single feature are suspicious. "either": any deviation from the control captions is.
+# "larger": a large mean of the features' z-scores is suspicious. "either": any deviation from the control captions is.
 # "agreement": a long mean direction over seeds is.
 DistanceKind = Literal["larger", "either", "agreement"]
+
+
+class OwnForwards(Protocol):
+    """Runs forwards that only one detector needs, on the batch and the initial noise of `Seen`.
+
+    They are run when a detector's `measure` calls a method, and count towards the planned FLOPs. "Position 0" is the
+    first position at which the predicted noise depends on the caption, as in `Seen`.
+
+    Attributes:
+        hidden_BKD: Hidden states of the captions.
+        empty_1KD: Hidden states of the empty prompt.
+    """
+
+    @property
+    def hidden_BKD(self) -> Tensor: ...  # noqa: D102
+    @property
+    def empty_1KD(self) -> Tensor: ...  # noqa: D102
+
+    def response(self, hidden_BKD: Tensor) -> Tensor:
+        """Compute `eps(hidden) - eps(∅)` at position 0: [B, C, H, W]. Needs 0 in `ScreenDetector.response`."""
+
+    def after_guided_step(self, scale: float) -> Tensor:
+        """Compute `eps(c)` one timestep after a guided DDIM step from position 0: [B, C, H, W].
+
+        Needs 0 in `ScreenDetector.response`.
+
+        Args:
+            scale: Guidance scale of the step.
+        """
+
+    def projected_condition_jacobian(self) -> Tensor:
+        """Compute `J^T v` at position 0, with `J = d eps(c) / d hidden`, by one backward pass: [B, K, D].
+
+        `v` is standard normal noise, drawn once per seed and independent of the initial noise.
+        """
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,7 @@ class Seen:
         response_BCHW: `eps(c) - eps(∅)`; zero if the caption's tokens are those of the empty prompt.
         unconditional_BCHW: `eps(∅)`.
         unconditional_original_BCHW: Image that the model predicts without a caption, for position 0 only, in float64.
+        own: Runs forwards that the detectors do not share. None where nothing but attention is given.
     """
 
     noise_BCHW: Tensor
@@ -41,6 +78,7 @@ class Seen:
     response_BCHW: dict[int, Tensor] = field(default_factory=dict)
     unconditional_BCHW: dict[int, Tensor] = field(default_factory=dict)
     unconditional_original_BCHW: dict[int, Tensor] = field(default_factory=dict)
+    own: OwnForwards | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +96,8 @@ class ScreenDetector:
         attention: Position in the 50-step schedule -> number of layers to record (ALL_LAYERS: all).
         response: Positions at which `eps(c) - eps(∅)` is needed.
         distance: How a calibration measures distances (`audit.calibration.distance`).
+        own_forwards: Number of forwards that `measure` runs itself (`Seen.own`).
+        measured_by: Name of the detector that measures the columns, if this one is another score of them.
     """
 
     name: str
@@ -70,6 +110,8 @@ class ScreenDetector:
     attention: Mapping[int, int | None] = field(default_factory=dict)
     response: tuple[int, ...] = ()
     distance: DistanceKind = "larger"
+    own_forwards: int = 0
+    measured_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +123,15 @@ class TrajectoryStep:
         response_BCHW: `eps(c) - eps(∅)`.
         end_BQ: In the last step only, attention of each image query to EOS: mean over heads and over the down layers of
             the highest resolution.
+        update_BCHW: How the step changed the latents: those after it minus those before.
+        alpha: Cumulative alpha of the step's timestep.
     """
 
     attn_BLK: Tensor | None = None
     response_BCHW: Tensor | None = None
     end_BQ: Tensor | None = None
+    update_BCHW: Tensor | None = None
+    alpha: float | None = None
 
 
 class Follower(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,11 +16,16 @@ FLOOR = 1e-3  # relative to ||eps(∅)||: where a caption has no effect, the log
 
 def measure(seen: Seen) -> dict[str, Tensor]:
     """Compute `log max(||eps(c) - eps(∅)||, 1e-3 ||eps(∅)||)` on the same initial noise at eight timesteps: [B, 8]."""
+    return {"noise_response": log_responses(seen, POSITIONS)}
+
+
+def log_responses(seen: Seen, positions: Sequence[int]) -> Tensor:
+    """Compute the same at the given positions of the 50-step schedule: [B, positions]."""
     logs = [
         torch.log(torch.maximum(magnitude(seen.response_BCHW[at]), FLOOR * magnitude(seen.unconditional_BCHW[at])))
-        for at in POSITIONS
+        for at in positions
     ]
-    return {"noise_response": torch.stack(logs, dim=1)}
+    return torch.stack(logs, dim=1)
 
 
 DETECTOR = ScreenDetector(

@@ -117,10 +117,19 @@ def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_B
     Returns:
         The difference of the predicted noise: [B, C, H, W].
     """
-    difference_BCHW = conditional_BCHW - unconditional_BCHW
+    return epsilon_factor(scheduler, timestep) * (conditional_BCHW - unconditional_BCHW)
+
+
+def epsilon_factor(scheduler: DDIMScheduler, timestep: int) -> float:
+    """Return the derivative of the predicted noise with respect to the UNet's output: `sqrt(alpha)` for v-prediction.
+
+    Args:
+        scheduler: Its prediction type and schedule are used.
+        timestep: Timestep of the forward.
+    """
     if scheduler.config["prediction_type"] == "epsilon":
-        return difference_BCHW
-    return float(scheduler.alphas_cumprod[timestep]) ** 0.5 * difference_BCHW
+        return 1.0
+    return float(scheduler.alphas_cumprod[timestep]) ** 0.5
 
 
 def guide(unconditional_BCHW: Tensor, conditional_BCHW: Tensor, scale: float) -> Tensor:

@@ -152,10 +152,13 @@ def denoise(
                 response_BCHW = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
             attn_BLK = probe.take() if probe else None
             end_BQ = end_probe.take() if end_probe else None
-            for follower in followers:
-                follower.observe(step, TrajectoryStep(attn_BLK, response_BCHW, end_BQ))
             noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW
-            latents_BCHW = scheduler.step(noise_BCHW, timestep, latents_BCHW, return_dict=False)[0]
+            before_BCHW = latents_BCHW
+            latents_BCHW = scheduler.step(noise_BCHW, timestep, before_BCHW, return_dict=False)[0]
+            alpha = float(scheduler.alphas_cumprod[timestep])
+            for follower in followers:
+                update_BCHW = latents_BCHW - before_BCHW
+                follower.observe(step, TrajectoryStep(attn_BLK, response_BCHW, end_BQ, update_BCHW, alpha))
             bad_B = (broken_B < 0) & ~latents_BCHW.isfinite().flatten(1).all(1)
             broken_B = broken_B.masked_fill(bad_B, step)
     return latents_BCHW, broken_B

@@ -20,6 +20,7 @@ from audit.models.model import Model
 from audit.models.sampler import ddim, first_informative, response, to_epsilon, to_original
 from audit.scoring.batching import Batch, Rows, finite_rows
 from audit.scoring.non_finite import first_not_finite
+from audit.scoring.own_forwards import BatchForwards
 from audit.scoring.progress import Progress
 from audit.scoring.reference_model import beside
 
@@ -106,20 +107,23 @@ class _Pass:
 
     def __init__(self, model: Model, rows: Rows, chosen: Sequence[ScreenDetector]) -> None:
         self._model, self._rows, self._scheduler = model, rows, ddim(model.scheduler_config)
-        self._timesteps, earliest = self._scheduler.timesteps.tolist(), first_informative(self._scheduler)
-        self.plan = forwards(chosen, model, self._timesteps, earliest)
-        self._positions = {at: max(at, earliest) for detector in chosen for at in detector.response}
+        self._timesteps, self._earliest = self._scheduler.timesteps.tolist(), first_informative(self._scheduler)
+        self.plan = forwards(chosen, model, self._timesteps, self._earliest)
+        self._positions = {at: max(at, self._earliest) for detector in chosen for at in detector.response}
         self._unconditional = _unconditional(model, rows, self.plan) if len(rows) else {}
 
     def see(self, batch: Batch) -> Seen:
         """Run the forwards on a batch, and return what the detectors measure."""
-        seen = Seen(self._rows.noise_SCHW[batch.seed_B], self._alphas())
+        outputs: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}
+        own = BatchForwards(self._rows, batch, self._scheduler, self._earliest, outputs, self._unconditional)
+        seen = Seen(self._rows.noise_SCHW[batch.seed_B], self._alphas(), own=own)
         for forward in self.plan:
             output_BCHW, attn_BLK = run_forward(self._model, forward, seen.noise_BCHW, batch.hidden_BKD)
             if attn_BLK is not None:
                 seen.attn_BLK[forward.position] = attn_BLK
             if output_BCHW is not None:
+                outputs[forward.position] = output_BCHW
                 unconditional_BCHW = self._unconditional[forward.position][batch.seed_B]
                 response_BCHW = response(self._scheduler, output_BCHW, unconditional_BCHW, forward.timestep)
                 responses[forward.position] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)

@@ -48,6 +48,19 @@ def test_of_one_sided_features_only_large_values_are_far() -> None:
     assert low < middle < high
 
 
+def test_one_sided_several_features_count_by_the_mean_of_their_z_scores() -> None:
+    constant_M1 = np.full((len(CONTROL_MF), 1), 4.0)
+    control_MF = np.hstack([CONTROL_MF[:, :2], constant_M1])
+    found = Distance.fit(control_MF, one_sided=True)(control_MF[:5])
+    for row, value in zip(control_MF[:5], found, strict=True):
+        z = 0.0
+        for feature in range(2):
+            own = control_MF[:, feature]
+            middle = np.median(own)
+            z += (row[feature] - middle) / (1.4826 * np.median(np.abs(own - middle)))
+        assert value == pytest.approx(z / 3)
+
+
 @settings(deadline=None)
 @given(arrays(np.float64, st.integers(30, 300), elements=st.floats(0, 50, allow_subnormal=False)))
 def test_minus_log_survival_is_continuous_increasing_and_strictly_so_beyond_the_null(control_M: np.ndarray) -> None:

@@ -82,7 +82,16 @@ def _products(layer: Attention, queries: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "detectors", [("profile",), ("entropy_single_step",), ("attention_profile", "noise_magnitude"), ("seed_agreement",)]
+    "detectors",
+    [
+        ("profile",),
+        ("entropy_single_step",),
+        ("attention_profile", "noise_magnitude"),
+        ("seed_agreement",),
+        ("step_change", "noise_response_middle"),
+        ("condition_jacobian",),
+        ("condition_difference",),
+    ],
 )
 def test_a_screen_does_what_its_cost_says(detectors: tuple[str, ...], model: audit.Model, outline: audit.Model) -> None:
     done = counted(lambda: audit.screen(model, CAPTIONS, SEEDS, detectors))
@@ -111,6 +120,16 @@ def test_the_default_detector_needs_eight_forwards_and_a_published_one_less_than
     assert early.forwards == 1
     assert early.row < 0.4 * one
     assert early.unconditional == 0
+
+
+def test_detectors_with_forwards_of_their_own_cost_what_they_say(outline: audit.Model) -> None:
+    one = screen_cost(outline, ["noise_magnitude"]).row
+    for detector in ("step_change", "condition_difference"):
+        cost = screen_cost(outline, [detector])
+        assert (cost.row, cost.forwards) == (2 * one, 2)
+    backward = screen_cost(outline, ["condition_jacobian"])
+    assert (backward.forwards, backward.unconditional) == (1, 0)
+    assert 1.5 * one < backward.row < 3 * one
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])

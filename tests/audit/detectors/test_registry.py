@@ -13,7 +13,7 @@ def test_every_detector_writes_only_columns_of_the_schema() -> None:
 
 
 def test_a_scalar_detectors_column_has_its_name() -> None:
-    for name in ("entropy_single_step", "noise_magnitude", "noise_alignment", "one_step_error"):
+    for name in ("entropy_single_step", "noise_magnitude", "noise_alignment", "one_step_error", "step_change"):
         assert SCREEN[name].columns == (name,)
     for name in ("entropy_trajectory", "entropy_trajectory_signed", "noise_magnitude_mean"):
         assert name in RUN[name].columns
@@ -35,10 +35,15 @@ def test_the_profile_is_both_profiles_each_once() -> None:
     assert names == ["noise_profile", "attention_profile", "noise_magnitude"]
 
 
+def test_two_scores_of_one_column_are_one_detector() -> None:
+    names = [detector.name for detector in screen_detectors(["noise_response_mean", "response_and_attention"])]
+    assert names == ["noise_profile", "attention_profile"]
+
+
 def test_both_forms_of_the_trajectory_are_one_detector() -> None:
     assert len(run_detectors(["entropy_trajectory", "entropy_trajectory_signed"])) == 1
 
 
 def test_the_error_for_an_unknown_detector_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="Available here: profile, attention_profile, noise_profile"):
+    with pytest.raises(UsageError, match="Available here: profile, response_and_attention, attention_profile, noise"):
         screen_detectors(["profil"])

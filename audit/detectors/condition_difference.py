@@ -1,0 +1,38 @@
+"""Score how strongly the predicted noise depends on the prompt embedding, without a gradient (our own detector)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from audit.detectors.detector import ScreenDetector, Seen
+from audit.detectors.noise_magnitude import magnitude
+
+STEP = 0.1  # h: by what fraction the prompt embedding moves towards that of the empty prompt
+
+
+def measure(seen: Seen) -> dict[str, Tensor]:
+    """Compute `||eps(e) - eps(e_0 + (1 - h)(e - e_0))|| / (h ||e - e_0||)` at t = T: [B], with `h = 0.1`.
+
+    `e` is the prompt embedding and `e_0` that of the empty prompt, at all text positions. This is the length of the
+    derivative of `eps` along `e - e_0`, by a finite difference. A larger value is more suspicious; it is 0 for a
+    caption that has the tokens of the empty prompt.
+    """
+    assert seen.own is not None
+    empty_1KD, direction_BKD = seen.own.empty_1KD, seen.own.hidden_BKD - seen.own.empty_1KD
+    nearer_BCHW = seen.own.response(empty_1KD + (1 - STEP) * direction_BKD)
+    change_B = magnitude(seen.response_BCHW[0].double() - nearer_BCHW.double())
+    length_B = STEP * magnitude(direction_BKD)
+    return {"condition_difference": change_B / length_B.where(length_B > 0, 1.0)}
+
+
+DETECTOR = ScreenDetector(
+    name="condition_difference",
+    version=1,
+    columns=("condition_difference",),
+    measure=measure,
+    features=lambda columns: columns["condition_difference"][:, None],
+    source="crossaudit, after condition_jacobian",
+    cost="1 beside noise_magnitude",
+    response=(0,),
+    own_forwards=1,
+)

@@ -1,0 +1,17 @@
+"""Score the mean response of the predicted noise over eight timesteps, one-sided (our own detector)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from audit.detectors import noise_profile
+
+# The score is the mean, over the eight timesteps of `noise_profile`, of the robust z-scores of the log response against
+# control captions (`audit.calibration.distance`). `noise_profile` scores the same column by a two-sided distance.
+DETECTOR = replace(
+    noise_profile.DETECTOR,
+    name="noise_response_mean",
+    cost="none beside noise_profile",
+    distance="larger",
+    measured_by="noise_profile",
+)
