@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from audit.mitigation.inference import mitigate_ as mitigate_
     from audit.mitigation.inference import mitigated as mitigated
     from audit.mitigation.inference import unmitigate_ as unmitigate_
+    from audit.mitigation.methods.attenuate import Attenuate as Attenuate
+    from audit.mitigation.methods.bands import RunBands as RunBands
+    from audit.mitigation.methods.bands import load_run_bands as load_run_bands
+    from audit.mitigation.methods.delayed_guidance import DelayedGuidance as DelayedGuidance
+    from audit.mitigation.methods.dilute import Dilute as Dilute
+    from audit.mitigation.methods.padding import Padding as Padding
+    from audit.mitigation.methods.rescale import Rescale as Rescale
+    from audit.mitigation.methods.stabilise import Stabilise as Stabilise
+    from audit.mitigation.methods.weak_guidance import WeakGuidance as WeakGuidance
+    from audit.mitigation.run_bands import fit_run_bands as fit_run_bands
     from audit.mitigation.training import TrainingGuard as TrainingGuard
     from audit.models.model import Model as Model
     from audit.models.model import load_model as load_model
@@ -33,6 +43,16 @@ _HOME = {
     "mitigate_": "mitigation.inference",
     "mitigated": "mitigation.inference",
     "unmitigate_": "mitigation.inference",
+    "Attenuate": "mitigation.methods.attenuate",
+    "RunBands": "mitigation.methods.bands",
+    "load_run_bands": "mitigation.methods.bands",
+    "DelayedGuidance": "mitigation.methods.delayed_guidance",
+    "Dilute": "mitigation.methods.dilute",
+    "Padding": "mitigation.methods.padding",
+    "Rescale": "mitigation.methods.rescale",
+    "Stabilise": "mitigation.methods.stabilise",
+    "WeakGuidance": "mitigation.methods.weak_guidance",
+    "fit_run_bands": "mitigation.run_bands",
     "Model": "models.model",
     "load_model": "models.model",
     "screen": "scoring.screening",

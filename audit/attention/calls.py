@@ -1,4 +1,4 @@
-"""Watch every call of an object from outside, before it begins and after it ends, whether it is compiled or not.
+"""Watch every call of an object from outside, and change its arguments and its output, whether compiled or not.
 
 The object's class is replaced by a subclass with another `__call__`, as `torch.nn.utils.parametrize` does. Module
 hooks would not work: a graph that `torch.compile` has already made does not run hooks that are added later.
@@ -28,6 +28,14 @@ class CallWatcher(Protocol):
 
         Returns:
             The positional and keyword arguments to call the object with.
+        """
+
+    def result(self, target: Any, output: Any) -> Any:
+        """Return the output to hand on.
+
+        Args:
+            target: The object that was called.
+            output: What the call returned.
         """
 
     def after(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
@@ -81,6 +89,8 @@ def _watched(base: type) -> type:
                 args, kwargs = _before(watcher, self, args, kwargs)
                 begun.append(watcher)
             output = base.__call__(self, *args, **kwargs)
+            for watcher in reversed(begun):
+                output = _result(watcher, self, output)
             failed = False
         finally:
             for watcher in reversed(begun):
@@ -94,6 +104,11 @@ def _watched(base: type) -> type:
 @torch.compiler.disable
 def _before(watcher: CallWatcher, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     return watcher.before(target, args, kwargs)
+
+
+@torch.compiler.disable
+def _result(watcher: CallWatcher, target: Any, output: Any) -> Any:
+    return watcher.result(target, output)
 
 
 @torch.compiler.disable

@@ -32,6 +32,12 @@ def finest_down_layers(unet: UNet2DConditionModel) -> list[Attention]:
     return next(filter(None, map(_cross_attention_of, unet.down_blocks)), [])
 
 
+def down_and_mid_layers(unet: UNet2DConditionModel) -> list[Attention]:
+    """List the cross-attention layers of the down blocks and of the mid block, in order of execution."""
+    blocks = [*unet.down_blocks, unet.mid_block]
+    return [layer for block in blocks if block is not None for layer in _cross_attention_of(block)]
+
+
 def _cross_attention_of(block: nn.Module) -> list[Attention]:
     return [module for module in block.modules() if isinstance(module, Attention) and module.is_cross_attention]
 

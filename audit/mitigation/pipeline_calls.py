@@ -1,61 +1,42 @@
-"""Follow the calls of a mitigated pipeline and of its UNet: which prompt is running, and what its forwards may see.
+"""Follow the calls of a mitigated pipeline and of its UNet: which prompt is running, and what its method changes.
 
 Only these calls are changed (`audit.attention.calls`). The UNet and its layers are looked up anew in each call of the
-pipeline, and after each forward every cross-attention is checked to have been mitigated. Weights or layers that are
-loaded, fused or compiled later are therefore mitigated too, or the call raises. Between calls, a hook on the UNet
-refuses other callers.
+pipeline, and after each forward every layer that the method changes is checked to have been changed. Weights or layers
+that are loaded, fused or compiled later are therefore mitigated too, or the call raises. Between calls, a hook on the
+UNet refuses other callers.
 """
 
 from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import CLIPTextModel
 
 from audit.attention.calls import unwatch_calls, watch_calls
-from audit.attention.probe import cross_attention_layers
-from audit.attention.seam import Seam, Slot
+from audit.attention.seam import Seam
 from audit.errors import AuditError, UsageError
-from audit.models.prompts import Keep, Tokens, listed, negative_counts, prompt_counts, visible_positions, windows
+from audit.mitigation.methods.delayed_guidance import unguided
+from audit.mitigation.methods.method import Effect, Forward, Method, Prompts
+from audit.mitigation.run_flag import RunFlag, RunFlagging
+from audit.mitigation.supported import SUPPORTED, checked_unet
+from audit.models.prompts import Tokens, listed
 
-# Shapes: B rows of the UNet (both guidance branches), P prompts, N images, W windows, K text positions, V of them
-# visible, D text width, H heads, Q image queries.
+# Shapes: B rows of the UNet (both guidance branches, the conditional one last), P prompts, N images, K text positions,
+# D text width; C, H and W of the latent.
 
+UNET_ARGUMENTS = tuple(inspect.signature(UNet2DConditionModel.forward).parameters)[1:]
 Flagger = Callable[[list[str]], list[bool]]
-# Processors that attend once per layer, with the queries and keys they were tested with (`audit.attention.seam`).
-PROCESSORS = (
-    "AttnProcessor",
-    "AttnProcessor2_0",
-    "FusedAttnProcessor2_0",
-    "SlicedAttnProcessor",
-    "XFormersAttnProcessor",
-)
-SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x pipelines (UNet2DConditionModel + one CLIPTextModel)."
-
-
-@dataclass(frozen=True)
-class _Text:
-    """What the forwards of a call need to know of its prompts: both guidance branches, the conditional one last."""
-
-    images: int
-    guided: bool
-    length: int  # text positions before the tail is cut off
-    visible_BV: Tensor
-    scale_BV: Tensor
-    masked: bool  # whether any position that is not cut off is masked in any row
 
 
 @dataclass
@@ -63,12 +44,17 @@ class _Call:
     """A call of a pipeline. The owner is None if a mitigated UNet is to run unmitigated."""
 
     owner: Mitigation | None
-    pipeline: DiffusionPipeline | None = None
+    pipeline: Any = None
     unet: UNet2DConditionModel | None = None
     called: Any = None  # the UNet, or the module that torch.compile made of it
-    layers: list[Attention] = field(default_factory=list)
-    text: _Text | None = None
-    seam: _Rescale | None = None  # of the forward in progress
+    prompts: Prompts | None = None
+    effect: Effect | None = None
+    on_N: Tensor | None = None  # which images are mitigated from the next forward on
+    flagging: RunFlagging | None = None
+    forward: Forward | None = None  # the latest one
+    running: bool = False
+    halved: bool = False  # whether the forward in progress has the unconditional rows alone
+    seam: Seam | None = None  # of the forward in progress
     forwards: int = 0
     token: Token[_Call | None] | None = None
 
@@ -78,18 +64,26 @@ _LOCKS: WeakKeyDictionary[nn.Module | None, threading.RLock] = WeakKeyDictionary
 
 
 class Mitigation:
-    """The mitigation of one pipeline; watches the calls of its UNet."""
+    """The mitigation of one pipeline; watches the calls of its UNet.
+
+    Args:
+        pipeline: The pipeline.
+        method: How to mitigate.
+        tokens: Number of tokens of each prompt, if prompts are passed as embeddings.
+        negative_tokens: The same for negative prompts.
+        flag: Selects the prompts to mitigate, before the call; or the thresholds that select them during the run; or
+            None to mitigate all.
+    """
 
     def __init__(
         self,
         pipeline: DiffusionPipeline,
-        bos_scale: float,
-        keep: Keep,
+        method: Method,
         tokens: Tokens | None,
         negative_tokens: Tokens | None,
-        flag: Flagger | None,
+        flag: Flagger | RunFlag | None,
     ) -> None:
-        self._bos_scale, self._keep, self._flag = bos_scale, keep, flag
+        self.method, self._flag = method, flag
         self._tokens, self._negative_tokens = tokens, negative_tokens
         self._encode_prompt = pipeline.encode_prompt
         self._signature = inspect.signature(pipeline.encode_prompt)
@@ -130,47 +124,37 @@ class Mitigation:
         if call is not None and call.owner is self:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            call.text = self._text(call.pipeline, encoded[0], bound.arguments)
+            self._begin(call, encoded[0], bound.arguments)
         return encoded
 
-    def _text(self, pipeline: Any, hidden_NKD: Tensor, given: dict[str, Any]) -> _Text:
-        images, length, _ = hidden_NKD.shape
-        guided, each = bool(given["do_classifier_free_guidance"]), given["num_images_per_prompt"]
-        window = min(length, pipeline.tokenizer.model_max_length)
-        flagged_P = self._flagged(given, images // each)
-        visible_PK = torch.ones(images // each, length, dtype=torch.bool)
-        if self._keep != "all":
-            with plainly():
-                visible_PK = self._visible(pipeline, given, guided, length, window) | ~flagged_P[:, None]
-        scale_PK = torch.ones(images // each, length, dtype=hidden_NKD.dtype)
-        windows(length, window)  # checks that the position of each BOS is known
-        scale_PK[:, ::window] = torch.where(flagged_P, self._bos_scale, 1.0).to(scale_PK)[:, None]
-        end = int(visible_PK.any(0).nonzero().max()) + 1
-        visible_NV, scale_NV = (part[:, :end].repeat_interleave(each, 0) for part in (visible_PK, scale_PK))
-        if guided:
-            visible_NV = visible_NV.repeat(2, 1)
-            scale_NV = torch.cat([torch.ones_like(scale_NV), scale_NV])
-        device, masked = hidden_NKD.device, not bool(visible_NV.all())
-        return _Text(images, guided, length, visible_NV.to(device), scale_NV.to(device), masked)
+    def _begin(self, call: _Call, hidden_NKD: Tensor, given: dict[str, Any]) -> None:
+        """Note the prompts of a call, which of them to mitigate, and what the method does to them."""
+        guided = bool(given["do_classifier_free_guidance"])
 
-    def _visible(self, pipeline: Any, given: dict[str, Any], guided: bool, length: int, window: int) -> Tensor:
-        """Tell which text positions each prompt shows: [P, K]. A longer negative prompt counts for both branches."""
-        counts_PW = prompt_counts(pipeline, given, self._tokens, length, window)
-        if guided:
-            negative_PW = negative_counts(pipeline, given, self._negative_tokens, length, window)
-            counts_PW = torch.maximum(counts_PW, negative_PW)
-        return visible_positions(counts_PW - int(self._keep == "words"), length, window)
+        def encode(**other: Any) -> Tensor:
+            encoded: Tensor = self._encode_prompt(**given | other)[0]
+            return encoded
 
-    def _flagged(self, given: dict[str, Any], prompts: int) -> Tensor:
-        if self._flag is None:
-            return torch.ones(prompts, dtype=torch.bool)
+        if not guided and (self.method.needs_guidance or isinstance(self._flag, RunFlag)):
+            what = "only=bands" if isinstance(self._flag, RunFlag) else self.method.name
+            raise UsageError(f"{what} needs guidance, but this call has none", hint="Give a guidance_scale above 1.")
+        call.prompts = Prompts(call.pipeline, given, hidden_NKD, guided, self._tokens, self._negative_tokens, encode)
+        with plainly():
+            call.on_N = self._flagged(given, call.prompts)
+            call.effect = self.method.begin(call.prompts)
+        if isinstance(self._flag, RunFlag):
+            call.flagging = self._flag.begin(call.pipeline, call.prompts.images)
+
+    def _flagged(self, given: dict[str, Any], prompts: Prompts) -> Tensor:
+        """Tell which images to mitigate from the first forward on."""
+        if self._flag is None or isinstance(self._flag, RunFlag):
+            return torch.full((prompts.images,), self._flag is None)
         if given["prompt"] is None:
             raise UsageError("the call passes prompt_embeds, but only= screens prompts", hint="Pass prompt= instead.")
-        with plainly():
-            return torch.tensor(self._flag(listed(given["prompt"])))
+        return torch.tensor(self._flag(listed(given["prompt"]))).repeat_interleave(prompts.each)
 
     def before(self, unet: UNet2DConditionModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Cut or mask the hidden states before a forward of the UNet, and start watching its layers.
+        """Change the arguments of a forward of the UNet, and start watching its layers.
 
         Called by `audit.attention.calls`.
 
@@ -180,7 +164,7 @@ class Mitigation:
             kwargs: Keyword arguments of the call.
 
         Returns:
-            The arguments of the forward, with the hidden states cut or masked.
+            The arguments of the forward.
 
         Raises:
             AuditError: The forward cannot be mitigated.
@@ -188,57 +172,104 @@ class Mitigation:
         call = _CALL.get()
         if call is None or call.owner is not self:
             return args, kwargs  # unmitigated, or another mitigated pipeline with the same UNet
-        if call.text is None:
+        if call.effect is None or call.prompts is None or call.on_N is None:
             _refuse()
-        text = call.text
-        hidden_BKD: Tensor = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
-        self._check_rows(call, text, hidden_BKD)
-        rows, end = slice(-len(hidden_BKD), None), text.visible_BV.shape[1]
-        if text.masked:
-            if kwargs.get("encoder_attention_mask") is not None:
+        given = dict(zip(UNET_ARGUMENTS, args, strict=False)) | kwargs
+        self._check_rows(call, call.prompts, given["encoder_hidden_states"])
+        forward = call.forward = self._forward(call, call.prompts, given)
+        call.halved = call.flagging is None and call.effect.unconditional_only(forward)
+        if call.halved:
+            given = _halved(given, call.prompts.images)
+            forward = replace(forward, guided=False, on_N=torch.zeros_like(forward.on_N))
+        hidden_BKD, visible_BK = call.effect.text(forward, given["encoder_hidden_states"])
+        if given.get("encoder_attention_mask") is not None:
+            if visible_BK is not None:
                 what = "the pipeline masks text positions itself (encoder_attention_mask)"
                 raise AuditError(what, where=type(call.pipeline).__name__, hint=SUPPORTED, kind="unsupported_model")
-            kwargs = {**kwargs, "encoder_attention_mask": text.visible_BV[rows]}
-        if end < text.length:
-            hidden_BKD = hidden_BKD[:, :end].contiguous()
-            own_mask = kwargs.get("encoder_attention_mask")
-            if own_mask is not None:
-                kwargs = {**kwargs, "encoder_attention_mask": own_mask[:, :end]}
-            if len(args) < 3:
-                kwargs = {**kwargs, "encoder_hidden_states": hidden_BKD}
-            else:
-                args = (*args[:2], hidden_BKD, *args[3:])
+            given["encoder_attention_mask"] = given["encoder_attention_mask"][:, : hidden_BKD.shape[1]]
+        elif visible_BK is not None:
+            given["encoder_attention_mask"] = visible_BK
         _LOCKS.setdefault(call.unet, threading.RLock()).acquire()
-        scale_B1V1 = text.scale_BV[rows][:, None, :, None] if self._bos_scale != 1 else None
-        call.seam = _Rescale(call.layers, scale_B1V1).__enter__()
-        return args, kwargs
+        call.running = True
+        assert call.unet is not None
+        call.seam = call.effect.seam(forward, call.unet)
+        if call.seam is not None:
+            call.seam.__enter__()
+        kwargs = given | {"encoder_hidden_states": hidden_BKD}
+        return (kwargs.pop("sample"), kwargs.pop("timestep")), kwargs
+
+    def _forward(self, call: _Call, prompts: Prompts, given: dict[str, Any]) -> Forward:
+        assert call.on_N is not None
+        pipeline, rows = call.pipeline, len(given["encoder_hidden_states"])
+        return Forward(
+            step=call.forwards,
+            steps=int(getattr(pipeline, "num_timesteps", 0)),
+            timestep=given["timestep"],
+            latents_NCHW=given["sample"][: prompts.images],
+            guided=rows == 2 * prompts.images,
+            guidance_scale=float(getattr(pipeline, "guidance_scale", 1.0)),
+            on_N=call.on_N,
+        )
+
+    def result(self, _unet: UNet2DConditionModel, output: Any) -> Any:
+        """Change the output of a forward (called by `audit.attention.calls`).
+
+        Args:
+            output: The output.
+
+        Returns:
+            The output for the pipeline.
+        """
+        call = _CALL.get()
+        if call is None or call.owner is not self or call.forward is None or call.effect is None:
+            return output
+        changed = output[0]
+        if call.halved:
+            changed = torch.cat([changed, changed])
+        newly_N = self._newly_flagged(call, changed)
+        if newly_N is not None:
+            call.on_N = call.forward.on_N | newly_N
+            # The conditional prediction of this step is not mitigated yet, so it is not used.
+            changed = unguided(changed, newly_N & ~call.forward.on_N)
+            call.forward = replace(call.forward, on_N=call.on_N)
+        changed = call.effect.prediction(call.forward, changed)
+        if changed is output[0]:
+            return output
+        return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+
+    def _newly_flagged(self, call: _Call, predicted_BCHW: Tensor) -> Tensor | None:
+        if call.flagging is None or call.forward is None or not call.forward.guided:
+            return None
+        return call.flagging.new(call.forward.step, tuple(call.forward.latents_NCHW.shape[1:]), predicted_BCHW)
 
     def after(self, unet: UNet2DConditionModel, _args: Any, _kwargs: Any, failed: bool) -> None:
-        """Check after a forward of the UNet that every layer was mitigated (called by `audit.attention.calls`).
+        """Check after a forward of the UNet that every layer was changed (called by `audit.attention.calls`).
 
         Args:
             unet: The UNet that was called.
             failed: Whether the forward raised an exception.
         """
         call = _CALL.get()
-        if call is None or call.owner is not self or call.seam is None:
+        if call is None or call.owner is not self or not call.running:
             return
-        seam, call.seam = call.seam, None
-        seam.__exit__()
+        seam, call.seam, call.running = call.seam, None, False
+        if seam is not None:
+            seam.__exit__()
         _LOCKS[call.unet].release()
         if not failed:
-            seam.check()
+            if seam is not None:
+                seam.check()
             call.forwards += 1
 
-    def _check_rows(self, call: _Call, text: _Text, hidden_BKD: Tensor) -> None:
+    def _check_rows(self, call: _Call, prompts: Prompts, hidden_BKD: Tensor) -> None:
         """Raise AuditError unless the rows are both guidance branches, or the conditional branch alone."""
-        guided = bool(getattr(call.pipeline, "do_classifier_free_guidance", text.guided))
+        guided = bool(getattr(call.pipeline, "do_classifier_free_guidance", prompts.guided))
         rows, length, _ = hidden_BKD.shape
-        branches = 1 + (guided and text.guided)
-        if rows != branches * text.images or length != text.length:
+        branches = 1 + (guided and prompts.guided)
+        if rows != branches * prompts.images or length != prompts.length:
             what = (
-                f"the UNet gets {rows} rows of {length} text positions for {text.images} images, {branches} guidance "
-                f"branches and prompts of {text.length} positions"
+                f"the UNet gets {rows} rows of {length} text positions for {prompts.images} images, {branches} "
+                f"guidance branches and prompts of {prompts.length} positions"
             )
             raise AuditError(what, where=type(call.pipeline).__name__, hint=SUPPORTED, kind="unsupported_model")
 
@@ -258,13 +289,23 @@ class PipelineCalls:
             kwargs: Keyword arguments of the call.
 
         Returns:
-            The arguments, unchanged.
+            The arguments. A method that changes latents does so in `callback_on_step_end`.
         """
         unet = self.owner.follow(pipeline)
-        call = _Call(self.owner, pipeline, unet, layers=cross_attention_layers(unet))
+        call = _Call(self.owner, pipeline, unet)
+        if self.owner.method.changes_latents:
+            kwargs = _with_latents(call, kwargs)
         call.token, call.called = _CALL.set(call), pipeline.unet
         watch_calls(call.called, self.owner)
         return args, kwargs
+
+    def result(self, _pipeline: DiffusionPipeline, output: Any) -> Any:
+        """Leave the output of a call unchanged.
+
+        Args:
+            output: The output.
+        """
+        return output
 
     def after(self, pipeline: DiffusionPipeline, _args: Any, _kwargs: Any, failed: bool) -> None:
         """Note that the call ended.
@@ -304,15 +345,31 @@ def _refuse() -> NoReturn:
     raise UsageError(what, hint=hint)
 
 
-class _Rescale(Seam):
-    """Multiplies the logits of text positions by multiplying their keys."""
+def _halved(given: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Return the arguments of a guided forward for its first rows, which are the unconditional ones."""
+    cut = {"sample", "encoder_hidden_states", "encoder_attention_mask", "timestep_cond"}
+    return {
+        name: value[:rows] if name in cut and isinstance(value, Tensor) and len(value) == 2 * rows else value
+        for name, value in given.items()
+    }
 
-    def __init__(self, layers: Sequence[Attention], scale_B1V1: Tensor | None) -> None:
-        super().__init__(layers)
-        self._scale_B1V1 = scale_B1V1
 
-    def attend(self, slot: Slot, query_BHQD: Tensor, key_BHVD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        return key_BHVD if self._scale_B1V1 is None else key_BHVD * self._scale_B1V1.to(key_BHVD.dtype)
+def _with_latents(call: _Call, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call with a callback that lets the method change the latents, before the user's own."""
+    own = kwargs.get("callback_on_step_end")
+    wanted = getattr(own, "tensor_inputs", None) or kwargs.get("callback_on_step_end_tensor_inputs", ["latents"])
+
+    def callback(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        assert call.effect is not None
+        assert call.forward is not None
+        changed = {"latents": call.effect.latents(call.forward, tensors["latents"])}
+        if own is None:
+            return changed
+        given = {name: (tensors | changed)[name] for name in wanted}
+        return changed | own(pipeline, step, timestep, given)
+
+    names = list(dict.fromkeys(["latents", *wanted]))
+    return kwargs | {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": names}
 
 
 @contextmanager
@@ -323,28 +380,3 @@ def plainly() -> Iterator[None]:
         yield
     finally:
         _CALL.reset(token)
-
-
-def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
-    """Return the UNet of a pipeline, after checking that the pipeline's present parts can be mitigated.
-
-    Raises:
-        AuditError: A part of the pipeline, or an attention processor, is not supported.
-    """
-    kind = type(pipeline).__name__
-    unet, encoder = getattr(pipeline, "unet", None), getattr(pipeline, "text_encoder", None)
-    unet = getattr(unet, "_orig_mod", unet)  # unwrap torch.compile
-    parts = ("text_encoder_2", "text_encoder_3", "controlnet")
-    extra = [name for name in parts if getattr(pipeline, name, None) is not None]
-    if not isinstance(unet, UNet2DConditionModel) or not isinstance(encoder, CLIPTextModel) or extra:
-        found = " + ".join([type(unet).__name__, type(encoder).__name__, *extra])
-        raise AuditError(f"{kind} has {found}", hint=SUPPORTED, kind="unsupported_model")
-    for name, processor in unet.attn_processors.items():
-        if type(processor).__name__ not in PROCESSORS:
-            what = f"the attention processor {type(processor).__name__} cannot be mitigated"
-            hint = f"Remove it (unload_ip_adapter, set_attn_processor). Supported: {', '.join(PROCESSORS)}."
-            raise AuditError(what, where=name, hint=hint, kind="unsupported_model")
-    if not cross_attention_layers(unet):
-        what = "the UNet has no cross-attention layers"
-        raise AuditError(what, where=kind, hint=SUPPORTED, kind="unsupported_model")
-    return unet

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from audit.errors import UsageError
-from audit.mitigation.inference import check_setting, mitigated
+from audit.mitigation.inference import mitigated
+from audit.mitigation.methods.method import Method
+from audit.mitigation.methods.rescale import Rescale
 from audit.models.model import Model
-from audit.models.prompts import Keep
 from audit.scoring.batching import Rows
 from audit.scoring.generation import produce
 
@@ -32,34 +34,46 @@ SERVED = pa.schema(
 )
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Setting:
-    """One mitigation setting: `audit.mitigated(pipeline, bos_scale, keep)`, or no mitigation if keep is "none"."""
+    """One way to serve: `audit.mitigated(pipeline, method)`, or no mitigation if the method is None."""
 
-    bos_scale: float
-    keep: str
+    method: Method | None
+
+    @property
+    def name(self) -> str:
+        """The name of the method, or "none"."""
+        return "none" if self.method is None else self.method.name
+
+    @property
+    def settings(self) -> str:
+        """The settings of the method, such as "bos_scale=1.25, keep=eos"; empty without mitigation."""
+        return "" if self.method is None else str(self.method).partition("(")[2].removesuffix(")")
+
+    @property
+    def slug(self) -> str:
+        """A name for files, which differs between settings."""
+        return "plain" if self == PLAIN else f"{self.name}-{sha256(self.settings.encode()).hexdigest()[:8]}"
 
     def __str__(self) -> str:
-        return "plain" if self == PLAIN else f"{self.keep}-{self.bos_scale}"
+        return "plain" if self.method is None else str(self.method)
 
 
-PLAIN = Setting(1.0, "none")
+PLAIN = Setting(None)
 
 
-def grid(bos_scales: Sequence[float], keeps: Sequence[str]) -> list[Setting]:
-    """List PLAIN and then every combination of bos_scale and keep, each once.
+def to_measure(methods: Sequence[Method]) -> list[Setting]:
+    """List PLAIN and then every method, each once.
 
-    Scale 1 with keep "all" changes nothing and is left out, because it equals PLAIN.
+    `Rescale(1, "all")` changes nothing and is left out, because it equals PLAIN.
 
     Raises:
-        UsageError: `audit.mitigated` does not accept a setting, or there is nothing to compare with PLAIN.
+        UsageError: There is nothing to compare with PLAIN.
     """
-    settings = [Setting(float(scale), keep) for keep in dict.fromkeys(keeps) for scale in sorted(set(bos_scales))]
-    for setting in settings:
-        check_setting(setting.bos_scale, setting.keep)
-    settings = [setting for setting in settings if setting != Setting(1.0, "all")]
+    known = {str(method): method for method in methods}
+    settings = [Setting(method) for method in known.values() if method != Rescale(1.0, "all")]
     if not settings:
-        raise UsageError("there is nothing to measure", hint="Give a bos_scale other than 1, or keep eos or words.")
+        raise UsageError("there is nothing to measure", hint="Give a method that changes something.")
     return [PLAIN, *settings]
 
 
@@ -94,8 +108,7 @@ def serve(
         AuditError: `audit.mitigated` does not support the pipeline.
     """
     pipeline, rows = model.pipeline(), Rows(model, captions, seeds, batch_size)
-    plain = setting == PLAIN
-    mitigation = nullcontext() if plain else mitigated(pipeline, setting.bos_scale, cast(Keep, setting.keep))
+    mitigation = nullcontext() if setting.method is None else mitigated(pipeline, setting.method)
 
     def run(at: slice) -> list[dict[str, Any]]:
         caption_B, seed_B = np.divmod(np.arange(at.start, at.stop), len(rows.seeds))

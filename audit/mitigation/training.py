@@ -228,6 +228,14 @@ class TrainingGuard:
                 self._watching.enter_context(torch._dynamo.config.patch({LOOK_ONCE: True}))
         return args, kwargs
 
+    def result(self, _unet: nn.Module, output: Any) -> Any:
+        """Leave the output of a forward unchanged (called by `audit.attention.calls`).
+
+        Args:
+            output: The output.
+        """
+        return output
+
     @torch.no_grad()
     def after(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], failed: bool) -> None:
         """Keep the attention of a forward of the UNet (called by `audit.attention.calls`).

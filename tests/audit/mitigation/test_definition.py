@@ -76,7 +76,7 @@ def test_prompts_negative_prompts_and_several_images(
 ) -> None:
     negatives = [NEGATIVE, ""] if guidance > 1 else None
     call = {"images": 4, "num_images_per_prompt": 2, "guidance_scale": guidance, "negative_prompt": negatives}
-    with audit.mitigated(pipe, bos_scale=bos_scale, keep=keep):
+    with audit.mitigated(pipe, audit.Rescale(bos_scale=bos_scale, keep=keep)):
         ours = latents(pipe, [SHORT, LONG], **call)
     longest = [tokens(pipe, NEGATIVE if guidance > 1 else SHORT), tokens(pipe, LONG)]
     visible = {"eos": longest, "words": [count - 1 for count in longest], "all": [WINDOW] * 2}[keep]
@@ -87,13 +87,13 @@ def test_prompts_negative_prompts_and_several_images(
 @pytest.mark.parametrize("keep", ["eos", "words"])
 def test_a_negative_prompt_as_embeddings_is_that_prompt_in_words(pipe: StableDiffusionPipeline, keep: Any) -> None:
     embeds = pipe.encode_prompt(NEGATIVE, "cpu", 1, False)[0]
-    with audit.mitigated(pipe, keep=keep):
+    with audit.mitigated(pipe, audit.Rescale(keep=keep)):
         words = latents(pipe, SHORT, negative_prompt=NEGATIVE)
         with pytest.raises(UsageError, match="negative_prompt_tokens="):
             latents(pipe, SHORT, negative_prompt_embeds=embeds)
-    with audit.mitigated(pipe, keep=keep, negative_prompt_tokens=tokens(pipe, NEGATIVE)):
+    with audit.mitigated(pipe, audit.Rescale(keep=keep), negative_prompt_tokens=tokens(pipe, NEGATIVE)):
         np.testing.assert_allclose(latents(pipe, SHORT, negative_prompt_embeds=embeds), words, atol=1e-12, rtol=0)
-    with audit.mitigated(pipe, keep="all"):
+    with audit.mitigated(pipe, audit.Rescale(keep="all")):
         latents(pipe, SHORT, negative_prompt_embeds=embeds)
 
 
@@ -115,7 +115,7 @@ def test_each_window_of_a_long_prompt_has_a_bos_and_padding_of_its_own(
 ) -> None:
     call = {"prompt_embeds": in_windows(pipe, LONG, SHORT), "negative_prompt_embeds": in_windows(pipe, "", "")}
     counts = [tokens(pipe, LONG), tokens(pipe, SHORT)]
-    with audit.mitigated(pipe, bos_scale=2, keep=keep, prompt_tokens=[counts]):
+    with audit.mitigated(pipe, audit.Rescale(bos_scale=2, keep=keep), prompt_tokens=[counts]):
         ours = latents(pipe, **call)
     visible = {"eos": counts, "words": [count - 1 for count in counts], "all": [WINDOW] * 2}[keep]
     check(pipe, ours, definition([visible], 2, True), **call)
@@ -128,7 +128,7 @@ def test_numbers_that_do_not_fit_the_windows_are_refused(pipe: StableDiffusionPi
             latents(pipe, **call)
     odd = {name: embeds[:, :100] for name, embeds in call.items()}
     with (
-        audit.mitigated(pipe, keep="all"),
+        audit.mitigated(pipe, audit.Rescale(keep="all")),
         pytest.raises(UsageError, match="100 positions, which are not whole windows"),
     ):
         latents(pipe, **odd)
@@ -136,7 +136,7 @@ def test_numbers_that_do_not_fit_the_windows_are_refused(pipe: StableDiffusionPi
 
 def test_guidance_that_a_callback_switches_off_leaves_the_conditional_rows(pipe: StableDiffusionPipeline) -> None:
     call = {"num_inference_steps": 4, "callback_on_step_end": SDCFGCutoffCallback(cutoff_step_ratio=0.4)}
-    with audit.mitigated(pipe, bos_scale=2):
+    with audit.mitigated(pipe, audit.Rescale(bos_scale=2)):
         ours = latents(pipe, SHORT, **call)
     check(pipe, ours, definition([[tokens(pipe, SHORT)]], 2, True), SHORT, **call)
 

@@ -42,7 +42,7 @@ def test_latents_are_those_of_the_papers_code(
 ) -> None:
     prompts = list(dict.fromkeys(str(row["caption"]) for row in expected["tiny-sd1"]))[:2]
     theirs = [np.load(data / f"tiny-sd1-mitigated-caption{caption}-{name}.npy") for caption in (0, 1)]
-    with audit.mitigated(pipeline, bos_scale=1.25, keep=keep):
+    with audit.mitigated(pipeline, audit.Rescale(bos_scale=1.25, keep=keep)):
         ours = latents(pipeline, prompts, steps=50)
     np.testing.assert_allclose(ours, np.stack(theirs).reshape(ours.shape), atol=1e-3, rtol=0)
 
@@ -52,7 +52,7 @@ def test_latents_are_those_of_the_papers_code(
 def test_it_is_the_definition_in_float64(
     float64: StableDiffusionPipeline, keep: Any, visible: int, bos_scale: float
 ) -> None:
-    with audit.mitigated(float64, bos_scale=bos_scale, keep=keep):
+    with audit.mitigated(float64, audit.Rescale(bos_scale=bos_scale, keep=keep)):
         ours = latents(float64, SHORT)
     float64.unet.set_attn_processor(Explicit(visible, bos_scale))
     np.testing.assert_allclose(ours, latents(float64, SHORT), atol=1e-9, rtol=0)
@@ -60,7 +60,7 @@ def test_it_is_the_definition_in_float64(
 
 def test_nothing_masked_and_scale_one_is_bitwise_the_plain_pipeline(pipeline: StableDiffusionPipeline) -> None:
     plain = latents(pipeline, [SHORT, LONG])
-    with audit.mitigated(pipeline, bos_scale=1, keep="all"):
+    with audit.mitigated(pipeline, audit.Rescale(bos_scale=1, keep="all")):
         assert np.array_equal(latents(pipeline, [SHORT, LONG]), plain)
 
 
@@ -69,7 +69,7 @@ def test_nothing_masked_and_scale_one_is_bitwise_the_plain_pipeline(pipeline: St
 def test_prompts_of_unequal_lengths_are_mitigated_as_each_alone(
     pipeline: StableDiffusionPipeline, keep: Any, guidance: float
 ) -> None:
-    with audit.mitigated(pipeline, keep=keep):
+    with audit.mitigated(pipeline, audit.Rescale(keep=keep)):
         together = latents(pipeline, [SHORT, LONG, ""], guidance=guidance)
         alone = [latents(pipeline, prompt, guidance=guidance)[0] for prompt in (SHORT, LONG, "")]
     np.testing.assert_allclose(together, alone, atol=1e-4, rtol=0)
@@ -83,7 +83,7 @@ def test_several_images_a_prompt(pipeline: StableDiffusionPipeline) -> None:
 
 
 def test_a_longer_negative_prompt_keeps_its_words(float64: StableDiffusionPipeline) -> None:
-    with audit.mitigated(float64, keep="eos"):
+    with audit.mitigated(float64, audit.Rescale(keep="eos")):
         ours = latents(float64, SHORT, negative_prompt=LONG)
     longer = len(float64.tokenizer(LONG).input_ids)
     float64.unet.set_attn_processor(Explicit(longer, 1.25))
@@ -99,7 +99,7 @@ def test_prompt_embeds_need_the_number_of_their_tokens(pipeline: StableDiffusion
             latents(pipeline, None, **given)
     with audit.mitigated(pipeline, prompt_tokens=4):
         assert np.array_equal(latents(pipeline, None, **given), by_text)
-    with audit.mitigated(pipeline, keep="all"):
+    with audit.mitigated(pipeline, audit.Rescale(keep="all")):
         latents(pipeline, None, **given)
     with audit.mitigated(pipeline, prompt_tokens=[4, 5]), pytest.raises(UsageError, match="1 prompts of 77 positions"):
         latents(pipeline, None, **given)
@@ -217,7 +217,7 @@ def test_a_layer_inside_to_k_such_as_lora_is_rescaled_with_it(float64: StableDif
 
     for layer in cross_attention_layers(float64.unet):
         layer.to_k = Adapted(layer.to_k)
-    with audit.mitigated(float64, bos_scale=2):
+    with audit.mitigated(float64, audit.Rescale(bos_scale=2)):
         ours = latents(float64, SHORT)
     float64.unet.set_attn_processor(Explicit(4, 2))
     np.testing.assert_allclose(ours, latents(float64, SHORT), atol=1e-9, rtol=0)
@@ -234,7 +234,7 @@ def test_prompt_embeds_that_a_callback_rewrites_are_mitigated_as_they_are(
         return {}
 
     more = {"callback_on_step_end": rewrite, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
-    with torch.inference_mode(inference), audit.mitigated(float64, bos_scale=2, keep=keep):
+    with torch.inference_mode(inference), audit.mitigated(float64, audit.Rescale(bos_scale=2, keep=keep)):
         ours = latents(float64, SHORT, steps=3, **more)
     float64.unet.set_attn_processor(Explicit(4 if keep == "eos" else 77, 2))
     np.testing.assert_allclose(ours, latents(float64, SHORT, steps=3, **more), atol=1e-9, rtol=0)
@@ -243,7 +243,7 @@ def test_prompt_embeds_that_a_callback_rewrites_are_mitigated_as_they_are(
 def test_offloading_that_wraps_a_projection_meanwhile_is_kept(pipeline: StableDiffusionPipeline) -> None:
     plain = latents(pipeline, SHORT)
     to_k = cross_attention_layers(pipeline.unet)[0].to_k
-    with audit.mitigated(pipeline, bos_scale=2):
+    with audit.mitigated(pipeline, audit.Rescale(bos_scale=2)):
         inner = to_k.forward
         to_k.forward = wrapper = lambda hidden: inner(hidden)
         assert not np.array_equal(latents(pipeline, SHORT), plain)
@@ -293,12 +293,12 @@ def test_a_tokenizer_without_bos_is_refused(pipeline: StableDiffusionPipeline) -
 @pytest.mark.parametrize("bos_scale", [float("nan"), float("inf"), -1.0])
 def test_a_bos_scale_must_be_finite_and_not_negative(pipeline: StableDiffusionPipeline, bos_scale: float) -> None:
     with pytest.raises(UsageError, match="bos_scale is"):
-        audit.mitigate_(pipeline, bos_scale=bos_scale)
+        audit.mitigate_(pipeline, audit.Rescale(bos_scale=bos_scale))
 
 
 def test_an_unknown_keep_is_an_error_that_lists_the_known(pipeline: StableDiffusionPipeline) -> None:
     with pytest.raises(UsageError, match="eos, words, all"):
-        audit.mitigate_(pipeline, keep="some")  # type: ignore[arg-type]
+        audit.mitigate_(pipeline, audit.Rescale(keep="some"))  # type: ignore[arg-type]
 
 
 def test_the_unet_alone_is_refused_until_a_prompt_is_known(pipeline: StableDiffusionPipeline) -> None:

@@ -46,7 +46,7 @@ def latents(pipe: StableDiffusionPipeline, prompt: Any = SHORT, **more: Any) -> 
 
 def mitigated(pipe: StableDiffusionPipeline) -> np.ndarray:
     """What the pipeline as it is now gives where it is mitigated."""
-    with audit.mitigated(pipe, bos_scale=3):
+    with audit.mitigated(pipe, audit.Rescale(bos_scale=3)):
         return latents(pipe)
 
 
@@ -60,7 +60,7 @@ def test_a_second_pipeline_with_the_same_unet_is_refused_until_it_is_mitigated(p
         StableDiffusionPipeline.from_pipe(pipe),
     ]
     plain, right = latents(pipe, LONG), mitigated(pipe)
-    with audit.mitigated(pipe, bos_scale=3):
+    with audit.mitigated(pipe, audit.Rescale(bos_scale=3)):
         others.append(StableDiffusionPipeline.from_pipe(pipe))
         others.append(type(pipe)(**pipe.components, requires_safety_checker=False))
         for other in others:
@@ -68,7 +68,7 @@ def test_a_second_pipeline_with_the_same_unet_is_refused_until_it_is_mitigated(p
             latents(pipe, SHORT)
             with pytest.raises(UsageError, match="part of a mitigated pipeline"):
                 latents(other, LONG)
-            with audit.mitigated(other, bos_scale=3):
+            with audit.mitigated(other, audit.Rescale(bos_scale=3)):
                 assert same(latents(other), right)
                 assert same(latents(pipe), right)
     assert same(latents(others[0], LONG), plain)
@@ -88,7 +88,7 @@ def test_an_audit_of_a_mitigated_model_is_refused(sd1: audit.Model) -> None:
 
 def test_another_unet_is_mitigated_from_the_next_call_on(pipe: StableDiffusionPipeline) -> None:
     first = pipe.unet
-    with audit.mitigated(pipe, bos_scale=3):
+    with audit.mitigated(pipe, audit.Rescale(bos_scale=3)):
         latents(pipe)
         pipe.unet = unet_of(1)
         ours = latents(pipe)
@@ -114,7 +114,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_changed_later_keeps_the_mitigation(pipe: StableDiffusionPipeline, change: str) -> None:
-    audit.mitigate_(pipe, bos_scale=3)
+    audit.mitigate_(pipe, audit.Rescale(bos_scale=3))
     latents(pipe, LONG)
     CHANGES[change](pipe)
     changed = copy.deepcopy(pipe) if change == "deep copy" else pipe
@@ -172,7 +172,7 @@ def test_a_unet_that_is_compiled_afterwards_is_mitigated_or_refused(pipe: Stable
     compiled = torch.compile(pipe.unet, backend="eager", fullgraph=True)
     if warm:
         compiled(torch.zeros(2, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(2, 77, 32))
-    with audit.mitigated(pipe, bos_scale=3):
+    with audit.mitigated(pipe, audit.Rescale(bos_scale=3)):
         pipe.unet = compiled
         try:
             found = latents(pipe)

@@ -33,7 +33,7 @@ def test_a_setting_is_that_of_mitigated(sd1: audit.Model) -> None:
     from audit.scoring.generation import produce
 
     pipeline = sd1.pipeline()
-    with audit.mitigated(pipeline, bos_scale=3.0, keep="words"):
+    with audit.mitigated(pipeline, audit.Rescale(bos_scale=3.0, keep="words")):
         noise = initial_latents([1], sd1.latent_shape, sd1.device)
         latents = pipeline(CAPTIONS[:1], latents=noise, num_inference_steps=4, output_type="latent").images
     served = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4, setting=Setting(3.0, "words"))
