@@ -46,7 +46,7 @@ STEPS, GUIDANCE, SEED, BATCH = 12, 4.0, 1, 64
 NONE, CONTROL = 300, 700  # captions that are generated completely, in addition to all captions with label verbatim
 FOUR = (0, 1, 2, 3)
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
-RUNS = ("entropy_trajectory", "noise_magnitude_mean", "trajectory_profile")
+RUNS = ("entropy_trajectory", "noise_magnitude_mean", "trajectory_profile", "update_norm_profile", "score_difference")
 
 
 @app.command()
