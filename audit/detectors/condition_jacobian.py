@@ -9,7 +9,7 @@ from audit.detectors.noise_magnitude import magnitude
 
 
 def measure(seen: Seen) -> dict[str, Tensor]:
-    """Estimate the Frobenius norm of `J = d eps(x_T, T, e) / d e` as `||J^T v||`: [B]. A larger value is more suspicious.
+    """Estimate the Frobenius norm of `J = d eps(x_T, T, e) / d e` as `||J^T v||`: [B]; larger is more suspicious.
 
     `e` is the prompt embedding at all text positions. `v` is standard normal noise of the shape of `eps`, one draw per
     seed, independent of the initial noise (`audit.models.noise.second_latents`). The mean of `||J^T v||^2` over draws

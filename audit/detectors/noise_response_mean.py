@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from audit.detectors import noise_profile
+from audit.detectors.noise_profile import DETECTOR as NOISE_PROFILE
 
 # The score is the mean, over the eight timesteps of `noise_profile`, of the robust z-scores of the log response against
 # control captions (`audit.calibration.distance`). `noise_profile` scores the same column by a two-sided distance.
 DETECTOR = replace(
-    noise_profile.DETECTOR,
+    NOISE_PROFILE,
     name="noise_response_mean",
     cost="none beside noise_profile",
     distance="larger",

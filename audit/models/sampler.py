@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,7 +130,7 @@ def epsilon_factor(scheduler: DDIMScheduler, timestep: int) -> float:
     """
     if scheduler.config["prediction_type"] == "epsilon":
         return 1.0
-    return float(scheduler.alphas_cumprod[timestep]) ** 0.5
+    return math.sqrt(float(scheduler.alphas_cumprod[timestep]))
 
 
 def guide(unconditional_BCHW: Tensor, conditional_BCHW: Tensor, scale: float) -> Tensor:

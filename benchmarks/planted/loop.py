@@ -21,6 +21,7 @@ def fit(
     checkpoint: Path,
     warmup: int = 100,
     weight_decay: float = 0.01,
+    slow: Iterable[torch.nn.Parameter] = (),
 ) -> None:
     """Minimise a loss with AdamW, and resume from the checkpoint if there is one.
 
@@ -36,9 +37,11 @@ def fit(
         checkpoint: The file of the training state, written every 500 steps.
         warmup: The number of steps over which the learning rate rises.
         weight_decay: The weight decay of AdamW.
+        slow: Weights to train at a tenth of the rate.
     """
-    weights = list(parameters)
-    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=weight_decay, foreach=True)
+    groups = [{"params": list(parameters), "lr": rate}, {"params": list(slow), "lr": rate / 10}]
+    weights = [weight for group in groups for weight in group["params"]]  # type: ignore[attr-defined]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=weight_decay, foreach=True)
 
     def schedule(step: int) -> float:
         return min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
