@@ -45,7 +45,7 @@ def sharpness(model: Model, captions: Sequence[str], seed: int, batch_size: int)
             return response(scheduler, outputs[0], outputs[1], timestep)
 
         noise_BCHW = rows.noise_SCHW[batch.seed_B]
-        _, product_BCHW = torch.func.jvp(difference, (noise_BCHW,), (difference(noise_BCHW),))
+        product_BCHW: Tensor = torch.func.jvp(difference, (noise_BCHW,), (difference(noise_BCHW),))[1]
         norm_B = product_BCHW.double().flatten(1).norm(dim=1)
         found: list[float] = norm_B.masked_fill(batch.same_as_empty_B, 0).tolist()
         return found

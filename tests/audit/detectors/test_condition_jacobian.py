@@ -53,9 +53,9 @@ def test_it_takes_one_forward_and_none_without_caption(sd1: audit.Model) -> None
         graded.append(given["encoder_hidden_states"].requires_grad)
 
     handle = sd1.unet.register_forward_pre_hook(note, with_kwargs=True)
-    audit.screen(sd1, ["a dog", "a boat"], detectors=["condition_jacobian"])
+    audit.screen(sd1, ["a dog"], detectors=["condition_jacobian"])
     audit.screen(sd1, ["a dog"], detectors=["condition_jacobian", "noise_magnitude"])
     handle.remove()
-    assert sizes == [2, 1, 1, 1]
+    assert sizes == [1, 1, 1, 1]
     assert graded == [True, False, False, True]
     assert all(parameter.grad is None for parameter in sd1.unet.parameters())
