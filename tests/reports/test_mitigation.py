@@ -146,7 +146,8 @@ def change(run: Path, sql: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "statement"),
     [
-        ("from mitigation where not (settings = 'bos_scale=4.0, keep=eos' and similarity < 0.5 and caption_set = 'ordinary') "
+        ("from mitigation where not (settings = 'bos_scale=4.0, keep=eos' and similarity < 0.5 "
+         "and caption_set = 'ordinary') "
          "or caption_id = (select min(caption_id) from mitigation where caption_set = 'ordinary')", "same captions"),
         ("from mitigation union all (from mitigation limit 1)", "same captions and seeds"),
         ("from mitigation where settings <> 'bos_scale=4.0, keep=eos'", "one row in `mitigation_summary`"),

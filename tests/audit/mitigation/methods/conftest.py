@@ -27,7 +27,12 @@ def double() -> audit.Model:
 
 @pytest.fixture
 def pipe(double: audit.Model) -> Any:
-    return double.pipeline()
+    pipeline = double.pipeline()
+    scheduler = pipeline.scheduler  # it computes in the precision of these
+    scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = (
+        value.double() for value in (scheduler.alphas_cumprod, scheduler.final_alpha_cumprod)
+    )
+    return pipeline
 
 
 @pytest.fixture(scope="session")
