@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
@@ -76,7 +77,17 @@ def test_settings_must_be_finite() -> None:
         audit.Attenuate(tau=float("nan"))
 
 
-def test_a_unet_without_these_layers_is_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.mitigation.methods.attenuate.down_and_mid_layers", lambda _unet: [])
+def test_a_unet_without_these_layers_is_refused(pipe: Any) -> None:
+    pipe.unet = UNet2DConditionModel(
+        sample_size=16,
+        cross_attention_dim=32,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(16, 32),
+        attention_head_dim=4,
+        norm_num_groups=8,
+        layers_per_block=1,
+    )
     with pytest.raises(AuditError, match="no cross-attention in its down blocks"):
         audit.mitigate_(pipe, audit.Attenuate())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 import audit
 from audit.errors import UsageError
-from audit.mitigation import inference
+from audit.mitigation.pipeline_calls import Mitigation
 
 SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
 METHODS = {
@@ -31,10 +33,13 @@ def method(request: pytest.FixtureRequest, bands: audit.RunBands) -> Any:
     return METHODS[request.param](bands)
 
 
-def only(monkeypatch: pytest.MonkeyPatch, flagged: set[str]) -> None:
-    """Flag these prompts before each call, as a calibration would."""
-    flag = lambda prompts: [prompt in flagged for prompt in prompts]  # noqa: E731
-    monkeypatch.setattr(inference, "_flag", lambda *_: flag)
+@contextmanager
+def flagging(pipe: Any, method: Any, flagged: set[str]) -> Iterator[None]:
+    """Mitigate prompts that are flagged before the call, as a calibration would."""
+    mitigation = Mitigation(pipe, method, None, None, lambda prompts: [prompt in flagged for prompt in prompts])
+    mitigation.install(pipe)
+    yield
+    mitigation.remove(pipe)
 
 
 def test_an_image_does_not_depend_on_the_others(pipe: Any, latents: Any, method: Any) -> None:
@@ -52,24 +57,20 @@ def test_an_image_does_not_depend_on_the_others(pipe: Any, latents: Any, method:
     assert not np.allclose(short, latents(pipe, SHORT), atol=1e-3)
 
 
-def test_only_the_flagged_prompts_of_a_batch_change(
-    pipe: Any, latents: Any, method: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_flagged_prompts_of_a_batch_change(pipe: Any, latents: Any, method: Any) -> None:
     plain = latents(pipe, [SHORT, LONG], images=2)
     with audit.mitigated(pipe, method):
         all_mitigated = latents(pipe, [SHORT, LONG], images=2)
-    only(monkeypatch, {LONG})
-    with audit.mitigated(pipe, method):
+    with flagging(pipe, method, {LONG}):
         ours = latents(pipe, [SHORT, LONG], images=2)
     np.testing.assert_allclose(ours, [plain[0], all_mitigated[1]], atol=1e-9, rtol=0)
 
 
 def test_a_batch_without_flagged_prompts_is_bitwise_that_of_the_plain_pipeline(
-    pipe: Any, latents: Any, method: Any, monkeypatch: pytest.MonkeyPatch
+    pipe: Any, latents: Any, method: Any
 ) -> None:
     plain = latents(pipe, [SHORT, LONG], images=2)
-    only(monkeypatch, set())
-    with audit.mitigated(pipe, method):
+    with flagging(pipe, method, set()):
         assert np.array_equal(latents(pipe, [SHORT, LONG], images=2), plain)
 
 
