@@ -182,7 +182,7 @@ EXCLUSIONS = pa.schema(
     ]
 )
 
-# One row per caption, seed and mitigation setting. The plain setting has keep "none" and bos_scale 1.
+# One row per caption, seed and mitigation setting. The plain setting has method "none" and no settings.
 MITIGATION = pa.schema(
     [
         ("caption_set", STRING),
@@ -190,8 +190,8 @@ MITIGATION = pa.schema(
         ("caption", STRING),
         ("verdict", STRING),
         ("seed", INT64),
-        ("bos_scale", FLOAT64),
-        ("keep", STRING),
+        ("method", STRING),  # METHOD_WORDS
+        ("settings", STRING),  # of the method: "bos_scale=1.25, keep=eos"
         ("image_id", STRING),  # the training image that the verdict names; null for ordinary captions
         ("similarity", FLOAT64),  # to that image; for ordinary captions, to the nearest training image
         ("region_similarity", FLOAT64),  # to that image, for `partial` captions
@@ -208,8 +208,8 @@ MITIGATION = pa.schema(
 MITIGATION_SUMMARY = pa.schema(
     [
         ("caption_set", STRING),
-        ("bos_scale", FLOAT64),
-        ("keep", STRING),
+        ("method", STRING),  # METHOD_WORDS
+        ("settings", STRING),  # of the method: "bos_scale=1.25, keep=eos"
         ("captions", INT64),
         ("images", INT64),
         ("captions_above", INT64),  # captions with any image above a threshold
@@ -280,7 +280,17 @@ ANSWER_WORDS = ("copy", "part", "no copy", "unsure")
 # Answers that say that something was copied.
 COPIED_ANSWERS = ("copy", "part")
 OUTCOME_WORDS = ("upheld", "overturned", "undecided")
-KEEP_WORDS = ("none", "eos", "words", "all")
+# Mitigation methods (`audit.mitigation.methods`), and "none" for plain generation.
+METHOD_WORDS = (
+    "none",
+    "rescale",
+    "padding",
+    "attenuate",
+    "stabilise",
+    "delayed_guidance",
+    "dilute",
+    "weak_guidance",
+)
 
 _STATUS = [pa.field("status", STRING), pa.field("error", STRING)]
 

@@ -38,7 +38,7 @@ def main(
                 pipeline(prompts, num_inference_steps=steps, output_type="latent")
 
             def mitigated(prompts: list[str] = prompts, keep: Any = keep) -> None:
-                with audit.mitigated(pipeline, bos_scale=1.25, keep=keep):
+                with audit.mitigated(pipeline, audit.Rescale(bos_scale=1.25, keep=keep)):
                     pipeline(prompts, num_inference_steps=steps, output_type="latent")
 
             print(f"generation, keep={keep}, {name}: {ratio(plain, mitigated, device)}", flush=True)

@@ -16,7 +16,16 @@ from reports.verdict_words import COLOURS
 
 DATA, CONTROL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
 NULL = "#d08c3f"  # control captions drawn over captions of the data set
-KEEPS = {"none": "#333a40", "eos": "#2b6777", "words": "#a3333d", "all": "#d08c3f"}
+METHODS = {
+    "none": "#333a40",
+    "rescale": "#2b6777",
+    "padding": "#a3333d",
+    "attenuate": "#d08c3f",
+    "stabilise": "#5b7f3b",
+    "delayed_guidance": "#6a4c93",
+    "dilute": "#1f8a9e",
+    "weak_guidance": "#8c6d5a",
+}
 STYLE: Any = {
     "font.size": 10.5,
     "axes.edgecolor": FAINT,
@@ -68,9 +77,9 @@ def copies(bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
 
 
 def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the share of remaining copies against fidelity: one mark per mitigation setting, one line per `keep`.
+    """Draw the share of remaining copies against fidelity: one mark per mitigation setting, one colour per method.
 
-    Each mark is labelled with its bos_scale. A setting has `keep`, `bos_scale`, `share_above` with `share_above_low`
+    Each mark is labelled with its number in `settings`. A setting has `method`, `share_above` with `share_above_low`
     and `share_above_high`, and `ordinary_clip`.
     """
     return _draw("CLIP score of ordinary captions", "Confirmed captions still copied", _tradeoff, settings)
@@ -134,20 +143,21 @@ def _copies(axes: Any, bins: Sequence[str], counts: Mapping[str, Sequence[int]])
 
 
 def _tradeoff(axes: Any, settings: Sequence[Mapping[str, Any]]) -> None:
-    for keep, colour in KEEPS.items():
-        points = [point for point in settings if point["keep"] == keep]
+    numbered = list(enumerate(settings, 1))
+    for method, colour in METHODS.items():
+        points = [(number, point) for number, point in numbered if point["method"] == method]
         x, y, low, high = (
-            [point[name] for point in points]
+            [point[name] for _, point in points]
             for name in ("ordinary_clip", "share_above", "share_above_low", "share_above_high")
         )
         if points:
+            plain = method == "none"
             axes.vlines(x, low, high, color=colour, alpha=0.25, linewidth=1)
-            label = "no mitigation" if keep == "none" else f"keep {keep}"
-            axes.plot(x, y, marker="D" if keep == "none" else "o", markersize=5, color=colour, linewidth=1, label=label)
-        for point in points if keep != "none" else []:
+            label = "no mitigation" if plain else method
+            axes.plot(x, y, marker="D" if plain else "o", markersize=5, color=colour, linestyle="", label=label)
+        for number, point in points:
             where = (point["ordinary_clip"], point["share_above"])
-            text = f"{point['bos_scale']:g}"
-            axes.annotate(text, where, (5, 4), textcoords="offset points", fontsize=8.5, color=colour)
+            axes.annotate(str(number), where, (5, 4), textcoords="offset points", fontsize=8.5, color=colour)
     axes.set_ylim(-0.04, 1.04)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 

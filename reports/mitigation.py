@@ -15,9 +15,9 @@ TOLERATED = 0.03
 SETTINGS = """
 select c.*, o.clip_score as ordinary_clip, o.diversity as ordinary_diversity
 from mitigation_summary c
-left join (from mitigation_summary where caption_set = 'ordinary') o using (keep, bos_scale)
+left join (from mitigation_summary where caption_set = 'ordinary') o using (method, settings)
 where c.caption_set = 'confirmed'
-order by list_position(['none', 'eos', 'words', 'all'], keep), bos_scale
+order by c.method <> 'none', method, settings
 """
 
 PAIRS = """
@@ -27,7 +27,7 @@ select p.caption_id, p.caption, p.seed, p.image_id, p.similarity as plain_simila
 from mitigation p
 join mitigation m on m.caption_set = p.caption_set and m.caption_id = p.caption_id and m.seed = p.seed
 left join (select image_id, any_value(image) as image from evidence group by all) e on e.image_id = p.image_id
-where p.caption_set = $caption_set and p.keep = 'none' and m.keep = $keep and m.bos_scale = $bos_scale
+where p.caption_set = $caption_set and p.method = 'none' and m.method = $method and m.settings = $settings
       and p.image is not null and m.image is not null
 order by p.similarity desc, p.caption_id limit $most
 """
@@ -41,7 +41,7 @@ def read(facts: Facts) -> dict[str, Any] | None:
     best = best_of(settings)
     pairs = []
     if best:
-        values = {"keep": best["keep"], "bos_scale": best["bos_scale"]}
+        values = {"method": best["method"], "settings": best["settings"]}
         for caption_set, most in MOST_PAIRS.items():
             pairs += [
                 pair | {"caption_set": caption_set}
@@ -63,17 +63,17 @@ def best_of(settings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
     The cost is acceptable if ordinary captions lose at most TOLERATED of their CLIP score without mitigation, or if
     that score is unknown. If no setting has an acceptable cost, all of them are considered. Ties go to the higher CLIP
-    score, then to the smaller bos_scale.
+    score, then to the name that comes first.
     """
-    mitigated = [setting for setting in settings if setting["keep"] != "none"]
-    plain = next((setting["ordinary_clip"] for setting in settings if setting["keep"] == "none"), None)
+    mitigated = [setting for setting in settings if setting["method"] != "none"]
+    plain = next((setting["ordinary_clip"] for setting in settings if setting["method"] == "none"), None)
     if plain is not None:
         least = plain - TOLERATED * abs(plain)
         known = [setting for setting in mitigated if setting["ordinary_clip"] is not None]
         mitigated = [setting for setting in known if setting["ordinary_clip"] >= least] or mitigated
 
-    def order(setting: dict[str, Any]) -> tuple[float, float, float]:
+    def order(setting: dict[str, Any]) -> tuple[float, float, str, str]:
         clip = setting["ordinary_clip"]
-        return setting["share_above"], -clip if clip is not None else 0.0, setting["bos_scale"]
+        return setting["share_above"], -clip if clip is not None else 0.0, setting["method"], setting["settings"]
 
     return min(mitigated, key=order, default=None)

@@ -9,7 +9,7 @@ from audit.record.manifest import RunManifest
 from audit.schema import (
     ANSWER_WORDS,
     CAPTION_SETS,
-    KEEP_WORDS,
+    METHOD_WORDS,
     PAIR_TYPES,
     PURPOSES,
     RISK_WORDS,
@@ -38,7 +38,7 @@ WORDS = (
     ("generations", "status", STATUS_WORDS),
     ("screen", "status", STATUS_WORDS),
     ("mitigation", "caption_set", CAPTION_SETS),
-    ("mitigation", "keep", KEEP_WORDS),
+    ("mitigation", "method", METHOD_WORDS),
     ("review_pairs", "pair_type", PAIR_TYPES),
     ("reviews", "answer", ANSWER_WORDS),
 )
@@ -117,21 +117,21 @@ ALWAYS = (
         "every mitigation setting has the same captions and seeds, or they are in `errors`",
         "combinations of caption, seed and setting that are missing or occur twice",
         """with units as (select distinct caption_set, caption_id, seed from mitigation),
-                settings as (select distinct caption_set, bos_scale, keep from mitigation),
+                settings as (select distinct caption_set, method, settings from mitigation),
                 failed as (select distinct caption_id from errors where stage = 'mitigate'),
-                found as (select caption_set, caption_id, seed, bos_scale, keep, count(*) as n
+                found as (select caption_set, caption_id, seed, method, settings, count(*) as n
                           from mitigation group by all)
            select count(*) from units join settings using (caption_set)
-           left join found using (caption_set, caption_id, seed, bos_scale, keep) left join failed using (caption_id)
+           left join found using (caption_set, caption_id, seed, method, settings) left join failed using (caption_id)
            where found.n > 1 or (found.n is null and failed.caption_id is null)""",
     ),
     Rule(
         "every mitigation setting has one row in `mitigation_summary` with the number of its images",
         "caption sets and settings with no row, with several rows, or with another number of images",
-        """with found as (select caption_set, bos_scale, keep, count(*) as n from mitigation group by all),
-                said as (select caption_set, bos_scale, keep, count(*) as n, sum(images) as images
+        """with found as (select caption_set, method, settings, count(*) as n from mitigation group by all),
+                said as (select caption_set, method, settings, count(*) as n, sum(images) as images
                          from mitigation_summary group by all)
-           select count(*) from found full join said using (caption_set, bos_scale, keep)
+           select count(*) from found full join said using (caption_set, method, settings)
            where said.n is distinct from 1 or said.images is distinct from found.n""",
     ),
     Rule(

@@ -31,6 +31,7 @@ from torch import Tensor
 import audit
 from audit.attention.probe import cross_attention_layers
 from audit.embedding.loading import load_embedder
+from audit.mitigation.methods.method import Method
 from audit.models.noise import initial_latent
 from audit.models.prompts import Keep
 from audit.statistics.intervals import clopper_pearson
@@ -163,24 +164,9 @@ def rescaled(pipeline: StableDiffusionPipeline, scale: float, layers: range, unt
             handle.remove()
 
 
-@contextmanager
-def delayed_guidance(pipeline: StableDiffusionPipeline, until: int) -> Iterator[None]:
-    """Use only the unconditional branch before step `until` (after Jain et al., CVPR 2025)."""
-    step = -1
-
-    def replace(_unet: Any, _args: Any, output: Any) -> Any:
-        nonlocal step
-        step = (step + 1) % STEPS
-        if step >= until:
-            return None
-        unconditional_BCHW = output[0].chunk(2)[0]
-        return (torch.cat([unconditional_BCHW, unconditional_BCHW]),)
-
-    handle = pipeline.unet.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
+def mitigated(method: Method, **only: Any) -> Setting:
+    """Return the setting that mitigates with a method."""
+    return lambda pipeline: audit.mitigated(pipeline, method, **only)
 
 
 def settings(bundle: Path) -> dict[str, Setting]:
@@ -189,16 +175,24 @@ def settings(bundle: Path) -> dict[str, Setting]:
     for keep in KEEPS:
         for scale in SCALES:
             if (keep, scale) != ("all", 1.0):
-                found[f"keep={keep} bos_scale={scale:g}"] = partial(audit.mitigated, bos_scale=scale, keep=keep)
+                found[f"keep={keep} bos_scale={scale:g}"] = mitigated(audit.Rescale(scale, keep))
     control = pq.read_table(bundle / "control_screen.parquet")
     for detector in ("attention_profile", "profile"):
         calibration = audit.calibrate(control, detector)
         for scale in (10.0, 30.0, 100.0):
-            found[f"only what {detector} flags, keep=words bos_scale={scale:g}"] = partial(
-                audit.mitigated, bos_scale=scale, keep="words", only=calibration
+            found[f"only what {detector} flags, keep=words bos_scale={scale:g}"] = mitigated(
+                audit.Rescale(scale, "words"), only=calibration
             )
     for until in (1, 2, 3, 4, 6):
-        found[f"delayed guidance, {until} of {STEPS} steps"] = partial(delayed_guidance, until=until)
+        found[f"delayed guidance, {until} of {STEPS} steps"] = mitigated(audit.DelayedGuidance(until / STEPS))
+    others: tuple[Method, ...] = (
+        audit.Padding(),
+        audit.Padding(zero_eos=False),
+        audit.Padding(None, zero_eos=False, zero_share=0.7),
+        audit.Attenuate(),
+        audit.DelayedGuidance(None),
+    )
+    found |= {str(method): mitigated(method) for method in others}
     for scale in (3.0, 10.0):
         for until in (3, 6):
             found[f"bos_scale={scale:g}, first {until} steps"] = partial(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,30 +12,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class KeepPositions(StrEnum):
-    """The text positions that every cross-attention layer may attend to."""
-
-    eos = "eos"
-    words = "words"
-    all = "all"
-
-
 def register(app: typer.Typer, panel: str) -> None:
     """Add the command to `app`, in a panel of `crossaudit --help`."""
     app.command(
-        rich_help_panel=panel, epilog="Example: crossaudit mitigate run --bos-scale 1.25 --bos-scale 2 --keep eos"
+        rich_help_panel=panel,
+        epilog="Example: crossaudit mitigate run --method padding --method rescale:keep=words",
     )(mitigate)
 
 
 def mitigate(
     run: RunDir,
-    bos_scale: Annotated[
-        list[float] | None,
-        typer.Option(metavar="FACTOR", help="Factor for the BOS logit (default: 1, 1.25, 2, 4). Repeatable."),
-    ] = None,
-    keep: Annotated[
-        list[KeepPositions] | None,
-        typer.Option(help="Text positions that stay visible (default: try all three). Repeatable."),
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:SETTING=VALUE,...]",
+            help="rescale, padding, attenuate, stabilise, delayed_guidance, dilute or weak_guidance, with settings "
+            "(default: several of each that needs no other file). Repeatable.",
+        ),
     ] = None,
     captions: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of confirmed captions.")] = 100,
     ordinary: Annotated[
@@ -59,10 +51,9 @@ def mitigate(
     to the earlier ones.
     """
     from pipelines.console.progress import Reporter
-    from pipelines.runs.mitigate import BOS_SCALES, Request, mitigate_run
+    from pipelines.runs.mitigate import METHODS, Request, mitigate_run
 
-    scales, keeps = tuple(bos_scale or BOS_SCALES), tuple(str(word) for word in keep or KeepPositions)
-    request = Request(scales, keeps, captions, ordinary, seeds, clip)
+    request = Request(tuple(method or METHODS), captions, ordinary, seeds, clip)
     _print(mitigate_run(run, request, Reporter(verbose=state.verbose), log_level.value))
     typer.echo(f"{run.rstrip('/')}/report.html")
 
@@ -73,17 +64,17 @@ def _print(summary: pa.Table) -> None:
 
     from pipelines.console.terminal import Console
 
-    table = Table("keep", "bos_scale", "still copied", "near misses", "similarity", "CLIP, ordinary", "s/image")
-    for column in table.columns[1:]:
+    table = Table("method", "settings", "still copied", "near misses", "similarity", "CLIP, ordinary", "s/image")
+    for column in table.columns[2:]:
         column.justify = "right"
     rows = summary.to_pylist()
-    ordinary = {(row["keep"], row["bos_scale"]): row for row in rows if row["caption_set"] == "ordinary"}
+    ordinary = {(row["method"], row["settings"]): row for row in rows if row["caption_set"] == "ordinary"}
     for row in rows:
         if row["caption_set"] == "confirmed":
-            other = ordinary.get((row["keep"], row["bos_scale"]), {})
+            other = ordinary.get((row["method"], row["settings"]), {})
             figures = (row["median_similarity"], other.get("clip_score"))
             shown = ["" if figure is None else f"{figure:.3f}" for figure in figures]
             above = f"{row['captions_above']:,} of {row['captions']:,}"
             near = f"{row['captions_near']:,}"
-            table.add_row(row["keep"], f"{row['bos_scale']:g}", above, near, *shown, f"{row['seconds_per_image']:.2f}")
+            table.add_row(row["method"], row["settings"], above, near, *shown, f"{row['seconds_per_image']:.2f}")
     Console().print(table)

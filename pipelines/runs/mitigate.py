@@ -15,24 +15,28 @@ from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.runs.finished_run import finished
 
-BOS_SCALES = (1.0, 1.25, 2.0, 4.0)
+METHODS = (
+    *(f"rescale:bos_scale={scale},keep={keep}" for keep in ("eos", "words", "all") for scale in (1.0, 1.25, 2.0, 4.0)),
+    "padding",
+    "attenuate",
+    "delayed_guidance",
+    "dilute",
+)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The settings and captions to measure. Every bos_scale is combined with every keep.
+    """The methods and captions to measure.
 
     Attributes:
-        bos_scales: Factors for the BOS logit.
-        keeps: Text positions that stay visible: eos, words or all.
+        methods: Methods with their settings, as `audit.mitigation.methods.registry.parse` reads them.
         confirmed: Maximum number of confirmed captions.
         ordinary: Maximum number of captions that were not selected.
         seeds: Seeds (default: those of the run's `generate`).
         clip: An open_clip folder, for a run that has no CLIP.
     """
 
-    bos_scales: Sequence[float] = BOS_SCALES
-    keeps: Sequence[str] = ("eos", "words", "all")
+    methods: Sequence[str] = METHODS
     confirmed: int = 100
     ordinary: int = 50
     seeds: Sequence[int] | None = None
@@ -55,11 +59,12 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, l
         UsageError: The request is invalid.
         AuditError: The run is not finished, has no confirmed captions, or lacks data that is needed.
     """
-    from audit.mitigation.serving import grid
+    from audit.mitigation.methods.registry import parse
+    from audit.mitigation.serving import to_measure
     from pipelines.stages import mitigate, report
     from pipelines.steps.mitigation_captions import MitigationPlan
 
-    settings = grid(request.bos_scales, request.keeps)
+    settings = to_measure([parse(text) for text in request.methods])
     if request.confirmed < 1 or request.ordinary < 0:
         raise UsageError("captions must be at least 1 and ordinary at least 0", hint="Choose other numbers.")
     ledger, manifest, config = finished(uri)

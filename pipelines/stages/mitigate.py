@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Shapes: R images of a shard (captions x seeds, caption-major), E embedding width.
 
 # The columns that name a part of MEASURED, and a row of SUMMARY.
-_KEY = ("caption_set", "keep", "bos_scale")
+_KEY = ("caption_set", "method", "settings")
 _VECTORS = pa.schema([("vector", pa.list_(pa.float32()))])
 
 
@@ -50,7 +50,7 @@ def run(run: Run, plan: MitigationPlan) -> pa.Table:
         run.ledger.write(CAPTIONS, caption_set, captions)
     with run.stage("mitigate", "images") as stage:
         shards = [
-            Shard(f"{caption_set}-{setting}", (caption_set, setting), 0, len(captions))
+            Shard(f"{caption_set}-{setting.slug}", (caption_set, setting), 0, len(captions))
             for setting in plan.settings
             for caption_set, captions in captions_of.items()
             if len(captions)
@@ -139,8 +139,8 @@ def _measure(worker: Worker, shard: Shard, seeds: Sequence[int], limits: dict[st
         **{name: rows[name] for name in ("caption_id", "caption", "verdict", "image_id")},
         **{name: served[name] for name in ("seed", "seconds")},
         "caption_set": pa.repeat(caption_set, len(rows)),
-        "bos_scale": pa.repeat(setting.bos_scale, len(rows)),
-        "keep": pa.repeat(setting.keep, len(rows)),
+        "method": pa.repeat(setting.name, len(rows)),
+        "settings": pa.repeat(setting.settings, len(rows)),
         "similarity": pa.array(similarity_R),
         "region_similarity": pa.array(region_R, mask=np.isnan(region_R)),
         "nearest_image_id": pa.array(neighbours.ids[:, 0].tolist(), pa.string()),
@@ -225,7 +225,7 @@ def _error(caption_id: str, kind: str, message: str) -> dict[str, Any]:
 
 
 def _summary(ledger: Ledger) -> pa.Table:
-    """Summarize each caption set and setting with images, PLAIN first, then by keep and bos_scale.
+    """Summarize each caption set and setting with images, PLAIN first, then by method and settings.
 
     Vectors are a working table. The measurements of an earlier command have none any more, and keep their summary.
     """
@@ -238,8 +238,8 @@ def _summary(ledger: Ledger) -> pa.Table:
             found.append(dict(zip(_KEY, _key(measured), strict=True)) | summarize(measured, vectors))
         elif len(measured):
             found.append(summarized[_key(measured)])
-    order = {word: number for number, word in enumerate(schema.KEEP_WORDS)}
-    found.sort(key=lambda row: (row["caption_set"], order[row["keep"]], row["bos_scale"]))
+    order = {word: number for number, word in enumerate(schema.METHOD_WORDS)}
+    found.sort(key=lambda row: (row["caption_set"], order[row["method"]], row["settings"]))
     return pa.Table.from_pylist(found, schema=schema.MITIGATION_SUMMARY)
 
 

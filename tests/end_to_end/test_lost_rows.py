@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from audit import schema
+from audit.mitigation.methods.rescale import Rescale
 from audit.mitigation.serving import Setting
 from audit.record.ledger import Ledger, Shard, Tables, concat
 from pipelines.reading.files import File
@@ -137,11 +138,11 @@ def test_a_damaged_file_of_images_counts_as_many_as_the_mean_file(ledger: Ledger
 
 def test_of_a_mitigated_caption_which_is_no_failure_of_its_audit(ledger: Ledger) -> None:
     ledger.write(mitigation.CAPTIONS, "ordinary", ledger.read("captions").select(["caption_id"]))
-    shard = Shard("ordinary-eos-2.0", ("ordinary", Setting(2.0, "eos")), 1, 2)
+    shard = Shard("ordinary-x", ("ordinary", Setting(Rescale(2.0, "eos"))), 1, 2)
     left = mitigate._on_lost_row(ledger, shard, *DEAD)
     [error] = left["errors"].to_pylist()
     assert (error["stage"], error["caption_id"], error["kind"]) == ("mitigate", "b", DEAD[0])
-    assert error["message"] == f"eos-2.0: {DEAD[1]}"
+    assert error["message"] == f"rescale(bos_scale=2.0, keep=eos): {DEAD[1]}"
     assert len(beside(schema.MITIGATION, left["mitigation"], ["caption_id"])) == 0
     ledger.commit(shard.name, left)
     assert len(judge._failures(ledger)) == 0

@@ -41,10 +41,10 @@ def test_a_data_uri_holds_the_svg() -> None:
     assert base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")) == b"<svg/>"
 
 
-def test_the_trade_off_has_a_mark_a_setting_labelled_with_its_scale() -> None:
+def test_the_trade_off_has_a_mark_a_setting_labelled_with_its_number() -> None:
     share = {"share_above": 0.5, "share_above_low": 0.3, "share_above_high": 0.7}
-    settings = [share | {"keep": "none", "bos_scale": 1.0, "ordinary_clip": 0.31}]
-    settings += [share | {"keep": "eos", "bos_scale": scale, "ordinary_clip": 0.3} for scale in (1.25, 3.5)]
+    settings = [share | {"method": "none", "ordinary_clip": 0.31}]
+    settings += [share | {"method": "rescale", "ordinary_clip": clip} for clip in (0.3, 0.2)]
     svg = figures.tradeoff(settings)
-    assert all(text in svg for text in ("no mitigation", "keep eos", "<!-- 1.25 -->", "<!-- 3.5 -->"))
-    assert "keep words" not in svg
+    assert all(text in svg for text in ("no mitigation", "rescale", "<!-- 2 -->", "<!-- 3 -->"))
+    assert "padding" not in svg

@@ -17,9 +17,9 @@ from tests.support.markup import Tags, text_of
 from tests.support.report_run import HOSTILE, picture
 from tests.support.toy import encode
 
-SCALES = {"none": (1.0,), "eos": (1.25, 4.0)}
-SHARE = {("none", 1.0): 1.0, ("eos", 1.25): 0.5, ("eos", 4.0): 0.0}
-CLIP = {("none", 1.0): 0.31, ("eos", 1.25): 0.305, ("eos", 4.0): 0.2}
+PLAIN, MILD, STRONG = ("none", ""), ("rescale", "bos_scale=1.25, keep=eos"), ("rescale", "bos_scale=4.0, keep=eos")
+SHARE = {PLAIN: 1.0, MILD: 0.5, STRONG: 0.0}
+CLIP = {PLAIN: 0.31, MILD: 0.305, STRONG: 0.2}
 
 
 def mitigate(run: Path, clip: bool = True) -> None:
@@ -30,13 +30,13 @@ def mitigate(run: Path, clip: bool = True) -> None:
     summary: list[dict[str, Any]] = []
     measured: list[dict[str, Any]] = []
     for caption_set, captions in (("confirmed", confirmed), ("ordinary", ordinary)):
-        for keep, bos_scale in SHARE:
-            setting = {"caption_set": caption_set, "keep": keep, "bos_scale": bos_scale}
-            share = SHARE[keep, bos_scale] if caption_set == "confirmed" else 0.0
+        for method, settings in SHARE:
+            setting = {"caption_set": caption_set, "method": method, "settings": settings}
+            share = SHARE[method, settings] if caption_set == "confirmed" else 0.0
             counts = {"captions": len(captions), "images": len(captions), "captions_above": int(share * len(captions))}
             counts["captions_near"] = 0
             interval = {"share_above": share, "share_above_low": share / 2, "share_above_high": (1 + share) / 2}
-            score = CLIP[keep, bos_scale] if clip else None
+            score = CLIP[method, settings] if clip else None
             figures = {"median_similarity": share, "clip_score": score, "diversity": 0.5, "seconds_per_image": 0.2}
             summary.append(setting | counts | interval | figures)
             for n, row in enumerate(captions):
@@ -70,9 +70,9 @@ def test_the_section_has_a_row_a_setting_and_the_trade_off(own_run: Path) -> Non
     found = section(render(own_run))
     text = text_of(found)
     assert "Without mitigation, 16 of 16 confirmed captions are copied." in text
-    assert "With keep eos , bos_scale 1.25, 8 of 16 are." in text
+    assert "With rescale (bos_scale=1.25, keep=eos), 8 of 16 are." in text
     assert "no mitigation 16 of 16 0 50.0% to 100.0% 1.000 0.310 0.500 0.310 0.500 0.200" in text
-    assert "keep eos , bos_scale 4 0 of 16" in text
+    assert "rescale (bos_scale=4.0, keep=eos) 0 of 16" in text
     assert any(attributes.get("alt") == "The trade-off" for tag, attributes in Tags(found).tags if tag == "img")
 
 
@@ -100,34 +100,37 @@ def test_without_clip_scores_there_is_no_figure_and_it_says_how_to_get_one(own_r
     text = text_of(section(render(own_run)))
     assert "--clip DIR" in text
     assert "The trade-off" not in text
-    assert "bos_scale 4, 0 of 16 are. This is the lowest number among all settings." in text
+    assert "bos_scale=4.0, keep=eos), 0 of 16 are. This is the lowest number among all settings." in text
 
 
-def setting(keep: str, bos_scale: float, share_above: float, ordinary_clip: float | None) -> dict[str, Any]:
-    return {"keep": keep, "bos_scale": bos_scale, "share_above": share_above, "ordinary_clip": ordinary_clip}
+def setting(method: str, settings: str, share_above: float, ordinary_clip: float | None) -> dict[str, Any]:
+    return {"method": method, "settings": settings, "share_above": share_above, "ordinary_clip": ordinary_clip}
 
 
 @pytest.mark.parametrize(
     ("settings", "best"),
     [
-        ([("none", 1, 1.0, 0.3), ("eos", 2, 0.5, 0.295), ("eos", 4, 0.1, 0.2)], ("eos", 2)),
-        ([("none", 1, 1.0, 0.3), ("eos", 2, 0.5, 0.2), ("eos", 4, 0.1, 0.1)], ("eos", 4)),  # all cost too much
-        ([("none", 1, 1.0, None), ("eos", 2, 0.5, None), ("eos", 4, 0.1, None)], ("eos", 4)),
-        ([("none", 1, 1.0, 0.3), ("eos", 2, 0.1, 0.30), ("words", 4, 0.1, 0.31)], ("words", 4)),
-        ([("none", 1, 1.0, 0.3), ("eos", 4, 0.1, 0.3), ("eos", 2, 0.1, 0.3)], ("eos", 2)),
-        ([("none", 1, 1.0, 0.0), ("eos", 2, 0.5, 0.0), ("eos", 4, 0.1, -0.1)], ("eos", 2)),
+        ([("none", "", 1.0, 0.3), ("rescale", "2", 0.5, 0.295), ("rescale", "4", 0.1, 0.2)], ("rescale", "2")),
+        (
+            [("none", "", 1.0, 0.3), ("rescale", "2", 0.5, 0.2), ("rescale", "4", 0.1, 0.1)],
+            ("rescale", "4"),
+        ),  # all cost too much
+        ([("none", "", 1.0, None), ("rescale", "2", 0.5, None), ("rescale", "4", 0.1, None)], ("rescale", "4")),
+        ([("none", "", 1.0, 0.3), ("rescale", "2", 0.1, 0.30), ("padding", "4", 0.1, 0.31)], ("padding", "4")),
+        ([("none", "", 1.0, 0.3), ("rescale", "4", 0.1, 0.3), ("rescale", "2", 0.1, 0.3)], ("rescale", "2")),
+        ([("none", "", 1.0, 0.0), ("rescale", "2", 0.5, 0.0), ("rescale", "4", 0.1, -0.1)], ("rescale", "2")),
     ],
 )
 def test_the_best_setting_leaves_the_fewest_copies_that_ordinary_captions_can_bear(
-    settings: list[Any], best: tuple[str, float]
+    settings: list[Any], best: tuple[str, str]
 ) -> None:
     found = best_of([setting(*values) for values in settings])
     assert found is not None
-    assert (found["keep"], found["bos_scale"]) == best
+    assert (found["method"], found["settings"]) == best
 
 
 def test_plain_alone_has_no_best() -> None:
-    assert best_of([setting("none", 1.0, 1.0, 0.3)]) is None
+    assert best_of([setting("none", "", 1.0, 0.3)]) is None
 
 
 def change(run: Path, sql: str) -> None:
@@ -143,12 +146,13 @@ def change(run: Path, sql: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "statement"),
     [
-        ("from mitigation where not (keep = 'eos' and bos_scale = 4 and similarity < 0.5 and caption_set = 'ordinary') "
+        ("from mitigation where not (settings = 'bos_scale=4.0, keep=eos' and similarity < 0.5 "
+         "and caption_set = 'ordinary') "
          "or caption_id = (select min(caption_id) from mitigation where caption_set = 'ordinary')", "same captions"),
         ("from mitigation union all (from mitigation limit 1)", "same captions and seeds"),
-        ("from mitigation where bos_scale <> 4", "one row in `mitigation_summary`"),
+        ("from mitigation where settings <> 'bos_scale=4.0, keep=eos'", "one row in `mitigation_summary`"),
         ("from mitigation where seed is null", "one row in `mitigation_summary`"),
-        ("select * replace ('some' as keep) from mitigation", "mitigation.keep has only known values"),
+        ("select * replace ('some' as method) from mitigation", "mitigation.method has only known values"),
         ("select * replace ('others' as caption_set) from mitigation", "mitigation.caption_set has only known values"),
     ],
 )  # fmt: skip

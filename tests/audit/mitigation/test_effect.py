@@ -33,7 +33,7 @@ def test_a_caption_counts_as_above_if_any_of_its_images_is() -> None:
         ("c", False, 0.1, 0.2, 1.0),
     )
     row = summarize(table, np.eye(4))
-    assert set(row) | {"caption_set", "bos_scale", "keep"} == set(schema.MITIGATION_SUMMARY.names)
+    assert set(row) | {"caption_set", "method", "settings"} == set(schema.MITIGATION_SUMMARY.names)
     assert (row["captions"], row["images"], row["captions_above"]) == (3, 4, 1)
     assert (row["share_above_low"], row["share_above_high"]) == clopper_pearson(1, 3)
     assert row["share_above"] == pytest.approx(1 / 3)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 
 import audit
 from audit.errors import UsageError
-from audit.mitigation.serving import PLAIN, SERVED, Setting, grid, serve
+from audit.mitigation.serving import PLAIN, SERVED, Setting, serve, to_measure
 
 CAPTIONS = ["a dog", "a serene beach at sunrise, 35mm"]
 
@@ -36,7 +35,7 @@ def test_a_setting_is_that_of_mitigated(sd1: audit.Model) -> None:
     with audit.mitigated(pipeline, audit.Rescale(bos_scale=3.0, keep="words")):
         noise = initial_latents([1], sd1.latent_shape, sd1.device)
         latents = pipeline(CAPTIONS[:1], latents=noise, num_inference_steps=4, output_type="latent").images
-    served = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4, setting=Setting(3.0, "words"))
+    served = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4, setting=Setting(audit.Rescale(3.0, "words")))
     plain = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4)
     assert served["image"].to_pylist() == produce(sd1, latents, "image")["values"]
     assert served["image"].to_pylist() != plain["image"].to_pylist()
@@ -55,25 +54,19 @@ def test_an_image_that_is_not_finite_is_null(sd1: audit.Model) -> None:
     assert served["image"].to_pylist() == [None]
 
 
-def test_a_grid_is_plain_and_every_combination_once() -> None:
-    assert grid([2, 1.0, 2.0], ["eos", "all"]) == [
-        PLAIN,
-        Setting(1.0, "eos"),
-        Setting(2.0, "eos"),
-        Setting(2.0, "all"),  # scale 1 with "all" would be PLAIN again
+def test_plain_and_every_method_is_measured_once() -> None:
+    double, padding = audit.Rescale(2.0, "eos"), audit.Padding()
+    same_as_plain = audit.Rescale(1.0, "all")
+    found = to_measure([double, padding, double, same_as_plain])
+    assert found == [PLAIN, Setting(double), Setting(padding)]
+    assert [(setting.name, setting.settings) for setting in found] == [
+        ("none", ""),
+        ("rescale", "bos_scale=2.0, keep=eos"),
+        ("padding", "token=!, zero_eos=True, zero_share=0.0"),
     ]
+    assert len({setting.slug for setting in found}) == 3
 
 
-@pytest.mark.parametrize(
-    ("scales", "keeps", "what"),
-    [
-        ([-1.0], ["eos"], "bos_scale is -1"),
-        ([float("nan")], ["eos"], "bos_scale is nan"),
-        ([2.0], ["some"], "keep is 'some'"),
-        ([1.0], ["all"], "there is nothing to measure"),
-        ([], ["eos"], "there is nothing to measure"),
-    ],
-)
-def test_a_grid_that_mitigation_does_not_take_is_wrong_usage(scales: Any, keeps: Any, what: str) -> None:
-    with pytest.raises(UsageError, match=what):
-        grid(scales, keeps)
+def test_plain_alone_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="there is nothing to measure"):
+        to_measure([audit.Rescale(1.0, "all")])

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 
 from audit import schema
 from audit.errors import AuditError, UsageError
+from audit.mitigation.methods.rescale import Rescale
+from audit.mitigation.serving import Setting
 from audit.record.ledger import Ledger
 from pipelines.runs.mitigate import Request, mitigate_run
 from reports.check import check
@@ -24,8 +26,19 @@ from tests.support.toy import MEMORIZED
 
 pytestmark = pytest.mark.slow
 
-SMALL = Request(bos_scales=(1.0, 3.0), keeps=("words", "all"), confirmed=3, ordinary=2)
-SETTINGS = {("none", 1.0), ("words", 1.0), ("words", 3.0), ("all", 3.0)}
+
+def rescale(*settings: tuple[float, str]) -> tuple[str, ...]:
+    return tuple(f"rescale:bos_scale={scale},keep={keep}" for scale, keep in settings)
+
+
+WORDS_3, ALL_3 = "bos_scale=3.0, keep=words", "bos_scale=3.0, keep=all"
+ASKED = (*rescale((3.0, "words"), (3.0, "all")), "delayed_guidance:until=0.5")
+SMALL = Request(methods=ASKED, confirmed=3, ordinary=2)
+SETTINGS = {("none", ""), ("rescale", WORDS_3), ("rescale", ALL_3), ("delayed_guidance", "until=0.5")}
+
+
+def part_of(caption_set: str, bos_scale: float, keep: Any) -> str:
+    return f"{caption_set}-{Setting(Rescale(bos_scale, keep)).slug}"
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +92,17 @@ def test_every_caption_of_both_groups_is_there_with_every_setting(run: Ledger) -
     assert {verdicts[caption] for caption in ordinary} == {"not_selected"}
     assert len(ordinary) == 2
     for caption in confirmed | ordinary:
-        assert sorted((row["keep"], row["bos_scale"]) for row in rows(run, caption=caption)) == sorted(SETTINGS)
+        assert sorted((row["method"], row["settings"]) for row in rows(run, caption=caption)) == sorted(SETTINGS)
     assert {row["seed"] for row in table.to_pylist()} == {1}  # that of `generate`
 
 
 def test_plain_generations_are_those_of_the_run_and_mitigated_ones_differ(run: Ledger) -> None:
-    [plain] = rows(run, caption=MEMORIZED, keep="none")
+    [plain] = rows(run, caption=MEMORIZED, method="none")
     verdict = next(row for row in run.read("verdicts").to_pylist() if row["caption"] == MEMORIZED)
     assert plain["image_id"] == verdict["image_id"]
     assert plain["similarity"] == pytest.approx(verdict["similarity"], abs=1e-3)
     assert plain["is_copy"]
-    [mitigated] = rows(run, caption=MEMORIZED, keep="words", bos_scale=3.0)
+    [mitigated] = rows(run, caption=MEMORIZED, settings=WORDS_3)
     assert mitigated["similarity"] < plain["similarity"]
     assert mitigated["image"] != plain["image"]
 
@@ -111,7 +124,7 @@ def test_ordinary_captions_are_compared_with_their_nearest_training_image(run: L
 
 
 def test_clip_scores_tell_captions_apart(run: Ledger) -> None:
-    scores = [row["clip_score"] for row in rows(run, keep="none")]
+    scores = [row["clip_score"] for row in rows(run, method="none")]
     assert all(-1 <= score <= 1 for score in scores)
     assert len(set(scores)) == len(scores)
 
@@ -121,8 +134,8 @@ def test_the_summary_has_a_row_a_group_and_setting(run: Ledger) -> None:
     assert summary.schema.equals(schema.MITIGATION_SUMMARY)
     assert len(summary) == 2 * len(SETTINGS)
     first = summary.to_pylist()[0]
-    assert (first["caption_set"], first["keep"], first["bos_scale"]) == ("confirmed", "none", 1.0)
-    assert first["captions_above"] == sum(row["is_copy"] for row in rows(run, caption_set="confirmed", keep="none"))
+    assert (first["caption_set"], first["method"], first["settings"]) == ("confirmed", "none", "")
+    assert first["captions_above"] == sum(row["is_copy"] for row in rows(run, caption_set="confirmed", method="none"))
     for row in summary.to_pylist():
         assert row["seconds_per_image"] > 0
         assert row["diversity"] > 0 if row["images"] > 1 else row["diversity"] is None
@@ -146,39 +159,43 @@ def test_the_report_has_the_section(run: Ledger, finished: Path) -> None:
 def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger, clip: Path) -> None:
     """All is there from before: nothing is computed, the same comes out."""
     before = run.read("mitigation")
-    asked = ("--bos-scale", "1", "--bos-scale", "3", "--keep", "words", "--keep", "all")
+    asked = [word for method in ASKED for word in ("--method", method)]
     done = crossaudit("mitigate", run.uri, *asked, "--captions", "3", "--ordinary", "2", "--clip", str(clip))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == f"{run.uri}/report.html"
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in lines if line.startswith("│")]
     confirmed = len(set(before.filter(pc.field("caption_set") == "confirmed")["caption_id"].to_pylist()))
-    assert cells[0] == ["none", "1", f"{confirmed} of {confirmed}"]
-    assert {(keep, float(scale)) for keep, scale, _ in cells} == SETTINGS
+    assert cells[0] == ["none", "", f"{confirmed} of {confirmed}"]
+    assert {(method, settings) for method, settings, _ in cells} == SETTINGS
     assert "done earlier" in done.stderr
     assert run.read("mitigation").equals(before)
 
 
-@pytest.mark.parametrize("wrong", [("--keep", "some"), ("--captions", "0"), ("--bos-scale", "-1")])
+@pytest.mark.parametrize("wrong", [("--method", "mask"), ("--captions", "0"), ("--method", "rescale:bos_scale=-1")])
 def test_wrong_arguments_exit_with_2(finished: Path, wrong: tuple[str, str]) -> None:
     assert crossaudit("mitigate", str(finished), *wrong).returncode == 2
 
 
 def test_it_goes_on_where_it_stopped_and_other_settings_are_added(run: Ledger, clip: Path) -> None:
-    before = run.read("mitigation", "confirmed-words-3.0")
-    lost = run.read("mitigation", "ordinary-all-3.0").drop_columns("seconds")
-    run.remove("mitigation", "ordinary-all-3.0")
-    more = vars(SMALL) | {"bos_scales": (3.0, 5.0), "keeps": ("all",), "clip": str(clip)}
+    before = run.read("mitigation", part_of("confirmed", 3.0, "words"))
+    lost = run.read("mitigation", part_of("ordinary", 3.0, "all")).drop_columns("seconds")
+    run.remove("mitigation", part_of("ordinary", 3.0, "all"))
+    more = vars(SMALL) | {"methods": rescale((3.0, "all"), (5.0, "all")), "clip": str(clip)}
     summary = mitigate_run(run.uri, Request(**more))
-    assert run.read("mitigation", "confirmed-words-3.0").equals(before)  # its seconds too: it was not measured again
-    assert run.read("mitigation", "ordinary-all-3.0").drop_columns("seconds").equals(lost)
-    assert {(row["keep"], row["bos_scale"]) for row in summary.to_pylist()} == SETTINGS | {("all", 5.0)}
+    assert run.read("mitigation", part_of("confirmed", 3.0, "words")).equals(
+        before
+    )  # its seconds too: it was not measured again
+    assert run.read("mitigation", part_of("ordinary", 3.0, "all")).drop_columns("seconds").equals(lost)
+    assert {(row["method"], row["settings"]) for row in summary.to_pylist()} == SETTINGS | {
+        ("rescale", "bos_scale=5.0, keep=all")
+    }
     assert [result for result in check(run.uri) if not result.ok] == []
 
 
 def test_what_was_measured_but_not_summarized_is_measured_again_if_its_vectors_are_gone(own: Ledger) -> None:
     """As after a kill between two settings, and a rerun of the audit, which removes working tables."""
-    first = Request(bos_scales=(2.0,), keeps=("eos",), confirmed=1, ordinary=1)
+    first = Request(methods=rescale((2.0, "eos")), confirmed=1, ordinary=1)
     mitigate_run(own.uri, first)
     assert not Path(own.uri, "_work").exists()
     before, summary = own.read("mitigation").drop_columns("seconds"), own.read("mitigation_summary")
@@ -195,14 +212,14 @@ def test_other_captions_or_seeds_take_the_place_of_those_before(own: Ledger) -> 
     data = manifest(own)
     data["models"]["clip"] = {"open_clip_model.safetensors": "of an earlier --clip"}
     own.write_bytes("manifest.json", json.dumps(data).encode())
-    mitigate_run(own.uri, Request(bos_scales=(2.0, 3.0), keeps=("eos",), confirmed=1, ordinary=0))
+    mitigate_run(own.uri, Request(methods=rescale((2.0, "eos"), (3.0, "eos")), confirmed=1, ordinary=0))
     assert "clip" not in manifest(own)["models"]
     assert {row["clip_score"] for row in rows(own)} == {None}  # the run has no CLIP
-    mitigate_run(own.uri, Request(bos_scales=(2.0,), keeps=("eos",), confirmed=1, ordinary=1, seeds=[7, 8]))
+    mitigate_run(own.uri, Request(methods=rescale((2.0, "eos")), confirmed=1, ordinary=1, seeds=[7, 8]))
     assert {(row["caption_set"], row["seed"]) for row in rows(own)} == {
         (caption_set, seed) for caption_set in schema.CAPTION_SETS for seed in (7, 8)
     }
-    assert {row["bos_scale"] for row in rows(own)} == {1.0, 2.0}
+    assert {row["settings"] for row in rows(own)} == {"", "bos_scale=2.0, keep=eos"}
     assert [result for result in check(own.uri) if not result.ok] == []
 
 
@@ -217,14 +234,14 @@ def test_a_partial_copy_is_looked_for_in_its_region(own: Ledger) -> None:
     data = manifest(own)
     data["thresholds"]["sscd"]["verbatim"]["value"] = 2.0
     own.write_bytes("manifest.json", json.dumps(data).encode())
-    mitigate_run(own.uri, Request(bos_scales=(3.0,), keeps=("words",), ordinary=1))
-    [plain] = rows(own, caption=MEMORIZED, keep="none")
+    mitigate_run(own.uri, Request(methods=rescale((3.0, "words")), ordinary=1))
+    [plain] = rows(own, caption=MEMORIZED, method="none")
     assert plain["region_similarity"] == pytest.approx(1, abs=1e-4)
     assert plain["is_copy"]
-    [mitigated] = rows(own, caption=MEMORIZED, keep="words")
+    [mitigated] = rows(own, caption=MEMORIZED, settings=WORDS_3)
     assert mitigated["region_similarity"] < 0.9999
     assert not mitigated["is_copy"]
-    [ordinary] = rows(own, caption_set="ordinary", keep="none")
+    [ordinary] = rows(own, caption_set="ordinary", method="none")
     assert ordinary["region_similarity"] is None
     assert not ordinary["is_copy"]
 
@@ -263,8 +280,8 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"bos_scales": (-1.0,)}, "bos_scale is -1"),
-        ({"keeps": ("all",), "bos_scales": (1.0,)}, "there is nothing to measure"),
+        ({"methods": rescale((-1.0, "eos"))}, "bos_scale is -1"),
+        ({"methods": rescale((1.0, "all"))}, "there is nothing to measure"),
         ({"seeds": [1, 1]}, "invalid seeds"),
         ({"seeds": [-1]}, "invalid seeds"),
         ({"confirmed": 0}, "captions must be at least 1"),

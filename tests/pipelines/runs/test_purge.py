@@ -31,7 +31,7 @@ from tests.support.toy import MEMORIZED, MODEL, png
 
 pytestmark = pytest.mark.slow
 
-SMALL = Request(bos_scales=(1.0,), keeps=("words",), confirmed=3, ordinary=2)
+SMALL = Request(methods=("rescale:bos_scale=1,keep=words",), confirmed=3, ordinary=2)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import audit
+from audit.mitigation.run_bands import fit_run_bands
+from tests.support.paths import DATA
+from tests.support.small_unet import small_unet
+
+STEPS, GUIDANCE = 4, 5.0
+Latents = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def double() -> audit.Model:
+    """tiny-sd1 with a UNet of four cross-attention layers, in float64."""
+    model = audit.load_model(DATA / "tiny-sd1", dtype=torch.float64)
+    unet = small_unet(model.unet.config["cross_attention_dim"]).eval().requires_grad_(False).double()
+    vars(model)["unet"] = unet
+    return model
+
+
+@pytest.fixture
+def pipe(double: audit.Model) -> Any:
+    pipeline = double.pipeline()
+    scheduler = pipeline.scheduler  # it computes in the precision of these
+    scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = (
+        value.double() for value in (scheduler.alphas_cumprod, scheduler.final_alpha_cumprod)
+    )
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def bands(double: audit.Model) -> audit.RunBands:
+    captions = [f"a {look} {thing}" for look in ("red", "old", "wet", "tiny") for thing in ("dog", "cup", "sea")]
+    return fit_run_bands(double, captions, STEPS, GUIDANCE, seed=100, batch_size=5)
+
+
+@pytest.fixture(scope="session")
+def noise() -> torch.Tensor:
+    return torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+
+
+@pytest.fixture(scope="session")
+def latents(noise: torch.Tensor) -> Latents:
+    def run(pipe: Any, prompt: Any = None, images: int = 1, **more: Any) -> np.ndarray:
+        call = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "latent"} | more
+        found: np.ndarray = pipe(prompt, latents=noise.expand(images, -1, -1, -1), **call).images.numpy()
+        return found
+
+    return run
