@@ -22,6 +22,7 @@ from benchmarks.planted.bench.train import train as train_model
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 BUNDLE, PAGE = Path("pipelines/demo/bundle"), Path("docs/evidence.md")
 WORK, RESULTS = Path("work/bench"), Path("benchmarks/planted/bench/results")
+SCREENS = {"screen": screens.measure, "seeds": screens.measure_seeds, "sharpness": screens.measure_sharpness}
 Work = Annotated[Path, typer.Option(help="Folder of the artwork, the models and what is measured on them.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results, one JSON file per model.")]
 Models = Annotated[list[str], typer.Argument(help=", ".join(MODELS))]
@@ -46,8 +47,9 @@ def measure(models: Models, work: Work = WORK) -> None:
             found, runs = truth.measure(model, folder, embedder)
             pq.write_table(runs, folder / "runs.parquet", compression="zstd")
             pq.write_table(found, folder / "truth.parquet", compression="zstd")
-        if not (folder / "screen.parquet").exists():
-            pq.write_table(screens.measure(model, folder), folder / "screen.parquet", compression="zstd")
+        for table, screen in SCREENS.items():
+            if not (folder / f"{table}.parquet").exists():
+                pq.write_table(screen(model, folder), folder / f"{table}.parquet", compression="zstd")
 
 
 @app.command()

@@ -70,6 +70,7 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
     for kind in ("ordinary", "near", "odd"):
         found[f"against-{kind}"] = detectors(results, "auroc", "any", kind)
     found["by-dose"] = by_dose(results)
+    found |= {"seeds": seeds(results), "timesteps": timesteps(results)}
     found |= {f"mitigation-{name}": mitigation(rows["settings"]) for name, rows in mitigated.items()}
     return found
 
@@ -119,6 +120,28 @@ def detectors(results: Results, figure: str, positives: str, negatives: str) -> 
     )
     code: Callable[[str], str] = lambda name: name if name == TEXT_ONLY else f"`{name}`"  # noqa: E731
     return _table(["detector", *results], [[code(name), *map(_cell, cells[name])] for name in ranked])
+
+
+def seeds(results: Results) -> str:
+    """Render the TPR at 1 % FPR of each detector from one seed and from four."""
+    rows = []
+    for i, first in enumerate(next(iter(results.values()))["seeds"]):
+        cells = []
+        for found in results.values():
+            row = found["seeds"][i]
+            cells.append(" → ".join(f"{row[n]['tpr_at_1_percent']:.2f}" if n in row else "-" for n in ("one", "four")))
+        rows.append([f"`{first['detector']}`", *cells])
+    return _table(["detector", *results], rows)
+
+
+def timesteps(results: Results) -> str:
+    """Render what the mean z-score of some timesteps tells, and what it costs."""
+    rows = []
+    for i, first in enumerate(next(iter(results.values()))["timesteps"]):
+        found = [result["timesteps"][i] for result in results.values()]
+        cells = [f"{row['auroc']:.3f}, {row['tpr_at_1_percent']:.2f}, {row['found']:.2f}" for row in found]
+        rows.append([first["choice"], f"{first['forwards']:.2f}", *cells])
+    return _table(["timesteps", "forwards", *results], rows)
 
 
 def by_dose(results: Results) -> str:

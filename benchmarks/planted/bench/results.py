@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.planted.bench import curves, tables
+from benchmarks.planted.bench import curves, tables, timesteps
 from benchmarks.planted.bench.train import MODELS
 
 
@@ -23,6 +23,8 @@ def collect(folder: Path) -> dict[str, Any]:
         "dose_response": tables.dose_response(folder),
         "text_only": tables.text_only_by_dose(folder),
         "detectors": tables.detector_rates(folder, scores),
+        "seeds": tables.seeds(folder),
+        "timesteps": timesteps.compare(folder),
         "by_dose": tables.by_dose(folder, scores),
         "roc": curves.roc(folder, scores),
         "budget": curves.found_by_budget(folder, scores),

@@ -9,11 +9,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import audit
-from audit.detectors import RUN, SCORES, SCREEN
-from benchmarks.planted.bench.truth import BATCH, ORDINARY, some
+from audit.detectors import RUN, SCREEN
+from benchmarks.planted.bench.truth import BATCH, CONTROL, NEVER, ORDINARY, PLANTED, some
+from benchmarks.planted.sharpness import sharpness
 
 SEED = 0
 SEVERAL = (0, 1, 2, 3)
+FOUR_SEEDS = ("attention_profile", "noise_profile", "noise_magnitude", "seed_agreement")
+SHARPNESS_NEVER = 1500
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 
 
@@ -30,16 +33,50 @@ def measure(model: audit.Model, folder: Path) -> pa.Table:
     return audit.screen(model, ordinary + rest, [SEED], ONE_SEED, BATCH)
 
 
+def measure_seeds(model: audit.Model, folder: Path) -> pa.Table:
+    """Screen planted captions, and some never trained on and some control captions, from four seeds.
+
+    Args:
+        model: The model.
+        folder: The model's folder.
+    """
+    captions = pq.read_table(folder / "captions.parquet")
+    chosen = [c for kind in PLANTED for c in some(captions, kind)]
+    chosen += some(captions, "never", NEVER) + some(captions, "control", CONTROL)
+    return audit.screen(model, chosen, SEVERAL, FOUR_SEEDS, BATCH)
+
+
+def measure_sharpness(model: audit.Model, folder: Path) -> pa.Table:
+    """Compute the sharpness of Jeon et al. of planted captions and of some never trained on.
+
+    Args:
+        model: The model.
+        folder: The model's folder.
+    """
+    captions = pq.read_table(folder / "captions.parquet")
+    chosen = [c for kind in PLANTED for c in some(captions, kind)] + some(captions, "never", SHARPNESS_NEVER)
+    return pa.table({"caption": chosen, "sharpness": sharpness(model, chosen, SEED, BATCH)})
+
+
+def scored(folder: Path, table: pa.Table, detector: str) -> dict[str, float]:
+    """Return a detector's score of each caption of a table, calibrated on the control captions in it.
+
+    Args:
+        folder: The model's folder.
+        table: What `audit.screen` or `audit.generate` returned.
+        detector: The detector.
+    """
+    captions = pq.read_table(folder / "captions.parquet")
+    control = pc.is_in(table["caption"], captions.filter(pc.field("kind") == "control")["caption"].combine_chunks())
+    found = audit.calibrate(table.filter(control), detector).score(table.filter(pc.invert(control)))
+    return dict(zip(found["caption"].to_pylist(), found["score"].to_pylist(), strict=True))
+
+
 def scores(folder: Path, detector: str) -> dict[str, float]:
-    """Return a detector's score of each caption, calibrated on the control captions of the same table.
+    """Return the score of each caption that a detector gives from one seed.
 
     Args:
         folder: The model's folder, with `screen.parquet` and `runs.parquet`.
         detector: The detector.
     """
-    assert detector in SCORES
-    table = pq.read_table(folder / ("runs.parquet" if detector in RUN else "screen.parquet"))
-    captions = pq.read_table(folder / "captions.parquet")
-    control = pc.is_in(table["caption"], captions.filter(pc.field("kind") == "control")["caption"].combine_chunks())
-    scored = audit.calibrate(table.filter(control), detector).score(table.filter(pc.invert(control)))
-    return dict(zip(scored["caption"].to_pylist(), scored["score"].to_pylist(), strict=True))
+    return scored(folder, pq.read_table(folder / ("runs.parquet" if detector in RUN else "screen.parquet")), detector)

@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import audit
-from audit.detectors import RUN, SCORES
-from audit.statistics.detection_rates import auroc, detection_rates
+from audit.detectors import COMBINED, RUN, SCORES, measured_by
+from audit.statistics.detection_rates import auroc, detection_rates, tpr_at
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench import screens, text_only
 from benchmarks.planted.bench.data import DOSES
 from benchmarks.planted.bench.truth import PLANTED, SEEDS
 
-TEXT_ONLY = "text only"
+TEXT_ONLY, SHARPNESS = "text only", "sharpness (Jeon et al.)"
 HALF = len(SEEDS) // 2  # a caption that reproduces in 1 to 4 of 8 seeds is half-memorized
 Scores = dict[str, float]
 
@@ -73,6 +73,8 @@ def _by_caption(truth: pa.Table) -> dict[str, dict[str, int]]:
 def all_scores(folder: Path) -> dict[str, Scores]:
     """Return every detector's score of each caption, and the text-only guess."""
     found = {name: screens.scores(folder, name) for name in SCORES if name != "seed_agreement"}
+    baseline = pq.read_table(folder / "sharpness.parquet")
+    found[SHARPNESS] = dict(zip(baseline["caption"].to_pylist(), baseline["sharpness"].to_pylist(), strict=True))
     captions = pq.read_table(folder / "captions.parquet")
     chosen = captions.filter(pc.is_in(captions["kind"], pa.array([*PLANTED, "never"]))).to_pylist()
     planted_N = np.array([row["kind"] != "never" for row in chosen])
@@ -149,10 +151,37 @@ def by_dose(folder: Path, scores: dict[str, Scores]) -> list[dict[str, Any]]:
     never = [row["caption"] for row in table if row["kind"] == "never"]
     rows = []
     for detector, score in scores.items():
-        if detector in RUN or detector == TEXT_ONLY:
+        if detector in (*RUN, TEXT_ONLY, SHARPNESS):
             continue
         negative = [score[c] for c in never if c in score]
         for dose in DOSES:
             own = [row["caption"] for row in table if row["kind"] == "dose" and row["dose"] == dose]
             rows.append({"detector": detector, "dose": dose, "auroc": auroc([score[c] for c in own], negative)})
+    return rows
+
+
+def seeds(folder: Path) -> list[dict[str, Any]]:
+    """Return what each detector tells from one seed and from four, on the same captions.
+
+    Args:
+        folder: The folder of a measured model.
+    """
+    kind = {row["caption"]: row["kind"] for row in pq.read_table(folder / "captions.parquet").to_pylist()}
+    hits = reproduced(pq.read_table(folder / "truth.parquet"))
+    four = pq.read_table(folder / "seeds.parquet")
+    one = four.filter(pc.field("seed") == screens.SEED)
+    rows = []
+    for detector in SCORES:
+        parts = COMBINED.get(detector, (detector,))
+        if not set(map(measured_by, parts)) <= set(screens.FOUR_SEEDS):
+            continue
+        row: dict[str, Any] = {"detector": detector}
+        for name, table in (("one", one), ("four", four)):
+            if detector == "seed_agreement" and table is one:
+                continue
+            score = screens.scored(folder, table, detector)
+            positive = [s for c, s in score.items() if kind[c] in PLANTED and hits[c] > 0]
+            negative = [s for c, s in score.items() if kind[c] == "never" and hits.get(c, 0) == 0]
+            row[name] = {"auroc": auroc(positive, negative), "tpr_at_1_percent": tpr_at(0.01, positive, negative)}
+        rows.append(row)
     return rows
