@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from audit.mitigation.methods.registry import parse
 from PIL import Image
 
 import audit
 from audit.embedding.embedder import Embedder
+from audit.mitigation.methods.registry import parse
 from audit.models.noise import initial_latent
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench.data import png
@@ -138,7 +138,7 @@ class Bench:
         for number in range(TIMED):
             at = number * BATCH % len(captions)
             part = [*captions, *captions][at : at + BATCH]
-            pair = [lambda _: nullcontext(), apply]
+            pair: list[Apply] = [lambda _: nullcontext(), apply]
             seconds = {i: self.generate(part, SEEDS[0], pair[i])[1][0] for i in ((0, 1), (1, 0))[number % 2]}
             ratios.append(seconds[1] / seconds[0])
         return float(np.median(ratios))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.planted.bench.masks import MASKS
 from benchmarks.planted.bench.tables import TEXT_ONLY
 
 Results = dict[str, dict[str, Any]]
@@ -70,7 +71,7 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
     for kind in ("ordinary", "near", "odd"):
         found[f"against-{kind}"] = detectors(results, "auroc", "any", kind)
     found["by-dose"] = by_dose(results)
-    found |= {"seeds": seeds(results), "timesteps": timesteps(results)}
+    found |= {"seeds": seeds(results), "timesteps": timesteps(results), "masks": masks(results)}
     found |= {f"mitigation-{name}": mitigation(rows["settings"]) for name, rows in mitigated.items()}
     return found
 
@@ -142,6 +143,17 @@ def timesteps(results: Results) -> str:
         cells = [f"{row['auroc']:.3f}, {row['tpr_at_1_percent']:.2f}, {row['found']:.2f}" for row in found]
         rows.append([first["choice"], f"{first['forwards']:.2f}", *cells])
     return _table(["timesteps", "forwards", *results], rows)
+
+
+def masks(results: Results) -> str:
+    """Render how well two maps find the region of a template, for the models that reproduce one."""
+    found = {name: result["masks"] for name, result in results.items() if result["masks"]["generations"]}
+    rows = [["generations", *(str(masks["generations"]) for masks in found.values())]]
+    for mask in MASKS:
+        rows.append(
+            [f"`{mask}`", *(f"{masks[mask]['auroc']:.2f}, {masks[mask]['iou']:.2f}" for masks in found.values())]
+        )
+    return _table(["map", *found], rows)
 
 
 def by_dose(results: Results) -> str:

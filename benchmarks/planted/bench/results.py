@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.planted.bench import curves, tables, timesteps
+from benchmarks.planted.bench import curves, masks, tables, timesteps
 from benchmarks.planted.bench.train import MODELS
 
 
@@ -25,6 +25,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "detectors": tables.detector_rates(folder, scores),
         "seeds": tables.seeds(folder),
         "timesteps": timesteps.compare(folder),
+        "masks": masks.compare(folder),
         "by_dose": tables.by_dose(folder, scores),
         "roc": curves.roc(folder, scores),
         "budget": curves.found_by_budget(folder, scores),
