@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -43,9 +43,9 @@ class Attenuate(Method):
             if not math.isfinite(getattr(self, name)):
                 raise UsageError(f"{name} is {getattr(self, name)}", hint="Give a finite number.")
 
-    def check(self, pipeline: object) -> None:
+    def check(self, pipeline: Any) -> None:
         """Raise AuditError if the UNet has no cross-attention in its down blocks and its mid block."""
-        unet = getattr(pipeline.unet, "_orig_mod", pipeline.unet)  # type: ignore[attr-defined]
+        unet = getattr(pipeline.unet, "_orig_mod", pipeline.unet)
         if not down_and_mid_layers(unet):
             what = "the UNet has no cross-attention in its down blocks and its mid block"
             raise AuditError(what, where=type(pipeline).__name__, hint="Use another method.", kind="unsupported_model")

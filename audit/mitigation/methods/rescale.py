@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -51,9 +51,9 @@ class Rescale(Method):
         if self.keep not in KEEP:
             raise UsageError(f"keep is {self.keep!r}", hint=f"Give one of: {', '.join(KEEP)}.")
 
-    def check(self, pipeline: object) -> None:
+    def check(self, pipeline: Any) -> None:
         """Raise AuditError if the tokenizer does not put BOS first."""
-        tokenizer = pipeline.tokenizer  # type: ignore[attr-defined]
+        tokenizer = pipeline.tokenizer
         if tokenizer.bos_token_id is None or tokenizer("").input_ids[:1] != [tokenizer.bos_token_id]:
             what = "the tokenizer does not put BOS first, but BOS is the position that is rescaled"
             raise AuditError(what, where=type(pipeline).__name__, kind="unsupported_model")

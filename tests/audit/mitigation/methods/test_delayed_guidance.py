@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import audit
 from audit.errors import UsageError
+from audit.mitigation.methods.method import Forward, Prompts
 from tests.support.sampler import encoded, sampled
 
 PROMPT, GUIDANCE = "a dog", 5.0
@@ -42,8 +44,22 @@ def test_the_dynamic_transition_is_the_first_local_minimum(pipe: Any, latents: A
         ours = latents(pipe, prompt, num_inference_steps=10)
     expected = sampled(pipe, encoded(pipe, prompt), noise, 10, GUIDANCE, guide)
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-9, rtol=0)
-    assert any(guided)
     assert not guided[0]
+
+
+def test_each_image_is_guided_from_its_own_minimum_on(pipe: Any) -> None:
+    norms = [[3.0, 1.0], [2.0, 2.0], [2.5, 1.5], [1.0, 3.0]]  # per step: of each of two images
+    hidden = torch.zeros(2, 77, 32)
+    prompts = Prompts(pipe, {"num_images_per_prompt": 1}, hidden, True, None, None, lambda: hidden)
+    effect, on = audit.DelayedGuidance(None).begin(prompts), torch.tensor([True, True])
+    found = []
+    for step, of_step in enumerate(norms):
+        conditional = torch.zeros(2, 1, 2, 2)
+        conditional[:, 0, 0, 0] = torch.tensor(of_step)
+        forward = Forward(step, 4, 1, torch.zeros(2, 1, 2, 2), True, GUIDANCE, on)
+        changed = effect.prediction(forward, torch.cat([torch.zeros_like(conditional), conditional]))
+        found.append(changed[2:].flatten(1).norm(dim=1).tolist())
+    assert found == [[0.0, 0.0], [0.0, 2.0], [2.5, 1.5], [1.0, 3.0]]
 
 
 def test_steps_that_are_not_guided_cost_half(pipe: Any, latents: Any) -> None:

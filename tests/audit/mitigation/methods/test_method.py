@@ -66,9 +66,7 @@ def test_only_the_flagged_prompts_of_a_batch_change(pipe: Any, latents: Any, met
     np.testing.assert_allclose(ours, [plain[0], all_mitigated[1]], atol=1e-9, rtol=0)
 
 
-def test_a_batch_without_flagged_prompts_is_bitwise_that_of_the_plain_pipeline(
-    pipe: Any, latents: Any, method: Any
-) -> None:
+def test_a_batch_without_flagged_prompts_is_bitwise_plain(pipe: Any, latents: Any, method: Any) -> None:
     plain = latents(pipe, [SHORT, LONG], images=2)
     with flagging(pipe, method, set()):
         assert np.array_equal(latents(pipe, [SHORT, LONG], images=2), plain)
