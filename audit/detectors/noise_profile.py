@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from audit.detectors.detector import ScreenDetector, Seen
 from audit.detectors.noise_magnitude import magnitude
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)  # t = 981, 861, 741, 621, 501, 381, 261, 141 of SD's 50-step schedule
 FLOOR = 1e-3  # relative to ||eps(∅)||: where a caption has no effect, the logarithm would measure rounding errors
@@ -14,6 +16,8 @@ FLOOR = 1e-3  # relative to ||eps(∅)||: where a caption has no effect, the log
 
 def measure(seen: Seen) -> dict[str, Tensor]:
     """Compute `log max(||eps(c) - eps(∅)||, 1e-3 ||eps(∅)||)` on the same initial noise at eight timesteps: [B, 8]."""
+    import torch
+
     logs = [
         torch.log(torch.maximum(magnitude(seen.response_BCHW[at]), FLOOR * magnitude(seen.unconditional_BCHW[at])))
         for at in POSITIONS
