@@ -6,8 +6,9 @@ BIN = .venv/bin
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
 
-# One thread per process: two processes run tests, and each may start workers of its own.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores: a process that runs tests waits for Ray and other processes over a quarter of its time.
+# One thread per process, because each may start workers of its own.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) --file-durations

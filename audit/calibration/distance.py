@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import genpareto
-from sklearn.covariance import LedoitWolf
 
 # Shapes: N captions, M control captions, F features.
 
@@ -56,6 +54,8 @@ class Distance:
         median_F, inverse_F = robust_scale(control_MF)
         if one_sided:
             return cls(median_F, inverse_F, None)
+        from sklearn.covariance import LedoitWolf  # takes a second to import, and reading a calibration needs none
+
         fitted = LedoitWolf(assume_centered=True).fit((control_MF - median_F) * inverse_F)
         return cls(median_F, inverse_F, np.asarray(fitted.precision_, dtype=np.float64))
 
@@ -130,6 +130,8 @@ class Survival:
         excess = excess[excess > 0]
         if not len(excess):
             return cls(sorted_M, threshold, 0.0, 1.0)
+        from scipy.stats import genpareto
+
         shape, _, scale = genpareto.fit(excess, floc=0)
         if shape <= 0:
             shape, scale = 0.0, excess.mean()

@@ -97,7 +97,8 @@ def outline_embedder(
     if model is not None or path.is_dir() or (not path.exists() and is_hub_id(str(weights))):
         return _clip(f"local-dir:{path}" if path.is_dir() else (model or str(weights)).partition("/")[0])
     if path.suffix == ".safetensors":
-        from audit.embedding.descriptor import CopyDescriptor, read_config
+        from audit.embedding.descriptor import CopyDescriptor
+        from audit.embedding.descriptor_header import read_config
 
         config = read_config(path)
         with META:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logit
-from torch import Tensor
 
 from audit.detectors.detector import ALL_LAYERS, Columns, ScreenDetector, Seen
 from audit.detectors.entropy import entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POSITION = 18  # t = 621 of SD's 50-step schedule
 SMALLEST = 1e-6  # probability; a float32 average cannot resolve smaller differences from 0 or 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from audit.detectors.attention_profile import POSITION, bos_logits
 from audit.detectors.detector import Columns, ScreenDetector, Seen
 from audit.detectors.entropy import entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYERS = 4
 

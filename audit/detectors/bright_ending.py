@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from audit.detectors.detector import Columns, TrajectoryStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BrightEnding:
@@ -30,6 +31,8 @@ class BrightEnding:
     needs_end: ClassVar[bool] = True
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        import torch
+
         self._last = steps - 1
         self._region_BQ = torch.zeros(len(prompt_tokens_B), 0)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from audit.detectors.detector import ScreenDetector, Seen
 from audit.detectors.noise_magnitude import magnitude
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEP = 0.1  # h: by what fraction the prompt embedding moves towards that of the empty prompt
 

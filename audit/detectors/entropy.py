@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 # Shapes: B rows, L layers, K text positions; X any leading axes.
 
 
 def entropy(attn_XK: Tensor) -> Tensor:
     """Compute `H(a) = -sum_k a_k log a_k` over the last axis: [X, K] -> [X], float64."""
+    import torch
+
     return torch.special.entr(attn_XK.double()).sum(-1)
 
 
@@ -19,6 +24,8 @@ def summary_entropy(attn_BK: Tensor, prompt_tokens_B: Tensor) -> Tensor:
     The attention is not renormalised. `prompt_tokens_B` counts BOS and EOS, so the summary tokens are at positions
     `prompt_tokens - 1` and above.
     """
+    import torch
+
     position_K = torch.arange(attn_BK.shape[-1], device=attn_BK.device)
     in_summary_BK = position_K >= (prompt_tokens_B[:, None] - 1)
     return (torch.special.entr(attn_BK.double()) * in_summary_BK).sum(-1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from audit.detectors.detector import ScreenDetector, Seen
 from audit.detectors.entropy import entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYER = 3  # the 4th cross-attention layer: `down_blocks.1.attentions.1` in SD
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from audit.detectors.detector import Columns, TrajectoryStep
 from audit.detectors.entropy import entropy, summary_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EntropyTrajectory:
@@ -44,6 +45,8 @@ class EntropyTrajectory:
     needs_end: ClassVar[bool] = False
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        import torch
+
         self._prompt_tokens_B = prompt_tokens_B
         self._last = max(1, steps // 5)
         self._from = steps - self._last
@@ -52,6 +55,8 @@ class EntropyTrajectory:
 
     def observe(self, step: int, seen: TrajectoryStep) -> None:
         """Record what one step showed."""
+        import torch
+
         assert seen.attn_BLK is not None
         attn_BK = seen.attn_BLK.double().mean(1)
         self._entropy_steps.append(entropy(attn_BK))
@@ -67,6 +72,8 @@ class EntropyTrajectory:
 
     def result(self) -> dict[str, Tensor]:
         """Return the detector's columns: name -> values [B] or [B, n]."""
+        import torch
+
         entropy_BT = torch.stack(self._entropy_steps, dim=1)
         last_B = entropy_BT[:, self._from :].mean(1)
         change_B = self._summary_sum_B / self._last - self._summary_first_B

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from audit.detectors.detector import ScreenDetector, Seen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POSITION = 47  # the third-to-last timestep of the 50-step schedule (t = 41 of SD)
 
@@ -16,6 +18,8 @@ def measure(seen: Seen) -> dict[str, Tensor]:
     The forward runs on the initial noise, which is not what the model expects at that timestep. The cosine with a zero
     vector is 0.
     """
+    import torch
+
     unconditional_BCHW, response_BCHW = (
         seen.unconditional_BCHW[POSITION].double(),
         seen.response_BCHW[POSITION].double(),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from audit.detectors.detector import Columns, TrajectoryStep
 from audit.detectors.noise_magnitude import magnitude
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NoiseMagnitudeMean:
@@ -27,6 +28,8 @@ class NoiseMagnitudeMean:
     needs_end: ClassVar[bool] = False
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        import torch
+
         self._steps = steps
         self._sum_B = torch.zeros(len(prompt_tokens_B), dtype=torch.float64, device=prompt_tokens_B.device)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from audit.detectors.detector import ScreenDetector, Seen
 from audit.detectors.noise_magnitude import magnitude
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)  # t = 981, 861, 741, 621, 501, 381, 261, 141 of SD's 50-step schedule
 FLOOR = 1e-3  # relative to ||eps(∅)||: where a caption has no effect, the logarithm would measure rounding errors
@@ -21,6 +22,8 @@ def measure(seen: Seen) -> dict[str, Tensor]:
 
 def log_responses(seen: Seen, positions: Sequence[int]) -> Tensor:
     """Compute the same at the given positions of the 50-step schedule: [B, positions]."""
+    import torch
+
     logs = [
         torch.log(torch.maximum(magnitude(seen.response_BCHW[at]), FLOOR * magnitude(seen.unconditional_BCHW[at])))
         for at in positions

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from audit.detectors.detector import ScreenDetector, Seen
 from audit.detectors.noise_profile import log_responses
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POSITIONS = (12, 18, 24, 30)  # t = 741, 621, 501, 381 of SD's 50-step schedule; any of those of `noise_profile`
 

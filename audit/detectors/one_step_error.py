@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from audit.detectors.detector import ScreenDetector, Seen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GUIDANCE = 7.5
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from audit.detectors.detector import Columns, TrajectoryStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Shapes: B rows, Q pixels of the latent; C, H and W of the latent.
 
@@ -34,6 +35,8 @@ class ScoreDifference:
     needs_end: ClassVar[bool] = False
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        import torch
+
         self._last = steps - 1
         self._map_BQ = torch.zeros(len(prompt_tokens_B), 0, dtype=torch.float64)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from audit.detectors.attention_profile import bos_logits
 from audit.detectors.detector import Columns, TrajectoryStep
 from audit.detectors.entropy import entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TrajectoryProfile:
@@ -31,6 +32,8 @@ class TrajectoryProfile:
     needs_end: ClassVar[bool] = False
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        import torch
+
         self._last = max(1, steps // 5)
         self._from = steps - self._last
         self._entropy_BL = self._bos_BL = torch.zeros((), dtype=torch.float64)

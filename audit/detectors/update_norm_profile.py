@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from audit.detectors.detector import Columns, TrajectoryStep
 from audit.detectors.noise_magnitude import magnitude
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Shapes: B rows, N captions, T steps, P parts of the run.
 
@@ -36,6 +37,8 @@ class UpdateNormProfile:
     needs_end: ClassVar[bool] = False
 
     def __init__(self, prompt_tokens_B: Tensor, steps: int) -> None:
+        import torch
+
         device = prompt_tokens_B.device
         self._share_TP = torch.zeros(steps, PARTS, dtype=torch.float64)
         for part in range(PARTS):

@@ -6,9 +6,8 @@ Shapes: B images, C channels, H and W pixels, D descriptor width.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audit.embedding.descriptor_header import DescriptorConfig, read_config
 from audit.errors import AuditError, first_line
 from audit.images.decoding import rgb
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class DescriptorConfig:
-    """Size of a descriptor: image side in pixels, channels of the trunk's four stages, width of the vectors."""
-
-    image_size: int = 64
-    channels: tuple[int, ...] = (32, 64, 96, 160)
-    width: int = 128
-    gem_power: float = 3.0
 
 
 class ResidualBlock(nn.Module):
@@ -111,34 +101,6 @@ class CopyDescriptor(nn.Module):
             what = f"the weights do not fit the copy descriptor: {first_line(error)}"
             raise AuditError(what, where=str(path)) from error
         return model.eval().requires_grad_(False)
-
-
-def read_config(path: Path) -> DescriptorConfig:
-    """Read the configuration from the header of a safetensors file; raise AuditError if it has none."""
-    return _read_header(path)[0]
-
-
-def read_floors(path: Path) -> dict[str, float]:
-    """Read the floors that `CopyDescriptor.save` wrote, by kind; empty if none were measured for the weights."""
-    return _read_header(path)[1]
-
-
-def _read_header(path: Path) -> tuple[DescriptorConfig, dict[str, float]]:
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("not a safetensors file")
-            metadata = json.loads(file.read(length))["__metadata__"]
-        config = json.loads(metadata["config"])
-        floors = {str(kind): float(value) for kind, value in json.loads(metadata.get("floors", "{}")).items()}
-        return DescriptorConfig(**{**config, "channels": tuple(config["channels"])}), floors
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise AuditError(
-            "not the weights of a copy descriptor: no safetensors header with its configuration",
-            where=str(path),
-            hint="Give a file written by CopyDescriptor.save, or a folder with an open_clip model.",
-        ) from error
 
 
 def to_tensor(image: Image.Image, size: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from audit.embedding.descriptor_header import read_floors
 from audit.embedding.published import PUBLISHED as SSCD
 
 # Literature on diffusion models judges generated images by SSCD: Somepalli et al. (CVPR 2023, arXiv 2212.03860, with
@@ -42,7 +43,5 @@ def floors_of(weights: str | Path, model: str | None = None) -> dict[str, Floor]
     if model is None and (str(weights) in SSCD or path.suffix in (".pt", ".pth")):
         return {kind: Floor(PUBLISHED, PUBLISHED_SOURCE) for kind in KINDS}
     if model is None and path.suffix == ".safetensors" and path.is_file():
-        from audit.embedding.descriptor import read_floors
-
         return {kind: Floor(value, "measured for these weights") for kind, value in read_floors(path).items()}
     return {}

@@ -15,6 +15,11 @@ import audit
         ("pipelines.cli", ("torch", "diffusers", "ray", "scipy", "pyarrow")),
         ("pipelines.configuration.settings", ("torch", "diffusers", "ray", "scipy")),
         ("pipelines.runs.audit", ("torch", "diffusers", "scipy")),
+        ("audit.detectors", ("torch", "diffusers", "sklearn")),
+        ("audit.calibration.calibration", ("torch", "diffusers", "sklearn")),
+        ("pipelines.runs.evaluate", ("torch", "diffusers")),
+        ("pipelines.runs.recomputed_results", ("torch", "diffusers", "sklearn")),
+        ("audit.embedding.floors", ("torch",)),
     ],
 )
 def test_what_a_module_does_not_need_is_not_imported(module: str, heavy: tuple[str, ...]) -> None:

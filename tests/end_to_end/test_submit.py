@@ -111,12 +111,12 @@ def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
     assert status.startswith("running: ")
     assert "RUNNING" in status
     with follow(run) as logs:
-        until(lambda: Ledger(run).parts("scores"), logs)
+        until(lambda: bool(Ledger(run).parts("screen")), logs)
         driver().kill()
         said, _ = logs.communicate()
-    assert "screen: 38 captions" in said
+    assert "embed: 40 images" in said
     killed = crossaudit("status", run).stdout
-    assert re.match("killed. Last progress: (select|generate)", killed)
+    assert re.match("killed. Last progress: (screen|select|generate)", killed)
     assert "FAILED" in killed
     assert not Ledger(run).parts("verdicts")
 
@@ -146,11 +146,13 @@ def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
 
 
 def test_one_that_cannot_begin_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:
-    missing = str(tmp_path / "nowhere.parquet")
-    failed = submit(dataset, cluster, str(tmp_path / "run"), "--set", f"captions={missing}")
+    missing, nowhere = str(tmp_path / "nowhere.parquet"), str(tmp_path / "nowhere")
+    wrong = "--set", f"captions={missing}", "--set", f"model={nowhere}"
+    failed = submit(dataset, cluster, str(tmp_path / "run"), *wrong)
     assert failed.returncode == 1
     assert "failed with exit code 1" in failed.stderr
     assert f"{missing}: no such file" in failed.stderr
+    assert f"{nowhere}: no such model" in failed.stderr
 
 
 def test_one_that_fails_is_waited_for_and_its_run_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:

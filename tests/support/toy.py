@@ -71,7 +71,7 @@ def settings_of(**changes: Any) -> dict[str, Any]:
             "control_rate": 0.05,
             "sscd": {"weights": "sscd.safetensors", "min_similarity_region": 0.9999},
         },
-        "engine": {"workers": 0, "shard_rows": 16, "retries": 0},
+        "engine": {"workers": 0, "shard_rows": 32, "retries": 0},
         "out": "run",
     }
     return settings | changes

@@ -15,6 +15,7 @@ from torch import Tensor
 from audit.attention.probe import AttentionProbe, LayersSeen, cross_attention_layers
 from audit.attention.seam import Seam, Slot
 from audit.errors import AuditError
+from tests.support.small_unet import shallow_unet
 
 BATCH = 2
 SHAPE = {
@@ -147,7 +148,8 @@ def compiled(unet: UNet2DConditionModel, how: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["whole", "repeated blocks"])
-def test_a_graph_that_was_compiled_before_is_seen_and_changed(unet: UNet2DConditionModel, how: str) -> None:
+def test_a_graph_that_was_compiled_before_is_seen_and_changed(how: str) -> None:
+    unet = shallow_unet().eval().requires_grad_(False)
     plain, attn_BLK, changed = run(unet), probed(unet), doubled(unet)
     torch._dynamo.reset()
     compiled(unet, how)
@@ -160,7 +162,8 @@ def test_a_graph_that_was_compiled_before_is_seen_and_changed(unet: UNet2DCondit
 
 
 @pytest.mark.slow
-def test_a_compiled_forward_is_not_ended_early(unet: UNet2DConditionModel) -> None:
+def test_a_compiled_forward_is_not_ended_early() -> None:
+    unet = shallow_unet().eval().requires_grad_(False)
     compiled(unet, "whole")
     layers = cross_attention_layers(unet)
     with AttentionProbe(layers[:2], stop=True) as probe:

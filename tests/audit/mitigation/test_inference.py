@@ -16,7 +16,7 @@ from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError, UsageError
 from audit.models.noise import initial_latent
 from tests.support.explicit import Explicit
-from tests.support.small_unet import small_unet
+from tests.support.small_unet import shallow_unet
 
 SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
 
@@ -273,7 +273,7 @@ def test_a_unet_that_is_compiled_already_is_refused(pipeline: StableDiffusionPip
 
 @pytest.mark.slow
 def test_a_unet_compiled_afterwards_is_mitigated(pipeline: StableDiffusionPipeline) -> None:
-    pipeline.unet = small_unet(pipeline.unet.config.cross_attention_dim)
+    pipeline.unet = shallow_unet(pipeline.unet.config.cross_attention_dim)
     audit.mitigate_(pipeline)
     eager = [latents(pipeline, prompt) for prompt in (SHORT, LONG)]
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")

@@ -22,7 +22,7 @@ import audit
 from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError, UsageError
 from tests.support.adapted import Adapted
-from tests.support.small_unet import small_unet
+from tests.support.small_unet import shallow_unet, small_unet
 
 SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
 
@@ -33,8 +33,15 @@ def unet_of(seed: int) -> UNet2DConditionModel:
 
 @pytest.fixture
 def pipe(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """With a UNet of four cross-attention layers, which compiles soon."""
+    """With a UNet of four cross-attention layers."""
     pipeline.unet = unet_of(0)
+    return pipeline
+
+
+@pytest.fixture
+def shallow(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """With a UNet that compiles soon."""
+    pipeline.unet = shallow_unet(cross_attention_dim=32).eval().requires_grad_(False)
     return pipeline
 
 
@@ -152,30 +159,32 @@ def test_a_processor_that_a_callback_sets_is_noticed(pipe: StableDiffusionPipeli
 @pytest.mark.slow
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("how", ["whole", "repeated blocks"])
-def test_a_unet_that_is_compiled_in_place(pipe: StableDiffusionPipeline, how: str, warm: bool) -> None:
-    right, plain = mitigated(pipe), latents(pipe)
+def test_a_unet_that_is_compiled_in_place(shallow: StableDiffusionPipeline, how: str, warm: bool) -> None:
+    right, plain = mitigated(shallow), latents(shallow)
     torch._dynamo.reset()
-    compiling = {"whole": pipe.unet.compile, "repeated blocks": pipe.unet.compile_repeated_blocks}[how]
+    compiling = {"whole": shallow.unet.compile, "repeated blocks": shallow.unet.compile_repeated_blocks}[how]
     compiling(backend="eager", fullgraph=True)
     if warm:
-        assert same(latents(pipe), plain)
+        assert same(latents(shallow), plain)
     for _ in range(2):
-        assert same(mitigated(pipe), right)
-        assert same(latents(pipe), plain)
+        assert same(mitigated(shallow), right)
+        assert same(latents(shallow), plain)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("warm", [False, True])
-def test_a_unet_that_is_compiled_afterwards_is_mitigated_or_refused(pipe: StableDiffusionPipeline, warm: bool) -> None:
-    right = mitigated(pipe)
+def test_a_unet_that_is_compiled_afterwards_is_mitigated_or_refused(
+    shallow: StableDiffusionPipeline, warm: bool
+) -> None:
+    right = mitigated(shallow)
     torch._dynamo.reset()
-    compiled = torch.compile(pipe.unet, backend="eager", fullgraph=True)
+    compiled = torch.compile(shallow.unet, backend="eager", fullgraph=True)
     if warm:
         compiled(torch.zeros(2, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(2, 77, 32))
-    with audit.mitigated(pipe, audit.Rescale(bos_scale=3)):
-        pipe.unet = compiled
+    with audit.mitigated(shallow, audit.Rescale(bos_scale=3)):
+        shallow.unet = compiled
         try:
-            found = latents(pipe)
+            found = latents(shallow)
         except AuditError as error:
             refusal = str(error)
         else:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,18 @@ from audit.mitigation.guard_rules import mean_entropy
 from tests.support.adapted import Adapted
 from tests.support.explicit import Explicit
 from tests.support.paths import DATA
-from tests.support.small_unet import LAYERS, small_unet
+from tests.support.small_unet import LAYERS, shallow_unet, small_unet
 
 
 @pytest.fixture
 def unet() -> UNet2DConditionModel:
     return small_unet().train()
+
+
+@pytest.fixture
+def shallow() -> UNet2DConditionModel:
+    """One that compiles soon."""
+    return shallow_unet().train()
 
 
 @pytest.fixture
@@ -31,9 +38,9 @@ def whole_unet() -> UNet2DConditionModel:
     return model.train()
 
 
-def inputs(unet: UNet2DConditionModel, size: int = 4, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(unet: UNet2DConditionModel, size: int = 4, seed: int = 0, side: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    noisy = torch.randn(size, 4, 16, 16, generator=generator)
+    noisy = torch.randn(size, 4, side, side, generator=generator)
     timesteps = torch.randint(1000, (size,), generator=generator)
     return noisy, timesteps, torch.randn(size, 12, unet.config.cross_attention_dim, generator=generator)
 
@@ -121,14 +128,14 @@ def test_autocast(unet: UNet2DConditionModel) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("checkpointing", "backend"), [(False, "eager"), (True, "aot_eager")])
-def test_torch_compile(unet: UNet2DConditionModel, checkpointing: bool, backend: str) -> None:
-    batches = [inputs(unet, seed=seed) for seed in range(3)]
-    limit = median_entropy(unet, batches[0])
-    truth = [(true_entropies(unet, batch) <= limit).tolist() for batch in batches]
+def test_torch_compile(shallow: UNet2DConditionModel, checkpointing: bool, backend: str) -> None:
+    batches = [inputs(shallow, seed=seed) for seed in range(3)]
+    limit = median_entropy(shallow, batches[0])
+    truth = [(true_entropies(shallow, batch) <= limit).tolist() for batch in batches]
     if checkpointing:
-        unet.enable_gradient_checkpointing()
-    guard = audit.TrainingGuard(unet, max_entropy=limit)
-    compiled = torch.compile(unet, backend=backend)
+        shallow.enable_gradient_checkpointing()
+    guard = audit.TrainingGuard(shallow, max_entropy=limit)
+    compiled = torch.compile(shallow, backend=backend)
     assert [weights_of(guard, compiled, batch).tolist() for batch in batches] == truth
 
 
@@ -193,23 +200,25 @@ def test_a_layer_that_hides_from_the_guard_is_an_error(unet: UNet2DConditionMode
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_unet_that_was_compiled_in_place_before(unet: UNet2DConditionModel, checkpointing: bool) -> None:
-    batch = inputs(unet)
-    truth = true_entropies(unet, batch)
+def test_a_unet_that_was_compiled_in_place_before(shallow: UNet2DConditionModel, checkpointing: bool) -> None:
+    batch = inputs(shallow)
+    truth = true_entropies(shallow, batch)
     if checkpointing:
-        unet.enable_gradient_checkpointing()
-    unet.compile(backend="eager", fullgraph=True)
-    loss_of(unet, batch).mean().backward()
-    guard = audit.TrainingGuard(unet, max_entropy=float(np.sort(truth)[1:3].mean()))
-    loss = loss_of(unet, batch)
+        shallow.enable_gradient_checkpointing()
+    shallow.compile(backend="eager", fullgraph=True)
+    loss_of(shallow, batch).mean().backward()
+    guard = audit.TrainingGuard(shallow, max_entropy=float(np.sort(truth)[1:3].mean()))
+    loss = loss_of(shallow, batch)
     assert guard._last is not None
     np.testing.assert_allclose(mean_entropy(guard._last.attn_BLK), truth, atol=1e-5)
     (guard.weights() * loss).mean().backward()
 
 
-def _rank(rank: int, folder: str) -> None:
+def _rank(_: int, rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    store = f"file://{folder}/store"
+    patience = timedelta(minutes=5)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=patience)
     unet = small_unet().train()
     batch = inputs(unet, seed=rank)
     guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch), log=Path(folder) / "log")
@@ -222,7 +231,9 @@ def _rank(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_each_rank_of_ddp_weighs_its_own_samples(unet: UNet2DConditionModel, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    other = torch.multiprocessing.spawn(_rank, (1, str(tmp_path)), nprocs=1, join=False)
+    _rank(0, 0, str(tmp_path))
+    other.join()
     parts = sorted((tmp_path / "log").iterdir())
     assert [part.name for part in parts] == ["000-0000000000.parquet", "001-0000000000.parquet"]
     for rank, part in enumerate(parts):
@@ -323,7 +334,7 @@ def test_what_attends_unlike_control_captions_gets_no_weight(
     for name, spread in (("learning", 0.1), ("like control captions", 0.1), ("unlike", 1.0)):
         found, captions = [], ControlCaptions(unet, spread, seed=9)
         for seed in range(12):
-            noisy, timesteps, _ = inputs(unet, 20, seed)
+            noisy, timesteps, _ = inputs(unet, 20, seed, side=8)
             unet(noisy, timesteps, encoder_hidden_states=captions(20))
             found.append(guard.weights().mean())
         shares[name] = float(torch.stack(found).mean())
@@ -353,11 +364,11 @@ def test_the_forward_of_control_captions_leaves_gradients_alone(
 
 
 @pytest.mark.slow
-def test_control_captions_beside_torch_compile(unet: UNet2DConditionModel) -> None:
-    control_captions = ControlCaptions(unet)
-    guard = audit.TrainingGuard(unet, max_quantile=0.95, control_captions=control_captions)
-    compiled = torch.compile(unet, backend="eager")
-    assert [weights_of(guard, compiled, inputs(unet, seed=seed)).tolist() for seed in range(3)] == [[1.0] * 4] * 3
+def test_control_captions_beside_torch_compile(shallow: UNet2DConditionModel) -> None:
+    control_captions = ControlCaptions(shallow)
+    guard = audit.TrainingGuard(shallow, max_quantile=0.95, control_captions=control_captions)
+    compiled = torch.compile(shallow, backend="eager")
+    assert [weights_of(guard, compiled, inputs(shallow, seed=seed)).tolist() for seed in range(3)] == [[1.0] * 4] * 3
     assert control_captions.asked == 1
 
 
