@@ -38,7 +38,7 @@ def compare(folder: Path) -> dict[str, Any]:
     for name in MASKS if rows else ():
         maps = [_square(row[name]) for row in rows]
         inside = np.zeros(maps[0].shape, dtype=bool)
-        inside[: inside.shape[0] * TEMPLATE_ROWS // SIDE] = True
+        inside[: len(inside) * TEMPLATE_ROWS // SIDE] = True
         separations, overlaps = [], []
         for values in maps:
             highest = values >= np.sort(values, axis=None)[-int(inside.sum())]
