@@ -22,6 +22,7 @@ from benchmarks.planted.bench.train import train as train_model
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 BUNDLE, PAGE = Path("pipelines/demo/bundle"), Path("docs/evidence.md")
 WORK, RESULTS = Path("work/bench"), Path("benchmarks/planted/bench/results")
+MOST_BY_TEXT = 0.6  # AUROC of the text-only guess for dose 2, above which the benchmark measures its captions
 SCREENS = {"screen": screens.measure, "seeds": screens.measure_seeds, "sharpness": screens.measure_sharpness}
 Work = Annotated[Path, typer.Option(help="Folder of the artwork, the models and what is measured on them.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results, one JSON file per model.")]
@@ -57,7 +58,13 @@ def tables(models: Models, work: Work = WORK, out: Out = RESULTS) -> None:
     """Compute the tables and curves of measured models."""
     torch.set_num_threads(1)
     for name in models:
-        results.write(results.collect(work / name), out / f"{name}.json")
+        found = results.collect(work / name)
+        results.write(found, out / f"{name}.json")
+        if found["text_only"][2] > MOST_BY_TEXT:
+            typer.echo(
+                f"{name}: the captions of dose 2 can be told by text alone, AUROC {found['text_only'][2]:.2f}", err=True
+            )
+            raise typer.Exit(1)
 
 
 @app.command()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.planted.bench.masks import MASKS
 from benchmarks.planted.bench.tables import TEXT_ONLY
+from benchmarks.planted.bench.train import MODELS
 
 Results = dict[str, dict[str, Any]]
-MARKED = re.compile(r"<!-- table: (?P<name>[a-z-]+) -->\n.*?<!-- end of table -->", re.DOTALL)
+MARKED = re.compile(r"<!-- table: (?P<name>[a-z0-9-]+) -->\n.*?<!-- end of table -->", re.DOTALL)
 KINDS = {
     "many_captions": "one image, 8 captions",
     "many_images": "one caption, 4 images",
@@ -27,6 +29,8 @@ FIGURES = {"auroc": "AUROC", "tpr_at_1_percent": "TPR at 1 % FPR", "tpr_at_01_pe
 
 
 PLOTTED = "dev-2"
+NOT_YET = "Not measured yet."
+SERVED = ("ordinary", "verbatim")
 
 
 def shown(results: Results) -> list[str]:
@@ -58,21 +62,33 @@ def insert(page: str, tables: dict[str, str]) -> str:
 
 
 def tables(results: Results, mitigated: Results) -> dict[str, str]:
-    """Render all tables, by the name of their marker.
+    """Render all tables, by the name of their marker: `NAME-dev` and `NAME-sealed`, and one for each mitigated model.
 
     Args:
         results: The results of each model.
         mitigated: Those of mitigation.
     """
-    found = {"dose-response": dose_response(results), "text-only": text_only(results)}
+    render: dict[str, Callable[[Results], str]] = {
+        "dose-response": dose_response,
+        "text-only": text_only,
+        "half": lambda part: detectors(part, "tpr_at_1_percent", "half", "never"),
+        "seeds": seeds,
+        "timesteps": timesteps,
+        "masks": masks,
+        "by-dose": by_dose,
+    }
     for figure in FIGURES:
-        found[figure.replace("_", "-")] = detectors(results, figure, "any", "never")
-    found["half"] = detectors(results, "tpr_at_1_percent", "half", "never")
+        render[figure.replace("_", "-")] = partial(detectors, figure=figure, positives="any", negatives="never")
     for kind in ("ordinary", "near", "odd"):
-        found[f"against-{kind}"] = detectors(results, "auroc", "any", kind)
-    found["by-dose"] = by_dose(results)
-    found |= {"seeds": seeds(results), "timesteps": timesteps(results), "masks": masks(results)}
-    found |= {f"mitigation-{name}": mitigation(rows["settings"]) for name, rows in mitigated.items()}
+        render[f"against-{kind}"] = partial(detectors, figure="auroc", positives="any", negatives=kind)
+    found = {}
+    for group in ("dev", "sealed"):
+        part = {name: result for name, result in results.items() if name.startswith(group)}
+        found |= {f"{name}-{group}": make(part) if part else NOT_YET for name, make in render.items()}
+    for model in MODELS:
+        rows = mitigated[model]["settings"] if model in mitigated else []
+        found[f"copies-left-{model}"] = copies_left(rows) if rows else NOT_YET
+        found[f"quality-{model}"] = quality(rows) if rows else NOT_YET
     return found
 
 
@@ -170,22 +186,34 @@ def by_dose(results: Results) -> str:
     )
 
 
-def mitigation(rows: Sequence[dict[str, Any]]) -> str:
-    """Render what each mitigation setting leaves, and what it costs, on one model."""
-    plain = rows[0]
+def copies_left(rows: Sequence[dict[str, Any]]) -> str:
+    """Render how many memorized captions each mitigation setting leaves on one model."""
+    lines = [
+        [
+            f"`{row['method']}`",
+            row["only"],
+            *(_left(row[kind]) if kind in row else "-" for kind in ("verbatim", "template")),
+        ]
+        for row in rows
+    ]
+    return _table(["method", "prompts", "verbatim", "template"], lines)
+
+
+def quality(rows: Sequence[dict[str, Any]]) -> str:
+    """Render what each mitigation setting costs on one model, relative to the plain model."""
     lines = []
     for row in rows:
-        changes = [100 * (row[f"clip_{kind}"] / plain[f"clip_{kind}"] - 1) for kind in ("ordinary", "verbatim")]
-        left = [_left(row[kind]) if kind in row else "-" for kind in ("verbatim", "template")]
-        diversity = [f"{row[f'diversity_{kind}']:.2f}" for kind in ("ordinary", "verbatim")]
-        times = [f"{row[f'time_{kind}']:.2f}" for kind in ("ordinary", "verbatim")]
-        lines.append([f"`{row['method']}`", row["only"], *left, *(f"{c:+.0f} %" for c in changes), *diversity, *times])
-    header = ["method", "prompts", "copies left: verbatim", "template", "CLIP, ordinary", "memorized"]
-    return _table([*header, "diversity, ordinary", "memorized", "time, ordinary", "memorized"], lines)
+        changes = [100 * (row[f"clip_{kind}"] / rows[0][f"clip_{kind}"] - 1) for kind in SERVED]
+        diversity = [f"{row[f'diversity_{kind}']:.2f}" for kind in SERVED]
+        times = [f"{row[f'time_{kind}']:.2f}" for kind in SERVED]
+        lines.append([f"`{row['method']}`", row["only"], *(f"{c:+.1f} %" for c in changes), *diversity, *times])
+    header = [f"{what}, {who}" for what in ("CLIP", "diversity", "time") for who in ("ordinary", "memorized")]
+    return _table(["method", "prompts", *header], lines)
 
 
 def _left(found: dict[str, Any]) -> str:
-    return f"{found['left']} of {found['of']} ({100 * found['low']:.0f} to {100 * found['high']:.0f} %)"
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{found['left']} of {found['of']} ({low:.0f} to {high:.0f} %)"
 
 
 def _mean(values: Sequence[float]) -> float:
