@@ -81,7 +81,7 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
         render[figure.replace("_", "-")] = partial(detectors, figure=figure, positives="any", negatives="never")
     for kind in ("ordinary", "near", "odd"):
         render[f"against-{kind}"] = partial(detectors, figure="auroc", positives="any", negatives=kind)
-    found = {}
+    found: dict[str, str] = {}
     for group in ("dev", "sealed"):
         part = {name: result for name, result in results.items() if name.startswith(group)}
         found |= {f"{name}-{group}": make(part) if part else NOT_YET for name, make in render.items()}
