@@ -30,7 +30,7 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     assert "dollars" in head
     rows = {line.split()[0]: line.split() for line in lines[lines.index(head) + 1 :] if line and line[0] not in "-+ "}
     assert list(rows)[:8] == ["ingest", "embed", "cluster", "calibrate", "screen", "generate", "confirm", "total"]
-    assert rows["screen"][1:4] == ["40", "captions", "3"]
+    assert rows["screen"][1:4] == ["40", "captions", "2"]
     screened, total = (float(rows[name][-4]) for name in ("screen", "total"))
     assert float(rows["total"][-3]) == pytest.approx(3 * total, rel=0.01)
     assert 0 < screened < total
