@@ -29,13 +29,13 @@ FIGURES = {"auroc": "AUROC", "tpr_at_1_percent": "TPR at 1 % FPR", "tpr_at_01_pe
 
 
 PLOTTED = "dev-2"
-NOT_YET = "Not measured yet."
+NOT_YET = "*The sealed models have not been opened yet.*"
 SERVED = ("ordinary", "verbatim")
 
 
 def shown(results: Results) -> list[str]:
     """Return the detectors to plot: the five with the highest AUROC on the plotted model, and the text alone."""
-    rows = [r for r in results[PLOTTED]["detectors"] if (r["positives"], r["negatives"]) == ("any", "never")]
+    rows = [r for r in results[PLOTTED]["detectors"] if (r["which"], r["against"]) == ("any", "never")]
     curves = results[PLOTTED]["budget"]
     ranked = sorted(rows, key=lambda row: -(row["auroc"]["value"] or 0))
     return [row["detector"] for row in ranked if row["detector"] in curves and row["detector"] != TEXT_ONLY][:6]
@@ -125,7 +125,7 @@ def detectors(results: Results, figure: str, positives: str, negatives: str) -> 
         rows = (
             r
             for r in found["detectors"]
-            if (r["detector"], r["positives"], r["negatives"]) == (detector, positives, negatives)
+            if (r["detector"], r["which"], r["against"]) == (detector, positives, negatives)
         )
         return next((row[figure] for row in rows if row[figure]["value"] is not None), None)
 

@@ -141,7 +141,7 @@ def detector_rates(folder: Path, scores: dict[str, Scores]) -> list[dict[str, An
                 [number[cluster[c]] for c in own],
                 [number[cluster[c]] for c in other],
             )
-            rows.append({"detector": detector, "positives": p, "negatives": n} | asdict(found))
+            rows.append({"detector": detector, "which": p, "against": n} | asdict(found))
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.planted.bench import page
+from tests.support.paths import ROOT
 
 PAGE = "# Title\n\n<!-- table: half -->\nold\n| x |\n<!-- end of table -->\n\nText.\n"
 
@@ -23,8 +24,14 @@ def test_an_unknown_table_is_an_error() -> None:
 def test_detectors_are_ranked_and_the_text_stands_last() -> None:
     estimate = {"low": None, "high": None, "reason": ""}
     rows = [
-        {"detector": name, "positives": "any", "negatives": "never", "auroc": {"value": value, **estimate}}
+        {"detector": name, "which": "any", "against": "never", "auroc": {"value": value, **estimate}}
         for name, value in ((page.TEXT_ONLY, 0.9), ("weak", 0.5), ("strong", 0.8))
     ]
     lines = page.detectors({"dev-1": {"detectors": rows}}, "auroc", "any", "never").splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["`strong`", "`weak`", page.TEXT_ONLY]
+
+
+def test_the_evidence_page_has_the_tables_of_the_recorded_results() -> None:
+    recorded = ROOT / "benchmarks/planted/bench/results"
+    text = (ROOT / "docs/evidence.md").read_text("utf-8")
+    assert page.insert(text, page.tables(page.read(recorded), page.read_mitigation(recorded))) == text
