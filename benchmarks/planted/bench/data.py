@@ -31,7 +31,8 @@ FAMILIES, FAMILY_SIZE = 6, 12
 EDITED, EDITS = 12, 8
 NEVER_CONCEPTS, NEVER_EACH = 225, 23
 CONTROL_EACH = 10
-NEAR, ODD = 120, 40  # of captions of each dose from 20 on: variations in total; odd captions of each of four kinds
+NEAR = 120  # variations, of captions of the three largest doses
+ODD = 40  # odd captions of each of four kinds
 ISOLATED_RMS = 0.16  # least distance of a pool picture to any other, so that pixels can identify it
 LARGEST_DOSE = 40  # of an image, family or caption outside the dose series
 

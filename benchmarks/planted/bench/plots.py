@@ -40,21 +40,20 @@ def dose_response(results: dict[str, Any], path: Path) -> None:
 
 def roc(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
     """Draw true against false positives, with a logarithmic axis of false positives."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=SIZE)
-        for name, curve in curves.items():
-            axes.plot(*zip(*curve, strict=True), marker=".", label=name)
-        axes.set(xscale="log", ylim=(0, 1.02), xlabel="false-positive rate, never trained", ylabel="true-positive rate")
-        _save(figure, axes, path)
+    _curves(curves, path, "false-positive rate, never trained", "true-positive rate")
 
 
 def budget(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
     """Draw the share of memorized pictures found by the number of captions generated."""
+    _curves(curves, path, "captions generated", "memorized pictures found")
+
+
+def _curves(curves: dict[str, list[tuple[float, float]]], path: Path, across: str, up: str) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=SIZE)
         for name, curve in curves.items():
             axes.plot(*zip(*curve, strict=True), marker=".", label=name)
-        axes.set(xscale="log", ylim=(0, 1.02), xlabel="captions generated", ylabel="memorized pictures found")
+        axes.set(xscale="log", ylim=(0, 1.02), xlabel=across, ylabel=up)
         _save(figure, axes, path)
 
 
