@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 import torch
@@ -73,22 +73,28 @@ def mitigate(
     work: Work = WORK,
     out: Out = RESULTS,
     methods: Annotated[
-        list[str] | None, typer.Option(help="METHOD or METHOD@ONLY, such as padding@run; default: those of the page.")
+        list[str] | None,
+        typer.Option(help="METHOD or METHOD@run:MAX_P; default: those of the page."),
     ] = None,
 ) -> None:
     """Measure mitigation methods on measured models."""
     torch.set_num_threads(1)
     sscd = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
     clip = load_embedder("clip", BUNDLE / "embedders/clip")
-    chosen = [mitigation.Setting.parse(text) for text in methods] if methods else mitigation.SETTINGS
     for name in models:
+        development = name.startswith("dev")
+        chosen = mitigation.SETTINGS if development else mitigation.SEALED
+        if methods:
+            chosen = tuple(mitigation.Setting.parse(text) for text in (mitigation.PLAIN, *methods))
         bench = mitigation.Bench(work / name, sscd, clip)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for setting in chosen:
-            rows.append(bench.measure(setting))
-            print(name, rows[-1], flush=True)
+            found = bench.measure(setting)
+            rows += found
+            print(name, *found, sep="\n  ", flush=True)
         if not methods:
-            results.write({"model": name, "settings": rows}, out / f"mitigation-{name}.json")
+            carriers = {"carriers": bench.carriers()} if development else {}
+            results.write({"model": name, "settings": rows} | carriers, out / f"mitigation-{name}.json")
 
 
 @app.command("page")

@@ -1,4 +1,7 @@
-"""Measure mitigation methods on a model of PlantedBench: copies left, CLIP score, diversity and time."""
+"""Measure mitigation methods on a model of PlantedBench: copies left, CLIP score, diversity and time.
+
+Shapes: N captions, S seeds.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -18,15 +22,19 @@ import audit
 from audit.embedding.embedder import Embedder
 from audit.mitigation.methods.registry import parse
 from audit.models.noise import initial_latent
+from audit.schema import DEFAULT_DETECTOR
 from audit.statistics.intervals import clopper_pearson
+from benchmarks.planted.bench.carriers import PARTS, Replaced
 from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.tables import HALF, reproduced
 from benchmarks.planted.bench.truth import GUIDANCE, PLANTED, STEPS, Judge, some
 
-SEEDS, BATCH = (21, 22), 50
-VERBATIM, TEMPLATES, ORDINARY, CONTROL = 80, 40, 100, 400
-TIMED = 4  # batches that are timed, each beside a plain one
-PLAIN = "plain"
+SEEDS, BATCH = (21, 22), 64
+VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
+TIMED, TIMED_BATCH = 5, 16  # batches that are timed, each beside a plain one
+MAX_P = 0.05  # of flagged control captions, unless a setting says otherwise
+PLAIN, STABILISE = "plain", "stabilise"
+ALL, RUN, SCREEN = "all", "run", "screen"
 Apply = Callable[[Any], AbstractContextManager[Any]]
 
 
@@ -35,34 +43,69 @@ class Setting:
     """One way to mitigate.
 
     Attributes:
-        method: As on the command line (`audit.mitigation.methods.registry.parse`), or "plain".
-        only: Which prompts: "all", "run" (flagged by the run itself) or the name of a detector.
+        method: As on the command line (`audit.mitigation.methods.registry.parse`), "plain", or "stabilise", which gets
+            the bands of the model's control captions.
+        only: Which prompts: "all", or "run", those that the run itself flags.
+        max_p: The fraction of control captions that the run flags.
     """
 
     method: str
-    only: str = "all"
+    only: str = ALL
+    max_p: float = MAX_P
 
     @classmethod
     def parse(cls, text: str) -> Setting:
-        """Read METHOD or METHOD@ONLY."""
-        method, _, only = text.partition("@")
-        return cls(method, only or "all")
+        """Read METHOD, METHOD@run or METHOD@run:MAX_P."""
+        method, _, flagged = text.partition("@")
+        only, _, max_p = flagged.partition(":")
+        return cls(method, only or ALL, float(max_p or MAX_P))
 
 
+# What each method is measured with. The sealed models are measured with the plain model, the paper's setting, and what
+# the development models chose.
 SETTINGS = tuple(
     map(
         Setting.parse,
         (
             PLAIN,
             "rescale:bos_scale=1.25,keep=eos",
-            "rescale:bos_scale=1.25,keep=words",
             "rescale:bos_scale=30,keep=words",
             "padding",
+            "padding:token=none,zero_eos=false,zero_share=0.7",
             "attenuate",
+            STABILISE,
             "delayed_guidance",
+            "weak_guidance:scale=1",
+            "dilute",
+            "dilute:share=0.4@run:0.2",
+            "weak_guidance:scale=0@run:0.2",
         ),
     )
 )
+SEALED = tuple(map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute", "dilute:share=0.4@run:0.2")))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one setting made of one kind of captions, per seed and caption.
+
+    Attributes:
+        copied_SN: Whether the generation reproduces an own image.
+        clip_SN: Its CLIP score.
+        vector_SND: Its SSCD vector.
+    """
+
+    copied_SN: npt.NDArray[np.bool_]
+    clip_SN: npt.NDArray[np.float64]
+    vector_SND: npt.NDArray[np.float32]
+
+    def where(self, flagged_N: npt.NDArray[np.bool_], plain: Made) -> Made:
+        """Take the flagged captions of this, and the others of the plain model."""
+        return Made(
+            np.where(flagged_N, self.copied_SN, plain.copied_SN),
+            np.where(flagged_N, self.clip_SN, plain.clip_SN),
+            np.where(flagged_N[:, None], self.vector_SND, plain.vector_SND),
+        )
 
 
 class Bench:
@@ -76,86 +119,133 @@ class Bench:
         verbatim = [c for kind in PLANTED if kind != "template" for c in some(captions, kind) if hits[c] > HALF]
         templates = [c for c in some(captions, "template") if hits[c] > HALF]
         order = np.random.default_rng(0).permutation(len(verbatim))
-        self.captions = {
-            "verbatim": [verbatim[i] for i in order[:VERBATIM]],
-            "template": templates[:TEMPLATES],
-            "ordinary": [c for c in some(captions, "ordinary") if hits.get(c) == 0][:ORDINARY],
-        }
+        ordinary = [c for c in some(captions, "ordinary") if hits.get(c) == 0][:ORDINARY]
+        kinds = {"verbatim": [verbatim[i] for i in order[:VERBATIM]], "template": templates[:TEMPLATES]}
+        self.captions = {kind: found for kind, found in (kinds | {"ordinary": ordinary}).items() if found}
         self._control = some(captions, "control", CONTROL)
-        self._screen = folder / "screen.parquet"
-        self._only: dict[str, Any] = {"all": None}
+        self._screen = pq.read_table(folder / "screen.parquet")
+        self._all_control = set(some(captions, "control"))
+        self._bands: audit.RunBands | None = None
+        self._plain: dict[str, Made] = {}
 
-    def generate(self, captions: Sequence[str], seed: int, apply: Apply) -> tuple[list[Image.Image], list[float]]:
-        """Generate one image per caption; return the images, and the CPU seconds of each batch."""
-        images: list[Image.Image] = []
-        seconds = []
-        for start in range(0, len(captions), BATCH):
-            part = list(captions[start : start + BATCH])
-            noise_BCHW = initial_latent(seed, (12, 8, 8)).expand(len(part), -1, -1, -1)
-            with apply(self.pipeline):
-                began = time.process_time()
-                found = self.pipeline(part, latents=noise_BCHW, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
-                seconds.append(time.process_time() - began)
-            images += found.images
-        return images, seconds
-
-    def measure(self, setting: Setting) -> dict[str, Any]:
+    def measure(self, setting: Setting) -> list[dict[str, Any]]:
         """Measure one setting.
 
         Args:
             setting: The setting.
+
+        Returns:
+            A row for it. If it applies to all prompts, also a row for those alone that the default detector flags
+            before the run: each image is then that of the method or that of the plain model.
         """
         apply = self._applied(setting)
+        made = {kind: self._make(kind, apply) for kind in self.captions}
+        if setting.method == PLAIN:
+            self._plain = made
         row: dict[str, Any] = {"method": setting.method, "only": setting.only}
-        for kind, captions in self.captions.items():
-            if not captions:
-                continue
-            made = [self.generate(captions, seed, apply)[0] for seed in SEEDS]
-            vectors = [self._sscd.embed(images) for images in made]
-            texts = self._clip.embed_texts(captions)
-            row[f"clip_{kind}"] = float(np.mean([(self._clip.embed(i) * texts).sum(1).mean() for i in made]))
-            row[f"diversity_{kind}"] = float(1 - (vectors[0] * vectors[1]).sum(1).mean())
-            if kind != "ordinary":
-                left = np.zeros(len(captions), dtype=bool)
-                for seed, images in zip(SEEDS, made, strict=True):
-                    left |= self._copied(captions, seed, images)
-                low, high = clopper_pearson(int(left.sum()), len(left))
-                row[kind] = {"left": int(left.sum()), "of": len(left), "low": low, "high": high}
+        if setting.only != ALL:
+            row["max_p"] = setting.max_p
+        rows = [row | _figures(made)]
         for kind in ("ordinary", "verbatim"):
-            row[f"time_{kind}"] = self._time(self.captions[kind], apply)
-        return row
+            rows[0][f"time_{kind}"] = self._time(self.captions[kind], apply)
+        if setting.only == ALL and setting.method != PLAIN:
+            flagged = {kind: self._flagged(captions) for kind, captions in self.captions.items()}
+            parts = {kind: found.where(flagged[kind], self._plain[kind]) for kind, found in made.items()}
+            rows.append(row | {"only": SCREEN, "max_p": MAX_P} | _figures(parts))
+            rows[-1]["flagged"] = {kind: int(found.sum()) for kind, found in flagged.items()}
+        return rows
 
-    def _copied(self, captions: Sequence[str], seed: int, images: Sequence[Image.Image]) -> np.ndarray:
+    def carriers(self) -> dict[str, int]:
+        """Count the verbatim captions that still reproduce, when a part of the prompt is replaced by the empty prompt.
+
+        Returns:
+            The number per part of the prompt, from one seed, and that of the plain model as "nothing".
+        """
+        captions = self.captions["verbatim"]
+        found = {"nothing": int(self._plain["verbatim"].copied_SN[0].sum())}
+        for part in PARTS:
+            images = self._generate(captions, SEEDS[0], self._method(Replaced(part)))
+            found[part] = int(self._copied(captions, SEEDS[0], images).sum())
+        return found
+
+    def _make(self, kind: str, apply: Apply) -> Made:
+        captions = self.captions[kind]
+        text_ND = self._clip.embed_texts(captions)
+        copied, scores, vectors = [], [], []
+        for seed in SEEDS:
+            images = self._generate(captions, seed, apply)
+            copied.append(self._copied(captions, seed, images))
+            scores.append((self._clip.embed(images) * text_ND).sum(1))
+            vectors.append(self._sscd.embed(images))
+        return Made(np.stack(copied), np.stack(scores), np.stack(vectors))
+
+    def _generate(self, captions: Sequence[str], seed: int, apply: Apply) -> list[Image.Image]:
+        images: list[Image.Image] = []
+        for start in range(0, len(captions), BATCH):
+            images += self._call(captions[start : start + BATCH], seed, apply)
+        return images
+
+    def _call(self, captions: Sequence[str], seed: int, apply: Apply) -> list[Image.Image]:
+        noise_BCHW = initial_latent(seed, (12, 8, 8)).expand(len(captions), -1, -1, -1)
+        with apply(self.pipeline):
+            found = self.pipeline(
+                list(captions), latents=noise_BCHW, num_inference_steps=STEPS, guidance_scale=GUIDANCE
+            )
+        return list(found.images)
+
+    def _copied(self, captions: Sequence[str], seed: int, images: Sequence[Image.Image]) -> npt.NDArray[np.bool_]:
         made = {"caption": list(captions), "seed": [seed] * len(captions), "image": [png(image) for image in images]}
         rows = self._judge.decide(pa.table(made))
         return np.array([bool(row["pixels_whole"] or row["pixels_region"]) for row in rows])
 
-    def _time(self, captions: Sequence[str], apply: Apply) -> float:
-        """Return the median ratio of mitigated to plain CPU time over paired batches."""
-        if not captions:
-            return float("nan")
+    def _time(self, captions: Sequence[str], apply: Apply) -> dict[str, float]:
+        """Return the median and the quartiles of the ratio of mitigated to plain CPU time, over paired batches."""
         ratios = []
         for number in range(TIMED):
-            at = number * BATCH % len(captions)
-            part = [*captions, *captions][at : at + BATCH]
+            at = number * TIMED_BATCH % len(captions)
+            part = [*captions, *captions][at : at + TIMED_BATCH]
             pair: list[Apply] = [lambda _: nullcontext(), apply]
-            seconds = {i: self.generate(part, SEEDS[0], pair[i])[1][0] for i in ((0, 1), (1, 0))[number % 2]}
+            seconds = [0.0, 0.0]
+            for i in ((0, 1), (1, 0))[number % 2]:
+                began = time.process_time()
+                self._call(part, SEEDS[0], pair[i])
+                seconds[i] = time.process_time() - began
             ratios.append(seconds[1] / seconds[0])
-        return float(np.median(ratios))
+        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        return {"median": float(median), "low": float(low), "high": float(high)}
 
     def _applied(self, setting: Setting) -> Apply:
         if setting.method == PLAIN:
             return lambda _: nullcontext()
-        if setting.only not in self._only:
-            self._only[setting.only] = self._flag(setting.only)
-        only = self._only[setting.only]
-        method = parse(setting.method)
-        return lambda pipeline: audit.mitigated(pipeline, method, only=only)
+        only = self._fitted() if setting.only == RUN else None
+        if setting.method == STABILISE:
+            return self._method(audit.Stabilise(self._fitted()), only, setting.max_p)
+        return self._method(parse(setting.method), only, setting.max_p)
 
-    def _flag(self, only: str) -> Any:
-        if only == "run":
-            return audit.fit_run_bands(self._model, self._control, steps=STEPS, guidance_scale=GUIDANCE)
-        table = pq.read_table(self._screen)
-        control = set(self._control)
-        keep = pa.array([caption in control for caption in table["caption"].to_pylist()])
-        return audit.calibrate(table.filter(keep), only)
+    @staticmethod
+    def _method(method: Any, only: audit.RunBands | None = None, max_p: float = MAX_P) -> Apply:
+        return lambda pipeline: audit.mitigated(pipeline, method, only=only, max_p=max_p)
+
+    def _fitted(self) -> audit.RunBands:
+        if self._bands is None:
+            self._bands = audit.fit_run_bands(self._model, self._control, steps=STEPS, guidance_scale=GUIDANCE)
+        return self._bands
+
+    def _flagged(self, captions: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Tell which captions the default detector flags, by the control captions of the screen."""
+        in_control = pa.array([caption in self._all_control for caption in self._screen["caption"].to_pylist()])
+        found = audit.calibrate(self._screen.filter(in_control), DEFAULT_DETECTOR).score(self._screen)
+        p_of = dict(zip(found["caption"].to_pylist(), found["p_unseen"].to_pylist(), strict=True))
+        return np.array([p_of[caption] <= MAX_P for caption in captions])
+
+
+def _figures(made: dict[str, Made]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for kind, found in made.items():
+        row[f"clip_{kind}"] = float(found.clip_SN.mean())
+        row[f"diversity_{kind}"] = float(1 - (found.vector_SND[0] * found.vector_SND[1]).sum(1).mean())
+        if kind != "ordinary":
+            left, of = int(found.copied_SN.any(0).sum()), found.copied_SN.shape[1]
+            low, high = clopper_pearson(left, of)
+            row[kind] = {"left": left, "of": of, "low": low, "high": high}
+    return row

@@ -89,6 +89,7 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
         rows = mitigated[model]["settings"] if model in mitigated else []
         found[f"copies-left-{model}"] = copies_left(rows) if rows else NOT_YET
         found[f"quality-{model}"] = quality(rows) if rows else NOT_YET
+    found["carriers"] = carriers(mitigated)
     return found
 
 
@@ -187,28 +188,46 @@ def by_dose(results: Results) -> str:
 
 
 def copies_left(rows: Sequence[dict[str, Any]]) -> str:
-    """Render how many memorized captions each mitigation setting leaves on one model."""
-    lines = [
-        [
-            f"`{row['method']}`",
-            row["only"],
-            *(_left(row[kind]) if kind in row else "-" for kind in ("verbatim", "template")),
-        ]
-        for row in rows
-    ]
-    return _table(["method", "prompts", "verbatim", "template"], lines)
-
-
-def quality(rows: Sequence[dict[str, Any]]) -> str:
-    """Render what each mitigation setting costs on one model, relative to the plain model."""
+    """Render how many memorized captions each mitigation setting leaves on one model, and what CLIP says."""
     lines = []
     for row in rows:
         changes = [100 * (row[f"clip_{kind}"] / rows[0][f"clip_{kind}"] - 1) for kind in SERVED]
+        left = [_left(row[kind]) if kind in row else "-" for kind in ("verbatim", "template")]
+        lines.append([_method(row), _prompts(row), *left, *(f"{change:+.1f} %" for change in changes)])
+    return _table(["method", "prompts", "verbatim", "template", "CLIP, ordinary", "memorized"], lines)
+
+
+def quality(rows: Sequence[dict[str, Any]]) -> str:
+    """Render diversity and time of each mitigation setting on one model."""
+    lines = []
+    for row in rows:
         diversity = [f"{row[f'diversity_{kind}']:.2f}" for kind in SERVED]
-        times = [f"{row[f'time_{kind}']:.2f}" for kind in SERVED]
-        lines.append([f"`{row['method']}`", row["only"], *(f"{c:+.1f} %" for c in changes), *diversity, *times])
-    header = [f"{what}, {who}" for what in ("CLIP", "diversity", "time") for who in ("ordinary", "memorized")]
+        times = [_ratio(row[f"time_{kind}"]) if f"time_{kind}" in row else "-" for kind in SERVED]
+        lines.append([_method(row), _prompts(row), *diversity, *times])
+    header = [f"{what}, {who}" for what in ("diversity", "time") for who in ("ordinary", "memorized")]
     return _table(["method", "prompts", *header], lines)
+
+
+def carriers(mitigated: Results) -> str:
+    """Render how many verbatim captions reproduce when a part of the prompt is that of the empty prompt."""
+    found = {name: result["carriers"] for name, result in mitigated.items() if "carriers" in result}
+    if not found:
+        return NOT_YET
+    parts = next(iter(found.values()))
+    return _table(["replaced", *found], [[part, *(str(counts[part]) for counts in found.values())] for part in parts])
+
+
+def _method(row: dict[str, Any]) -> str:
+    name, _, settings = row["method"].partition(":")
+    return f"`{name}` {settings.replace(',', ', ').replace('=', ' ')}".strip()
+
+
+def _prompts(row: dict[str, Any]) -> str:
+    return f"{row['only']}, {row['max_p']}" if "max_p" in row else str(row["only"])
+
+
+def _ratio(found: dict[str, float]) -> str:
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def _left(found: dict[str, Any]) -> str:
