@@ -9,9 +9,12 @@ import pyarrow as pa
 STRING, INT64, FLOAT64 = pa.string(), pa.int64(), pa.float64()
 # Metadata key under which crossaudit's tables and files record, as JSON, what they depend on.
 METADATA_KEY = b"crossaudit"
+# The screening detector that is used unless another one is named (docs/decisions/0029-default-detector.md).
+DEFAULT_DETECTOR = "caption_response"
 
 # Columns that detectors write. The column of a scalar detector has the detector's name.
 DETECTOR_COLUMNS: dict[str, pa.DataType] = {
+    "caption_response": FLOAT64,
     "entropy_single_step": FLOAT64,
     "entropy_trajectory": FLOAT64,
     "entropy_trajectory_signed": FLOAT64,
@@ -25,10 +28,8 @@ DETECTOR_COLUMNS: dict[str, pa.DataType] = {
     "layer_bos": pa.list_(FLOAT64),
     "noise_response": pa.list_(FLOAT64),
     "noise_alignment": FLOAT64,
-    "noise_response_middle": pa.list_(FLOAT64),
     "one_step_error": FLOAT64,
     "step_change": FLOAT64,
-    "condition_jacobian": FLOAT64,
     "condition_difference": FLOAT64,
     "direction": pa.list_(pa.float32()),
     "early_entropy": pa.list_(FLOAT64),

@@ -32,6 +32,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PAIRS = 5
 STEPS = 10
 IMAGES = 16
+screen = partial(audit.screen, detectors=("profile",))  # attention and responses of eight timesteps
 SAME_PIXELS = 8  # levels of 255, root mean square
 
 
@@ -53,7 +54,7 @@ def measure_speed(device: str, captions: int) -> None:
     texts = [f"a picture of the thing number {number}" for number in range(captions)]
     models = {dtype: full_size(device, dtype) for dtype in DTYPES}
     tasks = {
-        "screen (profile)": lambda model: audit.screen(model, texts, batch_size=captions),
+        "screen (profile)": lambda model: screen(model, texts, batch_size=captions),
         f"generate ({STEPS} steps)": lambda model: audit.generate(model, texts[:16], steps=STEPS, batch_size=16),
     }
     for title, task in tasks.items():
@@ -100,18 +101,18 @@ def measure_accuracy(device: str) -> None:
     planted, unseen = ([text for text, label in pairs if label == wanted] for wanted in ("verbatim", "none"))
     controls = (bundle() / "calibration.txt").read_text(encoding="utf-8").splitlines()
     reference = audit.load_model(bundle() / "model")
-    exact = audit.screen(reference, planted)
+    exact = screen(reference, planted)
     pictures = audit.generate(reference, planted[:IMAGES], steps=20, guidance_scale=4.0)["image"].to_pylist()
     for dtype in DTYPES:
         model = audit.load_model(bundle() / "model", device=device, dtype=dtype)
-        calibration = audit.calibrate(audit.screen(model, controls))
-        found = audit.screen(model, planted)
-        positive, negative = (_scores(calibration.score(table)) for table in (found, audit.screen(model, unseen)))
+        calibration = audit.calibrate(screen(model, controls), "profile")
+        found = screen(model, planted)
+        positive, negative = (_scores(calibration.score(table)) for table in (found, screen(model, unseen)))
         print(f"{name_of(dtype)} on {device}, compared with float32 on the CPU:")
         print(f"  profile: TPR {tpr_at(0.01, positive, negative):.3f} at 1 % FPR ({len(positive)}, {len(negative)})")
         for column in ("noise_response", "layer_bos", "layer_entropy"):
             print(f"  {column}: {_difference(found, exact, column)}")
-        alone = audit.screen(model, planted, batch_size=1)
+        alone = screen(model, planted, batch_size=1)
         print(f"  noise_response, batch 1 compared with {len(planted)}: {_difference(alone, found, 'noise_response')}")
         made = audit.generate(model, planted[:IMAGES], steps=20, guidance_scale=4.0)["image"].to_pylist()
         rms = np.array([_rms(one, other) for one, other in zip(made, pictures, strict=True)])

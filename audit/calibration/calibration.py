@@ -19,7 +19,7 @@ from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, fe
 from audit.duplicates.captions import caption_groups
 from audit.errors import AuditError, UsageError, first_line
 from audit.record.filesystem import write_local
-from audit.schema import METADATA_KEY, REFERENCE
+from audit.schema import DEFAULT_DETECTOR, METADATA_KEY, REFERENCE
 from audit.statistics.intervals import conformal_p
 
 # Shapes: N captions, F features.
@@ -99,7 +99,7 @@ class Calibration:
         write_local(path, json.dumps(content, sort_keys=True, default=np.ndarray.tolist).encode())
 
 
-def calibrate(control_table: pa.Table, detector: str = "profile") -> Calibration:
+def calibrate(control_table: pa.Table, detector: str = DEFAULT_DETECTOR) -> Calibration:
     """Fit a calibration on a screen (or generation) of control captions.
 
     Captions are split by a hash of their `caption_group` (the column, or computed from `caption`). One half fits the
@@ -107,7 +107,7 @@ def calibrate(control_table: pa.Table, detector: str = "profile") -> Calibration
 
     Args:
         control_table: Rows of control captions, from `audit.screen` or `audit.generate`.
-        detector: The detector to calibrate.
+        detector: The detector to calibrate, by default `caption_response`.
 
     Raises:
         UsageError: The detector gives no score.

@@ -37,7 +37,7 @@ class ScreenCost:
 
     Attributes:
         text: FLOPs per caption, for the text encoder.
-        row: FLOPs per caption and seed, for the conditional forwards and the backward pass, if any.
+        row: FLOPs per caption and seed, for the conditional forwards.
         unconditional: FLOPs per seed and call, for the unconditional forwards.
         forwards: Number of conditional forwards, including those that end early.
         values: Number of values per row in each column.

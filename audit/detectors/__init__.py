@@ -10,14 +10,13 @@ import numpy.typing as npt
 from audit.detectors import (
     attention_profile,
     attention_profile_early,
+    caption_response,
     condition_difference,
-    condition_jacobian,
     entropy_single_step,
     noise_alignment,
     noise_magnitude,
     noise_profile,
     noise_response_mean,
-    noise_response_middle,
     one_step_error,
     profile,
     response_and_attention,
@@ -34,6 +33,7 @@ from audit.detectors.update_norm_profile import UpdateNormProfile
 from audit.errors import UsageError
 
 SCREEN: dict[str, ScreenDetector] = {
+    "caption_response": caption_response.DETECTOR,
     "attention_profile": attention_profile.DETECTOR,
     "noise_profile": noise_profile.DETECTOR,
     "entropy_single_step": entropy_single_step.DETECTOR,
@@ -43,9 +43,7 @@ SCREEN: dict[str, ScreenDetector] = {
     "attention_profile_early": attention_profile_early.DETECTOR,
     "seed_agreement": seed_agreement.DETECTOR,
     "noise_response_mean": noise_response_mean.DETECTOR,
-    "noise_response_middle": noise_response_middle.DETECTOR,
     "step_change": step_change.DETECTOR,
-    "condition_jacobian": condition_jacobian.DETECTOR,
     "condition_difference": condition_difference.DETECTOR,
 }
 RUN: dict[str, type[RunDetector]] = {

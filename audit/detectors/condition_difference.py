@@ -34,7 +34,7 @@ DETECTOR = ScreenDetector(
     columns=("condition_difference",),
     measure=measure,
     features=lambda columns: columns["condition_difference"][:, None],
-    source="crossaudit, after condition_jacobian",
+    source="crossaudit, after the condition Jacobian at t = T, 2026",
     cost="1 beside noise_magnitude",
     response=(0,),
     own_forwards=1,

@@ -50,12 +50,6 @@ class OwnForwards(Protocol):
             scale: Guidance scale of the step.
         """
 
-    def projected_condition_jacobian(self) -> Tensor:
-        """Compute `J^T v` at position 0, with `J = d eps(c) / d hidden`, by one backward pass: [B, K, D].
-
-        `v` is standard normal noise, drawn once per seed and independent of the initial noise.
-        """
-
 
 @dataclass(frozen=True)
 class Seen:

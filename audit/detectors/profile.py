@@ -1,4 +1,4 @@
-"""Name the parts of the default detector, which are combined after calibration (docs/explanation/method.md)."""
+"""Name the parts of `profile`, which are combined after calibration (docs/explanation/method.md)."""
 
 from __future__ import annotations
 

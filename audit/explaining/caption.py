@@ -19,6 +19,7 @@ from audit.detectors.entropy import entropy
 from audit.errors import UsageError
 from audit.images.png import map_png
 from audit.models.model import Model
+from audit.schema import DEFAULT_DETECTOR
 from audit.scoring.batching import Rows
 from audit.scoring.generation import denoise, produce
 from audit.scoring.progress import CountSteps, Progress
@@ -44,7 +45,7 @@ class Explanation:
         image: The generated image, PNG.
         region: The map of `bright_ending`, PNG.
         detector: Detector that the score is from.
-        score: Score from the calibration, or `noise_magnitude` without one.
+        score: Score from the calibration, or `caption_response` without one.
         p_unseen: p-value from the calibration; None without one.
         moves: (position of a token, fall of the score without that token), largest fall first.
     """
@@ -93,10 +94,10 @@ def explain(
         UsageError: The calibration is of a detector that follows whole runs.
         AuditError: The calibration is of another model.
     """
-    detector = "noise_magnitude" if calibration is None else calibration.detector
+    detector = DEFAULT_DETECTOR if calibration is None else calibration.detector
     if detector in RUN:
         what = f"the calibration is of {detector}, which follows whole runs"
-        raise UsageError(what, hint="Give the calibration of a screening detector, such as profile.")
+        raise UsageError(what, hint=f"Give the calibration of a screening detector, such as {DEFAULT_DETECTOR}.")
     rows = Rows(model, [caption], [seed], 1)
     batch = rows.batch(slice(0, 1))
     attended, bright = _Attended(), BrightEnding(batch.prompt_tokens_B, steps)

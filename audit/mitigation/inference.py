@@ -89,7 +89,7 @@ def mitigate_(
             `audit.WeakGuidance`.
         only: Mitigate only flagged images. With a calibration, prompts to which it gives a `p_unseen` of at most
             `max_p`: each call first screens its prompts on the noise of the calibration's seeds (one forward per prompt
-            for `noise_magnitude` and `attention_profile`, eight for `profile`), and prompts must be passed as text.
+            for `caption_response`, eight for `profile`), and prompts must be passed as text.
             With bands (`audit.fit_run_bands`), images whose own run differs from that of control captions in its first
             steps, which costs nothing (`audit.mitigation.run_flag`). Either way the pipeline must come from
             `Model.pipeline()`, whose weights are known.

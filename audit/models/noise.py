@@ -15,25 +15,6 @@ def initial_latent(seed: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
-def second_latents(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """Draw what the generator of each seed gives after the initial latent, which is independent of it.
-
-    Args:
-        seeds: The seeds.
-        shape: Shape of a latent, (C, H, W).
-        device: The noise is drawn on the CPU and moved to this device.
-
-    Returns:
-        Standard normal noise: [S, C, H, W], float32, on `device`.
-    """
-    drawn = []
-    for seed in seeds:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        torch.randn(shape, generator=generator)
-        drawn.append(torch.randn(shape, generator=generator))
-    return torch.stack(drawn).to(device)
-
-
 def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
     """Draw the initial latents of several seeds.
 

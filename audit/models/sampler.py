@@ -118,19 +118,10 @@ def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_B
     Returns:
         The difference of the predicted noise: [B, C, H, W].
     """
-    return epsilon_factor(scheduler, timestep) * (conditional_BCHW - unconditional_BCHW)
-
-
-def epsilon_factor(scheduler: DDIMScheduler, timestep: int) -> float:
-    """Return the derivative of the predicted noise with respect to the UNet's output: `sqrt(alpha)` for v-prediction.
-
-    Args:
-        scheduler: Its prediction type and schedule are used.
-        timestep: Timestep of the forward.
-    """
+    difference_BCHW = conditional_BCHW - unconditional_BCHW
     if scheduler.config["prediction_type"] == "epsilon":
-        return 1.0
-    return math.sqrt(float(scheduler.alphas_cumprod[timestep]))
+        return difference_BCHW
+    return math.sqrt(float(scheduler.alphas_cumprod[timestep])) * difference_BCHW
 
 
 def guide(unconditional_BCHW: Tensor, conditional_BCHW: Tensor, scale: float) -> Tensor:

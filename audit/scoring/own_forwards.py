@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from audit.models.model import Model
-from audit.models.noise import second_latents
-from audit.models.sampler import epsilon_factor, guide, response, to_epsilon
+from audit.models.sampler import guide, response, to_epsilon
 from audit.scoring.batching import Batch, Rows
 
 # Shapes: B rows, K text positions, D text width; C, H and W of the latent.
-
-# A backward pass keeps the activations of all layers: 3.5 GiB per row of SD 1 at 512 pixels in float32. So it takes an
-# eighth of the batch at a time. If that does not fit, the batch is halved, and this part of it too.
-PARTS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,23 +83,3 @@ class BatchForwards:
         timestep = self._timestep(self.position + 1)
         output_BCHW = self._model.predict(latents_BCHW, timestep, self.hidden_BKD)
         return to_epsilon(self.scheduler, output_BCHW, latents_BCHW, timestep)
-
-    def projected_condition_jacobian(self) -> Tensor:
-        """Compute `J^T v` at position 0, with `J = d eps(c) / d hidden`, by one backward pass: [B, K, D]."""
-        seeds, shape = self.rows.seeds, self._model.latent_shape
-        probe_BCHW = second_latents(seeds, shape, self._model.device)[self.batch.seed_B]
-        fewer = max(1, len(self.hidden_BKD) // PARTS)
-        parts = zip(*(each.split(fewer) for each in (self._noise_BCHW, self.hidden_BKD, probe_BCHW)), strict=True)
-        projected_BKD = torch.cat([self._pulled_back(*part) for part in parts])
-        return epsilon_factor(self.scheduler, self._timestep(self.position)) * projected_BKD.float()
-
-    def _pulled_back(self, noise_BCHW: Tensor, hidden_BKD: Tensor, probe_BCHW: Tensor) -> Tensor:
-        """Compute the gradient of `<v, output>` with respect to the hidden states, for a few rows."""
-        with torch.inference_mode(False), torch.enable_grad():
-            # Tensors made in inference mode cannot be saved for a backward pass; their copies can.
-            noise_BCHW, probe_BCHW = noise_BCHW.clone(), probe_BCHW.clone()
-            hidden_BKD = hidden_BKD.clone().requires_grad_()
-            output_BCHW = self._model.predict(noise_BCHW, self._timestep(self.position), hidden_BKD)
-            (output_BCHW * probe_BCHW).sum().backward(inputs=[hidden_BKD])  # autograd.grad cannot be counted
-        assert hidden_BKD.grad is not None
-        return hidden_BKD.grad

@@ -18,6 +18,7 @@ from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
 from audit.errors import AuditError
 from audit.models.model import Model
 from audit.models.sampler import ddim, first_informative, response, to_epsilon, to_original
+from audit.schema import DEFAULT_DETECTOR
 from audit.scoring.batching import Batch, Rows, finite_rows
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.own_forwards import BatchForwards
@@ -49,7 +50,7 @@ def screen(
     model: Model,
     captions: Sequence[str],
     seeds: Sequence[int] = (0,),
-    detectors: Sequence[str] = ("profile",),
+    detectors: Sequence[str] = (DEFAULT_DETECTOR,),
     batch_size: int | None = None,
     reference: Model | None = None,
     progress: Progress | None = None,
@@ -65,7 +66,7 @@ def screen(
         model: The model to audit.
         captions: Captions to score.
         seeds: Seeds of the initial noise.
-        detectors: Names of the detectors.
+        detectors: Names of the detectors, by default `caption_response`.
         batch_size: Rows per forward; by default as many as fit in memory, at most 64 (16 on the CPU).
         reference: A model that cannot have memorized the captions. Its columns are added to the table, and a
             calibration measures the difference of the two (`audit.scoring.reference_model`).

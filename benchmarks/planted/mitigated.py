@@ -176,13 +176,11 @@ def settings(bundle: Path) -> dict[str, Setting]:
         for scale in SCALES:
             if (keep, scale) != ("all", 1.0):
                 found[f"keep={keep} bos_scale={scale:g}"] = mitigated(audit.Rescale(scale, keep))
-    control = pq.read_table(bundle / "control_screen.parquet")
-    for detector in ("attention_profile", "profile"):
-        calibration = audit.calibrate(control, detector)
-        for scale in (10.0, 30.0, 100.0):
-            found[f"only what {detector} flags, keep=words bos_scale={scale:g}"] = mitigated(
-                audit.Rescale(scale, "words"), only=calibration
-            )
+    calibration = audit.calibrate(pq.read_table(bundle / "control_screen.parquet"))
+    for scale in (10.0, 30.0, 100.0):
+        found[f"only what {calibration.detector} flags, keep=words bos_scale={scale:g}"] = mitigated(
+            audit.Rescale(scale, "words"), only=calibration
+        )
     for until in (1, 2, 3, 4, 6):
         found[f"delayed guidance, {until} of {STEPS} steps"] = mitigated(audit.DelayedGuidance(until / STEPS))
     others: tuple[Method, ...] = (

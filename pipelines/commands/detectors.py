@@ -16,15 +16,16 @@ def detectors(verbose: Verbose = False) -> None:
     """List the detectors: the section each belongs to, its cost in UNet forward passes per caption, and its source."""
     from rich.table import Table
 
-    from audit.detectors import COMBINED, RUN, SCREEN, profile
+    from audit.detectors import COMBINED, RUN, SCREEN
+    from audit.schema import DEFAULT_DETECTOR
     from pipelines.console.terminal import Console
 
     table = Table("detector", "section", "UNet forwards", "source", box=None, pad_edge=False, header_style="bold")
-    for name, parts in COMBINED.items():
-        source = "crossaudit; the default" if name == profile.NAME else "crossaudit"
-        table.add_row(name, "screen", f"sum of {' and '.join(parts)}", source)
     for name, screening in SCREEN.items():
-        table.add_row(name, "screen", screening.cost, screening.source)
+        source = f"{screening.source}; the default" if name == DEFAULT_DETECTOR else screening.source
+        table.add_row(name, "screen", screening.cost, source)
+    for name, parts in COMBINED.items():
+        table.add_row(name, "screen", f"sum of {' and '.join(parts)}", "crossaudit")
     for name, running in RUN.items():
         note = "" if name in running.scores else " (mask only)"
         table.add_row(name, "generate", running.cost + note, running.source)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from audit.schema import DEFAULT_DETECTOR
 from pipelines.commands.options import Json, RunDir, Verbose
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _FIGURES = ("auroc", "tpr_at_1_percent", "tpr_at_01_percent")
 
 def register(app: typer.Typer, panel: str) -> None:
     """Add the command to `app`, in a panel of `crossaudit --help`."""
-    example = "Example: crossaudit evaluate run --labels memorized.jsonl --detector profile"
+    example = f"Example: crossaudit evaluate run --labels memorized.jsonl --detector {DEFAULT_DETECTOR}"
     app.command(rich_help_panel=panel, epilog=example)(evaluate)
 
 

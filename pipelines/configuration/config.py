@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from audit.models.precision import DtypeName
+from audit.schema import DEFAULT_DETECTOR
 from audit.statistics.intervals import controls_needed
 from pipelines.configuration.inputs import (
     MOST,
@@ -32,7 +33,7 @@ class Screen(Section):
     """How to screen captions."""
 
     detectors: list[str] = Field(
-        default=["profile"], min_length=1, description="Detectors to run; the first one ranks the captions."
+        default=[DEFAULT_DETECTOR], min_length=1, description="Detectors to run; the first one ranks the captions."
     )
     seeds: Seeds = [0]
     batch_size: int | None = Field(

@@ -187,10 +187,9 @@ def test_a_shard_that_is_taken_apart_around_a_deadly_row_scores_the_others_the_s
     whole = screen._screen(Worker(config), shards[0])["screen"].to_pylist()
     for found, expected in zip(ledger.read("screen").to_pylist(), whole, strict=True):
         if found["caption_id"] == f"{driver.ODD:02d}":
-            assert (found["status"], found["layer_entropy"]) == ("error", None)
+            assert (found["status"], found["caption_response"]) == ("error", None)
         else:
-            assert found["noise_response"] == pytest.approx(expected["noise_response"], abs=2e-5)
-            assert found["layer_entropy"] == pytest.approx(expected["layer_entropy"], abs=2e-5)
+            assert found["caption_response"] == pytest.approx(expected["caption_response"], abs=2e-5)
     [error] = ledger.read("errors").to_pylist()
     assert (error["kind"], error["caption_id"]) == ("worker_died", f"{driver.ODD:02d}")
 

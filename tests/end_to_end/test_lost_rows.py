@@ -54,7 +54,7 @@ def beside(layout: pa.Schema, left: pa.Table, known: Sequence[str]) -> pa.Table:
 def test_of_a_screened_caption(ledger: Ledger) -> None:
     left = screen._on_lost_row(ledger, Shard("0", "00000", 1, 2), *DEAD, seeds=[0, 1])
     assert only(left)["caption_id"] == "b"
-    rows = beside(schema.screen(["layer_bos"]), left["screen"], ["caption_id", "seed", "status", "error"])
+    rows = beside(schema.screen(["caption_response"]), left["screen"], ["caption_id", "seed", "status", "error"])
     error = {"caption_id": "b", "status": "error", "error": DEAD[1]}
     assert rows.to_pylist() == [error | {"seed": 0}, error | {"seed": 1}]
 
@@ -70,7 +70,9 @@ def test_of_a_controlled_caption(ledger: Ledger) -> None:
 def test_of_a_control_caption(ledger: Ledger) -> None:
     left = calibrate._on_lost_row(ledger, Shard("0", calibration.CONTROL_CAPTIONS, 2, 3), *DEAD, seeds=[0])
     assert only(left)["stage"] == "calibrate"
-    [row] = beside(schema.control_screen(["layer_bos"]), left["control_screen"], ["caption", "status"]).to_pylist()
+    [row] = beside(
+        schema.control_screen(["caption_response"]), left["control_screen"], ["caption", "status"]
+    ).to_pylist()
     assert row == {"caption": "caption c", "status": "error"}
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from audit.schema import DEFAULT_DETECTOR
 from tests.support.called import crossaudit
 from tests.support.paths import ROOT
 from tests.support.toy import judged, write_config
@@ -144,6 +145,8 @@ def test_detectors_are_listed_with_cost_and_source() -> None:
     assert shown.returncode == 0
     for words in ("profile", "noise_alignment", "bright_ending", "Webster 2023", "(mask"):
         assert words in shown.stdout
+    [default] = [line for line in shown.stdout.splitlines() if "the default" in line]
+    assert default.startswith(DEFAULT_DETECTOR)
 
 
 @pytest.mark.slow

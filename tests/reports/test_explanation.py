@@ -19,7 +19,7 @@ EXPLAINED = Explanation(
     control_captions=64,
     image=PICTURE,
     region=PICTURE,
-    detector="profile",
+    detector="caption_response",
     score=7.25,
     p_unseen=0.002,
     moves=[(2, 3.5), (1, 0.1), (3, -0.2)],
@@ -36,7 +36,7 @@ def test_it_says_score_and_p_and_that_it_is_no_finding_yet() -> None:
 
 
 def test_without_a_calibration_it_says_that_the_score_says_nothing_of_rarity() -> None:
-    page = render(replace(EXPLAINED, p_unseen=None, detector="noise_magnitude", band_T2=None, control_captions=0))
+    page = render(replace(EXPLAINED, p_unseen=None, detector="caption_response", band_T2=None, control_captions=0))
     assert "Without a calibration" in page
     assert "No control captions were given" in page
 

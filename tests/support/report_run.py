@@ -236,7 +236,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "config": {"model": "model", "captions": "captions.parquet"},
         "resolved": {
             "model": {"path": "model"},
-            "screen": {"detectors": ["profile"], "seeds": [0]},
+            "screen": {"detectors": ["caption_response"], "seeds": [0]},
             "select": {"budget": {"captions": 38}, "audit_sample": 40, "seed": 0, "perturbation_margin": True},
             "captions": {"sample": None},
             "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
@@ -255,7 +255,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             "removed": 3,
             "fit": 100,
             "held_out": 100,
-            "detector": "profile",
+            "detector": "caption_response",
         },
         "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
         "claims": claims(arrow["verdicts"], arrow["scores"], len(CAPTIONS), rest, (100, 1), len(SEEDS["fresh"])),

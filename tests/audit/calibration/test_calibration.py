@@ -54,7 +54,7 @@ FRESH = [f"fresh caption {number}" for number in range(400)]
 
 @pytest.fixture(scope="module")
 def calibration() -> audit.Calibration:
-    return audit.calibrate(table(CONTROL))
+    return audit.calibrate(table(CONTROL), "profile")
 
 
 def test_withheld_p_values_are_null_and_scores_stay(calibration: audit.Calibration, tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_a_table_that_does_not_say_its_context_is_an_error(calibration: audit.Ca
 
 def test_a_table_without_the_detectors_columns_is_an_error() -> None:
     with pytest.raises(AuditError, match="no column noise_response"):
-        audit.calibrate(table(CONTROL).drop_columns("noise_response"))
+        audit.calibrate(table(CONTROL).drop_columns("noise_response"), "profile")
     with pytest.raises(AuditError, match="no column noise_response"):
-        audit.calibrate(table(CONTROL)).score(table(FRESH).drop_columns("noise_response"))
+        audit.calibrate(table(CONTROL), "profile").score(table(FRESH).drop_columns("noise_response"))
 
 
 def test_an_unknown_detector_is_an_error() -> None:
@@ -245,7 +245,7 @@ def test_an_unknown_detector_is_an_error() -> None:
 
 def test_too_few_control_captions_are_an_error_that_says_how_many_are_needed() -> None:
     with pytest.raises(AuditError, match="each half needs 30.*\n.*at least 90 control captions"):
-        audit.calibrate(table(CONTROL[:50]))
+        audit.calibrate(table(CONTROL[:50]), "profile")
 
 
 def test_near_identical_captions_never_fall_into_both_halves() -> None:
@@ -254,20 +254,20 @@ def test_near_identical_captions_never_fall_into_both_halves() -> None:
     control = table(CONTROL)
     one_group = control.append_column("caption_group", pa.array(["the same"] * control.num_rows))
     with pytest.raises(AuditError, match="each half needs"):
-        audit.calibrate(one_group)
+        audit.calibrate(one_group, "profile")
     words = ["one", "caption", "of", "many", "words", "in", "many", "spellings"]
     spelled = [
         " ".join(word.upper() if number >> at & 1 else word for at, word in enumerate(words)) for number in range(128)
     ]
     with pytest.raises(AuditError, match="128 fit the distance and 0|0 fit the distance and 128"):
-        audit.calibrate(table(spelled))
+        audit.calibrate(table(spelled), "profile")
 
 
 def test_the_order_of_the_control_captions_does_not_matter(calibration: audit.Calibration) -> None:
     control = table(CONTROL)
     shuffled = control.take(np.random.default_rng(5).permutation(control.num_rows))
     new = table(FRESH, seed=1)
-    found = audit.calibrate(shuffled).score(new)
+    found = audit.calibrate(shuffled, "profile").score(new)
     np.testing.assert_allclose(found["score"], calibration.score(new)["score"], rtol=1e-7)
 
 

@@ -13,7 +13,14 @@ def test_every_detector_writes_only_columns_of_the_schema() -> None:
 
 
 def test_a_scalar_detectors_column_has_its_name() -> None:
-    for name in ("entropy_single_step", "noise_magnitude", "noise_alignment", "one_step_error", "step_change"):
+    for name in (
+        "caption_response",
+        "entropy_single_step",
+        "noise_magnitude",
+        "noise_alignment",
+        "one_step_error",
+        "step_change",
+    ):
         assert SCREEN[name].columns == (name,)
     for name in ("entropy_trajectory", "entropy_trajectory_signed", "noise_magnitude_mean"):
         assert name in RUN[name].columns
@@ -24,6 +31,11 @@ def test_every_detector_says_where_it_comes_from_and_what_it_costs() -> None:
     for detector in [*SCREEN.values(), *RUN.values()]:
         assert detector.source
         assert detector.cost
+
+
+def test_the_default_is_a_screening_detector_with_a_score_of_its_own() -> None:
+    assert schema.DEFAULT_DETECTOR in SCREEN
+    assert schema.DEFAULT_DETECTOR in SCORES
 
 
 def test_all_but_masks_give_scores() -> None:
@@ -45,5 +57,7 @@ def test_both_forms_of_the_trajectory_are_one_detector() -> None:
 
 
 def test_the_error_for_an_unknown_detector_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="Available here: profile, response_and_attention, attention_profile, noise"):
+    with pytest.raises(
+        UsageError, match="Available here: profile, response_and_attention, caption_response, attention_"
+    ):
         screen_detectors(["profil"])

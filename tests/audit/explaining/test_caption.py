@@ -46,10 +46,10 @@ def test_the_band_holds_nine_tenths_of_the_control_captions(sd1: audit.Model) ->
 
 def test_tokens_are_left_out_one_at_a_time(sd1: audit.Model) -> None:
     found = explain(sd1, "a red dog", seed=1, steps=2)
-    full, *rest = audit.screen(sd1, ["a red dog", "red dog", "a dog", "a red"], [1], ["noise_magnitude"])[
-        "noise_magnitude"
+    full, *rest = audit.screen(sd1, ["a red dog", "red dog", "a dog", "a red"], [1], ["caption_response"])[
+        "caption_response"
     ].to_pylist()
-    assert (found.detector, found.p_unseen) == ("noise_magnitude", None)
+    assert (found.detector, found.p_unseen) == ("caption_response", None)
     assert found.score == pytest.approx(full, abs=1e-5)
     assert dict(found.moves) == pytest.approx({1: full - rest[0], 2: full - rest[1], 3: full - rest[2]}, abs=1e-4)
     assert [fall for _, fall in found.moves] == sorted((fall for _, fall in found.moves), reverse=True)

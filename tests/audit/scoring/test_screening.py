@@ -23,6 +23,7 @@ from tests.support.toy import MODEL
 
 EVERYTHING = (
     "profile",
+    "caption_response",
     "entropy_single_step",
     "noise_magnitude",
     "noise_alignment",
@@ -106,7 +107,8 @@ def test_the_same_call_gives_the_same_bits(sd1: audit.Model) -> None:
 
 def test_all_detectors_come_out_of_one_pass(sd1: audit.Model) -> None:
     captions, seeds = ["a", "b", "c"], [0, 1]
-    unconditional = [1] * 9 * len(seeds)  # the eight of the profile, and that of noise_alignment
+    # The eight of `profile`, of which caption_response needs one, and that of noise_alignment.
+    unconditional = [1] * 9 * len(seeds)
     conditional = [4] * 9 + [2] * 9  # six rows in batches of four
     sizes = forwards_of(sd1, captions=captions, seeds=seeds, detectors=EVERYTHING, batch_size=4)
     assert sizes == unconditional + conditional
@@ -272,6 +274,8 @@ def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:
     assert context["seeds"] == [4, 5]
     assert context["latent_shape"] == [4, 16, 16]
     assert context["scheduler"]["prediction_type"] == "epsilon"
+    assert context["detectors"] == {"caption_response": 1}
+    context = json.loads(audit.screen(sd1, [], detectors=["profile"]).schema.metadata[b"crossaudit"])
     assert context["detectors"] == {"attention_profile": 1, "noise_profile": 1}
 
 
@@ -308,6 +312,7 @@ def test_bfloat16_is_within_a_stated_bound_of_float32(data: Path, name: str) -> 
         ("entropy_single_step", 0.1, 0),
         ("layer_bos", 0.01, 0),
         ("noise_response", 0.03, 0),
+        ("caption_response", 0.03, 0),
         ("noise_alignment", 0.01, 0),
         ("noise_magnitude", 0, 0.02),
         ("one_step_error", 0, 0.02),

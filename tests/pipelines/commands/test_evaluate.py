@@ -21,7 +21,7 @@ def labels(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_it_says_what_became_of_every_label_and_caption(finished: Path, labels: Path) -> None:
-    code, output, error = crossaudit("evaluate", finished, "--labels", labels, "--detector", "profile")
+    code, output, error = crossaudit("evaluate", finished, "--labels", labels, "--detector", "caption_response")
     assert (code, error) == (0, "")
     assert "labels: 16 rows, 16 captions" in output
     assert "in the run: 15 memorized; 1 labelled captions are not among its 38" in output
@@ -30,7 +30,7 @@ def test_it_says_what_became_of_every_label_and_caption(finished: Path, labels: 
 
 
 def test_json_is_one_document(finished: Path, labels: Path) -> None:
-    code, output, _ = crossaudit("evaluate", finished, "--labels", labels, "--detector", "profile", "--json")
+    code, output, _ = crossaudit("evaluate", finished, "--labels", labels, "--detector", "caption_response", "--json")
     content = json.loads(output)
     assert code == 0
     assert content["files"]["labels"] == {
@@ -42,7 +42,7 @@ def test_json_is_one_document(finished: Path, labels: Path) -> None:
         "captions": 16,
     }
     [detector] = content["detectors"]
-    assert (detector["detector"], detector["label"]) == ("profile", "memorized")
+    assert (detector["detector"], detector["label"]) == ("caption_response", "memorized")
     assert (detector["positives"], detector["negatives"], detector["positives_without_score"]) == (15, 23, 0)
     assert detector["tpr_at_1_percent"]["value"] is None
     assert detector["auroc"]["low"] <= detector["auroc"]["value"] <= detector["auroc"]["high"]
@@ -51,4 +51,4 @@ def test_json_is_one_document(finished: Path, labels: Path) -> None:
 def test_an_unknown_detector_is_wrong_usage(finished: Path, labels: Path) -> None:
     code, _, error = crossaudit("evaluate", finished, "--labels", labels, "--detector", "crystal_ball")
     assert code == 2
-    assert "It has those of: profile" in error
+    assert "It has those of: caption_response" in error

@@ -10,6 +10,7 @@ import pytest
 from audit.costs.flops import generation_cost, screen_cost
 from audit.costs.meta_networks import outline_model
 from audit.duplicates import cells
+from audit.schema import DEFAULT_DETECTOR
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import load_config
 from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, SpeedProbe, Timed
@@ -29,7 +30,7 @@ def costs(config: Config) -> Costs:
 
 def test_costs_are_those_of_the_configured_models(config: Config, costs: Costs) -> None:
     model = outline_model(MODEL)
-    assert costs.screen == (screen_cost(model, ["profile"]),)
+    assert costs.screen == (screen_cost(model, [DEFAULT_DETECTOR]),)
     assert costs.generation == generation_cost(model, 7.5)
     assert costs.widths == (16,)
     assert costs.embed[0] > 0

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from audit.errors import AuditError, UsageError
+from audit.schema import DEFAULT_DETECTOR
 from pipelines.runs.evaluate import Evaluation, Measured, evaluate
 from reports.query import query
 from tests.support.changed_run import change_table
@@ -48,7 +49,7 @@ def test_the_figures_are_those_of_the_scores_of_the_run(finished: Path, labels: 
     texts, scores = captions(finished), score_of(finished)
     for label, chosen in (("verbatim", texts[:6]), ("partial", texts[6:10])):
         positive, negative = ([scores[text] for text in some] for some in (chosen, texts[12:]))
-        rates = of(found, "profile", label).rates
+        rates = of(found, DEFAULT_DETECTOR, label).rates
         assert rates is not None
         truth = [1] * len(positive) + [0] * len(negative)
         assert rates.auroc.value == pytest.approx(roc_auc_score(truth, positive + negative))
@@ -56,13 +57,17 @@ def test_the_figures_are_those_of_the_scores_of_the_run(finished: Path, labels: 
         assert rates.tpr_at_1_percent.value is None
 
 
-def test_every_detector_that_the_run_has_is_measured_for_every_label(finished: Path, labels: Path) -> None:
-    found = evaluate(str(finished), str(labels))
+def test_every_detector_that_the_run_has_is_measured_for_every_label(
+    toy: Path, audited: Callable[..., str], labels: Path, tmp_path: Path
+) -> None:
+    overrides = ("screen.detectors=[profile]", "calibration.screen=null", "images=null")
+    run = audited(toy / "audit.yaml", *overrides, out=str(tmp_path / "run"))
+    found = evaluate(run, str(labels))
     measured = {(one.detector, one.label) for one in found.measured}
     detectors = {detector for detector, _ in measured}
     assert {"profile", "attention_profile", "noise_profile"} <= detectors
     assert measured == {(name, label) for name in detectors for label in ("verbatim", "partial", "near", "ordinary")}
-    only = evaluate(str(finished), str(labels), detectors=["noise_profile"])
+    only = evaluate(run, str(labels), detectors=["noise_profile"])
     assert {one.detector for one in only.measured} == {"noise_profile"}
 
 
@@ -78,7 +83,7 @@ def test_labelled_negatives_leave_the_unlabelled_captions_out(finished: Path, la
     with labels.open("a", encoding="utf-8") as file:
         file.writelines(f'"{text}",none\n' for text in texts[12:20])
     found = evaluate(str(finished), str(labels))
-    rates = of(found, "profile", "verbatim").rates
+    rates = of(found, DEFAULT_DETECTOR, "verbatim").rates
     assert rates is not None
     assert (rates.negatives, found.without_label) == (8, len(texts) - 20)
     assert found.negatives == "captions with the label none"
@@ -88,7 +93,7 @@ def test_a_file_of_negatives(finished: Path, labels: Path, tmp_path: Path) -> No
     negatives = tmp_path / "negatives.txt"
     negatives.write_text("\n".join([*captions(finished)[10:22], "not in the run"]), "utf-8")
     found = evaluate(str(finished), str(labels), str(negatives))
-    rates = of(found, "profile", "verbatim").rates
+    rates = of(found, DEFAULT_DETECTOR, "verbatim").rates
     assert rates is not None
     assert rates.negatives == 10  # two of the file have another label
     assert (found.matched["near"], found.unmatched) == (1, 3)
@@ -97,9 +102,9 @@ def test_a_file_of_negatives(finished: Path, labels: Path, tmp_path: Path) -> No
 def test_captions_without_a_score_are_counted(own: Path, labels: Path) -> None:
     missing = captions(own)[0]
     [id_] = query(own, f"select caption_id from captions where caption = '{missing}'")["caption_id"].to_pylist()
-    empty = {"layer_entropy": None, "status": "error"}
+    empty = {DEFAULT_DETECTOR: None, "status": "error"}
     change_table(own, "screen", lambda row: row | (empty if row["caption_id"] == id_ else {}))
-    measured = of(evaluate(str(own), str(labels), detectors=["attention_profile"]), "attention_profile", "verbatim")
+    measured = of(evaluate(str(own), str(labels)), DEFAULT_DETECTOR, "verbatim")
     assert measured.without_score == (1, 0)
     assert measured.rates is not None
     assert measured.rates.positives == 5
@@ -107,7 +112,7 @@ def test_captions_without_a_score_are_counted(own: Path, labels: Path) -> None:
 
 def test_near_identical_captions_are_one_cluster(own: Path, labels: Path) -> None:
     change_table(own, "caption_groups", lambda row: row | {"caption_group": "same"})
-    rates = of(evaluate(str(own), str(labels)), "profile", "verbatim").rates
+    rates = of(evaluate(str(own), str(labels)), DEFAULT_DETECTOR, "verbatim").rates
     assert rates is not None
     assert (rates.positive_clusters, rates.negative_clusters) == (1, 1)
 

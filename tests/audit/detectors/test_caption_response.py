@@ -1,0 +1,83 @@
+"""The response to the caption at t = 501, against a plain loop in float64, and its one-sided calibration."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import audit
+from audit.calibration.calibration import in_fitting_half
+from audit.duplicates.captions import caption_groups
+from audit.schema import DEFAULT_DETECTOR
+from tests.support.toy import MODEL
+
+CAPTION = "a serene beach at sunrise, 35mm"
+CONTROL = [f"{a} {b} {c}" for a in ("red", "old", "tiny", "wet") for b in ("dog", "ship") for c in "abcdefghijkl"]
+
+
+def test_it_is_the_log_response_on_the_initial_noise_in_the_middle_of_the_schedule(
+    case: tuple[audit.Model, Any],
+) -> None:
+    model, reference = case
+    x, t = reference.noise(5), reference.scheduler.timesteps[24].item()
+    with torch.no_grad():
+        without = reference.eps(x, t, reference.hidden(""))
+        response = reference.eps(x, t, reference.hidden(CAPTION)) - without
+    expected = math.log(max(float(response.norm()), 1e-3 * float(without.norm())))
+    [found] = audit.screen(model, [CAPTION], [5], ["caption_response"])["caption_response"].to_pylist()
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_empty_caption_has_the_smallest_response(sd1: audit.Model) -> None:
+    empty, other = audit.screen(sd1, ["", CAPTION], detectors=["caption_response"])["caption_response"].to_pylist()
+    assert math.isfinite(empty)
+    assert empty < other
+
+
+def test_it_is_the_same_in_any_batch_and_order(check_rows: Callable[[str], None]) -> None:
+    check_rows("caption_response")
+
+
+def test_it_takes_one_forward_per_caption_and_one_without_caption(sd1: audit.Model) -> None:
+    forwards: list[tuple[int, int]] = []
+    handle = sd1.unet.register_forward_pre_hook(lambda _, inputs: forwards.append((int(inputs[1]), len(inputs[0]))))
+    audit.screen(sd1, ["a dog", "a red boat", "x"], detectors=["caption_response"])
+    handle.remove()
+    assert forwards == [(501, 1), (501, 3)]
+
+
+def test_it_is_the_fifth_value_of_the_noise_profile(sd1: audit.Model) -> None:
+    alone = audit.screen(sd1, [CAPTION], detectors=["caption_response"]).to_pylist()[0]
+    both = audit.screen(sd1, [CAPTION], detectors=["caption_response", "noise_profile"]).to_pylist()[0]
+    assert alone["caption_response"] == both["caption_response"] == both["noise_response"][4]
+
+
+def test_by_default_it_is_measured_and_calibrated() -> None:
+    assert DEFAULT_DETECTOR == "caption_response"
+    model = audit.load_model(MODEL)
+    table = audit.screen(model, CONTROL[:2])
+    assert "caption_response" in table.column_names
+    assert audit.calibrate(audit.screen(model, CONTROL)).detector == "caption_response"
+
+
+def test_a_score_is_one_sided_a_robust_z_score_against_control_captions() -> None:
+    model = audit.load_model(MODEL)
+    control, new = audit.screen(model, CONTROL), audit.screen(model, ["a boat", "x y z", CAPTION])
+    calibration = audit.calibrate(control)
+    halves = [in_fitting_half(group) for group in caption_groups(CONTROL)]
+    values = control["caption_response"].to_pylist()
+    fitting = [value for value, fits in zip(values, halves, strict=True) if fits]
+    median = statistics.median(fitting)
+    scale = 1.4826 * statistics.median(abs(value - median) for value in fitting)
+    _, (found,) = calibration.distances(new)
+    assert found.tolist() == pytest.approx([(x - median) / scale for x in new["caption_response"].to_pylist()])
+    # A response far below that of control captions is not suspicious, one far above is.
+    at = new.column_names.index("caption_response")
+    moved = [new.set_column(at, "caption_response", [[median + k * scale] * 3]) for k in (-50, 50)]
+    low, high = (calibration.score(table)["p_unseen"][0].as_py() for table in moved)
+    assert (low, high) == (1.0, pytest.approx(1 / (1 + halves.count(False))))
