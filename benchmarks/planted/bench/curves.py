@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pyarrow.parquet as pq
 
-from benchmarks.planted.bench.tables import Scores, reproduced
-from benchmarks.planted.bench.truth import PLANTED
+from benchmarks.planted.bench.labels import Labels
+from benchmarks.planted.bench.tables import Scores
 
 # Shapes: P positives, N negatives.
 
@@ -17,19 +14,18 @@ BUDGETS = (10, 20, 50, 100, 200, 300, 500, 800, 1200, 2000, 3000, 5000)
 Curve = list[tuple[float, float]]
 
 
-def roc(folder: Path, scores: dict[str, Scores]) -> dict[str, Curve]:
+def roc(labels: Labels, scores: dict[str, Scores]) -> dict[str, Curve]:
     """Return for each detector the share of reproducing captions above the score of a share of never-trained ones.
 
     Args:
-        folder: The folder of a measured model.
+        labels: The labels of a model.
         scores: The score of each caption, by detector.
     """
-    captions, hits = pq.read_table(folder / "captions.parquet").to_pylist(), _hits(folder)
-    kind = {row["caption"]: row["kind"] for row in captions}
+    positives, negatives = labels.positives(), labels.negatives("never")
     found = {}
     for detector, score in scores.items():
-        positive_P = np.array([s for c, s in score.items() if kind[c] in PLANTED and hits.get(c, 0) > 0])
-        negative_N = np.sort([s for c, s in score.items() if kind[c] == "never" and hits.get(c, 0) == 0])[::-1]
+        positive_P = np.array([score[c] for c in positives if c in score])
+        negative_N = np.sort([score[c] for c in negatives if c in score])[::-1]
         if len(positive_P) and len(negative_N):
             allowed = [int(rate * len(negative_N) + 1e-9) for rate in RATES]
             limits = [negative_N[n] if n < len(negative_N) else -np.inf for n in allowed]
@@ -39,30 +35,25 @@ def roc(folder: Path, scores: dict[str, Scores]) -> dict[str, Curve]:
     return found
 
 
-def found_by_budget(folder: Path, scores: dict[str, Scores]) -> dict[str, Curve]:
+def found_by_budget(labels: Labels, scores: dict[str, Scores]) -> dict[str, Curve]:
     """Return for each detector the share of memorized pictures found after a number of generated captions.
 
     A picture, or a template, is found once a caption that reproduces it is among the generated ones. All captions of
     the model compete for the budget but the control captions.
 
     Args:
-        folder: The folder of a measured model.
+        labels: The labels of a model.
         scores: The score of each caption, by detector; those that lack captions of a kind are left out.
     """
-    rows = [row for row in pq.read_table(folder / "captions.parquet").to_pylist() if row["kind"] != "control"]
-    hits = _hits(folder)
-    cluster = {row["caption"]: row["cluster"] for row in rows if hits.get(row["caption"], 0) > 0}
+    competing = [caption for caption, kind in labels.kind.items() if kind != "control"]
+    cluster = {caption: labels.cluster[caption] for caption in competing if labels.pixels.get(caption, 0) > 0}
     total = len(set(cluster.values()))
     found = {}
     for detector, score in scores.items():
-        ranked = sorted((row["caption"] for row in rows if row["caption"] in score), key=lambda c: -score[c])
+        ranked = sorted((caption for caption in competing if caption in score), key=lambda c: -score[c])
         if not total or len(ranked) < BUDGETS[-1]:
             continue
         found[detector] = [
             (float(budget), len({cluster[c] for c in ranked[:budget] if c in cluster}) / total) for budget in BUDGETS
         ]
     return found
-
-
-def _hits(folder: Path) -> dict[str, int]:
-    return reproduced(pq.read_table(folder / "truth.parquet"))

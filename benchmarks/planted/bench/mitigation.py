@@ -26,13 +26,13 @@ from audit.schema import DEFAULT_DETECTOR
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench.carriers import PARTS, Replaced
 from benchmarks.planted.bench.data import png
-from benchmarks.planted.bench.tables import HALF, reproduced
-from benchmarks.planted.bench.truth import GUIDANCE, PLANTED, STEPS, Judge, some
+from benchmarks.planted.bench.labels import HALF, Labels
+from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, some
 
 SEEDS, BATCH = (21, 22), 64
 VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
 TIMED, TIMED_BATCH = 5, 16  # batches that are timed, each beside a plain one
-MAX_P = 0.05  # of flagged control captions, unless a setting says otherwise
+MAX_P = 0.1  # of flagged control captions, unless a setting says otherwise
 PLAIN, STABILISE = "plain", "stabilise"
 ALL, RUN, SCREEN = "all", "run", "screen"
 Apply = Callable[[Any], AbstractContextManager[Any]]
@@ -76,13 +76,18 @@ SETTINGS = tuple(
             STABILISE,
             "delayed_guidance",
             "weak_guidance:scale=1",
-            "dilute",
+            "dilute:share=0.5",
+            "dilute:share=0.4",
+            "dilute:share=0.5@run:0.1",
+            "dilute:share=0.4@run:0.1",
             "dilute:share=0.4@run:0.2",
-            "weak_guidance:scale=0@run:0.2",
+            "weak_guidance:scale=0@run:0.1",
         ),
     )
 )
-SEALED = tuple(map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute", "dilute:share=0.4@run:0.2")))
+SEALED = tuple(
+    map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.4", "dilute:share=0.4@run:0.1"))
+)
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,12 @@ class Bench:
     def __init__(self, folder: Path, sscd: Embedder, clip: Embedder) -> None:
         self._model, self._clip, self._sscd = audit.load_model(folder / "model"), clip, sscd
         self.pipeline, self._judge = self._model.pipeline(), Judge(folder, sscd)
-        captions = pq.read_table(folder / "captions.parquet")
-        hits = reproduced(pq.read_table(folder / "truth.parquet"))
-        verbatim = [c for kind in PLANTED if kind != "template" for c in some(captions, kind) if hits[c] > HALF]
-        templates = [c for c in some(captions, "template") if hits[c] > HALF]
+        captions, labels = pq.read_table(folder / "captions.parquet"), Labels.read(folder)
+        often = [caption for caption in labels.positives() if labels.pixels[caption] > HALF]
+        verbatim = [caption for caption in often if labels.kind[caption] != "template"]
+        templates = [caption for caption in often if labels.kind[caption] == "template"]
         order = np.random.default_rng(0).permutation(len(verbatim))
-        ordinary = [c for c in some(captions, "ordinary") if hits.get(c) == 0][:ORDINARY]
+        ordinary = [caption for caption in labels.negatives("ordinary") if caption in labels.pixels][:ORDINARY]
         kinds = {"verbatim": [verbatim[i] for i in order[:VERBATIM]], "template": templates[:TEMPLATES]}
         self.captions = {kind: found for kind, found in (kinds | {"ordinary": ordinary}).items() if found}
         self._control = some(captions, "control", CONTROL)

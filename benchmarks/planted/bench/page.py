@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF_MEMORIZED
 from benchmarks.planted.bench.masks import MASKS
 from benchmarks.planted.bench.tables import TEXT_ONLY
 from benchmarks.planted.bench.train import MODELS
@@ -35,7 +36,7 @@ SERVED = ("ordinary", "verbatim")
 
 def shown(results: Results) -> list[str]:
     """Return the detectors to plot: the five with the highest AUROC on the plotted model, and the text alone."""
-    rows = [r for r in results[PLOTTED]["detectors"] if (r["which"], r["against"]) == ("any", "never")]
+    rows = [r for r in results[PLOTTED]["detectors"] if (r["which"], r["against"]) == (ANY, "never")]
     curves = results[PLOTTED]["budget"]
     ranked = sorted(rows, key=lambda row: -(row["auroc"]["value"] or 0))
     return [row["detector"] for row in ranked if row["detector"] in curves and row["detector"] != TEXT_ONLY][:6]
@@ -71,16 +72,17 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
     render: dict[str, Callable[[Results], str]] = {
         "dose-response": dose_response,
         "text-only": text_only,
-        "half": lambda part: detectors(part, "tpr_at_1_percent", "half", "never"),
+        "half": lambda part: detectors(part, "tpr_at_1_percent", HALF_MEMORIZED, "never"),
+        "by-sscd": lambda part: detectors(part, "tpr_at_1_percent", BY_SSCD, "never"),
         "seeds": seeds,
         "timesteps": timesteps,
         "masks": masks,
         "by-dose": by_dose,
     }
     for figure in FIGURES:
-        render[figure.replace("_", "-")] = partial(detectors, figure=figure, positives="any", negatives="never")
+        render[figure.replace("_", "-")] = partial(detectors, figure=figure, positives=ANY, negatives="never")
     for kind in ("ordinary", "near", "odd"):
-        render[f"against-{kind}"] = partial(detectors, figure="auroc", positives="any", negatives=kind)
+        render[f"against-{kind}"] = partial(detectors, figure="auroc", positives=ANY, negatives=kind)
     found: dict[str, str] = {}
     for group in ("dev", "sealed"):
         part = {name: result for name, result in results.items() if name.startswith(group)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.planted.bench import curves, masks, tables, timesteps
+from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.train import MODELS
 
 
@@ -16,19 +17,19 @@ def collect(folder: Path) -> dict[str, Any]:
     Args:
         folder: The folder of the model, with `truth.parquet`, `runs.parquet` and `screen.parquet`.
     """
-    scores = tables.all_scores(folder)
+    scores, labels = tables.all_scores(folder), Labels.read(folder)
     return {
         "model": folder.name,
         "frozen": MODELS[folder.name].frozen,
-        "dose_response": tables.dose_response(folder),
+        "dose_response": tables.dose_response(labels),
         "text_only": tables.text_only_by_dose(folder),
-        "detectors": tables.detector_rates(folder, scores),
-        "seeds": tables.seeds(folder),
-        "timesteps": timesteps.compare(folder),
+        "detectors": tables.detector_rates(labels, scores),
+        "seeds": tables.seeds(folder, labels),
+        "timesteps": timesteps.compare(folder, labels),
         "masks": masks.compare(folder),
-        "by_dose": tables.by_dose(folder, scores),
-        "roc": curves.roc(folder, scores),
-        "budget": curves.found_by_budget(folder, scores),
+        "by_dose": tables.by_dose(labels, scores),
+        "roc": curves.roc(labels, scores),
+        "budget": curves.found_by_budget(labels, scores),
     }
 
 

@@ -15,7 +15,7 @@ from benchmarks.planted.sharpness import sharpness
 
 SEED = 0
 SEVERAL = (0, 1, 2, 3)
-FOUR_SEEDS = ("caption_response", "attention_profile", "noise_profile", "noise_magnitude", "seed_agreement")
+FOUR_SEEDS = ("caption_response", "attention_profile", "noise_magnitude", "seed_agreement")
 SHARPNESS_NEVER = 1500
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 

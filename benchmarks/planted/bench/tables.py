@@ -17,57 +17,32 @@ from audit.statistics.detection_rates import auroc, detection_rates, tpr_at
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench import screens, text_only
 from benchmarks.planted.bench.data import DOSES
-from benchmarks.planted.bench.truth import PLANTED, SEEDS
+from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF, HALF_MEMORIZED, Labels
+from benchmarks.planted.bench.truth import PLANTED
 
 TEXT_ONLY, SHARPNESS = "text only", "sharpness (Jeon et al.)"
-HALF = len(SEEDS) // 2  # a caption that reproduces in 1 to 4 of 8 seeds is half-memorized
 Scores = dict[str, float]
 
 
-def reproduced(truth: pa.Table) -> dict[str, int]:
-    """Count for each caption the seeds in which it reproduces its image, or its family's region, by pixels."""
-    hit = pc.or_(truth["pixels_whole"], pc.fill_null(truth["pixels_region"], False))
-    counts = truth.select(["caption"]).append_column("hit", pc.cast(hit, pa.int64())).group_by("caption")
-    found = counts.aggregate([("hit", "sum")])
-    return dict(zip(found["caption"].to_pylist(), found["hit_sum"].to_pylist(), strict=True))
-
-
-def dose_response(folder: Path) -> list[dict[str, Any]]:
-    """Return for each dose, and each other kind of caption, how many reproduce in at least one and in most seeds.
-
-    Args:
-        folder: The folder of a measured model.
-    """
-    captions = {row["caption"]: row for row in pq.read_table(folder / "captions.parquet").to_pylist()}
-    truth = pq.read_table(folder / "truth.parquet")
-    verdicts: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for caption, group in _by_caption(truth).items():
-        row = captions[caption]
-        verdicts.setdefault((row["kind"], row["dose"] if row["kind"] == "dose" else -1), []).append(group)
+def dose_response(labels: Labels) -> list[dict[str, Any]]:
+    """Return for each dose, and each other kind of caption, how many reproduce in at least one and in most seeds."""
+    groups: dict[tuple[str, int], list[str]] = {}
+    for row in labels.captions:
+        if row["caption"] in labels.pixels:
+            groups.setdefault((row["kind"], row["dose"] if row["kind"] == "dose" else -1), []).append(row["caption"])
     order = [("dose", dose) for dose in DOSES] + [(k, -1) for k in (*PLANTED[1:], "near", "ordinary", "never", "odd")]
     rows = []
     for kind, dose in order:
-        groups = verdicts[kind, dose]
-        once, often = (sum(group["pixels"] > least for group in groups) for least in (0, HALF))
-        low, high = clopper_pearson(once, len(groups))
+        captions = groups[kind, dose]
+        once, often = (sum(labels.pixels[caption] > least for caption in captions) for least in (0, HALF))
+        low, high = clopper_pearson(once, len(captions))
         rows.append(
-            {"kind": kind, "dose": dose if dose >= 0 else None, "captions": len(groups)}
+            {"kind": kind, "dose": dose if dose >= 0 else None, "captions": len(captions)}
             | {"reproduced": once, "low": low, "high": high, "in_most_seeds": often}
-            | {"by_sscd": sum(group["sscd"] > 0 for group in groups)}
-            | {"seeds": max(group["seeds"] for group in groups)}
+            | {"by_sscd": sum(labels.sscd[caption] > 0 for caption in captions)}
+            | {"seeds": max(labels.seeds[caption] for caption in captions)}
         )
     return rows
-
-
-def _by_caption(truth: pa.Table) -> dict[str, dict[str, int]]:
-    """Count the generations of each caption, and those that reproduce by pixels and by SSCD."""
-    found: dict[str, dict[str, int]] = {}
-    for row in truth.to_pylist():
-        counts = found.setdefault(row["caption"], {"pixels": 0, "sscd": 0, "seeds": 0})
-        counts["pixels"] += bool(row["pixels_whole"] or row["pixels_region"])
-        counts["sscd"] += bool(row["sscd_whole"] or row["sscd_region"])
-        counts["seeds"] += 1
-    return found
 
 
 def all_scores(folder: Path) -> dict[str, Scores]:
@@ -103,51 +78,40 @@ def text_only_by_dose(folder: Path) -> dict[int, float]:
     return found
 
 
-def detector_rates(folder: Path, scores: dict[str, Scores]) -> list[dict[str, Any]]:
+def detector_rates(labels: Labels, scores: dict[str, Scores]) -> list[dict[str, Any]]:
     """Return how well each detector tells captions that reproduce from each kind of captions that do not.
 
-    Positives are planted captions that reproduce in at least one seed (`any`), or in one to four of eight (`half`).
     Intervals come from a bootstrap over concepts and families.
 
     Args:
-        folder: The folder of a measured model.
+        labels: The labels of a model.
         scores: What `all_scores` returned.
     """
-    table = pq.read_table(folder / "captions.parquet").to_pylist()
-    cluster = {row["caption"]: row["cluster"] for row in table}
-    number = {name: i for i, name in enumerate(sorted(set(cluster.values())))}
-    hits = reproduced(pq.read_table(folder / "truth.parquet"))
-    of_kind: dict[str, list[str]] = {}
-    for row in table:
-        of_kind.setdefault(row["kind"], []).append(row["caption"])
-    planted = [caption for kind in PLANTED for caption in of_kind[kind]]
-    positives = {
-        "any": [caption for caption in planted if hits[caption] > 0],
-        "half": [caption for caption in planted if 0 < hits[caption] <= HALF],
-    }
-    negatives = {
-        kind: [c for c in of_kind[kind] if hits.get(c, 0) == 0] for kind in ("never", "ordinary", "near", "odd")
-    }
+    number = {name: i for i, name in enumerate(sorted(set(labels.cluster.values())))}
+    pairs = [(ANY, kind) for kind in ("never", "ordinary", "near", "odd")] + [
+        (w, "never") for w in (HALF_MEMORIZED, BY_SSCD)
+    ]
     rows = []
     for detector, score in scores.items():
-        pairs = [(p, n) for p in positives for n in negatives if p == "any" or n == "never"]
-        for p, n in pairs:
-            own, other = ([c for c in group if c in score] for group in (positives[p], negatives[n]))
+        for which, against in pairs:
+            own, other = (
+                [c for c in group if c in score] for group in (labels.positives(which), labels.negatives(against))
+            )
             if not own or not other:
                 continue
             found = detection_rates(
                 [score[c] for c in own],
                 [score[c] for c in other],
-                [number[cluster[c]] for c in own],
-                [number[cluster[c]] for c in other],
+                [number[labels.cluster[c]] for c in own],
+                [number[labels.cluster[c]] for c in other],
             )
-            rows.append({"detector": detector, "which": p, "against": n} | asdict(found))
+            rows.append({"detector": detector, "which": which, "against": against} | asdict(found))
     return rows
 
 
-def by_dose(folder: Path, scores: dict[str, Scores]) -> list[dict[str, Any]]:
+def by_dose(labels: Labels, scores: dict[str, Scores]) -> list[dict[str, Any]]:
     """Return each detector's AUROC for all captions of a dose, reproduced or not, against never-trained ones."""
-    table = pq.read_table(folder / "captions.parquet").to_pylist()
+    table = labels.captions
     never = [row["caption"] for row in table if row["kind"] == "never"]
     rows = []
     for detector, score in scores.items():
@@ -160,14 +124,14 @@ def by_dose(folder: Path, scores: dict[str, Scores]) -> list[dict[str, Any]]:
     return rows
 
 
-def seeds(folder: Path) -> list[dict[str, Any]]:
+def seeds(folder: Path, labels: Labels) -> list[dict[str, Any]]:
     """Return what each detector tells from one seed and from four, on the same captions.
 
     Args:
         folder: The folder of a measured model.
+        labels: Its labels.
     """
-    kind = {row["caption"]: row["kind"] for row in pq.read_table(folder / "captions.parquet").to_pylist()}
-    hits = reproduced(pq.read_table(folder / "truth.parquet"))
+    positives, negatives = labels.positives(), labels.negatives("never")
     four = pq.read_table(folder / "seeds.parquet")
     one = four.filter(pc.field("seed") == screens.SEED)
     rows = []
@@ -180,8 +144,7 @@ def seeds(folder: Path) -> list[dict[str, Any]]:
             if detector == "seed_agreement" and table is one:
                 continue
             score = screens.scored(folder, table, detector)
-            positive = [s for c, s in score.items() if kind[c] in PLANTED and hits[c] > 0]
-            negative = [s for c, s in score.items() if kind[c] == "never" and hits.get(c, 0) == 0]
+            positive, negative = ([score[c] for c in group if c in score] for group in (positives, negatives))
             row[name] = {"auroc": auroc(positive, negative), "tpr_at_1_percent": tpr_at(0.01, positive, negative)}
         rows.append(row)
     return rows

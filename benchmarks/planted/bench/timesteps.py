@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 
 from audit.calibration.distance import robust_scale
 from audit.statistics.detection_rates import auroc, tpr_at
-from benchmarks.planted.bench.tables import reproduced
-from benchmarks.planted.bench.truth import PLANTED
+from benchmarks.planted.bench.labels import Labels
 
 Floats = npt.NDArray[np.float64]
 TIMESTEPS = (981, 861, 741, 621, 501, 381, 261, 141)  # of `noise_profile`
@@ -31,22 +30,21 @@ SHARES = (0.05, 0.1, 0.2)  # of the captions that a cascade scores a second time
 BUDGET = 500
 
 
-def compare(folder: Path) -> list[dict[str, Any]]:
+def compare(folder: Path, labels: Labels) -> list[dict[str, Any]]:
     """Return AUROC, TPR at 1 % FPR and pictures found for mean z-scores of timesteps, alone, together and in cascades.
 
     Args:
         folder: The folder of a measured model.
+        labels: Its labels.
     """
-    captions = {row["caption"]: row for row in pq.read_table(folder / "captions.parquet").to_pylist()}
     table = pq.read_table(folder / "screen.parquet", columns=["caption", "noise_response"])
     names, values_NT = table["caption"].to_pylist(), np.array(table["noise_response"].to_pylist())
-    kind_N = np.array([captions[name]["kind"] for name in names])
+    kind_N = np.array([labels.kind[name] for name in names])
     median_T, inverse_T = robust_scale(values_NT[kind_N == "control"])
     z_NT = (values_NT - median_T) * inverse_T
-    hits = reproduced(pq.read_table(folder / "truth.parquet"))
-    hit_N = np.array([hits.get(name, 0) > 0 for name in names])
-    positive_N, negative_N = hit_N & np.isin(kind_N, PLANTED), ~hit_N & (kind_N == "never")
-    cluster_N = np.array([captions[name]["cluster"] for name in names])
+    hit_N = np.array([labels.pixels.get(name, 0) > 0 for name in names])
+    positive_N, negative_N = (np.isin(names, group) for group in (labels.positives(), labels.negatives("never")))
+    cluster_N = np.array([labels.cluster[name] for name in names])
     choices = {f"{t}": (i,) for i, t in enumerate(TIMESTEPS)} | GROUPS
     score = {name: z_NT[:, list(at)].mean(1) for name, at in choices.items()}
     forwards: dict[str, float] = {name: len(at) for name, at in choices.items()}

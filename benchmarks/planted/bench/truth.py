@@ -27,8 +27,7 @@ Floats = npt.NDArray[np.float32]
 STEPS, GUIDANCE, BATCH, CHUNK = 12, 4.0, 64, 256
 SEEDS = tuple(range(1, 9))
 PLANTED = ("dose", "many_captions", "many_images", "template", "edited")
-# Captions that are generated with one seed only: those that no image belongs to.
-NEVER, CONTROL, ORDINARY = 600, 700, 300
+NEVER, CONTROL, ORDINARY = 600, 700, 300  # how many captions of these kinds are generated
 RATIO = 0.5  # a copy is at most half as far from its own image as from any other (Carlini et al. 2023, section 4.2)
 QUANTILE = 0.999  # of the best similarity of generations of captions never trained on: the SSCD threshold
 
@@ -122,7 +121,8 @@ class Judge:
 def measure(model: audit.Model, folder: Path, embedder: Embedder) -> tuple[pa.Table, pa.Table]:
     """Generate captions of a model, and decide which of them reproduce a training image.
 
-    Captions with an image are generated from all seeds, the others from the first.
+    Planted captions and variations of them are generated from all seeds, ordinary ones, of which none reproduces, from
+    two, and captions without an image from the first.
 
     Args:
         model: The model.
@@ -135,8 +135,14 @@ def measure(model: audit.Model, folder: Path, embedder: Embedder) -> tuple[pa.Ta
     captions, judge = pq.read_table(folder / "captions.parquet"), Judge(folder, embedder)
     rows: list[dict[str, Any]] = []
     runs: list[pa.Table] = []
-    owned, others = with_image(captions), without_image(captions)
-    for chosen, seeds, detectors in ((owned + others, SEEDS[:1], tuple(RUN)), (owned, SEEDS[1:], ())):
+    planted = [c for kind in (*PLANTED, "near") for c in some(captions, kind)]
+    ordinary, others = some(captions, "ordinary", ORDINARY), without_image(captions)
+    parts: tuple[tuple[list[str], Sequence[int], tuple[str, ...]], ...] = (
+        (planted + ordinary + others, SEEDS[:1], tuple(RUN)),
+        (planted + ordinary, SEEDS[1:2], ()),
+        (planted, SEEDS[2:], ()),
+    )
+    for chosen, seeds, detectors in parts:
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             table = audit.generate(model, part, seeds, STEPS, GUIDANCE, detectors, batch_size=BATCH)
@@ -166,11 +172,6 @@ def nearest(distance_N: npt.NDArray[np.float64], own: Sequence[int]) -> bool:
         own: Indices of the own images.
     """
     return bool(distance_N[list(own)].min() <= RATIO * np.delete(distance_N, list(own)).min())
-
-
-def with_image(captions: pa.Table) -> list[str]:
-    """Return the captions to generate that may reproduce an image: planted ones, variations, and ordinary ones."""
-    return [c for kind in (*PLANTED, "near") for c in some(captions, kind)] + some(captions, "ordinary", ORDINARY)
 
 
 def without_image(captions: pa.Table) -> list[str]:
