@@ -16,8 +16,8 @@ from audit.attention.calls import watchers_of
 from audit.calibration.calibration import Calibration
 from audit.errors import AuditError, UsageError
 from audit.mitigation.methods.bands import RunBands
+from audit.mitigation.methods.dilute import Dilute
 from audit.mitigation.methods.method import Method
-from audit.mitigation.methods.rescale import Rescale
 from audit.mitigation.pipeline_calls import Flagger, Mitigation, PipelineCalls
 from audit.mitigation.run_flag import RunFlag
 from audit.mitigation.supported import SUPPORTED, checked_unet
@@ -25,7 +25,8 @@ from audit.models.model import Model
 from audit.models.prompts import Tokens
 from audit.scoring.screening import screen
 
-DEFAULT = Rescale()
+DEFAULT = Dilute()  # docs/decisions/0030-default-mitigation.md
+MAX_P = 0.1
 # Arguments that `encode_prompt` must have.
 TOLD = {"prompt", "prompt_embeds", "negative_prompt", "negative_prompt_embeds", "num_images_per_prompt"}
 TOLD |= {"device", "do_classifier_free_guidance"}
@@ -37,7 +38,7 @@ def mitigated(
     method: Method = DEFAULT,
     *,
     only: Calibration | RunBands | None = None,
-    max_p: float = 0.01,
+    max_p: float = MAX_P,
     prompt_tokens: Tokens | None = None,
     negative_prompt_tokens: Tokens | None = None,
 ) -> Iterator[None]:
@@ -76,7 +77,7 @@ def mitigate_(
     method: Method = DEFAULT,
     *,
     only: Calibration | RunBands | None = None,
-    max_p: float = 0.01,
+    max_p: float = MAX_P,
     prompt_tokens: Tokens | None = None,
     negative_prompt_tokens: Tokens | None = None,
 ) -> None:
@@ -84,9 +85,8 @@ def mitigate_(
 
     Args:
         pipeline: The pipeline. Other pipelines that share its UNet refuse to run until they are mitigated too.
-        method: How to mitigate: `audit.Rescale(bos_scale=1.25, keep="eos")` (arXiv 2403.11052, the default),
-            `audit.Padding`, `audit.Attenuate`, `audit.Stabilise`, `audit.DelayedGuidance`, `audit.Dilute` or
-            `audit.WeakGuidance`.
+        method: How to mitigate: `audit.Dilute(share=0.4)` (the default), `audit.Rescale` (arXiv 2403.11052),
+            `audit.Padding`, `audit.Attenuate`, `audit.Stabilise`, `audit.DelayedGuidance` or `audit.WeakGuidance`.
         only: Mitigate only flagged images. With a calibration, prompts to which it gives a `p_unseen` of at most
             `max_p`: each call first screens its prompts on the noise of the calibration's seeds (one forward per prompt
             for `caption_response`, eight for `profile`), and prompts must be passed as text.
@@ -131,7 +131,7 @@ def _flag(pipeline: DiffusionPipeline, only: Calibration | RunBands | None, max_
     if only is None:
         return None
     if not 0 < max_p <= 1:
-        raise UsageError(f"max_p is {max_p}", hint="Give a number from 0 (excluded) to 1, usually 0.01.")
+        raise UsageError(f"max_p is {max_p}", hint="Give a number from 0 (excluded) to 1, usually from 0.01 to 0.1.")
     if isinstance(only, RunBands):
         only.check_weights(pipeline)
         return RunFlag(only, max_p)

@@ -90,6 +90,7 @@ def mitigate(
         rows: list[dict[str, Any]] = []
         for setting in chosen:
             found = bench.measure(setting)
+            found[0]["time"] = bench.time(setting)
             rows += found
             print(name, *found, sep="\n  ", flush=True)
         if not methods:

@@ -204,10 +204,8 @@ def quality(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         diversity = [f"{row[f'diversity_{kind}']:.2f}" for kind in SERVED]
-        times = [_ratio(row[f"time_{kind}"]) if f"time_{kind}" in row else "-" for kind in SERVED]
-        lines.append([_method(row), _prompts(row), *diversity, *times])
-    header = [f"{what}, {who}" for what in ("diversity", "time") for who in ("ordinary", "memorized")]
-    return _table(["method", "prompts", *header], lines)
+        lines.append([_method(row), _prompts(row), *diversity, _ratio(row["time"]) if "time" in row else "-"])
+    return _table(["method", "prompts", "diversity, ordinary", "memorized", "time"], lines)
 
 
 def carriers(mitigated: Results) -> str:

@@ -99,7 +99,7 @@ def test_a_negative_prompt_as_embeddings_is_that_prompt_in_words(pipe: StableDif
 
 def test_the_empty_prompt_as_negative_embeddings_needs_no_number(pipe: StableDiffusionPipeline) -> None:
     empty = pipe.encode_prompt("", "cpu", 1, False)[0]
-    with audit.mitigated(pipe):
+    with audit.mitigated(pipe, audit.Rescale()):
         np.testing.assert_allclose(
             latents(pipe, SHORT, negative_prompt_embeds=empty), latents(pipe, SHORT), atol=1e-12, rtol=0
         )
@@ -124,7 +124,10 @@ def test_each_window_of_a_long_prompt_has_a_bos_and_padding_of_its_own(
 def test_numbers_that_do_not_fit_the_windows_are_refused(pipe: StableDiffusionPipeline) -> None:
     call = {"prompt_embeds": in_windows(pipe, LONG, SHORT), "negative_prompt_embeds": in_windows(pipe, "", "")}
     for given in (12, [12], [[12]], [[12, 78]], [[12, 1]], [[12, 4], [12, 4]]):
-        with audit.mitigated(pipe, prompt_tokens=given), pytest.raises(UsageError, match="154 positions in 2 windows"):
+        with (
+            audit.mitigated(pipe, audit.Rescale(), prompt_tokens=given),
+            pytest.raises(UsageError, match="154 positions in 2 windows"),
+        ):
             latents(pipe, **call)
     odd = {name: embeds[:, :100] for name, embeds in call.items()}
     with (
@@ -146,5 +149,8 @@ def test_rows_that_are_no_guidance_branches_are_refused(pipe: StableDiffusionPip
         return {"prompt_embeds": tensors["prompt_embeds"][-1:]}  # guidance stays on
 
     more = {"callback_on_step_end": drop, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
-    with audit.mitigated(pipe), pytest.raises(AuditError, match="gets 1 rows .* 1 images, 2 guidance branches"):
+    with (
+        audit.mitigated(pipe, audit.Rescale()),
+        pytest.raises(AuditError, match="gets 1 rows .* 1 images, 2 guidance branches"),
+    ):
         latents(pipe, SHORT, **more)

@@ -76,7 +76,7 @@ def test_prompts_of_unequal_lengths_are_mitigated_as_each_alone(
 
 
 def test_several_images_a_prompt(pipeline: StableDiffusionPipeline) -> None:
-    with audit.mitigated(pipeline):
+    with audit.mitigated(pipeline, audit.Rescale()):
         together = latents(pipeline, [SHORT, LONG], num_images_per_prompt=2)
         alone = [latents(pipeline, prompt)[0] for prompt in (SHORT, SHORT, LONG, LONG)]
     np.testing.assert_allclose(together, alone, atol=1e-4, rtol=0)
@@ -93,15 +93,18 @@ def test_a_longer_negative_prompt_keeps_its_words(float64: StableDiffusionPipeli
 def test_prompt_embeds_need_the_number_of_their_tokens(pipeline: StableDiffusionPipeline) -> None:
     embeds, empty = pipeline.encode_prompt(SHORT, "cpu", 1, True)
     given = {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
-    with audit.mitigated(pipeline):
+    with audit.mitigated(pipeline, audit.Rescale()):
         by_text = latents(pipeline, SHORT)
         with pytest.raises(UsageError, match="prompt_tokens="):
             latents(pipeline, None, **given)
-    with audit.mitigated(pipeline, prompt_tokens=4):
+    with audit.mitigated(pipeline, audit.Rescale(), prompt_tokens=4):
         assert np.array_equal(latents(pipeline, None, **given), by_text)
     with audit.mitigated(pipeline, audit.Rescale(keep="all")):
         latents(pipeline, None, **given)
-    with audit.mitigated(pipeline, prompt_tokens=[4, 5]), pytest.raises(UsageError, match="1 prompts of 77 positions"):
+    with (
+        audit.mitigated(pipeline, audit.Rescale(), prompt_tokens=[4, 5]),
+        pytest.raises(UsageError, match="1 prompts of 77 positions"),
+    ):
         latents(pipeline, None, **given)
 
 
@@ -118,7 +121,7 @@ def test_image_to_image_pipelines(pipeline: StableDiffusionPipeline, guidance: f
         ).images.numpy()
 
     plain = run()
-    with audit.mitigated(other):
+    with audit.mitigated(other, audit.Rescale()):
         assert not np.allclose(run(), plain)
     assert np.array_equal(run(), plain)
 
@@ -139,14 +142,14 @@ def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
     p = np.array(scores["p_unseen"].to_pylist())
     limit = float(np.sort(p)[1])
     plain = latents(pipeline, prompts)
-    with audit.mitigated(pipeline):
+    with audit.mitigated(pipeline, audit.Rescale()):
         all_mitigated = latents(pipeline, prompts)
-    with audit.mitigated(pipeline, only=calibration, max_p=limit):
+    with audit.mitigated(pipeline, audit.Rescale(), only=calibration, max_p=limit):
         ours = latents(pipeline, prompts)
     flagged = (p <= limit)[:, None, None, None]
     assert 0 < flagged.sum() < len(prompts)
     np.testing.assert_allclose(ours, np.where(flagged, all_mitigated, plain), atol=1e-4, rtol=0)
-    with audit.mitigated(pipeline, only=calibration, max_p=float(p.min()) / 2):
+    with audit.mitigated(pipeline, audit.Rescale(), only=calibration, max_p=float(p.min()) / 2):
         assert np.array_equal(latents(pipeline, prompts), plain)
 
 
@@ -154,14 +157,17 @@ def test_only_needs_a_pipeline_whose_weights_are_known_and_prompts_in_words(
     pipeline: StableDiffusionPipeline, sd1: audit.Model, calibration: audit.Calibration
 ) -> None:
     with pytest.raises(UsageError, match="cannot check that the calibration is valid for the weights"):
-        audit.mitigate_(pipeline, only=calibration)
+        audit.mitigate_(pipeline, audit.Rescale(), only=calibration)
     with pytest.raises(UsageError, match="max_p is 0"):
         audit.mitigate_(sd1.pipeline(), only=calibration, max_p=0)
     with pytest.raises(UsageError, match="withholds them: the controls are unlike"):
         audit.mitigate_(sd1.pipeline(), only=replace(calibration, withheld="the controls are unlike"))
     ours = sd1.pipeline()
     embeds, empty = ours.encode_prompt(SHORT, "cpu", 1, True)
-    with audit.mitigated(ours, prompt_tokens=4, only=calibration), pytest.raises(UsageError, match="screens prompts"):
+    with (
+        audit.mitigated(ours, audit.Rescale(), prompt_tokens=4, only=calibration),
+        pytest.raises(UsageError, match="screens prompts"),
+    ):
         latents(ours, None, prompt_embeds=embeds, negative_prompt_embeds=empty)
 
 
@@ -175,7 +181,7 @@ def test_no_trace_is_left_even_after_an_exception(pipeline: StableDiffusionPipel
     plain, attributes = latents(pipeline, SHORT), set(vars(pipeline))
 
     def interrupted() -> None:
-        with audit.mitigated(pipeline):
+        with audit.mitigated(pipeline, audit.Rescale()):
             assert not np.array_equal(latents(pipeline, SHORT), plain)
             raise KeyboardInterrupt
 
@@ -188,12 +194,12 @@ def test_no_trace_is_left_even_after_an_exception(pipeline: StableDiffusionPipel
 
 def test_installed_for_good_until_taken_out(pipeline: StableDiffusionPipeline) -> None:
     plain = latents(pipeline, SHORT)
-    audit.mitigate_(pipeline)
+    audit.mitigate_(pipeline, audit.Rescale())
     mitigated = latents(pipeline, SHORT)
     assert not np.array_equal(mitigated, plain)
     assert np.array_equal(latents(pipeline, SHORT), mitigated)
     with pytest.raises(UsageError, match="already"):
-        audit.mitigate_(pipeline)
+        audit.mitigate_(pipeline, audit.Rescale())
     audit.unmitigate_(pipeline)
     assert np.array_equal(latents(pipeline, SHORT), plain)
     with pytest.raises(UsageError, match="not mitigated"):
@@ -254,27 +260,27 @@ def test_offloading_that_wraps_a_projection_meanwhile_is_kept(pipeline: StableDi
 def test_an_attention_processor_that_it_would_pass_by_is_refused_by_name(pipeline: StableDiffusionPipeline) -> None:
     pipeline.unet.set_attn_processor(Explicit(4, 1))
     with pytest.raises(AuditError, match="Explicit cannot be mitigated"):
-        audit.mitigate_(pipeline)
+        audit.mitigate_(pipeline, audit.Rescale())
     assert hooks(pipeline) == 0
 
 
 def test_an_unsupported_pipeline_is_named_with_what_is_supported(pipeline: StableDiffusionPipeline) -> None:
     pipeline.unet = pipeline.vae
     with pytest.raises(AuditError, match="StableDiffusionPipeline has AutoencoderKL") as error:
-        audit.mitigate_(pipeline)
+        audit.mitigate_(pipeline, audit.Rescale())
     assert "Supported: Stable Diffusion 1.x and 2.x" in str(error.value)
 
 
 def test_a_unet_that_is_compiled_already_is_refused(pipeline: StableDiffusionPipeline) -> None:
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")
     with pytest.raises(AuditError, match="before torch.compile"):
-        audit.mitigate_(pipeline)
+        audit.mitigate_(pipeline, audit.Rescale())
 
 
 @pytest.mark.slow
 def test_a_unet_compiled_afterwards_is_mitigated(pipeline: StableDiffusionPipeline) -> None:
     pipeline.unet = shallow_unet(pipeline.unet.config.cross_attention_dim)
-    audit.mitigate_(pipeline)
+    audit.mitigate_(pipeline, audit.Rescale())
     eager = [latents(pipeline, prompt) for prompt in (SHORT, LONG)]
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")
     for prompt, one in zip((SHORT, LONG), eager, strict=True):
@@ -287,7 +293,7 @@ def test_a_tokenizer_without_bos_is_refused(pipeline: StableDiffusionPipeline) -
 
     pipeline.tokenizer = Headless()
     with pytest.raises(AuditError, match="does not put BOS first"):
-        audit.mitigate_(pipeline)
+        audit.mitigate_(pipeline, audit.Rescale())
 
 
 @pytest.mark.parametrize("bos_scale", [float("nan"), float("inf"), -1.0])
@@ -302,5 +308,5 @@ def test_an_unknown_keep_is_an_error_that_lists_the_known(pipeline: StableDiffus
 
 
 def test_the_unet_alone_is_refused_until_a_prompt_is_known(pipeline: StableDiffusionPipeline) -> None:
-    with audit.mitigated(pipeline), pytest.raises(UsageError, match="encoded no prompt"):
+    with audit.mitigated(pipeline, audit.Rescale()), pytest.raises(UsageError, match="encoded no prompt"):
         pipeline.unet(torch.zeros(1, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(1, 77, 32))

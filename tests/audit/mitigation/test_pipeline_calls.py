@@ -82,7 +82,7 @@ def test_a_second_pipeline_with_the_same_unet_is_refused_until_it_is_mitigated(p
 
 
 def test_an_image_to_image_pipeline_made_of_a_mitigated_one_is_refused(pipe: StableDiffusionPipeline) -> None:
-    with audit.mitigated(pipe):
+    with audit.mitigated(pipe, audit.Rescale()):
         other = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
         with pytest.raises(UsageError, match="mitigate every pipeline that shares the UNet"):
             other(SHORT, torch.rand(1, 3, 32, 32), num_inference_steps=4)
@@ -137,7 +137,7 @@ def test_a_processor_that_is_set_later_and_does_not_fit_is_refused_by_name(pipe:
     class Own(AttnProcessor2_0):
         pass
 
-    with audit.mitigated(pipe):
+    with audit.mitigated(pipe, audit.Rescale()):
         pipe.unet.set_attn_processor(Own())
         with pytest.raises(AuditError, match="attention processor Own cannot be mitigated"):
             latents(pipe)
@@ -152,7 +152,7 @@ def test_a_processor_that_a_callback_sets_is_noticed(pipe: StableDiffusionPipeli
         pipe.unet.set_attn_processor(Passes())
         return {}
 
-    with audit.mitigated(pipe), pytest.raises(AuditError, match="4 did not attend exactly once"):
+    with audit.mitigated(pipe, audit.Rescale()), pytest.raises(AuditError, match="4 did not attend exactly once"):
         latents(pipe, callback_on_step_end=change)
 
 
@@ -202,13 +202,13 @@ def test_two_threads_share_a_unet(pipe: StableDiffusionPipeline) -> None:
         pipeline.tokenizer = copy.deepcopy(pipe.tokenizer)
     right = {}
     for prompt, pipeline in prompts.items():
-        with audit.mitigated(pipeline):
+        with audit.mitigated(pipeline, audit.Rescale()):
             right[prompt] = latents(pipeline, prompt, num_inference_steps=10)
 
     def work(prompt: str) -> None:
         found[prompt] = latents(prompts[prompt], prompt, num_inference_steps=10)
 
-    with audit.mitigated(prompts[SHORT]), audit.mitigated(prompts[LONG]):
+    with audit.mitigated(prompts[SHORT], audit.Rescale()), audit.mitigated(prompts[LONG], audit.Rescale()):
         threads = [threading.Thread(target=work, args=(prompt,)) for prompt in prompts]
         for thread in threads:
             thread.start()
@@ -222,6 +222,6 @@ def test_instruct_pix2pix_is_refused_by_name(pipe: StableDiffusionPipeline) -> N
     unet = UNet2DConditionModel.from_config(dict(pipe.unet.config) | {"in_channels": 8})
     other = StableDiffusionInstructPix2PixPipeline(**parts | {"unet": unet}, requires_safety_checker=False)
     with pytest.raises(AuditError, match="StableDiffusionInstructPix2PixPipeline does not encode its prompts"):
-        audit.mitigate_(other)
+        audit.mitigate_(other, audit.Rescale())
     assert type(other) is StableDiffusionInstructPix2PixPipeline
     assert type(unet) is UNet2DConditionModel

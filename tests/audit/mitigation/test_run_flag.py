@@ -117,8 +117,8 @@ def test_bands_do_not_depend_on_the_batch_size_and_survive_a_file(
 def test_what_cannot_be_decided_is_refused(sd1: audit.Model, bands: audit.RunBands) -> None:
     pipe = sd1.pipeline()
     with pytest.raises(UsageError, match="only 12 runs of control captions"):
-        audit.mitigate_(pipe, only=bands)
-    with audit.mitigated(pipe, only=bands, max_p=0.2):
+        audit.mitigate_(pipe, audit.Rescale(), only=bands, max_p=0.01)
+    with audit.mitigated(pipe, audit.Rescale(), only=bands, max_p=0.2):
         with pytest.raises(UsageError, match="only=bands needs guidance"):
             latents(pipe, PROMPTS, guidance_scale=1.0)
         with pytest.raises(UsageError, match="fitted with timesteps"):
