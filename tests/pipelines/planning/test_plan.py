@@ -105,7 +105,8 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
     assert list(plain) == ["ingest", "embed", "cluster", "calibrate", "screen", "generate", "confirm"]
     assert lines_of(dataset, "captions.sample=10")["screen"].units == 10
     two_seeds = lines_of(dataset, "screen.seeds=[0,1]", "calibration.screen=null")
-    assert two_seeds["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.02)
+    # The texts are encoded once for both seeds.
+    assert two_seeds["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.05)
     eight_forwards = lines_of(dataset, "screen.detectors=[profile]", "calibration.screen=null")
     assert eight_forwards["screen"].seconds > 7 * plain["screen"].seconds
     assert lines_of(dataset, "select.perturbation_margin=true")["perturb"].units == 9 * 30
