@@ -150,11 +150,11 @@ class Bench:
         row: dict[str, Any] = {"method": setting.method, "only": setting.only}
         if setting.only != ALL:
             row["max_p"] = setting.max_p
-        rows = [row | _figures(made)]
+        rows = [row | figures(made)]
         if setting.only == ALL and setting.method != PLAIN:
             flagged = {kind: self._flagged(captions) for kind, captions in self.captions.items()}
             parts = {kind: found.where(flagged[kind], self._plain[kind]) for kind, found in made.items()}
-            rows.append(row | {"only": SCREEN, "max_p": MAX_P} | _figures(parts))
+            rows.append(row | {"only": SCREEN, "max_p": MAX_P} | figures(parts))
             rows[-1]["flagged"] = {kind: int(found.sum()) for kind, found in flagged.items()}
         return rows
 
@@ -252,7 +252,14 @@ class Bench:
         return np.array([p_of[caption] <= MAX_P for caption in captions])
 
 
-def _figures(made: dict[str, Made]) -> dict[str, Any]:
+def figures(made: dict[str, Made]) -> dict[str, Any]:
+    """Return the copies left, the mean CLIP score and the diversity per kind of captions.
+
+    Diversity is one minus the mean cosine similarity of the SSCD vectors of the two seeds.
+
+    Args:
+        made: What a setting made of each kind. A caption counts as left if it reproduces in any of the seeds.
+    """
     row: dict[str, Any] = {}
     for kind, found in made.items():
         row[f"clip_{kind}"] = float(found.clip_SN.mean())

@@ -1,0 +1,33 @@
+"""A part of the prompt is replaced by the same positions of the empty prompt."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import audit
+from benchmarks.planted.bench.carriers import PARTS, Replaced
+from tests.support.paths import DATA
+from tests.support.sampler import encoded
+
+POSITIONS = {"bos": [0], "words": [1, 2], "eos": [3], "padding": list(range(4, 77))}  # of "a dog"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_replaced_and_nothing_else(part: str) -> None:
+    model = audit.load_model(DATA / "tiny-sd1")
+    pipe = model.pipeline()
+    seen: list[torch.Tensor] = []
+    handle = pipe.unet.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(kwargs["encoder_hidden_states"].clone()), with_kwargs=True
+    )
+    try:
+        with audit.mitigated(pipe, Replaced(part)):
+            pipe("a dog", num_inference_steps=1, guidance_scale=5.0, output_type="latent", height=64, width=64)
+    finally:
+        handle.remove()
+    prompt_1KD, empty_1KD = encoded(pipe, "a dog"), encoded(pipe, "")
+    expected_1KD = prompt_1KD.clone()
+    expected_1KD[:, POSITIONS[part]] = empty_1KD[:, POSITIONS[part]]
+    torch.testing.assert_close(seen[-1][1:], expected_1KD)
+    torch.testing.assert_close(seen[-1][:1], empty_1KD)

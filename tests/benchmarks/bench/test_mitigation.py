@@ -1,0 +1,51 @@
+"""Settings are written as text, and flagged captions alone get the images of the method."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.planted.bench.mitigation import MAX_P, SEALED, SETTINGS, Made, Setting, figures
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("dilute:share=0.4", Setting("dilute:share=0.4", "all", MAX_P)),
+        ("padding@run", Setting("padding", "run", MAX_P)),
+        ("dilute:share=0.4@run:0.2", Setting("dilute:share=0.4", "run", 0.2)),
+    ],
+)
+def test_a_setting_names_the_method_the_prompts_and_the_level(text: str, setting: Setting) -> None:
+    assert Setting.parse(text) == setting
+
+
+def test_the_sealed_models_are_measured_with_settings_of_the_development_models() -> None:
+    assert set(SEALED) <= set(SETTINGS)
+
+
+def made(copied: list[list[bool]], clip: list[list[float]], angles: list[list[float]]) -> Made:
+    """Return what two seeds made, with vectors of length one."""
+    angle_SN = np.array(angles)
+    return Made(np.array(copied), np.array(clip), np.stack([np.cos(angle_SN), np.sin(angle_SN)], -1))
+
+
+PLAIN = made([[True, True], [True, True]], [[0.3, 0.3], [0.3, 0.3]], [[0, 0], [0, 0]])
+METHOD = made([[False, False], [True, False]], [[0.1, 0.2], [0.1, 0.2]], [[0, 0], [0, np.pi / 2]])
+
+
+def test_flagged_captions_are_those_of_the_method_and_the_others_are_plain() -> None:
+    both = METHOD.where(np.array([False, True]), PLAIN)
+    assert both.copied_SN.tolist() == [[True, False], [True, False]]
+    assert both.clip_SN.tolist() == [[0.3, 0.2], [0.3, 0.2]]
+    np.testing.assert_array_equal(both.vector_SND[:, 0], PLAIN.vector_SND[:, 0])
+    np.testing.assert_array_equal(both.vector_SND[:, 1], METHOD.vector_SND[:, 1])
+
+
+def test_a_copy_in_one_seed_counts_and_diversity_is_between_seeds() -> None:
+    row = figures({"verbatim": METHOD, "ordinary": PLAIN})
+    assert (row["verbatim"]["left"], row["verbatim"]["of"]) == (1, 2)
+    assert row["clip_verbatim"] == pytest.approx(0.15)
+    assert row["diversity_verbatim"] == pytest.approx(0.5)
+    assert row["diversity_ordinary"] == pytest.approx(0)
+    assert "ordinary" not in row
