@@ -86,7 +86,7 @@ SETTINGS = tuple(
     )
 )
 SEALED = tuple(
-    map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.4", "dilute:share=0.4@run:0.1"))
+    map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.5", "dilute:share=0.5@run:0.1"))
 )
 
 
