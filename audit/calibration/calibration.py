@@ -274,8 +274,11 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
 def _check_same(calibrated: dict[str, Any], found: dict[str, Any]) -> None:
     for item in sorted(calibrated.keys() | found.keys()):
         if calibrated.get(item) != found.get(item):
+            hint = "Calibrate again in the table's context, or screen again in the calibration's."
+            if item == "latent shape":
+                hint = "Screen at the calibration's resolution (screen.resolution, resolution=), or calibrate again."
             raise AuditError(
                 f"the calibration was made in another context: {item} is {found.get(item)!r} in the table, "
                 f"{calibrated.get(item)!r} in the calibration",
-                hint="Calibrate again in the table's context, or screen again in the calibration's.",
+                hint=hint,
             )

@@ -14,6 +14,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from audit.attention.calls import watchers_of
 from audit.calibration.calibration import Calibration
+from audit.calibration.screening import screen_as
 from audit.errors import AuditError, UsageError
 from audit.mitigation.methods.bands import RunBands
 from audit.mitigation.methods.method import Method
@@ -23,7 +24,6 @@ from audit.mitigation.run_flag import RunFlag
 from audit.mitigation.supported import SUPPORTED, checked_unet
 from audit.models.model import Model
 from audit.models.prompts import Tokens
-from audit.scoring.screening import screen
 
 DEFAULT = Rescale()
 # Arguments that `encode_prompt` must have.
@@ -88,8 +88,9 @@ def mitigate_(
             `audit.Padding`, `audit.Attenuate`, `audit.Stabilise`, `audit.DelayedGuidance`, `audit.Dilute` or
             `audit.WeakGuidance`.
         only: Mitigate only flagged images. With a calibration, prompts to which it gives a `p_unseen` of at most
-            `max_p`: each call first screens its prompts on the noise of the calibration's seeds (one forward per prompt
-            for `noise_magnitude` and `attention_profile`, eight for `profile`), and prompts must be passed as text.
+            `max_p`: each call first screens its prompts on the noise of the calibration's seeds, at its resolution (one
+            forward per prompt for `noise_magnitude` and `attention_profile`, eight for `profile`), and prompts must be
+            passed as text.
             With bands (`audit.fit_run_bands`), images whose own run differs from that of control captions in its first
             steps, which costs nothing (`audit.mitigation.run_flag`). Either way the pipeline must come from
             `Model.pipeline()`, whose weights are known.
@@ -144,8 +145,7 @@ def _flag(pipeline: DiffusionPipeline, only: Calibration | RunBands | None, max_
         raise UsageError(what, hint="Create the pipeline with audit.load_model(path).pipeline().")
 
     def flag(prompts: list[str]) -> list[bool]:
-        table = screen(model, list(dict.fromkeys(prompts)), seeds=only.context["seeds"], detectors=[only.detector])
-        scores = only.score(table)
+        scores = only.score(screen_as(only, model, list(dict.fromkeys(prompts))))
         p_of = dict(zip(scores["caption"].to_pylist(), scores["p_unseen"].to_pylist(), strict=True))
         return [p_of.get(prompt, 0.0) <= max_p for prompt in prompts]  # mitigate a prompt that cannot be scored
 

@@ -105,6 +105,8 @@ class Rows:
         if self._batch_size is not None:
             starts = range(0, len(self), self._batch_size)
             return [work(slice(start, min(start + self._batch_size, len(self)))) for start in starts]
+        _, height, width = self.model.latent_shape
+        task = f"{task} at {height} x {width}"  # in latent pixels
         size = sizes.get(task, usual_batch(self.model.device.type))
         return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}))
 

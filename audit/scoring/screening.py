@@ -53,6 +53,8 @@ def screen(
     batch_size: int | None = None,
     reference: Model | None = None,
     progress: Progress | None = None,
+    *,
+    resolution: int | tuple[int, int] | None = None,
 ) -> pa.Table:
     """Score captions from pure noise: one row per caption and seed, caption-major, as in `audit.schema.scored`.
 
@@ -70,15 +72,19 @@ def screen(
         reference: A model that cannot have memorized the captions. Its columns are added to the table, and a
             calibration measures the difference of the two (`audit.scoring.reference_model`).
         progress: Called after each batch of rows.
+        resolution: Resolution of the screen in pixels, one number or (height, width); by default the model's own. At
+            half the width and height, a forward of Stable Diffusion 1.5 costs a fifth. The noise of a seed is that of a
+            model loaded at this resolution, and a calibration holds for one resolution.
 
     Returns:
         A table of schema `audit.schema.scored`, with one row per caption and seed.
 
     Raises:
-        UsageError: A detector is unknown, or captions, seeds or the batch size are invalid.
+        UsageError: A detector is unknown, or captions, seeds, the batch size or the resolution are invalid.
         AuditError: The model has too few cross-attention layers for a detector, or the reference does not fit.
     """
     chosen = screen_detectors(detectors)
+    model = model.at_resolution(resolution)
     rows = Rows(model, captions, seeds, batch_size)
     shared = _Pass(model, rows, chosen)
 
@@ -99,7 +105,9 @@ def screen(
     found = rows.each("screen", measure, told)
     together = [detector.columns for detector in chosen]
     table = rows.table(together, found, rows.context(chosen))
-    return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))
+    if reference is None:
+        return table
+    return beside(table, screen(reference, captions, seeds, detectors, batch_size, resolution=resolution))
 
 
 class _Pass:

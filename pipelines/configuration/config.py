@@ -22,6 +22,7 @@ from pipelines.configuration.inputs import (
     Images,
     ModelFiles,
     Rate,
+    Resolution,
     Section,
     Seeds,
 )
@@ -41,6 +42,16 @@ class Screen(Section):
         le=1 << 16,
         description="Captions per forward pass (default: as many as fit, up to 64; 16 on the CPU).",
     )
+    resolution: Resolution | None = Field(
+        default=None,
+        description="Resolution of the screen in pixels: one number or [height, width] (default: that of the model). "
+        "Images are generated at the model's resolution.",
+    )
+
+    def pixels(self) -> int | tuple[int, int] | None:
+        """Return the resolution as `audit.screen` takes it."""
+        found = self.resolution
+        return (found[0], found[1]) if isinstance(found, list) else found
 
 
 class Generate(Section):

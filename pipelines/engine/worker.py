@@ -87,7 +87,9 @@ class Worker:
         import audit
 
         screen = self.config.screen
-        table = audit.screen(self.model, [], screen.seeds, screen.detectors, reference=self.reference)
+        table = audit.screen(
+            self.model, [], screen.seeds, screen.detectors, reference=self.reference, resolution=screen.pixels()
+        )
         return table.schema.serialize().to_pybytes()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:

@@ -150,6 +150,20 @@ def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
         assert np.array_equal(latents(pipeline, prompts), plain)
 
 
+def test_prompts_are_screened_at_the_resolution_of_the_calibration(sd1: audit.Model) -> None:
+    control = [f"a {look} {thing}" for look in ("red", "old", "wet", "torn") for thing in "abcdefghijklmnopqrstuvwxyz"]
+    screened = audit.screen(sd1, control, detectors=["noise_magnitude"], resolution=16)
+    small, pipeline, sizes = audit.calibrate(screened, "noise_magnitude"), sd1.pipeline(), []
+    handle = sd1.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+    try:
+        with audit.mitigated(pipeline, only=small):
+            latents(pipeline, [SHORT])
+    finally:
+        handle.remove()
+    assert sizes[:2] == [(8, 8)] * 2
+    assert set(sizes[2:]) == {(16, 16)}
+
+
 def test_only_needs_a_pipeline_whose_weights_are_known_and_prompts_in_words(
     pipeline: StableDiffusionPipeline, sd1: audit.Model, calibration: audit.Calibration
 ) -> None:

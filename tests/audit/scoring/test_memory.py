@@ -53,7 +53,7 @@ torch.set_num_threads(1)
 model = audit.load_model("tests/data/tiny-sd1")
 captions, detectors = [f"caption {number}" for number in range(64)], ["noise_magnitude", "attention_profile"]
 expected = audit.screen(model, captions, detectors=detectors, batch_size=4)
-model.batch_sizes["screen"] = 64
+model.batch_sizes["screen at 16 x 16"] = 64
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 48 * 2**20,) * 2)
 try:
@@ -76,7 +76,7 @@ def test_on_a_machine_without_memory_the_same_scores_come_of_smaller_batches() -
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "given: True"
-    assert lines[1] in {f"remembered: {{'screen': {size}}}" for size in (1, 2, 4, 8, 16, 32)}
+    assert lines[1] in {f"remembered: {{'screen at 16 x 16': {size}}}" for size in (1, 2, 4, 8, 16, 32)}
     assert lines[2:] == ["same: True", "same: True"]
 
 

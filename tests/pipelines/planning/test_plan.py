@@ -108,6 +108,8 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
     assert two_seeds["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.02)
     one_forward = lines_of(dataset, "screen.detectors=[noise_magnitude]", "calibration.screen=null")
     assert one_forward["screen"].seconds < 0.2 * plain["screen"].seconds
+    small = lines_of(dataset, "screen.resolution=16", "calibration.screen=null")
+    assert small["screen"].flops == pytest.approx(0.25 * (plain["screen"].flops or 0), rel=0.2)
     assert lines_of(dataset, "select.perturbation_margin=true")["perturb"].units == 9 * 30
     assert lines_of(dataset, "index.path=elsewhere")["embed"].seconds == 0
     path = write_config(dataset.parent, images=None)
