@@ -10,7 +10,7 @@ from audit.calibration.calibration import Calibration
 from audit.models.architecture import pixels_per_latent
 from audit.models.model import Model
 from audit.scoring.progress import Progress
-from audit.scoring.screening import screen
+from audit.scoring.screening import Unconditional, screen
 
 
 def screen_as(
@@ -20,6 +20,7 @@ def screen_as(
     batch_size: int | None = None,
     reference: Model | None = None,
     progress: Progress | None = None,
+    unconditional: Unconditional | None = None,
 ) -> pa.Table:
     """Screen captions with the detector, the seeds and the resolution of a calibration.
 
@@ -30,6 +31,7 @@ def screen_as(
         batch_size: Rows per forward; by default as many as fit in memory.
         reference: Reference model, if the calibration was made with one.
         progress: Called after each batch of rows.
+        unconditional: As for `audit.screen`.
 
     Returns:
         A table that `calibration.score` accepts if the model is the calibration's.
@@ -50,4 +52,5 @@ def screen_as(
         progress,
         # The model's own resolution need not be one that `screen` would accept as a setting.
         resolution=None if (height, width) == model.latent_shape[1:] else (scale * height, scale * width),
+        unconditional=unconditional,
     )

@@ -24,6 +24,7 @@ from audit.mitigation.run_flag import RunFlag
 from audit.mitigation.supported import SUPPORTED, checked_unet
 from audit.models.model import Model
 from audit.models.prompts import Tokens
+from audit.scoring.screening import Unconditional
 
 DEFAULT = Rescale()
 # Arguments that `encode_prompt` must have.
@@ -90,7 +91,7 @@ def mitigate_(
         only: Mitigate only flagged images. With a calibration, prompts to which it gives a `p_unseen` of at most
             `max_p`: each call first screens its prompts on the noise of the calibration's seeds, at its resolution (one
             forward per prompt for `noise_magnitude` and `attention_profile`, eight for `profile`), and prompts must be
-            passed as text.
+            passed as text. The first call also runs the forwards without a prompt.
             With bands (`audit.fit_run_bands`), images whose own run differs from that of control captions in its first
             steps, which costs nothing (`audit.mitigation.run_flag`). Either way the pipeline must come from
             `Model.pipeline()`, whose weights are known.
@@ -144,8 +145,10 @@ def _flag(pipeline: DiffusionPipeline, only: Calibration | RunBands | None, max_
         what = "only= cannot check that the calibration is valid for the weights of this pipeline"
         raise UsageError(what, hint="Create the pipeline with audit.load_model(path).pipeline().")
 
+    unconditional: Unconditional = {}
+
     def flag(prompts: list[str]) -> list[bool]:
-        scores = only.score(screen_as(only, model, list(dict.fromkeys(prompts))))
+        scores = only.score(screen_as(only, model, list(dict.fromkeys(prompts)), unconditional=unconditional))
         p_of = dict(zip(scores["caption"].to_pylist(), scores["p_unseen"].to_pylist(), strict=True))
         return [p_of.get(prompt, 0.0) <= max_p for prompt in prompts]  # mitigate a prompt that cannot be scored
 

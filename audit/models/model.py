@@ -199,6 +199,8 @@ def load_model(
         UsageError: An argument is invalid.
     """
     place, where = Path(path), str(path)
+    if torch.device(device).type == "mps":
+        raise UsageError("scores are sums in float64, which mps does not have", hint="Use the device cpu.")
     if prediction_type is not None:
         check_prediction(prediction_type)
     facts: dict[str, str] = {}

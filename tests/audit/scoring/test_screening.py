@@ -19,6 +19,7 @@ from audit.detectors import SCREEN
 from audit.errors import AuditError
 from audit.models.noise import initial_latent
 from audit.scoring.batching import Rows
+from audit.scoring.screening import Unconditional
 from tests.support.toy import MODEL
 
 EVERYTHING = (
@@ -303,6 +304,18 @@ def test_a_screen_at_a_resolution_is_that_of_a_model_loaded_at_it(data: Path, sd
     assert audit.screen(sd1, **call, resolution=(16, 32)).equals(there, check_metadata=True)
     assert json.loads(there.schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 16]
     assert sd1.latent_shape == (4, 16, 16)
+
+
+def test_forwards_without_a_caption_are_kept_for_later_calls(sd1: audit.Model) -> None:
+    call: dict[str, Any] = {"seeds": [0, 5], "detectors": ["noise_magnitude", "noise_alignment"]}
+    plain = audit.screen(sd1, ["a cat"], **call)
+    known: Unconditional = {}
+    assert forwards_of(sd1, captions=["a dog"], unconditional=known, **call) == [1, 1, 1, 1, 2, 2]
+    assert forwards_of(sd1, captions=["a dog"], unconditional=known, **call) == [2, 2]
+    assert audit.screen(sd1, ["a cat"], unconditional=known, **call).equals(plain)
+    assert audit.screen(sd1, ["a cat"], unconditional=known, **call | {"seeds": [5, 0]}).num_rows == 2
+    small = audit.screen(sd1, ["a cat"], unconditional=known, resolution=16, **call)
+    assert small.equals(audit.screen(sd1, ["a cat"], resolution=16, **call))
 
 
 def test_the_models_own_resolution_is_the_default(sd1: audit.Model) -> None:

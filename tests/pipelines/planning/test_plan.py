@@ -77,8 +77,8 @@ def test_a_plan_needs_no_weights_if_speed_is_assumed(dataset: Path) -> None:
 
 @pytest.mark.slow
 def test_where_there_is_no_gpu_the_error_says_what_to_do(dataset: Path) -> None:
-    config, _ = load_config(dataset, ["engine.workers=1", "engine.gpus_per_worker=64"])
-    with pytest.raises(UsageError, match="(?s)cannot measure a worker: a worker needs 64 GPUs .*as --tflops"):
+    config, _ = load_config(dataset, ["engine.workers=1", "engine.gpus_per_worker=1"])
+    with pytest.raises(UsageError, match="(?s)cannot measure a worker: a worker needs 1 GPU .*as --tflops"):
         make_plan(config)
     assert make_plan(config, tflops=40.0).probe is None
 
