@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test soak check lint docs evidence clean
+.PHONY: demo test soak check lint docs evidence bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
@@ -29,6 +29,19 @@ lint: .venv/installed
 # The tables and plots of docs/evidence.md: trains what work/bench lacks (75 minutes), then measures (under an hour).
 evidence: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.planted.bench evidence
+
+# The tables of README and docs/explanation/performance.md, in CPU time: a few minutes.
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.speed --arch tiny-sd1
+	$(BIN)/python -m benchmarks.speed --arch sd15 --count
+	$(BIN)/python -m benchmarks.speed --arch sd21 --count
+	$(BIN)/python -m benchmarks.speed_page
+
+# The same on a GPU, at full size with random weights.
+bench-gpu: .venv/installed
+	$(BIN)/python -m benchmarks.speed --arch sd15 --device cuda --dtype bfloat16 --batch 64 --peak 8192
+	$(BIN)/python -m benchmarks.speed --arch sd21 --device cuda --dtype bfloat16 --batch 64 --peak 8192
+	$(BIN)/python -m benchmarks.speed_page
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

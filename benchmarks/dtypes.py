@@ -17,14 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import typer
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 import audit
 from audit.images.decoding import decode
-from audit.models.model import assembled
 from audit.models.precision import name_of, use_exact_float32
 from audit.statistics.detection_rates import tpr_at
+from benchmarks.architectures import make
 from benchmarks.paired import ratio
 from pipelines.demo.demo import bundle
 
@@ -52,7 +50,7 @@ def main(
 def measure_speed(device: str, captions: int) -> None:
     """Print the time of each dtype relative to float32, the captions per second, and the peak memory."""
     texts = [f"a picture of the thing number {number}" for number in range(captions)]
-    models = {dtype: full_size(device, dtype) for dtype in DTYPES}
+    models = {dtype: make("sd15", device, dtype) for dtype in DTYPES}
     tasks = {
         "screen (profile)": lambda model: screen(model, texts, batch_size=captions),
         f"generate ({STEPS} steps)": lambda model: audit.generate(model, texts[:16], steps=STEPS, batch_size=16),
@@ -69,29 +67,6 @@ def measure_speed(device: str, captions: int) -> None:
         for dtype in DTYPES[1:]:
             found = ratio(partial(task, models[torch.float32]), partial(task, models[dtype]), device, PAIRS)
             print(f"{title}, time of {name_of(dtype)} relative to float32: {found}", flush=True)
-
-
-def full_size(device: str, dtype: torch.dtype) -> audit.Model:
-    """Build Stable Diffusion 1.5 with random weights and the tokenizer of the bundled model."""
-    torch.manual_seed(0)
-    tokenizer = audit.load_model(bundle() / "model").tokenizer
-    with torch.device(device):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        text = CLIPTextConfig(
-            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-        )
-        parts = {"unet": unet, "text_encoder": CLIPTextModel(text), "vae": vae, "tokenizer": tokenizer}
-    for module in (unet, parts["text_encoder"], vae):
-        module.to(dtype)
-    scheduler = audit.load_model(bundle() / "model").scheduler_config
-    hashes = dict.fromkeys(("unet", "text_encoder", "vae", "tokenizer"), "random")
-    return assembled(parts | {"scheduler_config": scheduler}, hashes, device, dtype)
 
 
 def measure_accuracy(device: str) -> None:

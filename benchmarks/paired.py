@@ -1,9 +1,9 @@
-"""Measure speed as ratios of paired runs, because other load on the machine affects both runs of a pair."""
+"""Measure speed in paired runs, because other load on the machine affects both runs of a pair."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,41 @@ import torch
 PAIRS = 20
 
 
+def rounds(
+    runs: Mapping[str, Callable[[], Any]], device: str, count: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Measure several runs in turn. A first round warms up and is not counted; the order alternates.
+
+    Args:
+        runs: What to measure, by name.
+        device: The device to synchronize, such as "cpu" or "cuda".
+        count: The number of rounds.
+        clock: Returns seconds; `time.process_time` leaves out what other processes take of the CPU.
+
+    Returns:
+        The seconds of each round, by name.
+    """
+
+    def timed(run: Callable[[], Any]) -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        began = clock()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return clock() - began
+
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(count):
+        for name in runs if number % 2 else reversed(runs):
+            seconds[name].append(timed(runs[name]))
+    return seconds
+
+
 def ratio(plain: Callable[[], Any], other: Callable[[], Any], device: str, pairs: int = PAIRS) -> str:
-    """Measure the time of `other` relative to `plain`. The order within the pairs alternates.
+    """Measure the time of `other` relative to `plain`.
 
     Args:
         plain: The baseline.
@@ -24,22 +57,6 @@ def ratio(plain: Callable[[], Any], other: Callable[[], Any], device: str, pairs
     Returns:
         The median and the quartiles of the ratios, as text.
     """
-
-    def timed(run: Callable[[], Any]) -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    for run in (plain, other):
-        run()
-    ratios = []
-    for pair in range(pairs):
-        first, second = (plain, other) if pair % 2 else (other, plain)
-        times = {run: timed(run) for run in (first, second)}
-        ratios.append(times[other] / times[plain])
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    seconds = rounds({"plain": plain, "other": other}, device, pairs)
+    low, middle, high = np.quantile(np.divide(seconds["other"], seconds["plain"]), [0.25, 0.5, 0.75])
     return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f})"

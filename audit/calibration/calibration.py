@@ -263,6 +263,7 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
     for name, sha256 in found.get("reference", {}).get("weights", {}).items():
         items[f"reference model's weights of {name}"] = sha256
     items |= {"dtype": found["dtype"], "seeds": found["seeds"], "latent shape": found["latent_shape"]}
+    items |= {"TF32": True} if found.get("tf32") else {}
     for part in COMBINED.get(detector, (detector,)):
         name = measured_by(part)
         items[f"version of {name}"] = found["detectors"].get(name)
@@ -274,8 +275,13 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
 def _check_same(calibrated: dict[str, Any], found: dict[str, Any]) -> None:
     for item in sorted(calibrated.keys() | found.keys()):
         if calibrated.get(item) != found.get(item):
+            hint = "Calibrate again in the table's context, or screen again in the calibration's."
+            if item == "TF32":
+                hint = "Use exact float32 in both: torch.backends.cudnn.allow_tf32 = False, and for cuda.matmul."
+            if item == "latent shape":
+                hint = "Screen at the calibration's resolution (screen.resolution, resolution=), or calibrate again."
             raise AuditError(
                 f"the calibration was made in another context: {item} is {found.get(item)!r} in the table, "
                 f"{calibrated.get(item)!r} in the calibration",
-                hint="Calibrate again in the table's context, or screen again in the calibration's.",
+                hint=hint,
             )

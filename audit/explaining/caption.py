@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from audit.calibration.calibration import Calibration
+from audit.calibration.screening import screen_as
 from audit.detectors import RUN
 from audit.detectors.bright_ending import BrightEnding
 from audit.detectors.detector import TrajectoryStep
@@ -83,7 +84,7 @@ def explain(
         seed: Seed of the initial noise.
         steps: Number of denoising steps.
         guidance_scale: Classifier-free guidance scale.
-        calibration: Calibration of a screening detector; the screen uses its seeds.
+        calibration: Calibration of a screening detector; the screen uses its seeds and resolution.
         control_captions: Run along with the caption, for the band of entropies.
         progress: Called after each step of a run and after each batch of a screen.
 
@@ -173,13 +174,12 @@ def _left_out(
         place: str(model.tokenizer.decode(ids[1:place] + ids[place + 1 : -1])) for place in range(1, len(ids) - 1)
     }
     texts = list(dict.fromkeys([caption, *without.values()]))
-    seeds = [seed] if calibration is None else calibration.context["seeds"]
-    table = screen(model, texts, seeds, [detector], progress=progress)
     p_of: dict[str, float] = {}
     if calibration is None:
+        table = screen(model, texts, [seed], [detector], progress=progress)
         values = table[detector].to_pylist()
     else:
-        table = calibration.score(table)
+        table = calibration.score(screen_as(calibration, model, texts, progress=progress))
         values = table["score"].to_pylist()
         p_of = dict(zip(table["caption"].to_pylist(), table["p_unseen"].to_pylist(), strict=True))
     score_of = dict(zip(table["caption"].to_pylist(), values, strict=True))

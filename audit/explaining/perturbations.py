@@ -9,9 +9,9 @@ from statistics import median
 import pyarrow as pa
 
 from audit.calibration.calibration import Calibration
+from audit.calibration.screening import screen_as
 from audit.duplicates.captions import caption_id
 from audit.models.model import Model
-from audit.scoring.screening import screen
 
 VARIANTS = 8
 CONTENT = 4  # letters; shorter words are seldom content words
@@ -69,7 +69,7 @@ def perturbation_margin(
 
     Args:
         model: The model to screen with.
-        calibration: Calibration of a screening detector; its seeds are used.
+        calibration: Calibration of a screening detector; its seeds and resolution are used.
         captions: Captions to measure.
         words: Words to draw the variants' new words from.
         batch_size: Rows per forward; by default as many as fit in memory.
@@ -80,8 +80,7 @@ def perturbation_margin(
     """
     of_caption = {caption: variants(caption, words) for caption in dict.fromkeys(captions)}
     texts = list(dict.fromkeys(text for caption, others in of_caption.items() for text in (caption, *others)))
-    seeds = calibration.context["seeds"]
-    scored = calibration.score(screen(model, texts, seeds, (calibration.detector,), batch_size, reference))
+    scored = calibration.score(screen_as(calibration, model, texts, batch_size, reference))
     score_of = dict(zip(scored["caption"].to_pylist(), scored["score"].to_pylist(), strict=True))
     values = []
     for caption, others in of_caption.items():

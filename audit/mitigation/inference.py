@@ -14,6 +14,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from audit.attention.calls import watchers_of
 from audit.calibration.calibration import Calibration
+from audit.calibration.screening import screen_as
 from audit.errors import AuditError, UsageError
 from audit.mitigation.methods.bands import RunBands
 from audit.mitigation.methods.dilute import Dilute
@@ -23,7 +24,7 @@ from audit.mitigation.run_flag import RunFlag
 from audit.mitigation.supported import SUPPORTED, checked_unet
 from audit.models.model import Model
 from audit.models.prompts import Tokens
-from audit.scoring.screening import screen
+from audit.scoring.screening import Unconditional
 
 DEFAULT = Dilute()  # docs/decisions/0030-default-mitigation.md
 MAX_P = 0.1
@@ -88,8 +89,9 @@ def mitigate_(
         method: How to mitigate: `audit.Dilute(share=0.5)` (the default), `audit.Rescale` (arXiv 2403.11052),
             `audit.Padding`, `audit.Attenuate`, `audit.Stabilise`, `audit.DelayedGuidance` or `audit.WeakGuidance`.
         only: Mitigate only flagged images. With a calibration, prompts to which it gives a `p_unseen` of at most
-            `max_p`: each call first screens its prompts on the noise of the calibration's seeds (one forward per prompt
-            for `caption_response`, eight for `profile`), and prompts must be passed as text.
+            `max_p`: each call first screens its prompts on the noise of the calibration's seeds, at its resolution (one
+            forward per prompt for `caption_response`, eight for `profile`), and prompts must be passed as text. The
+            first call also runs the forwards without a prompt.
             With bands (`audit.fit_run_bands`), images whose own run differs from that of control captions in its first
             steps, which costs nothing (`audit.mitigation.run_flag`). Either way the pipeline must come from
             `Model.pipeline()`, whose weights are known.
@@ -143,9 +145,10 @@ def _flag(pipeline: DiffusionPipeline, only: Calibration | RunBands | None, max_
         what = "only= cannot check that the calibration is valid for the weights of this pipeline"
         raise UsageError(what, hint="Create the pipeline with audit.load_model(path).pipeline().")
 
+    unconditional: Unconditional = {}
+
     def flag(prompts: list[str]) -> list[bool]:
-        table = screen(model, list(dict.fromkeys(prompts)), seeds=only.context["seeds"], detectors=[only.detector])
-        scores = only.score(table)
+        scores = only.score(screen_as(only, model, list(dict.fromkeys(prompts)), unconditional=unconditional))
         p_of = dict(zip(scores["caption"].to_pylist(), scores["p_unseen"].to_pylist(), strict=True))
         return [p_of.get(prompt, 0.0) <= max_p for prompt in prompts]  # mitigate a prompt that cannot be scored
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,10 @@ def latent_size(
         AuditError: Neither the configuration nor the argument gives a size.
         UsageError: The resolution does not fit the autoencoder.
     """
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)
     if resolution is not None:
-        height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
-        if min(height, width) < scale or height % scale or width % scale:
-            hint = f"Set model.resolution (resolution=) to a multiple of {scale}, or [height, width]."
-            raise UsageError(f"the resolution is {height} x {width}", where=where, hint=hint)
+        scale = pixels_per_latent(vae)
+        hint = f"Set model.resolution (resolution=) to a multiple of {scale}, or [height, width]."
+        height, width = _checked_size(resolution, scale, where, hint)
         return height // scale, width // scale
     size, version = unet.get("sample_size"), unet.get("_diffusers_version")
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
@@ -160,6 +158,44 @@ def latent_size(
         return size[0], size[1]
     hint = "Set model.resolution (resolution=) to the resolution that it was trained at, in pixels, such as 512."
     raise AuditError(f"sample_size in unet/config.json is {size!r}", where=where, hint=hint)
+
+
+def screening_size(
+    unet: Mapping[str, Any], vae: Mapping[str, Any], resolution: int | tuple[int, int]
+) -> tuple[int, int]:
+    """Determine the height and width of the latents of a screen.
+
+    Each down block but the last halves the latents. Both sides must be divisible by all these halvings, because the up
+    blocks would otherwise interpolate to odd sizes.
+
+    Args:
+        unet: Configuration of the UNet.
+        vae: Configuration of the autoencoder.
+        resolution: Resolution in pixels, one number or (height, width).
+
+    Returns:
+        The height and width of the latents, in latent pixels.
+
+    Raises:
+        UsageError: The UNet cannot take latents of this size.
+    """
+    scale = pixels_per_latent(vae)
+    multiple = scale * 2 ** (len(unet["block_out_channels"]) - 1)
+    hint = f"Set screen.resolution (resolution=) to a multiple of {multiple} pixels, or [height, width]."
+    height, width = _checked_size(resolution, multiple, "screen.resolution", hint)
+    return height // scale, width // scale
+
+
+def pixels_per_latent(vae: Mapping[str, Any]) -> int:
+    """Return the width in pixels of one latent pixel."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
+
+
+def _checked_size(resolution: int | Sequence[int], multiple: int, where: str, hint: str) -> tuple[int, int]:
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if min(height, width) < multiple or height % multiple or width % multiple:
+        raise UsageError(f"the resolution is {height} x {width}", where=where, hint=hint)
+    return height, width
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from audit.attention.probe import cross_attention_layers
 from audit.errors import UsageError
-from audit.models.architecture import check_text, check_vae, latent_size
+from audit.models.architecture import check_text, check_vae, latent_size, pixels_per_latent, screening_size
 from audit.models.files import sha256_of
 from audit.models.hub import from_hub
 from audit.models.lora import add_lora, lora_files
@@ -55,7 +55,7 @@ class Model:
         facts: Other decisions made on loading, such as the resolution, in words.
         about: Further entries for the manifest: `scheduler` (its class, and the keys of its file that have no effect)
             and, for a folder, `files_not_read`.
-        batch_sizes: Batch sizes that have fitted in memory, by task (`audit.scoring.batching`).
+        batch_sizes: Batch sizes that have fitted in memory, by task and size of the latents (`audit.scoring.batching`).
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -83,8 +83,22 @@ class Model:
     def resolution(self) -> tuple[int, int]:
         """Height and width of the generated images, in pixels."""
         _, height, width = self.latent_shape
-        scale = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        scale = pixels_per_latent(self.vae.config)
         return scale * height, scale * width
+
+    def at_resolution(self, resolution: int | tuple[int, int] | None) -> Model:
+        """Return a model that shares the networks of this one and runs on latents of another size, for screening.
+
+        Args:
+            resolution: Resolution in pixels, one number or (height, width); None for this model's own.
+
+        Raises:
+            UsageError: The UNet cannot take latents of this size.
+        """
+        if resolution is None:
+            return self
+        height, width = screening_size(self.unet.config, self.vae.config, resolution)
+        return replace(self, latent_shape=(self.latent_shape[0], height, width))
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokenize captions, padded and truncated to the model's length: ids and mask, [B, K] each, on the CPU.
@@ -185,6 +199,8 @@ def load_model(
         UsageError: An argument is invalid.
     """
     place, where = Path(path), str(path)
+    if torch.device(device).type == "mps":
+        raise UsageError("scores are sums in float64, which mps does not have", hint="Use the device cpu.")
     if prediction_type is not None:
         check_prediction(prediction_type)
     facts: dict[str, str] = {}

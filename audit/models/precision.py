@@ -38,7 +38,7 @@ def resolve_dtype(name: str, device: str | torch.device) -> torch.dtype:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.float16 if kind == "mps" else torch.float32
+    return torch.float32
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -47,11 +47,33 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def use_exact_float32() -> None:
-    """Make float32 exact on a GPU: by default, cuDNN computes convolutions with 10 bits of mantissa (TF32)."""
+    """Make float32 exact on a GPU: by default, cuDNN computes convolutions with 10 bits of mantissa (TF32).
+
+    cuDNN also keeps to the same algorithms, instead of timing several ones for each shape.
+    """
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
+def numerics() -> dict[str, bool]:
+    """Return the flags of this process that change how a GPU rounds, for the record."""
+    import torch
+
+    return {
+        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }
+
+
+def uses_tf32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether a model in this dtype on this device would round products or convolutions to TF32."""
+    flags = numerics()
+    rounds = flags["tf32_products"] or flags["tf32_convolutions"]
+    return rounds and device.type == "cuda" and name_of(dtype) == "float32"
 
 
 def overflow_hint(dtype: torch.dtype) -> str:

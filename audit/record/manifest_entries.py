@@ -25,9 +25,13 @@ class InputFile(ManifestEntry):
 
 
 class Checkpoint(ManifestEntry):
-    """The sampling parameters of a model, its scheduler, and the files of its folder that are not read."""
+    """The sampling parameters of a model, its scheduler, and the files of its folder that are not read.
+
+    `numerics` holds torch's flags that change how a GPU rounds, such as TF32.
+    """
 
     sampling: dict[str, Any]
+    numerics: dict[str, bool] = {}
     scheduler: dict[str, Any] = {}
     files_not_read: list[str] = []
 

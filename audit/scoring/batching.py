@@ -19,8 +19,8 @@ from audit.errors import UsageError
 from audit.images.png import map_png
 from audit.models.model import Model
 from audit.models.noise import initial_latents
-from audit.models.precision import name_of, overflow_hint
-from audit.scoring.memory import in_batches
+from audit.models.precision import name_of, overflow_hint, uses_tf32
+from audit.scoring.memory import in_batches, waits_on
 
 T = TypeVar("T")
 
@@ -105,8 +105,11 @@ class Rows:
         if self._batch_size is not None:
             starts = range(0, len(self), self._batch_size)
             return [work(slice(start, min(start + self._batch_size, len(self)))) for start in starts]
+        _, height, width = self.model.latent_shape
+        task = f"{task} at {height} x {width}"  # in latent pixels
         size = sizes.get(task, usual_batch(self.model.device.type))
-        return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}))
+        waits = waits_on(self.model.device)
+        return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}), waits)
 
     def batch(self, rows: slice) -> Batch:
         """Encode the given rows; each caption among them is tokenized and encoded once."""
@@ -186,7 +189,7 @@ class Rows:
     def context(self, detectors: Sequence[Any]) -> dict[str, Any]:
         """Return what the columns of these detectors depend on, in a form that JSON can hold."""
         model = self.model
-        return {
+        found = {
             "weights": {name: sha256 for name, sha256 in model.weights_sha256.items() if name != "vae"},
             "dtype": name_of(model.dtype),
             "seeds": self.seeds,
@@ -194,6 +197,7 @@ class Rows:
             "latent_shape": list(model.latent_shape),
             "detectors": {detector.name: detector.version for detector in detectors},
         }
+        return found | {"tf32": True} if uses_tf32(model.device, model.dtype) else found
 
     def _column(self, values_Rn: npt.NDArray[Any] | None, kind: pa.DataType, finite: npt.NDArray[np.bool_]) -> pa.Array:
         if values_Rn is None:

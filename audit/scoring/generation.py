@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
@@ -19,6 +21,7 @@ from audit.images.png import png
 from audit.models.model import Model
 from audit.models.sampler import ddim, guide, response
 from audit.scoring.batching import Batch, Rows
+from audit.scoring.memory import in_batches, waits_on
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.progress import CountSteps, Progress
 
@@ -78,20 +81,33 @@ def generate(
             _locate(rows, batch.one(row), steps, guidance_scale, int(broken_B[row]))
         results = [follower.result() for follower in followers]
         found = {name: value.cpu().numpy() for part in results for name, value in part.items()}
-        return found, produce(model, latents_BCHW, output)
+        # Images are encoded while the next batch is denoised. At 512 pixels it takes tens of milliseconds per image.
+        return found, produce(model, latents_BCHW, output, lambda pixels_hw3: encoder.submit(png, pixels_hw3))
 
-    done = rows.each("generate", run)
+    with ThreadPoolExecutor(1) as encoder:
+        done = rows.each("generate", run)
     together = [detector.columns for detector in chosen]
     context = rows.context(chosen) | {"steps": steps, "guidance_scale": guidance_scale}
     context["weights"]["vae"] = model.weights_sha256["vae"]
     found, produced = [found for found, _ in done], [produced for _, produced in done]
+    if output == "image":
+        for part in produced:
+            part["values"] = [value.result() for value in part["values"]]
     return rows.table(together, found, context, output=output, produced=produced)
 
 
 def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
-    """Decode latents to images: [B, 3, h, w], values 0 to 1, float32."""
+    """Decode latents to images: [B, 3, h, w], values 0 to 1, float32.
+
+    If memory runs out, fewer images are decoded at a time, so that the latents need not be made again.
+    """
     scaled_BCHW = latents_BCHW / model.vae.config["scaling_factor"]
-    parts = [model.vae.decode(part.to(model.dtype)).sample for part in scaled_BCHW.split(DECODED_TOGETHER)]
+
+    def part(at: slice) -> Tensor:
+        decoded: Tensor = model.vae.decode(scaled_BCHW[at].to(model.dtype)).sample
+        return decoded
+
+    parts = in_batches(len(scaled_BCHW), DECODED_TOGETHER, part, lambda smaller: None, waits_on(model.device))
     return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
 
@@ -164,16 +180,19 @@ def denoise(
     return latents_BCHW, broken_B
 
 
-def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
+def produce(
+    model: Model, latents_BCHW: Tensor, output: str, encode: Callable[[npt.NDArray[np.uint8]], Any] = png
+) -> dict[str, Any]:
     """Turn latents into the output of each row, and tell which rows are finite.
 
     Args:
         model: The model whose autoencoder decodes.
         latents_BCHW: The final latents.
         output: "image" to decode the latents, "latents" to return them.
+        encode: Encodes an image [h, w, 3].
 
     Returns:
-        `values`, a list of B latents (float32, [C H W]) or PNG files, and `finite`, [B] bool.
+        `values`, a list of B latents (float32, [C H W]) or encoded images, and `finite`, [B] bool.
     """
     finite_B = latents_BCHW.isfinite().flatten(1).all(1).cpu().numpy()
     if output == "latents":
@@ -181,4 +200,4 @@ def produce(model: Model, latents_BCHW: Tensor, output: str) -> dict[str, Any]:
     image_B3hw = decode(model, latents_BCHW)
     finite_B &= image_B3hw.isfinite().flatten(1).all(1).cpu().numpy()
     pixels_Bhw3 = (image_B3hw.nan_to_num() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return {"values": [png(pixels_hw3) for pixels_hw3 in pixels_Bhw3], "finite": finite_B}
+    return {"values": [encode(pixels_hw3) for pixels_hw3 in pixels_Bhw3], "finite": finite_B}

@@ -27,6 +27,9 @@ from audit.scoring.reference_model import beside
 
 # Shapes: B rows, S seeds, L layers, K text positions, C, H and W of the latent.
 
+# Outputs [1, C, H, W] of the UNet without a caption, by seed, timestep and shape of the latents.
+Unconditional = dict[tuple[int, int, tuple[int, int, int]], Tensor]
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -54,6 +57,9 @@ def screen(
     batch_size: int | None = None,
     reference: Model | None = None,
     progress: Progress | None = None,
+    *,
+    resolution: int | tuple[int, int] | None = None,
+    unconditional: Unconditional | None = None,
 ) -> pa.Table:
     """Score captions from pure noise: one row per caption and seed, caption-major, as in `audit.schema.scored`.
 
@@ -71,17 +77,23 @@ def screen(
         reference: A model that cannot have memorized the captions. Its columns are added to the table, and a
             calibration measures the difference of the two (`audit.scoring.reference_model`).
         progress: Called after each batch of rows.
+        resolution: Resolution of the screen in pixels, one number or (height, width); by default the model's own. At
+            half the width and height, a forward of Stable Diffusion 1.5 costs a fifth. The noise of a seed is that of a
+            model loaded at this resolution, and a calibration holds for one resolution.
+        unconditional: Keeps the forwards without a caption for later calls with the same model. Give each of them the
+            same dictionary, which is empty at first. It saves half of the forwards of a call with one caption.
 
     Returns:
         A table of schema `audit.schema.scored`, with one row per caption and seed.
 
     Raises:
-        UsageError: A detector is unknown, or captions, seeds or the batch size are invalid.
+        UsageError: A detector is unknown, or captions, seeds, the batch size or the resolution are invalid.
         AuditError: The model has too few cross-attention layers for a detector, or the reference does not fit.
     """
     chosen = screen_detectors(detectors)
+    model = model.at_resolution(resolution)
     rows = Rows(model, captions, seeds, batch_size)
-    shared = _Pass(model, rows, chosen)
+    shared = _Pass(model, rows, chosen, {} if unconditional is None else unconditional)
 
     def measure(at: slice) -> dict[str, npt.NDArray[Any]]:
         batch = rows.batch(at)
@@ -100,18 +112,20 @@ def screen(
     found = rows.each("screen", measure, told)
     together = [detector.columns for detector in chosen]
     table = rows.table(together, found, rows.context(chosen))
-    return table if reference is None else beside(table, screen(reference, captions, seeds, detectors, batch_size))
+    if reference is None:
+        return table
+    return beside(table, screen(reference, captions, seeds, detectors, batch_size, resolution=resolution))
 
 
 class _Pass:
     """The forwards that the detectors of a screen share."""
 
-    def __init__(self, model: Model, rows: Rows, chosen: Sequence[ScreenDetector]) -> None:
+    def __init__(self, model: Model, rows: Rows, chosen: Sequence[ScreenDetector], known: Unconditional) -> None:
         self._model, self._rows, self._scheduler = model, rows, ddim(model.scheduler_config)
         self._timesteps, self._earliest = self._scheduler.timesteps.tolist(), first_informative(self._scheduler)
         self.plan = forwards(chosen, model, self._timesteps, self._earliest)
         self._positions = {at: max(at, self._earliest) for detector in chosen for at in detector.response}
-        self._unconditional = _unconditional(model, rows, self.plan) if len(rows) else {}
+        self._unconditional = _unconditional(model, rows, self.plan, known) if len(rows) else {}
 
     def see(self, batch: Batch) -> Seen:
         """Run the forwards on a batch, and return what the detectors measure."""
@@ -142,12 +156,18 @@ class _Pass:
         return {at: float(alphas[self._timesteps[moved]]) for at, moved in self._positions.items()}
 
 
-def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward]) -> dict[int, Tensor]:
-    """Compute the outputs of the full forwards without a caption, by position: [S, C, H, W], one row per seed."""
+def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward], known: Unconditional) -> dict[int, Tensor]:
+    """Compute the outputs of the full forwards without a caption, by position: [S, C, H, W], one row per seed.
+
+    Outputs that are known are not computed again; the others are added to those that are known.
+    """
     found = {}
     for forward in (forward for forward in plan if forward.full):
-        parts = [model.predict(noise_CHW[None], forward.timestep, rows.empty_1KD) for noise_CHW in rows.noise_SCHW]
-        found[forward.position] = torch.cat(parts)
+        keys = [(seed, forward.timestep, model.latent_shape) for seed in rows.seeds]
+        for at, key in enumerate(keys):
+            if key not in known:
+                known[key] = model.predict(rows.noise_SCHW[at : at + 1], forward.timestep, rows.empty_1KD)
+        found[forward.position] = torch.cat([known[key] for key in keys])
     return found
 
 

@@ -45,7 +45,7 @@ Json = Annotated[
 ]
 RunDir = Annotated[str, typer.Argument(metavar="RUN", help="The run: a folder or a URI.", show_default=False)]
 ConfigFile = Annotated[str, typer.Argument(metavar="AUDIT.YAML", help="The configuration.", show_default=False)]
-Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda or cuda:1.")]
 Dtype = Annotated[
     str, typer.Option(help="Data type: auto, float32, bfloat16 or float16. auto means float32 on the CPU.")
 ]

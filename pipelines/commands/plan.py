@@ -115,7 +115,11 @@ def _speeds(made: Plan, tflops: float | None) -> list[str]:
         found.append("select.until may stop the audit sample early; the whole sample is counted")
     if work.config.select.budget.fdr is not None:
         found.append(f"select.budget.fdr selects as many captions as it can; {work.selected:,} are assumed")
-    found.append(f"screening takes {forwards} UNet forward{'s' if forwards > 1 else ''} per caption")
+    screening = f"screening takes {forwards} UNet forward{'s' if forwards > 1 else ''} per caption"
+    if (resolution := work.config.screen.pixels()) is not None:
+        height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+        screening += f", at {height} x {width} pixels (screen.resolution)"
+    found.append(screening)
     if probe is None:
         found.append(
             f"assumed: {tflops:g} TFLOP/s sustained (--tflops), and our reference cores for reading images, search and "

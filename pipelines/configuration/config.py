@@ -23,6 +23,7 @@ from pipelines.configuration.inputs import (
     Images,
     ModelFiles,
     Rate,
+    Resolution,
     Section,
     Seeds,
 )
@@ -42,6 +43,16 @@ class Screen(Section):
         le=1 << 16,
         description="Captions per forward pass (default: as many as fit, up to 64; 16 on the CPU).",
     )
+    resolution: Resolution | None = Field(
+        default=None,
+        description="Resolution of the screen in pixels: one number or [height, width] (default: that of the model). "
+        "Images are generated at the model's resolution.",
+    )
+
+    def pixels(self) -> int | tuple[int, int] | None:
+        """Return the resolution as `audit.screen` takes it."""
+        found = self.resolution
+        return (found[0], found[1]) if isinstance(found, list) else found
 
 
 class Generate(Section):
@@ -186,7 +197,7 @@ class Engine(Section):
     )
     cpus_per_worker: int = Field(default=1, gt=0, le=4096)
     gpus_per_worker: float = Field(
-        default=0, ge=0, le=1024, description="Whole GPUs, or a fraction of one GPU. 0 runs on the CPU."
+        default=0, ge=0, le=1, description="One GPU, or a fraction of one. 0 runs on the CPU."
     )
     dtype: DtypeName = Field(
         default="auto",
@@ -207,11 +218,11 @@ class Engine(Section):
         default=False, description="Keep the working tables (OUT/_work) of a finished run, for debugging."
     )
 
-    @field_validator("gpus_per_worker")
+    @field_validator("gpus_per_worker", mode="before")
     @classmethod
-    def _whole_beyond_one(cls, gpus: float) -> float:
-        if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"{gpus:g} GPUs: above one GPU, give a whole number")
+    def _one_at_most(cls, gpus: Any) -> Any:
+        if isinstance(gpus, int | float) and gpus > 1:
+            raise ValueError(f"{gpus:g} GPUs, but a worker uses one; to use more, set engine.workers")
         return gpus
 
     @model_validator(mode="after")

@@ -43,6 +43,7 @@ def _listed(value: Any) -> Any:
 
 
 Pixels = Annotated[int, Field(gt=0)]
+Resolution = Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)]
 
 
 class Inversion(Section):
@@ -65,7 +66,7 @@ class ModelFiles(Section):
         description="A diffusers folder with safetensors weights, a single .safetensors file of Stable Diffusion 1.x "
         "or 2.x in the original layout (a path or a URI), or a hub id."
     )
-    resolution: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = Field(
+    resolution: Resolution | None = Field(
         default=None,
         description="Image size in pixels: one number or [height, width] (default: from the UNet's sample_size).",
     )

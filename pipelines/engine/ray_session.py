@@ -68,7 +68,7 @@ def start_ray(address: str | None, workers: int, cpus: int, gpus: float) -> None
         found = ray.cluster_resources().get("GPU", 0)
         if found < gpus:
             hint = "Lower engine.gpus_per_worker (0 runs on the CPU), or set engine.address to a cluster."
-            raise UsageError(f"a worker needs {gpus:g} GPUs and this machine has {found:g}", where="engine", hint=hint)
+            raise UsageError(f"a worker needs {gpus:g} GPU and this machine has {found:g}", where="engine", hint=hint)
     except BaseException:
         stop_ray()
         raise

@@ -75,9 +75,11 @@ class Worker:
 
     def about(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return, for the manifest, how models are sampled and which files of their folders are not read, by name."""
+        from audit.models.precision import numerics
+
         models = {name: self.reference if name == "reference_model" else self.model for name in names}
         return {
-            name: {"sampling": dict(model.scheduler_config), **model.about}
+            name: {"sampling": dict(model.scheduler_config), "numerics": numerics(), **model.about}
             for name, model in models.items()
             if model is not None
         }
@@ -87,7 +89,9 @@ class Worker:
         import audit
 
         screen = self.config.screen
-        table = audit.screen(self.model, [], screen.seeds, screen.detectors, reference=self.reference)
+        table = audit.screen(
+            self.model, [], screen.seeds, screen.detectors, reference=self.reference, resolution=screen.pixels()
+        )
         return table.schema.serialize().to_pybytes()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -108,9 +112,11 @@ class Worker:
         try:
             return step.work(self, shard)
         except Exception as error:
-            if "CUDA error" not in str(error):
+            from audit.scoring.memory import out_of_memory
+
+            if "CUDA error" not in str(error) or out_of_memory(error):
                 raise
-            # After a CUDA error, nothing works in this process. The pool sees a dead worker and starts a new one.
+            # After other CUDA errors, nothing works in this process. The pool sees a dead worker and starts a new one.
             if self._own_process:
                 logger.exception("this worker ends because of a CUDA error")
                 logs.write()

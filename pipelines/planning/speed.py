@@ -83,11 +83,12 @@ class Costs:
 def costs_of(config: Config) -> Costs:
     """Return the costs of a configuration. Raises AuditError if a model is missing or not supported."""
     model, *others = (outline(files) for files in (config.model, config.reference_model) if files)
+    pixels = config.screen.pixels()
     named = config.confirm.embedders if config.images else []
     networks = [config.embedder(name).network() for name in named]
     embedders = [outline_embedder(**network | {"weights": fetched(network["weights"])}) for network in networks]
     return Costs(
-        tuple(screen_cost(each, config.screen.detectors) for each in (model, *others)),
+        tuple(screen_cost(each.at_resolution(pixels), config.screen.detectors) for each in (model, *others)),
         generation_cost(model, config.generate.guidance_scale, config.generate.detectors),
         tuple(map(embedding_cost, embedders)),
         tuple(embedder.width for embedder in embedders),

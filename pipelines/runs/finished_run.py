@@ -29,6 +29,15 @@ def whole_table(ledger: Ledger, name: str, columns: list[str] | None = None) -> 
     return pa.concat_tables([part for _, part in ledger.each(name, columns)])
 
 
+def on_this_machine(config: Config) -> Config:
+    """Return the configuration of a run for one worker here: on the CPU if the run used GPUs and there is none."""
+    import torch
+
+    if not config.engine.gpus_per_worker or torch.cuda.is_available():
+        return config
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"gpus_per_worker": 0})})
+
+
 def finished(uri: str) -> tuple[Ledger, Manifest, Config]:
     """Open the finished run at a path or URI.
 

@@ -14,7 +14,7 @@ from audit.images.decoding import decode_each
 from audit.record.ledger import Ledger
 from audit.record.manifest_entries import ThresholdEntry
 from pipelines.engine.worker import Worker
-from pipelines.runs.finished_run import finished
+from pipelines.runs.finished_run import finished, on_this_machine
 from pipelines.steps import image_search
 from pipelines.tables import embeddings
 
@@ -58,7 +58,7 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
         raise AuditError(
             f"cannot be read as an image: {error}", where=str(image), hint="Pass an image file."
         ) from error
-    worker, name = Worker(config), config.confirm.embedders[0]
+    worker, name = Worker(on_this_machine(config)), config.confirm.embedders[0]
     embedder = worker.embedder(name)
     manifest.model(name, embedder.fingerprint)
     near = image_search.find(worker, name, embedder.embed(pictures), image_search.NEIGHBOURS)

@@ -104,7 +104,7 @@ def models(config: Config) -> Iterator[AuditError]:
     """Check the files of the models and of the LoRA weights."""
     for files in (config.model, config.reference_model):
         if files is not None:
-            yield from _raised(lambda files=files: _model(files))  # type: ignore[misc]
+            yield from _raised(lambda files=files: _model(files, config))  # type: ignore[misc]
     if config.lora is not None:
         yield from _raised(lambda: _there(config.lora or "", "lora"))
 
@@ -205,8 +205,8 @@ def _raised(work: Callable[[], object]) -> list[AuditError]:
     return problems
 
 
-def _model(files: ModelFiles) -> None:
-    """Check by configurations and headers alone that a model is of a supported family and its weights are there."""
+def _model(files: ModelFiles, config: Config) -> None:
+    """Check by configurations and headers alone that a model is supported and has weights, and screen.resolution."""
     from audit.models.files import STEMS, weights_files
     from audit.models.weights import check_header
     from pipelines.engine.models import outline
@@ -215,6 +215,7 @@ def _model(files: ModelFiles) -> None:
         hint = "Give a diffusers folder, a .safetensors file or a hub id."
         raise AuditError("no such model", where=files.path, hint=hint)
     model = outline(files)
+    model.at_resolution(config.screen.pixels())
     place = Path(files.path)
     for name in STEMS if place.is_dir() else ():
         found = weights_files(place / name, files.variant)

@@ -13,7 +13,7 @@ from audit.images.decoding import decode
 from audit.record.ledger import Ledger
 from pipelines.console.progress import told, waiting
 from pipelines.engine.worker import Worker
-from pipelines.runs.finished_run import finished
+from pipelines.runs.finished_run import finished, on_this_machine
 from pipelines.steps import image_search
 from pipelines.tables import verdicts
 
@@ -67,7 +67,7 @@ def reproduce(uri: str, case: str) -> Reproduced:
     ledger, manifest, config = finished(uri)
     row = _case(ledger, case)
     copy = verdicts.copies_of(ledger, [row])[row["caption_id"]]
-    worker, name = Worker(config), config.confirm.embedders[0]
+    worker, name = Worker(on_this_machine(config)), config.confirm.embedders[0]
     with waiting("loading the model"):
         manifest.model("model", worker.model.fingerprint)
     manifest.checkpoint("model", worker.about(["model"])["model"])

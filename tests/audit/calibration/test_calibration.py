@@ -195,6 +195,7 @@ def test_a_row_whose_other_detector_failed_still_counts(calibration: audit.Calib
         ({"weights": CONTEXT["weights"] | {"tokenizer": "zz"}}, "weights of tokenizer"),  # type: ignore[operator]
         ({"scheduler": {"beta_end": 0.02, "prediction_type": "epsilon"}}, "scheduler beta_end is 0.02"),
         ({"latent_shape": [4, 64, 64]}, "latent shape"),
+        ({"tf32": True}, "TF32 is True in the table, None in the calibration"),
         ({"detectors": {"attention_profile": 2, "noise_profile": 1}}, "version of attention_profile is 2"),
     ],
 )

@@ -153,6 +153,23 @@ def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
         assert np.array_equal(latents(pipeline, prompts), plain)
 
 
+def test_prompts_are_screened_at_the_resolution_of_the_calibration(sd1: audit.Model) -> None:
+    control = [f"a {look} {thing}" for look in ("red", "old", "wet", "torn") for thing in "abcdefghijklmnopqrstuvwxyz"]
+    screened = audit.screen(sd1, control, detectors=["noise_magnitude"], resolution=16)
+    small, pipeline, sizes = audit.calibrate(screened, "noise_magnitude"), sd1.pipeline(), []
+    handle = sd1.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+    try:
+        with audit.mitigated(pipeline, only=small):
+            latents(pipeline, [SHORT])
+            first = len(sizes)
+            latents(pipeline, [LONG])
+    finally:
+        handle.remove()
+    screened = [at for at, size in enumerate(sizes) if size == (8, 8)]
+    assert screened == [0, 1, first]  # the second call knows what the model predicts without a prompt
+    assert set(sizes) == {(8, 8), (16, 16)}
+
+
 def test_only_needs_a_pipeline_whose_weights_are_known_and_prompts_in_words(
     pipeline: StableDiffusionPipeline, sd1: audit.Model, calibration: audit.Calibration
 ) -> None:

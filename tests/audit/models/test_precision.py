@@ -12,7 +12,7 @@ import torch
 import audit
 from audit.errors import AuditError, UsageError
 from audit.mitigation.serving import serve
-from audit.models.precision import resolve_dtype
+from audit.models.precision import numerics, resolve_dtype, use_exact_float32, uses_tf32
 
 CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
@@ -25,6 +25,22 @@ def test_auto_is_float32_on_the_cpu() -> None:
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_a_named_dtype_is_used_on_any_device(name: str) -> None:
     assert resolve_dtype(name, "cpu") == resolve_dtype(name, "cuda") == getattr(torch, name)
+
+
+def test_rounding_to_tf32_is_part_of_what_scores_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert uses_tf32(gpu, torch.float32)
+    assert not uses_tf32(cpu, torch.float32)
+    assert not uses_tf32(gpu, torch.bfloat16)
+    use_exact_float32()
+    assert numerics() == dict.fromkeys(("tf32_products", "tf32_convolutions", "cudnn_benchmark"), False)
+    assert not uses_tf32(gpu, torch.float32)
+
+
+def test_a_device_without_float64_is_refused(data: Path) -> None:
+    with pytest.raises(UsageError, match="float64, which mps does not have"):
+        audit.load_model(data / "tiny-sd1", "mps")
 
 
 @pytest.mark.parametrize("name", ["float64", "half", "", "int8", "Tensor"])

@@ -80,6 +80,31 @@ def test_images_are_those_of_diffusers(sd1: audit.Model, pipeline: StableDiffusi
         assert np.abs(np.array(ours, dtype=int) - np.array(image, dtype=int)).max() <= 1
 
 
+def test_a_decoder_that_runs_out_of_memory_does_not_repeat_the_run(
+    sd1: audit.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = audit.generate(sd1, ["a dog", "a cat", "a cup"], steps=2)["image"]
+    forwards: list[int] = []
+    decoded: list[int] = []
+    decode = sd1.vae.decode
+
+    def full(latents_BCHW: torch.Tensor) -> Any:
+        decoded.append(len(latents_BCHW))
+        if len(latents_BCHW) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return decode(latents_BCHW)
+
+    monkeypatch.setattr(sd1.vae, "decode", full)
+    handle = sd1.unet.register_forward_pre_hook(lambda module, inputs: forwards.append(len(inputs[0])))
+    found = audit.generate(sd1, ["a dog", "a cat", "a cup"], steps=2)["image"]
+    handle.remove()
+    assert forwards == [6, 6]
+    assert decoded == [3, 1, 1, 1]
+    for one, other in zip(found.to_pylist(), expected.to_pylist(), strict=True):
+        pixels, wanted = (np.asarray(Image.open(io.BytesIO(image)), np.int16) for image in (one, other))
+        assert np.abs(pixels - wanted).max() <= 1
+
+
 def test_one_row_a_caption_and_seed_caption_major(sd1: audit.Model) -> None:
     table = audit.generate(sd1, ["b", "a"], seeds=[7, 3], steps=2, detectors=TRAJECTORY)
     assert table["caption"].to_pylist() == ["b", "b", "a", "a"]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.scoring.memory import in_batches, out_of_memory
+from audit.scoring.memory import PATIENCE, in_batches, out_of_memory, waits_on
 from tests.support.paths import ROOT
 
 
@@ -42,6 +42,47 @@ def test_a_single_row_that_does_not_fit_and_every_other_error_are_raised() -> No
         in_batches(8, 8, lambda at: 1 / 0, lambda size: None)
 
 
+def test_a_single_row_waits_for_memory_that_another_process_holds() -> None:
+    slept: list[float] = []
+
+    def work(at: slice) -> slice:
+        if at.start == 1 and len(slept) < 2:
+            raise RuntimeError("CUDA error: out of memory")
+        return at
+
+    assert in_batches(3, 1, work, lambda size: None, (1.0, 2.0), slept.append) == [
+        slice(0, 1),
+        slice(1, 2),
+        slice(2, 3),
+    ]
+    assert slept == [1.0, 2.0]
+    slept.clear()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        in_batches(3, 1, work, lambda size: None, (1.0,), lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA out of memory. Tried to allocate 20.00 MiB.",
+        "HIP out of memory. Tried to allocate 20.00 MiB.",
+        "HIP error: out of memory",
+        "MPS backend out of memory (MPS allocated: 18.08 GiB, other allocations: 80 KiB, max allowed: 18.13 GiB).",
+    ],
+)
+def test_every_library_says_it_in_its_own_words(message: str) -> None:
+    assert out_of_memory(RuntimeError(message))
+    assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_only_a_gpu_is_waited_for() -> None:
+    assert waits_on(torch.device("cpu")) == ()
+    assert waits_on(torch.device("cuda")) == PATIENCE
+
+
 # The process may take so much more memory: enough for a batch of a few, not for one of 64.
 LIMITED = """
 import resource, sys
@@ -53,7 +94,7 @@ torch.set_num_threads(1)
 model = audit.load_model("tests/data/tiny-sd1")
 captions, detectors = [f"caption {number}" for number in range(64)], ["noise_magnitude", "attention_profile"]
 expected = audit.screen(model, captions, detectors=detectors, batch_size=4)
-model.batch_sizes["screen"] = 64
+model.batch_sizes["screen at 16 x 16"] = 64
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 48 * 2**20,) * 2)
 try:
@@ -76,7 +117,7 @@ def test_on_a_machine_without_memory_the_same_scores_come_of_smaller_batches() -
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "given: True"
-    assert lines[1] in {f"remembered: {{'screen': {size}}}" for size in (1, 2, 4, 8, 16, 32)}
+    assert lines[1] in {f"remembered: {{'screen at 16 x 16': {size}}}" for size in (1, 2, 4, 8, 16, 32)}
     assert lines[2:] == ["same: True", "same: True"]
 
 

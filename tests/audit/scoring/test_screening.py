@@ -19,6 +19,7 @@ from audit.detectors import SCREEN
 from audit.errors import AuditError
 from audit.models.noise import initial_latent
 from audit.scoring.batching import Rows
+from audit.scoring.screening import Unconditional
 from tests.support.toy import MODEL
 
 EVERYTHING = (
@@ -292,11 +293,39 @@ def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:
         ({"seeds": [1, 1]}, "seeds is"),
         ({"seeds": [-1]}, "seeds is"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"resolution": 24}, "the resolution is 24 x 24(?s:.)*a multiple of 16 pixels"),
+        ({"resolution": (16, 8)}, "the resolution is 16 x 8"),
     ],
 )
 def test_wrong_use_is_an_error_that_says_what(sd1: audit.Model, call: dict[str, Any], message: str) -> None:
     with pytest.raises(AuditError, match=message):
         audit.screen(sd1, **({"captions": ["a dog"]} | call))
+
+
+def test_a_screen_at_a_resolution_is_that_of_a_model_loaded_at_it(data: Path, sd1: audit.Model) -> None:
+    call: dict[str, Any] = {"captions": CAPTIONS, "seeds": [0, 5], "detectors": (*EVERYTHING, "condition_jacobian")}
+    there = audit.screen(audit.load_model(data / "tiny-sd1", resolution=(16, 32)), **call)
+    assert audit.screen(sd1, **call, resolution=(16, 32)).equals(there, check_metadata=True)
+    assert json.loads(there.schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 16]
+    assert sd1.latent_shape == (4, 16, 16)
+
+
+def test_forwards_without_a_caption_are_kept_for_later_calls(sd1: audit.Model) -> None:
+    call: dict[str, Any] = {"seeds": [0, 5], "detectors": ["noise_magnitude", "noise_alignment"]}
+    plain = audit.screen(sd1, ["a cat"], **call)
+    known: Unconditional = {}
+    assert forwards_of(sd1, captions=["a dog"], unconditional=known, **call) == [1, 1, 1, 1, 2, 2]
+    assert forwards_of(sd1, captions=["a dog"], unconditional=known, **call) == [2, 2]
+    assert audit.screen(sd1, ["a cat"], unconditional=known, **call).equals(plain)
+    assert audit.screen(sd1, ["a cat"], unconditional=known, **call | {"seeds": [5, 0]}).num_rows == 2
+    small = audit.screen(sd1, ["a cat"], unconditional=known, resolution=16, **call)
+    assert small.equals(audit.screen(sd1, ["a cat"], resolution=16, **call))
+
+
+def test_the_models_own_resolution_is_the_default(sd1: audit.Model) -> None:
+    plain = audit.screen(sd1, CAPTIONS)
+    assert audit.screen(sd1, CAPTIONS, resolution=32).equals(plain, check_metadata=True)
+    assert not audit.screen(sd1, CAPTIONS, resolution=16)["noise_response"].equals(plain["noise_response"])
 
 
 @pytest.mark.parametrize("name", ["tiny-sd1", "tiny-sd2"])

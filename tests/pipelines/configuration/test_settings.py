@@ -145,9 +145,11 @@ def test_without_workers_the_work_is_done_in_this_process(tmp_path: Path) -> Non
         assert f"`{name}` needs at least one worker, and `workers` is 0" in found
 
 
-def test_more_than_one_gpu_is_whole_ones(tmp_path: Path) -> None:
+def test_a_worker_uses_one_gpu_at_most(tmp_path: Path) -> None:
     assert load_config(write_config(tmp_path, engine={"gpus_per_worker": 0.25}))[0].engine.gpus_per_worker == 0.25
-    assert "1.5 GPUs: above one GPU, give a whole number" in message(tmp_path, engine={"gpus_per_worker": 1.5})
+    assert "2 GPUs, but a worker uses one; to use more, set engine.workers" in message(
+        tmp_path, engine={"gpus_per_worker": 2}
+    )
 
 
 def test_seeds_are_distinct(tmp_path: Path) -> None:

@@ -80,8 +80,29 @@ def test_a_worker_tells_how_its_model_is_sampled_and_what_it_does_not_read(tmp_p
     config, _ = load_config(write_config(tmp_path))
     about = Worker(config).about(["model"])["model"]
     assert about["sampling"]["clip_sample"] is False
+    assert about["numerics"]["tf32_convolutions"] is False
     assert about["scheduler"] == {"class": "DDIMScheduler", "without_effect": []}
     assert about["files_not_read"] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("CUDA error: out of memory", RuntimeError),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", RuntimeError),
+        ("CUDA error: an illegal memory access was encountered", UsageError),
+    ],
+)
+def test_a_worker_outlives_a_gpu_that_is_full_and_no_other_error_of_it(
+    tmp_path: Path, message: str, kind: type[Exception]
+) -> None:
+    def fail(worker: Worker, shard: Shard) -> Tables:
+        raise RuntimeError(message)
+
+    config, _ = load_config(write_config(tmp_path))
+    step = Step("find", "found", "rows", Ledger(config.out), fail)
+    with pytest.raises(kind, match="CUDA error"):
+        Worker(config, own_process=False).compute(step, Shard("00000", None, 0, 1))
 
 
 def test_a_worker_names_the_tensor_that_is_nan_or_missing(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def test_a_plan_needs_no_weights_if_speed_is_assumed(dataset: Path) -> None:
 
 @pytest.mark.slow
 def test_where_there_is_no_gpu_the_error_says_what_to_do(dataset: Path) -> None:
-    config, _ = load_config(dataset, ["engine.workers=1", "engine.gpus_per_worker=64"])
-    with pytest.raises(UsageError, match="(?s)cannot measure a worker: a worker needs 64 GPUs .*as --tflops"):
+    config, _ = load_config(dataset, ["engine.workers=1", "engine.gpus_per_worker=1"])
+    with pytest.raises(UsageError, match="(?s)cannot measure a worker: a worker needs 1 GPU .*as --tflops"):
         make_plan(config)
     assert make_plan(config, tflops=40.0).probe is None
 
@@ -109,6 +109,8 @@ def test_the_configuration_decides_what_there_is_to_do(dataset: Path) -> None:
     assert two_seeds["screen"].seconds == pytest.approx(2 * plain["screen"].seconds, 0.05)
     eight_forwards = lines_of(dataset, "screen.detectors=[profile]", "calibration.screen=null")
     assert eight_forwards["screen"].seconds > 7 * plain["screen"].seconds
+    small = lines_of(dataset, "screen.resolution=16", "calibration.screen=null")
+    assert small["screen"].flops == pytest.approx(0.25 * (plain["screen"].flops or 0), rel=0.2)
     assert lines_of(dataset, "select.perturbation_margin=true")["perturb"].units == 9 * 30
     assert lines_of(dataset, "index.path=elsewhere")["embed"].seconds == 0
     path = write_config(dataset.parent, images=None)

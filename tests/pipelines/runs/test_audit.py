@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 import audit
 from audit.errors import AuditError
 from audit.explaining.perturbations import content_words, perturbation_margin
+from audit.images.decoding import decode
 from audit.record.ledger import Ledger
 from audit.schema import VERDICTS
 from pipelines.reading.images import image_id
@@ -109,6 +110,19 @@ def test_the_screen_is_that_of_audit_screen(run: Ledger, control_screen: pa.Tabl
     first = run.read("captions")["caption"][0].as_py()
     [row] = audit.screen(audit.load_model(MODEL), [first]).to_pylist()
     assert screen["caption_response"][0].as_py() == pytest.approx(row["caption_response"], abs=2e-5)
+
+
+def test_a_run_can_screen_at_a_smaller_resolution_than_it_generates_at(
+    dataset: Path, audited: Callable[..., str], tmp_path: Path
+) -> None:
+    settings = ["screen.resolution=16", "calibration.screen=null", "generate.steps=1", "engine.workers=0"]
+    small = Ledger(audited(dataset, *settings, "select.perturbation_margin=true", out=str(tmp_path / "small")))
+    for table in ("screen", "control_screen"):
+        assert json.loads(small.read(table).schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 8]
+    assert calibration.load_calibration(small).context["latent shape"] == [4, 8, 8]
+    assert decode(small.read("generations")["image"][0].as_py()).size == (32, 32)
+    assert manifest(small)["resolved"]["screen"]["resolution"] == 16
+    assert "at\n16 pixels" in (tmp_path / "small" / "report.html").read_text()
 
 
 def test_a_control_caption_of_the_data_set_is_removed_and_counted(run: Ledger) -> None:

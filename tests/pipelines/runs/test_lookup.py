@@ -8,12 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from audit.errors import AuditError, UsageError
 from audit.record.ledger import Ledger
 from pipelines.runs.lookup import nearest_images
 from pipelines.runs.reproduce import reproduce
 from tests.support.called import crossaudit
+from tests.support.changed_run import change_manifest
 from tests.support.toy import MEMORIZED, png
 
 pytestmark = pytest.mark.slow
@@ -45,6 +47,16 @@ def test_what_is_no_image_or_no_training_image_is_said(finished: Path, tmp_path:
     assert "one of" in done.stderr
     (tmp_path / "other.png").write_bytes(png(12345))
     assert not any(row["same"] == "bytes" for row in nearest_images(str(finished), tmp_path / "other.png").to_pylist())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_run_on_gpus_is_looked_up_and_reproduced_without_one(own: Path, tmp_path: Path) -> None:
+    resolved = json.loads((own / "manifest.json").read_text())["resolved"]
+    resolved["engine"]["gpus_per_worker"] = 1
+    change_manifest(own, resolved=resolved, device="cuda")
+    (tmp_path / "mine.png").write_bytes(evidence(own)["image"])  # type: ignore[arg-type]
+    assert nearest_images(str(own), tmp_path / "mine.png").num_rows
+    assert reproduce(str(own), MEMORIZED).agrees
 
 
 def test_a_case_generated_again_agrees_with_the_record(own: Path, tmp_path: Path) -> None:

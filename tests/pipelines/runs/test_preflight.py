@@ -63,6 +63,12 @@ def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
         run_audit(*load_config(dataset, wrong))
 
 
+def test_a_resolution_that_the_unet_cannot_take_is_refused_first(dataset: Path) -> None:
+    (found,) = problems(dataset, "screen.resolution=[18, 32]")
+    assert "screen.resolution: the resolution is 18 x 32" in found
+    assert "a multiple of 4 pixels" in found
+
+
 def test_control_captions_have_to_reach_the_rate_of_the_threshold_too(dataset: Path) -> None:
     found = problems(dataset, "confirm.control_rate=0.001", "confirm.control_captions=2000")
     assert len(found) == 1

@@ -1,0 +1,55 @@
+"""Make the models that speed is measured on. Those at full size have random weights, so nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import audit
+from audit.costs.meta_networks import META, outline_model
+from audit.models.model import assembled
+from audit.models.schedulers import resolve
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"tiny-sd1": ROOT / "tests/data/tiny-sd1", "demo": ROOT / "pipelines/demo/bundle/model"}
+FAMILIES = {"sd15": "v1", "sd21": "v2"}
+NAMES = (*FOLDERS, *FAMILIES)
+
+
+def make(name: str, device: str | torch.device, dtype: torch.dtype = torch.float32) -> audit.Model:
+    """Make a model.
+
+    Args:
+        name: "tiny-sd1" or "demo", which are in this repository, or "sd15" or "sd21": the published architecture with
+            random weights and the demo's tokenizer.
+        device: Device to run on.
+        dtype: Dtype to run in.
+    """
+    if name in FOLDERS:
+        return audit.load_model(FOLDERS[name], device, dtype)
+    torch.manual_seed(0)
+    configs = json.loads(resources.files("audit.models").joinpath(f"configs/{FAMILIES[name]}.json").read_text("utf-8"))
+    with torch.device(device):
+        networks = {
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "vae": AutoencoderKL.from_config(configs["vae"]),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
+        }
+    for network in networks.values():
+        network.to(dtype)
+    parts = networks | {
+        "tokenizer": audit.load_model(FOLDERS["demo"]).tokenizer,
+        "scheduler_config": resolve(configs["scheduler"], configs["scheduler"]["_class_name"]),
+    }
+    return assembled(parts, dict.fromkeys((*networks, "tokenizer"), "random"), device, dtype)
+
+
+def outline(name: str) -> audit.Model:
+    """Make a model without weights, to count its FLOPs."""
+    return outline_model(FOLDERS[name]) if name in FOLDERS else make(name, META)
