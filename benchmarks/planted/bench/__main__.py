@@ -23,7 +23,12 @@ app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 BUNDLE, PAGE = Path("pipelines/demo/bundle"), Path("docs/evidence.md")
 WORK, RESULTS = Path("work/bench"), Path("benchmarks/planted/bench/results")
 MOST_BY_TEXT = 0.6  # AUROC of the text-only guess for dose 2, above which the benchmark measures its captions
-SCREENS = {"screen": screens.measure, "seeds": screens.measure_seeds, "sharpness": screens.measure_sharpness}
+SCREENS = {
+    "screen": screens.measure,
+    "half": screens.measure_half,
+    "seeds": screens.measure_seeds,
+    "sharpness": screens.measure_sharpness,
+}
 Work = Annotated[Path, typer.Option(help="Folder of the artwork, the models and what is measured on them.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results, one JSON file per model.")]
 Models = Annotated[list[str], typer.Argument(help=", ".join(MODELS))]

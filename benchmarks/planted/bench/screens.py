@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 
 import audit
 from audit.detectors import RUN, SCREEN
+from audit.schema import DEFAULT_DETECTOR
+from benchmarks.planted.artwork import SIDE
 from benchmarks.planted.bench.truth import BATCH, CONTROL, NEVER, ORDINARY, PLANTED, some
 from benchmarks.planted.sharpness import sharpness
 
@@ -31,6 +33,19 @@ def measure(model: audit.Model, folder: Path) -> pa.Table:
     ordinary = some(captions, "ordinary", ORDINARY)
     rest = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
     return audit.screen(model, ordinary + rest, [SEED], ONE_SEED, BATCH)
+
+
+def measure_half(model: audit.Model, folder: Path) -> pa.Table:
+    """Screen the same captions with the default detector at half the width and height.
+
+    Args:
+        model: The model.
+        folder: The model's folder.
+    """
+    captions = pq.read_table(folder / "captions.parquet")
+    rest = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
+    chosen = some(captions, "ordinary", ORDINARY) + rest
+    return audit.screen(model, chosen, [SEED], [DEFAULT_DETECTOR], BATCH, resolution=SIDE // 2)
 
 
 def measure_seeds(model: audit.Model, folder: Path) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 import audit
 from audit.detectors import COMBINED, RUN, SCORES, measured_by
+from audit.schema import DEFAULT_DETECTOR
 from audit.statistics.detection_rates import auroc, detection_rates, tpr_at
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench import screens, text_only
@@ -21,6 +22,7 @@ from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF, HALF_MEMORIZED, 
 from benchmarks.planted.bench.truth import PLANTED
 
 TEXT_ONLY, SHARPNESS = "text only", "sharpness (Jeon et al.)"
+HALF_SIZE = f"{DEFAULT_DETECTOR}, 32 px"
 Scores = dict[str, float]
 
 
@@ -48,6 +50,7 @@ def dose_response(labels: Labels) -> list[dict[str, Any]]:
 def all_scores(folder: Path) -> dict[str, Scores]:
     """Return every detector's score of each caption, and the text-only guess."""
     found = {name: screens.scores(folder, name) for name in SCORES if name != "seed_agreement"}
+    found[HALF_SIZE] = screens.scored(folder, pq.read_table(folder / "half.parquet"), DEFAULT_DETECTOR)
     baseline = pq.read_table(folder / "sharpness.parquet")
     found[SHARPNESS] = dict(zip(baseline["caption"].to_pylist(), baseline["sharpness"].to_pylist(), strict=True))
     captions = pq.read_table(folder / "captions.parquet")
