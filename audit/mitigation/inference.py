@@ -86,7 +86,7 @@ def mitigate_(
 
     Args:
         pipeline: The pipeline. Other pipelines that share its UNet refuse to run until they are mitigated too.
-        method: How to mitigate: `audit.Dilute(share=0.5)` (the default), `audit.Rescale` (arXiv 2403.11052),
+        method: How to mitigate: `audit.Dilute(share=0.4)` (the default), `audit.Rescale` (arXiv 2403.11052),
             `audit.Padding`, `audit.Attenuate`, `audit.Stabilise`, `audit.DelayedGuidance` or `audit.WeakGuidance`.
         only: Mitigate only flagged images. With a calibration, prompts to which it gives a `p_unseen` of at most
             `max_p`: each call first screens its prompts on the noise of the calibration's seeds, at its resolution (one

@@ -26,7 +26,7 @@ class Dilute(Method):
 
     name: ClassVar[str] = "dilute"
 
-    share: float = 0.5
+    share: float = 0.4
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:

@@ -80,12 +80,13 @@ SETTINGS = tuple(
             "dilute:share=0.4",
             "dilute:share=0.5@run:0.1",
             "dilute:share=0.4@run:0.1",
+            "dilute:share=0.4@run:0.2",
             "weak_guidance:scale=0@run:0.1",
         ),
     )
 )
 SEALED = tuple(
-    map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.5", "dilute:share=0.5@run:0.1"))
+    map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.4", "dilute:share=0.4@run:0.1"))
 )
 
 
