@@ -56,7 +56,8 @@ def headline(results: Sequence[Result]) -> str:
 def counted(counts: Sequence[Result]) -> str:
     """Render the FLOPs per caption of each architecture, and how many times less they are than the released code's."""
     lines = [f"| | {' | '.join(NAMES[each['arch']] for each in counts)} |", "|---|" + "---|" * len(counts)]
-    for name in counts[0]["tflop"] if counts else ():
+    names = counts[0]["tflop"] if counts else ()
+    for name in (name for name in names if "batch" not in name):
         cells = []
         for each in counts:
             tflop = each["tflop"][name]
