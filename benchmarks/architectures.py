@@ -43,8 +43,10 @@ def make(name: str, device: str | torch.device, dtype: torch.dtype = torch.float
         }
     for network in networks.values():
         network.to(dtype)
+    tokenizer = audit.load_model(FOLDERS["demo"]).tokenizer
+    tokenizer.model_max_length = configs["text_encoder"]["max_position_embeddings"]
     parts = networks | {
-        "tokenizer": audit.load_model(FOLDERS["demo"]).tokenizer,
+        "tokenizer": tokenizer,
         "scheduler_config": resolve(configs["scheduler"], configs["scheduler"]["_class_name"]),
     }
     return assembled(parts, dict.fromkeys((*networks, "tokenizer"), "random"), device, dtype)

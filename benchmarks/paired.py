@@ -40,7 +40,7 @@ def rounds(
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(count):
-        for name in runs if number % 2 else reversed(runs):
+        for name in list(runs) if number % 2 else reversed(list(runs)):
             seconds[name].append(timed(runs[name]))
     return seconds
 

@@ -62,12 +62,12 @@ def score(model: Model, caption: str, seed: int = 0, steps: int = 50, guidance_s
     """
     maps: list[list[Tensor]] = [[] for _ in model.layers]
     for layer, kept in zip(model.layers, maps, strict=True):
-        layer.set_processor(RecordingProcessor(kept))
+        layer.set_processor(RecordingProcessor(kept))  # type: ignore[arg-type]
     try:
         noise = initial_latents([seed], model.latent_shape, model.device).to(model.dtype)
         made = model.pipeline()(caption, num_inference_steps=steps, guidance_scale=guidance_scale, latents=noise)
     finally:
         for layer in model.layers:
-            layer.set_processor(AttnProcessor2_0())
+            layer.set_processor(AttnProcessor2_0())  # type: ignore[arg-type]
     attn_K = maps[LAYER][0].float().mean((0, 1))
     return float(entropy(attn_K)), made.images[0]

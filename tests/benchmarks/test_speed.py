@@ -14,6 +14,7 @@ def test_the_published_architectures_are_counted_without_weights(tmp_path: Path)
     speed.main(["--arch", "sd15", "--count", "--detectors", "profile", "--out", str(tmp_path)])
     (found,) = speed_page.read(tmp_path / "counted")
     assert found["tflop"]["released code"] == pytest.approx(80.3, rel=0.05)
+    assert found["tflop"]["text encoder"] == pytest.approx(2 * 77 * 85e6 / 1e12, rel=0.03)
     assert found["tflop"]["UNet"] == pytest.approx(0.80, rel=0.01)
     assert found["tflop"]["UNet to the 4th cross-attention"] == pytest.approx(0.163, rel=0.05)
 

@@ -56,6 +56,10 @@ def test_counts_are_compared_with_the_released_code() -> None:
     ]
 
 
+def test_what_is_not_measured_is_said() -> None:
+    assert set(speed_page.tables([], []).values()) == {speed_page.NOT_YET}
+
+
 @pytest.mark.parametrize("page", speed_page.PAGES, ids=lambda page: page.name)
 def test_the_pages_have_the_recorded_figures(page) -> None:
     text = page.read_text("utf-8")
