@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test soak check lint docs evidence clean
+.PHONY: demo test tests soak check lint docs evidence clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
@@ -13,7 +13,11 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfi
 # The tests start dozens of processes. Without compiled files, each would compile the whole project again.
 unexport PYTHONDONTWRITEBYTECODE
 
-test: lint
+# Lint and types run beside the tests: in a fresh checkout, mypy alone keeps one core busy for a minute.
+test: .venv/installed
+	$(MAKE) -j 2 lint tests
+
+tests: .venv/installed
 	$(PYTEST) --file-durations
 
 # Hundreds of random schedules and 80 killed workers, machines and drivers, where `make test` tries a handful, and the

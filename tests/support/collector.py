@@ -16,6 +16,5 @@ def pytest_collection() -> None:
 
 def pytest_collection_finish() -> None:
     """Resume the collector, for what is created from now on."""
-    gc.collect()
     gc.freeze()
     gc.enable()

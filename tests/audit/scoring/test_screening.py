@@ -295,7 +295,7 @@ def test_wrong_use_is_an_error_that_says_what(sd1: audit.Model, call: dict[str, 
         audit.screen(sd1, **({"captions": ["a dog"]} | call))
 
 
-@pytest.mark.parametrize("name", ["tiny-sd1", "tiny-sd2"])
+@pytest.mark.parametrize("name", ["tiny-sd1", pytest.param("tiny-sd2", marks=pytest.mark.soak)])
 def test_bfloat16_is_within_a_stated_bound_of_float32(data: Path, name: str) -> None:
     """Absolute bounds: nats, probabilities, logarithms; and two per cent of a norm or of an error."""
     exact, narrow = (
