@@ -1,21 +1,30 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test soak check lint docs evidence bench bench-gpu clean
+.PHONY: demo test tests soak check lint docs evidence bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
 
 # Three processes for two cores: a process that runs tests waits for Ray and other processes over a quarter of its time.
+PROCESSES = 3
 # One thread per process, because each may start workers of its own.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# The tests start dozens of processes. Without compiled files, each would compile the whole project again.
+unexport PYTHONDONTWRITEBYTECODE
 
-test: lint
+# Lint and types run beside the tests: in a fresh checkout, mypy alone keeps one core busy for a minute.
+test: .venv/installed
+	$(MAKE) -j 2 lint tests
+
+tests: .venv/installed
 	$(PYTEST) --file-durations
 
-# Hundreds of random schedules and 80 killed workers, machines and drivers, where `make test` tries a handful.
+# Hundreds of random schedules and 80 killed workers, machines and drivers, where `make test` tries a handful, and the
+# tests that are marked `soak`: combinations beyond those of `make test`.
 soak: .venv/installed
 	$(PYTEST) --hypothesis-profile soak tests/pipelines/engine/test_schedule.py tests/end_to_end/test_chaos.py
+	$(PYTEST) --hypothesis-profile soak -m soak
 
 # The inner loop: lint, types and the unit tests, without the files that took over 5 s (tests/durations.csv).
 check: lint

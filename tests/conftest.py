@@ -2,7 +2,12 @@
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.datasets", "tests.support.durations"]
+pytest_plugins = [
+    "tests.support.collector",
+    "tests.support.datasets",
+    "tests.support.durations",
+    "tests.support.soak",
+]
 
 # Deadlines would fail tests on a busy machine.
 settings.register_profile("untimed", deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.configuration.inputs import ModelFiles
+from pipelines.engine.imports import no_collector
 from pipelines.reading.local_copies import fetched
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -
     Raises:
         AuditError: As `audit.load_model`.
     """
-    import audit
-    from audit.models.textual_inversion import TextualInversion
+    with no_collector():
+        from audit.models.model import load_model
+        from audit.models.textual_inversion import TextualInversion
 
-    return audit.load_model(
+    return load_model(
         fetched(files.path),
         device,
         dtype,
@@ -46,7 +48,8 @@ def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -
 
 def outline(files: ModelFiles) -> Model:
     """Build a model of a configuration without its weights (`audit.costs.meta_networks.outline_model`)."""
-    from audit.costs.meta_networks import outline_model
+    with no_collector():
+        from audit.costs.meta_networks import outline_model
 
     config = None if files.config is None else fetched(files.config, weights=False)
     return outline_model(fetched(files.path, weights=False), config, _resolution(files), files.prediction_type)

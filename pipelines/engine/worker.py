@@ -14,6 +14,7 @@ from audit.record.ledger import Ledger, Shard, Tables
 from pipelines.configuration.config import Config
 from pipelines.configuration.inputs import ModelFiles
 from pipelines.console import logs
+from pipelines.engine.imports import no_collector
 from pipelines.reading.local_copies import fetched
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class Worker:
         """Return an embedder by name. Loads it on the first call."""
         if name not in self._embedders:
             self._one_torch()
-            from audit.embedding.loading import load_embedder
+            with no_collector():
+                from audit.embedding.loading import load_embedder
 
             network = self.config.embedder(name).network()
             network["weights"] = fetched(network["weights"])
@@ -155,9 +157,10 @@ class Worker:
         return self._embedders[name]
 
     def _one_torch(self) -> None:
-        import torch
+        with no_collector():
+            import torch
 
-        from audit.models.precision import use_exact_float32
+            from audit.models.precision import use_exact_float32
 
         torch.set_num_threads(self.config.engine.cpus_per_worker)
         use_exact_float32()

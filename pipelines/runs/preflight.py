@@ -25,6 +25,7 @@ from audit.record.ledger import Ledger
 from pipelines.configuration.config import Config
 from pipelines.configuration.inputs import ModelFiles
 from pipelines.configuration.settings import check_detectors
+from pipelines.engine.imports import no_collector
 from pipelines.engine.manifest import stored
 from pipelines.engine.ray_token import require_token
 from pipelines.reading import columns, input_files
@@ -207,9 +208,10 @@ def _raised(work: Callable[[], object]) -> list[AuditError]:
 
 def _model(files: ModelFiles, config: Config) -> None:
     """Check by configurations and headers alone that a model is supported and has weights, and screen.resolution."""
-    from audit.models.files import STEMS, weights_files
-    from audit.models.weights import check_header
-    from pipelines.engine.models import outline
+    with no_collector():
+        from audit.models.files import STEMS, weights_files
+        from audit.models.weights import check_header
+        from pipelines.engine.models import outline
 
     if "://" not in files.path and os.path.isabs(files.path) and not os.path.exists(files.path):
         hint = "Give a diffusers folder, a .safetensors file or a hub id."

@@ -157,8 +157,15 @@ def test_a_processor_that_a_callback_sets_is_noticed(pipe: StableDiffusionPipeli
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize("how", ["whole", "repeated blocks"])
+@pytest.mark.parametrize(
+    ("how", "warm"),
+    [
+        ("whole", True),
+        ("repeated blocks", False),
+        pytest.param("whole", False, marks=pytest.mark.soak),
+        pytest.param("repeated blocks", True, marks=pytest.mark.soak),
+    ],
+)
 def test_a_unet_that_is_compiled_in_place(shallow: StableDiffusionPipeline, how: str, warm: bool) -> None:
     right, plain = mitigated(shallow), latents(shallow)
     torch._dynamo.reset()
@@ -172,7 +179,7 @@ def test_a_unet_that_is_compiled_in_place(shallow: StableDiffusionPipeline, how:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("warm", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_unet_that_is_compiled_afterwards_is_mitigated_or_refused(
     shallow: StableDiffusionPipeline, warm: bool
 ) -> None:

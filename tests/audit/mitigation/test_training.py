@@ -127,7 +127,9 @@ def test_autocast(unet: UNet2DConditionModel) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("checkpointing", "backend"), [(False, "eager"), (True, "aot_eager")])
+@pytest.mark.parametrize(
+    ("checkpointing", "backend"), [pytest.param(False, "eager", marks=pytest.mark.soak), (True, "aot_eager")]
+)
 def test_torch_compile(shallow: UNet2DConditionModel, checkpointing: bool, backend: str) -> None:
     batches = [inputs(shallow, seed=seed) for seed in range(3)]
     limit = median_entropy(shallow, batches[0])
@@ -199,7 +201,7 @@ def test_a_layer_that_hides_from_the_guard_is_an_error(unet: UNet2DConditionMode
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_unet_that_was_compiled_in_place_before(shallow: UNet2DConditionModel, checkpointing: bool) -> None:
     batch = inputs(shallow)
     truth = true_entropies(shallow, batch)

@@ -27,7 +27,7 @@ def complete(told: list[tuple[str, int, int]], unit: str, total: int) -> bool:
     return grows and told[-1][1] == total and {(each[0], each[2]) for each in told} == {(unit, total)}
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, None])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.soak), 2, None])
 def test_layers_tells_captions_of_both_kinds(sd1: audit.Model, batch_size: int | None) -> None:
     told = Told()
     table = layers(sd1, CAPTIONS, CONTROL, batch_size=batch_size, progress=told)

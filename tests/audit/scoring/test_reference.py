@@ -41,12 +41,18 @@ def test_single_step_entropy_and_prompt_tokens_are_those_of_the_paper(case: Any)
         assert row["entropy_single_step"] == pytest.approx(pair["E"], abs=1e-5)
 
 
-@pytest.mark.slow
-def test_trajectory_entropy_and_its_parts_are_those_of_the_paper(case: Any) -> None:
+@pytest.fixture(scope="module")
+def generated(case: Any) -> dict[tuple[str, int], dict[str, Any]]:
+    """What 50 steps give for each caption and seed."""
     model, pairs, _ = case
-    found = keyed(audit.generate(model, **asked(pairs), detectors=["entropy_trajectory"], output="latents"))
+    return keyed(audit.generate(model, **asked(pairs), detectors=["entropy_trajectory"], output="latents"))
+
+
+@pytest.mark.slow
+def test_trajectory_entropy_and_its_parts_are_those_of_the_paper(case: Any, generated: Any) -> None:
+    _, pairs, _ = case
     for pair in pairs:
-        row = found[pair["caption"], pair["seed"]]
+        row = generated[pair["caption"], pair["seed"]]
         assert row["prompt_tokens"] == pair["prompt_tokens"]
         for column, name in (
             ("entropy_trajectory", "D_abs"),
@@ -83,13 +89,12 @@ def test_attention_of_every_layer_and_step_and_the_final_latent_are_those_of_the
     np.testing.assert_allclose(latents_BCHW[0].numpy(), reference["final_latent"], atol=5e-4, rtol=0)
 
 
-def test_entropy_steps_and_token_attention_are_those_of_the_reference_attention(case: Any, data: Path) -> None:
-    model, pairs, name = case
+def test_entropy_steps_and_token_attention_are_those_of_the_reference_attention(
+    case: Any, generated: Any, data: Path
+) -> None:
+    _, pairs, name = case
     layers_TLK = np.load(data / f"{name}-attention.npz")["layer_mean"].astype(np.float64)
-    table = audit.generate(
-        model, [pairs[0]["caption"]], [pairs[0]["seed"]], detectors=["entropy_trajectory"], output="latents"
-    )
-    row = table.to_pylist()[0]
+    row = generated[pairs[0]["caption"], pairs[0]["seed"]]
     attn_TK = layers_TLK.mean(1)
     np.testing.assert_allclose(row["entropy_steps"], -(attn_TK * np.log(attn_TK)).sum(1), atol=1e-5)
     np.testing.assert_allclose(row["token_attention"], attn_TK[-10:].mean(0), atol=1e-5)

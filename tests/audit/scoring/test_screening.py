@@ -303,7 +303,7 @@ def test_wrong_use_is_an_error_that_says_what(sd1: audit.Model, call: dict[str, 
 
 
 def test_a_screen_at_a_resolution_is_that_of_a_model_loaded_at_it(data: Path, sd1: audit.Model) -> None:
-    call: dict[str, Any] = {"captions": CAPTIONS, "seeds": [0, 5], "detectors": (*EVERYTHING, "condition_jacobian")}
+    call: dict[str, Any] = {"captions": CAPTIONS, "seeds": [0, 5], "detectors": EVERYTHING}
     there = audit.screen(audit.load_model(data / "tiny-sd1", resolution=(16, 32)), **call)
     assert audit.screen(sd1, **call, resolution=(16, 32)).equals(there, check_metadata=True)
     assert json.loads(there.schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 16]
@@ -325,7 +325,7 @@ def test_forwards_without_a_caption_are_kept_for_later_calls(sd1: audit.Model) -
 def test_the_models_own_resolution_is_the_default(sd1: audit.Model) -> None:
     plain = audit.screen(sd1, CAPTIONS)
     assert audit.screen(sd1, CAPTIONS, resolution=32).equals(plain, check_metadata=True)
-    assert not audit.screen(sd1, CAPTIONS, resolution=16)["noise_response"].equals(plain["noise_response"])
+    assert not audit.screen(sd1, CAPTIONS, resolution=16)["caption_response"].equals(plain["caption_response"])
 
 
 @pytest.mark.parametrize("name", ["tiny-sd1", "tiny-sd2"])

@@ -189,10 +189,10 @@ def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Pa
 def test_captions_in_many_parts_are_selected_and_judged_as_in_one(
     run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "BUCKET_ROWS", 1)
+    monkeypatch.setattr(ingest, "BUCKET_ROWS", 2)
     other = Ledger(audited(dataset, out=str(tmp_path / "parts")))
     rows = [other.rows("captions", name) for name in other.parts("captions")]
-    assert len(rows) == 40
+    assert len(rows) == 20
     assert min(rows) == 0
     assert other.parts("verdicts") == other.parts("captions")
     exact = ["caption_id", "row_count", "verdict", "risk", "fresh_copies", "image_id", "family", "image_cluster_size"]
