@@ -9,8 +9,6 @@ import pyarrow as pa
 STRING, INT64, FLOAT64 = pa.string(), pa.int64(), pa.float64()
 # Metadata key under which crossaudit's tables and files record, as JSON, what they depend on.
 METADATA_KEY = b"crossaudit"
-# The screening detector that is used unless another one is named (docs/decisions/0029-default-detector.md).
-DEFAULT_DETECTOR = "caption_response"
 
 # Columns that detectors write. The column of a scalar detector has the detector's name.
 DETECTOR_COLUMNS: dict[str, pa.DataType] = {

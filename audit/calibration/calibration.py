@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit.calibration.distance import Agreement, Distance, Survival, distance_of_json, fit_distance
+from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import COMBINED, RUN, SCORES, columns_of, distance_kind, features, measured_by
 from audit.duplicates.captions import caption_groups
 from audit.errors import AuditError, UsageError, first_line
 from audit.record.filesystem import write_local
-from audit.schema import DEFAULT_DETECTOR, METADATA_KEY, REFERENCE
+from audit.schema import METADATA_KEY, REFERENCE
 from audit.statistics.intervals import conformal_p
 
 # Shapes: N captions, F features.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from audit.calibration.calibration import Calibration
 from audit.calibration.screening import screen_as
+from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import RUN
 from audit.detectors.bright_ending import BrightEnding
 from audit.detectors.detector import TrajectoryStep
@@ -20,7 +21,6 @@ from audit.detectors.entropy import entropy
 from audit.errors import UsageError
 from audit.images.png import map_png
 from audit.models.model import Model
-from audit.schema import DEFAULT_DETECTOR
 from audit.scoring.batching import Rows
 from audit.scoring.generation import denoise, produce
 from audit.scoring.progress import CountSteps, Progress

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from audit.attention.probe import AttentionProbe, LayersSeen
+from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import screen_detectors
 from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
 from audit.errors import AuditError
 from audit.models.model import Model
 from audit.models.sampler import ddim, first_informative, response, to_epsilon, to_original
-from audit.schema import DEFAULT_DETECTOR
 from audit.scoring.batching import Batch, Rows, finite_rows
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.own_forwards import BatchForwards

@@ -16,8 +16,8 @@ def detectors(verbose: Verbose = False) -> None:
     """List the detectors: the section each belongs to, its cost in UNet forward passes per caption, and its source."""
     from rich.table import Table
 
+    from audit.defaults import DEFAULT_DETECTOR
     from audit.detectors import COMBINED, RUN, SCREEN
-    from audit.schema import DEFAULT_DETECTOR
     from pipelines.console.terminal import Console
 
     table = Table("detector", "section", "UNet forwards", "source", box=None, pad_edge=False, header_style="bold")

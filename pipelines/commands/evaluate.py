@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audit.schema import DEFAULT_DETECTOR
+from audit.defaults import DEFAULT_DETECTOR
 from pipelines.commands.options import Json, RunDir, Verbose
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from audit.defaults import DEFAULT_DETECTOR
 from audit.models.precision import DtypeName
-from audit.schema import DEFAULT_DETECTOR
 from audit.statistics.intervals import controls_needed
 from pipelines.configuration.inputs import (
     MOST,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from audit.schema import DEFAULT_DETECTOR
+from audit.defaults import DEFAULT_DETECTOR
 from tests.support.called import crossaudit
 from tests.support.paths import ROOT
 from tests.support.toy import judged, write_config

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import audit
+from audit.defaults import DEFAULT_DETECTOR
 from audit.embedding.embedder import Embedder
 from audit.mitigation.methods.registry import parse
 from audit.models.noise import initial_latent
-from audit.schema import DEFAULT_DETECTOR
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench.carriers import PARTS, Replaced
 from benchmarks.planted.bench.data import png

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import audit
+from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import RUN, SCREEN
-from audit.schema import DEFAULT_DETECTOR
 from benchmarks.planted.artwork import SIDE
 from benchmarks.planted.bench.truth import BATCH, CONTROL, NEVER, ORDINARY, PLANTED, some
 from benchmarks.planted.sharpness import sharpness

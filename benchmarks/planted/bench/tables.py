@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import audit
+from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import COMBINED, RUN, SCORES, measured_by
-from audit.schema import DEFAULT_DETECTOR
 from audit.statistics.detection_rates import auroc, detection_rates, tpr_at
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench import screens, text_only

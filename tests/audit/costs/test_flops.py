@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import audit
 from audit.costs.flops import count, embedding_cost, generation_cost, screen_cost
 from audit.costs.meta_networks import META, outline_embedder, outline_model
+from audit.defaults import DEFAULT_DETECTOR
 from audit.embedding.loading import load_embedder
-from audit.schema import DEFAULT_DETECTOR
 from tests.support.paths import BUNDLE
 from tests.support.toy import MODEL
 

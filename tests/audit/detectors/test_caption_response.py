@@ -12,8 +12,8 @@ import torch
 
 import audit
 from audit.calibration.calibration import in_fitting_half
+from audit.defaults import DEFAULT_DETECTOR
 from audit.duplicates.captions import caption_groups
-from audit.schema import DEFAULT_DETECTOR
 from tests.support.toy import MODEL
 
 CAPTION = "a serene beach at sunrise, 35mm"

@@ -174,7 +174,7 @@ def test_scores_are_of_the_model_with_its_lora_and_say_so(plain: audit.Model, fa
     model = audit.load_model(MODEL, lora=path)
     assert model.weights_sha256["lora"] == hashlib.sha256(path.read_bytes()).hexdigest()
     ours, theirs = (audit.screen(each, ["a dog"]) for each in (model, plain))
-    assert ours["layer_entropy"] != theirs["layer_entropy"]
+    assert ours["caption_response"] != theirs["caption_response"]
     weights = [json.loads(table.schema.metadata[b"crossaudit"])["weights"] for table in (ours, theirs)]
     assert weights[0] == weights[1] | {"lora": model.weights_sha256["lora"]}
 

@@ -39,7 +39,7 @@ def test_the_columns_of_both_stand_beside_each_other(base: audit.Model, tuned: a
     assert table.schema.equals(schema.scored([*own, *("reference_" + name for name in own)]))
     for name in own:
         assert table[name].equals(audit.screen(tuned, CAPTIONS, detectors=["profile"])[name])
-        assert table["reference_" + name].equals(audit.screen(base, CAPTIONS)[name])
+        assert table["reference_" + name].equals(audit.screen(base, CAPTIONS, detectors=["profile"])[name])
 
 
 def test_distances_are_measured_in_the_difference_of_the_features(base: audit.Model, tuned: audit.Model) -> None:

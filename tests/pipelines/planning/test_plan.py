@@ -139,9 +139,9 @@ def test_fresh_seeds_stand_apart_and_grow_with_the_confirmed(dataset: Path) -> N
 
 
 def test_the_disk_that_a_screen_takes_is_foreseen() -> None:
-    """The bundle has the screen of 2,223 control captions as a file."""
+    """The bundle has the screen of 2,223 control captions as a file. The plan is an upper bound: most is ids and text."""
     wanted = (BUNDLE / "control_screen.parquet").stat().st_size
-    assert lines_of(BUNDLE / "audit.yaml")["calibrate"].disk == pytest.approx(wanted, rel=0.15)
+    assert wanted <= lines_of(BUNDLE / "audit.yaml")["calibrate"].disk <= 1.35 * wanted
 
 
 def test_a_plan_reads_the_same_default_columns_as_a_run(dataset: Path, tmp_path: Path) -> None:

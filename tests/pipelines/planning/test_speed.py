@@ -9,8 +9,8 @@ import pytest
 
 from audit.costs.flops import generation_cost, screen_cost
 from audit.costs.meta_networks import outline_model
+from audit.defaults import DEFAULT_DETECTOR
 from audit.duplicates import cells
-from audit.schema import DEFAULT_DETECTOR
 from pipelines.configuration.config import Config
 from pipelines.configuration.settings import load_config
 from pipelines.planning.probing import BLOCK, FEW, MORE, QUERIES, SpeedProbe, Timed

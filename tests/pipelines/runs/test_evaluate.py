@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from audit.defaults import DEFAULT_DETECTOR
 from audit.errors import AuditError, UsageError
-from audit.schema import DEFAULT_DETECTOR
 from pipelines.runs.evaluate import Evaluation, Measured, evaluate
 from reports.query import query
 from tests.support.changed_run import change_table
