@@ -139,7 +139,7 @@ def test_fresh_seeds_stand_apart_and_grow_with_the_confirmed(dataset: Path) -> N
 
 
 def test_the_disk_that_a_screen_takes_is_foreseen() -> None:
-    """The bundle has the screen of 2,223 control captions as a file. The plan is an upper bound: most is ids and text."""
+    """The bundle has the screen of 2,223 control captions. The plan is an upper bound; most is ids and text."""
     wanted = (BUNDLE / "control_screen.parquet").stat().st_size
     assert wanted <= lines_of(BUNDLE / "audit.yaml")["calibrate"].disk <= 1.35 * wanted
 
