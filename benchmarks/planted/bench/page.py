@@ -218,7 +218,7 @@ def carriers(mitigated: Results) -> str:
 
 
 def _method(row: dict[str, Any]) -> str:
-    name, _, settings = row["method"].partition(":")
+    name, _, settings = row["method"].replace("token=none,zero_eos=false,", "").partition(":")
     return f"`{name}` {settings.replace(',', ', ').replace('=', ' ')}".strip()
 
 
