@@ -6,6 +6,7 @@ python -m benchmarks.speed_page
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs/explanation/performance.md")
 SHOWN = ("tiny-sd1-cpu-float32",)  # the results that the page on performance has
 NOT_YET = "*Not measured yet: `make bench` does.*"
-NAMES = {"tiny-sd1": "tiny SD 1 fixture", "demo": "demo's model", "sd15": "SD 1.5", "sd21": "SD 2.1"}
+NAMES = {"tiny-sd1": "tiny SD 1", "demo": "demo's model", "sd15": "SD 1.5", "sd21": "SD 2.1"}
 
 
 def read(folder: Path) -> list[Result]:
@@ -44,7 +45,7 @@ def tables(results: Sequence[Result], counts: Sequence[Result]) -> dict[str, str
 def headline(results: Sequence[Result]) -> str:
     """Render what a caption costs with the default screen, beside plain diffusers and the released code."""
     lines = [
-        "| per caption | computed | time | less than plain diffusers | less than the released code |",
+        "| per caption | computed | time | times less than plain diffusers | than the released code |",
         "|---|---|---|---|---|",
     ]
     for result in results:
@@ -78,8 +79,7 @@ def tasks(result: Result) -> str:
     lines = [
         _about(result),
         "",
-        "| | time per caption (quartiles) | computed | TFLOP/s (of the peak) | less than plain diffusers | "
-        "less than the released code |",
+        "| | time per caption (quartiles) | computed | TFLOP/s (of peak) | times less than plain | than released |",
         "|---|---|---|---|---|---|",
     ]
     for name, task in result["tasks"].items():
@@ -107,7 +107,7 @@ def _about(result: Result) -> str:
     )
     if any(task["scaled"] for task in result["tasks"].values()):
         text += f" Generations ran {steps} steps; their times are scaled to 50."
-    return text
+    return textwrap.fill(text, 120)
 
 
 def _median(task: Result) -> float:
@@ -120,11 +120,10 @@ def _spread(task: Result) -> str:
 
 
 def _compared(result: Result, name: str, base: str) -> str:
-    """Say how many times less a task takes than another, as the median of the rounds' ratios."""
-    if name == base:
-        return ""
+    """Say how many times less a task takes than another, by the median ratio of the rounds; nothing if more."""
     seconds = (result["tasks"][each]["seconds"] for each in (base, name))
-    return f"{_digits(float(np.median(np.divide(*seconds))))} times"
+    ratio = float(np.median(np.divide(*seconds)))
+    return _digits(ratio) if ratio > 1 else ""
 
 
 def _rate(result: Result, task: Result) -> str:
@@ -134,7 +133,11 @@ def _rate(result: Result, task: Result) -> str:
 
 def _title(name: str) -> str:
     words = name.split(", ", 1)
-    return f"screen, `{words[1].removesuffix(HALF)}`{HALF * words[1].endswith(HALF)}" if words[0] == "screen" else name
+    return (
+        f"screen, `{words[1].removesuffix(HALF)}`{', half side' * words[1].endswith(HALF)}"
+        if words[0] == "screen"
+        else name
+    )
 
 
 def _time(seconds: float) -> str:
