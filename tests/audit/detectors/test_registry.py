@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from audit import schema
+from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import NAMES, RUN, SCORES, SCREEN, run_detectors, screen_detectors
 from audit.errors import UsageError
 
@@ -34,8 +35,8 @@ def test_every_detector_says_where_it_comes_from_and_what_it_costs() -> None:
 
 
 def test_the_default_is_a_screening_detector_with_a_score_of_its_own() -> None:
-    assert schema.DEFAULT_DETECTOR in SCREEN
-    assert schema.DEFAULT_DETECTOR in SCORES
+    assert DEFAULT_DETECTOR in SCREEN
+    assert DEFAULT_DETECTOR in SCORES
 
 
 def test_all_but_masks_give_scores() -> None:

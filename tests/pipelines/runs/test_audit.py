@@ -152,7 +152,8 @@ def test_control_captions_go_through_the_seeds_of_discovery_and_fresh_seeds_are_
 def test_thresholds_come_from_the_control_captions_unless_a_floor_is_above(run: Ledger) -> None:
     limits = manifest(run)["thresholds"]["sscd"]
     assert (limits["verbatim"]["source"], limits["verbatim"]["floor"]) == ("controls", 0.5)
-    assert (limits["verbatim"]["controls"], limits["verbatim"]["used"]) == (19, 19)
+    # One control caption reproduces an image that the model also copies from one of its own captions.
+    assert (limits["verbatim"]["controls"], limits["verbatim"]["used"]) == (19, 18)
     region = limits["region"]
     assert (region["value"], region["source"], region["without"]) == (0.9999, "configured", 19)
 
