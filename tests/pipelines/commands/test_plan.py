@@ -16,14 +16,21 @@ def test_hours_and_dollars_of_each_stage_and_what_could_be_claimed(
     make_dataset: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     path = str(make_dataset(tmp_path))
-    settings = ("--set", "engine.workers=4", "--set", f"model={DATA / 'tiny-sd1'}")
-    shown = crossaudit("plan", path, "--tflops", "0.0001", "--gpus", "2", "--price", "3", *settings)
+    settings = (
+        "--set",
+        "engine.workers=4",
+        "--set",
+        f"model={DATA / 'tiny-sd1'}",
+        "--set",
+        "screen.detectors=[profile]",
+    )
+    shown = crossaudit("plan", path, "--tflops", "0.001", "--gpus", "2", "--price", "3", *settings)
     assert shown.returncode == 0, shown.stderr
     lines = [line.rstrip() for line in shown.stdout.splitlines()]
     assert max(map(len, lines)) <= 100
     assert "- captions: 40 rows in 2 files; at most 40 captions, if all are distinct" in lines
     assert "- images: 40 images in 2 files" in lines
-    assert any("0.0001 TFLOP/s sustained (--tflops)" in line and "assumed" in line for line in lines)
+    assert any("0.001 TFLOP/s sustained (--tflops)" in line and "assumed" in line for line in lines)
     [head] = [line for line in lines if line.startswith("stage")]
     assert head.split("  ")[0] == "stage"
     assert "core-hours" in head
