@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from audit.detectors.entropy import entropy
@@ -61,13 +61,14 @@ def score(model: Model, caption: str, seed: int = 0, steps: int = 50, guidance_s
         (score, image as a PIL image).
     """
     maps: list[list[Tensor]] = [[] for _ in model.layers]
+    before = [layer.processor for layer in model.layers]
     for layer, kept in zip(model.layers, maps, strict=True):
         layer.set_processor(RecordingProcessor(kept))  # type: ignore[arg-type]
     try:
         noise = initial_latents([seed], model.latent_shape, model.device).to(model.dtype)
         made = model.pipeline()(caption, num_inference_steps=steps, guidance_scale=guidance_scale, latents=noise)
     finally:
-        for layer in model.layers:
-            layer.set_processor(AttnProcessor2_0())  # type: ignore[arg-type]
+        for layer, processor in zip(model.layers, before, strict=True):
+            layer.set_processor(processor)
     attn_K = maps[LAYER][0].float().mean((0, 1))
     return float(entropy(attn_K)), made.images[0]

@@ -10,7 +10,6 @@ python -m benchmarks.speed --arch sd15 --count      counts FLOPs alone, in secon
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import platform
 import resource
@@ -27,6 +26,7 @@ import torch
 import audit
 from audit.attention.probe import AttentionProbe, LayersSeen
 from audit.costs.flops import count, generation_cost, screen_cost
+from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import COMBINED, SCREEN
 from audit.images.png import png
 from audit.models.noise import initial_latents
@@ -38,8 +38,7 @@ from benchmarks.paired import rounds
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 CAPTION = "a tidy flat picture of a headphone on a white background, number"
-DEFAULT: tuple[str, ...] = tuple(inspect.signature(audit.screen).parameters["detectors"].default)
-HALVED = {*DEFAULT, "entropy_single_step", "noise_magnitude"}  # with all, a quarter, and one forward
+HALVED = {DEFAULT_DETECTOR, "entropy_single_step", "noise_magnitude"}  # with all, a quarter, and one forward
 HALF = " at half the side"
 RELEASED, PLAIN = "released code", "plain diffusers"
 PAPER_STEPS = 50
@@ -67,7 +66,7 @@ def screens(model: audit.Model, shape: audit.Model, batch: int, names: Sequence[
     height, width = model.resolution
     half = (height // 2, width // 2)
     tasks: dict[str, Task] = {}
-    for name in dict.fromkeys((*DEFAULT, *names)):
+    for name in dict.fromkeys((DEFAULT_DETECTOR, *names)):
         for resolution in (None, half) if name in HALVED else (None,):
             cost = screen_cost(shape.at_resolution(resolution), (name,))
             tasks[f"screen, {name}{HALF if resolution else ''}"] = Task(
@@ -214,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {
         **{name: getattr(chosen, name) for name in ("arch", "device", "dtype", "rounds", "steps")},
         "machine": machine(chosen.device),
-        "default": list(DEFAULT),
+        "default": [DEFAULT_DETECTOR],
         "tasks": measure(tasks, chosen.device, chosen.rounds),
         "parts": measure(parts(model, shape, chosen.batch), chosen.device, chosen.rounds),
         "peak_tflops": matmul_peak(chosen.device, dtype, chosen.peak) / 1e12,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.planted.bench.page import insert
+from benchmarks.markers import insert
 from benchmarks.speed import HALF, PLAIN, RELEASED, RESULTS
 
 Result = dict[str, Any]

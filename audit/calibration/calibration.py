@@ -273,16 +273,20 @@ def _context(table: pa.Table, detector: str) -> dict[str, Any]:
     return items
 
 
+# What to do about an item in which a table differs from a calibration.
+_REMEDIES = {
+    "TF32": "Use exact float32 in both: torch.backends.cudnn.allow_tf32 = False, and for cuda.matmul.",
+    "latent shape": "Screen at the calibration's resolution (screen.resolution, resolution=), or calibrate again.",
+}
+
+
 def _check_same(calibrated: dict[str, Any], found: dict[str, Any]) -> None:
     for item in sorted(calibrated.keys() | found.keys()):
         if calibrated.get(item) != found.get(item):
-            hint = "Calibrate again in the table's context, or screen again in the calibration's."
-            if item == "TF32":
-                hint = "Use exact float32 in both: torch.backends.cudnn.allow_tf32 = False, and for cuda.matmul."
-            if item == "latent shape":
-                hint = "Screen at the calibration's resolution (screen.resolution, resolution=), or calibrate again."
             raise AuditError(
                 f"the calibration was made in another context: {item} is {found.get(item)!r} in the table, "
                 f"{calibrated.get(item)!r} in the calibration",
-                hint=hint,
+                hint=_REMEDIES.get(
+                    item, "Calibrate again in the table's context, or screen again in the calibration's."
+                ),
             )

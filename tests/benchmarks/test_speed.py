@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from audit.defaults import DEFAULT_DETECTOR
 from benchmarks import speed, speed_page
 
 
@@ -24,9 +25,9 @@ def test_one_round_on_the_smallest_model(tmp_path: Path) -> None:
     settings = ["--rounds", "1", "--steps", "2", "--images", "1", "--batch", "1", "--peak", "64"]
     speed.main([*settings, "--detectors", "noise_magnitude", "--out", str(tmp_path)])
     (result,) = speed_page.read(tmp_path)
-    assert {f"screen, {name}" for name in (*speed.DEFAULT, "noise_magnitude")} <= result["tasks"].keys()
+    assert {f"screen, {name}" for name in (DEFAULT_DETECTOR, "noise_magnitude")} <= result["tasks"].keys()
     assert all(len(task["seconds"]) == 1 for kind in ("tasks", "parts") for task in result[kind].values())
-    full, half = (result["tasks"][f"screen, {speed.DEFAULT[0]}{half}"]["tflop"] for half in ("", speed.HALF))
+    full, half = (result["tasks"][f"screen, {DEFAULT_DETECTOR}{half}"]["tflop"] for half in ("", speed.HALF))
     assert 0.2 * full < half < 0.5 * full
     assert result["tasks"]["released code"]["scaled"]
     assert "scaled to 50" in speed_page.tables([result], [])["speed-tiny-sd1-cpu-float32"]

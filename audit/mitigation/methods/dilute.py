@@ -38,9 +38,7 @@ class Dilute(Method):
         Args:
             prompts: The prompts of the call.
         """
-        empty = {"prompt": "", "prompt_embeds": None, "num_images_per_prompt": 1}
-        empty_1KD = prompts.encode(**empty, do_classifier_free_guidance=False)
-        return _Diluting(self.share, empty_1KD.repeat(1, prompts.windows, 1)[:, : prompts.length])
+        return _Diluting(self.share, prompts.empty_1KD())
 
 
 class _Diluting(Effect):

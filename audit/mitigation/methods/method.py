@@ -77,6 +77,12 @@ class Prompts:
         """Number of windows. Raises UsageError if the hidden states are not whole windows."""
         return windows(self.length, self.window)
 
+    def empty_1KD(self) -> Tensor:
+        """Encode the empty prompt, once per window: hidden states, [1, K, D]."""
+        empty = {"prompt": "", "prompt_embeds": None, "num_images_per_prompt": 1}
+        hidden_1KD = self.encode(**empty, do_classifier_free_guidance=False)
+        return hidden_1KD.repeat(1, self.windows, 1)[:, : self.length]
+
     def counts_NW(self, negative: bool = False) -> Tensor:
         """Count the tokens of each image's prompt in each window, with BOS and EOS, on the CPU.
 

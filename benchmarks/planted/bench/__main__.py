@@ -15,8 +15,9 @@ import typer
 
 import audit
 from audit.embedding.loading import load_embedder
+from benchmarks.markers import insert
 from benchmarks.planted.bench import mitigation, page, plots, results, screens, truth
-from benchmarks.planted.bench.train import MODELS
+from benchmarks.planted.bench.train import DEVELOPMENT, MODELS
 from benchmarks.planted.bench.train import train as train_model
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
@@ -87,7 +88,7 @@ def mitigate(
     sscd = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
     clip = load_embedder("clip", BUNDLE / "embedders/clip")
     for name in models:
-        development = name.startswith("dev")
+        development = name in DEVELOPMENT
         chosen = mitigation.SETTINGS if development else mitigation.SEALED
         if methods:
             chosen = tuple(mitigation.Setting.parse(text) for text in (mitigation.PLAIN, *methods))
@@ -107,7 +108,7 @@ def mitigate(
 def write_page(out: Out = RESULTS, evidence: Annotated[Path, typer.Option(help="The page.")] = PAGE) -> None:
     """Write the tables and plots of the evidence page from the results."""
     found = page.read(out)
-    evidence.write_text(page.insert(evidence.read_text(), page.tables(found, page.read_mitigation(out))))
+    evidence.write_text(insert(evidence.read_text(), page.tables(found, page.read_mitigation(out))))
     folder = evidence.parent / "evidence"
     folder.mkdir(exist_ok=True)
     plots.dose_response(found, folder / "dose-response.svg")

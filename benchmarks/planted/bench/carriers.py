@@ -45,8 +45,7 @@ class Replaced(Method):
             "eos": prompt_NK & ~before_NK,
             "padding": ~prompt_NK,
         }[self.part]
-        empty = {"prompt": "", "prompt_embeds": None, "num_images_per_prompt": 1}
-        return _Replacing(prompts.encode(**empty, do_classifier_free_guidance=False), positions_NK)
+        return _Replacing(prompts.empty_1KD(), positions_NK)
 
 
 class _Replacing(Effect):

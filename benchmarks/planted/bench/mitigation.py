@@ -24,9 +24,11 @@ from audit.embedding.embedder import Embedder
 from audit.mitigation.methods.registry import parse
 from audit.models.noise import initial_latent
 from audit.statistics.intervals import clopper_pearson
+from benchmarks.paired import rounds
 from benchmarks.planted.bench.carriers import PARTS, Replaced
 from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.labels import HALF, Labels
+from benchmarks.planted.bench.screens import calibrated
 from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, some
 
 SEEDS, BATCH = (21, 22), 64
@@ -128,8 +130,9 @@ class Bench:
         kinds = {"verbatim": [verbatim[i] for i in order[:VERBATIM]], "template": templates[:TEMPLATES]}
         self.captions = {kind: found for kind, found in (kinds | {"ordinary": ordinary}).items() if found}
         self._control = some(captions, "control", CONTROL)
-        self._screen = pq.read_table(folder / "screen.parquet")
-        self._all_control = set(some(captions, "control"))
+        found = calibrated(folder, pq.read_table(folder / "screen.parquet"), DEFAULT_DETECTOR)
+        p_of = dict(zip(found["caption"].to_pylist(), found["p_unseen"].to_pylist(), strict=True))
+        self._flagged = {kind: np.array([p_of[c] <= MAX_P for c in found]) for kind, found in self.captions.items()}
         self._bands: audit.RunBands | None = None
         self._plain: dict[str, Made] = {}
 
@@ -152,10 +155,9 @@ class Bench:
             row["max_p"] = setting.max_p
         rows = [row | figures(made)]
         if setting.only == ALL and setting.method != PLAIN:
-            flagged = {kind: self._flagged(captions) for kind, captions in self.captions.items()}
-            parts = {kind: found.where(flagged[kind], self._plain[kind]) for kind, found in made.items()}
+            parts = {kind: found.where(self._flagged[kind], self._plain[kind]) for kind, found in made.items()}
             rows.append(row | {"only": SCREEN, "max_p": MAX_P} | figures(parts))
-            rows[-1]["flagged"] = {kind: int(found.sum()) for kind, found in flagged.items()}
+            rows[-1]["flagged"] = {kind: int(found.sum()) for kind, found in self._flagged.items()}
         return rows
 
     def time(self, setting: Setting) -> dict[str, float]:
@@ -166,22 +168,20 @@ class Bench:
         Args:
             setting: The setting.
         """
-        pair: list[Apply] = [lambda _: nullcontext(), self._applied(setting)]
         half = TIMED_BATCH // 2
-        ratios = []
-        for number in range(TIMED + 1):
-            captions = [
-                found[(number * half + i) % len(found)]
-                for found in (self.captions["ordinary"], self.captions["verbatim"])
-                for i in range(half)
-            ]
-            seconds = [0.0, 0.0]
-            for i in ((0, 1), (1, 0))[number % 2]:
-                began = time.process_time()
-                self._call(captions, SEEDS[0], pair[i])
-                seconds[i] = time.process_time() - began
-            ratios.append(seconds[1] / seconds[0])
-        low, median, high = np.quantile(ratios[1:], [0.25, 0.5, 0.75])  # the first pair warms up
+        kinds = self.captions["ordinary"], self.captions["verbatim"]
+        parts = [
+            [found[(number * half + i) % len(found)] for found in kinds for i in range(half)]
+            for number in range(TIMED + 1)  # the first pair warms up
+        ]
+
+        def calls(apply: Apply) -> Callable[[], Any]:
+            left = iter(parts)
+            return lambda: self._call(next(left), SEEDS[0], apply)
+
+        pair = {PLAIN: calls(lambda _: nullcontext()), "other": calls(self._applied(setting))}
+        seconds = rounds(pair, "cpu", TIMED, time.process_time)
+        low, median, high = np.quantile(np.divide(seconds["other"], seconds[PLAIN]), [0.25, 0.5, 0.75])
         return {"median": float(median), "low": float(low), "high": float(high)}
 
     def carriers(self) -> dict[str, int]:
@@ -243,13 +243,6 @@ class Bench:
         if self._bands is None:
             self._bands = audit.fit_run_bands(self._model, self._control, steps=STEPS, guidance_scale=GUIDANCE)
         return self._bands
-
-    def _flagged(self, captions: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Tell which captions the default detector flags, by the control captions of the screen."""
-        in_control = pa.array([caption in self._all_control for caption in self._screen["caption"].to_pylist()])
-        found = audit.calibrate(self._screen.filter(in_control), DEFAULT_DETECTOR).score(self._screen)
-        p_of = dict(zip(found["caption"].to_pylist(), found["p_unseen"].to_pylist(), strict=True))
-        return np.array([p_of[caption] <= MAX_P for caption in captions])
 
 
 def figures(made: dict[str, Made]) -> dict[str, Any]:

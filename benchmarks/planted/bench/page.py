@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from benchmarks.planted.bench.tables import TEXT_ONLY
 from benchmarks.planted.bench.train import MODELS
 
 Results = dict[str, dict[str, Any]]
-MARKED = re.compile(r"<!-- table: (?P<name>[a-z0-9-]+) -->\n.*?<!-- end of table -->", re.DOTALL)
 KINDS = {
     "many_captions": "one image, 8 captions",
     "many_images": "one caption, 4 images",
@@ -51,15 +49,6 @@ def read_mitigation(folder: Path) -> Results:
 def read(folder: Path) -> Results:
     """Read the results of all models, in the order of their names, the sealed ones last."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("[!m]*-[0-9].json"))}
-
-
-def insert(page: str, tables: dict[str, str]) -> str:
-    """Replace the marked tables of a page.
-
-    Raises:
-        KeyError: The page has a marker for a table that does not exist.
-    """
-    return MARKED.sub(lambda m: f"<!-- table: {m['name']} -->\n{tables[m['name']]}\n<!-- end of table -->", page)
 
 
 def tables(results: Results, mitigated: Results) -> dict[str, str]:

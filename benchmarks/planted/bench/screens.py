@@ -29,10 +29,7 @@ def measure(model: audit.Model, folder: Path) -> pa.Table:
         model: The model.
         folder: The model's folder.
     """
-    captions = pq.read_table(folder / "captions.parquet")
-    ordinary = some(captions, "ordinary", ORDINARY)
-    rest = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
-    return audit.screen(model, ordinary + rest, [SEED], ONE_SEED, BATCH)
+    return audit.screen(model, _captions(folder), [SEED], ONE_SEED, BATCH)
 
 
 def measure_half(model: audit.Model, folder: Path) -> pa.Table:
@@ -42,10 +39,14 @@ def measure_half(model: audit.Model, folder: Path) -> pa.Table:
         model: The model.
         folder: The model's folder.
     """
+    return audit.screen(model, _captions(folder), [SEED], [DEFAULT_DETECTOR], BATCH, resolution=SIDE // 2)
+
+
+def _captions(folder: Path) -> list[str]:
+    """Return all captions of a model, but only some of the ordinary ones."""
     captions = pq.read_table(folder / "captions.parquet")
-    rest = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
-    chosen = some(captions, "ordinary", ORDINARY) + rest
-    return audit.screen(model, chosen, [SEED], [DEFAULT_DETECTOR], BATCH, resolution=SIDE // 2)
+    rest: list[str] = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
+    return some(captions, "ordinary", ORDINARY) + rest
 
 
 def measure_seeds(model: audit.Model, folder: Path) -> pa.Table:
@@ -73,17 +74,25 @@ def measure_sharpness(model: audit.Model, folder: Path) -> pa.Table:
     return pa.table({"caption": chosen, "sharpness": sharpness(model, chosen, SEED, BATCH)})
 
 
-def scored(folder: Path, table: pa.Table, detector: str) -> dict[str, float]:
-    """Return a detector's score of each caption of a table, calibrated on the control captions in it.
+def calibrated(folder: Path, table: pa.Table, detector: str) -> pa.Table:
+    """Score the captions of a table by a detector that is calibrated on the control captions in it.
 
     Args:
         folder: The model's folder.
         table: What `audit.screen` or `audit.generate` returned.
         detector: The detector.
+
+    Returns:
+        The captions but the control captions, with `score` and `p_unseen`.
     """
     captions = pq.read_table(folder / "captions.parquet")
     control = pc.is_in(table["caption"], captions.filter(pc.field("kind") == "control")["caption"].combine_chunks())
-    found = audit.calibrate(table.filter(control), detector).score(table.filter(pc.invert(control)))
+    return audit.calibrate(table.filter(control), detector).score(table.filter(pc.invert(control)))
+
+
+def scored(folder: Path, table: pa.Table, detector: str) -> dict[str, float]:
+    """Return the score of each caption of a table, as `calibrated` computes it."""
+    found = calibrated(folder, table, detector)
     return dict(zip(found["caption"].to_pylist(), found["score"].to_pylist(), strict=True))
 
 

@@ -91,15 +91,13 @@ def detector_rates(labels: Labels, scores: dict[str, Scores]) -> list[dict[str, 
         scores: What `all_scores` returned.
     """
     number = {name: i for i, name in enumerate(sorted(set(labels.cluster.values())))}
-    pairs = [(ANY, kind) for kind in ("never", "ordinary", "near", "odd")] + [
-        (w, "never") for w in (HALF_MEMORIZED, BY_SSCD)
-    ]
+    pairs = [(ANY, kind) for kind in ("never", "ordinary", "near", "odd")]
+    pairs += [(HALF_MEMORIZED, "never"), (BY_SSCD, "never")]
+    groups = {(which, against): (labels.positives(which), labels.negatives(against)) for which, against in pairs}
     rows = []
     for detector, score in scores.items():
-        for which, against in pairs:
-            own, other = (
-                [c for c in group if c in score] for group in (labels.positives(which), labels.negatives(against))
-            )
+        for (which, against), sides in groups.items():
+            own, other = ([caption for caption in side if caption in score] for side in sides)
             if not own or not other:
                 continue
             found = detection_rates(

@@ -1,24 +1,10 @@
-"""Tables stand between markers of the page, and only they change."""
+"""The evidence page has the tables of the recorded results."""
 
 from __future__ import annotations
 
-import pytest
-
+from benchmarks.markers import insert
 from benchmarks.planted.bench import page
 from tests.support.paths import ROOT
-
-PAGE = "# Title\n\n<!-- table: half -->\nold\n| x |\n<!-- end of table -->\n\nText.\n"
-
-
-def test_a_marked_table_is_replaced_and_nothing_else() -> None:
-    found = page.insert(PAGE, {"half": "| new |"})
-    assert found == "# Title\n\n<!-- table: half -->\n| new |\n<!-- end of table -->\n\nText.\n"
-    assert page.insert(found, {"half": "| new |"}) == found
-
-
-def test_an_unknown_table_is_an_error() -> None:
-    with pytest.raises(KeyError, match="half"):
-        page.insert(PAGE, {})
 
 
 def test_detectors_are_ranked_and_the_text_stands_last() -> None:
@@ -34,4 +20,4 @@ def test_detectors_are_ranked_and_the_text_stands_last() -> None:
 def test_the_evidence_page_has_the_tables_of_the_recorded_results() -> None:
     recorded = ROOT / "benchmarks/planted/bench/results"
     text = (ROOT / "docs/evidence.md").read_text("utf-8")
-    assert page.insert(text, page.tables(page.read(recorded), page.read_mitigation(recorded))) == text
+    assert insert(text, page.tables(page.read(recorded), page.read_mitigation(recorded))) == text
