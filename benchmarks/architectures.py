@@ -1,4 +1,4 @@
-"""Make the models that speed is measured on. Those at full size have random weights, so nothing is downloaded."""
+"""Build the models for speed measurements. Full-size models have random weights, so nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = (*FOLDERS, *FAMILIES)
 
 
 def make(name: str, device: str | torch.device, dtype: torch.dtype = torch.float32) -> audit.Model:
-    """Make a model.
+    """Build a model.
 
     Args:
         name: "tiny-sd1" or "demo", which are in this repository, or "sd15" or "sd21": the published architecture with
@@ -53,5 +53,5 @@ def make(name: str, device: str | torch.device, dtype: torch.dtype = torch.float
 
 
 def outline(name: str) -> audit.Model:
-    """Make a model without weights, to count its FLOPs."""
+    """Build a model without weights, to count its FLOPs."""
     return outline_model(FOLDERS[name]) if name in FOLDERS else make(name, META)
