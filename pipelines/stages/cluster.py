@@ -121,10 +121,12 @@ def _threshold(run: Run, counts: Mapping[str, int]) -> tuple[float, str]:
 
 
 def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
-    """Draw SAMPLE images at random and return their ids."""
+    """Draw SAMPLE images at random, by `select.seed` or a seed of the inputs, and return their ids."""
+    given = run.config.select.seed
+    seed = run.manifest.data.seed_of_inputs if given is None else given
     parts, start_N = list(counts), np.cumsum([0, *counts.values()])
     table, ids = embeddings.table(run.config.confirm.embedders[0]), []
-    for number in np.random.default_rng(run.config.select.seed).permutation(start_N[-1])[:SAMPLE]:
+    for number in np.random.default_rng(seed).permutation(start_N[-1])[:SAMPLE]:
         at = int(np.searchsorted(start_N, number, "right")) - 1
         row = int(number - start_N[at])
         ids += run.ledger.slice(table, parts[at], row, row + 1, ["image_id"])["image_id"].to_pylist()

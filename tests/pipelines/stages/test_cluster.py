@@ -72,6 +72,14 @@ def test_the_images_that_the_threshold_is_measured_on_are_drawn_from_all_parts(c
     assert drawn == listed.take(pa.array(order)).to_pylist()
 
 
+def test_without_a_configured_seed_the_images_are_drawn_by_the_contents_of_the_inputs(config: Config) -> None:
+    run = serial(config.model_copy(update={"select": config.select.model_copy(update={"seed": None})}))
+    written(run.ledger, copies(0, 5, 4), [20])
+    listed = run.ledger.read(embeddings.table("sscd"))["image_id"]
+    order = np.random.default_rng(run.manifest.data.seed_of_inputs).permutation(20)
+    assert cluster._drawn(run, {"00000": 20}) == listed.take(pa.array(order)).to_pylist()
+
+
 def test_a_lost_image_is_named_and_the_others_are_compared(config: Config) -> None:
     ledger = Ledger(config.out)
     written(ledger, copies(0, 2, 2), [4])
