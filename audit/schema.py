@@ -260,6 +260,21 @@ HUMAN_VERDICTS = pa.schema(
     ]
 )
 
+# Two views of the manifest: one row per embedder and kind of copy, and one row per stage.
+THRESHOLDS = pa.schema(
+    [
+        ("embedder", STRING),
+        ("deciding", pa.bool_()),  # whether verdicts follow from it: the first embedder
+        ("copy_type", STRING),  # as in `copied_images`
+        ("threshold", FLOAT64),  # null if there were too few control captions to set one
+        ("floor", FLOAT64),
+        ("source", STRING),  # controls | floor | configured | missing
+    ]
+)
+STAGES = pa.schema(
+    [("stage", STRING), ("rows_in", INT64), ("rows_out", INT64), ("errors", INT64), ("seconds", FLOAT64)]
+)
+
 VERDICT_WORDS = ("verbatim", "partial", "unconfirmed", "not_selected", "unknown", "error")
 # Verdicts that say that the model reproduces a training image.
 CONFIRMED_WORDS = ("verbatim", "partial")  # worst first

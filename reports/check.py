@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from audit.record.manifest import RunManifest
 from reports.purged import kept, note, unfinished
 from reports.rules import CONFIRMED, WORDS, embedders_of, rules_of
-from reports.views import StoredRun, connect, open_run
+from reports.stored_run import StoredRun, locate
+from reports.views import connect
 
 # A finished run gets rows of this table whenever a rater answers.
 REVIEWS = "reviews"
@@ -40,7 +41,7 @@ def check(run: str | Path) -> list[Check]:
 
     Raises AuditError only if the run cannot be opened at all.
     """
-    located = open_run(run)
+    located = locate(run)
     manifest = located.manifest()
     parts = _parts(located, manifest)
     if not parts.ok:

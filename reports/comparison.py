@@ -18,7 +18,8 @@ from audit.statistics.paired import LEVEL
 from reports.html import MAX_IMAGE_BYTES, environment, picture
 from reports.purged import note
 from reports.verdict_words import COLOURS
-from reports.views import connect, open_run
+from reports.stored_run import locate
+from reports.views import connect
 
 CHANGES = ("appeared", "went", "stayed", "neither")
 # One row per caption that both runs generated. Columns _a and _b are those of the first and the second run.
@@ -99,7 +100,7 @@ def write(comparison: Comparison, path: Path) -> None:
 
 def render(comparison: Comparison) -> str:
     """Return the page as HTML that runs no script, loads nothing from elsewhere and escapes every caption."""
-    manifests = [open_run(run).manifest() for run in comparison.runs]
+    manifests = [locate(run).manifest() for run in comparison.runs]
     cases = {word: _cases(comparison.pairs, word) for word in SHOWN}
     everything = [case for word in SHOWN for case in cases[word]]
     for run, letter in zip(comparison.runs, "ab", strict=True):

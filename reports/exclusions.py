@@ -17,7 +17,8 @@ from audit.record.filesystem import open_filesystem, writing
 from audit.record.manifest import RunManifest
 from audit.schema import EXCLUSIONS, METADATA_KEY
 from reports.tabular import check_suffix, open_writer
-from reports.views import StoredRun, connect, open_run
+from reports.stored_run import StoredRun, locate
+from reports.views import connect
 
 POLICIES = ("drop", "dedup")
 BATCH = 1 << 16
@@ -195,7 +196,7 @@ def write_exclusions(run: str | Path, policy: str = "drop", out: str | None = No
         UsageError: The suffix of `out` is unknown, or `out` exists and is not an exclusions file.
     """
     suffix = ".parquet" if out is None else check_suffix(out)
-    located = open_run(run)
+    located = locate(run)
     manifest = located.manifest()
     if not manifest.finished:
         raise AuditError("the run is not finished", where=str(run), hint="Finish it with `crossaudit run` first.")

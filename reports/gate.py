@@ -12,7 +12,8 @@ from audit.record.manifest import RunManifest
 from audit.statistics.bounds import UNDETERMINED
 from audit.statistics.claims import MILLION
 from reports.facts import Facts
-from reports.views import connect, open_run
+from reports.stored_run import locate
+from reports.views import connect
 from reports.waivers import Waiver, waived_captions
 
 
@@ -100,7 +101,7 @@ def gate(
 
 
 def _finished(run: str | Path) -> RunManifest:
-    manifest = open_run(run).manifest()
+    manifest = locate(run).manifest()
     if manifest.kind == "index":
         raise AuditError("this is an index, not a run", where=str(run), hint="Pass the folder of a run: its `out`.")
     if manifest.finished is None:

@@ -25,7 +25,8 @@ from reports.mitigation import read as read_mitigation
 from reports.purged import note
 from reports.reviews import read as read_review
 from reports.verdict_words import COLOURS, MEANINGS
-from reports.views import connect, open_run
+from reports.stored_run import locate
+from reports.views import connect
 from reports.waivers import Waiver, waived_captions
 
 MAX_SIDE = 256  # pixels of an image in the report
@@ -38,7 +39,7 @@ def write(run: str | Path, waivers: Sequence[Waiver] = ()) -> str:
 
     Raises AuditError if a table or the manifest cannot be read, or if the file cannot be written.
     """
-    located = open_run(run)
+    located = locate(run)
     path = f"{located.root}/report.html"
     page = render(run, waivers)
     try:
@@ -50,7 +51,7 @@ def write(run: str | Path, waivers: Sequence[Waiver] = ()) -> str:
 
 def render(run: str | Path, waivers: Sequence[Waiver] = ()) -> str:
     """Return the report as HTML that runs no script, loads nothing from elsewhere and escapes every caption."""
-    manifest = open_run(run).manifest()
+    manifest = locate(run).manifest()
     with connect(run) as connection:
         try:
             facts = Facts(connection, manifest)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from reports.views import connect, open_run
+from reports.stored_run import locate
+from reports.views import connect
 
 # One row per related caption and image: a dataset row has both, a generation of the caption copied the image, or a
 # generation is a near miss. `similarity` is that of the generations to the image; null if the image is not among the
@@ -72,7 +73,7 @@ def of_text(run: str | Path, text: str) -> pa.Table:
 
 
 def _found(run: str | Path, condition: str, value: str | list[str]) -> pa.Table:
-    manifest = open_run(run).manifest()
+    manifest = locate(run).manifest()
     limits = manifest.deciding_thresholds
     floor, region_floor = (limits[kind].floor if kind in limits else None for kind in ("verbatim", "region"))
     values = {"value": value, "embedder": manifest.embedders[0], "floor": floor, "region_floor": region_floor}

@@ -8,7 +8,8 @@ import duckdb
 import pyarrow as pa
 
 from audit.errors import AuditError
-from reports.views import connect, open_run
+from reports.stored_run import locate
+from reports.views import connect
 
 
 def query(run: str | Path, sql: str) -> pa.Table:
@@ -16,7 +17,6 @@ def query(run: str | Path, sql: str) -> pa.Table:
 
     Raises AuditError with DuckDB's message if the statement fails.
     """
-    open_run(run).manifest()  # refuses folders that are not runs; without this check, all their views would be empty
     with connect(run) as connection:
         try:
             relation = connection.sql(sql)

@@ -7,7 +7,8 @@ import pytest
 from audit import schema
 from audit.errors import AuditError
 from reports.query import query
-from reports.views import SCHEMAS, connect, open_run
+from reports.stored_run import SCHEMAS, locate
+from reports.views import connect
 
 
 def test_every_table_of_the_contract_is_a_view_empty_where_the_run_has_none(run: Path) -> None:
@@ -94,7 +95,7 @@ def test_what_memory_cannot_hold_goes_to_a_folder_that_goes_too(run: Path) -> No
 
 def test_a_run_may_be_a_uri(run: Path) -> None:
     assert query(run.as_uri(), "from captions") == query(run, "from captions")
-    assert open_run(run.as_uri()).manifest() == open_run(run).manifest()
+    assert locate(run.as_uri()).manifest() == open_run(run).manifest()
 
 
 def test_what_is_no_run_is_an_audit_error(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_what_is_no_run_is_an_audit_error(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="cannot be opened"):
         query("nosuchscheme://somewhere", "select 1")
     with pytest.raises(AuditError, match="no manifest.json"):
-        open_run(tmp_path).manifest()
+        locate(tmp_path).manifest()
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(AuditError, match="not JSON"):
-        open_run(tmp_path).manifest()
+        locate(tmp_path).manifest()
