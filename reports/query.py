@@ -1,27 +1,80 @@
-"""Query a run with SQL."""
+"""Query runs with SQL."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from audit.errors import AuditError
-from reports.stored_run import locate
-from reports.views import connect
+from reports.stored_run import StoredRun, locate
+from reports.views import connect, naming_damage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def query(run: str | Path, sql: str) -> pa.Table:
+class Result:
+    """Hold the result of a query, which is computed when it is asked for.
+
+    Attributes:
+        relation: The result as DuckDB has it, for everything else that a `DuckDBPyRelation` can do.
+    """
+
+    def __init__(self, relation: duckdb.DuckDBPyRelation, run: StoredRun) -> None:
+        self.relation, self._run = relation, run
+
+    def df(self) -> pd.DataFrame:
+        """Return the result as a pandas data frame. This needs pandas. Raises AuditError if a part is damaged."""
+        with query_errors([self._run]):
+            return self.relation.df()
+
+    def arrow(self) -> pa.Table:
+        """Return the result as an Arrow table. Raises AuditError if a part is damaged."""
+        with query_errors([self._run]):
+            return self.relation.to_arrow_table()
+
+    def __repr__(self) -> str:
+        with query_errors([self._run]):
+            return repr(self.relation)
+
+
+def query(run: str | Path, sql: str, **values: Any) -> pa.Table:
     """Run one SQL statement over the views of a run and return its result.
 
-    Raises AuditError with DuckDB's message if the statement fails.
+    Args:
+        run: The run.
+        sql: The statement.
+        values: The values of parameters: `$name` in the statement.
+
+    Raises:
+        AuditError: With DuckDB's message, if the statement fails; with the file's name, if a part is damaged.
     """
+    located = locate(run)
     with connect(run) as connection:
-        try:
-            relation = connection.sql(sql)
-            return relation.to_arrow_table() if relation is not None else pa.table({})
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise AuditError(
-                str(error).strip(), where="query", hint="List the tables with `show tables`.", kind="query"
-            ) from error
+        result = execute(connection, located, sql, values)
+        return result.arrow() if result is not None else pa.table({})
+
+
+def execute(
+    connection: duckdb.DuckDBPyConnection, run: StoredRun, sql: str, values: dict[str, Any]
+) -> Result | None:
+    """Run one SQL statement. Returns None if it has no result. Raises AuditError if it fails."""
+    with query_errors([run]):
+        relation = connection.sql(sql, params=values or None)
+        return Result(relation, run) if relation is not None else None
+
+
+@contextmanager
+def query_errors(runs: Sequence[StoredRun]) -> Iterator[None]:
+    """Raise an AuditError for every error of DuckDB: one that names the damaged part, if there is such a part."""
+    try:
+        with naming_damage(runs):
+            yield
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        hint = "List the tables with `show tables`."
+        raise AuditError(str(error).strip(), where="query", hint=hint, kind="query") from error

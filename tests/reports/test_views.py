@@ -95,7 +95,7 @@ def test_what_memory_cannot_hold_goes_to_a_folder_that_goes_too(run: Path) -> No
 
 def test_a_run_may_be_a_uri(run: Path) -> None:
     assert query(run.as_uri(), "from captions") == query(run, "from captions")
-    assert locate(run.as_uri()).manifest() == open_run(run).manifest()
+    assert locate(run.as_uri()).manifest() == locate(run).manifest()
 
 
 def test_what_is_no_run_is_an_audit_error(tmp_path: Path) -> None:
