@@ -36,9 +36,11 @@ from pipelines.commands import (
     reproduce,
     review,
     run,
+    sql,
     status,
     stop,
     submit,
+    views,
 )
 from pipelines.commands.options import state
 from pipelines.console.terminal import say
@@ -62,6 +64,8 @@ PANELS = {
         report,
         claims,
         query,
+        sql,
+        views,
         compare,
         evaluate,
         check,

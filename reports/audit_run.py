@@ -55,7 +55,7 @@ class AuditRun:
         Raises:
             AuditError: The statement fails.
         """
-        return execute(self._connection, self._run, statement, values)
+        return execute(self._connection, [self._run], statement, values)
 
     def show(self, caption: str) -> ShownCaption:
         """Return what the run found about a caption. A notebook shows it with its pictures.

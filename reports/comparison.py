@@ -17,8 +17,8 @@ from audit.record.manifest import RunManifest
 from audit.statistics.paired import LEVEL
 from reports.html import MAX_IMAGE_BYTES, environment, picture
 from reports.purged import note
-from reports.verdict_words import COLOURS
 from reports.stored_run import locate
+from reports.verdict_words import COLOURS
 from reports.views import connect
 
 CHANGES = ("appeared", "went", "stayed", "neither")

@@ -16,8 +16,8 @@ from audit.errors import AuditError, UsageError
 from audit.record.filesystem import open_filesystem, writing
 from audit.record.manifest import RunManifest
 from audit.schema import EXCLUSIONS, METADATA_KEY
-from reports.tabular import check_suffix, open_writer
 from reports.stored_run import StoredRun, locate
+from reports.tabular import check_suffix, open_writer
 from reports.views import connect
 
 POLICIES = ("drop", "dedup")

@@ -24,8 +24,8 @@ from reports.facts import PER_FAMILY, Facts
 from reports.mitigation import read as read_mitigation
 from reports.purged import note
 from reports.reviews import read as read_review
-from reports.verdict_words import COLOURS, MEANINGS
 from reports.stored_run import locate
+from reports.verdict_words import COLOURS, MEANINGS
 from reports.views import connect
 from reports.waivers import Waiver, waived_captions
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +26,36 @@ class Result:
         relation: The result as DuckDB has it, for everything else that a `DuckDBPyRelation` can do.
     """
 
-    def __init__(self, relation: duckdb.DuckDBPyRelation, run: StoredRun) -> None:
-        self.relation, self._run = relation, run
+    def __init__(self, relation: duckdb.DuckDBPyRelation, runs: Sequence[StoredRun]) -> None:
+        self.relation, self._runs = relation, runs
 
     def df(self) -> pd.DataFrame:
         """Return the result as a pandas data frame. This needs pandas. Raises AuditError if a part is damaged."""
-        with query_errors([self._run]):
+        with query_errors(self._runs):
             return self.relation.df()
 
     def arrow(self) -> pa.Table:
         """Return the result as an Arrow table. Raises AuditError if a part is damaged."""
-        with query_errors([self._run]):
+        with query_errors(self._runs):
             return self.relation.to_arrow_table()
 
+    def summary(self, width: int, most_rows: int) -> str:
+        """Return the first and the last rows as text.
+
+        Args:
+            width: Characters of a line. Columns that do not fit are left out, and their number is given.
+            most_rows: Rows to show.
+
+        Raises:
+            AuditError: A part is damaged.
+        """
+        drawn = io.StringIO()
+        with query_errors(self._runs), redirect_stdout(drawn):
+            self.relation.show(max_width=width, max_rows=most_rows)
+        return drawn.getvalue()
+
     def __repr__(self) -> str:
-        with query_errors([self._run]):
+        with query_errors(self._runs):
             return repr(self.relation)
 
 
@@ -54,19 +70,31 @@ def query(run: str | Path, sql: str, **values: Any) -> pa.Table:
     Raises:
         AuditError: With DuckDB's message, if the statement fails; with the file's name, if a part is damaged.
     """
-    located = locate(run)
     with connect(run) as connection:
-        result = execute(connection, located, sql, values)
+        result = execute(connection, [locate(run)], sql, values)
         return result.arrow() if result is not None else pa.table({})
 
 
 def execute(
-    connection: duckdb.DuckDBPyConnection, run: StoredRun, sql: str, values: dict[str, Any]
+    connection: duckdb.DuckDBPyConnection, runs: Sequence[StoredRun], sql: str, values: Mapping[str, Any]
 ) -> Result | None:
-    """Run one SQL statement. Returns None if it has no result. Raises AuditError if it fails."""
-    with query_errors([run]):
-        relation = connection.sql(sql, params=values or None)
-        return Result(relation, run) if relation is not None else None
+    """Run one SQL statement over the views of opened runs.
+
+    Args:
+        connection: The connection of the runs, from `connect`.
+        runs: The runs.
+        sql: The statement.
+        values: The values of its parameters.
+
+    Returns:
+        The result, or None if the statement has none.
+
+    Raises:
+        AuditError: The statement fails, or a part is damaged.
+    """
+    with query_errors(runs):
+        relation = connection.sql(sql, params=dict(values) or None)
+        return Result(relation, runs) if relation is not None else None
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class StoredRun:
     def layout(self, table: str, paths: list[str]) -> pa.Schema:
         """Return the schema of a table, given its parts. Columns of type float16 are left out.
 
-        The detector columns are those of the first part that has any: in a part of captions that failed, there are none.
+        The detector columns are those of the first part that has any: a part of captions that failed has none.
         """
         declared = SCHEMAS.get(table)
         if declared is not None and table not in OPEN_SCHEMAS:

@@ -35,8 +35,8 @@ def lookup(
     with the run's own index.
     """
     from audit.errors import UsageError
-    from pipelines.commands.query import show
     from pipelines.console.progress import waiting
+    from pipelines.console.table import show
     from reports import lookup as ask
 
     given = {name: value for name, value in (("url", url), ("host", host), ("text", text)) if value is not None}

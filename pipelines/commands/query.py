@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +20,7 @@ class Format(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+    parquet = "parquet"
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -32,7 +32,10 @@ def register(app: typer.Typer, panel: str) -> None:
 def query(
     run: RunDir,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SQL statement.", show_default=False)],
-    format: Annotated[Format, typer.Option(help="How to print the result.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="The format of the result; json means JSON lines.")] = Format.table,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the result to a file or URI (default: print it).")
+    ] = None,
     spreadsheet_safe: Annotated[
         bool,
         typer.Option(
@@ -44,75 +47,77 @@ def query(
 ) -> None:
     """Query the tables of a run in SQL (DuckDB, read-only). Each table is a view.
 
-    The views include rows, captions, screen, scores, generations, matches,
-    evidence, verdicts and errors. The statement `show tables` lists all of them.
+    Begin with the views cases, families, by_host, by_row_count, funnel,
+    near_misses, detector_agreement and recall_by_budget. The statement
+    `show tables` lists all views.
 
     CSV output is UTF-8 with unchanged data and base64 for bytes. On a terminal,
     control characters are escaped.
     """
     from audit.errors import UsageError
     from pipelines.console.progress import waiting
+    from pipelines.console.table import show
+    from pipelines.console.terminal import emit, say
     from reports.query import query as ask
 
     if spreadsheet_safe and format is not Format.csv:
         raise UsageError("--spreadsheet-safe works with CSV only", hint="Add --format csv.")
+    if out is None and format is Format.parquet:
+        raise UsageError("Parquet cannot be printed", hint="Add --out FILE.")
+    if out is not None and format is Format.table:
+        raise UsageError("--out needs a file format", hint="Add --format csv, --format json or --format parquet.")
     with waiting("running the query"):
         result = ask(run, sql)
-    if format is Format.csv:
-        _print_csv(result, spreadsheet_safe)
-    elif format is Format.json:
-        _print_json(result)
-    else:
+    if format is Format.table:
         show(result)
+        return
+    content = _encoded(result, format, spreadsheet_safe)
+    if out is None:
+        emit(content)
+    else:
+        _write(content, out)
+        say(f"{out}: {result.num_rows:,} rows", err=True)
 
 
-def _print_csv(table: pa.Table, spreadsheet_safe: bool) -> None:
+def _encoded(table: pa.Table, format: Format, spreadsheet_safe: bool) -> bytes:
+    """Return a table as CSV, JSON lines or Parquet."""
+    if format is Format.csv:
+        return _csv(table, spreadsheet_safe)
+    if format is Format.json:
+        return _json_lines(table)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes())
+
+
+def _csv(table: pa.Table, spreadsheet_safe: bool) -> bytes:
     from pipelines.console.terminal import say
     from reports.spreadsheet import neutralised, to_csv
 
     if spreadsheet_safe:
         table, changed = neutralised(table)
         say(f"--spreadsheet-safe: put ' before {changed:,} cells that look like formulas", err=True)
-    content = to_csv(table)
-    if sys.stdout.isatty():
-        say(content.decode(), nl=False)
-    else:
-        _write(content)
+    return to_csv(table)
 
 
-def _print_json(table: pa.Table) -> None:
+def _json_lines(table: pa.Table) -> bytes:
     from pipelines.console.terminal import visible_json
     from reports.spreadsheet import plain
 
-    for row in table.to_pylist():
-        _write(f"{visible_json(json.dumps(row, default=plain, ensure_ascii=False))}\n".encode())
+    lines = (json.dumps(row, default=plain, ensure_ascii=False) for row in table.to_pylist())
+    return "".join(f"{visible_json(line)}\n" for line in lines).encode()
 
 
-def _write(content: bytes) -> None:
-    """Write bytes to standard output, unchanged."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
+def _write(content: bytes, out: str) -> None:
+    """Write a file that appears either complete or not at all."""
+    from audit.errors import AuditError
+    from audit.record.filesystem import open_filesystem, write_file
 
-
-def show(result: pa.Table) -> None:
-    """Print a table. Without a terminal, it is as wide as its content."""
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
-
-    from pipelines.console.terminal import Console, visible
-
-    table = Table(*(escape(visible(name, keep="")) for name in result.column_names))
-    for row in zip(*(column.to_pylist() for column in result.columns), strict=True):
-        table.add_row(*(Text(visible(_cell(value), keep="")) for value in row))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    filesystem, path = open_filesystem(out)
+    try:
+        write_file(filesystem, path, content)
+    except OSError as error:
+        raise AuditError(f"cannot be written: {error}", where=out, hint="Choose another --out.") from error

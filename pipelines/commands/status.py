@@ -25,7 +25,7 @@ def status(run: RunDir, address: Address = None, json_: Json = False, verbose: V
     import pyarrow as pa
 
     from audit.errors import AuditError
-    from pipelines.commands.query import show
+    from pipelines.console.table import show
     from pipelines.console.terminal import say
     from pipelines.engine.manifest import read
     from pipelines.engine.ray_jobs import Cluster

@@ -7,6 +7,7 @@ clipboard) and marks that reverse the text direction. Files and machine-readable
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -43,6 +44,16 @@ def visible_json(document: str) -> str:
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print escaped text to standard output, or to standard error."""
     typer.echo(visible(text), err=err, nl=nl)
+
+
+def emit(content: bytes) -> None:
+    """Write UTF-8 to standard output: unchanged, or escaped if it is a terminal."""
+    if sys.stdout.isatty():
+        say(content.decode(), nl=False)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
 
 
 def say_log(text: str, *, err: bool = False) -> None:
