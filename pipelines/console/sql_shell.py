@@ -26,6 +26,7 @@ from reports.views import VIEWS, definition, identifier
 
 HISTORY = "~/.crossaudit_history"
 MOST_ROWS = 40  # of a result, on a terminal
+_INTERRUPTED = "Query interrupted"  # the RuntimeError by which DuckDB passes on Ctrl-C
 HELP = """\
 A statement ends with a semicolon. The runs are read-only.
 .tables          list the views
@@ -94,7 +95,9 @@ class SqlShell:
         except AuditError as error:
             say(str(error), err=True)
             return False
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not isinstance(error, KeyboardInterrupt) and str(error) != _INTERRUPTED:
+                raise
             say("stopped", err=True)
             return False
         return True

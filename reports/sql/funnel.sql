@@ -6,16 +6,20 @@
 -- rows: dataset rows that carry them
 -- seconds: time of the stage `ingest`, `screen`, `select`, `generate` or `confirm`; null if it did not run. Fresh seeds
 --   are part of `confirm`. The table `stages` has the other stages
-with passed as (
+with steps(place, step, stage) as (
+    values (1, 'captions', 'ingest'), (2, 'screened', 'screen'), (3, 'selected', 'select'),
+           (4, 'generated', 'generate'), (5, 'confirmed', 'confirm'), (6, 'reproduced', null)
+),
+passed as (
     select
         v.row_count,
         unnest([
-            {place: 1, step: 'captions', stage: 'ingest', passes: true},
-            {place: 2, step: 'screened', stage: 'screen', passes: s.score is not null},
-            {place: 3, step: 'selected', stage: 'select', passes: s.selected_by is not null},
-            {place: 4, step: 'generated', stage: 'generate', passes: g.caption_id is not null},
-            {place: 5, step: 'confirmed', stage: 'confirm', passes: v.verdict in ('verbatim', 'partial')},
-            {place: 6, step: 'reproduced', stage: null, passes: v.support is not distinct from 'reproduced'}
+            {step: 'captions', passes: true},
+            {step: 'screened', passes: s.score is not null},
+            {step: 'selected', passes: s.selected_by is not null},
+            {step: 'generated', passes: g.caption_id is not null},
+            {step: 'confirmed', passes: v.verdict in ('verbatim', 'partial')},
+            {step: 'reproduced', passes: v.support is not distinct from 'reproduced'}
         ], recursive := true)
     from verdicts v
     left join scores s using (caption_id)
@@ -27,6 +31,6 @@ select
     count(*) filter (where passes) as captions,
     coalesce(sum(row_count) filter (where passes), 0)::bigint as "rows",
     any_value(stages.seconds) as seconds
-from passed left join stages using (stage)
+from steps left join passed using (step) left join stages using (stage)
 group by place, step
 order by place
