@@ -1,4 +1,4 @@
-"""Write the reference pages that follow from the code: command line, configuration, tables, API.
+"""Write the reference pages that follow from the code: command line, configuration, tables, views, API.
 
 python docs/generate.py [FOLDER]        docs/reference by default
 """
@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import audit  # noqa: E402
 from audit import schema  # noqa: E402
 from pipelines.configuration.config import Config  # noqa: E402
+from reports.views import VIEWS, definition  # noqa: E402
 
 NOTE = "<!-- Written by docs/generate.py from the code: do not edit. -->\n\n"
 REFERENCE = ROOT / "docs/reference"
@@ -54,6 +55,8 @@ TABLES: list[tuple[str, str, pa.Schema]] = [
     ("reviews", "pair and rater; a confirmed caption has one pair", schema.REVIEWS),
     ("human_verdicts", "confirmed caption in the review; a view of these two", schema.HUMAN_VERDICTS),
     ("errors", "thing that was not audited", schema.ERRORS),
+    ("thresholds", "embedder and kind of copy; a view of the manifest", schema.THRESHOLDS),
+    ("stages", "stage; a view of the manifest", schema.STAGES),
     (
         "exclusions.parquet",
         "dataset row that carries what the model reproduces",
@@ -65,8 +68,9 @@ TABLES: list[tuple[str, str, pa.Schema]] = [
 def main(folder: Path = REFERENCE) -> None:
     """Write all generated pages into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, page in {"cli": cli(), "configuration": configuration(), "tables": tables(), "api": api()}.items():
-        (folder / f"{name}.md").write_text(NOTE + page, encoding="utf-8")
+    pages = {"cli": cli, "configuration": configuration, "tables": tables, "views": views, "api": api}
+    for name, page in pages.items():
+        (folder / f"{name}.md").write_text(NOTE + page(), encoding="utf-8")
 
 
 def glossary() -> dict[str, str]:
@@ -186,6 +190,32 @@ def _arrow(kind: pa.DataType) -> str:
     if pa.types.is_fixed_size_list(kind):
         return f"{kind.value_type} x width"
     return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
+
+
+def views() -> str:
+    """Return the page of the views, from the comments of their SQL files."""
+    intro = (
+        "These views answer the questions that come first. They are SQL files in `reports/sql`, and work in `crossaudit "
+        "query`, `crossaudit sql` and Python, and with `crossaudit views RUN` in DuckDB alone: see [Query a run]"
+        "(../how-to/query-a-run.md). With several runs, each has a first column `run`."
+    )
+    parts = ["# Views\n", textwrap.fill(intro, 118, break_long_words=False, break_on_hyphens=False) + "\n"]
+    for view in VIEWS:
+        comment, columns, select = _parsed(definition(view))
+        lines = [f"| `{name}` | {meaning} |" for name, meaning in columns.items()]
+        parts += [f"## {view}\n", comment, "\n".join(["| Column | Meaning |", "|---|---|", *lines]) + "\n"]
+        parts += [f"```sql\n{select}```\n"]
+    return "\n".join(parts)
+
+
+def _parsed(text: str) -> tuple[str, dict[str, str], str]:
+    """Return the comment of a SQL file, the meaning of each column, and the statement."""
+    lines = text.splitlines(keepends=True)
+    head = [line.removeprefix("--").removeprefix(" ") for line in lines if line.startswith("--")]
+    select = "".join(lines[len(head) :])
+    *paragraphs, columns = "".join(head).split("\n\n")
+    meanings = dict(line.split(": ", 1) for line in re.sub(r"\n  ", " ", columns).strip().split("\n"))
+    return "\n\n".join(paragraphs) + "\n", meanings, select
 
 
 def api() -> str:

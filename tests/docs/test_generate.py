@@ -17,6 +17,7 @@ import audit
 from audit import schema
 from pipelines.cli import app
 from pipelines.configuration.config import Config
+from reports.views import VIEWS, definition
 from tests.support.pages import DOCS
 
 
@@ -40,10 +41,11 @@ def pages(generate: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def columns() -> set[str]:
-    """Every column of every schema, but those of a reference model."""
+    """Every column of every schema and view, but those of a reference model."""
     schemas = [value for value in vars(schema).values() if isinstance(value, pa.Schema)]
     schemas += [schema.control_screen(()), schema.generations(()), schema.scored((), output="latents")]
     named = {name for each in [*schemas, schema.embeddings(2)] for name in each.names} | set(schema.DETECTOR_COLUMNS)
+    named |= {name for view in VIEWS for name in re.findall(r"^-- (\w+): ", definition(view), re.M)}
     return {name for name in named if not name.startswith(schema.REFERENCE)}
 
 
@@ -80,6 +82,13 @@ def test_every_schema_has_a_table(generate: ModuleType) -> None:
 
 def test_every_column_of_a_table_has_a_meaning(pages: Path) -> None:
     assert "|  |" not in (pages / "tables.md").read_text("utf-8")
+
+
+def test_every_view_is_on_the_page_of_the_views_with_the_meaning_of_each_column(pages: Path) -> None:
+    page = (pages / "views.md").read_text("utf-8")
+    assert re.findall(r"^## (\w+)", page, re.M) == list(VIEWS)
+    columns = [re.findall(r"^-- (\w+): ", definition(view), re.M) for view in VIEWS]
+    assert re.findall(r"^\| `(\w+)` \| \w", page, re.M) == [name for names in columns for name in names]
 
 
 def test_every_command_is_on_the_page_of_the_command_line(pages: Path) -> None:

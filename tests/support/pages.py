@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
 # docs/generate.py writes these pages, and git ignores them.
-GENERATED = [DOCS / f"reference/{name}.md" for name in ("cli", "configuration", "tables", "api")]
+GENERATED = [DOCS / f"reference/{name}.md" for name in ("cli", "configuration", "tables", "views", "api")]
 PAGES = sorted([*ROOT.glob("*.md"), *(page for page in DOCS.rglob("*.md") if page not in GENERATED)])
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*\Z")
