@@ -27,6 +27,8 @@ COMMANDS = (
     "stop",
     "mitigate",
     "query",
+    "sql",
+    "views",
     "report",
     "check",
     "errors",

@@ -18,12 +18,21 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
+from reports.exclusions import write_exclusions
 from reports.lookup import _HOST
 from reports.views import VIEWS, connect, definition
 from tests.support.changed_run import change_table
+from tests.support.pages import DOCS, blocks
 
 Rows = list[dict[str, Any]]
-URLS = ("https://a.example/1", "http://user:pw@B.example:8080/x?y", "https://a.example/2", None, "s3://c/d", "not a url")
+URLS = (
+    "https://a.example/1",
+    "http://user:pw@B.example:8080/x?y",
+    "https://a.example/2",
+    None,
+    "s3://c/d",
+    "not a url",
+)
 CONFIRMED, RISKS = ("verbatim", "partial"), ("high", "medium", "low")
 
 
@@ -282,3 +291,22 @@ def test_views_are_bound_to_their_own_tables(run: Path) -> None:
         assert connection.execute("from funnel").fetchall() == before
         with pytest.raises(duckdb.CatalogException):
             connection.execute("create view funnel as select 1")
+
+
+def test_the_statements_of_the_page_work_and_find_the_rows_that_exclusions_lists(run: Path, tmp_path: Path) -> None:
+    rows_to_drop, several_runs = [
+        block.text for block in blocks(DOCS / "how-to/query-a-run.md") if block.language == "sql"
+    ]
+    write_exclusions(run, "drop", str(tmp_path / "drop.parquet"))
+    listed = pq.read_table(tmp_path / "drop.parquet", columns=["file", "row", "key"]).to_pylist()
+    with connect(run) as connection:
+        found = connection.sql(rows_to_drop).to_arrow_table().to_pylist()
+    assert len(found) > 300
+    assert found == sorted(listed, key=lambda row: (row["file"], row["row"]))
+    other: Path = shutil.copytree(run, tmp_path / "other")
+    with connect(run, other) as connection:
+        funnel, cases = (
+            connection.execute(each.query).fetchall() for each in connection.extract_statements(several_runs)
+        )
+    assert len(funnel) == 12
+    assert {runs for _, runs in cases} == {2}

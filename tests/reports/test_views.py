@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import duckdb
@@ -5,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit import schema
-from audit.errors import AuditError
+from audit.errors import AuditError, UsageError
 from reports.query import query
 from reports.stored_run import SCHEMAS, locate
-from reports.views import connect
+from reports.views import connect, run_names
 
 
 def test_every_table_of_the_contract_is_a_view_empty_where_the_run_has_none(run: Path) -> None:
@@ -108,3 +109,34 @@ def test_what_is_no_run_is_an_audit_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(AuditError, match="not JSON"):
         locate(tmp_path).manifest()
+
+
+def test_several_runs_are_one_database_with_a_column_that_names_the_run(run: Path, own_run: Path) -> None:
+    """`own_run` has another detector, and no part of `reviews`."""
+    for part in (own_run / "screen").iterdir():
+        table = pq.read_table(part)
+        names = [name.replace("entropy_single_step", "noise_magnitude") for name in table.column_names]
+        pq.write_table(table.rename_columns(names), part)
+    one, other = str(run), str(own_run)  # both folders are called "run", so their paths tell them apart
+    with connect(one, other) as connection:
+        sql = "select run, count(*), count(entropy_single_step), count(noise_magnitude) from screen group by run"
+        assert set(connection.execute(sql).fetchall()) == {(one, 318, 318, 0), (other, 318, 0, 318)}
+        sql = "select distinct run, detector from detector_agreement where other_detector = 'score'"
+        found = set(connection.execute(sql).fetchall())
+        assert found == {(one, "entropy_single_step"), (other, "entropy_single_step"), (other, "noise_magnitude")}
+        assert connection.execute("select count(*) from reviews").fetchall() == [(0,)]
+        assert connection.execute("select count(*) from run_2.screen").fetchall() == [(318,)]
+
+
+def test_runs_are_named_by_the_end_of_their_path_unless_that_is_ambiguous() -> None:
+    assert run_names(["runs/june", "s3://bucket/runs/july/"]) == ["june", "july"]
+    assert run_names(["a/run", "b/run"]) == ["a/run", "b/run"]
+    with pytest.raises(UsageError, match="given twice"):
+        run_names(["run", "run"])
+
+
+def test_a_damaged_part_of_any_run_is_named(run: Path, own_run: Path) -> None:
+    part = own_run / "verdicts/00000.parquet"
+    part.write_bytes(part.read_bytes()[:-50])
+    with pytest.raises(AuditError, match=re.escape(str(part))), connect(run, own_run) as connection:
+        connection.execute("from families").fetchall()
