@@ -196,8 +196,8 @@ def views() -> str:
     """Return the page of the views, from the comments of their SQL files."""
     intro = (
         "These views answer the questions that come first. They are SQL files in `reports/sql`, and work in "
-        "`crossaudit query`, `crossaudit sql` and Python, and with `crossaudit views RUN` in DuckDB alone: see [Query a run]"
-        "(../how-to/query-a-run.md). With several runs, each has a first column `run`."
+        "`crossaudit query`, `crossaudit sql` and Python, and with `crossaudit views RUN` in DuckDB alone: see "
+        "[Query a run](../how-to/query-a-run.md). With several runs, each has a first column `run`."
     )
     parts = ["# Views\n", textwrap.fill(intro, 118, break_long_words=False, break_on_hyphens=False) + "\n"]
     for view in VIEWS:

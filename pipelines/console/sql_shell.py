@@ -70,7 +70,8 @@ class SqlShell:
 
     def read(self, lines: Iterable[str]) -> bool:
         """Run what a pipe brings, and print results in full. Returns whether every statement succeeded."""
-        done, text = [], ""
+        done: list[bool] = []
+        text = ""
         for line in lines:
             text += line
             if text.strip() in (".quit", ".exit"):
