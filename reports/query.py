@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -14,9 +14,6 @@ import pyarrow as pa
 from audit.errors import AuditError
 from reports.stored_run import StoredRun, locate
 from reports.views import connect, naming_damage
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Result:
@@ -29,7 +26,7 @@ class Result:
     def __init__(self, relation: duckdb.DuckDBPyRelation, runs: Sequence[StoredRun]) -> None:
         self.relation, self._runs = relation, runs
 
-    def df(self) -> pd.DataFrame:
+    def df(self) -> Any:
         """Return the result as a pandas data frame. This needs pandas. Raises AuditError if a part is damaged."""
         with query_errors(self._runs):
             return self.relation.df()

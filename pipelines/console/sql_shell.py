@@ -49,7 +49,7 @@ class SqlShell:
             history=_history(),
             enable_history_search=True,
             lexer=PygmentsLexer(SqlLexer),
-            completer=WordCompleter(self._words(), ignore_case=True),
+            completer=self.completer(),
             complete_while_typing=False,
             multiline=Condition(lambda: not _complete(get_app().current_buffer.text)),
             prompt_continuation="...> ",
@@ -80,6 +80,14 @@ class SqlShell:
                 done.append(self._run(text, _print_all))
                 text = ""
         return all([*done, self._run(text, _print_all)])
+
+    def completer(self) -> WordCompleter:
+        """Return what completes keywords, views and columns."""
+        sql = """select keyword_name from duckdb_keywords()
+                 union select view_name from duckdb_views() where not internal
+                 union select column_name from duckdb_columns() where not internal order by all"""
+        words = [word for (word,) in self._connection.execute(sql).fetchall()]
+        return WordCompleter(words, ignore_case=True)
 
     def _run(self, text: str, print_result: Callable[[Result], None]) -> bool:
         """Run an input. Print an error, and return whether there was none."""
@@ -130,13 +138,6 @@ class SqlShell:
         sql = """select view_name from duckdb_views()
                  where not internal and schema_name = 'main' and not (temporary and $several) order by all"""
         return [name for (name,) in self._connection.execute(sql, {"several": len(self._runs) > 1}).fetchall()]
-
-    def _words(self) -> list[str]:
-        """Return what can be completed: keywords, views and columns."""
-        sql = """select keyword_name from duckdb_keywords()
-                 union select view_name from duckdb_views() where not internal
-                 union select column_name from duckdb_columns() where not internal order by all"""
-        return [word for (word,) in self._connection.execute(sql).fetchall()]
 
 
 def _complete(text: str) -> bool:

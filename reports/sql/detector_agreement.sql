@@ -7,7 +7,7 @@
 -- other_detector: another one, later in the alphabet
 -- captions: captions that both have a value for
 -- rank_correlation: Spearman's rank correlation, from -1 to 1; about 0 if they have nothing in common. It is negative
---   if one of them is small where the other is large
+--   if one of them is small where the other is large, and null if one of them is the same for all captions
 with measured as (
     select s.caption_id, j.key as detector, j.value::double as value
     from (select caption_id, to_json(screen) as content from screen where status = 'ok') s, json_each(s.content) j
@@ -41,7 +41,7 @@ ranked as (
             + count(*) over (partition by detector, other_detector, other) / 2 as other_rank
     from pairs
 )
-select detector, other_detector, count(*) as captions, corr(one_rank, other_rank) as rank_correlation
+select detector, other_detector, count(*) as captions, nullif(corr(one_rank, other_rank), 'nan') as rank_correlation
 from ranked
 group by detector, other_detector
 order by abs(rank_correlation) desc nulls last, detector, other_detector

@@ -1,4 +1,4 @@
--- One row per confirmed caption, by falling score: the budget that would have included it, and what it would have found.
+-- One row per confirmed caption, by falling score: the budget that includes it, and what that budget finds.
 --
 -- The captions that were not selected have no verdict. A confirmed caption of the audit sample stands for
 -- 1 / inclusion_probability captions (Horvitz and Thompson, 1952), one of the budget for itself. The recall is such an
