@@ -11,7 +11,7 @@ from pyarrow import fs
 
 from audit.errors import UsageError
 from reports.stored_run import OPEN_SCHEMAS, SCHEMAS, StoredRun, locate
-from reports.views import VIEWS, definition, identifier, literal, small_tables
+from reports.views import VIEWS, definition, identifier, literal, naming_damage, small_tables
 
 # Object stores that both pyarrow or fsspec and DuckDB can read.
 _SCHEMES = ("s3", "gs", "gcs", "az")
@@ -34,7 +34,8 @@ def script(run: str | Path) -> str:
     """
     located = locate(run)
     prefix = _prefix(located)
-    computed = small_tables(located)
+    with naming_damage([located]):
+        computed = small_tables(located)
     parts = [_HEAD]
     for table, paths in located.tables().items():
         declared = located.layout(table, paths) if table in SCHEMAS else None

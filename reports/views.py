@@ -30,7 +30,6 @@ VIEWS = (
     "detector_agreement",
     "recall_by_budget",
 )
-_RUN = "run"  # the column that names the run, if there are several
 
 
 def definition(view: str) -> str:
@@ -148,6 +147,6 @@ def _create_union(connection: duckdb.DuckDBPyConnection, runs: dict[str, StoredR
         found = connection.execute("select view_name from duckdb_views() where schema_name = $1", [schema]).fetchall()
         for (view,) in found:
             source = f"{schema}.{identifier(view)}"
-            selects.setdefault(view, []).append(f"select {literal(name)} as {_RUN}, * from {source}")
+            selects.setdefault(view, []).append(f"select {literal(name)} as run, * from {source}")
     for view, parts in selects.items():
         connection.execute(f"create view {identifier(view)} as {' union all by name '.join(parts)}")
