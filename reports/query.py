@@ -56,24 +56,21 @@ class Result:
             return repr(self.relation)
 
 
-def query(run: str | Path, sql: str, **values: Any) -> pa.Table:
+def query(run: str | Path, sql: str) -> pa.Table:
     """Run one SQL statement over the views of a run and return its result.
 
-    Args:
-        run: The run.
-        sql: The statement.
-        values: The values of parameters: `$name` in the statement.
-
-    Raises:
-        AuditError: With DuckDB's message, if the statement fails; with the file's name, if a part is damaged.
+    Raises AuditError: with DuckDB's message if the statement fails, with the file's name if a part is damaged.
     """
     with connect(run) as connection:
-        result = execute(connection, [locate(run)], sql, values)
+        result = execute(connection, [locate(run)], sql)
         return result.arrow() if result is not None else pa.table({})
 
 
 def execute(
-    connection: duckdb.DuckDBPyConnection, runs: Sequence[StoredRun], sql: str, values: Mapping[str, Any]
+    connection: duckdb.DuckDBPyConnection,
+    runs: Sequence[StoredRun],
+    sql: str,
+    values: Mapping[str, Any] | None = None,
 ) -> Result | None:
     """Run one SQL statement over the views of opened runs.
 
@@ -81,7 +78,7 @@ def execute(
         connection: The connection of the runs, from `connect`.
         runs: The runs.
         sql: The statement.
-        values: The values of its parameters.
+        values: The values of its parameters: `$name` in the statement.
 
     Returns:
         The result, or None if the statement has none.
@@ -90,7 +87,7 @@ def execute(
         AuditError: The statement fails, or a part is damaged.
     """
     with query_errors(runs):
-        relation = connection.sql(sql, params=dict(values) or None)
+        relation = connection.sql(sql, params=dict(values) if values else None)
         return Result(relation, runs) if relation is not None else None
 
 

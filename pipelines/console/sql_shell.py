@@ -98,7 +98,7 @@ class SqlShell:
             with query_errors(self._runs):
                 statements = self._connection.extract_statements(text)
             for statement in statements:
-                result = execute(self._connection, self._runs, statement.query, {})
+                result = execute(self._connection, self._runs, statement.query)
                 if result is not None:
                     print_result(result)
         except AuditError as error:
@@ -129,7 +129,7 @@ class SqlShell:
         """Print what is known of a view: its comment if it has one, its columns and their types."""
         if view in VIEWS:
             say("\n".join(line for line in definition(view).splitlines() if line.startswith("--")))
-        found = execute(self._connection, self._runs, f"describe {identifier(view)}", {})
+        found = execute(self._connection, self._runs, f"describe {identifier(view)}")
         columns = found.arrow().to_pylist() if found is not None else []
         say("\n".join([view, *(f"  {column['column_name']}  {column['column_type']}" for column in columns)]))
 
