@@ -66,7 +66,7 @@ class AuditRun:
         Raises:
             AuditError: The run has no such caption, or a part is damaged.
         """
-        return read_caption(self, caption)
+        return read_caption(self.sql, caption)
 
     def close(self) -> None:
         """Close the run."""

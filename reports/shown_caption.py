@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from audit.errors import AuditError
 from reports.html import environment, picture
+from reports.query import Result
 from reports.verdict_words import COLOURS, MEANINGS
-
-if TYPE_CHECKING:
-    from reports.audit_run import AuditRun
 
 _VERDICT = "from verdicts where caption = $caption or caption_id = $caption limit 1"
 # The nearest training image of each generation.
@@ -72,19 +71,19 @@ class ShownCaption:
         return template.render(verdict=self.verdict, gap=self.gap, meanings=MEANINGS, colours=COLOURS, **pictured)
 
 
-def read_caption(run: AuditRun, caption: str) -> ShownCaption:
+def read_caption(sql: Callable[..., Result | None], caption: str) -> ShownCaption:
     """Read what a run found about a caption.
 
     Args:
-        run: The run.
+        sql: Runs a statement, with the values of its parameters.
         caption: The caption, or its caption_id.
 
     Raises:
         AuditError: The run has no such caption, or a part is damaged.
     """
 
-    def rows(sql: str, **values: Any) -> list[dict[str, Any]]:
-        result = run.sql(sql, **values)
+    def rows(statement: str, **values: Any) -> list[dict[str, Any]]:
+        result = sql(statement, **values)
         return result.arrow().to_pylist() if result is not None else []
 
     found = rows(_VERDICT, caption=caption)
