@@ -23,6 +23,10 @@ LOOPBACK = "127.0.0.1"
 # The path of a Unix socket has at most 107 bytes, of which Ray and crossaudit need about 90.
 _LONGEST_FOLDER = 15
 _PREFIX, _PID = "crossaudit-", "pid"
+# What Ray starts besides its scheduler and its object store, and a run on one machine does not need: the API server,
+# which without a dashboard only queries the metadata addresses of cloud providers to find out where it is running; the
+# autoscaler, because the machine stays as it is; and the process that passes on what workers print.
+_NOT_STARTED = ("start_api_server", "start_monitor", "start_log_monitor")
 _sessions: list[str] = []
 
 
@@ -101,17 +105,19 @@ def _loopback() -> Iterator[None]:
 
     Ray replaces a loopback address with a reachable one, except on platforms where it does not support clusters
     (Windows, macOS). Its processes read this setting from an environment variable; this process read it when it
-    imported Ray. The API server is not started: without a dashboard, all it does is query the metadata addresses of
-    cloud providers to find out where it is running. Ray 2.60 has no public way to do either.
+    imported Ray. The processes of _NOT_STARTED are left out. Ray 2.60 has no public way to do either.
     """
-    enabled, start = ray_constants.ENABLE_RAY_CLUSTER, Node.start_api_server
+    enabled, starts = ray_constants.ENABLE_RAY_CLUSTER, {name: getattr(Node, name) for name in _NOT_STARTED}
     ray_constants.ENABLE_RAY_CLUSTER = False
-    Node.start_api_server = lambda self, **options: None  # type: ignore[method-assign]
+    for name in starts:
+        setattr(Node, name, lambda self, **options: None)
     try:
         with _environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
             yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER, Node.start_api_server = enabled, start  # type: ignore[method-assign]
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        for name, start in starts.items():
+            setattr(Node, name, start)
 
 
 @contextmanager

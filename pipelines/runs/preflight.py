@@ -208,14 +208,13 @@ def _raised(work: Callable[[], object]) -> list[AuditError]:
 
 def _model(files: ModelFiles, config: Config) -> None:
     """Check by configurations and headers alone that a model is supported and has weights, and screen.resolution."""
+    if "://" not in files.path and os.path.isabs(files.path) and not os.path.exists(files.path):
+        hint = "Give a diffusers folder, a .safetensors file or a hub id."
+        raise AuditError("no such model", where=files.path, hint=hint)
     with no_collector():
         from audit.models.files import STEMS, weights_files
         from audit.models.weights import check_header
         from pipelines.engine.models import outline
-
-    if "://" not in files.path and os.path.isabs(files.path) and not os.path.exists(files.path):
-        hint = "Give a diffusers folder, a .safetensors file or a hub id."
-        raise AuditError("no such model", where=files.path, hint=hint)
     model = outline(files)
     model.at_resolution(config.screen.pixels())
     place = Path(files.path)

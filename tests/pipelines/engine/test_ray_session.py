@@ -74,10 +74,11 @@ def test_no_process_is_connected_to_another_machine(session: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_contacts_other_machines_is_not_started(session: Path) -> None:
+def test_what_contacts_other_machines_or_is_not_needed_is_not_started(session: Path) -> None:
     commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
     assert any("raylet" in command for command in commands)
-    assert not [command for command in commands if "dashboard/dashboard.py" in command]
+    for unneeded in ("dashboard/dashboard.py", "monitor.py"):
+        assert not [command for command in commands if unneeded in command]
     assert ray.util.get_node_ip_address() == "127.0.0.1"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
