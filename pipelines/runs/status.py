@@ -21,9 +21,9 @@ def state(manifest: RunManifest, job: str | None = None) -> str:
     """Return finished, stopped, killed, running, or silent (possibly killed). `job` is the job status from Ray."""
     if manifest.finished:
         return "finished"
-    if manifest.failed:
+    if manifest.failed or job == "STOPPED":  # a job that is stopped before its run can record it is only STOPPED
         return "stopped"
-    if job in ("FAILED", "STOPPED"):
+    if job == "FAILED":
         return "killed"
     return "silent" if _age(manifest) > _SILENT else "running"
 
@@ -40,11 +40,9 @@ def where(manifest: RunManifest, job: str | None = None) -> str:
     if manifest.progress and manifest.progress.done is not None:
         numbers = Numbers(**manifest.progress.model_dump(include={field.name for field in fields(Numbers)}))
         at = f"{numbers.step}: {numbers.line()}"
-    if now == "stopped" and manifest.failed:
-        why = f"stopped at {manifest.failed.at}: {manifest.failed.message}"
-        return f"{why}\nLast progress: {at}. Rerun the command to resume."
-    if now == "killed":
-        return f"killed. Last progress: {at}. Rerun the command to resume."
+    if now in ("stopped", "killed"):
+        why = f"{now} at {manifest.failed.at}: {manifest.failed.message}\n" if manifest.failed else f"{now}. "
+        return f"{why}Last progress: {at}. Rerun the command to resume."
     silent = "; it may have been killed. If so, rerun the command to resume." if now == "silent" else ""
     return f"running: {at} ({duration(round(_age(manifest)))} ago){silent}"
 

@@ -83,6 +83,12 @@ def test_a_run_that_was_killed_is_silent(run: Run) -> None:
     assert where(manifest, "FAILED").startswith("killed. Last progress: starting.")
 
 
+def test_a_run_whose_job_was_stopped_before_it_could_record_that_was_stopped(run: Run) -> None:
+    run.manifest.begin()
+    assert where(told(run), "RUNNING").startswith("running: starting")
+    assert where(told(run), "STOPPED").startswith("stopped. Last progress: starting. Rerun")
+
+
 def test_every_job_that_worked_on_a_run_is_in_its_manifest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert current_job() is None
     for number in (1, 2):
