@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from audit.record.ledger import Ledger
+from pipelines.engine.manifest import read
 from pipelines.engine.ray_token import private_token
 from reports.check import check
 from tests.support.called import Called, crossaudit
@@ -58,7 +59,7 @@ def cluster() -> Iterator[str]:
     private_token()  # what `ray get-auth-token --generate` makes, but readable for its owner only
     ports = f"--port={free_port()} --dashboard-port={dashboard} --dashboard-agent-listen-port={free_port()}"
     # By its full path: the environment that holds crossaudit need not be activated where a cluster is started.
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=1", f"--temp-dir={folder}", *ports.split()]
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *ports.split()]
     elsewhere = os.environ | {"PATH": os.defpath}
     assert shutil.which("crossaudit", path=os.defpath) is None
     with subprocess.Popen(
@@ -122,16 +123,15 @@ def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
 
     command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, *CHOSEN, "--wait"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
-        assert waiting.stderr is not None
-        next(line for line in waiting.stderr if line.startswith("ingest"))
+        until(lambda: len(read(run).jobs) == 2, waiting)  # its models are being loaded
         assert "is stopping" in crossaudit("stop", run).stdout
         _, said = waiting.communicate()
     assert waiting.returncode == 1
     assert "was stopped" in said
-    assert crossaudit("status", run).stdout.startswith("stopped at")
+    assert crossaudit("status", run).stdout.startswith("stopped")
     assert "was not running" in crossaudit("stop", run).stdout
 
-    again = submit(dataset, cluster, run, "--wait")
+    again = submit(dataset, cluster, run, "--wait", "--set", "engine.workers=2")
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == f"{run}/report.html"
     assert "done earlier" in again.stderr

@@ -275,11 +275,9 @@ def test_any_lost_part_is_made_again_without_the_working_tables(
     assert not Path(run.uri, "_work").exists()
 
 
-def test_two_workers_give_the_same_tables_and_a_terminal_has_a_line_per_stage_above_the_summary(
-    dataset: Path, run: Ledger, tmp_path: Path
-) -> None:
+def test_a_terminal_has_a_line_per_stage_above_the_summary(dataset: Path, run: Ledger, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    code, lines = on_a_terminal("run", str(dataset), "--set", "engine.workers=2", "--out", out, width=120)
+    code, lines = on_a_terminal("run", str(dataset), "--out", out, width=120)
     assert code == 0, lines
     same(run, Ledger(out))
     stages = [line for line in lines if line.startswith("✓")]
