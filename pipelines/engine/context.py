@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from audit.errors import AuditError
@@ -184,8 +185,16 @@ def _start(config: Config, progress: Reporter, log_level: str | None) -> Pool | 
     what = f"{many} worker{'s' * (workers.max != 1)}"
     with progress.waiting(f"starting {what}" if engine.address is None else f"connecting to {engine.address}"):
         start_ray(engine.address, workers.max, engine.cpus_per_worker, engine.gpus_per_worker)
-    actor = ray.remote(RemoteWorker).options(
-        num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
+
+    def make(gpus: float) -> Any:
+        options = {"num_cpus": engine.cpus_per_worker, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        return ray.remote(RemoteWorker).options(**options).remote(config, log_level)
+
+    return Pool(
+        partial(make, engine.gpus_per_worker),
+        (workers.min, workers.max),
+        engine.retries,
+        engine.shard_timeout_s,
+        progress.say,
+        partial(make, 0) if engine.gpus_per_worker else None,
     )
-    limits = workers.min, workers.max
-    return Pool(lambda: actor.remote(config, log_level), limits, engine.retries, engine.shard_timeout_s, progress.say)

@@ -25,7 +25,8 @@ from pipelines.engine.schedule import MOVES, Attempt, Finished, Schedule, Sharde
 
 # How often in a row a worker may fail to start before its slot is given up.
 STARTS = 3
-# Seconds without any worker before a message says so, and seconds without work before an extra worker is released.
+# Seconds without any worker before a message says so, seconds without work before an extra worker is released, and
+# seconds of work without models before workers let go of their GPUs.
 PATIENCE = 60.0
 # Seconds after which `map` yields even if nothing has finished.
 TICK = 5.0
@@ -35,10 +36,12 @@ TICK = 5.0
 class _Worker:
     """An actor with at most one pending call.
 
-    `failed` and `moved` count the failed starts in this slot: those of the worker itself, and those of its machine.
+    `loads` is whether it loads models, for which it may hold a GPU. `failed` and `moved` count the failed starts in
+    this slot: those of the worker itself, and those of its machine.
     """
 
     actor: Any
+    loads: bool = True
     failed: int = 0
     moved: int = 0
     needs: tuple[str, ...] = ()
@@ -59,6 +62,8 @@ class Pool:
         retries: How often to retry a failed shard before splitting it.
         seconds: Time limit of an attempt; None for no limit.
         say: Called with a message when the pool is waiting.
+        make_light: If actors hold GPUs, creates one that holds none. When no model has been needed for a minute, these
+            replace the others until one is needed again.
     """
 
     def __init__(
@@ -68,8 +73,10 @@ class Pool:
         retries: int,
         seconds: float | None = None,
         say: Callable[[str], None] = lambda line: None,
+        make_light: Callable[[], Any] | None = None,
     ) -> None:
-        self._make, self._retries, self._seconds, self._say = make, retries, seconds, say
+        self._make, self._make_light = make, make_light
+        self._retries, self._seconds, self._say = retries, seconds, say
         self._least, self._most = workers
         self._needs: tuple[str, ...] = ()
         self._loaded: dict[str, Any] = {}
@@ -78,7 +85,8 @@ class Pool:
         self._idle: dict[_Worker, None] = {}
         self._running: dict[_Worker, None] = {}
         self._answers: SimpleQueue[tuple[_Worker, Future]] = SimpleQueue()
-        self._waiting_since = time.monotonic()
+        self._waiting_since = self._needed_at = time.monotonic()
+        self._loads = True  # whether new workers load models
 
     @property
     def alive(self) -> int:
@@ -136,6 +144,7 @@ class Pool:
         finished: Finished = []
         try:
             while schedule.waiting or self._running:
+                self._exchange(bool(work.needs))
                 self._resize(schedule.waiting)
                 while self._idle and (attempt := schedule.take()):
                     self._give(work, attempt)
@@ -158,24 +167,40 @@ class Pool:
         """Start as many workers as there is work for, and release extra workers that have been idle for a while."""
         size = len(self._starting) + len(self._idle) + len(self._running)
         for _ in range(size, min(self._most, max(self._least, waiting + len(self._running)))):
-            self._start(_Worker(self._make()))
+            self._start(self._new())
         rested = [worker for worker in self._idle if not waiting and time.monotonic() - worker.since > PATIENCE]
         for worker in rested[: max(0, size - self._least)]:
             del self._idle[worker]
             _kill(worker)
 
+    def _exchange(self, needed: bool) -> None:
+        """Replace workers that hold a GPU if models have not been needed for a while, or the other way round."""
+        if needed:
+            self._needed_at = time.monotonic()
+        late = self._make_light is not None and time.monotonic() - self._needed_at > PATIENCE
+        self._loads = needed or (self._loads and not late)
+        for workers in (self._starting, self._idle):
+            for worker in [worker for worker in workers if worker.loads != self._loads]:
+                del workers[worker]
+                _kill(worker)
+
     def _ready(self) -> _Worker:
         """Return an idle worker that has loaded all it needs, waiting for one if necessary."""
+        self._exchange(needed=True)
         while not self._idle:
             self._resize()
             self._answer()
         return next(iter(self._idle))
 
+    def _new(self, failed: int = 0, moved: int = 0) -> _Worker:
+        make = self._make if self._loads or self._make_light is None else self._make_light
+        return _Worker(make(), self._loads, failed, moved)
+
     def _start(self, worker: _Worker) -> None:
         """Start loading on a worker without waiting. Ray places the actor when it can."""
-        worker.needs = self._needs
+        worker.needs = self._needs if worker.loads else ()
         self._starting[worker] = None
-        self._call(worker, "prepare", *self._needs)
+        self._call(worker, "prepare", *worker.needs)
 
     def _give(self, work: ShardedWork, attempt: Attempt) -> None:
         worker, _ = self._idle.popitem()
@@ -225,7 +250,7 @@ class Pool:
                 if first != loaded:
                     what = f"two workers have loaded different weights of {name}{_difference(first, loaded)}"
                     raise AuditError(what, hint="Make sure that every machine has the same files.")
-            if worker.needs == self._needs:
+            if worker.needs == self._needs or not worker.loads:
                 self._rest(worker)
             else:
                 self._start(worker)
@@ -237,7 +262,7 @@ class Pool:
         lost = lost_with_machine(error)
         failed, moved = worker.failed + (not lost), worker.moved + lost
         if failed < STARTS and moved < MOVES:
-            self._start(_Worker(self._make(), failed, moved))
+            self._start(self._new(failed, moved))
             return
         self._most -= 1
         self._least = min(self._least, self._most)

@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 class ShardedWork(Protocol):
     """The driver's side of one map."""
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The models that workers must have loaded."""
+        ...
+
     def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> Any:
         """Return the result for a single row that cannot be processed. Raises AuditError if no row may be lost."""
 

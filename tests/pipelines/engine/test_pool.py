@@ -33,6 +33,7 @@ class Doubling:
     bad: tuple[int, ...] = ()
     hanging: tuple[int, ...] = ()
     full: int | None = None
+    needs: tuple[str, ...] = ()
 
     def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> list[Any]:
         assert len(shard) == 1
