@@ -72,7 +72,7 @@ def screens(model: audit.Model, shape: audit.Model, batch: int, names: Sequence[
             tasks[f"screen, {name}{HALF if resolution else ''}"] = Task(
                 batch,
                 partial(audit.screen, model, _captions(batch), (0,), (name,), batch_size=batch, resolution=resolution),
-                cost.text + cost.row + (cost.text + cost.unconditional) / batch * bool(cost.unconditional),
+                cost.text + cost.row + (cost.shared + (cost.unconditional and cost.text + cost.unconditional)) / batch,
             )
     return tasks
 

@@ -96,7 +96,7 @@ def _seen(
         seen = []
         for position in POSITIONS:
             forward = Forward(position, timesteps[position], len(model.layers), full=False)
-            _, attn_BLK = run_forward(model, forward, noise_BCHW, batch.hidden_BKD)
+            _, attn_BLK = run_forward(model, forward, noise_BCHW, batch.hidden_BKD, 1)
             assert attn_BLK is not None
             seen.append(torch.stack([entropy(attn_BLK), attn_BLK[..., 0].double()], dim=-1))
         return torch.stack(seen).cpu().numpy()

@@ -29,6 +29,7 @@ from audit.models.lora import add_lora, lora_files
 from audit.models.networks import load_folder, loaded_sha256
 from audit.models.precision import name_of
 from audit.models.prediction_type import check_prediction, decide, published_size
+from audit.models.shared_prefix import shared_prefix
 from audit.models.single_file import load_single_file
 from audit.models.textual_inversion import TextualInversion, add_textual_inversion, expanded, tokens_of_several_vectors
 
@@ -55,7 +56,7 @@ class Model:
         facts: Other decisions made on loading, such as the resolution, in words.
         about: Further entries for the manifest: `scheduler` (its class, and the keys of its file that have no effect)
             and, for a folder, `files_not_read`.
-        batch_sizes: Batch sizes that have fitted in memory, by task and size of the latents (`audit.scoring.batching`).
+        batch_sizes: Batch sizes that were found, by task and size of the latents (`audit.scoring.batching`).
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -128,18 +129,22 @@ class Model:
         ids_BK, mask_BK = self.tokenize(captions)
         return self.embed(ids_BK, mask_BK), mask_BK.sum(1).tolist()
 
-    def predict(self, latents_BCHW: Tensor, timestep: int, hidden_BKD: Tensor) -> Tensor:
+    def predict(self, latents_BCHW: Tensor, timestep: int, hidden_BKD: Tensor, period: int | None = None) -> Tensor:
         """Run the UNet in the model's dtype on float32 latents.
 
         Args:
             latents_BCHW: Noisy latents.
             timestep: Training timestep, the same for all rows.
             hidden_BKD: Hidden states of the captions.
+            period: If given, row i has the latents of row i modulo this number, and what comes before the first
+                cross-attention is computed once for all of them.
 
         Returns:
             The UNet's output [B, C, H, W], in float32: predicted noise or velocity, depending on how it was trained.
         """
-        sample = self.unet(latents_BCHW.to(self.dtype), timestep, encoder_hidden_states=hidden_BKD).sample
+        rows = len(latents_BCHW)
+        with shared_prefix(self.unet, rows if period is None else period, rows):
+            sample = self.unet(latents_BCHW.to(self.dtype), timestep, encoder_hidden_states=hidden_BKD).sample
         predicted_BCHW: Tensor = sample.float()
         return predicted_BCHW
 

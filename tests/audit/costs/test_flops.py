@@ -97,11 +97,9 @@ def _products(layer: Attention, queries: int) -> int:
 def test_a_screen_does_what_its_cost_says(detectors: tuple[str, ...], model: audit.Model, outline: audit.Model) -> None:
     done = counted(lambda: audit.screen(model, CAPTIONS, SEEDS, detectors))
     cost = screen_cost(outline, detectors)
-    empty = 1 if cost.unconditional else 0
-    assert (
-        done
-        == (len(CAPTIONS) + empty) * cost.text + len(CAPTIONS) * len(SEEDS) * cost.row + len(SEEDS) * cost.unconditional
-    )
+    texts = len(CAPTIONS) + (1 if cost.unconditional else 0)
+    rows = len(CAPTIONS) * len(SEEDS) * cost.row
+    assert done == texts * cost.text + rows + len(SEEDS) * (cost.shared + cost.unconditional)
 
 
 def test_a_screen_has_as_many_values_as_its_cost_says(model: audit.Model, outline: audit.Model) -> None:
@@ -126,10 +124,10 @@ def test_the_default_detector_needs_one_forward_and_a_published_one_less(data: P
 
 
 def test_detectors_with_forwards_of_their_own_cost_what_they_say(outline: audit.Model) -> None:
-    one = screen_cost(outline, ["noise_magnitude"]).row
+    one = screen_cost(outline, ["noise_magnitude"])
     for detector in ("step_change", "condition_difference"):
         cost = screen_cost(outline, [detector])
-        assert (cost.row, cost.forwards) == (2 * one, 2)
+        assert (cost.row, cost.forwards) == (2 * one.row + one.shared, 2)  # the second one shares nothing
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
