@@ -27,11 +27,13 @@ class InputFile(ManifestEntry):
 class Checkpoint(ManifestEntry):
     """The sampling parameters of a model, its scheduler, and the files of its folder that are not read.
 
-    `numerics` holds torch's flags that change how a GPU rounds, such as TF32.
+    `numerics` holds torch's flags that change how a GPU rounds, such as TF32. `batch_sizes` holds the batch sizes that
+    a worker found, by task; tasks with the usual size are missing.
     """
 
     sampling: dict[str, Any]
     numerics: dict[str, bool] = {}
+    batch_sizes: dict[str, int] = {}
     scheduler: dict[str, Any] = {}
     files_not_read: list[str] = []
 

@@ -20,7 +20,7 @@ from audit.images.png import map_png
 from audit.models.model import Model
 from audit.models.noise import initial_latents
 from audit.models.precision import name_of, overflow_hint, uses_tf32
-from audit.scoring.memory import in_batches, waits_on
+from audit.scoring.memory import in_batches, most_rows, usual_batch, waits_on
 
 T = TypeVar("T")
 
@@ -88,8 +88,8 @@ class Rows:
     def each(self, task: str, work: Callable[[slice], T], done: Callable[[int], None] | None = None) -> list[T]:
         """Apply `work` to all rows, one batch at a time, and return the results in order.
 
-        If no batch size was given and a batch does not fit in memory, the batch size is halved. The model remembers
-        the new size for this task.
+        If no batch size was given, a larger one is looked for on a GPU, and one that does not fit in memory is halved.
+        The model remembers the size for this task.
 
         Args:
             task: Name under which the model remembers the batch size.
@@ -107,9 +107,10 @@ class Rows:
             return [work(slice(start, min(start + self._batch_size, len(self)))) for start in starts]
         _, height, width = self.model.latent_shape
         task = f"{task} at {height} x {width}"  # in latent pixels
-        size = sizes.get(task, usual_batch(self.model.device.type))
+        kind = self.model.device.type
+        size, most = (sizes[task], None) if task in sizes else (usual_batch(kind), most_rows(kind))
         waits = waits_on(self.model.device)
-        return in_batches(len(self), size, work, lambda smaller: sizes.update({task: smaller}), waits)
+        return in_batches(len(self), size, work, lambda found: sizes.update({task: found}), waits, most)
 
     def batch(self, rows: slice) -> Batch:
         """Encode the given rows; each caption among them is tokenized and encoded once."""
@@ -225,11 +226,6 @@ def _telling(work: Callable[[slice], T], done: Callable[[int], None]) -> Callabl
         return result
 
     return told
-
-
-def usual_batch(device: str) -> int:
-    """Return the default number of rows per forward on a type of device, provided that they fit in memory."""
-    return 16 if device == "cpu" else 64
 
 
 def _checked_captions(captions: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Run batches as large as memory allows: halve them when memory runs out."""
+"""Find the batch size: double it while that makes rows faster, and halve it when memory runs out."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _MESSAGES = (
 )
 # Seconds to wait, one after the other, for a GPU that other processes have filled.
 PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0)
+MOST = 1024  # rows
+GAIN = 1.05  # how many times faster a row of a batch twice as large must be
 
 
 def in_batches(
@@ -37,20 +39,27 @@ def in_batches(
     work: Callable[[slice], T],
     remember: Callable[[int], None],
     waits: Sequence[float] = (),
+    most: int | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[T]:
     """Apply `work` to consecutive slices of at most `size` rows and return the results in order.
 
     If a slice runs out of memory, it and all later slices are halved. If a single row does, other processes may hold
     the memory, so it is tried again after a while.
 
+    With `most`, each slice has twice as many rows as the one before, until rows do not become faster, memory runs out
+    or there are `most`. A size that made nothing faster is halved again.
+
     Args:
         rows: Number of rows.
         size: Rows per slice to begin with.
         work: Called with each slice.
-        remember: Called with the new size whenever it is halved.
+        remember: Called with the new size when it is found and whenever memory runs out.
         waits: Seconds to wait before each further try of a single row (`waits_on`).
+        most: Largest number of rows per slice, if a larger size than the first is looked for.
         sleep: Waits for a number of seconds.
+        clock: Returns the time in seconds.
 
     Returns:
         The result of each slice, in order.
@@ -59,11 +68,19 @@ def in_batches(
         RuntimeError | MemoryError: A single row does not fit in memory, or `work` failed for another reason.
     """
     done: list[T] = []
-    start, left = 0, list(waits)
+    start, left, pace = 0, list(waits), 0.0
     while start < rows:
-        stop = min(start + size, rows)
+        stop, begun = min(start + size, rows), clock()
         try:
             done.append(work(slice(start, stop)))
+            if most is not None and stop - start == size:
+                before, pace = pace, size / max(clock() - begun, 1e-9)
+                faster = pace > GAIN * before
+                if faster and 2 * size <= most:
+                    size = 2 * size
+                else:
+                    size, most = size if faster else size // 2, None
+                    remember(size)
             start, left = stop, list(waits)
             continue
         except (RuntimeError, MemoryError) as error:
@@ -74,7 +91,7 @@ def in_batches(
         if stop - start == 1:
             sleep(left.pop(0))
             continue
-        size = (stop - start) // 2
+        size, most = (stop - start) // 2, None
         remember(size)
     return done
 
@@ -82,6 +99,20 @@ def in_batches(
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that an accelerator, torch's CPU allocator or Python ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _MESSAGES)
+
+
+def usual_batch(device: str) -> int:
+    """Return the number of rows per forward to begin with on a type of device."""
+    return 16 if device == "cpu" else 64
+
+
+def most_rows(device: str) -> int | None:
+    """Return the number of rows up to which larger batches are tried on a type of device, or None for none.
+
+    None are tried on the CPU. There, batches of 64 make rows of tiny models a quarter to a third faster than batches
+    of 16, and where memory is short the operating system may end the process instead of raising an error.
+    """
+    return None if device == "cpu" else MOST
 
 
 def waits_on(device: torch.device) -> Sequence[float]:

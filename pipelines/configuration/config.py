@@ -41,7 +41,7 @@ class Screen(Section):
         default=None,
         gt=0,
         le=1 << 16,
-        description="Captions per forward pass (default: as many as fit, up to 64; 16 on the CPU).",
+        description="Captions per forward pass (default: 16 on the CPU; on a GPU, as many as are fast and fit).",
     )
     resolution: Resolution | None = Field(
         default=None,

@@ -134,6 +134,7 @@ class Run:
                     count.advance(len(shard), counts.get("errors", 0))
                 count.workers = pool.alive
                 self.manifest.progress(count.numbers)
+        self._describe(step.needs)
         if errors := count.numbers().errors:
             self.progress.say(f"{step.title}: {errors:,} errors; `crossaudit errors {self.ledger.uri}` shows why")
 
@@ -147,11 +148,15 @@ class Run:
                 loaded = self._pool.prepare(*missing)
             for name, sha256 in loaded.items():
                 self.manifest.model(name, sha256)
-            if models := [name for name in missing if name in MODELS]:
-                for name, about in self._pool.ask("about", models).items():
-                    self.manifest.checkpoint(name, about)
+            self._describe(missing)
             self._loaded.update(missing)
         return self._pool
+
+    def _describe(self, names: Sequence[str]) -> None:
+        """Record what a worker says about the models among `names`."""
+        if self._pool is not None and (models := [name for name in names if name in MODELS]):
+            for name, about in self._pool.ask("about", models).items():
+                self.manifest.checkpoint(name, about)
 
     def close(self) -> None:
         """Stop the workers and Ray."""

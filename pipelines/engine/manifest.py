@@ -168,14 +168,16 @@ class Manifest:
                 )
 
     def checkpoint(self, name: str, about: Mapping[str, Any]) -> None:
-        """Record the sampling parameters of a model and the files of its folder that are not read.
+        """Record the sampling parameters of a model, its batch sizes, and the files of its folder that are not read.
 
         Raises:
             AuditError: A sampling parameter has changed since the run began.
         """
-        known = self.data.checkpoints.setdefault(name, Checkpoint.model_validate(about)).sampling
-        for key, value in about["sampling"].items():
-            if known.get(key) != value:
+        given = Checkpoint.model_validate(about)
+        known = self.data.checkpoints.setdefault(name, given)
+        known.batch_sizes.update(given.batch_sizes)
+        for key, value in given.sampling.items():
+            if known.sampling.get(key) != value:
                 raise AuditError(
                     f"{name}: the sampling parameter {key} has changed since this run began",
                     where=self._ledger.uri,

@@ -75,12 +75,17 @@ class Worker:
         return self.model.fingerprint if name == "model" else self.embedder(name).fingerprint
 
     def about(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return, for the manifest, how models are sampled and which files of their folders are not read, by name."""
+        """Return what the manifest records about models, by name (`audit.record.manifest_entries.Checkpoint`)."""
         from audit.models.precision import numerics
 
         models = {name: self.reference if name == "reference_model" else self.model for name in names}
         return {
-            name: {"sampling": dict(model.scheduler_config), "numerics": numerics(), **model.about}
+            name: {
+                "sampling": dict(model.scheduler_config),
+                "numerics": numerics(),
+                "batch_sizes": model.batch_sizes,
+                **model.about,
+            }
             for name, model in models.items()
             if model is not None
         }

@@ -65,7 +65,7 @@ def measure(worker: Worker, captions: Sequence[str], places: pa.Table) -> SpeedP
     """
     import audit
     from audit.duplicates.images import near_pairs
-    from audit.scoring.batching import usual_batch
+    from audit.scoring.memory import usual_batch
     from audit.search.exact import nearest
     from pipelines.steps import image_vectors
     from pipelines.steps.screening import screen_texts

@@ -1,4 +1,4 @@
-"""A batch that does not fit in memory is halved, and that is remembered; a size that was given stays."""
+"""Batches grow while rows become faster and are halved where memory ends, which is remembered; given sizes stay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.scoring.memory import PATIENCE, in_batches, out_of_memory, waits_on
+from audit.scoring.memory import MOST, PATIENCE, in_batches, most_rows, out_of_memory, waits_on
 from tests.support.paths import ROOT
 
 
@@ -32,6 +32,53 @@ def test_every_row_is_worked_once_in_order_and_no_size_is_tried_again(rows: int,
     assert all(new == old // 2 for new, old in zip(told, failed, strict=True))
 
 
+class Device:
+    """A clock, and work that takes as long as on a device with overhead, `full` rows at a time and room for `fits`."""
+
+    def __init__(self, full: int, fits: int, overhead: float = 1.0) -> None:
+        self.time, self.sizes = 0.0, list[int]()
+        self._full, self._fits, self._overhead = full, fits, overhead
+
+    def clock(self) -> float:
+        return self.time
+
+    def work(self, at: slice) -> list[int]:
+        size = at.stop - at.start
+        self.sizes.append(size)
+        if size > self._fits:
+            raise torch.OutOfMemoryError("no room")
+        self.time += self._overhead + max(size, self._full) / self._full
+        return list(range(at.start, at.stop))
+
+
+@pytest.mark.parametrize(
+    ("device", "sizes", "found"),
+    [
+        (Device(full=256, fits=10_000, overhead=0), [64, 128, 256, 512, 256, 256], 256),
+        (Device(full=10_000, fits=300), [64, 128, 256, 512, 256, 256, 256, 256], 256),
+        (Device(full=10_000, fits=10_000), [64, 128, 256, 512, 512], 512),
+        (Device(full=1, fits=10_000, overhead=0), [64, 128, *[64] * 20], 64),
+    ],
+    ids=["a full device", "no more room", "the largest size", "no gain"],
+)
+def test_batches_grow_as_long_as_rows_become_faster(device: Device, sizes: list[int], found: int) -> None:
+    told: list[int] = []
+    rows = sum(size for size in sizes if size <= device._fits)
+    parts = in_batches(rows, 64, device.work, told.append, most=512, clock=device.clock)
+    assert [row for part in parts for row in part] == list(range(rows))
+    assert (device.sizes, told) == (sizes, [found])
+
+
+def test_too_few_rows_to_compare_say_nothing() -> None:
+    told: list[int] = []
+    assert in_batches(100, 64, lambda at: at, told.append, most=512) == [slice(0, 64), slice(64, 100)]
+    assert told == []
+
+
+def test_larger_batches_are_tried_on_a_gpu_only() -> None:
+    assert (most_rows("cpu"), most_rows("cuda")) == (None, MOST)
+
+
 def test_a_single_row_that_does_not_fit_and_every_other_error_are_raised() -> None:
     def work(at: slice) -> None:
         raise MemoryError if at.stop - at.start == 1 else torch.OutOfMemoryError("no room")
@@ -50,7 +97,7 @@ def test_a_single_row_waits_for_memory_that_another_process_holds() -> None:
             raise RuntimeError("CUDA error: out of memory")
         return at
 
-    assert in_batches(3, 1, work, lambda size: None, (1.0, 2.0), slept.append) == [
+    assert in_batches(3, 1, work, lambda size: None, (1.0, 2.0), sleep=slept.append) == [
         slice(0, 1),
         slice(1, 2),
         slice(2, 3),
@@ -58,7 +105,7 @@ def test_a_single_row_waits_for_memory_that_another_process_holds() -> None:
     assert slept == [1.0, 2.0]
     slept.clear()
     with pytest.raises(RuntimeError, match="out of memory"):
-        in_batches(3, 1, work, lambda size: None, (1.0,), lambda seconds: None)
+        in_batches(3, 1, work, lambda size: None, (1.0,), sleep=lambda seconds: None)
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,13 @@ def test_a_resumed_run_samples_as_it_began(tmp_path: Path) -> None:
     assert manifest.data.checkpoints["model"].model_dump(exclude_unset=True) == about
     with pytest.raises(AuditError, match="clip_sample has changed since this run began"):
         manifest.checkpoint("model", {"sampling": {"clip_sample": True}})
+
+
+def test_batch_sizes_that_workers_find_are_recorded(tmp_path: Path) -> None:
+    config, given = load_config(write_config(tmp_path))
+    manifest = Manifest.open(Ledger(config.out), config, given)
+    about = {"sampling": {}, "batch_sizes": {}}
+    for sizes in ({}, {"screen at 64 x 64": 256}, {"generate at 64 x 64": 32}):
+        manifest.checkpoint("model", about | {"batch_sizes": sizes})
+    recorded = manifest.data.checkpoints["model"].batch_sizes
+    assert recorded == {"screen at 64 x 64": 256, "generate at 64 x 64": 32}
