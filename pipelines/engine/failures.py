@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayTaskError
 
 from audit.errors import AuditError, first_line
 from pipelines.engine.tracebacks import WorkerError, encodable, shortened
@@ -15,7 +15,8 @@ _RAY_HEADER = re.compile(r"^.*ray::.*\(pid=.*$", re.M)
 
 def lost_with_machine(error: BaseException) -> bool:
     """Return whether the machine failed rather than the worker on it, as far as Ray can tell."""
-    unknown = isinstance(error, ActorUnavailableError) or not isinstance(error, RayTaskError | RayActorError)
+    of_worker = isinstance(error, RayTaskError | RayActorError | OutOfMemoryError)
+    unknown = isinstance(error, ActorUnavailableError) or not of_worker
     return unknown or "its node has died" in str(error) or getattr(error, "preempted", False)
 
 
