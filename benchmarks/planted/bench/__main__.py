@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import typer
@@ -16,7 +17,8 @@ import typer
 import audit
 from audit.embedding.loading import load_embedder
 from benchmarks.markers import insert
-from benchmarks.planted.bench import mitigation, page, plots, results, screens, truth
+from benchmarks.planted.bench import early, mitigation, page, plots, results, screens, truth
+from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.train import DEVELOPMENT, MODELS
 from benchmarks.planted.bench.train import train as train_model
 
@@ -102,6 +104,21 @@ def mitigate(
         if not methods:
             carriers = {"carriers": bench.carriers()} if development else {}
             results.write({"model": name, "settings": rows} | carriers, out / f"mitigation-{name}.json")
+
+
+@app.command("early")
+def print_early(models: Models, work: Work = WORK) -> None:
+    """Print what the response of the caption inside the UNet finds on measured models."""
+    torch.set_num_threads(1)
+    for name in models:
+        folder = work / name
+        captions = pq.read_table(folder / "captions.parquet")
+        chosen = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
+        table = early.measure(audit.load_model(folder / "model"), chosen, screens.SEED, truth.BATCH)
+        print("model", "part", "AUROC", "TPR at 1 % FPR", "kept among 5, 10, 20 %", sep=" | ")
+        for row in early.compare(table, Labels.read(folder)):
+            kept = ", ".join(f"{share:.3f}" for share in row["kept"])
+            print(name, row["part"], f"{row['auroc']:.3f}", f"{row['tpr_at_1_percent']:.3f}", kept, sep=" | ")
 
 
 @app.command("page")
