@@ -134,9 +134,9 @@ class _Pass:
         responses: dict[int, Tensor] = {}
         own = BatchForwards(self._rows, batch, self._scheduler, self._earliest, outputs, self._unconditional)
         seen = Seen(self._rows.noise_SCHW[batch.seed_B], self._alphas(), own=own)
+        period = len(self._rows.seeds)
         for forward in self.plan:
-            seeds = len(self._rows.seeds)
-            output_BCHW, attn_BLK = run_forward(self._model, forward, seen.noise_BCHW, batch.hidden_BKD, seeds)
+            output_BCHW, attn_BLK = run_forward(self._model, forward, seen.noise_BCHW, batch.hidden_BKD, period)
             if attn_BLK is not None:
                 seen.attn_BLK[forward.position] = attn_BLK
             if output_BCHW is not None:
