@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import audit
 from benchmarks.planted.bench import early
+from tests.support.paths import DATA
 
 CAPTIONS = [f"a picture of {number} ships" for number in range(5)]
 
 
 @pytest.fixture(scope="module")
-def model(data: Path) -> audit.Model:
-    return audit.load_model(data / "tiny-sd1")
+def model() -> audit.Model:
+    return audit.load_model(DATA / "tiny-sd1")
 
 
 def test_the_response_of_the_output_is_the_default_detector_and_earlier_parts_differ(model: audit.Model) -> None:
