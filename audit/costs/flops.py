@@ -115,8 +115,9 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
     def cost(layers: int, full: bool, captions: int) -> int:
         if (layers, full, captions) not in flops_of:
             forward = Forward(0, 0, layers, full)
-            given = (part.expand(captions, *part.shape[1:]) for part in (rows.noise_SCHW, batch.hidden_BKD))
-            flops_of[layers, full, captions] = count(lambda: run_forward(model, forward, *given, period=1))
+            noise_BCHW = rows.noise_SCHW.expand(captions, -1, -1, -1)
+            hidden_BKD = batch.hidden_BKD.expand(captions, -1, -1)
+            flops_of[layers, full, captions] = count(lambda: run_forward(model, forward, noise_BCHW, hidden_BKD, 1))
         return flops_of[layers, full, captions]
 
     def together(captions: int) -> int:

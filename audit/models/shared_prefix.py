@@ -53,8 +53,9 @@ class _Once:
 
 def _prefix(unet: UNet2DConditionModel) -> list[nn.Module]:
     """List the costly modules before the first cross-attention; none if captions also enter by the time embedding."""
-    first = unet.down_blocks[0]
-    if unet.config.addition_embed_type or unet.config.class_embed_type or not isinstance(first, CrossAttnDownBlock2D):
+    first, config = unet.down_blocks[0], unet.config
+    if config["addition_embed_type"] or config["class_embed_type"] or not isinstance(first, CrossAttnDownBlock2D):
         return []
-    self_attention = first.attentions[0].transformer_blocks[0].attn1
+    transformer: Any = first.attentions[0]
+    self_attention = transformer.transformer_blocks[0].attn1
     return [first.resnets[0]] if self_attention.is_cross_attention else [first.resnets[0], self_attention]
