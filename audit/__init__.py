@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from audit.mitigation.methods.weak_guidance import WeakGuidance as WeakGuidance
     from audit.mitigation.run_bands import fit_run_bands as fit_run_bands
     from audit.mitigation.training import TrainingGuard as TrainingGuard
+    from audit.models.loading import load_model as load_model
     from audit.models.model import Model as Model
-    from audit.models.model import load_model as load_model
     from audit.scoring.generation import generate as generate
     from audit.scoring.screening import screen as screen
 
@@ -54,7 +54,7 @@ _HOME = {
     "WeakGuidance": "mitigation.methods.weak_guidance",
     "fit_run_bands": "mitigation.run_bands",
     "Model": "models.model",
-    "load_model": "models.model",
+    "load_model": "models.loading",
     "screen": "scoring.screening",
     "TrainingGuard": "mitigation.training",
     "generate": "scoring.generation",

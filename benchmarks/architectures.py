@@ -13,8 +13,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import audit
 from audit.costs.meta_networks import META, outline_model
-from audit.models.model import assembled
+from audit.models.loading import assembled
 from audit.models.schedulers import resolve
+from audit.models.sd import StableDiffusion
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"tiny-sd1": ROOT / "tests/data/tiny-sd1", "demo": ROOT / "pipelines/demo/bundle/model"}
@@ -49,7 +50,7 @@ def make(name: str, device: str | torch.device, dtype: torch.dtype = torch.float
         "tokenizer": tokenizer,
         "scheduler_config": resolve(configs["scheduler"], configs["scheduler"]["_class_name"]),
     }
-    return assembled(parts, dict.fromkeys((*networks, "tokenizer"), "random"), device, dtype)
+    return assembled(StableDiffusion, parts, dict.fromkeys((*networks, "tokenizer"), "random"), device, dtype)
 
 
 def outline(name: str) -> audit.Model:

@@ -103,9 +103,8 @@ def large(folder: Path, dtype: torch.dtype) -> Path:
     Returns:
         The folder of the model.
     """
-    model = audit.load_model(FOLDERS["demo"])
-    wide = dict(model.unet.config) | {"block_out_channels": (192, 320, 512)}
-    pipeline = model.pipeline()
+    pipeline = audit.load_model(FOLDERS["demo"]).pipeline()
+    wide = dict(pipeline.unet.config) | {"block_out_channels": (192, 320, 512)}
     pipeline.unet = UNet2DConditionModel.from_config(wide)
     pipeline.to(dtype).save_pretrained(folder)
     return folder

@@ -15,6 +15,7 @@ import typer
 
 import audit
 from audit.mitigation.training import CONTROL_EVERY
+from audit.models.sd import HIDDEN, StableDiffusion
 from benchmarks.paired import PAIRS, ratio
 from pipelines.demo.demo import bundle
 
@@ -46,10 +47,8 @@ def main(
     channels, height, width = loaded.latent_shape
     noisy = torch.randn(batch_size, channels, height, width, device=device)
     timesteps = torch.randint(1000, (batch_size,), device=device)
-    hidden = loaded.encode([PROMPTS[0]] * batch_size)[
-        0
-    ].clone()  # a copy outside of inference mode, which gradients need
-    control = loaded.encode([PROMPTS[1]] * batch_size)[0].clone()
+    # Copies outside of inference mode, which gradients need.
+    hidden, control = (loaded.encode([prompt] * batch_size).tensors[HIDDEN].clone() for prompt in PROMPTS[:2])
 
     def stepping(network: torch.nn.Module, guard: audit.TrainingGuard | None) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6)
@@ -63,6 +62,7 @@ def main(
 
         return step
 
+    assert isinstance(loaded, StableDiffusion)
     unet = loaded.unet.requires_grad_(True).train()
     for name, given, round_of in (
         ("the paper's rule", None, 1),

@@ -15,8 +15,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from audit.detectors.entropy import entropy
-from audit.models.model import Model
 from audit.models.noise import initial_latents
+from audit.models.sd import StableDiffusion
 
 # Shapes: B rows of the UNet's batch, H heads, Q image queries, K text positions, D width.
 
@@ -47,7 +47,9 @@ class RecordingProcessor:
         return output
 
 
-def score(model: Model, caption: str, seed: int = 0, steps: int = 50, guidance_scale: float = 7.5) -> tuple[float, Any]:
+def score(
+    model: StableDiffusion, caption: str, seed: int = 0, steps: int = 50, guidance_scale: float = 7.5
+) -> tuple[float, Any]:
     """Generate an image as the released code does, and compute `entropy_single_step` from the recorded maps.
 
     Args:

@@ -31,6 +31,7 @@ from audit.detectors import COMBINED, SCREEN
 from audit.images.png import png
 from audit.models.noise import initial_latents
 from audit.models.precision import use_exact_float32
+from audit.models.sd import StableDiffusion
 from audit.scoring.generation import decode
 from benchmarks import released
 from benchmarks.architectures import NAMES, make, outline
@@ -89,6 +90,7 @@ def generations(model: audit.Model, shape: audit.Model, batch: int, steps: int) 
     def ours(*detectors: str) -> None:
         audit.generate(model, _captions(batch), steps=steps, detectors=detectors, batch_size=batch)
 
+    assert isinstance(model, StableDiffusion)
     return {
         RELEASED: Task(1, partial(released.score, model, CAPTION, steps=steps), flops, scale),
         f"{PLAIN}, batch 1": Task(1, partial(plain, 1), flops, scale),
@@ -102,22 +104,22 @@ def generations(model: audit.Model, shape: audit.Model, batch: int, steps: int) 
 
 def parts(model: audit.Model, shape: audit.Model, batch: int) -> dict[str, Task]:
     """Return the parts that screens and generations consist of, each on a batch of rows."""
-    hidden_BKD = model.encode(_captions(batch))[0]
+    encoded = model.encode(_captions(batch))
     noise_BCHW = initial_latents(range(batch), model.latent_shape, model.device)
     pixels = np.random.default_rng(0).integers(0, 256, (*model.resolution, 3), dtype=np.uint8)
 
     @torch.inference_mode()
     def forward(of: audit.Model, rows: int, layers: int | None = None) -> None:
         if of.device.type == "meta":
-            noise, hidden = (torch.empty(1, *part.shape[1:], device="meta") for part in (noise_BCHW, hidden_BKD))
+            noise, conditioning = torch.empty(1, *noise_BCHW.shape[1:], device="meta"), of.encode([""])
         else:
-            noise, hidden = noise_BCHW[:rows], hidden_BKD[:rows]
+            noise, conditioning = noise_BCHW[:rows], encoded[slice(rows)]
         if layers is None:
-            of.predict(noise, 501, hidden)
+            of.predict(noise, 501, conditioning)
             return
         with AttentionProbe(of.layers[:layers], stop=layers < len(of.layers)):
             try:
-                of.predict(noise, 501, hidden)
+                of.predict(noise, 501, conditioning)
             except LayersSeen:
                 return
 

@@ -7,7 +7,8 @@ tensor outlives its layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -19,6 +20,25 @@ from audit.attention.seam import Seam, Slot
 # Shapes: B rows, L layers, H heads, Q image queries, K text positions, D width of a head.
 
 STRIDDEN = 64  # image queries; layers with fewer are read in full
+TOGETHER = 256  # image queries whose logits over all keys of joint attention are held at a time
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a layer has its image queries and its text keys; in cross-attention it has nothing else.
+
+    Attributes:
+        queries: The image queries.
+        keys: The text keys.
+        joint: Whether the keys include those of the image.
+    """
+
+    queries: slice
+    keys: slice
+    joint: bool
+
+
+CROSS = Places(slice(None), slice(None), joint=False)
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
@@ -74,21 +94,39 @@ class AttentionProbe(Seam):
         rows: Rows of the UNet's batch to read (the conditional half of a guided batch).
         stop: End the forward with `LayersSeen` after the last of the layers; a compiled forward runs to its end.
         stride: Read every `stride`-th query in layers with 64 or more image queries.
+        places: Where the layers have their image queries and text keys.
+        order_BK: Text position of each position of the canonical layout (`audit.models.conditioning.Tokens`).
     """
 
     def __init__(
-        self, layers: Sequence[Attention], rows: slice = slice(None), stop: bool = False, stride: int = 1
+        self,
+        layers: Sequence[nn.Module],
+        rows: slice = slice(None),
+        stop: bool = False,
+        stride: int = 1,
+        places: Places = CROSS,
+        order_BK: Tensor | None = None,
     ) -> None:
         super().__init__(layers)
         self._rows, self._stop, self._stride = rows, stop, stride
+        self._places, self._order_BK = places, order_BK
 
     def take(self) -> Tensor:
         """Return and forget the attention of the latest forward, `a[b, layer, k]`: [B, L, K], float32.
 
+        The text positions are in the canonical layout. The attention to the image, if it is joint, counts as attention
+        to position 0, so that each row over K sums to 1.
+
         Raises:
             AuditError: A layer was not seen, or was seen more than once.
         """
-        return torch.stack([value for value in self.check() if value is not None], dim=1)
+        attn_BLK = torch.stack([value for value in self.check() if value is not None], dim=1)
+        if self._order_BK is not None:
+            order_BLK = self._order_BK.to(attn_BLK.device)[:, None].expand(-1, attn_BLK.shape[1], -1)
+            attn_BLK = attn_BLK.gather(2, order_BLK)
+        if self._places.joint:
+            attn_BLK[..., 0] += 1 - attn_BLK.sum(-1)
+        return attn_BLK
 
     def attend(self, slot: Slot, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """Record the attention of a layer, and leave its keys unchanged.
@@ -114,10 +152,13 @@ class AttentionProbe(Seam):
 
     def _reduce(self, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         query_BHQD, key_BHKD, mask = _of(self._rows, query_BHQD, key_BHKD, mask)
+        query_BHQD, mask = _at(self._places.queries, query_BHQD, mask)
         if query_BHQD.shape[2] >= STRIDDEN:
-            query_BHQD = query_BHQD[:, :, :: self._stride]
-            mask = mask if mask is None or mask.shape[2] == 1 else mask[:, :, :: self._stride]
-        return attention(query_BHQD, key_BHKD, scale, mask).mean((1, 2))
+            query_BHQD, mask = _at(slice(None, None, self._stride), query_BHQD, mask)
+        if not self._places.joint:
+            return attention(query_BHQD, key_BHKD, scale, mask).mean((1, 2))
+        parts = _text_attention(query_BHQD, key_BHKD, scale, mask, self._places)
+        return torch.stack([attn_BHQK.sum((1, 2)) for attn_BHQK in parts]).sum(0) / query_BHQD[0, ..., 0].numel()
 
 
 class MapProbe(Seam):
@@ -127,11 +168,18 @@ class MapProbe(Seam):
         layers: Layers to read; all must have the same number of queries.
         position_B: Text position for each row that is read.
         rows: Rows of the UNet's batch to read.
+        places: Where the layers have their image queries and text keys.
     """
 
-    def __init__(self, layers: Sequence[Attention], position_B: Tensor, rows: slice = slice(None)) -> None:
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        position_B: Tensor,
+        rows: slice = slice(None),
+        places: Places = CROSS,
+    ) -> None:
         super().__init__(layers)
-        self._position_B, self._rows = position_B, rows
+        self._position_B, self._rows, self._places = position_B, rows, places
 
     def take(self) -> Tensor:
         """Return and forget the map of the latest forward, averaged over the layers: [B, Q], float32.
@@ -155,9 +203,11 @@ class MapProbe(Seam):
             `key_BHKD`.
         """
         with torch.no_grad():
-            rows = _of(self._rows, query_BHQD, key_BHKD, mask)
-            attn_BQK = attention(rows[0], rows[1], scale, rows[2]).mean(1)
-            slot.value = attn_BQK[torch.arange(len(attn_BQK)), :, self._position_B]
+            query_BHQD, own_BHKD, mask = _of(self._rows, query_BHQD, key_BHKD, mask)
+            query_BHQD, mask = _at(self._places.queries, query_BHQD, mask)
+            parts = _text_attention(query_BHQD, own_BHKD, scale, mask, self._places)
+            row_B = torch.arange(len(query_BHQD))
+            slot.value = torch.cat([attn_BHQK.mean(1)[row_B, :, self._position_B] for attn_BHQK in parts], dim=1)
         return key_BHKD
 
 
@@ -165,3 +215,19 @@ def _of(rows: slice, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None) 
     """Select rows of a batch; a mask with a single row applies to all rows."""
     own = mask if mask is None or len(mask) == 1 else mask[rows]
     return query_BHQD[rows], key_BHKD[rows], own
+
+
+def _at(queries: slice, query_BHQD: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Select queries; a mask with a single query applies to all queries."""
+    own = mask if mask is None or mask.shape[2] == 1 else mask[:, :, queries]
+    return query_BHQD[:, :, queries], own
+
+
+def _text_attention(
+    query_BHQD: Tensor, key_BHKD: Tensor, scale: float, mask: Tensor | None, places: Places
+) -> Iterator[Tensor]:
+    """Compute the attention to the text keys: [B, H, Q, K]; if it is joint, of a part of the queries at a time."""
+    count = query_BHQD.shape[2]
+    for start in range(0, count, TOGETHER if places.joint else count):
+        part_BHQD, part_mask = _at(slice(start, start + TOGETHER) if places.joint else slice(None), query_BHQD, mask)
+        yield attention(part_BHQD, key_BHKD, scale, part_mask)[..., places.keys]

@@ -19,14 +19,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0, FusedAttnProcessor2_0
-from torch import Tensor
+from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from audit.errors import AuditError
 
-# Shapes: B rows, H heads, Q image queries, K text positions, D width of a head.
+# Shapes: B rows, H heads, Q queries, K keys (image queries and text positions, except in joint attention, which has
+# both in each), D width of a head.
 
 _ATTRIBUTE = "_audit_run"
 # Processors that apply the layer's `norm_q` and then `norm_k`, if any, to [B, H, positions, D] and attend right after.
@@ -48,7 +49,7 @@ class Seam:
     Otherwise a processor or a patch hides layers or attends more than once, and `check` raises AuditError.
     """
 
-    def __init__(self, layers: Sequence[Attention]) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         self._layers = list(layers)
         self._slots = [Slot() for _ in self._layers]
 
@@ -98,9 +99,9 @@ class Seam:
 class _Run:
     """The seams that watch one layer, and the state of the layer's current run."""
 
-    def __init__(self, layer: Attention) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         self.seams: tuple[tuple[Seam, Slot], ...] = ()
-        self._heads, self._scale = layer.heads, layer.scale
+        self._heads, self._scale = layer.heads, getattr(layer, "scale", None)  # FluxAttention has no scale
         self.norming = False
         self._mask: Tensor | None = None
         self._query: Tensor | None = None
@@ -174,7 +175,7 @@ def _attend(
 
 
 @functools.cache
-def _watched(base: type[Attention]) -> type[Attention]:
+def _watched(base: type[nn.Module]) -> type[nn.Module]:
     class Watched(base):  # type: ignore[misc, valid-type]
         """The base class with a seam."""
 
@@ -207,19 +208,19 @@ def _watched(base: type[Attention]) -> type[Attention]:
     return Watched
 
 
-def _own(layer: Attention, name: str) -> Any:
+def _own(layer: nn.Module, name: str) -> Any:
     """Return the norm that the layer itself has under a name, or None."""
     return layer._modules[name] if name in layer._modules else vars(layer).get(name)
 
 
-def _attach(layer: Attention, seam: Seam, slot: Slot) -> None:
+def _attach(layer: nn.Module, seam: Seam, slot: Slot) -> None:
     if _ATTRIBUTE not in vars(layer):
         vars(layer)[_ATTRIBUTE] = _Run(layer)
         layer.__class__ = _watched(type(layer))  # type: ignore[arg-type]
     vars(layer)[_ATTRIBUTE].seams += ((seam, slot),)
 
 
-def _detach(layer: Attention, seam: Seam) -> None:
+def _detach(layer: nn.Module, seam: Seam) -> None:
     run = vars(layer)[_ATTRIBUTE]
     run.seams = tuple(pair for pair in run.seams if pair[0] is not seam)
     if not run.seams:

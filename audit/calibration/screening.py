@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from audit.calibration.calibration import Calibration
-from audit.models.architecture import pixels_per_latent
 from audit.models.model import Model
 from audit.scoring.progress import Progress
 from audit.scoring.screening import Unconditional, screen
@@ -41,7 +40,7 @@ def screen_as(
         AuditError: The model has too few cross-attention layers for the detector.
     """
     _, height, width = calibration.context["latent shape"]
-    scale = pixels_per_latent(model.vae.config)
+    scale = model.pixels_per_latent
     return screen(
         model,
         captions,

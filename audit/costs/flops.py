@@ -19,7 +19,6 @@ from audit.costs.meta_networks import META, EmbedderOutline
 from audit.detectors import run_detectors, screen_detectors
 from audit.detectors.detector import Seen
 from audit.models.model import Model
-from audit.models.sampler import ddim, first_informative
 from audit.scoring.batching import Batch, Rows
 from audit.scoring.generation import decode, denoise
 from audit.scoring.own_forwards import BatchForwards
@@ -89,10 +88,11 @@ def _once_per_architecture(
 
     @wraps(function)
     def cost(model: Model, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Cost:
-        networks = [model.unet.config, model.vae.config, model.text_encoder.config.to_dict()]
-        texts = model.tokenize([""])[0].shape
+        texts = model.tokenize([""]).ids_BK.shape
         key = json.dumps(
-            [networks, model.latent_shape, texts, model.scheduler_config, args, kwargs], default=str, sort_keys=True
+            [model.architecture, model.latent_shape, texts, model.scheduler_config, args, kwargs],
+            default=str,
+            sort_keys=True,
         )
         if key not in known:
             known[key] = function(model, *args, **kwargs)
@@ -106,25 +106,24 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
     """Count the FLOPs of `audit.screen` with these detectors. Raises AuditError as `audit.screen` does."""
     chosen = screen_detectors(detectors)
     rows, batch = _one(model)
-    scheduler = ddim(model.scheduler_config)
-    earliest = first_informative(scheduler)
-    plan = forwards(chosen, model, scheduler.timesteps.tolist(), earliest)
+    schedule = model.screen_schedule()
+    plan = forwards(chosen, model, schedule)
     responses = {at for detector in chosen for at in detector.response}
     flops_of: dict[tuple[int, bool, int], int] = {}  # the timestep does not matter
 
     def cost(layers: int, full: bool, captions: int) -> int:
         if (layers, full, captions) not in flops_of:
             forward = Forward(0, 0, layers, full)
-            noise_BCHW = rows.noise_SCHW.expand(captions, -1, -1, -1)
-            hidden_BKD = batch.hidden_BKD.expand(captions, -1, -1)
-            flops_of[layers, full, captions] = count(lambda: run_forward(model, forward, noise_BCHW, hidden_BKD, 1))
+            noise_BCHW, conditioning = rows.noise_SCHW.expand(captions, -1, -1, -1), batch.conditioning.expand(captions)
+            flops_of[layers, full, captions] = count(lambda: run_forward(model, forward, noise_BCHW, conditioning, 1))
         return flops_of[layers, full, captions]
 
     def together(captions: int) -> int:
         return sum(cost(forward.layers, forward.full, captions) for forward in plan)
 
+    earliest = schedule.first_informative
     given = {earliest: rows.noise_SCHW}
-    attn_BLK = torch.empty(1, len(model.layers), batch.hidden_BKD.shape[1], device=META)
+    attn_BLK = torch.empty(1, len(model.layers), model.tokenize([""]).mask_BK.shape[1], device=META)
     seen = Seen(
         rows.noise_SCHW,
         dict.fromkeys(responses, 0.5),
@@ -132,7 +131,7 @@ def screen_cost(model: Model, detectors: Sequence[str]) -> ScreenCost:
         dict.fromkeys(responses, rows.noise_SCHW),
         dict.fromkeys(responses, rows.noise_SCHW),
         {0: rows.noise_SCHW.double()},
-        BatchForwards(rows, batch, scheduler, earliest, given, given),
+        BatchForwards(rows, batch, schedule, earliest, given, given),
     )
     measured: list[dict[str, torch.Tensor]] = []
     with torch.inference_mode():
@@ -181,5 +180,5 @@ def _one(model: Model) -> tuple[Rows, Batch]:
     """Return the rows of one caption and seed, and their batch, with the texts already encoded."""
     rows = Rows(model, [""], (0,), None)
     with torch.inference_mode():
-        assert rows.empty_1KD.is_meta
+        _ = rows.null  # encoded before anything is counted
         return rows, rows.batch(slice(0, 1))

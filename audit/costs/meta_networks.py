@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from audit.errors import AuditError, first_line
-from audit.models.architecture import check_text
 from audit.models.hub import from_hub
 from audit.models.hub_ids import is_hub_id
-from audit.models.model import Model, assembled, no_progress_bars
-from audit.models.networks import empty_networks, folder_configs, folder_tokenizer
+from audit.models.loading import assembled, no_progress_bars
+from audit.models.model import Model
+from audit.models.networks import empty_networks, folder_configs, folder_tokenizers
 from audit.models.prediction_type import published_size
+from audit.models.registry import family_named, family_of
 from audit.models.single_file import read_header, single_file_configs
 from audit.models.vocabulary import clip_tokenizer
 
@@ -62,21 +63,29 @@ def outline_model(
     """
     place = Path(path)
     if place.is_file():
-        header = read_header(place)
+        family, header = family_named("StableDiffusionPipeline"), read_header(place)
         configs = single_file_configs(header, place, None if config is None else Path(config))
         if config is None:
-            tokenizer = clip_tokenizer(configs["pad_token"])
+            tokenizers = {"tokenizer": clip_tokenizer(configs["pad_token"])}
             configs["unet"]["sample_size"] = published_size(configs["unet"], prediction_type)
         else:
-            tokenizer = folder_tokenizer(Path(config))
+            tokenizers = folder_tokenizers(family, Path(config))
     else:
         folder = place if place.is_dir() else from_hub(path, weights=False)
-        configs, tokenizer = folder_configs(folder), folder_tokenizer(folder)
+        family = family_of(folder)
+        configs, tokenizers = folder_configs(family, folder), folder_tokenizers(family, folder)
     with no_progress_bars():
-        networks = empty_networks(configs, str(path))
-    check_text(tokenizer, networks["text_encoder"], networks["unet"].config, str(path))
-    parts = {**networks, "tokenizer": tokenizer, "scheduler_config": configs["scheduler"]}
-    return assembled(parts, {}, META, torch.float32, resolution, where=str(path))
+        parts = empty_networks(family, configs, str(path)) | tokenizers
+    family.check(parts, str(path))
+    return assembled(
+        family,
+        parts | {"scheduler_config": configs["scheduler"], "settings": configs.get("settings", {})},
+        {},
+        META,
+        torch.float32,
+        resolution,
+        where=str(path),
+    )
 
 
 def outline_embedder(

@@ -21,10 +21,10 @@ def measure(seen: Seen) -> dict[str, Tensor]:
     caption that has the tokens of the empty prompt.
     """
     assert seen.own is not None
-    empty_1KD, direction_BKD = seen.own.empty_1KD, seen.own.hidden_BKD - seen.own.empty_1KD
-    nearer_BCHW = seen.own.response(empty_1KD + (1 - STEP) * direction_BKD)
+    conditioning, null = seen.own.conditioning, seen.own.null
+    nearer_BCHW = seen.own.response(conditioning.towards(null, STEP))
     change_B = magnitude(seen.response_BCHW[0].double() - nearer_BCHW.double())
-    length_B = STEP * magnitude(direction_BKD)
+    length_B = STEP * conditioning.distance(null)
     return {"condition_difference": change_B / length_B.where(length_B > 0, 1.0)}
 
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Shapes: B rows, L layers, Q image queries, K text positions, D text width, N captions, F features; C, H and W of the
+    from audit.models.conditioning import Conditioning
+
+# Shapes: B rows, L layers, Q image queries, K text positions, N captions, F features; C, H and W of the
 # latent.
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
@@ -29,20 +31,20 @@ class OwnForwards(Protocol):
     first position at which the predicted noise depends on the caption, as in `Seen`.
 
     Attributes:
-        hidden_BKD: Hidden states of the captions.
-        empty_1KD: Hidden states of the empty prompt.
+        conditioning: What the denoiser is given of the captions.
+        null: What it is given without a caption: one row.
     """
 
     @property
-    def hidden_BKD(self) -> Tensor: ...  # noqa: D102
+    def conditioning(self) -> Conditioning: ...  # noqa: D102
     @property
-    def empty_1KD(self) -> Tensor: ...  # noqa: D102
+    def null(self) -> Conditioning: ...  # noqa: D102
 
-    def response(self, hidden_BKD: Tensor) -> Tensor:
-        """Compute `eps(hidden) - eps(∅)` at position 0: [B, C, H, W]. Needs 0 in `ScreenDetector.response`."""
+    def response(self, conditioning: Conditioning) -> Tensor:
+        """Compute `eps(conditioning) - eps(∅)` at position 0: [B, C, H, W]. Needs 0 in `ScreenDetector.response`."""
 
     def after_guided_step(self, scale: float) -> Tensor:
-        """Compute `eps(c)` one timestep after a guided DDIM step from position 0: [B, C, H, W].
+        """Compute `eps(c)` one timestep after a guided step from position 0: [B, C, H, W].
 
         Needs 0 in `ScreenDetector.response`.
 

@@ -169,9 +169,9 @@ def _left_out(
     progress: Progress | None,
 ) -> tuple[float, float | None, list[tuple[int, float]]]:
     """Return the caption's score, its p-value, and the score's fall without each token; BOS and EOS are kept."""
-    ids = _ids(model, caption)
+    words = model.words(caption)
     without = {
-        place: str(model.tokenizer.decode(ids[1:place] + ids[place + 1 : -1])) for place in range(1, len(ids) - 1)
+        place: str(model.tokenizer.decode(words[: place - 1] + words[place:])) for place in range(1, len(words) + 1)
     }
     texts = list(dict.fromkeys([caption, *without.values()]))
     p_of: dict[str, float] = {}
@@ -187,11 +187,5 @@ def _left_out(
     return score_of[caption], p_of.get(caption), sorted(moves, key=lambda move: -move[1])
 
 
-def _ids(model: Model, caption: str) -> list[int]:
-    ids_1K, mask_1K = model.tokenize([caption])
-    return [int(number) for number in ids_1K[0, : int(mask_1K.sum())]]
-
-
 def _tokens(model: Model, caption: str) -> list[str]:
-    ids = _ids(model, caption)
-    return ["BOS", *(str(model.tokenizer.decode([number])).strip() for number in ids[1:-1]), "EOS"]
+    return ["BOS", *(str(model.tokenizer.decode([word])).strip() for word in model.words(caption)), "EOS"]

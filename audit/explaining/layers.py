@@ -13,7 +13,6 @@ from audit.detectors.entropy import entropy
 from audit.detectors.noise_profile import POSITIONS
 from audit.errors import UsageError
 from audit.models.model import Model
-from audit.models.sampler import ddim
 from audit.scoring.batching import Rows
 from audit.scoring.progress import Progress
 from audit.scoring.screening import Forward, run_forward
@@ -70,7 +69,7 @@ def layers(
 
     own = _seen(model, captions, seed, batch_size, told)
     control = _seen(model, control_captions, seed, batch_size, lambda done: told(len(captions) + done))
-    timesteps = ddim(model.scheduler_config).timesteps.tolist()
+    timesteps = model.screen_schedule().timesteps
     truth = np.repeat([1, 0], [len(captions), len(control_captions)])
     rows = []
     for at, position in enumerate(POSITIONS):
@@ -79,7 +78,7 @@ def layers(
                 own_N, control_N = own[at, :, layer, feature], control[at, :, layer, feature]
                 auroc = float(roc_auc_score(truth, np.concatenate([own_N, control_N])))
                 medians = float(np.median(control_N)), float(np.median(own_N))
-                rows.append((timesteps[position], layer, name, *medians, auroc))
+                rows.append((round(timesteps[position]), layer, name, *medians, auroc))
     return pa.Table.from_pylist([dict(zip(LAYERS.names, row, strict=True)) for row in rows], schema=LAYERS)
 
 
@@ -87,7 +86,7 @@ def _seen(
     model: Model, captions: Sequence[str], seed: int, batch_size: int | None, done: Callable[[int], None]
 ) -> np.ndarray:
     """Measure the entropy and BOS attention of each caption, per timestep and layer: [T, N, L, 2]."""
-    timesteps = ddim(model.scheduler_config).timesteps.tolist()
+    schedule = model.screen_schedule()
     rows = Rows(model, captions, [seed], batch_size)
 
     def see(at: slice) -> np.ndarray:
@@ -95,8 +94,9 @@ def _seen(
         noise_BCHW = rows.noise_SCHW[batch.seed_B]
         seen = []
         for position in POSITIONS:
-            forward = Forward(position, timesteps[position], len(model.layers), full=False)
-            _, attn_BLK = run_forward(model, forward, noise_BCHW, batch.hidden_BKD, 1)
+            forward = Forward(position, schedule.timesteps[position], len(model.layers), full=False)
+            input_BCHW = schedule.noisy(noise_BCHW, position)
+            _, attn_BLK = run_forward(model, forward, input_BCHW, batch.conditioning, 1)
             assert attn_BLK is not None
             seen.append(torch.stack([entropy(attn_BLK), attn_BLK[..., 0].double()], dim=-1))
         return torch.stack(seen).cpu().numpy()

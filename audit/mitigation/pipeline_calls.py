@@ -138,6 +138,10 @@ class Mitigation:
         if not guided and (self.method.needs_guidance or isinstance(self._flag, RunFlag)):
             what = "only=bands" if isinstance(self._flag, RunFlag) else self.method.name
             raise UsageError(f"{what} needs guidance, but this call has none", hint="Give a guidance_scale above 1.")
+        for name in ("prompt", "negative_prompt"):
+            if given.get(f"{name}_2") not in (None, given[name]):
+                what = f"the call gives the second text encoder a {name}_2 of its own"
+                raise UsageError(what, hint=f"Pass {name}= alone: it is given to both text encoders.")
         call.prompts = Prompts(call.pipeline, given, hidden_NKD, guided, self._tokens, self._negative_tokens, encode)
         with plainly():
             call.on_N = self._flagged(given, call.prompts)
@@ -352,11 +356,14 @@ def _refuse() -> NoReturn:
 
 def _halved(given: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return the arguments of a guided forward for its first rows, which are the unconditional ones."""
-    cut = {"sample", "encoder_hidden_states", "encoder_attention_mask", "timestep_cond"}
-    return {
-        name: value[:rows] if name in cut and isinstance(value, Tensor) and len(value) == 2 * rows else value
-        for name, value in given.items()
-    }
+    cut = {"sample", "encoder_hidden_states", "encoder_attention_mask", "timestep_cond", "added_cond_kwargs"}
+
+    def first(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: first(part) for name, part in value.items()}
+        return value[:rows] if isinstance(value, Tensor) and len(value) == 2 * rows else value
+
+    return {name: first(value) if name in cut else value for name, value in given.items()}
 
 
 def _with_latents(call: _Call, kwargs: dict[str, Any]) -> dict[str, Any]:

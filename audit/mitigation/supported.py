@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError
@@ -17,7 +17,7 @@ PROCESSORS = (
     "SlicedAttnProcessor",
     "XFormersAttnProcessor",
 )
-SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x pipelines (UNet2DConditionModel + one CLIPTextModel)."
+SUPPORTED = "Supported: Stable Diffusion 1.x, 2.x and XL pipelines (UNet2DConditionModel + CLIPTextModel)."
 
 
 def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
@@ -29,8 +29,12 @@ def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
     kind = type(pipeline).__name__
     unet, encoder = getattr(pipeline, "unet", None), getattr(pipeline, "text_encoder", None)
     unet = getattr(unet, "_orig_mod", unet)  # unwrap torch.compile
-    parts = ("text_encoder_2", "text_encoder_3", "controlnet")
-    extra = [name for name in parts if getattr(pipeline, name, None) is not None]
+    others = {name: getattr(pipeline, name, None) for name in ("text_encoder_2", "text_encoder_3", "controlnet")}
+    extra = [
+        name
+        for name, part in others.items()
+        if part is not None and not (name == "text_encoder_2" and isinstance(part, CLIPTextModelWithProjection))
+    ]
     if not isinstance(unet, UNet2DConditionModel) or not isinstance(encoder, CLIPTextModel) or extra:
         found = " + ".join([type(unet).__name__, type(encoder).__name__, *extra])
         raise AuditError(f"{kind} has {found}", hint=SUPPORTED, kind="unsupported_model")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from packaging.version import Version
 from audit.errors import AuditError, UsageError
 from audit.models.files import read_json
 
-SUPPORTED = "Supported: Stable Diffusion 1.x and 2.x text-to-image pipelines (UNet2DConditionModel + CLIPTextModel)."
+SUPPORTED = (
+    "Supported: Stable Diffusion 1.x, 2.x and XL text-to-image pipelines (UNet2DConditionModel + CLIPTextModel)."
+)
 # Pipelines with the components of text-to-image; any of them runs as StableDiffusionPipeline.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 # Inputs of a UNet besides latents, time and text, by the configuration key that adds them.
@@ -53,24 +55,45 @@ def check_folder(folder: Path) -> None:
     if vae.get("_class_name") != "AutoencoderKL":
         raise _unsupported(f"the autoencoder is {vae.get('_class_name')}, not AutoencoderKL", folder)
     for name, config in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
-        if config.get("quantization_config"):
-            what = "the weights are quantized (quantization_config)"
-            hint = "Give the weights in float32, float16 or bfloat16."
-            raise AuditError(what, where=str(folder / name), hint=hint, kind="unsupported_model")
+        _check_quantization(config, folder / name)
     _check_tokenizer(folder / "tokenizer")
 
 
-def check_unet(config: Mapping[str, Any], where: str) -> None:
+def check_parts(folder: Path, networks: Mapping[str, type], tokenizers: Iterable[str]) -> None:
+    """Check that a diffusers folder has the parts of a family. No weights are read.
+
+    Args:
+        folder: The folder.
+        networks: Class of each network, by the name of its folder.
+        tokenizers: Names of the tokenizers.
+
+    Raises:
+        AuditError: A part is missing, of another class, or quantized.
+    """
+    for name in (*networks, *tokenizers, "scheduler"):
+        if not (folder / name).is_dir():
+            raise AuditError(f"no {name}/ in this folder", where=str(folder), hint="Give a complete diffusers folder.")
+    for name, kind in networks.items():
+        config = read_json(folder / name / "config.json")
+        found = config.get("_class_name") or (config.get("architectures") or [None])[0]
+        if found not in (None, kind.__name__):
+            raise _unsupported(f"{name} is {found}, not {kind.__name__}", folder)
+        _check_quantization(config, folder / name)
+
+
+def check_unet(config: Mapping[str, Any], where: str, addition: str | None = None) -> None:
     """Check that a UNet has no inputs other than latents, time and text.
 
     Args:
         config: Configuration of the UNet.
         where: The model, for errors.
+        addition: The type of addition embeddings that it must have.
 
     Raises:
         AuditError: It has other inputs.
     """
-    extra = [f"{name} ({what})" for name, what in _INPUTS.items() if config.get(name) is not None]
+    expected = {"addition_embed_type": addition}
+    extra = [f"{name} ({what})" for name, what in _INPUTS.items() if config.get(name) != expected.get(name)]
     inputs, outputs = config["in_channels"], config["out_channels"]
     if inputs != outputs:
         like = f" ({_CHANNELS[inputs]})" if inputs in _CHANNELS else ""
@@ -100,7 +123,7 @@ def check_vae(config: Mapping[str, Any], channels: int, where: str) -> None:
         raise _unsupported(f"the VAE makes images of {config['out_channels']} channels, not 3", where)
 
 
-def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where: str) -> None:
+def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where: str, made: int | None = None) -> None:
     """Check that tokenizer, text encoder and UNet fit together.
 
     Args:
@@ -108,6 +131,7 @@ def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where
         text_encoder: The text encoder; it may be on the `meta` device.
         unet: Configuration of the UNet.
         where: The model, for errors.
+        made: Width of the hidden states, if it is not that of this text encoder alone.
 
     Raises:
         AuditError: They do not fit.
@@ -120,9 +144,10 @@ def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where
         raise AuditError(what, where=where, hint="Take tokenizer and text_encoder from the same save_pretrained.")
     width = unet["cross_attention_dim"]
     widths = set(width) if isinstance(width, list | tuple) else {width}
-    if widths != {text_encoder.config.hidden_size}:
+    made = made or text_encoder.config.hidden_size
+    if widths != {made}:
         what = f"the UNet attends to hidden states of {width} values; the text encoder makes "
-        raise _unsupported(f"{what}{text_encoder.config.hidden_size}", where)
+        raise _unsupported(f"{what}{made}", where)
 
 
 def latent_size(
@@ -147,7 +172,7 @@ def latent_size(
     if resolution is not None:
         scale = pixels_per_latent(vae)
         hint = f"Set model.resolution (resolution=) to a multiple of {scale}, or [height, width]."
-        height, width = _checked_size(resolution, scale, where, hint)
+        height, width = checked_size(resolution, scale, where, hint)
         return height // scale, width // scale
     size, version = unet.get("sample_size"), unet.get("_diffusers_version")
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
@@ -160,42 +185,34 @@ def latent_size(
     raise AuditError(f"sample_size in unet/config.json is {size!r}", where=where, hint=hint)
 
 
-def screening_size(
-    unet: Mapping[str, Any], vae: Mapping[str, Any], resolution: int | tuple[int, int]
-) -> tuple[int, int]:
-    """Determine the height and width of the latents of a screen.
-
-    Each down block but the last halves the latents. Both sides must be divisible by all these halvings, because the up
-    blocks would otherwise interpolate to odd sizes.
-
-    Args:
-        unet: Configuration of the UNet.
-        vae: Configuration of the autoencoder.
-        resolution: Resolution in pixels, one number or (height, width).
-
-    Returns:
-        The height and width of the latents, in latent pixels.
-
-    Raises:
-        UsageError: The UNet cannot take latents of this size.
-    """
-    scale = pixels_per_latent(vae)
-    multiple = scale * 2 ** (len(unet["block_out_channels"]) - 1)
-    hint = f"Set screen.resolution (resolution=) to a multiple of {multiple} pixels, or [height, width]."
-    height, width = _checked_size(resolution, multiple, "screen.resolution", hint)
-    return height // scale, width // scale
-
-
 def pixels_per_latent(vae: Mapping[str, Any]) -> int:
     """Return the width in pixels of one latent pixel."""
     return int(2 ** (len(vae["block_out_channels"]) - 1))
 
 
-def _checked_size(resolution: int | Sequence[int], multiple: int, where: str, hint: str) -> tuple[int, int]:
+def checked_size(resolution: int | Sequence[int], multiple: int, where: str, hint: str) -> tuple[int, int]:
+    """Return a resolution as height and width.
+
+    Args:
+        resolution: Resolution in pixels, one number or (height, width).
+        multiple: What both must be divisible by.
+        where: The setting or model, for errors.
+        hint: What to do if they are not.
+
+    Raises:
+        UsageError: They are not.
+    """
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     if min(height, width) < multiple or height % multiple or width % multiple:
         raise UsageError(f"the resolution is {height} x {width}", where=where, hint=hint)
     return height, width
+
+
+def _check_quantization(config: Mapping[str, Any], place: Path) -> None:
+    if config.get("quantization_config"):
+        what = "the weights are quantized (quantization_config)"
+        hint = "Give the weights in float32, float16 or bfloat16."
+        raise AuditError(what, where=str(place), hint=hint, kind="unsupported_model")
 
 
 def _check_tokenizer(folder: Path) -> None:

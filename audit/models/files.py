@@ -19,15 +19,18 @@ CONVERT_SINGLE = (
     "A pickle can run code. Convert it only if you trust it: "
     "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)."
 )
-# Name of the weights file of each component, without its suffix.
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+def stem(component: str) -> str:
+    """Return the name of a network's weights file without its suffix: transformers wrote the text encoders."""
+    return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def weights_files(folder: Path, variant: str | None = None) -> list[Path]:
     """Find the weights files of a component.
 
     Args:
-        folder: Folder of the component: `unet`, `vae` or `text_encoder`.
+        folder: Folder of the component, such as `unet`, `vae` or `text_encoder`.
         variant: Variant to use if there is one, such as "fp16". By default the weights without a variant, or the only
             variant if all weights have one.
 
@@ -53,16 +56,14 @@ def weights_files(folder: Path, variant: str | None = None) -> list[Path]:
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in {".bin", ".ckpt", ".pt", ".pth"})
     if pickles:
         raise AuditError(f"{pickles[0]} is a pickle; refused", where=str(folder), hint=CONVERT, kind="pickle")
-    raise AuditError(
-        f"no {STEMS[folder.name]}.safetensors", where=str(folder), hint="Give a complete diffusers folder."
-    )
+    raise AuditError(f"no {stem(folder.name)}.safetensors", where=str(folder), hint="Give a complete diffusers folder.")
 
 
 def variants(folder: Path) -> dict[str | None, list[Path]]:
     """List the weights files of a component by variant; None stands for weights without a variant."""
-    stem = re.escape(STEMS[folder.name])
-    single = re.compile(rf"{stem}(?:\.(?P<variant>[\w.]+?))?\.safetensors")
-    index = re.compile(rf"{stem}\.safetensors\.index(?:\.(?P<variant>[\w.]+?))?\.json")
+    name = re.escape(stem(folder.name))
+    single = re.compile(rf"{name}(?:\.(?P<variant>[\w.]+?))?\.safetensors")
+    index = re.compile(rf"{name}\.safetensors\.index(?:\.(?P<variant>[\w.]+?))?\.json")
     found: dict[str | None, list[Path]] = {}
     for file in sorted(folder.iterdir()):
         if match := single.fullmatch(file.name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
 
     Args:
         path: A .safetensors file, or a folder written by PEFT (adapter_model.safetensors and adapter_config.json).
-        components: `unet` and `text_encoder`.
+        components: The denoiser and the text encoders, by name.
 
     Raises:
         AuditError: The file is of another kind, or its weights are not LoRA, match no layer, or are not finite.
@@ -43,14 +43,14 @@ def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
     }
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
-        name, role = _role(_of_component(key, layers))
+        name, role = _role(_of_component(key, components, layers))
         if not tensor.isfinite().all():
             raise AuditError(f"{key} has values that are NaN or infinite", where=str(path), hint="Train it again.")
         if name not in layers or role in found[name]:
             raise AuditError(f"{key} belongs to no layer of this model", where=str(path), hint=SUPPORTED)
         found[name][role] = tensor
     for name, parts in found.items():
-        component = "unet" if name.startswith("unet") else "text_encoder"
+        component = max((each for each in components if name.startswith(f"{each}_")), key=len)
         try:
             _add(layers[name], parts["down"], parts["up"], _alpha(parts, metadata, component))
         except (KeyError, RuntimeError) as error:
@@ -72,13 +72,16 @@ def lora_files(path: str | Path) -> list[Path]:
     return [file, config] if file.name == PEFT_WEIGHTS and config.is_file() else [file]
 
 
-def _of_component(key: str, layers: Mapping[str, nn.Module]) -> str:
+def _of_component(key: str, components: Iterable[str], layers: Mapping[str, nn.Module]) -> str:
     """Add the component's name to a PEFT key, which does not say it: the component that has such a layer."""
     if not key.startswith(PEFT_PREFIX):
         return key
-    rest = key.removeprefix(PEFT_PREFIX)
-    named = (f"{component}.{rest}" for component in ("unet", "text_encoder"))
-    return next((name for name in named if _role(name)[0] in layers), key)
+    named = [f"{component}.{key.removeprefix(PEFT_PREFIX)}" for component in components]
+    found = [name for name in named if _role(name)[0] in layers]
+    if len(found) > 1:
+        hint = "Save it with the pipeline's save_lora_weights, whose names say where each layer belongs."
+        raise AuditError(f"several networks of this model have the layer of {key}", hint=hint)
+    return found[0] if found else key
 
 
 def _alpha(parts: Mapping[str, Tensor], metadata: Mapping[str, float], component: str) -> float | None:
@@ -122,7 +125,7 @@ def _peft(path: Path) -> dict[str, float]:
         extra.append(f"bias {config['bias']}")
     if extra:
         raise AuditError(f"it has {', '.join(extra)}", where=str(file), hint=SUPPORTED)
-    return {f"{component}.lora_alpha": alpha for component in ("unet", "text_encoder")}
+    return {f"{component}.lora_alpha": alpha for component in ("unet", "text_encoder", "text_encoder_2")}
 
 
 def _role(key: str) -> tuple[str, str]:
@@ -139,6 +142,7 @@ def _role(key: str) -> tuple[str, str]:
 def _plain(name: str) -> str:
     """Normalise the spelling of a layer's name: kohya writes no dots, current transformers no `text_model`."""
     name = re.sub(r"^lora_te1?_", "text_encoder.", re.sub(r"^lora_unet_", "unet.", name))
+    name = re.sub(r"^lora_te2_", "text_encoder_2.", name)
     name = name.replace(".processor.", ".").replace("text_model", "").replace(".", "_")
     name = re.sub(r"_to_out$", "_to_out_0", name)
     return re.sub(r"_+", "_", name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audit.errors import AuditError, UsageError
 from audit.models.noise import initial_latents
-from audit.models.sampler import PREDICTIONS
+from audit.models.schedulers import PREDICTIONS
 
 # Shapes: C, H and W of the latent; K text positions, D width of the text encoder.
 

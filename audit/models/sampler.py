@@ -52,87 +52,67 @@ def ddim(config: Mapping[str, Any], steps: int = SCREEN_STEPS) -> DDIMScheduler:
     return scheduler
 
 
-def first_informative(scheduler: DDIMScheduler) -> int:
-    """Return the first position of the schedule at which the predicted noise depends on the caption.
-
-    With zero terminal SNR (arXiv 2305.08891) the cumulative alpha of the last training timestep is 0. The input is then
-    pure noise, and the predicted noise is the input itself, whatever the caption.
-    """
-    alphas_T = scheduler.alphas_cumprod[scheduler.timesteps]
-    return int((alphas_T > 0).int().argmax())
-
-
-def to_epsilon(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tensor, timestep: int) -> Tensor:
-    """Convert the UNet's output to predicted noise (v-prediction: arXiv 2202.00512, appendix D).
+class DdimSchedule:
+    """The schedule of a network that predicts noise or velocity (`audit.models.schedule.Schedule`), sampled by DDIM.
 
     Args:
-        scheduler: Its prediction type and schedule are used.
-        output_BCHW: Output of the UNet.
-        latents_BCHW: Input of the UNet.
-        timestep: Timestep of the forward.
+        config: Resolved parameters, as in `Model.scheduler_config`.
+        steps: Number of denoising steps.
 
-    Returns:
-        The predicted noise: [B, C, H, W].
+    Raises:
+        UsageError | AuditError: As `ddim`.
     """
-    if scheduler.config["prediction_type"] == "epsilon":
-        return output_BCHW
-    alpha = float(scheduler.alphas_cumprod[timestep])
-    return alpha**0.5 * output_BCHW + (1 - alpha) ** 0.5 * latents_BCHW
 
+    def __init__(self, config: Mapping[str, Any], steps: int = SCREEN_STEPS) -> None:
+        self._scheduler = ddim(config, steps)
+        self.timesteps: list[int] = self._scheduler.timesteps.tolist()
+        self._predicts_noise = self._scheduler.config["prediction_type"] == "epsilon"
 
-def to_original(scheduler: DDIMScheduler, output_BCHW: Tensor, latents_BCHW: Tensor, timestep: int) -> Tensor:
-    """Convert the UNet's output to the predicted image (arXiv 2202.00512, appendix D).
+    @property
+    def first_informative(self) -> int:
+        """Return the first position at which the predicted noise depends on the caption.
 
-    For v-prediction nothing is divided by the cumulative alpha, which may be almost zero.
+        With zero terminal SNR (arXiv 2305.08891) the cumulative alpha of the last training timestep is 0. The input is
+        then pure noise, and the predicted noise is the input itself, whatever the caption.
+        """
+        alphas_T = self._scheduler.alphas_cumprod[self._scheduler.timesteps]
+        return int((alphas_T > 0).int().argmax())
 
-    Args:
-        scheduler: Its prediction type and schedule are used.
-        output_BCHW: Output of the UNet.
-        latents_BCHW: Input of the UNet.
-        timestep: Timestep of the forward.
+    def alpha(self, position: int) -> float:
+        """Return the cumulative alpha."""
+        return float(self._scheduler.alphas_cumprod[self.timesteps[position]])
 
-    Returns:
-        The predicted image: [B, C, H, W], float64.
-    """
-    alpha, output_BCHW, latents_BCHW = (
-        float(scheduler.alphas_cumprod[timestep]),
-        output_BCHW.double(),
-        latents_BCHW.double(),
-    )
-    if scheduler.config["prediction_type"] == "epsilon":
-        return (latents_BCHW - (1 - alpha) ** 0.5 * output_BCHW) / alpha**0.5
-    return alpha**0.5 * latents_BCHW - (1 - alpha) ** 0.5 * output_BCHW
+    def noisy(self, noise_BCHW: Tensor, position: int) -> Tensor:
+        """Return the noise: the input has variance 1 at every position."""
+        return noise_BCHW
 
+    def step(self, output_BCHW: Tensor, position: int, latents_BCHW: Tensor) -> Tensor:
+        """Take a DDIM step (see `Schedule.step`)."""
+        timestep = self.timesteps[position]
+        latents: Tensor = self._scheduler.step(output_BCHW, timestep, latents_BCHW, return_dict=False)[0]
+        return latents
 
-def response(scheduler: DDIMScheduler, conditional_BCHW: Tensor, unconditional_BCHW: Tensor, timestep: int) -> Tensor:
-    """Compute `eps(c) - eps(∅)` from the UNet's two outputs on the same input.
+    def to_epsilon(self, output_BCHW: Tensor, latents_BCHW: Tensor, position: int) -> Tensor:
+        """Convert an output to predicted noise (v-prediction: arXiv 2202.00512, appendix D; see `Schedule`)."""
+        if self._predicts_noise:
+            return output_BCHW
+        alpha = self.alpha(position)
+        return alpha**0.5 * output_BCHW + (1 - alpha) ** 0.5 * latents_BCHW
 
-    For v-prediction this is `sqrt(alpha) (v(c) - v(∅))`: the input cancels before it can cause rounding errors.
+    def to_original(self, output_BCHW: Tensor, latents_BCHW: Tensor, position: int) -> Tensor:
+        """Convert an output to the predicted image (arXiv 2202.00512, appendix D; see `Schedule`).
 
-    Args:
-        scheduler: Its prediction type and schedule are used.
-        conditional_BCHW: Output of the UNet with the caption.
-        unconditional_BCHW: Output of the UNet with the empty prompt.
-        timestep: Timestep of both forwards.
+        For v-prediction nothing is divided by the cumulative alpha, which may be almost zero.
+        """
+        alpha, output_BCHW, latents_BCHW = self.alpha(position), output_BCHW.double(), latents_BCHW.double()
+        if self._predicts_noise:
+            return (latents_BCHW - (1 - alpha) ** 0.5 * output_BCHW) / alpha**0.5
+        return alpha**0.5 * latents_BCHW - (1 - alpha) ** 0.5 * output_BCHW
 
-    Returns:
-        The difference of the predicted noise: [B, C, H, W].
-    """
-    difference_BCHW = conditional_BCHW - unconditional_BCHW
-    if scheduler.config["prediction_type"] == "epsilon":
-        return difference_BCHW
-    return math.sqrt(float(scheduler.alphas_cumprod[timestep])) * difference_BCHW
+    def response(self, conditional_BCHW: Tensor, unconditional_BCHW: Tensor, position: int) -> Tensor:
+        """Compute `eps(c) - eps(∅)` (see `Schedule`).
 
-
-def guide(unconditional_BCHW: Tensor, conditional_BCHW: Tensor, scale: float) -> Tensor:
-    """Apply classifier-free guidance (arXiv 2207.12598, equation 6).
-
-    Args:
-        unconditional_BCHW: Output of the UNet with the empty prompt.
-        conditional_BCHW: Output of the UNet with the caption.
-        scale: Guidance scale.
-
-    Returns:
-        The guided output: [B, C, H, W].
-    """
-    return unconditional_BCHW + scale * (conditional_BCHW - unconditional_BCHW)
+        For v-prediction this is `sqrt(alpha) (v(c) - v(∅))`: the input cancels before it can cause rounding errors.
+        """
+        difference_BCHW = conditional_BCHW - unconditional_BCHW
+        return difference_BCHW if self._predicts_noise else math.sqrt(self.alpha(position)) * difference_BCHW

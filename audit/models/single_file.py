@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from audit.errors import AuditError, first_line
 from audit.models.architecture import SUPPORTED
 from audit.models.files import CONVERT_SINGLE, few, sha256_of
-from audit.models.networks import empty_networks, folder_configs, folder_tokenizer
+from audit.models.networks import empty_networks, folder_configs, folder_tokenizers
 from audit.models.schedulers import record, resolve
+from audit.models.sd import StableDiffusion
 from audit.models.vocabulary import clip_tokenizer
 from audit.models.weights import fill, read_tensors
 
@@ -59,7 +60,12 @@ def load_single_file(
     """
     header = read_header(file)
     configs = single_file_configs(header, file, config)
-    networks = empty_networks(configs, str(file))
+    networks = empty_networks(StableDiffusion, configs, str(file))
+    if config is None:
+        tokenizer = clip_tokenizer(configs["pad_token"])
+    else:
+        tokenizer = folder_tokenizers(StableDiffusion, config)["tokenizer"]
+    StableDiffusion.check(networks | {"tokenizer": tokenizer}, str(file))
     tensors = read_tensors([file])
     split = {prefix: _below(tensors, prefix) for prefix in (UNET, VAE, TEXT)}
     beside = [key for key in tensors if not key.startswith((UNET, VAE, TEXT)) and not _BESIDE.match(key)]
@@ -69,7 +75,6 @@ def load_single_file(
     for name, prefix in (("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)):
         converted = _converted(name, split.pop(prefix), networks[name], configs[name], str(file))
         fill(networks[name], converted, name, str(file), dtype)
-    tokenizer = clip_tokenizer(configs["pad_token"]) if config is None else folder_tokenizer(config)
     vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
     hashes = dict.fromkeys(("unet", "vae", "text_encoder"), sha256_of([file]))
     hashes["tokenizer"] = hashlib.sha256(vocabulary).hexdigest()
@@ -121,7 +126,7 @@ def single_file_configs(header: Mapping[str, Tensor], file: Path, config: Path |
             hint = "Give a file that holds the whole model, or a diffusers folder."
             raise AuditError(f"there is no {part} in this file", where=str(file), hint=hint)
     if config is not None:
-        return folder_configs(config)
+        return folder_configs(StableDiffusion, config)
     content = resources.files("audit.models").joinpath(f"configs/{family}.json").read_text(encoding="utf-8")
     configs: dict[str, Any] = json.loads(content)
     written = configs["scheduler"]

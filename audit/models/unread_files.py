@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-_CONFIGS = {
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    *(f"{name}/config.json" for name in ("unet", "vae", "text_encoder")),
-}
+_CONFIGS = {"model_index.json", "scheduler/scheduler_config.json"}
 
 
 def files_not_read(folder: Path, read: Iterable[Path]) -> list[str]:
@@ -17,23 +13,24 @@ def files_not_read(folder: Path, read: Iterable[Path]) -> list[str]:
 
     Args:
         folder: The folder.
-        read: Weights files that are read. Configurations, all files in `tokenizer/` and the indices of sharded weights
-            count as read too.
+        read: Weights files that are read. Configurations, all files in `tokenizer/` or `tokenizer_2/` and the indices
+            of sharded weights count as read too.
 
     Returns:
         Paths relative to the folder, sorted. A subfolder of which nothing is read is one entry, such as
         `safety_checker/ (3 files)`. Hidden files and folders are left out.
     """
     known = _CONFIGS | {file.relative_to(folder).as_posix() for file in read}
+    known |= {f"{Path(name).parent.as_posix()}/config.json" for name in known}
     known |= {f"{Path(name).parent.as_posix()}/{_index_of(name)}" for name in known if "-of-" in name}
     left: dict[str, list[str]] = {}
-    used = {"tokenizer"}
+    used: set[str] = set()
     for file in sorted(folder.rglob("*")):
         relative = file.relative_to(folder)
         if not file.is_file() or any(part.startswith(".") for part in relative.parts):
             continue
         top = relative.parts[0] if len(relative.parts) > 1 else ""
-        if relative.as_posix() in known or (top == "tokenizer" and len(relative.parts) == 2):
+        if relative.as_posix() in known or (top.startswith("tokenizer") and len(relative.parts) == 2):
             used.add(top)
         else:
             left.setdefault(top, []).append(relative.as_posix())

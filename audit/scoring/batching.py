@@ -17,6 +17,7 @@ from torch import Tensor
 from audit import schema
 from audit.errors import UsageError
 from audit.images.png import map_png
+from audit.models.conditioning import Conditioning
 from audit.models.model import Model
 from audit.models.noise import initial_latents
 from audit.models.precision import name_of, overflow_hint, uses_tf32
@@ -24,23 +25,23 @@ from audit.scoring.memory import in_batches, most_rows, usual_batch, waits_on
 
 T = TypeVar("T")
 
-# Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, K text positions, D text width, n values of a column.
+# Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, n values of a column.
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A slice of the rows, ready for the UNet.
+    """A slice of the rows, ready for the denoiser.
 
     Attributes:
         rows: Which rows the batch holds.
-        hidden_BKD: Hidden states of the text encoder.
-        prompt_tokens_B: Number of tokens of each prompt, with BOS and EOS.
-        same_as_empty_B: Whether the tokens of a prompt are those of the empty prompt.
+        conditioning: What the denoiser is given of the captions.
+        prompt_tokens_B: Number of words of each prompt, plus two.
+        same_as_empty_B: Whether the denoiser is given the same as without a caption.
         seed_B: Index of each row's seed.
     """
 
     rows: slice
-    hidden_BKD: Tensor
+    conditioning: Conditioning
     prompt_tokens_B: Tensor
     same_as_empty_B: Tensor
     seed_B: Tensor
@@ -50,7 +51,7 @@ class Batch:
         at = slice(row, row + 1)
         return Batch(
             slice(self.rows.start + row, self.rows.start + row + 1),
-            self.hidden_BKD[at],
+            self.conditioning[at],
             self.prompt_tokens_B[at],
             self.same_as_empty_B[at],
             self.seed_B[at],
@@ -81,9 +82,9 @@ class Rows:
         return initial_latents(self.seeds, self.model.latent_shape, self.model.device)
 
     @cached_property
-    def empty_1KD(self) -> Tensor:
-        """Encode the empty prompt: hidden states [1, K, D]."""
-        return self.model.encode([""])[0]
+    def null(self) -> Conditioning:
+        """What the denoiser is given without a caption: one row."""
+        return self.model.null()
 
     def each(self, task: str, work: Callable[[slice], T], done: Callable[[int], None] | None = None) -> list[T]:
         """Apply `work` to all rows, one batch at a time, and return the results in order.
@@ -114,18 +115,17 @@ class Rows:
 
     def batch(self, rows: slice) -> Batch:
         """Encode the given rows; each caption among them is tokenized and encoded once."""
-        empty_ids_1K, _ = self.model.tokenize([""])
         caption_B, seed_B = np.divmod(np.arange(rows.start, rows.stop), len(self.seeds))
         first = caption_B[0]
-        ids_NK, mask_NK = self.model.tokenize(self.captions[first : caption_B[-1] + 1])
-        of_B = torch.from_numpy(caption_B - first)
-        prompt_tokens_B = mask_NK.sum(1)[of_B]
-        self.prompt_tokens_R[rows] = prompt_tokens_B.numpy()
+        encoded = self.model.encode(self.captions[first : caption_B[-1] + 1])
+        conditioning = encoded[torch.from_numpy(caption_B - first)]
+        assert conditioning.tokens is not None
+        self.prompt_tokens_R[rows] = conditioning.tokens.counts_B.numpy()
         return Batch(
             rows=rows,
-            hidden_BKD=self.model.embed(ids_NK, mask_NK)[of_B.to(self.model.device)],
-            prompt_tokens_B=prompt_tokens_B.to(self.model.device),
-            same_as_empty_B=(ids_NK == empty_ids_1K).all(1)[of_B].to(self.model.device),
+            conditioning=conditioning,
+            prompt_tokens_B=conditioning.tokens.counts_B.to(self.model.device),
+            same_as_empty_B=conditioning.tokens.same_as(self.model.null_tokens()).to(self.model.device),
             seed_B=torch.from_numpy(seed_B).to(self.model.device),
         )
 
@@ -198,6 +198,8 @@ class Rows:
             "latent_shape": list(model.latent_shape),
             "detectors": {detector.name: detector.version for detector in detectors},
         }
+        if model.settings:
+            found["settings"] = dict(model.settings)
         return found | {"tf32": True} if uses_tf32(model.device, model.dtype) else found
 
     def _column(self, values_Rn: npt.NDArray[Any] | None, kind: pa.DataType, finite: npt.NDArray[np.bool_]) -> pa.Array:

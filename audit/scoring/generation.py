@@ -1,4 +1,4 @@
-"""Generate images with a full guided DDIM run, which yields images and trajectory scores together."""
+"""Generate images with a full guided run, which yields images and trajectory scores together."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from audit.attention.probe import AttentionProbe, MapProbe, finest_down_layers
 from audit.detectors import run_detectors
 from audit.detectors.detector import Follower, TrajectoryStep
 from audit.errors import UsageError
 from audit.images.png import png
+from audit.models.conditioning import joined
 from audit.models.model import Model
-from audit.models.sampler import ddim, guide, response
+from audit.models.schedule import guide
 from audit.scoring.batching import Batch, Rows
 from audit.scoring.memory import in_batches, waits_on
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.progress import CountSteps, Progress
 
-# Shapes: B rows, Q image queries, K text positions, D text width; C, H and W of the latent, h and w of the image.
+# Shapes: B rows, Q image queries, K text positions; C, H and W of the latent, h and w of the image.
 
 OUTPUTS = ("image", "latents")
 DECODED_TOGETHER = 4  # at 512 pixels the decoder needs about 1 GiB per image, many times what the UNet needs
@@ -45,8 +45,8 @@ def generate(
 ) -> pa.Table:
     """Generate images of captions: one row per caption and seed, caption-major, as in `audit.schema.scored`.
 
-    The sampler is DDIM with eta 0. Latents equal those of diffusers' StableDiffusionPipeline with a DDIMScheduler and
-    the same noise.
+    The sampler is DDIM with eta 0, or Euler for models trained by flow matching. Latents equal those of the family's
+    pipeline in diffusers with that scheduler and the same noise (`Model.pipeline`).
 
     Args:
         model: The model to run.
@@ -71,7 +71,7 @@ def generate(
         raise UsageError(f"output is {output!r}", hint=f"Give one of: {', '.join(OUTPUTS)}.")
     chosen = run_detectors(detectors)
     rows = Rows(model, captions, seeds, batch_size)
-    ddim(model.scheduler_config, steps)  # report an invalid number of steps even if there is nothing to generate
+    model.schedule(steps)  # report an invalid number of steps even if there is nothing to generate
 
     def run(at: slice) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         batch = rows.batch(at)
@@ -102,22 +102,22 @@ def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
 
     If memory runs out, fewer images are decoded at a time, so that the latents need not be made again.
     """
-    scaled_BCHW = latents_BCHW / model.vae.config["scaling_factor"]
-
-    def part(at: slice) -> Tensor:
-        decoded: Tensor = model.vae.decode(scaled_BCHW[at].to(model.dtype)).sample
-        return decoded
-
-    parts = in_batches(len(scaled_BCHW), DECODED_TOGETHER, part, lambda smaller: None, waits_on(model.device))
+    parts = in_batches(
+        len(latents_BCHW),
+        DECODED_TOGETHER,
+        lambda at: model.decode(latents_BCHW[at]),
+        lambda smaller: None,
+        waits_on(model.device),
+    )
     return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
 
 def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int) -> None:
     """Note where a row, whose latents are not finite from the given step on, stopped being finite."""
     latents_1CHW, _ = denoise(rows, one, steps, guidance_scale, (), until=step)
-    timestep = int(ddim(rows.model.scheduler_config, steps).timesteps[step])
+    timestep = rows.model.schedule(steps).timesteps[step]
     found = first_not_finite(rows, one, latents_1CHW, timestep) or "latents"
-    rows.broken_at[one.rows.start] = f"{found}, step {step + 1} of {steps} (t = {timestep})"
+    rows.broken_at[one.rows.start] = f"{found}, step {step + 1} of {steps} (t = {timestep:g})"
 
 
 def denoise(
@@ -142,37 +142,36 @@ def denoise(
         (final latents [B, C, H, W], first step after which each row's latents are not finite [B], -1 if they are).
     """
     model = rows.model
-    scheduler = ddim(model.scheduler_config, steps)
+    schedule = model.schedule(steps)
     latents_BCHW = rows.noise_SCHW[batch.seed_B]
     size = len(latents_BCHW)
-    guided = guidance_scale > 1  # like diffusers: no guidance at 1 or below
+    guided = guidance_scale > 1 and model.GUIDED  # like diffusers: no guidance at 1 or below
     both = guided or any(follower.needs_response for follower in followers)
-    empty_BKD = rows.empty_1KD.expand(size, -1, -1)
-    hidden_BKD = torch.cat([empty_BKD, batch.hidden_BKD]) if both else batch.hidden_BKD
+    conditioning = joined([rows.null.expand(size), batch.conditioning]) if both else batch.conditioning
+    conditioning = model.with_guidance(conditioning, guidance_scale)
     conditional = slice(-size, None)
     broken_B = torch.full((size,), -1, device=latents_BCHW.device)
-    last = len(scheduler.timesteps) - 1
+    last = len(schedule.timesteps) - 1
     with ExitStack() as probes:
         probe = end_probe = None
         if any(follower.needs_attention for follower in followers):
-            probe = probes.enter_context(AttentionProbe(model.layers, conditional))
-        for step, timestep in enumerate(scheduler.timesteps[:until].tolist()):
+            probe = probes.enter_context(model.probe(batch.conditioning, rows=conditional))
+        for step, timestep in enumerate(schedule.timesteps[:until]):
             if step == last and any(follower.needs_end for follower in followers):
-                layers = finest_down_layers(model.unet)
-                end_probe = probes.enter_context(MapProbe(layers, batch.prompt_tokens_B - 1, conditional))
+                end_probe = probes.enter_context(model.end_probe(batch.conditioning, conditional))
             input_BCHW = torch.cat([latents_BCHW] * 2) if both else latents_BCHW
-            output_BCHW = model.predict(input_BCHW, timestep, hidden_BKD)
+            output_BCHW = model.predict(input_BCHW, timestep, conditioning)
             conditional_BCHW = output_BCHW[-size:]
             response_BCHW = None
             if both:
-                response_BCHW = response(scheduler, output_BCHW[size:], output_BCHW[:size], timestep)
+                response_BCHW = schedule.response(output_BCHW[size:], output_BCHW[:size], step)
                 response_BCHW = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
             attn_BLK = probe.take() if probe else None
             end_BQ = end_probe.take() if end_probe else None
             noise_BCHW = guide(output_BCHW[:size], conditional_BCHW, guidance_scale) if guided else conditional_BCHW
             before_BCHW = latents_BCHW
-            latents_BCHW = scheduler.step(noise_BCHW, timestep, before_BCHW, return_dict=False)[0]
-            alpha = float(scheduler.alphas_cumprod[timestep])
+            latents_BCHW = schedule.step(noise_BCHW, step, before_BCHW)
+            alpha = schedule.alpha(step)
             for follower in followers:
                 update_BCHW = latents_BCHW - before_BCHW
                 follower.observe(step, TrajectoryStep(attn_BLK, response_BCHW, end_BQ, update_BCHW, alpha))

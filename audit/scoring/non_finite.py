@@ -5,38 +5,39 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audit.attention.probe import AttentionProbe
+from audit.models.conditioning import Conditioning
 from audit.models.model import Model
 from audit.scoring.batching import Batch, Rows
 
-# Shapes: L layers, K text positions, D text width, C, H and W of the latent.
+# Shapes: L layers, K text positions, C, H and W of the latent.
 
 
-def first_not_finite(rows: Rows, one: Batch, latents_1CHW: Tensor, timestep: int) -> str | None:
+def first_not_finite(rows: Rows, one: Batch, latents_1CHW: Tensor, timestep: float) -> str | None:
     """Name the first part of a forward that yields NaN or infinity, for a row and then for the empty prompt.
 
     Args:
         rows: The rows that the batch belongs to.
         one: A batch of one row.
-        latents_1CHW: Input of the UNet.
+        latents_1CHW: Input of the denoiser.
         timestep: Timestep of the forward.
 
     Returns:
         The name of the part; None if everything is finite.
     """
-    for hidden_1KD, of in ((one.hidden_BKD, ""), (rows.empty_1KD, " of the empty prompt")):
-        what = _first(rows.model, latents_1CHW, timestep, hidden_1KD)
+    for conditioning, of in ((one.conditioning, ""), (rows.null, " of the empty prompt")):
+        what = _first(rows.model, latents_1CHW, timestep, conditioning)
         if what:
             return what + of
     return None
 
 
 @torch.inference_mode()
-def _first(model: Model, latents_1CHW: Tensor, timestep: int, hidden_1KD: Tensor) -> str | None:
-    with AttentionProbe(model.layers) as probe:
-        output_1CHW = model.predict(latents_1CHW, timestep, hidden_1KD)
+def _first(model: Model, latents_1CHW: Tensor, timestep: float, conditioning: Conditioning) -> str | None:
+    with model.probe(conditioning) as probe:
+        output_1CHW = model.predict(latents_1CHW, timestep, conditioning)
         (attn_LK,) = probe.take()
-    checks = [("hidden states of the text encoder", hidden_1KD)]
-    checks += [(f"cross-attention layer {layer}", attn_K) for layer, attn_K in enumerate(attn_LK)]
-    checks.append(("output of the UNet", output_1CHW))
+    if not conditioning.isfinite():
+        return "hidden states of the text encoder"
+    checks = [(f"cross-attention layer {layer}", attn_K) for layer, attn_K in enumerate(attn_LK)]
+    checks.append((f"output of the {model.DENOISER}", output_1CHW))
     return next((name for name, values in checks if not values.isfinite().all()), None)

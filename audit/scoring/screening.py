@@ -12,13 +12,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from audit.attention.probe import AttentionProbe, LayersSeen
+from audit.attention.probe import LayersSeen
 from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import screen_detectors
 from audit.detectors.detector import ALL_LAYERS, ScreenDetector, Seen
 from audit.errors import AuditError
+from audit.models.conditioning import Conditioning
 from audit.models.model import Model
-from audit.models.sampler import ddim, first_informative, response, to_epsilon, to_original
+from audit.models.schedule import Schedule
 from audit.scoring.batching import Batch, Rows, finite_rows
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.own_forwards import BatchForwards
@@ -27,23 +28,23 @@ from audit.scoring.reference_model import beside
 
 # Shapes: B rows, S seeds, L layers, K text positions, C, H and W of the latent.
 
-# Outputs [1, C, H, W] of the UNet without a caption, by seed, timestep and shape of the latents.
-Unconditional = dict[tuple[int, int, tuple[int, int, int]], Tensor]
+# Outputs [1, C, H, W] of the denoiser without a caption, by seed, timestep and shape of the latents.
+Unconditional = dict[tuple[int, float, tuple[int, int, int]], Tensor]
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward that the detectors need: the UNet at `timestep` on the initial noise.
+    """One forward that the detectors need: the denoiser at `timestep` on the initial noise.
 
     Attributes:
-        position: Position in the 50-step schedule.
+        position: Position in the schedule of the screen.
         timestep: Timestep at that position.
         layers: Number of cross-attention layers whose attention is recorded, from the first on.
         full: Whether the output is needed. If not, the forward may end after those layers.
     """
 
     position: int
-    timestep: int
+    timestep: float
     layers: int
     full: bool
 
@@ -103,7 +104,7 @@ def screen(
         values = {name: value.cpu().numpy() for part in measured for name, value in part.items()}
         finite_B = np.all([finite_rows(value) for value in values.values()], axis=0)
         for row in np.flatnonzero(~finite_B).tolist():
-            _locate(rows, batch.one(row), shared.plan)
+            shared.locate(batch.one(row))
         return values
 
     def told(done: int) -> None:
@@ -122,77 +123,75 @@ class _Pass:
     """The forwards that the detectors of a screen share."""
 
     def __init__(self, model: Model, rows: Rows, chosen: Sequence[ScreenDetector], known: Unconditional) -> None:
-        self._model, self._rows, self._scheduler = model, rows, ddim(model.scheduler_config)
-        self._timesteps, self._earliest = self._scheduler.timesteps.tolist(), first_informative(self._scheduler)
-        self.plan = forwards(chosen, model, self._timesteps, self._earliest)
+        self._model, self._rows, self._schedule = model, rows, model.screen_schedule()
+        self._earliest = self._schedule.first_informative
+        self.plan = forwards(chosen, model, self._schedule)
         self._positions = {at: max(at, self._earliest) for detector in chosen for at in detector.response}
-        self._unconditional = _unconditional(model, rows, self.plan, known) if len(rows) else {}
+        self._unconditional = _unconditional(rows, self.plan, self._schedule, known) if len(rows) else {}
 
     def see(self, batch: Batch) -> Seen:
         """Run the forwards on a batch, and return what the detectors measure."""
         outputs: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}
-        own = BatchForwards(self._rows, batch, self._scheduler, self._earliest, outputs, self._unconditional)
+        own = BatchForwards(self._rows, batch, self._schedule, self._earliest, outputs, self._unconditional)
         seen = Seen(self._rows.noise_SCHW[batch.seed_B], self._alphas(), own=own)
         period = len(self._rows.seeds)
         for forward in self.plan:
-            output_BCHW, attn_BLK = run_forward(self._model, forward, seen.noise_BCHW, batch.hidden_BKD, period)
+            input_BCHW = self._schedule.noisy(seen.noise_BCHW, forward.position)
+            output_BCHW, attn_BLK = run_forward(self._model, forward, input_BCHW, batch.conditioning, period)
             if attn_BLK is not None:
                 seen.attn_BLK[forward.position] = attn_BLK
             if output_BCHW is not None:
                 outputs[forward.position] = output_BCHW
                 unconditional_BCHW = self._unconditional[forward.position][batch.seed_B]
-                response_BCHW = response(self._scheduler, output_BCHW, unconditional_BCHW, forward.timestep)
+                response_BCHW = self._schedule.response(output_BCHW, unconditional_BCHW, forward.position)
                 responses[forward.position] = response_BCHW.masked_fill(batch.same_as_empty_B[:, None, None, None], 0)
         for at, moved in self._positions.items():
-            given = self._scheduler, self._unconditional[moved][batch.seed_B], seen.noise_BCHW, self._timesteps[moved]
+            input_BCHW = self._schedule.noisy(seen.noise_BCHW, moved)
+            given = self._unconditional[moved][batch.seed_B], input_BCHW, moved
             seen.response_BCHW[at] = responses[moved]
-            seen.unconditional_BCHW[at] = to_epsilon(*given)
+            seen.unconditional_BCHW[at] = self._schedule.to_epsilon(*given)
             if at == 0:
-                seen.unconditional_original_BCHW[at] = to_original(*given)
+                seen.unconditional_original_BCHW[at] = self._schedule.to_original(*given)
         return seen
+
+    def locate(self, one: Batch) -> None:
+        """Note where a row that is not finite stopped being finite."""
+        for forward in self.plan:
+            input_1CHW = self._schedule.noisy(self._rows.noise_SCHW[one.seed_B], forward.position)
+            what = first_not_finite(self._rows, one, input_1CHW, forward.timestep)
+            if what:
+                self._rows.broken_at[one.rows.start] = f"{what}, t = {forward.timestep:g}"
+                return
 
     def _alphas(self) -> dict[int, float]:
         """Return the cumulative alpha at each position that a detector asks for."""
-        alphas = self._scheduler.alphas_cumprod
-        return {at: float(alphas[self._timesteps[moved]]) for at, moved in self._positions.items()}
+        return {at: self._schedule.alpha(moved) for at, moved in self._positions.items()}
 
 
-def _unconditional(model: Model, rows: Rows, plan: Sequence[Forward], known: Unconditional) -> dict[int, Tensor]:
+def _unconditional(rows: Rows, plan: Sequence[Forward], schedule: Schedule, known: Unconditional) -> dict[int, Tensor]:
     """Compute the outputs of the full forwards without a caption, by position: [S, C, H, W], one row per seed.
 
     Outputs that are known are not computed again; the others are added to those that are known.
     """
-    found = {}
+    model, found = rows.model, {}
     for forward in (forward for forward in plan if forward.full):
+        input_SCHW = schedule.noisy(rows.noise_SCHW, forward.position)
         keys = [(seed, forward.timestep, model.latent_shape) for seed in rows.seeds]
         for at, key in enumerate(keys):
             if key not in known:
-                known[key] = model.predict(rows.noise_SCHW[at : at + 1], forward.timestep, rows.empty_1KD)
+                known[key] = model.predict(input_SCHW[at : at + 1], forward.timestep, rows.null)
         found[forward.position] = torch.cat([known[key] for key in keys])
     return found
 
 
-def _locate(rows: Rows, one: Batch, plan: Sequence[Forward]) -> None:
-    """Note where a row that is not finite stopped being finite."""
-    noise_1CHW = rows.noise_SCHW[one.seed_B]
-    for forward in plan:
-        what = first_not_finite(rows, one, noise_1CHW, forward.timestep)
-        if what:
-            rows.broken_at[one.rows.start] = f"{what}, t = {forward.timestep}"
-            return
-
-
-def forwards(
-    detectors: Sequence[ScreenDetector], model: Model, timesteps: Sequence[int], earliest: int = 0
-) -> list[Forward]:
+def forwards(detectors: Sequence[ScreenDetector], model: Model, schedule: Schedule) -> list[Forward]:
     """Plan the forwards that the detectors need together: one per timestep.
 
     Args:
         detectors: The detectors of the screen.
         model: The model to run.
-        timesteps: Timesteps of the 50-step schedule.
-        earliest: First position at which a response can be measured (`audit.models.sampler.first_informative`).
+        schedule: The schedule of the screen. No response can be measured before its first informative position.
 
     Returns:
         The forwards, in order of their timesteps' positions in the schedule.
@@ -210,30 +209,32 @@ def forwards(
                     hint="Leave that detector out.",
                 )
             layers[at] = max(count, layers.get(at, 0))
-    full = {max(at, earliest) for detector in detectors for at in detector.response}
-    return [Forward(at, timesteps[at], layers.get(at, 0), at in full) for at in sorted(full | layers.keys())]
+    full = {max(at, schedule.first_informative) for detector in detectors for at in detector.response}
+    return [Forward(at, schedule.timesteps[at], layers.get(at, 0), at in full) for at in sorted(full | layers.keys())]
 
 
 def run_forward(
-    model: Model, forward: Forward, latents_BCHW: Tensor, hidden_BKD: Tensor, period: int | None = None
+    model: Model, forward: Forward, latents_BCHW: Tensor, conditioning: Conditioning, period: int | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Run a forward of the plan.
 
     Args:
         model: The model to run.
         forward: What to record.
-        latents_BCHW: Input of the UNet.
-        hidden_BKD: Hidden states of the text encoder.
+        latents_BCHW: Input of the denoiser.
+        conditioning: What the denoiser is given of the captions.
         period: Number of rows after which the latents repeat, if they do.
 
     Returns:
         (output [B, C, H, W] or None if the forward is not full, attention [B, L, K] or None if none is recorded).
     """
-    if not forward.layers:
-        return model.predict(latents_BCHW, forward.timestep, hidden_BKD, period), None
-    with AttentionProbe(model.layers[: forward.layers], stop=not forward.full) as probe:
-        try:
-            output_BCHW = model.predict(latents_BCHW, forward.timestep, hidden_BKD, period)
-        except LayersSeen:
-            return None, probe.take()
-        return (output_BCHW if forward.full else None), probe.take()
+    rows = len(latents_BCHW)
+    with model.sharing_prefix(rows if period is None else period, rows):
+        if not forward.layers:
+            return model.predict(latents_BCHW, forward.timestep, conditioning), None
+        with model.probe(conditioning, forward.layers, stop=not forward.full) as probe:
+            try:
+                output_BCHW = model.predict(latents_BCHW, forward.timestep, conditioning)
+            except LayersSeen:
+                return None, probe.take()
+            return (output_BCHW if forward.full else None), probe.take()

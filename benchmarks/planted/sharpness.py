@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from audit.models.conditioning import Conditioning
 from audit.models.model import Model
-from audit.models.sampler import ddim, first_informative, response
 from audit.scoring.batching import Rows
 
 # Shapes: B rows; C, H and W of the latent.
@@ -32,17 +32,17 @@ def sharpness(model: Model, captions: Sequence[str], seed: int, batch_size: int)
     Returns:
         The sharpness of each caption. A larger value is more suspicious.
     """
-    scheduler = ddim(model.scheduler_config)
-    timestep = int(scheduler.timesteps[first_informative(scheduler)])
+    schedule = model.screen_schedule()
+    position = schedule.first_informative
     rows = Rows(model, captions, [seed], batch_size)
 
     def work(at: slice) -> list[float]:
         batch = rows.batch(at)
-        empty_BKD, hidden_BKD = rows.empty_1KD.expand_as(batch.hidden_BKD).clone(), batch.hidden_BKD.clone()
+        both = [_cloned(each) for each in (batch.conditioning, rows.null.expand(len(batch.conditioning)))]
 
         def difference(latents_BCHW: Tensor) -> Tensor:
-            outputs = [model.predict(latents_BCHW, timestep, hidden) for hidden in (hidden_BKD, empty_BKD)]
-            return response(scheduler, outputs[0], outputs[1], timestep)
+            outputs = [model.predict(latents_BCHW, schedule.timesteps[position], each) for each in both]
+            return schedule.response(outputs[0], outputs[1], position)
 
         noise_BCHW = rows.noise_SCHW[batch.seed_B]
         product_BCHW: Tensor = torch.func.jvp(difference, (noise_BCHW,), (difference(noise_BCHW),))[1]
@@ -52,3 +52,8 @@ def sharpness(model: Model, captions: Sequence[str], seed: int, batch_size: int)
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         return [value for part in rows.each("sharpness", work) for value in part]
+
+
+def _cloned(conditioning: Conditioning) -> Conditioning:
+    """Copy the tensors, which were made in inference mode, so that derivatives can be taken."""
+    return Conditioning({name: tensor.clone() for name, tensor in conditioning.tensors.items()})

@@ -30,7 +30,7 @@ def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -
         AuditError: As `audit.load_model`.
     """
     with no_collector():
-        from audit.models.model import load_model
+        from audit.models.loading import load_model
         from audit.models.textual_inversion import TextualInversion
 
     return load_model(

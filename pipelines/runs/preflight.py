@@ -212,15 +212,15 @@ def _model(files: ModelFiles, config: Config) -> None:
         hint = "Give a diffusers folder, a .safetensors file or a hub id."
         raise AuditError("no such model", where=files.path, hint=hint)
     with no_collector():
-        from audit.models.files import STEMS, weights_files
+        from audit.models.files import weights_files
         from audit.models.weights import check_header
         from pipelines.engine.models import outline
     model = outline(files)
     model.at_resolution(config.screen.pixels())
     place = Path(files.path)
-    for name in STEMS if place.is_dir() else ():
+    for name, network in model.networks.items() if place.is_dir() else ():
         found = weights_files(place / name, files.variant)
-        check_header(getattr(model, name), found, name, str(place / name))
+        check_header(network, found, name, str(place / name))
 
 
 def _there(path: str, key: str) -> None:

@@ -115,7 +115,7 @@ def _sample(worker: Worker, shard: Shard) -> Tables:
     drawn = pa.array(draws(found["caption_id"].to_pylist(), SEED) < fraction)
     found = found.filter(drawn)
     group = _groups(worker.ledger, table, name).filter(drawn)
-    mask_NK = worker.model.tokenize(found["caption"].to_pylist())[1] if len(found) else None
+    mask_NK = worker.model.tokenize(found["caption"].to_pylist()).mask_BK if len(found) else None
     truncated_N = np.zeros(0, bool) if mask_NK is None else mask_NK.all(1).numpy()
     is_control = pa.repeat(table == CONTROL_CAPTIONS, len(found))
     columns = [found["caption_id"], found["caption"], group, pa.array(truncated_N), is_control]

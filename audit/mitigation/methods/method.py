@@ -80,6 +80,7 @@ class Prompts:
     def empty_1KD(self) -> Tensor:
         """Encode the empty prompt, once per window: hidden states, [1, K, D]."""
         empty = {"prompt": "", "prompt_embeds": None, "num_images_per_prompt": 1}
+        empty |= {"prompt_2": None} if "prompt_2" in self.given else {}
         hidden_1KD = self.encode(**empty, do_classifier_free_guidance=False)
         return hidden_1KD.repeat(1, self.windows, 1)[:, : self.length]
 

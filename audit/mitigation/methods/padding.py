@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -86,7 +86,10 @@ class Padding(Method):
             raise UsageError(what, hint="Pass prompt= instead, or give Padding(token=None).")
         assert self.token is not None
         neutral = _id_of(prompts.pipeline.tokenizer, self.token)
-        with _replacing(prompts.pipeline.text_encoder, counts_P, neutral):
+        encoders = [getattr(prompts.pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+        with ExitStack() as replacing:
+            for encoder in filter(None, encoders):
+                replacing.enter_context(_replacing(encoder, counts_P, neutral))
             return prompts.encode(do_classifier_free_guidance=False)
 
 

@@ -29,7 +29,7 @@ WHOLE = "output, t = 501"  # `caption_response`
 FLOOR = 1e-6  # relative to the value without a caption, below which a response is rounding
 
 
-def parts(unet: nn.Module) -> dict[str, nn.Module]:
+def parts(unet: Any) -> dict[str, nn.Module]:
     """Return the parts of a UNet after which a forward could end, by name, in order of execution."""
     found = {
         f"down_blocks.{i}.attentions.{j}": transformer
@@ -55,18 +55,18 @@ def measure(model: audit.Model, captions: Sequence[str], seed: int, batch: int) 
         that of the empty prompt, which costs nothing per caption.
     """
     noise_1CHW = initial_latents([seed], model.latent_shape, model.device)
-    empty_1KD = model.encode([""])[0]
+    empty = model.encode([""])
     columns: dict[str, list[Tensor]] = {}
-    first = model.unet.down_blocks[0]
+    unet = model.pipeline().unet
     for timestep in TIMESTEPS:
-        for prefix, block in (("", None), ("inner ", first)):
-            with recorded(parts(model.unet)) as seen, repeated(block) as repeat:
-                model.predict(noise_1CHW, timestep, empty_1KD)
+        for prefix, block in (("", None), ("inner ", unet.down_blocks[0])):
+            with recorded(parts(unet)) as seen, repeated(block) as repeat:
+                model.predict(noise_1CHW, timestep, empty)
                 without = dict(seen)
                 repeat()
                 for start in range(0, len(captions), batch):
-                    hidden_BKD = model.encode(captions[start : start + batch])[0]
-                    model.predict(noise_1CHW.expand(len(hidden_BKD), -1, -1, -1), timestep, hidden_BKD)
+                    conditioning = model.encode(captions[start : start + batch])
+                    model.predict(noise_1CHW.expand(len(conditioning), -1, -1, -1), timestep, conditioning)
                     for name, value in seen.items():
                         columns.setdefault(f"{prefix}{name}, t = {timestep}", []).append(log_norm(value, without[name]))
     return pa.table({"caption": list(captions)} | {name: torch.cat(part).numpy() for name, part in columns.items()})

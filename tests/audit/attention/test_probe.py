@@ -6,15 +6,21 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.nn import functional
 
 import audit
-from audit.attention.probe import AttentionProbe, LayersSeen, attention, cross_attention_layers
+from audit.attention.probe import AttentionProbe, LayersSeen, MapProbe, Places, attention, cross_attention_layers
 from tests.support.explicit import Explicit
 
 
 def inputs(model: audit.Model, captions: list[str]) -> dict[str, Any]:
     noise = torch.randn((len(captions), *model.latent_shape), generator=torch.Generator().manual_seed(0))
-    return {"sample": noise, "timestep": 621, "encoder_hidden_states": model.encode(captions)[0]}
+    return {
+        "sample": noise,
+        "timestep": 621,
+        "encoder_hidden_states": model.encode(captions).tensors["encoder_hidden_states"],
+    }
 
 
 def test_layers_come_in_order_of_execution(tiny: audit.Model) -> None:
@@ -102,3 +108,33 @@ def test_half_precision_is_averaged_in_float32() -> None:
     mean = attention(query.bfloat16(), key.bfloat16(), 0.25).mean((1, 2))
     assert mean.dtype == torch.float32
     assert mean.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+class JointLayer(nn.Module):
+    """Attends jointly from image and text to image and text, as transformers trained by flow matching do."""
+
+    heads, processor = 2, None
+
+    def forward(self, image_BQD: Tensor, text_BKD: Tensor) -> Tensor:
+        both_BHND = torch.cat([image_BQD, text_BKD], dim=1).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return functional.scaled_dot_product_attention(both_BHND, both_BHND, both_BHND)
+
+
+@pytest.mark.parametrize("count", [9, 600])
+def test_joint_attention_is_read_in_the_canonical_layout_and_sums_to_one(count: int) -> None:
+    layer, places = JointLayer(), Places(slice(None, count), slice(count, None), joint=True)
+    image_BQD, text_BKD = torch.randn(2, count, 8), torch.randn(2, 4, 8)
+    order_BK = torch.tensor([[2, 0, 1, 3], [0, 1, 2, 3]])
+    probe = AttentionProbe([layer], places=places, order_BK=order_BK)
+    end_probe = MapProbe([layer], torch.tensor([2, 3]), places=places)
+    with probe, end_probe:
+        layer(image_BQD, text_BKD)
+        (found_BK,), end_BQ = probe.take().unbind(1), end_probe.take()
+    heads_BHND = torch.cat([image_BQD, text_BKD], dim=1).unflatten(2, (2, 4)).transpose(1, 2).double()
+    attn_BHNN = (heads_BHND @ heads_BHND.transpose(-1, -2) / 2).softmax(-1)
+    to_text_BQK = attn_BHNN[:, :, :count, count:].mean(1)
+    text_BK = to_text_BQK.mean(1).gather(1, order_BK)
+    expected_BK = torch.cat([(1 - text_BK[:, 1:].sum(1))[:, None], text_BK[:, 1:]], dim=1)
+    torch.testing.assert_close(found_BK.double(), expected_BK, atol=1e-6, rtol=0)
+    expected_BQ = torch.stack([to_text_BQK[0, :, 2], to_text_BQK[1, :, 3]])
+    torch.testing.assert_close(end_BQ.double(), expected_BQ, atol=1e-6, rtol=0)

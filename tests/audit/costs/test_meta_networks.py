@@ -34,7 +34,7 @@ def test_an_outline_has_the_shapes_of_the_model_and_needs_no_weights(
         assert all(value.is_meta for value in drawn.values())
     assert outline.latent_shape == model.latent_shape
     assert outline.scheduler_config == model.scheduler_config
-    assert torch.equal(outline.tokenize(["a red dog"])[0], model.tokenize(["a red dog"])[0])
+    assert torch.equal(outline.tokenize(["a red dog"]).ids_BK, model.tokenize(["a red dog"]).ids_BK)
 
 
 def test_what_is_no_supported_model_is_refused_as_load_model_does(data: Path, tmp_path: Path) -> None:

@@ -95,11 +95,11 @@ def test_a_text_encoder_of_another_width_is_refused(folder: Path) -> None:
 )
 def test_options_of_the_text_encoder_are_honoured(folder: Path, sd1: audit.Model, change: dict[str, Any]) -> None:
     set_config(folder / "text_encoder/config.json", **change)
-    ours = audit.load_model(folder).encode(["a dog"])[0]
+    ours = audit.load_model(folder).encode(["a dog"]).tensors["encoder_hidden_states"]
     with torch.inference_mode():
         theirs = StableDiffusionPipeline.from_pretrained(folder).encode_prompt(["a dog"], "cpu", 1, False)[0]
     assert torch.equal(ours, theirs)
-    assert torch.equal(ours, sd1.encode(["a dog"])[0]) == ("eos_token_id" in change)
+    assert torch.equal(ours, sd1.encode(["a dog"]).tensors["encoder_hidden_states"]) == ("eos_token_id" in change)
 
 
 def test_the_scaling_factor_of_the_vae_is_honoured(folder: Path) -> None:

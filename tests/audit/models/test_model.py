@@ -48,7 +48,8 @@ def test_the_dtype_asked_for_is_that_of_the_model(data: Path) -> None:
 
 def test_captions_of_any_kind_are_encoded(sd1: audit.Model) -> None:
     captions = ["", "a dog", "🐕" * 40, "صورة كلب", "word " * 500, "\x00\n\t", "A" * 10_000]
-    hidden_BKD, prompt_tokens = sd1.encode(captions)
+    encoded = sd1.encode(captions)
+    hidden_BKD, prompt_tokens = encoded.tensors["encoder_hidden_states"], encoded.tokens.counts_B.tolist()
     assert hidden_BKD.shape == (len(captions), 77, 32)
     assert hidden_BKD.isfinite().all()
     assert prompt_tokens[0] == 2
@@ -57,14 +58,14 @@ def test_captions_of_any_kind_are_encoded(sd1: audit.Model) -> None:
 
 
 def test_prompt_tokens_do_not_count_padding_that_is_the_eos_token(sd1: audit.Model) -> None:
-    ids_BK, _ = sd1.tokenize(["a dog"])
+    ids_BK = sd1.tokenize(["a dog"]).ids_BK
     eos = int((ids_BK[0] == sd1.tokenizer.eos_token_id).nonzero()[0])
-    assert sd1.encode(["a dog"])[1] == [eos + 1]
+    assert sd1.encode(["a dog"]).tokens.counts_B.tolist() == [eos + 1]
 
 
 def test_hidden_states_are_those_of_diffusers(sd1: audit.Model, pipeline) -> None:  # type: ignore[no-untyped-def]
     theirs = pipeline.encode_prompt(["a dog", ""], "cpu", 1, False)[0]
-    torch.testing.assert_close(sd1.encode(["a dog", ""])[0], theirs, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sd1.encode(["a dog", ""]).tensors["encoder_hidden_states"], theirs, atol=1e-6, rtol=0)
 
 
 def test_a_missing_path_is_an_error_that_names_it(tmp_path: Path) -> None:

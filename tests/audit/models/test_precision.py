@@ -88,7 +88,7 @@ def test_what_overflows_float16_is_an_error_that_names_the_remedy(data: Path) ->
     (row,) = table.to_pylist()
     assert row["status"] == "error"
     assert row["noise_magnitude"] is None
-    assert row["error"].startswith("not finite: output of the UNet")
+    assert row["error"].startswith("not finite: output of the unet")
     assert "set engine.dtype to bfloat16 or float32" in row["error"]
 
 

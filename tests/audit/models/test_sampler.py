@@ -5,7 +5,8 @@ import torch
 
 import audit
 from audit.errors import AuditError
-from audit.models.sampler import ddim, guide, to_epsilon
+from audit.models.sampler import DdimSchedule, ddim
+from audit.models.schedule import guide
 
 
 def test_the_schedule_of_fifty_steps_starts_at_981(sd1: audit.Model) -> None:
@@ -13,17 +14,17 @@ def test_the_schedule_of_fifty_steps_starts_at_981(sd1: audit.Model) -> None:
 
 
 def test_the_v_of_a_known_noise_and_image_gives_the_noise_back(sd1: audit.Model) -> None:
-    scheduler = ddim({**sd1.scheduler_config, "prediction_type": "v_prediction"})
+    schedule = DdimSchedule({**sd1.scheduler_config, "prediction_type": "v_prediction"})
     image, noise = torch.randn(2, 1, 4, 8, 8).double()
-    alpha = float(scheduler.alphas_cumprod[501])
+    alpha = schedule.alpha(24)
     latents = alpha**0.5 * image + (1 - alpha) ** 0.5 * noise
     v = alpha**0.5 * noise - (1 - alpha) ** 0.5 * image
-    torch.testing.assert_close(to_epsilon(scheduler, v, latents, 501), noise)
+    torch.testing.assert_close(schedule.to_epsilon(v, latents, 24), noise)
 
 
 def test_an_epsilon_model_is_left_as_it_is(sd1: audit.Model) -> None:
     output = torch.randn(1, 4, 8, 8)
-    assert to_epsilon(ddim(sd1.scheduler_config), output, torch.randn_like(output), 501) is output
+    assert DdimSchedule(sd1.scheduler_config).to_epsilon(output, torch.randn_like(output), 24) is output
 
 
 def test_guidance_goes_from_the_unconditional_through_the_conditional() -> None:

@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import audit
 from audit.errors import AuditError, UsageError
-from audit.models.sampler import ddim, first_informative
+from audit.models.sampler import DdimSchedule, ddim
 from audit.models.schedulers import CLASSES, SOLVER_KEYS, read_scheduler, resolve
 from tests.support.schedulers import SD, TABLE
 
@@ -134,8 +134,8 @@ def test_epsilon_prediction_from_all_noise_is_refused() -> None:
     zero = SD | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     with pytest.raises(AuditError, match="zero terminal SNR and the model predicts epsilon"):
         ddim(zero)
-    assert first_informative(ddim(zero | {"prediction_type": "v_prediction"})) == 1
-    assert first_informative(ddim(zero | {"timestep_spacing": "leading"})) == 0
+    assert DdimSchedule(zero | {"prediction_type": "v_prediction"}).first_informative == 1
+    assert DdimSchedule(zero | {"timestep_spacing": "leading"}).first_informative == 0
 
 
 def test_steps_that_start_beyond_the_training_timesteps_are_an_error() -> None:

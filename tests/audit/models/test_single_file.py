@@ -17,6 +17,7 @@ import audit
 from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError, UsageError
 from audit.models.networks import empty_networks
+from audit.models.sd import StableDiffusion
 from audit.models.single_file import read_header, single_file_configs
 from tests.support.checkpoints import same
 from tests.support.original_layout import original_name, original_open_clip_name, original_vae_name, single_file
@@ -190,7 +191,7 @@ def test_our_configurations_are_those_of_the_published_checkpoints(version: int,
 
     tensors = published(version)
     configs = single_file_configs(tensors, tmp_path / "one.safetensors", None)
-    networks = empty_networks(configs, "here")
+    networks = empty_networks(StableDiffusion, configs, "here")
     for name, prefix in (("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)):
         own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         own = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in own.items()}

@@ -61,9 +61,10 @@ def theirs_hidden(pipeline: StableDiffusionPipeline) -> torch.Tensor:
 
 def test_hidden_states_are_those_of_diffusers(files: list[Path], data: Path, theirs: StableDiffusionPipeline) -> None:
     model = audit.load_model(data / "tiny-sd1", textual_inversion=files)
-    hidden_BKD, tokens = model.encode(CAPTIONS)
+    encoded = model.encode(CAPTIONS)
+    hidden_BKD, tokens = encoded.tensors["encoder_hidden_states"], encoded.tokens.counts_B.tolist()
     assert torch.equal(hidden_BKD, theirs_hidden(theirs))
-    assert tokens[0] - model.encode(["a photo of dog on a table"])[1][0] == 3
+    assert tokens[0] - model.encode(["a photo of dog on a table"]).tokens.counts_B[0] == 3
     assert set(model.weights_sha256) >= {"textual_inversion"}
 
 
@@ -72,7 +73,7 @@ def test_a_pipeline_saved_with_embeddings_is_expanded_too(
 ) -> None:
     theirs.save_pretrained(tmp_path / "saved")
     model = audit.load_model(tmp_path / "saved")
-    assert torch.equal(model.encode(CAPTIONS)[0], theirs_hidden(theirs))
+    assert torch.equal(model.encode(CAPTIONS).tensors["encoder_hidden_states"], theirs_hidden(theirs))
 
 
 def test_generate_serve_and_screen_expand_alike(files: list[Path], data: Path, theirs: StableDiffusionPipeline) -> None:

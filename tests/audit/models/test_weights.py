@@ -88,6 +88,7 @@ def test_a_tensor_of_another_shape_is_named_with_both(folder: Path, part: str) -
 @given(part=st.sampled_from(PARTS), number=st.integers(0, 10_000), rename=st.booleans())
 def test_no_tensor_can_be_missing_or_renamed(data: Path, part: str, number: int, rename: bool) -> None:
     from audit.models.networks import empty_networks, folder_configs
+    from audit.models.sd import StableDiffusion
     from audit.models.weights import fill
 
     tensors = load_file(data / "tiny-sd1" / part / WEIGHTS[part])
@@ -95,7 +96,7 @@ def test_no_tensor_can_be_missing_or_renamed(data: Path, part: str, number: int,
     tensor = tensors.pop(name)
     if rename:
         tensors[f"{name}x"] = tensor
-    network = empty_networks(folder_configs(data / "tiny-sd1"), "here")[part]
+    network = empty_networks(StableDiffusion, folder_configs(StableDiffusion, data / "tiny-sd1"), "here")[part]
     with pytest.raises(AuditError, match=f"{part}: 1 of its {len(tensors) + (not rename)} weights are missing"):
         fill(network, tensors, part, "here", torch.float32)
 

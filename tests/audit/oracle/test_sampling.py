@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import audit
-from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError
 from audit.models.noise import initial_latent
 from audit.models.schedulers import CLASSES, resolve
@@ -45,7 +44,7 @@ def small_unet(model: audit.Model, **change: Any) -> UNet2DConditionModel:
 
 
 def with_unet(model: audit.Model, unet: UNet2DConditionModel) -> audit.Model:
-    return replace(model, unet=unet, layers=tuple(cross_attention_layers(unet)), latent_shape=SHAPE)
+    return replace(model, unet=unet, latent_shape=SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def their_run(model: audit.Model, intended: dict[str, Any], steps: int = STEPS) 
     """The final latents by DDIM as its paper has it: diffusers' scheduler with the intended parameters."""
     scheduler = DDIMScheduler(**intended)
     scheduler.set_timesteps(steps)
-    hidden = torch.cat([model.encode([text])[0] for text in ("", CAPTION)])
+    hidden = torch.cat([model.encode([text]).tensors["encoder_hidden_states"] for text in ("", CAPTION)])
     latents = initial_latent(SEED, SHAPE).double()[None]
     with torch.no_grad():
         for timestep in scheduler.timesteps:
@@ -82,7 +81,10 @@ def their_screen(model: audit.Model, intended: dict[str, Any]) -> tuple[float, f
     noise = initial_latent(SEED, SHAPE).double()[None]
     with torch.no_grad():
         empty, own = (
-            model.unet(noise, timestep, encoder_hidden_states=model.encode([text])[0]).sample for text in ("", CAPTION)
+            model.unet(
+                noise, timestep, encoder_hidden_states=model.encode([text]).tensors["encoder_hidden_states"]
+            ).sample
+            for text in ("", CAPTION)
         )
     if intended["prediction_type"] == "v_prediction":
         empty, own = (alpha.sqrt() * v + (1 - alpha).sqrt() * noise for v in (empty, own))

@@ -196,7 +196,7 @@ def test_what_the_trajectory_holds_does_not_grow_with_the_steps() -> None:
 
 
 def test_a_caption_that_turns_into_nan_is_an_error_and_has_no_image(sd1: audit.Model) -> None:
-    hidden_BKD, _ = sd1.encode(["zebra"])
+    hidden_BKD = sd1.encode(["zebra"]).tensors["encoder_hidden_states"]
 
     def poison(_module: Any, inputs: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         hidden = given["encoder_hidden_states"].clone()
@@ -223,7 +223,7 @@ def test_a_row_that_breaks_later_names_that_step(sd1: audit.Model) -> None:
     handle = sd1.unet.register_forward_hook(poison)
     errors = audit.generate(sd1, ["a dog", "a cat"], steps=4, output="latents")["error"].to_pylist()
     handle.remove()
-    assert errors == [None, "not finite: output of the UNet, step 3 of 4 (t = 251)"]
+    assert errors == [None, "not finite: output of the unet, step 3 of 4 (t = 251)"]
 
 
 def test_the_metadata_says_what_the_rows_depend_on(sd1: audit.Model) -> None:

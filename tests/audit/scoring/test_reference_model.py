@@ -78,7 +78,7 @@ def test_a_row_that_fails_in_the_reference_model_is_an_error_that_says_so(base: 
     assert row["status"] == "error"
     assert row["noise_magnitude"] is None
     assert row["reference_noise_magnitude"] is None
-    assert row["error"] == "reference model: not finite: output of the UNet, t = 981"
+    assert row["error"] == "reference model: not finite: output of the unet, t = 981"
 
 
 def test_a_reference_model_of_another_shape_is_refused(base: audit.Model) -> None:

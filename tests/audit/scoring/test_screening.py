@@ -55,7 +55,7 @@ def test_one_row_a_caption_and_seed_caption_major(sd1: audit.Model) -> None:
     table = audit.screen(sd1, ["b", "a", "b"], seeds=[7, 3], detectors=EVERYTHING)
     assert table["caption"].to_pylist() == ["b", "b", "a", "a", "b", "b"]
     assert table["seed"].to_pylist() == [7, 3] * 3
-    assert table["prompt_tokens"].to_pylist()[0] == sd1.encode(["b"])[1][0]
+    assert table["prompt_tokens"].to_pylist()[0] == int(sd1.tokenize(["b"]).counts_B)
     columns = ["layer_entropy", "layer_bos", "noise_response", *EVERYTHING[1:-2]]
     columns += ["early_entropy", "early_bos", "direction"]
     assert table.schema.equals(schema.scored(columns))
@@ -265,7 +265,7 @@ def test_a_checkpoint_that_is_broken_after_its_last_layer_is_named_too(data: Pat
     model = audit.load_model(data / "tiny-sd1")
     model.unet.conv_out.bias[0] = torch.nan
     (row,) = audit.screen(model, ["a dog"], detectors=["noise_magnitude"]).to_pylist()
-    assert row["error"] == "not finite: output of the UNet, t = 981"
+    assert row["error"] == "not finite: output of the unet, t = 981"
 
 
 def test_the_metadata_says_what_the_numbers_depend_on(sd1: audit.Model) -> None:

@@ -20,7 +20,7 @@ def test_the_response_of_the_output_is_the_default_detector_and_earlier_parts_di
     table = early.measure(model, CAPTIONS, seed=0, batch=2)
     expected = audit.screen(model, CAPTIONS)["caption_response"].to_pylist()
     assert table[early.WHOLE].to_pylist() == pytest.approx(expected, abs=1e-4)
-    parts = len(early.parts(model.unet))
+    parts = len(early.parts(model.pipeline().unet))
     assert table.num_columns == 1 + 2 * parts * len(early.TIMESTEPS)
     first = table.column_names.index(f"inner {early.WHOLE}")
     assert table.column(first).to_pylist() != pytest.approx(expected, abs=1e-2)

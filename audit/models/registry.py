@@ -1,0 +1,29 @@
+"""List the families of models: which class runs the pipelines of a diffusers class."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from audit.models.files import read_json
+from audit.models.model import Model
+
+# Class of a diffusers pipeline -> module and class in `audit.models`. Families load when they are needed.
+FAMILIES = {
+    "StableDiffusionPipeline": "sd.StableDiffusion",
+    "StableDiffusionImg2ImgPipeline": "sd.StableDiffusion",
+    "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
+}
+
+
+def family_named(pipeline: str | None) -> type[Model]:
+    """Return the family that runs a class of pipelines; Stable Diffusion, whose checks name what is wrong, if none."""
+    module, _, name = FAMILIES.get(pipeline or "", "sd.StableDiffusion").partition(".")
+    family: type[Model] = getattr(import_module(f"audit.models.{module}"), name)
+    return family
+
+
+def family_of(folder: Path) -> type[Model]:
+    """Return the family of a diffusers folder, which `model_index.json` names."""
+    index = folder / "model_index.json"
+    return family_named(read_json(index).get("_class_name") if index.is_file() else None)

@@ -1,0 +1,36 @@
+"""A model of each family is audited from audit.yaml to the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.called import crossaudit
+from tests.support.paths import DATA
+from tests.support.tiny_xl import tiny_xl
+from tests.support.toy import write_config
+
+FAMILIES = {"xl": tiny_xl}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_folder_is_planned_and_audited(name: str, make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
+    make_dataset(tmp_path)
+    FAMILIES[name](tmp_path / "model", DATA / "tiny-sd1/tokenizer")
+    path = write_config(
+        tmp_path,
+        model="model",
+        calibration={"captions": "control_captions.txt"},
+        screen={"detectors": ["caption_response", "attention_profile"]},
+        generate={"seeds": [1], "steps": 2, "detectors": ["bright_ending"]},
+    )
+    plan = crossaudit("plan", path)
+    assert plan.returncode == 0, plan.stderr
+    run = crossaudit("run", path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["finished"]
+    assert (tmp_path / "run/report.html").is_file()
