@@ -11,6 +11,7 @@ MODULES = frozenset(
         "duckdb",
         "faiss",
         "jinja2",
+        "markupsafe",
         "matplotlib",
         "open_clip",
         "prompt_toolkit",

@@ -15,7 +15,8 @@ from audit.errors import AuditError
 from audit.record.filesystem import write_local
 from audit.record.manifest import RunManifest
 from audit.statistics.paired import LEVEL
-from reports.html import MAX_IMAGE_BYTES, environment, picture
+from reports.pages import environment
+from reports.pictures import picture
 from reports.purged import note
 from reports.stored_run import locate
 from reports.verdict_words import COLOURS
@@ -37,6 +38,7 @@ PAIRS = pa.schema(
         ("copy_type", pa.string()),
     ]
 )
+MAX_IMAGE_BYTES = 15_000_000  # all images of a page together
 FEWEST = 5  # five coins show heads in a row with probability 0.031
 SHOWN = {"appeared": 40, "went": 40, "stayed": 20}
 
@@ -168,7 +170,7 @@ def _fitting(cases: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
     for word, case in ((word, case) for word, found in cases.items() for case in found):
         for name in ("generation_a", "generation_b", "training"):
             case[name] = picture(case[name])
-            used += len(case[name]["uri"]) if case[name] else 0
+            used += len(case[name].uri) if case[name] else 0
         if used <= MAX_IMAGE_BYTES:
             kept[word].append(case)
     return kept

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reports import figures
-from reports.html import environment, picture
+from reports.pages import environment
+from reports.pictures import picture
 
 MOVES = 20  # tokens for which the effect of their removal is shown
 

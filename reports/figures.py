@@ -5,17 +5,24 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from reports.verdict_words import COLOURS
+from reports.record.model import Histogram
 
+# INK and FAINT follow the page in light and dark (`reports.inline_svg`).
 DATA, CONTROL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
-NULL = "#d08c3f"  # control captions drawn over captions of the data set
+NULL = "#d08c3f"  # control captions
+POINTS = 72  # per inch, as in SVG
+STRIP_BASE = 0.66  # where the axis of a strip is, from the top
+AXES = {
+    "scores": ("Screening score", "Captions (logarithmic)"),
+    "similarities": ("Similarity to the nearest training image", "Share of captions"),
+}
 METHODS = {
     "none": "#333a40",
     "rescale": "#2b6777",
@@ -40,40 +47,11 @@ STYLE: Any = {
 }
 
 
-def scores(edges: np.ndarray, counts: np.ndarray, controls: np.ndarray, selected_from: float | None) -> str:
-    """Draw a histogram of the screening scores of all captions, and of control captions scaled to their number.
-
-    Args:
-        edges: The edges of the bins, [bins + 1].
-        counts: Captions of the data set per bin, [bins].
-        controls: Control captions per bin, [bins].
-        selected_from: The lowest selected score, drawn as a line.
-
-    Returns:
-        The figure as SVG.
-    """
-    return _draw("Screening score", "Captions", _scores, edges, counts, controls, selected_from)
-
-
-def similarities(found: np.ndarray, control: np.ndarray, threshold: float | None) -> str:
-    """Draw a histogram of similarities to the nearest training image.
-
-    Args:
-        found: The similarity of each generated caption, drawn above the axis.
-        control: The similarity of each control caption, drawn below the axis.
-        threshold: The similarity from which an image counts as a copy, drawn as a line.
-
-    Returns:
-        The figure as SVG.
-    """
+def histogram(name: str, found: Histogram) -> str:
+    """Draw the histogram of `scores` or `similarities` of a record as SVG, with its cut."""
     return _draw(
-        "Similarity to the nearest training image", "Share of captions", _similarities, found, control, threshold
+        *AXES[name], {"scores": _scores, "similarities": _similarities}[name], found, size=(5.4, 3.1), any_script=True
     )
-
-
-def copies(bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
-    """Draw the verdicts of the generated captions by how often each caption occurs in the data set."""
-    return _draw("Rows of the data set with the caption", "Generated captions", _copies, bins, counts)
 
 
 def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
@@ -82,7 +60,14 @@ def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
     Each mark is labelled with its number in `settings`. A setting has `method`, `share_above` with `share_above_low`
     and `share_above_high`, and `ordinary_clip`.
     """
-    return _draw("CLIP score of ordinary captions", "Confirmed captions still copied", _tradeoff, settings)
+    return _draw(
+        "CLIP score of ordinary captions",
+        "Confirmed captions still copied",
+        _tradeoff,
+        settings,
+        size=(6.4, 3.6),
+        any_script=True,
+    )
 
 
 def data_uri(svg: str) -> str:
@@ -103,43 +88,75 @@ def _draw(
         paint(axes, *data)
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper left", fontsize=9, ncols=2)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
-def _scores(
-    axes: Any, edges: np.ndarray, counts: np.ndarray, controls: np.ndarray, selected_from: float | None
-) -> None:
-    axes.stairs(counts, edges, fill=True, color=DATA, alpha=0.85, label="captions of the data set")
-    if controls.sum():
-        expected = controls * counts.sum() / controls.sum()
-        label = f"{int(controls.sum()):,} control captions, scaled"
-        axes.stairs(expected, edges, color=NULL, linewidth=1.6, label=label)
-    if selected_from is not None:
-        axes.axvline(selected_from, color=LINE, linewidth=1.2, linestyle="--", label="lowest selected score")
+def _scores(axes: Any, found: Histogram) -> None:
+    everyone, control, confirmed = (np.array(found.counts[name]) for name in ("captions", "control", "confirmed"))
+    axes.stairs(everyone, found.edges, fill=True, color=DATA, label=f"{everyone.sum():,} audited captions")
+    if confirmed.any():
+        label = f"{confirmed.sum():,} of them confirmed as copies"
+        axes.stairs(confirmed, found.edges, fill=True, color=LINE, label=label)
+    if control.any():
+        expected = control * everyone.sum() / control.sum()
+        label = f"{control.sum():,} control captions, scaled"
+        axes.stairs(expected, found.edges, color=NULL, linewidth=1.8, label=label)
+    if found.cut is not None:
+        axes.axvline(found.cut, color=INK, linewidth=1.2, linestyle="--", label="lowest score in the budget")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.6)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def _similarities(axes: Any, found: np.ndarray, control: np.ndarray, threshold: float | None) -> None:
-    low = min([0.0, *found, *control])
-    bins = np.linspace(low, 1.0, 41)
-    for values, sign, colour, label in ((found, 1, DATA, "generated"), (control, -1, CONTROL, "control")):
-        if len(values):
-            share = sign * np.histogram(np.clip(values, low, 1), bins)[0] / len(values)
-            axes.stairs(share, bins, fill=True, color=colour, label=f"{len(values):,} {label} captions")
+def _similarities(axes: Any, found: Histogram) -> None:
+    for name, sign, colour in (("generated", 1, DATA), ("control", -1, NULL)):
+        counts = np.array(found.counts[name])
+        if counts.any():
+            label = f"{counts.sum():,} {name} captions"
+            axes.stairs(sign * counts / counts.sum(), found.edges, fill=True, color=colour, label=label)
     axes.axhline(0, color=INK, linewidth=0.6)
-    if threshold is not None:
-        axes.axvline(threshold, color=LINE, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.2f}")
+    if found.cut is not None:
+        axes.axvline(found.cut, color=INK, linewidth=1.2, linestyle="--", label=f"threshold {found.cut:.2f}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * abs(value):.0f} %")
 
 
-def _copies(axes: Any, bins: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
-    bottom = np.zeros(len(bins))
-    for verdict, values in counts.items():
-        axes.bar(bins, values, bottom=bottom, color=COLOURS[verdict], width=0.7, label=verdict)
-        bottom += np.asarray(values)
+def strip(name: str, found: Histogram) -> tuple[str, Callable[[float], float], tuple[float, float]]:
+    """Draw a small histogram of the control captions over the range of all captions, with its cut.
+
+    Returns:
+        The figure as SVG; a function that returns the horizontal position of a value in it; and its width and height.
+        The axis is at the share STRIP_BASE of the height.
+    """
+    size = (3.4, 0.62)
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
+        figure = Figure(figsize=size, dpi=POINTS)
+        axes = figure.add_axes((0.03, 1 - STRIP_BASE, 0.94, STRIP_BASE))
+        axes.stairs(found.counts["control"], found.edges, fill=True, color=NULL)
+        if found.cut is not None:
+            axes.axvline(found.cut, color=INK, linewidth=1, linestyle="--")
+        axes.set_xlim(found.edges[0], found.edges[-1])
+        axes.spines["left"].set_visible(False)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=9)
+        svg = _svg(figure)
+        left, scale = axes.transData.transform((0.0, 0.0))[0], axes.transData.transform((1.0, 0.0))[0]
+    return svg, lambda value: left + (scale - left) * value, (size[0] * POINTS, size[1] * POINTS)
+
+
+def token_attention(shares: Sequence[float]) -> str:
+    """Draw the attention to each token of a prompt, by position; position 0 is the start of the prompt."""
+    return _draw("Position of the token", "Attention", _token_attention, shares, size=(4.6, 1.8), any_script=True)
+
+
+def _token_attention(axes: Any, shares: Sequence[float]) -> None:
+    axes.bar(range(len(shares)), shares, color=DATA, width=0.8)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 
 def _tradeoff(axes: Any, settings: Sequence[Mapping[str, Any]]) -> None:

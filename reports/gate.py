@@ -11,7 +11,8 @@ from audit.errors import AuditError, UsageError
 from audit.record.manifest import RunManifest
 from audit.statistics.bounds import UNDETERMINED
 from audit.statistics.claims import MILLION
-from reports.facts import Facts
+from reports.record.captions import verdict_counts
+from reports.record.source import Source
 from reports.stored_run import locate
 from reports.views import connect
 from reports.waivers import Waiver, waived_captions
@@ -83,17 +84,17 @@ def gate(
     """
     manifest = _finished(run)
     with connect(run) as connection:
-        facts = Facts(connection, manifest)
+        source = Source(connection, manifest, str(run))
         waiver_of = waived_captions(connection, waivers)
-        high = facts.rows("select caption_id from verdicts where risk = 'high'")
-        counts = facts.verdicts()
-        waived = _waived(facts, waiver_of)
+        high = source.rows("select caption_id from verdicts where risk = 'high'")
+        counts = {row.verdict: row.captions for row in verdict_counts(source)}
+        waived = _waived(source, waiver_of)
     covered = sum(row["caption_id"] in waiver_of for row in high)
     rules = [_counted("captions at high risk", len(high) - covered, max_high, _more(covered))]
     if max_per_million is not None:
         rules.append(_bounded(_upper_end(manifest), max_per_million))
     for word in UNDETERMINED:
-        found = counts[word]["captions"] if word in counts else 0
+        found = counts.get(word, 0)
         limit = None if word in allowed else 0
         rules.append(_counted(f"captions with the verdict {word}", found, limit))
     used = {id(waiver) for waiver in waiver_of.values()}
@@ -133,11 +134,11 @@ def _bounded(figure: float | None, limit: float) -> Rule:
     return Rule(name, figure, limit, figure <= limit)
 
 
-def _waived(facts: Facts, waiver_of: dict[str, Waiver]) -> list[dict[str, Any]]:
+def _waived(source: Source, waiver_of: dict[str, Waiver]) -> list[dict[str, Any]]:
     sql = """select caption_id, caption, verdict, risk from verdicts where caption_id in $ids
              order by list_position(['high', 'medium', 'low'], risk), caption_id"""
     found = []
-    for row in facts.rows(sql, ids=list(waiver_of)) if waiver_of else []:
+    for row in source.rows(sql, ids=list(waiver_of)) if waiver_of else []:
         waiver = waiver_of[row["caption_id"]]
         said = {"covers": waiver.covers, "reason": waiver.grounds, "owner": waiver.owner}
         found.append(row | said | {"expires": waiver.expires.isoformat()})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from reports.record.source import HOST
 from reports.stored_run import locate
 from reports.views import connect
 
@@ -44,7 +45,6 @@ order by w.image_id, c.copy_type is null, n.caption_id is null, w.carries desc, 
 # The images of the matching rows, and the captions of matching rows without an image.
 _OF_URL = """image_id in (select image_id from rows where {condition})
     or caption_id in (select caption_id from rows where image_id is null and {condition})"""
-_HOST = "lower(regexp_extract(url, '^[^:]+://(?:[^/?#]*@)?([^/:?#]+)', 1))"
 
 
 def of_images(run: str | Path, image_ids: Sequence[str]) -> pa.Table:
@@ -62,7 +62,7 @@ def of_url(run: str | Path, url: str) -> pa.Table:
 
 def of_host(run: str | Path, host: str) -> pa.Table:
     """Return the captions and images that are related to the rows with a URL at this host or a subdomain of it."""
-    condition = f"({_HOST} = lower($value) or ends_with({_HOST}, '.' || lower($value)))"
+    condition = f"({HOST} = lower($value) or ends_with({HOST}, '.' || lower($value)))"
     return _found(run, _OF_URL.format(condition=condition), host)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from audit.errors import AuditError
-from reports.html import environment, picture
+from reports.pages import environment
+from reports.pictures import picture
 from reports.query import Result
 from reports.verdict_words import COLOURS, MEANINGS
 

@@ -12,9 +12,9 @@ MEANINGS = {
 }
 COLOURS = {
     "verbatim": "#a3333d",
-    "partial": "#c17d2e",
-    "unconfirmed": "#8d98a1",
+    "partial": "#a1621a",
+    "unconfirmed": "#6b7680",
     "not_selected": "#8d98a1",
-    "unknown": "#7c6a9c",
+    "unknown": "#75629a",
     "error": "#555555",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from math import ceil, floor
+from math import ceil, floor, log10
 from typing import Any
 
 import pyarrow as pa
@@ -159,7 +159,7 @@ def _of_controls(evidence: Evidence, found: Bounds) -> Iterable[Claim]:
     if rate is None or controls is None:
         return
     alpha = LEVELS["false_positive_rate"]
-    text = f"The protocol flags at most {_percent(rate)} of captions that copy nothing: it flagged "
+    text = f"The protocol flags at most {percent(rate)} of captions that copy nothing: it flagged "
     text += f"{evidence.false_positives:,} of {controls:,} control captions that set no threshold"
     change = "More control captions (confirm.control_captions) bring it closer to the true rate."
     yield Claim("false_positives", "at_most", rate, controls, 1 - alpha, _at(text, alpha), change)
@@ -169,7 +169,7 @@ def _of_captions(evidence: Evidence, found: Bounds, population: str) -> Iterable
     total, all_ = evidence.captions, f"the {evidence.captions:,} {population}"
     if found.copies_low is not None:
         low = found.copies_low
-        text = f"At least {low:,} of {all_} ({_per_million(low, total)}) make the model copy a training image, after "
+        text = f"At least {low:,} of {all_} ({_part(low, total)}) make the model copy a training image, after "
         text += "subtracting as many as chance may explain"
         if not low:
             text = f"It is not shown that any of {all_} makes the model copy a training image: chance may explain "
@@ -178,14 +178,14 @@ def _of_captions(evidence: Evidence, found: Bounds, population: str) -> Iterable
         yield Claim("copies", "at_least", low, total, 1 - LOW, _at(text, LOW), change)
     else:
         low = found.flagged_low
-        text = f"At least {low:,} of {all_} ({_per_million(low, total)}) are flagged as copies; how many of them are "
+        text = f"At least {low:,} of {all_} ({_part(low, total)}) are flagged as copies; how many of them are "
         text += "flagged by chance was not measured"
         change = "Control captions (confirm.control_captions) show how many are flagged by chance."
         yield Claim("flagged", "at_least", low, total, 1 - LOW, _at(text, LOW), change)
     if evidence.bounds_rest:
         high = found.flagged_high
-        text = f"At most {high:,} of {all_} ({_per_million(high, total)}) make the model copy a training image under "
-        text += "this protocol"
+        text = f"At most {high:,} of {all_} ({percent(high / max(total, 1))}) make the model copy a training image "
+        text += "under this protocol"
         change = "A larger audit sample (select.audit_sample), or fewer captions without a verdict, lowers it."
         yield Claim("copies", "at_most", high, total, 1 - HIGH, _at(text, HIGH), change)
 
@@ -217,14 +217,14 @@ def _of_recall(budget: pa.Table, found: Bounds) -> Iterable[Claim]:
     if low is None or found.census_low is None:
         return
     both, change = HIGH + LOW, "A larger budget or a larger audit sample raises it."
-    text = f"The budget holds at least {_percent(low, down=True)} of the captions that make the model copy a training "
+    text = f"The budget holds at least {percent(low, down=True)} of the captions that make the model copy a training "
     yield Claim("recall", "at_least", low, most, 1 - both, _at(f"{text}image", both), change)
     flagged = budget.filter(pc.is_in(budget["verdict"], value_set=pa.array(CONFIRMED_WORDS)))
     # A caption that is flagged by chance takes at most one family with it, and a missed caption adds at most one.
     families = pc.count_distinct(flagged["family"]).as_py() - (len(flagged) - found.census_low)
     if families > 0:
         low, most = families / (families + found.missed_high), families + found.missed_high
-        text = f"The budget holds at least {_percent(low, down=True)} of the families of copied images"
+        text = f"The budget holds at least {percent(low, down=True)} of the families of copied images"
         yield Claim("recall_families", "at_least", low, most, 1 - both, _at(text, both), change)
 
 
@@ -236,7 +236,7 @@ def _of_generations(table: pa.Table, fresh_seeds: int) -> Iterable[Claim]:
     # The tail of a sum of unlike Bernoulli variables is at most that of the binomial (Hoeffding, 1956).
     alpha = LEVELS["generations"]
     low = 1 - upper_bound(n - k, n, 1 - alpha)
-    text = f"With new seeds, at least {_percent(low, down=True)} of the generations of the {len(flagged):,} flagged "
+    text = f"With new seeds, at least {percent(low, down=True)} of the generations of the {len(flagged):,} flagged "
     text += f"captions are flagged again ({k:,} of {n:,} were)"
     change = "More new seeds per caption (confirm.fresh_seeds) bring it closer to the true share."
     yield Claim("generations", "at_least", low, n, 1 - alpha, _at(text, alpha), change)
@@ -255,14 +255,20 @@ def _most_rows(captions_of: Mapping[int, int], count: int) -> int:
     return total
 
 
-def _per_million(count: int, captions: int) -> str:
-    return f"{MILLION * count / max(captions, 1):,.0f} per million"
+def _part(count: int, captions: int) -> str:
+    return percent(count / max(captions, 1), down=True)
 
 
-def _percent(share: float, down: bool = False) -> str:
-    """Format a share with one decimal, rounded in the direction in which the claim stays true."""
-    tenths = floor(1000 * share) if down else ceil(1000 * share)
-    return f"{tenths / 10:g} %"
+def percent(share: float, down: bool = False) -> str:
+    """Format a share, rounded in the direction in which the claim stays true: up, or with `down`, down.
+
+    It has one decimal, and two significant digits below 1 %.
+    """
+    exact = 100 * share
+    decimals = max(1, 1 - floor(log10(exact))) if exact > 0 else 1
+    scale = 10**decimals
+    scaled = round(exact * scale, 6)  # 100 * 0.022 is 2.1999999999999997
+    return f"{(floor(scaled) if down else ceil(scaled)) / scale:g} %"
 
 
 def _at(text: str, alpha: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pipelines.commands.options import RunDir, Verbose, Waivers
@@ -12,7 +14,12 @@ def register(app: typer.Typer, panel: str) -> None:
     app.command(rich_help_panel=panel, epilog="Example: crossaudit report run")(report)
 
 
-def report(run: RunDir, waivers: Waivers = None, verbose: Verbose = False) -> None:
+def report(
+    run: RunDir,
+    waivers: Waivers = None,
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="The largest number of cases with images.")] = 200,
+    verbose: Verbose = False,
+) -> None:
     """Rewrite the report of a finished run, RUN/report.html.
 
     With --waivers, the report marks the waived cases. A report that is written
@@ -24,5 +31,5 @@ def report(run: RunDir, waivers: Waivers = None, verbose: Verbose = False) -> No
 
     given = read_waivers(waivers) if waivers else []
     with waiting("writing the report"):
-        path = write(run, given)
+        path = write(run, given, top)
     typer.echo(path)

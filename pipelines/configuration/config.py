@@ -237,6 +237,11 @@ class Report(Section):
     """The HTML report."""
 
     title: str = "crossaudit"
+    show_training_images: bool = Field(
+        default=False,
+        description="Whether reports show training images. Otherwise they are blurred. Generated images are not, even "
+        "where they are copies.",
+    )
 
 
 def _short_forms(schema: dict[str, Any]) -> None:

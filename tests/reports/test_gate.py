@@ -13,6 +13,7 @@ from audit.errors import AuditError, UsageError
 from reports.gate import Gate, gate
 from reports.html import render
 from reports.query import query
+from reports.record.build import build
 from reports.waivers import Waiver
 from tests.support.markup import text_of
 
@@ -143,8 +144,8 @@ def test_the_report_marks_waived_cases_and_hides_none(run: Path) -> None:
     sql = "select caption_id from verdicts where risk = 'high' order by similarity desc, caption_id limit 1"
     [case] = rows(run, sql)
     reason = {"reason": "other", "text": "<b>ours</b>"}
-    plain = render(run)
-    page = render(run, [waiver(caption_id=case["caption_id"], **reason)])
+    plain = render(build(run))
+    page = render(build(run, waivers=[waiver(caption_id=case["caption_id"], **reason)]))
     assert "Waived" not in plain
     assert "other: &lt;b&gt;ours&lt;/b&gt;" in page
     assert "Waived : other: <b>ours</b> . Owner: Ada <ada@example.org> . Until 2999-01-01." in text_of(page)

@@ -19,7 +19,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from reports.exclusions import write_exclusions
-from reports.lookup import _HOST
+from reports.record.source import HOST
 from reports.views import VIEWS, connect, definition
 from tests.support.changed_run import change_table
 from tests.support.pages import DOCS, blocks
@@ -158,7 +158,7 @@ def test_by_host(opened: Callable[[str], Rows], stored: Callable[[str], Rows]) -
 
 
 def test_a_host_is_what_lookup_takes_for_it() -> None:
-    assert _HOST.replace("url", "r.url", 1) in definition("by_host")
+    assert HOST.replace("url", "r.url", 1) in definition("by_host")
 
 
 def test_by_row_count(opened: Callable[[str], Rows], stored: Callable[[str], Rows]) -> None:

@@ -63,6 +63,13 @@ def softened(image: Image.Image) -> bytes:
     return encode(image.resize((40, 40)).resize(image.size))
 
 
+def lower_half() -> bytes:
+    """Return a region as PNG: white in the lower half."""
+    region = Image.new("L", (8, 8), "black")
+    region.paste("white", (0, 4, 8, 8))
+    return encode(region)
+
+
 def image_id(key: str) -> str:
     """Return the image_id of a key."""
     return hashlib.sha256(f"images.tar\0{key}".encode()).hexdigest()[:32]
@@ -79,13 +86,25 @@ class Builder:
         self.tables.setdefault(table, []).append(row)
 
     def generation(
-        self, ident: str, purpose: str, seed: int, image: bytes, key: str, whole: float, region: float
+        self,
+        ident: str,
+        purpose: str,
+        seed: int,
+        image: bytes,
+        key: str,
+        whole: float,
+        region: float,
+        shared: bytes | None = None,
+        attention: list[float] | None = None,
     ) -> None:
         run = {"caption_id": ident, "purpose": purpose, "seed": seed}
-        self.add("generations", **run, prompt_tokens=8, image=image, status="ok", entropy_single_step=1.0)
+        scores = {"entropy_single_step": 1.0, "token_attention": attention}
+        self.add("generations", **run, prompt_tokens=8, image=image, status="ok", **scores)
         for embedder, lower in (("sscd", 0.0), ("clip", 0.03)):
             match = {"embedder": embedder, "rank": 0, "image_id": image_id(key), "similarity": whole - lower}
-            regions = {"region_similarity": region, "region_agreement": 1.0} if embedder == "sscd" else {}
+            regions = (
+                {"region_similarity": region, "region_agreement": 1.0, "region": shared} if embedder == "sscd" else {}
+            )
             self.add("matches", **run, **match, **regions)
 
     def caption(self, caption: str, score: float, selected_by: str | None, copies: int) -> str:
@@ -141,7 +160,15 @@ def build(root: Path) -> None:
     for n, caption in enumerate(TEMPLATES):
         ident = builder.caption(caption, rng.uniform(2, 6), "budget", 4)
         builder.generation(
-            ident, "discover", 1, softened(picture(80 + n, part=7)), "case", 0.45, rng.uniform(0.85, 0.95)
+            ident,
+            "discover",
+            1,
+            softened(picture(80 + n, part=7)),
+            "case",
+            0.45,
+            rng.uniform(0.85, 0.95),
+            lower_half(),
+            [0.9, 0.06, 0.04],
         )
         for seed in SEEDS["fresh"]:
             builder.generation(
@@ -192,7 +219,7 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         "screen": schema.screen(detectors),
         "scores": schema.SCORES,
         "perturbations": schema.PERTURBATIONS,
-        "generations": schema.generations(detectors),
+        "generations": schema.generations([*detectors, "token_attention"]),
         "matches": schema.MATCHES,
         "evidence": schema.EVIDENCE,
         "errors": schema.ERRORS,
@@ -233,12 +260,13 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
     rest = Counter(row["row_count"] for row in tables["captions"] if row["caption_id"] not in budget)
     read = {"file": "captions.parquet", "name": "captions.parquet", "rows": arrow["rows"].num_rows + 1}
     manifest = {
-        "config": {"model": "model", "captions": "captions.parquet"},
+        "config": {"model": "model", "captions": "captions.parquet", "images": "images/*.tar"},
         "resolved": {
             "model": {"path": "model"},
             "screen": {"detectors": ["caption_response"], "seeds": [0]},
             "select": {"budget": {"captions": 38}, "audit_sample": 40, "seed": 0, "perturbation_margin": True},
-            "captions": {"sample": None},
+            "captions": {"path": "captions.parquet", "sample": None},
+            "images": {"path": "images/*.tar"},
             "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
             "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "control_captions": 100, "control_rate": 0.01},
             "report": {"title": "Audit of the test model"},
@@ -256,6 +284,30 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
             "fit": 100,
             "held_out": 100,
             "detector": "caption_response",
+            "likeness": {
+                "auc": 0.6,
+                "low": 0.55,
+                "high": 0.65,
+                "limit": 0.75,
+                "controls": 200,
+                "captions": 318,
+                "control_topics": 90,
+                "caption_topics": 80,
+                "of_controls": [{"word": "control", "controls": 1.0, "captions": 0.0}],
+                "of_captions": [{"word": "ordinary", "controls": 0.0, "captions": 0.9}],
+            },
+            "strata": [
+                {
+                    "kind": "length",
+                    "name": "0 to 25 characters",
+                    "controls": 100,
+                    "above": [1, 5],
+                    "low": [0.0, 0.02],
+                    "high": [0.05, 0.11],
+                    "share_controls": 1.0,
+                    "share_captions": 0.9,
+                }
+            ],
         },
         "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
         "claims": claims(arrow["verdicts"], arrow["scores"], len(CAPTIONS), rest, (100, 1), len(SEEDS["fresh"])),

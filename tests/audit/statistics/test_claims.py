@@ -7,10 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from audit.statistics.bounds import HIGH, LEVELS
-from audit.statistics.claims import claims, reviewed
+from audit.statistics.claims import claims, percent, reviewed
 from audit.statistics.finite import at_least, at_most
 from audit.statistics.intervals import upper_bound
 
@@ -148,3 +150,28 @@ def test_a_review_without_decoys_or_without_a_panel_claims_nothing() -> None:
     assert reviewed(*review_of(40, 50, 0, 0)) is None
     pairs, answers = review_of(40, 50, 0, 60)
     assert reviewed(pairs, answers.filter(pc.field("rater") == "a")) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "down", "text"),
+    [
+        (0.022, True, "2.2 %"),
+        (0.0229, True, "2.2 %"),
+        (0.1926, False, "19.3 %"),
+        (0.05, False, "5 %"),
+        (0.000123, False, "0.013 %"),
+        (0.000123, True, "0.012 %"),
+        (0.0, False, "0 %"),
+        (1.0, True, "100 %"),
+    ],
+)
+def test_a_percentage_is_rounded_so_that_the_claim_stays_true(share: float, down: bool, text: str) -> None:
+    assert percent(share, down) == text
+
+
+@given(st.floats(1e-9, 1))
+def test_a_percentage_has_two_digits_at_least(share: float) -> None:
+    low, high = (float(percent(share, down).removesuffix(" %")) / 100 for down in (True, False))
+    assert low <= share * (1 + 1e-6)
+    assert high >= share * (1 - 1e-6)
+    assert high - low <= 0.11 * share + 1e-12

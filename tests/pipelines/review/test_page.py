@@ -19,6 +19,7 @@ from audit.statistics.raters import agreements, raters, upheld
 from pipelines.runs.review import Review, open_review
 from reports.check import check
 from reports.html import render
+from reports.record.build import build
 from tests.support.browser import browser
 from tests.support.markup import text_of
 from tests.support.reviewed import CAPTIONS, COPIES
@@ -126,7 +127,7 @@ def test_two_raters_with_planted_errors_are_judged_rightly(
     [agreement] = agreements(table)
     one, other = ([short.get(said[name][pair], said[name][pair]) for pair in sorted(said[name])] for name in planted)
     assert agreement.kappa.value == pytest.approx(cohen_kappa_score(one, other), abs=1e-12)
-    report = text_of(render(own_run))
+    report = text_of(render(build(own_run)))
     assert "7 upheld, 3 overturned, 2 undecided" in report
     assert "reviewers: upheld (2 of 2)" in report
     assert [result for result in check(own_run) if "review" in result.name and not result.ok] == []

@@ -26,6 +26,7 @@ from reports.check import check
 from reports.exclusions import write_exclusions
 from reports.html import render
 from reports.query import query
+from reports.record.build import build
 from tests.support.called import crossaudit
 from tests.support.toy import MEMORIZED, MODEL, png
 
@@ -194,12 +195,12 @@ def test_a_stricter_purge_adds_to_the_first_and_a_laxer_one_finds_nothing(confir
 
 
 def test_the_report_says_it_in_place_of_the_pictures(confirmed: Path, none: Path) -> None:
-    page = render(none)
+    page = render(build(none))
     assert page.count('<div class="absent">pictures were removed on ') == 2 * page.count('<article class="case')
     assert "--keep none" in page
     assert 'class="mask"' not in page
-    assert "--keep confirmed" in render(confirmed)
-    assert '<div class="absent">' not in render(confirmed)
+    assert "--keep confirmed" in render(build(confirmed))
+    assert '<div class="absent">' not in render(build(confirmed))
 
 
 def test_what_needs_no_picture_works_as_before(finished: Path, none: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pipelines.runs.review import Review, open_review
 from reports.check import check
 from reports.html import render
 from reports.query import query
+from reports.record.build import build
 from tests.support.markup import text_of
 from tests.support.reviewed import CAPTIONS, CONTROL_CAPTIONS, CONTROLS, COPIES, REPRODUCING, reviewable
 
@@ -160,7 +161,7 @@ def test_a_real_run_can_be_reviewed(own: Path) -> None:
     for rater in ("anna", "ben"):
         judged(review, rater, {"case": "copy", "altered": "copy"})
     assert wrong(own) == []
-    assert f"{review.counts['case']} upheld, 0 overturned, 0 undecided" in text_of(render(own))
+    assert f"{review.counts['case']} upheld, 0 overturned, 0 undecided" in text_of(render(build(own)))
 
 
 @pytest.mark.parametrize("column", ["pair", "pair_type", "caption_id", "image_id", "answer"])
@@ -195,11 +196,11 @@ def test_a_purge_takes_the_pictures_of_decoys_and_keeps_the_answers(run: Path) -
     for rater in ("anna", "ben"):
         judged(review, rater, {"case": "copy", "altered": "part"})
     said = "12 upheld, 0 overturned, 0 undecided"
-    assert said in text_of(render(run))
+    assert said in text_of(render(build(run)))
     assert purge(str(run), "confirmed").pictures["review_pairs"] == 9
     assert review.ledger.read("review_pairs")["image"].null_count == len(review.pairs)
     assert review.ledger.read("reviews").num_rows == 2 * len(review.pairs)
-    assert said in text_of(render(run))
+    assert said in text_of(render(build(run)))
     assert wrong(run) == []
     with pytest.raises(AuditError, match=r"(?s)the pictures of 9 of 24 pairs are missing: pictures were removed on"):
         open_review(str(run))
@@ -241,6 +242,6 @@ def test_the_human_verdict_stands_beside_that_of_the_audit_in_sql(run: Path) -> 
 def test_the_report_says_that_one_rater_decides_nothing(run: Path) -> None:
     review = open_review(str(run), decoys=3)
     judged(review, "anna", dict.fromkeys(("case", "altered"), ANSWER_WORDS[0]))
-    said = text_of(render(run))
+    said = text_of(render(build(run)))
     assert "Nothing is upheld or overturned yet: 1 of 1 raters has judged every pair, and at least 2 must." in said
     assert "reviewers:" not in said

@@ -1,19 +1,20 @@
-"""Read what the report shows about mitigation: the settings, the trade-off, and pairs of images."""
+"""Read what the report shows about mitigation: the settings, the best one, and pairs of images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from reports import figures
-from reports.facts import Facts
+from reports.pictures import picture
+from reports.record.model import Mitigation, MitigationPair, MitigationSetting
+from reports.record.source import Source
 
 MOST_PAIRS = {"confirmed": 12, "ordinary": 6}
 # The setting whose images are shown may reduce the CLIP score of ordinary captions by this share.
 TOLERATED = 0.03
 
 SETTINGS = """
-select c.*, o.clip_score as ordinary_clip, o.diversity as ordinary_diversity
+select c.* exclude (caption_set, images), o.clip_score as ordinary_clip, o.diversity as ordinary_diversity
 from mitigation_summary c
 left join (from mitigation_summary where caption_set = 'ordinary') o using (method, settings)
 where c.caption_set = 'confirmed'
@@ -21,8 +22,7 @@ order by c.method <> 'none', method, settings
 """
 
 PAIRS = """
-select p.caption_id, p.caption, p.seed, p.image_id, p.similarity as plain_similarity, m.similarity,
-       p.is_copy as plain_above, m.is_copy as above, p.clip_score as plain_clip, m.clip_score as clip,
+select p.caption_id, p.caption, p.seed, p.similarity as plain_similarity, m.similarity, m.is_copy,
        p.image as plain, m.image as mitigated, e.image as training
 from mitigation p
 join mitigation m on m.caption_set = p.caption_set and m.caption_id = p.caption_id and m.seed = p.seed
@@ -33,29 +33,27 @@ order by p.similarity desc, p.caption_id limit $most
 """
 
 
-def read(facts: Facts) -> dict[str, Any] | None:
-    """Return the settings, the best one, a figure and the image pairs (as bytes), or None if nothing was measured."""
-    settings = facts.rows(SETTINGS)
+def read(source: Source) -> Mitigation | None:
+    """Return the settings, the best one and pairs of images, or None if nothing was measured."""
+    settings = source.rows(SETTINGS)
     if not settings:
         return None
-    best = best_of(settings)
-    pairs = []
+    best, pairs = best_of(settings), []
     if best:
         values = {"method": best["method"], "settings": best["settings"]}
         for caption_set, most in MOST_PAIRS.items():
-            pairs += [
-                pair | {"caption_set": caption_set}
-                for pair in facts.rows(PAIRS, caption_set=caption_set, most=most, **values)
-            ]
-    drawn = [setting for setting in settings if setting["ordinary_clip"] is not None]
-    return {
-        "settings": settings,
-        "best": best,
-        "tolerated": TOLERATED,
-        "figure": figures.data_uri(figures.tradeoff(drawn)) if drawn else None,
-        "pairs": pairs,
-        "seeds": facts.manifest.mitigation.seeds if facts.manifest.mitigation else [],
-    }
+            for pair in source.rows(PAIRS, caption_set=caption_set, most=most, **values):
+                for name in ("plain", "mitigated"):
+                    pair[name] = picture(pair[name])
+                pair["training"] = picture(pair["training"], not source.shows_training_images)
+                pairs.append(MitigationPair(caption_set=caption_set, **pair))
+    return Mitigation(
+        settings=[MitigationSetting(**setting) for setting in settings],
+        best=MitigationSetting(**best) if best else None,
+        tolerated=TOLERATED,
+        pairs=pairs,
+        seeds=source.manifest.mitigation.seeds if source.manifest.mitigation else [],
+    )
 
 
 def best_of(settings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -1,0 +1,80 @@
+"""Answer in one sentence what was found, with percentages that can be quoted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audit.record.manifest_entries import ClaimEntry, ClaimsEntry
+from audit.statistics.claims import percent
+from reports.record.model import Answer, VerdictCount
+
+LIMITS = [
+    "Finding nothing does not prove that nothing was memorized. Beyond the bounds that are stated, the report claims "
+    "nothing about captions for which no images were generated, or about other seeds, steps, guidance scales or "
+    "samplers.",
+    "Only captions of the dataset were tried. Other prompts, including close variants of a caption, can also reproduce "
+    "a training image.",
+    "Generated images were compared with the training images that were given. An image that is missing there cannot be "
+    "found: “unconfirmed” means only that none of the given images matched.",
+    "“Copy” means that the similarity measured by one embedder reaches a threshold. The embedder can miss copies that "
+    "were recoloured, cropped or redrawn, and it can mistake two pictures of the same simple object for copies. "
+    "Whether a likeness infringes a right is for people to decide. The cases are shown so that they can.",
+    "“Not selected” means “not looked at”: these captions were screened, but no images were generated for them. They "
+    "are not cleared.",
+    "Each bound counts what it names: captions, rows, families or generations. Near-identical captions count one by "
+    "one.",
+]
+
+
+def answer(claims: ClaimsEntry, verdicts: Sequence[VerdictCount], confirmed: int) -> Answer:
+    """State what was found.
+
+    Args:
+        claims: The claims of the run.
+        verdicts: The number of captions with each verdict.
+        confirmed: The number of confirmed captions.
+
+    Returns:
+        The answer in one sentence, with its numbers.
+    """
+    total = sum(row.captions for row in verdicts)
+    generated = total - sum(row.captions for row in verdicts if row.verdict == "not_selected")
+    low, high = (_claim(claims, end) for end in ("at_least", "at_most"))
+    bounds = [claim for claim in (low, high) if claim and (claim.value or claim is high)]
+    confidence = 1 - sum(1 - claim.level for claim in bounds) if bounds else None
+    if confirmed:
+        found = f"For {confirmed:,} of {total:,} captions ({100 * confirmed / total:.3g} %), the model reproduced a "
+        found += "training image or a part of one"
+    else:
+        found = f"For none of the {generated:,} captions that were tried, of {total:,} in the dataset, did the model "
+        found += "reproduce a training image"
+    bounded = _bounds(low, high)
+    if bounded and confidence is not None:
+        found += f"; of all captions, {bounded} make it do so ({100 * confidence:g} % confidence)"
+    return Answer(
+        sentence=found + ".",
+        captions=total,
+        generated=generated,
+        confirmed=confirmed,
+        low=_share(low),
+        high=_share(high),
+        confidence=confidence,
+    )
+
+
+def _claim(claims: ClaimsEntry, end: str) -> ClaimEntry | None:
+    return next((claim for claim in claims.claims if (claim.estimand, claim.end) == ("copies", end)), None)
+
+
+def _share(claim: ClaimEntry | None) -> float | None:
+    return claim.value / max(claim.of, 1) if claim else None
+
+
+def _bounds(low: ClaimEntry | None, high: ClaimEntry | None) -> str:
+    least, most = _share(low), _share(high)
+    parts = []
+    if least:
+        parts.append(f"at least {percent(least, down=True)}")
+    if most is not None:
+        parts.append(f"at most {percent(most)}")
+    return " and ".join(parts)

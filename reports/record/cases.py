@@ -1,0 +1,143 @@
+"""Read the confirmed captions that are shown with images."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from audit.schema import CONFIRMED_WORDS
+from reports.pictures import Picture, picture
+from reports.record.commands import explain, reproduce
+from reports.record.model import Case, Generation, OtherEmbedder, Place, SelectedCaption
+from reports.record.source import HOST, Source
+
+PER_FAMILY, FRESH, MAX_PLACES = 3, 2, 10
+MAX_IMAGE_BYTES = 20_000_000  # all images of the cases together
+
+DETAILS = """
+select v.caption_id, v.image_id, v.matched_own_image, c.seed, c.region, c.pixel_agreement,
+       case when v.verdict = 'verbatim' or c.similarity >= $limit::double then 'verbatim' else 'region' end as kind,
+       case when kind = 'verbatim' then coalesce(c.similarity, v.similarity)
+            else coalesce(c.region_similarity, v.region_similarity) end as similarity
+from verdicts v left join copied_images c using (caption_id, image_id) where caption_id in $ids
+"""
+GENERATIONS = """
+select g.caption_id, g.purpose, g.seed, any_value(g.image) as image, max(m.similarity) as similarity,
+       max(m.region_similarity) as region_similarity, {attention} as token_attention
+from generations g join verdicts v using (caption_id)
+left join matches m on m.caption_id = g.caption_id and m.purpose = g.purpose and m.seed = g.seed
+                       and m.embedder = $embedder and m.image_id = v.image_id
+where g.caption_id in $ids and g.purpose in ('discover', 'fresh') and g.image is not null
+group by all order by g.caption_id, g.purpose, g.seed
+"""
+OTHERS = """
+select m.caption_id, m.embedder, max(m.similarity) as similarity
+from matches m join verdicts v using (caption_id, image_id)
+where caption_id in $ids and m.purpose = 'discover' and m.embedder <> $embedder group by all order by m.embedder
+"""
+EVIDENCE = f"""
+select image_id, file, "row", key, url, nullif({HOST}, '') as host, image from evidence where image_id in $images
+order by image_id, file, "row"
+"""
+PLACES = f"""
+select caption_id, file, "row", key, url, nullif({HOST}, '') as host from rows where caption_id in $ids
+qualify row_number() over (partition by caption_id order by file, "row") <= {MAX_PLACES} order by file, "row"
+"""
+
+
+def cases(source: Source, selected: Sequence[SelectedCaption], top: int) -> list[Case]:
+    """Return the confirmed captions to show: at most PER_FAMILY per family, and as many as MAX_IMAGE_BYTES allow.
+
+    Args:
+        source: The run.
+        selected: The captions that were looked at, the most serious first.
+        top: The largest number of cases.
+    """
+    chosen = _chosen(selected, top)
+    if not chosen:
+        return []
+    ids = [row.caption_id for row in chosen]
+    images = [row.image_id for row in chosen]
+    embedder, limit = source.embedder, source.threshold("verbatim")
+    details = {row["caption_id"]: row for row in source.rows(DETAILS, ids=ids, limit=limit)}
+    columns = {row["column_name"] for row in source.rows("describe generations")}
+    attention = "any_value(g.token_attention)" if "token_attention" in columns else "null"
+    generations = _grouped(source, GENERATIONS.format(attention=attention), "caption_id", ids=ids, embedder=embedder)
+    others = _grouped(source, OTHERS, "caption_id", ids=ids, embedder=embedder)
+    evidence = _grouped(source, EVIDENCE, "image_id", images=images)
+    places = _grouped(source, PLACES, "caption_id", ids=ids)
+    found, used = [], 0
+    for row in chosen:
+        detail = details[row.caption_id]
+        case = _case(source, row, detail, generations[row.caption_id], evidence[detail["image_id"]])
+        case.others = [OtherEmbedder(**other) for other in others[row.caption_id]]
+        case.caption_places = [Place(**place) for place in places[row.caption_id]]
+        used += sum(len(image.uri) for image in _pictures(case))
+        if used > MAX_IMAGE_BYTES:
+            break
+        found.append(case)
+    return found
+
+
+def _chosen(selected: Sequence[SelectedCaption], top: int) -> list[SelectedCaption]:
+    seen: Counter[str] = Counter()
+    chosen = []
+    for row in selected:
+        family = row.family or row.caption_id
+        if row.verdict in CONFIRMED_WORDS and seen[family] < PER_FAMILY:
+            seen[family] += 1
+            chosen.append(row)
+    return chosen[:top]
+
+
+def _grouped(source: Source, sql: str, key: str, **values: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a query by the value of a column, without that column."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in source.rows(sql, **values):
+        found[row.pop(key)].append(row)
+    return found
+
+
+def _case(
+    source: Source,
+    row: SelectedCaption,
+    detail: dict[str, Any],
+    generations: list[dict[str, Any]],
+    evidence: list[dict[str, Any]],
+) -> Case:
+    kind = detail["kind"]
+    fresh = [made for made in generations if made["purpose"] == "fresh"][:FRESH]
+    first = [made for made in generations if made["purpose"] == "discover" and made["seed"] == detail["seed"]]
+    shown = [
+        Generation(
+            purpose=made["purpose"],
+            seed=made["seed"],
+            similarity=made["similarity" if kind == "verbatim" else "region_similarity"],
+            picture=picture(made["image"]),
+        )
+        for made in [*first, *fresh]
+    ]
+    return Case(
+        caption_id=row.caption_id,
+        image_id=detail["image_id"],
+        kind=kind,
+        similarity=detail["similarity"],
+        threshold=source.threshold(kind),
+        pixel_agreement=detail["pixel_agreement"],
+        matched_own_image=detail["matched_own_image"],
+        others=[],
+        generations=shown,
+        training=picture(evidence[0]["image"], not source.shows_training_images) if evidence else None,
+        region=picture(detail["region"]),
+        image_places=[Place(**{name: place[name] for name in Place.model_fields}) for place in evidence],
+        caption_places=[],
+        token_attention=first[0]["token_attention"] if first else None,
+        explain=explain(source, row.caption, detail["seed"]),
+        reproduce=reproduce(source, row.caption),
+    )
+
+
+def _pictures(case: Case) -> Iterator[Picture]:
+    shown = [case.training, case.region, *(made.picture for made in case.generations)]
+    yield from (image for image in shown if image)

@@ -1,0 +1,52 @@
+import pytest
+
+from audit.record.manifest_entries import ClaimEntry, ClaimsEntry
+from reports.record.answer import answer
+from reports.record.model import VerdictCount
+
+
+def claim(end: str, value: float, level: float) -> ClaimEntry:
+    return ClaimEntry.model_validate(
+        {
+            "estimand": "copies",
+            "end": end,
+            "value": value,
+            "of": 1000,
+            "level": level,
+            "sentence": "",
+            "would_change": "",
+        }
+    )
+
+
+NOTHING = claim("at_least", 0, 0.98)
+LOW, HIGH = claim("at_least", 22, 0.98), claim("at_most", 193, 0.975)
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "claims", "sentence"),
+    [
+        (
+            30,
+            [LOW, HIGH],
+            "For 30 of 1,000 captions (3 %), the model reproduced a training image or a part of one; of all captions, "
+            "at least 2.2 % and at most 19.3 % make it do so (95.5 % confidence).",
+        ),
+        (
+            0,
+            [NOTHING, HIGH],
+            "For none of the 100 captions that were tried, of 1,000 in the dataset, did the model reproduce a training "
+            "image; of all captions, at most 19.3 % make it do so (97.5 % confidence).",
+        ),
+        (30, [], "For 30 of 1,000 captions (3 %), the model reproduced a training image or a part of one."),
+    ],
+)
+def test_the_answer_is_one_sentence_with_what_is_claimed(
+    confirmed: int, claims: list[ClaimEntry], sentence: str
+) -> None:
+    verdicts = [
+        VerdictCount(verdict="verbatim", meaning="", captions=confirmed, rows=confirmed),
+        VerdictCount(verdict="unconfirmed", meaning="", captions=100 - confirmed, rows=100),
+        VerdictCount(verdict="not_selected", meaning="", captions=900, rows=900),
+    ]
+    assert answer(ClaimsEntry(claims=claims), verdicts, confirmed).sentence == sentence
