@@ -22,6 +22,7 @@ from pipelines.commands import (
     evaluate,
     exclusions,
     explain,
+    export,
     gate,
     index,
     init,
@@ -29,6 +30,7 @@ from pipelines.commands import (
     lookup,
     mitigate,
     plan,
+    publish,
     purge,
     query,
     rank_layers,
@@ -78,6 +80,7 @@ PANELS = {
         detectors,
     ),
     "Act on them": (gate, exclusions, clean, mitigate, purge),
+    "Hand them on": (export, publish),
     "On a Ray cluster": (submit, status, logs, stop),
 }
 for panel, modules in PANELS.items():

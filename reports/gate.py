@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audit.errors import AuditError, UsageError
+from audit.errors import UsageError
 from audit.record.manifest import RunManifest
 from audit.statistics.bounds import UNDETERMINED
 from audit.statistics.claims import MILLION
+from reports.finished import finished_manifest
 from reports.record.captions import verdict_counts
 from reports.record.source import Source
-from reports.stored_run import locate
 from reports.views import connect
 from reports.waivers import Waiver, waived_captions
 
@@ -82,7 +82,10 @@ def gate(
         UsageError: No image was compared, so that no caption could be confirmed.
         AuditError: The run is not finished, or is none.
     """
-    manifest = _finished(run)
+    manifest = finished_manifest(run)
+    if not manifest.thresholds:
+        what = "the run compared no training images, so it cannot confirm anything"
+        raise UsageError(what, where=str(run), hint="Set `images` in audit.yaml, and audit again.")
     with connect(run) as connection:
         source = Source(connection, manifest, str(run))
         waiver_of = waived_captions(connection, waivers)
@@ -99,18 +102,6 @@ def gate(
         rules.append(_counted(f"captions with the verdict {word}", found, limit))
     used = {id(waiver) for waiver in waiver_of.values()}
     return Gate(rules, waived, [waiver for waiver in waivers if id(waiver) not in used])
-
-
-def _finished(run: str | Path) -> RunManifest:
-    manifest = locate(run).manifest()
-    if manifest.kind == "index":
-        raise AuditError("this is an index, not a run", where=str(run), hint="Pass the folder of a run: its `out`.")
-    if manifest.finished is None:
-        raise AuditError("the run is not finished", where=str(run), hint="Use `crossaudit run` to resume it.")
-    if not manifest.thresholds:
-        what = "the run compared no training images, so it cannot confirm anything"
-        raise UsageError(what, where=str(run), hint="Set `images` in audit.yaml, and audit again.")
-    return manifest
 
 
 def _upper_end(manifest: RunManifest) -> float | None:

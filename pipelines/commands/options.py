@@ -56,6 +56,13 @@ Address = Annotated[
     ),
 ]
 Waivers = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML list of waivers (docs/how-to/ci.md).")]
+Redacted = Annotated[
+    bool,
+    typer.Option(
+        "--redacted",
+        help="Leave out pictures, captions, files, addresses and names. A caption_id stands for a caption.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as select.budget=500. Repeatable."),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import NAMESPACE_OID, uuid5
 
 import duckdb
 import pyarrow as pa
 
 from audit.errors import AuditError
+from audit.record.manifest import RunManifest
 from reports.causes import causes
 from reports.purged import note
 from reports.record import captions, cases, mitigation, review
@@ -102,6 +105,7 @@ def _note(waiver: Waiver) -> WaiverNote:
 def _info(source: Source) -> RunInfo:
     manifest, settings = source.manifest, source.settings
     return RunInfo(
+        id=_id(manifest),
         path=source.path,
         title=(settings.get("report") or {}).get("title") or "Memorization audit",
         model=(settings.get("model") or {}).get("path", "a text-to-image model"),
@@ -113,6 +117,12 @@ def _info(source: Source) -> RunInfo:
         shows_training_images=source.shows_training_images,
         pictures_removed=note(manifest),
     )
+
+
+def _id(manifest: RunManifest) -> str:
+    """Derive the id of a run from when it began and from the contents that it read: copies of a run share it."""
+    read = sorted(item.sha256 for item in manifest.inputs)
+    return str(uuid5(NAMESPACE_OID, json.dumps([manifest.started, manifest.models, read], sort_keys=True)))
 
 
 def _method(source: Source) -> Method:

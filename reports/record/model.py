@@ -36,8 +36,9 @@ class Part(BaseModel):
 
 
 class RunInfo(Part):
-    """The run: where it is, what it audited, and when."""
+    """The run: where it is, what it audited, and when. `id` is a UUID that tells runs apart wherever they are."""
 
+    id: str
     path: str
     title: str
     model: str
@@ -224,8 +225,8 @@ class Case(Part):
         image_places: Where the dataset has the training image.
         caption_places: Where the dataset has the caption; at most MAX_PLACES of `row_count` rows.
         token_attention: Attention to each token of the prompt, if the run measured it.
-        explain: The command that shows how the model processes the caption.
-        reproduce: The command that generates the case again.
+        explain: The command that shows how the model processes the caption; None in a redacted edition.
+        reproduce: The command that generates the case again; None in a redacted edition.
     """
 
     caption_id: str
@@ -242,8 +243,8 @@ class Case(Part):
     image_places: list[Place]
     caption_places: list[Place]
     token_attention: list[float] | None
-    explain: str
-    reproduce: str
+    explain: str | None
+    reproduce: str | None
 
 
 class Failure(Part):

@@ -1,0 +1,77 @@
+"""Make the redacted edition of a record: no pictures, and no text of the dataset, of people or of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from audit.record.manifest_entries import LikenessEntry
+from reports.record.model import (
+    Case,
+    Failure,
+    Generation,
+    InputFile,
+    Method,
+    MitigationPair,
+    Place,
+    Record,
+    Review,
+    RunInfo,
+    SelectedCaption,
+    WaiverNote,
+)
+
+WITHHELD = "withheld"
+NOTE = (
+    "This is a redacted edition. It has no pictures, and the caption_id stands in place of each caption. Files, rows, "
+    "keys, addresses, commands, error messages and names are left out. A caption_id is a hash of its caption: whoever "
+    "has the dataset, or guesses a caption, can recognize it."
+)
+# What replaces the fields of each part. A caption becomes its caption_id wherever it stands.
+REPLACED: dict[type, dict[str, Any]] = {
+    RunInfo: {"path": "RUN", "model": WITHHELD, "title": "Memorization audit"},
+    SelectedCaption: {"hosts": [], "file": None, "row": None, "error": None},
+    Place: {"file": None, "row": None, "key": None, "url": None, "host": None},
+    Generation: {"picture": None},
+    Case: {"training": None, "region": None, "explain": None, "reproduce": None},
+    MitigationPair: {"plain": None, "mitigated": None, "training": None},
+    Failure: {"cause": WITHHELD, "message": None},
+    InputFile: {"file": WITHHELD},
+    LikenessEntry: {"of_controls": [], "of_captions": []},
+    WaiverNote: {"reason": WITHHELD, "owner": WITHHELD},
+    Record: {"next_steps": []},
+}
+METHOD = ("screen", "select", "generate", "confirm")  # the sections of audit.yaml that hold no paths
+
+
+def redacted(record: Record) -> Record:
+    """Return a record that can be shown to people who may not see the dataset. Its limits say what is left out."""
+    found: Record = _redacted(record)
+    return found.model_copy(update={"limits": [NOTE, *found.limits]})
+
+
+def _redacted(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_redacted(value) for value in part]
+    if isinstance(part, dict):
+        return {key: _redacted(value) for key, value in part.items()}
+    if not isinstance(part, BaseModel):
+        return part
+    fields = {name: _redacted(getattr(part, name)) for name in type(part).model_fields}
+    fields |= REPLACED.get(type(part), {})
+    if "caption" in fields:
+        fields["caption"] = fields["caption_id"]
+    if isinstance(part, Review):
+        fields |= _raters(part)
+    if isinstance(part, Method):
+        fields["settings"] = {name: part.settings[name] for name in METHOD if name in part.settings}
+    return part.model_copy(update=fields)
+
+
+def _raters(review: Review) -> dict[str, Any]:
+    """Number the raters instead of naming them."""
+    name_of = {rater.name: f"rater {number}" for number, rater in enumerate(review.raters, 1)}
+    agreements = [replace(pair, raters=tuple(name_of[name] for name in pair.raters)) for pair in review.agreements]
+    return {"raters": [replace(rater, name=name_of[rater.name]) for rater in review.raters], "agreements": agreements}
