@@ -46,6 +46,8 @@ OF_A_RUN = {
     "reproduce": ("a verbatim caption",),
     "exclusions": (),
     "rank-layers": (),
+    "export": ("--format", "csv"),
+    "publish": ("--to", "public"),
 }
 
 
@@ -121,7 +123,7 @@ def change(run: Path, **keys: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))
 
 
-NEEDS_FINISHED = ("mitigate", "purge", "lookup --image", "reproduce", "rank-layers")
+NEEDS_FINISHED = ("mitigate", "purge", "lookup --image", "reproduce", "rank-layers", "export", "publish")
 CALLS = OF_A_RUN | {"lookup --image": ("--image", __file__)}
 
 
@@ -134,7 +136,8 @@ def test_a_run_that_the_command_cannot_use_is_named(own: Path, call: str, change
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet at all"], ids=["empty", "garbage"])
 @pytest.mark.parametrize(
-    "call", ["query", "report", "lookup", "reproduce", "exclusions", "purge", "rank-layers", "mitigate"]
+    "call",
+    ["query", "report", "lookup", "reproduce", "exclusions", "purge", "rank-layers", "mitigate", "export", "publish"],
 )
 def test_a_damaged_part_is_named(own: Path, call: str, content: bytes) -> None:
     part = own / "verdicts/00000.parquet"

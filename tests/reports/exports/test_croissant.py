@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from reports.exports.croissant import to_croissant
 from reports.record.model import Record
 
@@ -32,7 +30,6 @@ def test_the_findings_are_those_of_the_record(record: Record) -> None:
     assert "349 of the 953 dataset rows" in repetition
 
 
-@pytest.mark.slow
 def test_mlcroissant_reads_a_dataset_with_the_fragment_merged_into_it(record: Record) -> None:
     import mlcroissant
 

@@ -15,10 +15,10 @@ from tests.support.changed_run import change_manifest
 
 
 @pytest.fixture(scope="module")
-def in_memory(run: Path) -> str:
-    """The run in the memory of this process, as it would be on an object store."""
+def remote(run: Path) -> Record:
+    """The record of the run read from the memory of this process, as it would be from an object store."""
     fsspec.filesystem("memory").put(str(run), "/exports/run", recursive=True)
-    return "memory://exports/run"
+    return finished_record("memory://exports/run")
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -30,8 +30,7 @@ def test_an_export_names_the_version_the_run_and_the_model(format_: str, record:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_run_and_a_file_may_be_remote(format_: str, in_memory: str, record: Record) -> None:
-    remote = finished_record(in_memory)
+def test_a_run_and_a_file_may_be_remote(format_: str, remote: Record, record: Record) -> None:
     assert remote.run.id == record.run.id
     content = FORMATS[format_](remote)
     write_export(content, f"memory://exports/out/{format_}")

@@ -11,7 +11,7 @@ from reports.exports.formats import FORMATS
 from reports.exports.redaction import NOTE, redacted
 from reports.pictures import Picture
 from reports.query import query
-from reports.record.model import Failure, InputFile, MitigationPair, Place, Record, Review, WaiverNote
+from reports.record.model import Failure, InputFile, Mitigation, MitigationPair, Place, Record, Review, WaiverNote
 from tests.support.report_run import HOSTILE
 
 PRIVATE = "Jane-Doe"
@@ -83,11 +83,23 @@ def test_numbers_and_ids_stay_and_a_reader_is_told(record: Record) -> None:
 
 
 def test_pairs_of_pictures_are_removed(record: Record) -> None:
-    pair = MitigationPair.model_construct(caption_id="00", caption=PRIVATE, plain=PICTURE, mitigated=PICTURE)
-    pair.training = PICTURE
-    short = redacted(record.model_copy(update={"mitigation": pair})).mitigation
-    assert isinstance(short, MitigationPair)
-    assert (short.plain, short.mitigated, short.training, short.caption) == (None, None, None, "00")
+    pair = MitigationPair(
+        caption_set="confirmed",
+        caption_id="00",
+        caption=PRIVATE,
+        seed=1,
+        plain_similarity=0.9,
+        similarity=0.1,
+        is_copy=False,
+        plain=PICTURE,
+        mitigated=PICTURE,
+        training=PICTURE,
+    )
+    measured = Mitigation(settings=[], best=None, tolerated=0.05, pairs=[pair], seeds=[1])
+    short = redacted(record.model_copy(update={"mitigation": measured})).mitigation
+    assert short is not None
+    nothing = {"caption": "00", "plain": None, "mitigated": None, "training": None}
+    assert short.pairs == [pair.model_copy(update=nothing)]
 
 
 def test_the_record_itself_is_unchanged(record: Record) -> None:
