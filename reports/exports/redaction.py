@@ -15,6 +15,7 @@ from reports.record.model import (
     InputFile,
     Method,
     MitigationPair,
+    NextStep,
     Place,
     Record,
     Review,
@@ -29,6 +30,7 @@ NOTE = (
     "keys, addresses, commands, error messages and names are left out. A caption_id is a hash of its caption: whoever "
     "has the dataset, or guesses a caption, can recognize it."
 )
+ASK = NextStep(purpose="To see a case, give its caption_id to whoever ran the audit.", commands=[])
 # What replaces the fields of each part. A caption becomes its caption_id wherever it stands.
 REPLACED: dict[type, dict[str, Any]] = {
     RunInfo: {"path": "RUN", "model": WITHHELD, "title": "Memorization audit"},
@@ -41,7 +43,7 @@ REPLACED: dict[type, dict[str, Any]] = {
     InputFile: {"file": WITHHELD},
     LikenessEntry: {"of_controls": [], "of_captions": []},
     WaiverNote: {"reason": WITHHELD, "owner": WITHHELD},
-    Record: {"next_steps": []},
+    Record: {"next_steps": [ASK]},
 }
 METHOD = ("screen", "select", "generate", "confirm")  # the sections of audit.yaml that hold no paths
 
