@@ -52,13 +52,14 @@ def export(
     from pipelines.configuration.waivers import read_waivers
     from pipelines.console.progress import waiting
     from reports.exports.formats import FORMATS, finished_record, write_export
+    from reports.record.commands import shell_word
 
     given = read_waivers(waivers) if waivers else []
     with waiting("reading the run"):
         record = finished_record(run, given, redacted)
         content = FORMATS[format_](record)
     if left_out := record.selected_count - len(record.selected):
-        hint = f"crossaudit query {run} \"from verdicts where verdict <> 'not_selected'\""
+        hint = f"crossaudit query {shell_word(run)} \"from verdicts where verdict <> 'not_selected'\""
         typer.echo(f"{left_out:,} captions of lower risk are left out; all of them: {hint}", err=True)
     if out is None:
         _print(content)

@@ -8,12 +8,11 @@ import yaml
 from markupsafe import Markup
 
 from audit.schema import CONFIRMED_WORDS
-from reports.exports.provenance import provenance
+from reports.exports.provenance import METHOD, provenance
 from reports.pages import environment, visible
 from reports.record.model import Record
 
 MOST = 10  # captions in the table of cases
-METHOD = ("screen", "select", "generate", "confirm")  # the sections of audit.yaml that say how the audit was done
 PLAIN = ",-'?"  # punctuation that means nothing within a line of Markdown
 
 

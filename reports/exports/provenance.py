@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from reports.record.model import Record
 
+# The sections of audit.yaml that say how the audit was done. They hold no paths.
+METHOD = ("screen", "select", "generate", "confirm")
+
 
 def provenance(record: Record) -> dict[str, str]:
     """Return what identifies a run in every export: the version of crossaudit, the run, and the UNet of the model."""

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from audit.record.manifest_entries import LikenessEntry
+from reports.exports.provenance import METHOD
 from reports.record.model import (
     Case,
     Failure,
@@ -16,7 +17,6 @@ from reports.record.model import (
     Method,
     MitigationPair,
     NextStep,
-    Place,
     Record,
     Review,
     RunInfo,
@@ -25,6 +25,7 @@ from reports.record.model import (
 )
 
 WITHHELD = "withheld"
+NO_PICTURE = "left out of the redacted edition"
 NOTE = (
     "This is a redacted edition. It has no pictures, and the caption_id stands in place of each caption. Files, rows, "
     "keys, addresses, commands, error messages and names are left out. A caption_id is a hash of its caption: whoever "
@@ -33,11 +34,17 @@ NOTE = (
 ASK = NextStep(purpose="To see a case, give its caption_id to whoever ran the audit.", commands=[])
 # What replaces the fields of each part. A caption becomes its caption_id wherever it stands.
 REPLACED: dict[type, dict[str, Any]] = {
-    RunInfo: {"path": "RUN", "model": WITHHELD, "title": "Memorization audit"},
+    RunInfo: {"path": "RUN", "model": WITHHELD, "title": "Memorization audit", "pictures_removed": NO_PICTURE},
     SelectedCaption: {"hosts": [], "file": None, "row": None, "error": None},
-    Place: {"file": None, "row": None, "key": None, "url": None, "host": None},
     Generation: {"picture": None},
-    Case: {"training": None, "region": None, "explain": None, "reproduce": None},
+    Case: {
+        "training": None,
+        "region": None,
+        "image_places": [],
+        "caption_places": [],
+        "explain": None,
+        "reproduce": None,
+    },
     MitigationPair: {"plain": None, "mitigated": None, "training": None},
     Failure: {"cause": WITHHELD, "message": None},
     InputFile: {"file": WITHHELD},
@@ -45,7 +52,6 @@ REPLACED: dict[type, dict[str, Any]] = {
     WaiverNote: {"reason": WITHHELD, "owner": WITHHELD},
     Record: {"next_steps": [ASK]},
 }
-METHOD = ("screen", "select", "generate", "confirm")  # the sections of audit.yaml that hold no paths
 
 
 def redacted(record: Record) -> Record:
@@ -75,5 +81,7 @@ def _redacted(part: Any) -> Any:
 def _raters(review: Review) -> dict[str, Any]:
     """Number the raters instead of naming them."""
     name_of = {rater.name: f"rater {number}" for number, rater in enumerate(review.raters, 1)}
-    agreements = [replace(pair, raters=tuple(name_of[name] for name in pair.raters)) for pair in review.agreements]
+    agreements = [
+        replace(pair, raters=(name_of[pair.raters[0]], name_of[pair.raters[1]])) for pair in review.agreements
+    ]
     return {"raters": [replace(rater, name=name_of[rater.name]) for rater in review.raters], "agreements": agreements}
