@@ -25,7 +25,7 @@ from reports.record.model import (
 )
 
 WITHHELD = "withheld"
-NO_PICTURE = "left out of the redacted edition"
+NO_PICTURE = "pictures are left out of the redacted edition"
 NOTE = (
     "This is a redacted edition. It has no pictures, and the caption_id stands in place of each caption. Files, rows, "
     "keys, addresses, commands, error messages and names are left out. A caption_id is a hash of its caption: whoever "
