@@ -23,8 +23,8 @@ DISTRIBUTIONS = {
 }
 # Imported by `audit` where they are used; a run brings them.
 OF_A_RUN = {"faiss-cpu", "open_clip_torch", "pydantic", "torchvision"}
-# They come with transformers and diffusers, and with jinja2.
-INDIRECT = {"huggingface_hub", "markupsafe"}
+# Comes with transformers and diffusers.
+INDIRECT = {"huggingface_hub"}
 # `pip freeze` leaves these out.
 UNPINNED = {"setuptools", "wheel"}
 
