@@ -1,7 +1,7 @@
 """Export the findings as a fragment of Croissant metadata, to be merged into the croissant.json of the dataset.
 
 It has the properties of the Croissant RAI vocabulary 1.0 that an audit can fill in:
-https://docs.mlcommons.org/croissant/docs/croissant-rai-spec.html
+http://mlcommons.org/croissant/RAI/1.0
 """
 
 from __future__ import annotations
