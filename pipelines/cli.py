@@ -42,6 +42,7 @@ from pipelines.commands import (
     status,
     stop,
     submit,
+    ui,
     views,
 )
 from pipelines.commands.options import state
@@ -63,6 +64,7 @@ app = typer.Typer(
 PANELS = {
     "Audit": (demo, init, config, download_weights, controls, plan, index, run),
     "Look at the results": (
+        ui,
         report,
         claims,
         query,

@@ -7,6 +7,7 @@ from audit.errors import UsageError
 # The modules that `crossaudit[run]` brings.
 MODULES = frozenset(
     {
+        "aiohttp",
         "braceexpand",
         "duckdb",
         "faiss",

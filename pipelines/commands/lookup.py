@@ -34,7 +34,7 @@ def lookup(
     Pass exactly one of --image, --url, --host and --text. An image is compared
     with the run's own index.
     """
-    from audit.errors import UsageError
+    from audit.errors import AuditError, UsageError
     from pipelines.console.progress import waiting
     from pipelines.console.table import show
     from reports import lookup as ask
@@ -43,38 +43,26 @@ def lookup(
     if len(given) + (image is not None) != 1:
         raise UsageError("pass exactly one of --image, --url, --host and --text")
     if image is not None:
-        from pipelines.runs.lookup import nearest_images
+        from pipelines.runs.lookup import look_up
 
+        try:
+            content = image.read_bytes()
+        except OSError as error:
+            raise AuditError(f"cannot be read: {error.strerror}", where=str(image), hint="Pass an image file.") from error
         with waiting("searching the training images"):
-            nearest = nearest_images(run, image)
-        show(nearest)
-        rows = nearest.to_pylist()
-        same = [row["image_id"] for row in rows if row["same"] in ("bytes", "picture")]
-        if not same:
-            typer.echo(_not_found(rows))
-            same = [row["image_id"] for row in rows if row["same"] == "near"]
-        if not same:
+            answer = look_up(run, content, str(image))
+        show(answer.nearest)
+        if answer.note:
+            typer.echo(answer.note)
+        if answer.captions is None:
             return
-        found = ask.of_images(run, same)
+        found = answer.captions
     else:
         [(name, value)] = given.items()
         found = {"url": ask.of_url, "host": ask.of_host, "text": ask.of_text}[name](run, value)
     if len(found):
         show(found)
     typer.echo(_summary(found))
-
-
-def _not_found(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the message for a picture that matches no training image; it says how similar the nearest one is."""
-    best = max((row["similarity"] for row in rows if row["similarity"] is not None), default=None)
-    if best is None:
-        return "The run has no training images to compare with."
-    if any(row["same"] == "near" for row in rows):
-        return (
-            f"Near miss: the nearest image has similarity {best:.3f}. That is below the run's threshold, but as high "
-            "as some copies have. Look at the images to decide whether one of them is the same picture."
-        )
-    return f"No training image looks like the same picture (the nearest has similarity {best:.3f})."
 
 
 def _summary(found: pa.Table) -> str:

@@ -53,14 +53,12 @@ def review(
         opened = open_review(run, cases, decoys)
     for note in opened.notes:
         say(f"note: {note}", err=True)
-    with ReviewServer(opened.answers, opened.pictures, name, port) as server:
-        typer.echo(_pairs(opened))
-        typer.echo(f"Open {server.address}")
-        typer.echo("Answers are stored as they are given. Press Ctrl-C when the raters are done.")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            typer.echo()
+    server = ReviewServer(opened.answers, opened.pictures, name, port)
+    typer.echo(_pairs(opened))
+    typer.echo(f"Open {server.address}")
+    typer.echo("Answers are stored as they are given. Press Ctrl-C when the raters are done.")
+    server.serve()
+    typer.echo()
     _summarize(opened)
     say(f"Next: crossaudit report {run}")
 

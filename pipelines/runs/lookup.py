@@ -1,9 +1,11 @@
-"""Find the training images that match a picture, in a run's own index."""
+"""Find the training images that match a picture, in a run's own index, and the captions that are related to them."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ from pipelines.engine.worker import Worker
 from pipelines.runs.finished_run import finished, on_this_machine
 from pipelines.steps import image_search
 from pipelines.tables import embeddings
+from reports.lookup import of_images
 
 NEAREST = pa.schema(
     [
@@ -32,12 +35,55 @@ NEAREST = pa.schema(
 )
 
 
-def nearest_images(uri: str, image: Path) -> pa.Table:
+@dataclass(frozen=True)
+class Answer:
+    """What a run knows about a picture.
+
+    Attributes:
+        nearest: The training images most similar to it (schema NEAREST).
+        note: What follows if none of them is the same picture; "" if one is.
+        captions: The captions whose rows have such an image or that made the model copy one (as
+            `reports.lookup.of_images` lists them); None if no training image is the same picture or a near miss.
+    """
+
+    nearest: pa.Table
+    note: str
+    captions: pa.Table | None
+
+
+def look_up(uri: str, content: bytes, name: str) -> Answer:
+    """Find the training images that are the same picture, or else near misses, and the captions related to them.
+
+    Takes and raises the same as `nearest_images`.
+    """
+    nearest = nearest_images(uri, content, name)
+    rows = nearest.to_pylist()
+    same = [row["image_id"] for row in rows if row["same"] in ("bytes", "picture")]
+    near = [row["image_id"] for row in rows if row["same"] == "near"]
+    alike = same or near
+    return Answer(nearest, "" if same else _not_found(rows), of_images(uri, alike) if alike else None)
+
+
+def _not_found(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the message for a picture that matches no training image; it says how similar the nearest one is."""
+    best = max((row["similarity"] for row in rows if row["similarity"] is not None), default=None)
+    if best is None:
+        return "The run has no training images to compare with."
+    if any(row["same"] == "near" for row in rows):
+        return (
+            f"Near miss: the nearest image has similarity {best:.3f}. That is below the run's threshold, but as high "
+            "as some copies have. Look at the images to decide whether one of them is the same picture."
+        )
+    return f"No training image looks like the same picture (the nearest has similarity {best:.3f})."
+
+
+def nearest_images(uri: str, content: bytes, name: str) -> pa.Table:
     """Return the training images most similar to a picture, most similar first.
 
     Args:
         uri: The path or URI of a finished run.
-        image: The picture.
+        content: The bytes of the picture's file.
+        name: The name of the file, for errors.
 
     Returns:
         A table of schema NEAREST.
@@ -52,23 +98,22 @@ def nearest_images(uri: str, image: Path) -> pa.Table:
             "the run has no training images to search", where=ledger.uri, hint="Use --url, --host or --text instead."
         )
     try:
-        content = image.read_bytes()
         pictures = list(decode_each(content, config.images.crop, "both").values())
     except Exception as error:  # Pillow raises many types
         raise AuditError(
-            f"cannot be read as an image: {error}", where=str(image), hint="Pass an image file."
+            f"cannot be read as an image: {error}", where=name, hint="Pass an image file."
         ) from error
-    worker, name = Worker(on_this_machine(config)), config.confirm.embedders[0]
-    embedder = worker.embedder(name)
-    manifest.model(name, embedder.fingerprint)
-    near = image_search.find(worker, name, embedder.embed(pictures), image_search.NEIGHBOURS)
-    limit = manifest.data.thresholds[name]["verbatim"]
+    worker, decides = Worker(on_this_machine(config)), config.confirm.embedders[0]
+    embedder = worker.embedder(decides)
+    manifest.model(decides, embedder.fingerprint)
+    near = image_search.find(worker, decides, embedder.embed(pictures), image_search.NEIGHBOURS)
+    limit = manifest.data.thresholds[decides]["verbatim"]
     # The picture and the training image may each be in either EXIF orientation; the better match counts.
     background_QK = np.repeat(near.background[:, None], near.ids.shape[1], axis=1)
     each = zip(near.similarity.ravel().tolist(), background_QK.ravel().tolist(), near.ids.ravel().tolist(), strict=True)
     best = {id_: (value, background) for value, background, id_ in sorted(each)}  # the most similar is the last
     similarity_of = dict(sorted(best.items(), key=lambda item: -item[1][0])[: image_search.NEIGHBOURS])
-    same_bytes, places = _places(ledger, name, list(similarity_of), hashlib.sha256(content).hexdigest())
+    same_bytes, places = _places(ledger, decides, list(similarity_of), hashlib.sha256(content).hexdigest())
     rows = []
     for place in places:
         similarity, background = similarity_of.get(place["image_id"], (None, 0.0))

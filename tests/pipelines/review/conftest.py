@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from pipelines.review.server import ReviewServer
 from pipelines.runs.review import Review, open_review
 from tests.support.reviewed import reviewable
+from tests.support.serving import serving
 
 Serve = Callable[..., AbstractContextManager[ReviewServer]]
 
@@ -35,14 +35,9 @@ def serve() -> Serve:
 
     @contextmanager
     def served(review: Review, rater: str | None = None, port: int = 0) -> Iterator[ReviewServer]:
-        with ReviewServer(review.answers, review.pictures, rater, port) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
-                yield server
-            finally:
-                server.shutdown()
-                thread.join()
+        server = ReviewServer(review.answers, review.pictures, rater, port)
+        with serving(server):
+            yield server
 
     return served
 

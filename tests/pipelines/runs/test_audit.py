@@ -221,8 +221,8 @@ def test_an_inverted_file_of_few_images_finds_the_same(
     assert manifest(other)["index"] == {"sscd": found}
     assert "index" not in manifest(run)
     assert other.read("image_clusters").equals(run.read("image_clusters"))
-    (tmp_path / "mine.png").write_bytes(run.read("evidence")["image"][0].as_py())
-    nearest = nearest_images(other.uri, tmp_path / "mine.png").to_pylist()  # the inverted file outlives the run
+    image = run.read("evidence")["image"][0].as_py()
+    nearest = nearest_images(other.uri, image, "mine.png").to_pylist()  # the inverted file outlives the run
     assert nearest[0]["image_id"] == run.read("evidence")["image_id"][0].as_py()
     known = manifest(other)["clusters"]
     assert known.items() >= manifest(run)["clusters"].items()

@@ -28,7 +28,7 @@ def evidence(run: Path) -> dict[str, object]:
 def test_a_training_image_is_found_as_the_picture_that_it_is(finished: Path, tmp_path: Path) -> None:
     image = evidence(finished)
     (tmp_path / "mine.png").write_bytes(image["image"])  # type: ignore[arg-type]
-    found = nearest_images(str(finished), tmp_path / "mine.png").to_pylist()
+    found = nearest_images(str(finished), image["image"], "mine.png").to_pylist()  # type: ignore[arg-type]
     assert found[0]["image_id"] == image["image_id"]
     assert found[0]["similarity"] == pytest.approx(1, abs=1e-3)
     assert found[0]["same"] is not None
@@ -39,23 +39,24 @@ def test_a_training_image_is_found_as_the_picture_that_it_is(finished: Path, tmp
 
 
 def test_what_is_no_image_or_no_training_image_is_said(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(AuditError, match="cannot be read as an image"):
-        nearest_images(str(finished), tmp_path / "text.png")
+        nearest_images(str(finished), b"no image", "text.png")
     done = crossaudit("lookup", str(finished), "--text", "x", "--host", "y")
     assert done.returncode == 2
     assert "one of" in done.stderr
-    (tmp_path / "other.png").write_bytes(png(12345))
-    assert not any(row["same"] == "bytes" for row in nearest_images(str(finished), tmp_path / "other.png").to_pylist())
+    other = nearest_images(str(finished), png(12345), "other.png")
+    assert "bytes" not in other["same"].to_pylist()
+    missing = crossaudit("lookup", str(finished), "--image", str(tmp_path / "none.png"))
+    assert missing.returncode == 1
+    assert f"{tmp_path / 'none.png'}: cannot be read: No such file or directory" in missing.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_run_on_gpus_is_looked_up_and_reproduced_without_one(own: Path, tmp_path: Path) -> None:
+def test_a_run_on_gpus_is_looked_up_and_reproduced_without_one(own: Path) -> None:
     resolved = json.loads((own / "manifest.json").read_text())["resolved"]
     resolved["engine"]["gpus_per_worker"] = 1
     change_manifest(own, resolved=resolved, device="cuda")
-    (tmp_path / "mine.png").write_bytes(evidence(own)["image"])  # type: ignore[arg-type]
-    assert nearest_images(str(own), tmp_path / "mine.png").num_rows
+    assert nearest_images(str(own), evidence(own)["image"], "mine.png").num_rows  # type: ignore[arg-type]
     assert reproduce(str(own), MEMORIZED).agrees
 
 

@@ -1,0 +1,1 @@
+"""Serve pages to browsers of this machine only."""
