@@ -48,7 +48,9 @@ def lookup(
         try:
             content = image.read_bytes()
         except OSError as error:
-            raise AuditError(f"cannot be read: {error.strerror}", where=str(image), hint="Pass an image file.") from error
+            raise AuditError(
+                f"cannot be read: {error.strerror}", where=str(image), hint="Pass an image file."
+            ) from error
         with waiting("searching the training images"):
             answer = look_up(run, content, str(image))
         show(answer.nearest)

@@ -100,9 +100,7 @@ def nearest_images(uri: str, content: bytes, name: str) -> pa.Table:
     try:
         pictures = list(decode_each(content, config.images.crop, "both").values())
     except Exception as error:  # Pillow raises many types
-        raise AuditError(
-            f"cannot be read as an image: {error}", where=name, hint="Pass an image file."
-        ) from error
+        raise AuditError(f"cannot be read as an image: {error}", where=name, hint="Pass an image file.") from error
     worker, decides = Worker(on_this_machine(config)), config.confirm.embedders[0]
     embedder = worker.embedder(decides)
     manifest.model(decides, embedder.fingerprint)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from audit.record.ledger import Ledger
 from audit.record.manifest import RunManifest
+from audit.record.manifest_entries import StageEntry
 from audit.schema import VERDICT_WORDS
 from audit.verdicts.copies import copied_images
 from audit.verdicts.thresholds import COLUMNS, threshold_of_json
+from pipelines.console.numbers import rate
 from pipelines.runs.status import state, where
 from reports.causes import causes
+from reports.record.source import Source
 
 SHOWN = 50  # confirmed captions, and causes of errors
 CONFIRMED = """
@@ -37,9 +39,10 @@ class Progress:
         sentence: The state in words, with the last progress.
         done: Units of the current step that are done; None without a step.
         total: Units of the current step.
-        stages: Each stage with the rows that it read and wrote, its errors and its seconds.
+        stages: Each stage with the rows that it read and wrote, its errors, its seconds and its rate.
         causes: The most frequent causes of errors.
         verdicts: Captions by verdict; empty until the run judges.
+        claims: What the run claims, in sentences; empty until it judges.
         confirmed: Captions that copied an image, the most similar first; None if nothing can be confirmed yet.
         confirmed_count: Number of all such captions.
     """
@@ -51,6 +54,7 @@ class Progress:
     stages: list[dict[str, Any]]
     causes: list[dict[str, Any]]
     verdicts: dict[str, int]
+    claims: list[str]
     confirmed: list[dict[str, Any]] | None
     confirmed_count: int
 
@@ -60,29 +64,29 @@ class Progress:
         return self.state in ("running", "silent")
 
 
-def progress(connection: duckdb.DuckDBPyConnection, ledger: Ledger, manifest: RunManifest) -> Progress:
-    """Read the progress of a run.
-
-    Args:
-        connection: The views of the run.
-        ledger: The run.
-        manifest: Its manifest.
-    """
-    counted = connection.execute("select verdict, count(*) from verdicts group by all").fetchall()
-    verdicts = {word: dict(counted).get(word, 0) for word in VERDICT_WORDS} if counted else {}
+def progress(source: Source, ledger: Ledger) -> Progress:
+    """Read the progress of a run, whose views and tables are given."""
+    manifest, now = source.manifest, source.manifest.progress
+    counted = {
+        row["verdict"]: row["n"] for row in source.rows("select verdict, count(*) as n from verdicts group by all")
+    }
     copied = _copied(ledger, manifest)
-    now = manifest.progress
     return Progress(
         state=state(manifest),
         sentence=where(manifest),
         done=now.done if now else None,
         total=now.total if now else 0,
-        stages=[{"stage": name} | stage.model_dump() for name, stage in manifest.stages.items()],
+        stages=[{"stage": name, "rate": _rate(stage)} | stage.model_dump() for name, stage in manifest.stages.items()],
         causes=causes(ledger.uri).slice(0, SHOWN).to_pylist(),
-        verdicts=verdicts,
-        confirmed=None if copied is None else _confirmed(connection, copied),
+        verdicts={word: counted.get(word, 0) for word in VERDICT_WORDS} if counted else {},
+        claims=manifest.claims.sentences,
+        confirmed=None if copied is None else _confirmed(source, copied),
         confirmed_count=0 if copied is None else len(copied["caption_id"].unique()),
     )
+
+
+def _rate(stage: StageEntry) -> str:
+    return rate(stage.rows_out / stage.seconds) if stage.rows_out and stage.seconds else ""
 
 
 def _copied(ledger: Ledger, manifest: RunManifest) -> pa.Table | None:
@@ -99,8 +103,7 @@ def _copied(ledger: Ledger, manifest: RunManifest) -> pa.Table | None:
     return copied_images(ledger.read("matches"), manifest.embedders[0], chosen)
 
 
-def _confirmed(connection: duckdb.DuckDBPyConnection, copied: pa.Table) -> list[dict[str, Any]]:
+def _confirmed(source: Source, copied: pa.Table) -> list[dict[str, Any]]:
     """Return the most similar confirmed captions with their texts."""
-    connection.register("copied", copied.drop_columns("region"))
-    found = connection.execute(CONFIRMED, {"shown": SHOWN}).to_arrow_table()
-    return found.to_pylist()
+    source.connection.register("copied", copied.drop_columns("region"))
+    return source.rows(CONFIRMED, shown=SHOWN)

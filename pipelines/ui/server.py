@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -16,7 +15,6 @@ from aiohttp import web
 from audit.errors import AuditError, UsageError
 from audit.images.decoding import FORMATS
 from audit.record.ledger import Ledger
-from audit.record.manifest import RunManifest
 from audit.schema import VERDICT_WORDS
 from pipelines.configuration.settings import absolute
 from pipelines.engine.manifest import read
@@ -38,14 +36,6 @@ REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-
-class Opened(NamedTuple):
-    """A run as it is now."""
-
-    source: Source
-    connection: duckdb.DuckDBPyConnection
-    manifest: RunManifest
 
 
 class UiServer(LocalServer):
@@ -84,49 +74,49 @@ class UiServer(LocalServer):
         return pages.page(name, run=self._ledger.uri, here=here, **content)
 
     @contextmanager
-    def _opened(self) -> Iterator[Opened]:
+    def _opened(self) -> Iterator[Source]:
+        """Open the run as it is now."""
         manifest = read(self._ledger.uri)
         with connect(self._ledger.uri) as connection:
             try:
-                yield Opened(Source(connection, manifest, self._ledger.uri), connection, manifest)
+                yield Source(connection, manifest, self._ledger.uri)
             except (duckdb.Error, pa.ArrowException) as error:
                 raise AuditError(f"a table cannot be read: {str(error).strip()}", where=self._ledger.uri) from error
 
     def _first(self, query: Mapping[str, str]) -> web.Response:
-        with self._opened() as opened:
-            found = progress(opened.connection, self._ledger, opened.manifest)
-        title = (opened.manifest.resolved.get("report") or {}).get("title") or "crossaudit"
-        claims = opened.manifest.claims.model_dump().get("sentences") or []
-        return _html(self._page("first", "", progress=found, title=title, claims=claims))
+        with self._opened() as source:
+            found = progress(source, self._ledger)
+        title = (source.settings.get("report") or {}).get("title") or "Audit"
+        return _html(self._page("first", "", progress=found, title=title))
 
     def _progress(self, query: Mapping[str, str]) -> web.Response:
         """Answer the part of the first page that changes."""
-        with self._opened() as opened:
-            found = progress(opened.connection, self._ledger, opened.manifest)
+        with self._opened() as source:
+            found = progress(source, self._ledger)
         return web.json_response({"works": found.works, "html": pages.page("progress", progress=found)})
 
     def _captions(self, query: Mapping[str, str]) -> web.Response:
         text, verdict, number = query.get("text", ""), query.get("verdict", ""), query.get("page", "1")
         if verdict not in ("", *VERDICT_WORDS) or not (number.isascii() and number.isdigit() and len(number) < 10):
             raise UsageError("no such page of captions", hint="Search again.")
-        with self._opened() as opened:
-            found = captions.search(opened.source, text, verdict, int(number))
+        with self._opened() as source:
+            found = captions.search(source, text, verdict, int(number))
         words = {"words": VERDICT_WORDS, "text": text, "verdict": verdict}
         return _html(self._page("captions", "captions", found=found, **words))
 
     def _caption(self, query: Mapping[str, str]) -> web.Response:
-        with self._opened() as opened:
-            found = captions.caption(opened.source, query.get("id", ""))
+        with self._opened() as source:
+            found = captions.caption(source, query.get("id", ""))
             if found is None:
                 raise web.HTTPNotFound(text="the run has no such caption")
-            strip = self._strip(opened) if found["score"] is not None else None
-            thresholds = {kind: limit.value for kind, limit in opened.manifest.deciding_thresholds.items()}
-        limits = {"thresholds": thresholds, "embedder": opened.source.embedder, "most_rows": captions.MOST_ROWS}
+            strip = self._strip(source) if found["score"] is not None else None
+            thresholds = {kind: source.threshold(kind) for kind in ("verbatim", "region")}
+        limits = {"thresholds": thresholds, "embedder": source.embedder, "most_rows": captions.MOST_ROWS}
         return _html(self._page("caption", "captions", caption=found, strip=strip, **limits))
 
-    def _strip(self, opened: Opened) -> Strip | None:
+    def _strip(self, source: Source) -> Strip | None:
         """Return the scores of control captions as a small figure. It is drawn once, because it does not change."""
-        if self._scores is None and "scores" in (found := histograms(opened.source)):
+        if self._scores is None and "scores" in (found := histograms(source)):
             self._scores = Strip("scores", found["scores"])
         return self._scores
 
@@ -136,7 +126,7 @@ class UiServer(LocalServer):
             related = answer.captions.to_pylist() if answer.captions is not None else []
             found = {"nearest": answer.nearest.to_pylist(), "note": answer.note, "captions": related, "name": name}
         formats = ",".join(f"image/{name.lower()}" for name in FORMATS)
-        return _html(self._page("image", "image", found=found, formats=formats, most=MOST_UPLOAD >> 20))
+        return _html(self._page("lookup", "image", found=found, formats=formats, most=MOST_UPLOAD >> 20))
 
     async def _post_image(self, request: web.Request) -> web.Response:
         upload = (await request.post()).get("image")

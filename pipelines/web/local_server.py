@@ -23,7 +23,7 @@ HEADERS = {
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with `no-referrer`, browsers send the Origin `null` with forms
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
@@ -108,7 +108,8 @@ class LocalServer:
             if status < 400 or self._explain is None:
                 raise
         except (AuditError, OSError) as error:
-            status, message = 500, str(error) if self._explain else first_line(error)
+            status = 400 if isinstance(error, UsageError) else 500
+            message = str(error) if self._explain else first_line(error)
         if self._explain is None:
             return web.Response(text=message, status=status)
         return web.Response(text=self._explain(message), content_type="text/html", status=status)
