@@ -29,7 +29,7 @@ from reports.spreadsheet import neutralised, to_csv
 from reports.views import connect
 
 MOST_UPLOAD = 32 << 20  # bytes of an image
-MOST_SHOWN, MOST_CSV = 200, 100_000  # rows of a result
+MOST_SHOWN, MOST_CSV = 200, 100_000  # rows of a table on a page, and of a result as CSV
 EXAMPLE = "select verdict, count(*) as captions, sum(row_count) as rows from verdicts group by all order by captions"
 # The report has a script of its own. It runs in an origin of its own, and cannot reach these pages.
 REPORT_POLICY = (
@@ -123,8 +123,16 @@ class UiServer(LocalServer):
     def _image(self, query: Mapping[str, str], answer: Answer | None = None, name: str = "") -> web.Response:
         found = None
         if answer is not None:
+            nearest = answer.nearest.to_pylist()
             related = answer.captions.to_pylist() if answer.captions is not None else []
-            found = {"nearest": answer.nearest.to_pylist(), "note": answer.note, "captions": related, "name": name}
+            found = {
+                "name": name,
+                "note": answer.note,
+                "nearest": nearest,
+                "number_of": {row["image_id"]: number for number, row in enumerate(nearest, 1)},
+                "captions": related[:MOST_SHOWN],
+                "more": len(related) > MOST_SHOWN,
+            }
         formats = ",".join(f"image/{name.lower()}" for name in FORMATS)
         return _html(self._page("lookup", "image", found=found, formats=formats, most=MOST_UPLOAD >> 20))
 
