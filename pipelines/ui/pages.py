@@ -19,7 +19,8 @@ MOST_CELL = 1000  # characters
 @cache
 def _environment() -> jinja2.Environment:
     shared = environment()
-    own = shared.overlay(loader=jinja2.ChoiceLoader([jinja2.PackageLoader("pipelines.ui"), shared.loader]))
+    loaders = [jinja2.PackageLoader("pipelines.ui"), jinja2.PackageLoader("reports")]
+    own = shared.overlay(loader=jinja2.ChoiceLoader(loaders))
     own.filters["cell"] = cell
     return own
 
