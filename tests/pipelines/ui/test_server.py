@@ -62,7 +62,7 @@ def test_the_report_cannot_reach_the_pages(attacked: UiServer) -> None:
         ("captions?verdict=guilty", 400, "no such page of captions"),
         ("caption?id=nobody", 404, "the run has no such caption"),
         ("result.csv?sql=drop+view+verdicts", 400, "changes nothing"),
-        ("../manifest.json", 403, "wrong address"),
+        ("../manifest.json", 404, "Not Found"),
         ("manifest.json", 404, "Not Found"),
     ],
 )
