@@ -28,16 +28,22 @@ class Answer(NamedTuple):
 @contextmanager
 def serving(server: LocalServer) -> Iterator[None]:
     """Answer requests in another thread, as long as the context lasts."""
-    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as pool:
-        loop = runner.get_loop()
-        task = loop.create_task(server.run())
-        done = pool.submit(loop.run_until_complete, task)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(server.run())
+
+    def serve() -> None:
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(serve)
         try:
             yield
         finally:
             loop.call_soon_threadsafe(task.cancel)
-            with suppress(asyncio.CancelledError):
-                done.result()
+            done.result()
 
 
 def ask(
