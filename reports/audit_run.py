@@ -60,13 +60,15 @@ class AuditRun:
     def show(self, caption: str) -> ShownCaption:
         """Return what the run found about a caption. A notebook shows it with its pictures.
 
+        Training images are blurred unless `report.show_training_images` is true for the run.
+
         Args:
             caption: The caption, or its caption_id.
 
         Raises:
             AuditError: The run has no such caption, or a part is damaged.
         """
-        return read_caption(self.sql, caption)
+        return read_caption(self.sql, caption, not self.manifest.shows_training_images)
 
     def close(self) -> None:
         """Close the run."""

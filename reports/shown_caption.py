@@ -51,12 +51,14 @@ class ShownCaption:
             nearest training image.
         images: The training images that they copied, or the nearest one: image_id, copy_type, the similarities, file,
             row, key and image (PNG, or None if it is not kept).
+        blurred: Whether a notebook shows the training images blurred.
     """
 
     verdict: dict[str, Any]
     gap: float | None
     generations: list[dict[str, Any]]
     images: list[dict[str, Any]]
+    blurred: bool
 
     def __repr__(self) -> str:
         row = self.verdict
@@ -65,19 +67,23 @@ class ShownCaption:
     def _repr_html_(self) -> str:
         """Return HTML for a notebook. It runs no script, loads nothing, and escapes the caption."""
         pictured = {
-            name: [row | {"picture": picture(row["image"])} for row in rows]
-            for name, rows in (("generations", self.generations), ("images", self.images))
+            name: [row | {"picture": picture(row["image"], blurred)} for row in rows]
+            for name, rows, blurred in (
+                ("generations", self.generations, False),
+                ("images", self.images, self.blurred),
+            )
         }
         template = environment().get_template("shown_caption.html.j2")
         return template.render(verdict=self.verdict, gap=self.gap, meanings=MEANINGS, colours=COLOURS, **pictured)
 
 
-def read_caption(sql: Callable[..., Result | None], caption: str) -> ShownCaption:
+def read_caption(sql: Callable[..., Result | None], caption: str, blurred: bool) -> ShownCaption:
     """Read what a run found about a caption.
 
     Args:
         sql: Runs a statement, with the values of its parameters.
         caption: The caption, or its caption_id.
+        blurred: Whether a notebook shows the training images blurred.
 
     Raises:
         AuditError: The run has no such caption, or a part is damaged.
@@ -94,4 +100,4 @@ def read_caption(sql: Callable[..., Result | None], caption: str) -> ShownCaptio
     of_caption = {"caption_id": found[0]["caption_id"]}
     miss = rows("select gap from near_misses where caption_id = $caption_id", **of_caption)
     gap = miss[0]["gap"] if miss else None
-    return ShownCaption(found[0], gap, rows(_GENERATIONS, **of_caption), rows(_IMAGES, **of_caption))
+    return ShownCaption(found[0], gap, rows(_GENERATIONS, **of_caption), rows(_IMAGES, **of_caption), blurred)

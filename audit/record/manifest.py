@@ -101,6 +101,11 @@ class RunManifest(ManifestEntry):
         return list(self.resolved["confirm"]["embedders"])
 
     @property
+    def shows_training_images(self) -> bool:
+        """Whether pages may show training images without blurring them (`report.show_training_images`)."""
+        return bool((self.resolved.get("report") or {}).get("show_training_images"))
+
+    @property
     def deciding_thresholds(self) -> dict[str, ThresholdEntry]:
         """The thresholds of the deciding embedder by kind; empty if there were no images to compare with."""
         return self.thresholds.get(self.embedders[0], {})

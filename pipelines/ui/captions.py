@@ -107,7 +107,7 @@ def caption(source: Source, caption_id: str) -> dict[str, Any] | None:
     return row | {
         "controls": controls,
         "generations": generations,
-        "training": picture(evidence[0]["image"], not source.shows_training_images) if evidence else None,
+        "training": picture(evidence[0]["image"], not source.manifest.shows_training_images) if evidence else None,
         "matches": source.rows(MATCHES, **known | decides),
         "rows": source.rows(ROWS, **known),
         "errors": source.rows(ERRORS, **known),

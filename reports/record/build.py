@@ -114,7 +114,7 @@ def _info(source: Source) -> RunInfo:
         crossaudit=manifest.version,
         device=manifest.device,
         dtype=manifest.dtype,
-        shows_training_images=source.shows_training_images,
+        shows_training_images=source.manifest.shows_training_images,
         pictures_removed=note(manifest),
     )
 

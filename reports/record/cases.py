@@ -128,7 +128,7 @@ def _case(
         matched_own_image=detail["matched_own_image"],
         others=[],
         generations=shown,
-        training=picture(evidence[0]["image"], not source.shows_training_images) if evidence else None,
+        training=picture(evidence[0]["image"], not source.manifest.shows_training_images) if evidence else None,
         region=picture(detail["region"]),
         image_places=[Place(**{name: place[name] for name in Place.model_fields}) for place in evidence],
         caption_places=[],

@@ -45,7 +45,7 @@ def read(source: Source) -> Mitigation | None:
             for pair in source.rows(PAIRS, caption_set=caption_set, most=most, **values):
                 for name in ("plain", "mitigated"):
                     pair[name] = picture(pair[name])
-                pair["training"] = picture(pair["training"], not source.shows_training_images)
+                pair["training"] = picture(pair["training"], not source.manifest.shows_training_images)
                 pairs.append(MitigationPair(caption_set=caption_set, **pair))
     return Mitigation(
         settings=[MitigationSetting(**setting) for setting in settings],

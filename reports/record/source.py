@@ -36,11 +36,6 @@ class Source:
         entry = self.manifest.deciding_thresholds.get(kind)
         return entry.value if entry else None
 
-    @property
-    def shows_training_images(self) -> bool:
-        """Whether reports may show training images without blurring them."""
-        return bool((self.settings.get("report") or {}).get("show_training_images"))
-
     def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
         """Return the result of a query as one dict per row."""
         cursor = self.connection.execute(sql, values)

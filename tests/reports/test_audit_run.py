@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import reports
 from audit.errors import AuditError
-from tests.support.changed_run import change_table
+from tests.support.changed_run import change_manifest, change_table
 from tests.support.paths import ROOT
 
 
@@ -67,6 +68,17 @@ def test_a_caption_is_shown_with_its_pictures_and_escaped(run: Path, hostile: st
         assert "<script" not in page
         assert "\u202e" not in audit_run.show(bidi)._repr_html_()
         assert "\u202e" not in repr(audit_run.show(bidi))
+
+
+def test_training_images_are_blurred_unless_the_run_shows_them(own_run: Path, hostile: str) -> None:
+    pages = {}
+    for shows in (False, True):
+        change_manifest(own_run, resolved__report={"show_training_images": shows})
+        with reports.open_run(own_run) as audit_run:
+            pages[shows] = audit_run.show(hostile)._repr_html_()
+    sources = {shows: set(re.findall(r'src="([^"]+)"', page)) for shows, page in pages.items()}
+    assert len(sources[True] - sources[False]) == 1  # the training image; generations are never blurred
+    assert ("training image, blurred" in pages[False], "blurred" in pages[True]) == (True, False)
 
 
 def test_an_unconfirmed_caption_shows_how_far_its_best_match_is_below_the_threshold(run: Path) -> None:
