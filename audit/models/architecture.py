@@ -102,22 +102,23 @@ def check_unet(config: Mapping[str, Any], where: str, addition: str | None = Non
         raise _unsupported(f"the UNet has {', '.join(extra)}", where)
 
 
-def check_vae(config: Mapping[str, Any], channels: int, where: str) -> None:
-    """Check that StableDiffusionPipeline would run an autoencoder as its configuration says.
+def check_vae(config: Mapping[str, Any], channels: int, where: str, applied: Sequence[str] = ()) -> None:
+    """Check that the pipeline would run an autoencoder as its configuration says.
 
     Args:
         config: Configuration of the autoencoder.
-        channels: Number of latent channels of the UNet.
+        channels: Number of latent channels of the denoiser.
         where: The model, for errors.
+        applied: Statistics of the latents that the pipeline applies.
 
     Raises:
         AuditError: It would not.
     """
     for name in ("latents_mean", "latents_std", "shift_factor"):
-        if config.get(name):
-            raise _unsupported(f"the VAE has {name}, which StableDiffusionPipeline does not apply", where)
+        if config.get(name) and name not in applied:
+            raise _unsupported(f"the VAE has {name}, which its pipeline does not apply", where)
     if config["latent_channels"] != channels:
-        what = f"the VAE has {config['latent_channels']} latent channels and the UNet {channels}"
+        what = f"the VAE has {config['latent_channels']} latent channels and the denoiser {channels}"
         raise _unsupported(what, where)
     if config["out_channels"] != 3:
         raise _unsupported(f"the VAE makes images of {config['out_channels']} channels, not 3", where)
@@ -136,18 +137,32 @@ def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where
     Raises:
         AuditError: They do not fit.
     """
-    rows = text_encoder.get_input_embeddings().weight.shape[0]
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= rows:
-        token = tokenizer.convert_ids_to_tokens(highest)
-        what = f"the tokenizer has the token {token!r} of id {highest}, and the text encoder {rows} embeddings"
-        raise AuditError(what, where=where, hint="Take tokenizer and text_encoder from the same save_pretrained.")
+    check_vocabulary(tokenizer, text_encoder, where)
     width = unet["cross_attention_dim"]
     widths = set(width) if isinstance(width, list | tuple) else {width}
     made = made or text_encoder.config.hidden_size
     if widths != {made}:
         what = f"the UNet attends to hidden states of {width} values; the text encoder makes "
         raise _unsupported(f"{what}{made}", where)
+
+
+def check_vocabulary(tokenizer: Any, text_encoder: Any, where: str) -> None:
+    """Check that a text encoder has an embedding for each token of its tokenizer.
+
+    Args:
+        tokenizer: The tokenizer.
+        text_encoder: The text encoder; it may be on the `meta` device.
+        where: The model, for errors.
+
+    Raises:
+        AuditError: It has too few.
+    """
+    rows = text_encoder.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        what = f"the tokenizer has the token {token!r} of id {highest}, and the text encoder {rows} embeddings"
+        raise AuditError(what, where=where, hint="Take tokenizer and text_encoder from the same save_pretrained.")
 
 
 def latent_size(

@@ -71,6 +71,11 @@ class Model(ABC):
     # What loading asks of a family.
 
     @classmethod
+    def of_folder(cls, folder: Path) -> type[Model]:
+        """Return the class for a folder: a subclass, if parts of the family are optional."""
+        return cls
+
+    @classmethod
     def check_folder(cls, folder: Path) -> None:
         """Raise AuditError if a folder lacks a part, or a part is of another class or quantized. Reads no weights."""
         check_parts(folder, cls.NETWORKS, cls.TOKENIZERS)

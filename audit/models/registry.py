@@ -13,6 +13,7 @@ FAMILIES = {
     "StableDiffusionPipeline": "sd.StableDiffusion",
     "StableDiffusionImg2ImgPipeline": "sd.StableDiffusion",
     "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
+    "StableDiffusion3Pipeline": "sd3.StableDiffusion3",
 }
 
 
@@ -26,4 +27,4 @@ def family_named(pipeline: str | None) -> type[Model]:
 def family_of(folder: Path) -> type[Model]:
     """Return the family of a diffusers folder, which `model_index.json` names."""
     index = folder / "model_index.json"
-    return family_named(read_json(index).get("_class_name") if index.is_file() else None)
+    return family_named(read_json(index).get("_class_name") if index.is_file() else None).of_folder(folder)

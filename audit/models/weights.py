@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from audit.errors import AuditError, first_line
 from audit.models.files import few
@@ -60,12 +61,16 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], component: str, where
         AuditError: A tensor is missing, unexpected, quantized, of another shape, or contains NaN or infinity.
     """
     expected = module.state_dict()
-    found = _renamed(module, plain_names(tensors, component, where))
+    found = _named(module, tensors, component, where)
     _check_names(found, expected, component, where)
+    wide = _wide(module) if dtype == torch.float16 else frozenset()
     state = {}
     for name, like in expected.items():
-        state[name] = _checked(found.pop(name), like, f"{component}: {name}", where, dtype)
+        own = torch.float32 if wide & set(name.split(".")) else dtype
+        state[name] = _checked(found.pop(name), like, f"{component}: {name}", where, own)
     module.load_state_dict(state, assign=True)
+    if isinstance(module, PreTrainedModel):
+        module.tie_weights()
 
 
 def check_header(module: nn.Module, files: Sequence[Path], component: str, where: str) -> None:
@@ -87,7 +92,7 @@ def check_header(module: nn.Module, files: Sequence[Path], component: str, where
                 names += file.keys()
         except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
-    found = _renamed(module, plain_names({name: torch.empty(0) for name in names}, component, where))
+    found = _named(module, {name: torch.empty(0) for name in names}, component, where)
     _check_names(found, module.state_dict(), component, where)
 
 
@@ -96,13 +101,16 @@ def _damaged(path: Path, error: Exception) -> AuditError:
     return AuditError(f"the model does not load: {first_line(error)}", where=str(path), hint=hint)
 
 
-def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> dict[str, Tensor]:
+def plain_names(
+    tensors: Mapping[str, Tensor], component: str, where: str, known: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Rename a text encoder's tensors as transformers does, and drop those that are not part of the text model.
 
     Args:
         tensors: Tensors by their names in the file.
         component: `unet`, `vae` or `text_encoder`; only `text_encoder` is renamed.
         where: The file or folder, for errors.
+        known: Names that stay as they are.
 
     Returns:
         The tensors by the names that transformers gives them.
@@ -120,7 +128,8 @@ def plain_names(tensors: Mapping[str, Tensor], component: str, where: str) -> di
         raise AuditError(what, where=where, hint=hint)
     if component != "text_encoder":
         return dict(tensors)
-    return {key.removeprefix("text_model."): tensor for key, tensor in tensors.items() if not _NOT_TEXT.search(key)}
+    kept = {key: tensor for key, tensor in tensors.items() if key in known or not _NOT_TEXT.search(key)}
+    return {key if key in known else key.removeprefix("text_model."): tensor for key, tensor in kept.items()}
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -133,6 +142,21 @@ def state_sha256(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def _named(module: nn.Module, tensors: Mapping[str, Tensor], component: str, where: str) -> dict[str, Tensor]:
+    """Name the tensors of a file as the network does. Files hold tied weights, such as T5's embeddings, once."""
+    found = _renamed(module, plain_names(tensors, component, where, module.state_dict()))
+    for name, other in (getattr(module, "all_tied_weights_keys", None) or {}).items():
+        for absent, present in ((name, other), (other, name)):
+            if absent not in found and present in found:
+                found[absent] = found[present]
+    return found
+
+
+def _wide(module: nn.Module) -> frozenset[str]:
+    """Return the names of the layers that transformers keeps in float32 because float16 overflows, as in T5."""
+    return frozenset(getattr(module, "_keep_in_fp32_modules", None) or ())
 
 
 def _renamed(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
