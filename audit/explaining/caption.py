@@ -171,7 +171,7 @@ def _left_out(
     """Return the caption's score, its p-value, and the score's fall without each token; BOS and EOS are kept."""
     words = model.words(caption)
     without = {
-        place: str(model.tokenizer.decode(words[: place - 1] + words[place:])) for place in range(1, len(words) + 1)
+        place: str(model.word_tokenizer.decode(words[: place - 1] + words[place:])) for place in range(1, len(words) + 1)
     }
     texts = list(dict.fromkeys([caption, *without.values()]))
     p_of: dict[str, float] = {}
@@ -188,4 +188,4 @@ def _left_out(
 
 
 def _tokens(model: Model, caption: str) -> list[str]:
-    return ["BOS", *(str(model.tokenizer.decode([word])).strip() for word in model.words(caption)), "EOS"]
+    return ["BOS", *(str(model.word_tokenizer.decode([word])).strip() for word in model.words(caption)), "EOS"]

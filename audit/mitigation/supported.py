@@ -17,7 +17,7 @@ PROCESSORS = (
     "SlicedAttnProcessor",
     "XFormersAttnProcessor",
 )
-SUPPORTED = "Supported: Stable Diffusion 1.x, 2.x and XL pipelines (UNet2DConditionModel + CLIPTextModel)."
+SUPPORTED = "Mitigation supports Stable Diffusion 1.x, 2.x and XL pipelines (UNet2DConditionModel + CLIPTextModel)."
 
 
 def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
@@ -36,7 +36,8 @@ def checked_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
         if part is not None and not (name == "text_encoder_2" and isinstance(part, CLIPTextModelWithProjection))
     ]
     if not isinstance(unet, UNet2DConditionModel) or not isinstance(encoder, CLIPTextModel) or extra:
-        found = " + ".join([type(unet).__name__, type(encoder).__name__, *extra])
+        denoiser = getattr(pipeline, "transformer", unet) if unet is None else unet
+        found = " + ".join([type(denoiser).__name__, type(encoder).__name__, *extra])
         raise AuditError(f"{kind} has {found}", hint=SUPPORTED, kind="unsupported_model")
     for name, processor in unet.attn_processors.items():
         if type(processor).__name__ not in PROCESSORS:

@@ -11,9 +11,7 @@ from packaging.version import Version
 from audit.errors import AuditError, UsageError
 from audit.models.files import read_json
 
-SUPPORTED = (
-    "Supported: Stable Diffusion 1.x, 2.x and XL text-to-image pipelines (UNet2DConditionModel + CLIPTextModel)."
-)
+SUPPORTED = "Supported: text-to-image pipelines of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, and of FLUX.1."
 # Pipelines with the components of text-to-image; any of them runs as StableDiffusionPipeline.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 # Inputs of a UNet besides latents, time and text, by the configuration key that adds them.

@@ -141,7 +141,7 @@ class Model(ABC):
 
     @abstractmethod
     def words(self, caption: str) -> list[int]:
-        """Return the ids of the words by `tokenizer`, truncated: positions 1, 2, ... of the canonical layout."""
+        """Return the ids of the words by `word_tokenizer`, truncated: positions 1, 2, ... of the canonical layout."""
 
     @abstractmethod
     def embed(self, tokens: Tokens) -> Conditioning:
@@ -185,6 +185,11 @@ class Model(ABC):
         """Make the family's diffusers pipeline; for the same noise, its latents equal those of `audit.generate`."""
 
     # What all families share.
+
+    @property
+    def word_tokenizer(self) -> Any:
+        """The tokenizer of the text positions that the image attends to."""
+        return self.tokenizer
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """Compute what the denoiser is given of captions."""

@@ -14,6 +14,7 @@ FAMILIES = {
     "StableDiffusionImg2ImgPipeline": "sd.StableDiffusion",
     "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
     "StableDiffusion3Pipeline": "sd3.StableDiffusion3",
+    "FluxPipeline": "flux.Flux",
 }
 
 

@@ -85,13 +85,19 @@ class StableDiffusion3(Mmdit):
         """Return the width of the latents by default."""
         return int(transformer["sample_size"])
 
+    @classmethod
+    def own_latent_shape(
+        cls, parts: Mapping[str, Any], resolution: int | tuple[int, int] | None, where: str
+    ) -> tuple[int, int, int]:
+        """Determine the shape of the latents, which the position embeddings limit (see `Model`)."""
+        shape = super().own_latent_shape(parts, resolution, where)
+        _check_size(shape, parts["transformer"].config, where, "model.resolution (resolution=)")
+        return shape
+
     def at_resolution(self, resolution: int | tuple[int, int] | None) -> Self:
-        """Return a model of another resolution; the position embeddings limit it (see `Model`)."""
-        model, longest = super().at_resolution(resolution), self.transformer.config["pos_embed_max_size"] * self.multiple
-        if max(model.resolution) > longest:
-            what = "the resolution is {} x {}".format(*model.resolution)
-            hint = f"The transformer has position embeddings for at most {longest} pixels."
-            raise UsageError(what, where="screen.resolution", hint=hint)
+        """Return a model of another resolution, which the position embeddings limit (see `Model`)."""
+        model = super().at_resolution(resolution)
+        _check_size(model.latent_shape, self.transformer.config, "screen.resolution", "screen.resolution (resolution=)")
         return model
 
     @cached_property
@@ -150,6 +156,14 @@ class StableDiffusion3(Mmdit):
         if height == width:
             pipeline.default_sample_size = height
         return ready(pipeline, self)
+
+
+def _check_size(shape: tuple[int, int, int], config: Mapping[str, Any], where: str, setting: str) -> None:
+    _, height, width = shape
+    longest = config["pos_embed_max_size"] * PATCH
+    if max(height, width) > longest:
+        what = f"latents of {height} x {width} are larger than the {longest} x {longest} position embeddings"
+        raise UsageError(what, where=where, hint=f"Set {setting} to a smaller size.")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
