@@ -90,7 +90,7 @@ class Conditioning:
     def distance(self, other: Conditioning) -> Tensor:
         """Compute the Euclidean distance of each row from a single other row: [B], summed in float64."""
         parts = [
-            (tensor - other.tensors[name]).double().flatten(1)
+            (tensor - other.tensors[name]).double().reshape(len(tensor), -1)
             for name, tensor in self.tensors.items()
             if tensor.is_floating_point()
         ]

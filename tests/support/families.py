@@ -111,10 +111,10 @@ def predict(model: Any, latents_BCHW: Tensor, timestep: float, conditioning: Any
 
 
 class Unrounded(torch.overrides.TorchFunctionMode):
-    """Inside the `with` block, `Tensor.float` changes nothing."""
+    """Inside the `with` block, `Tensor.float` changes no latents; networks may use it on anything else."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func is Tensor.float else func(*args, **(kwargs or {}))
+        return args[0] if func is Tensor.float and args[0].ndim == 4 else func(*args, **(kwargs or {}))
 
 
 class Attended(torch.overrides.TorchFunctionMode):
