@@ -285,7 +285,7 @@ def test_an_unsupported_pipeline_is_named_with_what_is_supported(pipeline: Stabl
     pipeline.unet = pipeline.vae
     with pytest.raises(AuditError, match="StableDiffusionPipeline has AutoencoderKL") as error:
         audit.mitigate_(pipeline, audit.Rescale())
-    assert "Supported: Stable Diffusion 1.x, 2.x and XL" in str(error.value)
+    assert "Mitigation supports Stable Diffusion 1.x, 2.x and XL" in str(error.value)
 
 
 def test_a_unet_that_is_compiled_already_is_refused(pipeline: StableDiffusionPipeline) -> None:

@@ -119,12 +119,12 @@ def test_damaged_weights_are_an_error_and_not_a_traceback(folder: Path) -> None:
 )
 def test_another_architecture_is_an_error_that_lists_the_supported_ones(folder: Path, file: str, change: dict) -> None:  # type: ignore[type-arg]
     set_config(folder / file, **change)
-    with pytest.raises(AuditError, match="Supported: Stable Diffusion 1.x and 2.x"):
+    with pytest.raises(AuditError, match="Supported: .* Stable Diffusion 1.x, 2.x"):
         audit.load_model(folder)
 
 
 def test_a_transformer_pipeline_is_named_in_the_error(folder: Path) -> None:
     (folder / "unet").rename(folder / "transformer")
-    set_config(folder / "model_index.json", _class_name="FluxPipeline")
-    with pytest.raises(AuditError, match="no unet/.*FluxPipeline"):
+    set_config(folder / "model_index.json", _class_name="HunyuanDiTPipeline")
+    with pytest.raises(AuditError, match="no unet/.*HunyuanDiTPipeline"):
         audit.load_model(folder)

@@ -10,20 +10,22 @@ import pytest
 
 from tests.support.called import crossaudit
 from tests.support.paths import DATA
+from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_xl import tiny_xl
 from tests.support.toy import write_config
 
-FAMILIES = {"xl": tiny_xl}
+FAMILIES = {"xl": (tiny_xl, 32), "sd3": (tiny_sd3, 16), "flux": (tiny_flux, 16)}  # with a resolution
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_folder_is_planned_and_audited(name: str, make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
     make_dataset(tmp_path)
-    FAMILIES[name](tmp_path / "model", DATA / "tiny-sd1/tokenizer")
+    make, resolution = FAMILIES[name]
+    make(tmp_path / "model", DATA / "tiny-sd1/tokenizer")
     path = write_config(
         tmp_path,
-        model="model",
+        model={"path": "model", "resolution": resolution},
         calibration={"captions": "control_captions.txt"},
         screen={"detectors": ["caption_response", "attention_profile"]},
         generate={"seeds": [1], "steps": 2, "detectors": ["bright_ending"]},
