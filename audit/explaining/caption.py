@@ -171,7 +171,8 @@ def _left_out(
     """Return the caption's score, its p-value, and the score's fall without each token; BOS and EOS are kept."""
     words = model.words(caption)
     without = {
-        place: str(model.word_tokenizer.decode(words[: place - 1] + words[place:])) for place in range(1, len(words) + 1)
+        place: str(model.word_tokenizer.decode(words[: place - 1] + words[place:]))
+        for place in range(1, len(words) + 1)
     }
     texts = list(dict.fromkeys([caption, *without.values()]))
     p_of: dict[str, float] = {}

@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from audit.attention.probe import Places
 from audit.errors import AuditError
@@ -44,7 +44,7 @@ class Flux(Mmdit):
         "text_encoder": CLIPTextModel,
         "text_encoder_2": T5EncoderModel,
     }
-    TOKENIZERS: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5TokenizerFast}
+    TOKENIZERS: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5Tokenizer}
     GUIDED: ClassVar = False
     LINEAR: ClassVar = True
 
@@ -124,9 +124,7 @@ class Flux(Mmdit):
         """Run the transformer on packed latents (see `Model`)."""
         size, _, height, width = latents_BCHW.shape
         packed_BND = FluxPipeline._pack_latents(latents_BCHW.to(self.dtype), *latents_BCHW.shape)
-        ids_N3 = FluxPipeline._prepare_latent_image_ids(
-            size, height // PATCH, width // PATCH, self.device, self.dtype
-        )
+        ids_N3 = FluxPipeline._prepare_latent_image_ids(size, height // PATCH, width // PATCH, self.device, self.dtype)
         output_BND = self.transformer(
             packed_BND,
             timestep=torch.full((size,), timestep, dtype=self.dtype, device=self.device) / 1000,

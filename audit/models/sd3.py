@@ -15,7 +15,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import S
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from audit.attention.probe import Places
 from audit.errors import AuditError, UsageError
@@ -148,10 +148,10 @@ class StableDiffusion3(Mmdit):
 
     def pipeline(self) -> Any:
         """Make a StableDiffusion3Pipeline (see `Model`)."""
-        absent = dict.fromkeys(("text_encoder_3", "tokenizer_3"))
-        tokenizers = {name: getattr(self, name) for name in self.TOKENIZERS}
+        parts: dict[str, Any] = dict.fromkeys(("text_encoder_3", "tokenizer_3"))
+        parts |= self.networks | {name: getattr(self, name) for name in self.TOKENIZERS}
         scheduler = FlowMatchEulerDiscreteScheduler(**self.scheduler_config)
-        pipeline = StableDiffusion3Pipeline(**(absent | self.networks | tokenizers), scheduler=scheduler)
+        pipeline = StableDiffusion3Pipeline(**parts, scheduler=scheduler)
         _, height, width = self.latent_shape
         if height == width:
             pipeline.default_sample_size = height
@@ -171,7 +171,7 @@ class StableDiffusion3WithT5(StableDiffusion3):
     """A model of Stable Diffusion 3 or 3.5 with T5."""
 
     NETWORKS: ClassVar = StableDiffusion3.NETWORKS | {"text_encoder_3": T5EncoderModel}
-    TOKENIZERS: ClassVar = StableDiffusion3.TOKENIZERS | {"tokenizer_3": T5TokenizerFast}
+    TOKENIZERS: ClassVar = StableDiffusion3.TOKENIZERS | {"tokenizer_3": T5Tokenizer}
 
     text_encoder_3: T5EncoderModel = field(repr=False)
     tokenizer_3: Any = field(repr=False)

@@ -91,7 +91,8 @@ def test_words_are_those_of_t5(model: Any) -> None:
 def test_a_plan_counts_both_text_encoders(folder: Path) -> None:
     outline = outline_model(folder, resolution=16)
     cost = screen_cost(outline, ["caption_response", "attention_profile"])
-    assert cost.text > 0 and cost.row > 0
+    assert cost.text > 0
+    assert cost.row > 0
     assert generation_cost(outline, 3.5).size == (16, 16)
 
 
