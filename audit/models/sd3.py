@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: joint attention to two CLIP encoders and T5, and a pooled vector of both CLIP encoders."""
+"""Stable Diffusion 3 and 3.5: joint attention to two CLIP encoders and T5, and a pooled vector of both CLIPs."""
 
 from __future__ import annotations
 
