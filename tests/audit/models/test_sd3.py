@@ -12,6 +12,7 @@ import audit
 from audit.costs.flops import generation_cost, screen_cost
 from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError, UsageError
+from audit.models.noise import initial_latent
 from tests.support.checkpoints import set_config
 from tests.support.families import Conformance
 from tests.support.tiny_mmdit import tiny_sd3
@@ -115,3 +116,13 @@ def test_mitigation_of_a_transformer_is_refused_by_name(model: Any) -> None:
         audit.mitigated(model.pipeline(), audit.Dilute(1.0)),
     ):
         pass
+
+
+def test_an_image_is_that_of_the_pipeline(model: Any) -> None:
+    pipeline, noise_1CHW = model.pipeline(), initial_latent(0, model.latent_shape)[None]
+    latents, images = (
+        pipeline("a red dog", latents=noise_1CHW, num_inference_steps=2, output_type=kind).images
+        for kind in ("latent", "pt")
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close((model.decode(latents) / 2 + 0.5).clamp(0, 1), images, atol=1e-5, rtol=0)
