@@ -11,7 +11,7 @@ from packaging.version import Version
 from audit.errors import AuditError, UsageError
 from audit.models.files import read_json
 
-SUPPORTED = "Supported: text-to-image pipelines of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, and of FLUX.1."
+SUPPORTED = "Supported: text-to-image pipelines of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, FLUX.1 and PixArt."
 # Pipelines with the components of text-to-image; any of them runs as StableDiffusionPipeline.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 # Inputs of a UNet besides latents, time and text, by the configuration key that adds them.
@@ -24,6 +24,8 @@ _INPUTS = {
     "encoder_hid_dim_type": "a projection of other hidden states",
 }
 _CHANNELS = {8: "as InstructPix2Pix", 9: "as inpainting", 7: "as an upscaler", 5: "as depth-to-image"}
+# Names under which classes of networks were published first.
+_FORMER_NAMES = {"PixArtTransformer2DModel": "Transformer2DModel"}
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
@@ -74,7 +76,7 @@ def check_parts(folder: Path, networks: Mapping[str, type], tokenizers: Iterable
     for name, kind in networks.items():
         config = read_json(folder / name / "config.json")
         found = config.get("_class_name") or (config.get("architectures") or [None])[0]
-        if found not in (None, kind.__name__):
+        if found not in (None, kind.__name__, _FORMER_NAMES.get(kind.__name__)):
             raise _unsupported(f"{name} is {found}, not {kind.__name__}", folder)
         _check_quantization(config, folder / name)
 

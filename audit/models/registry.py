@@ -15,6 +15,8 @@ FAMILIES = {
     "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
     "StableDiffusion3Pipeline": "sd3.StableDiffusion3",
     "FluxPipeline": "flux.Flux",
+    "PixArtAlphaPipeline": "pixart.PixArtAlpha",
+    "PixArtSigmaPipeline": "pixart.PixArtSigma",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -65,7 +65,7 @@ class DdimSchedule:
 
     def __init__(self, config: Mapping[str, Any], steps: int = SCREEN_STEPS) -> None:
         self._scheduler = ddim(config, steps)
-        self.timesteps: list[int] = self._scheduler.timesteps.tolist()
+        self.timesteps: Sequence[int] = self._scheduler.timesteps.tolist()
         self._predicts_noise = self._scheduler.config["prediction_type"] == "epsilon"
 
     @property
@@ -75,7 +75,7 @@ class DdimSchedule:
         With zero terminal SNR (arXiv 2305.08891) the cumulative alpha of the last training timestep is 0. The input is
         then pure noise, and the predicted noise is the input itself, whatever the caption.
         """
-        alphas_T = self._scheduler.alphas_cumprod[self._scheduler.timesteps]
+        alphas_T = self._scheduler.alphas_cumprod[self.timesteps]
         return int((alphas_T > 0).int().argmax())
 
     def alpha(self, position: int) -> float:
@@ -116,3 +116,24 @@ class DdimSchedule:
         """
         difference_BCHW = conditional_BCHW - unconditional_BCHW
         return difference_BCHW if self._predicts_noise else math.sqrt(self.alpha(position)) * difference_BCHW
+
+
+class NearestSchedule(DdimSchedule):
+    """The timesteps of a network whose cumulative alphas are nearest to given ones, sampled by DDIM.
+
+    Args:
+        config: Resolved parameters, as in `Model.scheduler_config`.
+        alphas: Cumulative alphas, increasing.
+    """
+
+    def __init__(self, config: Mapping[str, Any], alphas: Tensor) -> None:
+        super().__init__(config)
+        self.timesteps = (self._scheduler.alphas_cumprod - alphas[:, None]).abs().argmin(1).tolist()
+
+    def step(self, output_BCHW: Tensor, position: int, latents_BCHW: Tensor) -> Tensor:
+        """Take a DDIM step to the next position (arXiv 2010.02502, equation 12, with eta 0; see `Schedule.step`)."""
+        last = position + 1 == len(self.timesteps)
+        alpha = float(self._scheduler.final_alpha_cumprod) if last else self.alpha(position + 1)
+        epsilon_BCHW = self.to_epsilon(output_BCHW, latents_BCHW, position)
+        original_BCHW = self.to_original(output_BCHW, latents_BCHW, position).to(epsilon_BCHW.dtype)
+        return alpha**0.5 * original_BCHW + (1 - alpha) ** 0.5 * epsilon_BCHW
