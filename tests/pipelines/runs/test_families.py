@@ -11,10 +11,16 @@ import pytest
 from tests.support.called import crossaudit
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
+from tests.support.tiny_pixart import tiny_pixart
 from tests.support.tiny_xl import tiny_xl
 from tests.support.toy import write_config
 
-FAMILIES = {"xl": (tiny_xl, 32), "sd3": (tiny_sd3, 16), "flux": (tiny_flux, 16)}  # with a resolution
+FAMILIES = {  # with a resolution
+    "xl": (tiny_xl, 32),
+    "sd3": (tiny_sd3, 16),
+    "flux": (tiny_flux, 16),
+    "pixart": (lambda folder, _tokenizer: tiny_pixart(folder), 16),
+}
 
 
 @pytest.mark.slow
