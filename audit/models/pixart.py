@@ -14,7 +14,7 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPi
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import PixArtSigmaPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
-from transformers import T5EncoderModel, T5TokenizerFast
+from transformers import T5EncoderModel, T5Tokenizer
 
 from audit.errors import AuditError
 from audit.models.architecture import check_vae, check_vocabulary, latent_size, pixels_per_latent
@@ -40,7 +40,7 @@ class PixArtSigma(Model):
         "vae": AutoencoderKL,
         "text_encoder": T5EncoderModel,
     }
-    TOKENIZERS: ClassVar = {"tokenizer": T5TokenizerFast}
+    TOKENIZERS: ClassVar = {"tokenizer": T5Tokenizer}
     DENOISER: ClassVar = "transformer"
     LONGEST: ClassVar = 300  # text positions
     PIPELINE: ClassVar[type] = PixArtSigmaPipeline
@@ -87,7 +87,7 @@ class PixArtSigma(Model):
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:
         """The cross-attention of each block; `attn1` is self-attention of the image."""
-        return tuple(block.attn2 for block in self.transformer.transformer_blocks)
+        return tuple(block.attn2 for block in self.transformer.transformer_blocks)  # type: ignore[misc]
 
     @property
     def finest_layers(self) -> Sequence[nn.Module]:
