@@ -84,6 +84,7 @@ def load_model(
                 raise UsageError("config is for a single file", where=where, hint="Leave config (model.config) out.")
             folder = place if place.is_dir() else from_hub(path, variant=variant)
             family = family_of(folder)
+            _check_additions(family, {"lora": lora, "textual_inversion": textual_inversion}, where)
             parts, hashes = load_folder(family, folder, dtype, variant)
             if prediction_type is not None:
                 if "prediction_type" not in parts["scheduler_config"]:
@@ -93,10 +94,6 @@ def load_model(
                 facts["prediction_type"] = f"{prediction_type} (as given)"
         listed = [each if isinstance(each, TextualInversion) else TextualInversion(each) for each in textual_inversion]
         if listed:
-            if set(family.TOKENIZERS) != {"tokenizer"} or family.DENOISER != "unet":
-                hint = "Leave model.textual_inversion out."
-                what = "textual inversions are supported for Stable Diffusion 1.x and 2.x only"
-                raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
             add_textual_inversion(listed, parts)
             family.check(parts, where)
             hashes["textual_inversion"] = sha256_of([Path(each.path) for each in listed])
@@ -153,6 +150,14 @@ def assembled(
     )
     size = "{} x {}".format(*model.resolution)
     return replace(model, facts={"resolution": size, **(facts or {})})
+
+
+def _check_additions(family: type[Model], given: Mapping[str, Any], where: str) -> None:
+    """Raise AuditError if something is to be added to the weights that this family does not support."""
+    for name in (name for name, value in given.items() if value and name not in family.ADDITIONS):
+        what = f"{family.__name__} models are not supported with {name}"
+        hint = f"Leave model.{name} out, or merge it into the weights."
+        raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
 
 
 def _place(family: type[Model], parts: Mapping[str, Any], device: str | torch.device) -> None:

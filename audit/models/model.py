@@ -34,6 +34,7 @@ class Model(ABC):
         TOKENIZERS: Class of each tokenizer, likewise.
         DENOISER: The network that is sampled.
         SETTINGS: Entries of `model_index.json` that change what the pipeline computes, and their defaults.
+        ADDITIONS: Which of `lora` and `textual_inversion` can be added to the weights.
         GUIDED: Whether guidance is classifier-free. If not, the network is given the guidance scale.
         scheduler_config: Every parameter of sampling.
         device: Device that the model runs on.
@@ -54,6 +55,7 @@ class Model(ABC):
     DENOISER: ClassVar[str]
     GUIDED: ClassVar[bool] = True
     SETTINGS: ClassVar[Mapping[str, Any]] = {}
+    ADDITIONS: ClassVar[tuple[str, ...]] = ()
 
     vae: Any = field(repr=False)
     tokenizer: Any = field(repr=False)

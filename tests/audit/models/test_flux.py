@@ -121,3 +121,10 @@ def test_mitigation_of_a_transformer_is_refused_by_name(model: Any) -> None:
         audit.mitigated(model.pipeline(), audit.Dilute(1.0)),
     ):
         pass
+
+
+@pytest.mark.parametrize("addition", [{"lora": "style.safetensors"}, {"textual_inversion": ["word.safetensors"]}])
+def test_what_cannot_be_added_to_the_weights_is_refused_before_it_is_read(folder: Path, addition: dict) -> None:
+    [name] = addition
+    with pytest.raises(AuditError, match=f"Flux models are not supported with {name}"):
+        audit.load_model(folder, **addition)
