@@ -40,7 +40,7 @@ class StableDiffusion(Model):
     NETWORKS: ClassVar = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     TOKENIZERS: ClassVar = {"tokenizer": CLIPTokenizer}
     DENOISER: ClassVar = "unet"
-    ADDITIONS: ClassVar = ("lora", "textual_inversion")
+    ADDITIONS: ClassVar[tuple[str, ...]] = ("lora", "textual_inversion")
 
     unet: UNet2DConditionModel = field(repr=False)
     text_encoder: CLIPTextModel = field(repr=False)
