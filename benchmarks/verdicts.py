@@ -65,7 +65,7 @@ def write(ledger: Ledger, count: int) -> None:
             [f"{head:016x}{number:016x}" for head, number in zip(heads.tolist(), some.tolist(), strict=True)]
         )
         images = pa.array([f"{number:08x}" * 4 for number in rng.permutation(some).tolist()])
-        texts = pa.array([f"caption number {number} of a data set of images" for number in some.tolist()])
+        texts = pa.array([f"caption number {number} of a dataset of images" for number in some.tolist()])
         first = np.maximum.accumulate(np.where(rng.integers(0, 100, len(some)) < NEAR, 0, np.arange(len(some))))
         tables = {
             "captions": pa.table([ids, texts, np.ones(len(some), np.int64)], schema=schema.CAPTIONS),

@@ -1,4 +1,4 @@
-"""Write RUN/exclusions.parquet: the rows to drop from the data set, or to keep once, before the next training."""
+"""Write RUN/exclusions.parquet: the rows to drop from the dataset, or to keep once, before the next training."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Exported:
         kept: Rows to keep.
         captions: Confirmed captions.
         groups: Groups of rows.
-        without_row: Reproduced images that no row names as its own, as in unpaired data sets.
+        without_row: Reproduced images that no row names as its own, as in unpaired datasets.
     """
 
     path: str

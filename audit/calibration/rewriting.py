@@ -24,7 +24,7 @@ MOST_SWAPPED = 4
 SLACK = 2
 ATTEMPTS = 20
 CAN = (
-    "They can stand for the style of the data set: its templates, lengths and frequent words. A model that gives them "
+    "They can stand for the style of the dataset: its templates, lengths and frequent words. A model that gives them "
     "high scores does so because of the style."
 )
 CANNOT = (

@@ -6,7 +6,7 @@ Duplicates make a model memorize (Lee et al., arXiv 2107.06499; Carlini et al., 
 vary, counting captions does not reveal them.
 
 Shapes: Q images of a block, N images, E embedding width, M pairs, F images that are in any pair. Images are numbered
-in the order of the data set.
+in the order of the dataset.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # A pair is a near-duplicate if it is as similar as the upper three quarters of edited copies are to their originals.
 EDITED_QUANTILE = 0.25
-# Lower limit: 90 % precision of SSCD on DISC (arXiv 2202.10261), a data set of edited copies.
+# Lower limit: 90 % precision of SSCD on DISC (arXiv 2202.10261), a dataset of edited copies.
 LEAST_ALIKE = 0.75
 PIECE = 1024
 

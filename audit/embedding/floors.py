@@ -10,7 +10,7 @@ from audit.embedding.published import PUBLISHED as SSCD
 
 # Literature on diffusion models judges generated images by SSCD: Somepalli et al. (CVPR 2023, arXiv 2212.03860, with
 # sscd_disc_large) and most later work call a similarity above 0.5 a copy. At 0.75, sscd_disc_mixup has 90 % precision
-# on DISC (Pizzi et al., arXiv 2202.10261), a data set of edited copies among a million distractors.
+# on DISC (Pizzi et al., arXiv 2202.10261), a dataset of edited copies among a million distractors.
 PUBLISHED = 0.5
 PUBLISHED_SOURCE = "published for SSCD (arXiv 2212.03860)"
 KINDS = ("verbatim", "region")

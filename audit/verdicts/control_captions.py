@@ -131,7 +131,7 @@ def examine(
         column: similarity | region_similarity.
         floor: The same floor that was passed to `alike`.
         caption_of: Text of each control caption, by caption_id.
-        trained: (image_id, caption), the captions that the data set has for these images.
+        trained: (image_id, caption), the captions that the dataset has for these images.
         reproduced: Images that a generation of one of their own captions copies, judged by similarity alone.
 
     Returns:

@@ -70,7 +70,7 @@ def judge(
         matches: Nearest training images of the generations.
         copied: `copied_images` of `matches` for both thresholds.
         links: Links between copied images, as for `families`.
-        rows: Which captions and images belong together in the data set.
+        rows: Which captions and images belong together in the dataset.
         embedder: The embedder that decides.
         thresholds: Its thresholds, under "verbatim" and "region".
         images: How many training images could be looked up.

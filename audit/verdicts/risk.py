@@ -24,13 +24,13 @@ def risk(
     | unknown, error | unknown      |             |               |        |
 
     "Bound" is the lower bound of the two-sided 95 % Clopper-Pearson interval for k copies in n fresh generations. A
-    caption that fresh seeds reproduce goes one step higher if it occurs once in the data set and its image has no known
+    caption that fresh seeds reproduce goes one step higher if it occurs once in the dataset and its image has no known
     duplicate under other captions: removing duplicates would not have prevented the copy, and what occurs only once is
     most likely to be private.
 
     Args:
         verdict: One of the verdict words.
-        row_count: Number of rows of the data set with this caption.
+        row_count: Number of rows of the dataset with this caption.
         fresh_copies: Number of fresh generations that are copies (k).
         fresh_generations: Number of fresh generations that were looked up (n).
         image_cluster_size: Number of duplicates of the caption's image, itself included; None if unknown.

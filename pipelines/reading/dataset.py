@@ -60,7 +60,7 @@ def open_dataset(paths: Sequence[str], column: str | None = None) -> Dataset:
             raise AuditError(f"cannot be read: {problems[0]['message']}", where=file.uri)
         slices += found
     if not slices:
-        raise AuditError("the data set has no rows", where=", ".join(paths))
+        raise AuditError("the dataset has no rows", where=", ".join(paths))
     return Dataset(options, tuple(slices))
 
 

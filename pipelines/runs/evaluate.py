@@ -96,7 +96,7 @@ def evaluate(uri: str, labels: str, negatives: str | None = None, detectors: Seq
     matched = Counter(label_N.tolist())
     without = matched.pop("", 0)
     if not matched.keys() - {NEGATIVE}:
-        hint = "Captions must be the same text as in the data set."
+        hint = "Captions must be the same text as in the dataset."
         raise AuditError("the run has none of the captions with a label", where=labels, hint=hint)
     if matched[NEGATIVE]:
         source = "captions with the label none" if negatives is None else "captions with the label none, and the file"

@@ -105,7 +105,7 @@ def _drawn(dataset: Dataset, count: int, seed: int) -> list[str]:
     firsts = set(first_of.values())
     chosen = [text for text in ordered if text in firsts][:count]
     if len(chosen) < count:
-        what = f"{count:,} captions are to be set aside, but the data set has only {len(chosen):,} different ones"
+        what = f"{count:,} captions are to be set aside, but the dataset has only {len(chosen):,} different ones"
         raise AuditError(what, hint="Ask for fewer with --count and --canaries.")
     return chosen
 

@@ -31,9 +31,9 @@ def run(run: Run) -> None:
 
 
 def _control_captions(run: Run) -> tuple[pa.Table, int]:
-    """Return the control captions that are not in the data set, and the number of those that are.
+    """Return the control captions that are not in the dataset, and the number of those that are.
 
-    A control caption that is near-identical to a caption of the data set counts as being in it. The table has the
+    A control caption that is near-identical to a caption of the dataset counts as being in it. The table has the
     columns caption_id, caption and caption_group.
     """
     path = run.config.calibration.captions
@@ -41,7 +41,7 @@ def _control_captions(run: Run) -> tuple[pa.Table, int]:
     table = pa.table({"caption": pa.array(texts, pa.string())}).filter(pc.invert(caption_groups.known(run, texts)))
     if not len(table):
         raise AuditError(
-            f"the data set contains all {len(texts)} control captions",
+            f"the dataset contains all {len(texts)} control captions",
             where=path,
             hint="Give captions that the model was not trained on.",
         )

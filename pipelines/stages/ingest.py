@@ -80,7 +80,7 @@ def _plan(run: Run, files: list[File]) -> list[Slice]:
         planned.setdefault(row["file"], []).append([row["rows"], *row["place"]])
     run.manifest.slices({file.uri: planned.get(number, []) for number, file in enumerate(files)})
     if not slices:
-        raise AuditError("the data set has no rows", where=files[0].uri, hint="Check `captions` in the configuration.")
+        raise AuditError("the dataset has no rows", where=files[0].uri, hint="Check `captions` in the configuration.")
     return slices
 
 

@@ -88,7 +88,7 @@ def _selected(ledger: Ledger) -> tuple[pa.Table, pa.Table]:
 
 
 def _rows(ledger: Ledger, columns: list[str], column: str, values: pa.Array) -> pa.Table:
-    """Return the rows of the data set in which a column has one of a few values."""
+    """Return the rows of the dataset in which a column has one of a few values."""
     return ledger.dataset("rows", schema.ROWS).to_table(columns, pc.field(column).isin(values))
 
 

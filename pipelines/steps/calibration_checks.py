@@ -25,7 +25,7 @@ def require_enough(config: Config, rows: int) -> None:
     need = 2 * controls_needed(rate)  # one half sets the thresholds
     if config.images is not None and rows < need:
         raise AuditError(
-            f"{rows} control captions are not in the data set; confirm.control_rate {rate:g} needs {need}",
+            f"{rows} control captions are not in the dataset; confirm.control_rate {rate:g} needs {need}",
             where=config.calibration.captions,
             hint="Give more control captions, or raise confirm.control_rate.",
         )

@@ -67,7 +67,7 @@ def describe(entry: LikenessEntry) -> str:
     """Say in a few words how alike control captions and dataset are."""
     if entry.auc is None:
         return "too few control captions or captions to tell whether they are alike"
-    word = "unlike the data set" if entry.unlike else "like the data set"
+    word = "unlike the dataset" if entry.unlike else "like the dataset"
     return f"{word} (AUC {entry.auc:.3f}, 95 % interval {entry.low:.3f} to {entry.high:.3f})"
 
 
@@ -75,7 +75,7 @@ def refusal(entry: LikenessEntry, where: str) -> AuditError:
     """Return the error for control captions that are unlike the dataset."""
     what = f"the control captions are {describe(entry)}: a classifier that reads only the text tells them apart, "
     what += f"and the limit is {entry.limit:g}, so p-values against them would say little"
-    for side, found in (("control captions", entry.of_controls), ("the data set", entry.of_captions)):
+    for side, found in (("control captions", entry.of_controls), ("the dataset", entry.of_captions)):
         if found:
             what += f"; words that tell {side}: {', '.join(telltale.word for telltale in found)}"
     hint = "Give control captions of the same source and style (`crossaudit controls propose` writes some), or accept "

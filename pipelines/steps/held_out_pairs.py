@@ -51,7 +51,7 @@ def choose(run: Run) -> pa.Table:
         pairs = _unseen(run, pa.concat_tables(found))
         if not len(pairs):
             raise AuditError(
-                "no held-out pair has both a caption and an image, and a caption that is not in the data set",
+                "no held-out pair has both a caption and an image, and a caption that is not in the dataset",
                 where=str(config.calibration.pairs),
                 hint="Give WebDataset tars with an image and a .txt or .json file per sample, or Parquet files.",
             )
@@ -99,7 +99,7 @@ def _pairs_of(file: File, config: Config) -> tuple[pa.Table, str | None]:
 
 
 def _unseen(run: Run, pairs: pa.Table) -> pa.Table:
-    """Leave out the captions of the data set, and all but the first pair of a caption."""
+    """Leave out the captions of the dataset, and all but the first pair of a caption."""
     known = run.ledger.dataset("captions", schema.CAPTIONS).to_table(
         ["caption_id"], pc.field("caption_id").isin(pairs["caption_id"].unique())
     )

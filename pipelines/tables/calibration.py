@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from audit.calibration.calibration import Calibration
 
 
-# Working table: the control captions that are not in the data set.
+# Working table: the control captions that are not in the dataset.
 CONTROL_CAPTIONS = "_control_captions"
 NAME = "calibration.json"
 

@@ -26,7 +26,7 @@ def table(embedder: str) -> str:
 def stored_table(embedder: str) -> str:
     """Return the name of the table of second vectors, of images with an EXIF rotation as their pixels are stored.
 
-    The table exists only with `images.exif: both`, and only if the data set has such images.
+    The table exists only with `images.exif: both`, and only if the dataset has such images.
     """
     return f"embeddings_{embedder}_stored"
 

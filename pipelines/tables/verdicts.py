@@ -41,7 +41,7 @@ def evidence_of(ledger: Ledger, image_ids: Sequence[str]) -> dict[str, bytes]:
     if missing:
         manifest = read(ledger.uri)
         if kept(manifest) == "none":
-            hint = "Run the audit again with another --out to recreate them from the model and the data set."
+            hint = "Run the audit again with another --out to recreate them from the model and the dataset."
             raise AuditError(
                 f"no training image is left to compare with: {note(manifest)}", where=ledger.uri, hint=hint
             )

@@ -1,4 +1,4 @@
-"""Find the files of a data set to copy, with their names and roles in the audit."""
+"""Find the files of a dataset to copy, with their names and roles in the audit."""
 
 from __future__ import annotations
 

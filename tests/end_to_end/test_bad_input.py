@@ -35,7 +35,7 @@ def strings(values: list[bytes | str | None]) -> pa.Array:
 def messy(
     make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> Ledger:
-    """One audit of a data set with everything wrong that a data set can have wrong; all captions are generated."""
+    """One audit of a dataset with everything wrong that a dataset can have wrong; all captions are generated."""
     folder = tmp_path_factory.mktemp("messy")
     make_dataset(folder)
     bad: list[bytes | str | None] = [None, "", LONG, b"caf\xe9 not UTF-8", "its image is broken", "not there", "gone"]
@@ -186,7 +186,7 @@ def test_a_missing_file_is_named(folder: Path, changes: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_an_empty_data_set_is_an_error(folder: Path) -> None:
     write_parquet(folder / "empty.parquet", {"caption": pa.array([], pa.string())})
-    assert "empty.parquet: the data set has no rows" in failure(write_config(folder, captions="empty.parquet"))
+    assert "empty.parquet: the dataset has no rows" in failure(write_config(folder, captions="empty.parquet"))
 
 
 def test_a_missing_caption_column_names_the_columns_and_the_nearest(folder: Path) -> None:

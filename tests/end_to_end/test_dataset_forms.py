@@ -77,7 +77,7 @@ def tars_and_parquet(folder: Path) -> Keys:
 
 
 def two_folders(folder: Path) -> Keys:
-    """Two data sets whose shards and keys have the same names."""
+    """Two datasets whose shards and keys have the same names."""
     for place in ("first", "second"):
         tars(folder, place, first=0)
     return {"captions": ["first", "second"], "images": ["first", "second"]}

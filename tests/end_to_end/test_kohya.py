@@ -62,7 +62,7 @@ def test_pixels_as_stored_are_found_and_the_accounting_closes(out: str) -> None:
     manifest = json.loads(Path(out, "manifest.json").read_text(encoding="utf-8"))
     assert manifest["accounting"]["pairs"] == {"rows": 40, "paired": 40, "applies": True}
     report = Path(out, "report.html").read_text("utf-8")
-    assert "40 of 40 rows of the data set are paired with their own image" in report
+    assert "40 of 40 rows of the dataset are paired with their own image" in report
     matches = Ledger(out).dataset("matches", MATCHES).to_table()
     own = matches.filter(pc.equal(matches["caption_id"], audit.caption_id(MEMORIZED))).sort_by(
         [("similarity", "descending")]

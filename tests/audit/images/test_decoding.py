@@ -1,4 +1,4 @@
-"""Whatever a data set holds ends as upright RGB, or as an error before memory is taken."""
+"""Whatever a dataset holds ends as upright RGB, or as an error before memory is taken."""
 
 from __future__ import annotations
 

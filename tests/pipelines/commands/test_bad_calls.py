@@ -235,7 +235,7 @@ DAMAGED = {
 
 @pytest.fixture(scope="module")
 def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a sound data set, its own model and audit.yaml."""
+    """A folder with a sound dataset, its own model and audit.yaml."""
     folder = make_dataset(tmp_path_factory.mktemp("inputs")).parent
     shutil.copytree(MODEL, folder / "model")
     (folder / "audit.yaml").write_text(yaml.safe_dump(settings_of(model="model")))

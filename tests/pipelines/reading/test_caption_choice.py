@@ -1,4 +1,4 @@
-"""The files that hold the captions of a data set are chosen, unless two may hold the caption of one image."""
+"""The files that hold the captions of a dataset are chosen, unless two may hold the caption of one image."""
 
 from __future__ import annotations
 

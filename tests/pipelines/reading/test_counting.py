@@ -1,4 +1,4 @@
-"""Rows are counted without reading the data set: exactly where the files say it, else from a few beginnings."""
+"""Rows are counted without reading the dataset: exactly where the files say it, else from a few beginnings."""
 
 from __future__ import annotations
 

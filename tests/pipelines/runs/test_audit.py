@@ -1,4 +1,4 @@
-"""A whole audit of a sound data set: what it finds, and that it finds the same however it is run."""
+"""A whole audit of a sound dataset: what it finds, and that it finds the same however it is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clean copies of a data set: what goes, what stays as it was, and that every count is proven."""
+"""Clean copies of a dataset: what goes, what stays as it was, and that every count is proven."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_clean_writes_the_dataset_without_the_held_out_rows(dataset: Path, held:
 
 
 def test_too_many_captions_and_a_full_folder_are_refused(dataset: Path, held: Path, tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="500 captions are to be set aside, but the data set has only"):
+    with pytest.raises(AuditError, match="500 captions are to be set aside, but the dataset has only"):
         hold_out(open_dataset([str(dataset)]), tmp_path / "out", 500, 0, 0)
     with pytest.raises(UsageError, match="is not empty"):
         hold_out(open_dataset([str(dataset)]), held, 10, 1, 0)
@@ -100,11 +100,11 @@ def test_misses_are_counted_by_dose() -> None:
 def test_the_command_accepts_the_shipped_controls_and_refuses_a_newspaper(tmp_path: Path) -> None:
     captions = bundle() / "captions.parquet"
     good = crossaudit("controls", "check", captions, "--controls", bundle() / "calibration.txt")
-    assert (good.returncode, "like the data set" in good.stdout) == (0, True), good
+    assert (good.returncode, "like the dataset" in good.stdout) == (0, True), good
     (tmp_path / "news.txt").write_text("\n".join(newspaper(300)), "utf-8")
     bad = crossaudit("controls", "check", captions, "--controls", tmp_path / "news.txt")
     assert bad.returncode == 1
-    assert "unlike the data set" in bad.stderr
+    assert "unlike the dataset" in bad.stderr
     assert "words that tell control captions: " in bad.stderr
 
 

@@ -36,7 +36,7 @@ SHARDS = "engine.shard_rows=12"
 
 @pytest.fixture(scope="module")
 def dataset(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sound data set, with one image in it that is none."""
+    """The sound dataset, with one image in it that is none."""
     path = make_dataset(tmp_path_factory.mktemp("indexed"))
     write_tar(path.parent / "images/00002.tar", [("odd0.png", b"no image"), ("odd1.png", png(900))])
     return path

@@ -52,7 +52,7 @@ def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
         "*.tar: no file matches",
         "/nowhere/model: no such model",
         "screen.detectors: unknown detector 'profil'",
-        "20 control captions are not in the data set; confirm.control_rate 0.05 needs 38",
+        "20 control captions are not in the dataset; confirm.control_rate 0.05 needs 38",
         "w.pt: no such file or folder",
         "/nowhere/i: index.path is not a finished index",
         "file: is a file, not a folder",

@@ -46,9 +46,7 @@ def unlike(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unlike_controls_stop_the_run_before_anything_is_screened(
     unlike: Path, tmp_path: Path, audited: Callable[..., str]
 ) -> None:
-    with pytest.raises(
-        AuditError, match=r"controls.txt: the control captions are unlike the data set \(AUC 1.000"
-    ) as e:
+    with pytest.raises(AuditError, match=r"controls.txt: the control captions are unlike the dataset \(AUC 1.000") as e:
         audited(unlike, out=str(tmp_path / "run"))
     assert "--accept-unlike-controls" in str(e.value)
     manifest = stored(Ledger(str(tmp_path / "run")))
@@ -63,7 +61,7 @@ def test_unlike_controls_stop_the_run_before_anything_is_screened(
     ledger, manifest = Ledger(uri), stored(Ledger(uri))
     assert manifest is not None
     assert manifest.calibration.likeness.accepted
-    assert manifest.calibration.p_unseen.startswith("withheld: the control captions are unlike the data set")
+    assert manifest.calibration.p_unseen.startswith("withheld: the control captions are unlike the dataset")
     scores = ledger.read("scores")
     assert scores["score"].null_count == 0
     assert scores["p_unseen"].null_count == scores["q_unseen"].null_count == len(scores)

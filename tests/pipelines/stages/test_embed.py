@@ -1,4 +1,4 @@
-"""Embed: what of a data set becomes a vector, in which order, and what becomes a row of `errors`."""
+"""Embed: what of a dataset becomes a vector, in which order, and what becomes a row of `errors`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def embedded(config: Config) -> Tables:
 
 
 def odd_images() -> dict[str, bytes]:
-    """Images with everything that a data set has: those that can be read come first."""
+    """Images with everything that a dataset has: those that can be read come first."""
 
     def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
         buffer = io.BytesIO()

@@ -23,7 +23,7 @@ REPRODUCED = "a picture that looks like what its caption makes"
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Four pairs, of which the model resembles one, a caption of the data set, and a sample without an image."""
+    """Four pairs, of which the model resembles one, a caption of the dataset, and a sample without an image."""
     [alike] = audit.generate(audit.load_model(MODEL), [REPRODUCED], seeds=[1], steps=2)["image"].to_pylist()
     texts = [REPRODUCED, *(f"held-out picture {n}" for n in range(3)), MEMORIZED]
     members = []
