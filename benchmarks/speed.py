@@ -104,14 +104,14 @@ def generations(model: audit.Model, shape: audit.Model, batch: int, steps: int) 
 
 def parts(model: audit.Model, shape: audit.Model, batch: int) -> dict[str, Task]:
     """Return the parts that screens and generations consist of, each on a batch of rows."""
-    encoded = model.encode(_captions(batch))
+    encoded, empty = model.encode(_captions(batch)), shape.encode([""])
     noise_BCHW = initial_latents(range(batch), model.latent_shape, model.device)
     pixels = np.random.default_rng(0).integers(0, 256, (*model.resolution, 3), dtype=np.uint8)
 
     @torch.inference_mode()
     def forward(of: audit.Model, rows: int, layers: int | None = None) -> None:
         if of.device.type == "meta":
-            noise, conditioning = torch.empty(1, *noise_BCHW.shape[1:], device="meta"), of.encode([""])
+            noise, conditioning = torch.empty(1, *noise_BCHW.shape[1:], device="meta"), empty
         else:
             noise, conditioning = noise_BCHW[:rows], encoded[slice(rows)]
         if layers is None:

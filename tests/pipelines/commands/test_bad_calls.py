@@ -149,7 +149,7 @@ def test_a_question_that_a_run_cannot_answer_is_plain(own: Path, tmp_path: Path)
     run = str(own)
     assert_plain(("query", run, "select nonsense from verdicts"), "nonsense")
     assert_plain(("reproduce", run, "a caption of another run"), "a caption of another run")
-    assert_plain(("lookup", run, "--image", str(tmp_path / "no.png")), run)
+    assert_plain(("lookup", run, "--image", str(tmp_path / "no.png")), str(tmp_path / "no.png"))
     assert_plain(("stop", run), run)
     assert_plain(("logs", run), run)
 

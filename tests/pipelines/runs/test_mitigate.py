@@ -152,8 +152,8 @@ def test_the_run_stays_finished_and_its_accounting_closes(run: Ledger, finished:
 
 
 def test_the_report_has_the_section(run: Ledger, finished: Path) -> None:
-    assert "<h2>Mitigation</h2>" in Path(run.uri, "report.html").read_text("utf-8")
-    assert "<h2>Mitigation</h2>" not in (finished / "report.html").read_text("utf-8")
+    assert '<h2 id="mitigation">' in Path(run.uri, "report.html").read_text("utf-8")
+    assert '<h2 id="mitigation">' not in (finished / "report.html").read_text("utf-8")
 
 
 def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger, clip: Path) -> None:

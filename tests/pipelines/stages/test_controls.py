@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,5 +115,4 @@ def test_the_control_captions_that_give_p_values_have_scores(finished: Path) -> 
     assert sum(stratum.controls for stratum in manifest.calibration.strata if stratum.kind == "length") == len(scores)
     assert pc.min(scores["p_unseen"]).as_py() > 0
     page = (finished / "report.html").read_text("utf-8")
-    drawn = [base64.b64decode(found).decode() for found in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)]
-    assert f"{len(scores)} control captions, scaled" in drawn[0]
+    assert f"{len(scores)} control captions, scaled" in page
