@@ -111,6 +111,15 @@ class RunManifest(ManifestEntry):
         return self.thresholds.get(self.embedders[0], {})
 
 
+def denoiser_sha256(hashes: Mapping[str, str]) -> str:
+    """Return the hash of the network that a model samples, from the hashes of all its parts; "unknown" if it has none.
+
+    Args:
+        hashes: An entry of `models` in the manifest.
+    """
+    return hashes.get("unet") or hashes.get("transformer") or "unknown"
+
+
 def missing(where: str) -> AuditError:
     """Return the error for a folder without a manifest."""
     return AuditError(f"no {NAME}: this is not a run", where=where, hint=_RUN)

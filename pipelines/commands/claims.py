@@ -66,6 +66,7 @@ def protocol(manifest: RunManifest) -> dict[str, Any]:
 
 def lines(manifest: RunManifest, review: Claim | None) -> list[str]:
     """Return the claims of a run, and that of its review if there is one, as lines of text."""
+    from audit.record.manifest import denoiser_sha256
     from audit.verdicts.recall import STRATUM_LEVEL
 
     how, stated = protocol(manifest), manifest.claims
@@ -74,13 +75,13 @@ def lines(manifest: RunManifest, review: Claim | None) -> list[str]:
         for kind, value in how["thresholds"].items()
         if value is not None
     )
-    weights, seeds = how["model"].get("unet", "")[:12], len(how["seeds"])
+    weights, seeds = denoiser_sha256(how["model"])[:12], len(how["seeds"])
     found = [
         f"Population: {stated.population}.",
         f"Protocol: {seeds} generation{'' if seeds == 1 else 's'} per caption with {how['steps']} steps at guidance "
-        f"scale {how['guidance_scale']:g}, by the model whose UNet has the sha256 {weights}...; each was compared with "
-        f"{how['images']:,} training images. A generation is flagged as a copy from a similarity of {limits or 'none'} "
-        f"by {how['embedder']} on.",
+        f"scale {how['guidance_scale']:g}, by the model whose denoising network has the sha256 {weights}...; each "
+        f"was compared with {how['images']:,} training images. A generation is flagged as a copy from a similarity of "
+        f"{limits or 'none'} by {how['embedder']} on.",
         "",
         stated.sentences[0],
         "",

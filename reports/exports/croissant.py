@@ -39,8 +39,8 @@ def _audit(record: Record) -> str:
     known = provenance(record)
     return (
         f"A memorization audit of a text-to-image model trained on this dataset (crossaudit {known['crossaudit']}, run "
-        f"{known['run_id']}, finished {record.run.finished}, sha256 of the UNet {known['model_sha256']}) found: "
-        f"{record.answer.sentence}"
+        f"{known['run_id']}, finished {record.run.finished}, sha256 of the denoising network {known['model_sha256']}) "
+        f"found: {record.answer.sentence}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from audit.errors import AuditError
-from audit.record.manifest import parse
+from audit.record.manifest import denoiser_sha256, parse
 from audit.record.manifest_entries import ClustersEntry, StageEntry
 from tests.support.manifests import manifest
 
@@ -66,3 +66,9 @@ def test_all_missing_keys_are_named() -> None:
 def test_what_is_no_json_is_damaged(content: bytes) -> None:
     with pytest.raises(AuditError, match="not JSON, or damaged"):
         parse(content, "manifest.json")
+
+
+def test_the_network_that_is_sampled_is_the_unet_or_the_transformer() -> None:
+    assert denoiser_sha256({"unet": "a", "vae": "b", "text_encoder": "c"}) == "a"
+    assert denoiser_sha256({"text_encoder": "c", "transformer": "d"}) == "d"
+    assert denoiser_sha256({}) == "unknown"
