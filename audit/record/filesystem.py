@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from audit.errors import AuditError, UsageError
+from audit.errors import AuditError, UsageError, first_line
 
 # On these a file becomes visible when it is complete; elsewhere a rename makes it visible.
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -83,6 +83,15 @@ def write_file(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buffe
         return write()
     with ThreadPoolExecutor(1) as thread:  # an interrupt in this thread would close, and so publish, a partial file
         thread.submit(write).result()
+
+
+def write_out(content: bytes, out: str) -> None:
+    """Write the file or URI that a command was given as --out. Raises AuditError if it cannot be written."""
+    filesystem, path = open_filesystem(out)
+    try:
+        write_file(filesystem, path, content)
+    except OSError as error:
+        raise AuditError(f"cannot be written: {first_line(error)}", where=out, hint="Choose another --out.") from error
 
 
 @contextmanager

@@ -49,9 +49,10 @@ def export(
     the record have pictures. With --redacted, they have none, and no text of the
     dataset.
     """
+    from audit.record.filesystem import write_out
     from pipelines.configuration.waivers import read_waivers
     from pipelines.console.progress import waiting
-    from reports.exports.formats import FORMATS, finished_record, write_export
+    from reports.exports.formats import FORMATS, finished_record
     from reports.record.commands import shell_word
 
     given = read_waivers(waivers) if waivers else []
@@ -64,7 +65,7 @@ def export(
     if out is None:
         _print(content)
     else:
-        write_export(content, out)
+        write_out(content, out)
         typer.echo(out)
 
 

@@ -55,6 +55,7 @@ def query(
     control characters are escaped.
     """
     from audit.errors import UsageError
+    from audit.record.filesystem import write_out
     from pipelines.console.progress import waiting
     from pipelines.console.table import show
     from pipelines.console.terminal import emit, say
@@ -75,7 +76,7 @@ def query(
     if out is None:
         emit(content)
     else:
-        _write(content, out)
+        write_out(content, out)
         say(f"{out}: {result.num_rows:,} rows", err=True)
 
 
@@ -109,15 +110,3 @@ def _json_lines(table: pa.Table) -> bytes:
 
     lines = (json.dumps(row, default=plain, ensure_ascii=False) for row in table.to_pylist())
     return "".join(f"{visible_json(line)}\n" for line in lines).encode()
-
-
-def _write(content: bytes, out: str) -> None:
-    """Write a file that appears either complete or not at all."""
-    from audit.errors import AuditError
-    from audit.record.filesystem import open_filesystem, write_file
-
-    filesystem, path = open_filesystem(out)
-    try:
-        write_file(filesystem, path, content)
-    except OSError as error:
-        raise AuditError(f"cannot be written: {error}", where=out, hint="Choose another --out.") from error

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from audit.errors import AuditError, first_line
-from audit.record.filesystem import open_filesystem, write_file
 from reports.exports.caption_table import to_csv_file
 from reports.exports.croissant import to_croissant
 from reports.exports.model_card import to_model_card
@@ -42,12 +40,3 @@ def finished_record(run: str | Path, waivers: Sequence[Waiver] = (), redact: boo
     finished_manifest(run)
     record = build(run, waivers=waivers)
     return redacted(record) if redact else record
-
-
-def write_export(content: bytes, out: str) -> None:
-    """Write an export to a path or a URI. Raises AuditError if it cannot be written."""
-    filesystem, path = open_filesystem(out)
-    try:
-        write_file(filesystem, path, content)
-    except OSError as error:
-        raise AuditError(f"cannot be written: {first_line(error)}", where=out, hint="Give another --out.") from error

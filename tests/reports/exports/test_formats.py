@@ -8,7 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from audit.errors import AuditError
-from reports.exports.formats import FORMATS, finished_record, write_export
+from audit.record.filesystem import write_out
+from reports.exports.formats import FORMATS, finished_record
 from reports.record.model import Record
 from reports.record.schema import FILE
 from tests.support.changed_run import change_manifest
@@ -33,7 +34,7 @@ def test_an_export_names_the_version_the_run_and_the_model(format_: str, record:
 def test_a_run_and_a_file_may_be_remote(format_: str, remote: Record, record: Record) -> None:
     assert remote.run.id == record.run.id
     content = FORMATS[format_](remote)
-    write_export(content, f"memory://exports/out/{format_}")
+    write_out(content, f"memory://exports/out/{format_}")
     assert fsspec.filesystem("memory").cat(f"/exports/out/{format_}") == content
 
 
@@ -57,4 +58,4 @@ def test_what_is_no_finished_run_is_refused(own_run: Path) -> None:
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AuditError, match=r"file/out.csv: cannot be written"):
-        write_export(b"", str(tmp_path / "file/out.csv"))
+        write_out(b"", str(tmp_path / "file/out.csv"))
