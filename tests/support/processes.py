@@ -6,7 +6,8 @@ import subprocess
 import time
 from collections.abc import Callable
 
-GIVE_UP = 120.0
+# Far more than any wait takes, even on a machine that does much else.
+GIVE_UP = 1200.0
 
 
 def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

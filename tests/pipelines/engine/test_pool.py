@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ import ray
 from audit.errors import AuditError, UsageError
 from audit.record.filesystem import DISK_FULL
 from audit.record.ledger import Shard
+from pipelines.engine import pool as pool_module
 from pipelines.engine.pool import STARTS, Pool
 from pipelines.engine.ray_session import start_ray, stop_ray
 from pipelines.engine.schedule import BARREN
@@ -34,6 +38,7 @@ class Doubling:
     hanging: tuple[int, ...] = ()
     full: int | None = None
     needs: tuple[str, ...] = ()
+    hung: str = ""  # folder with one file per attempt that hangs
 
     def lost(self, shard: Shard, kind: str, message: str, traceback: str | None) -> list[Any]:
         assert len(shard) == 1
@@ -55,6 +60,7 @@ class Doubler:
             if number in work.deadly:
                 os._exit(1)
             if number in work.hanging:
+                tempfile.mkstemp(dir=work.hung)
                 threading.Event().wait()
             if number in work.bad:
                 raise ValueError(f"{number} is bad")
@@ -151,9 +157,16 @@ def test_one_worker_and_two_give_the_same() -> None:
     assert result(work, cut(30, 4), workers=(1, 1)) == result(work, cut(30, 4))
 
 
-def test_a_row_that_hangs_is_the_only_one_lost_once_its_time_is_up() -> None:
-    found = result(Doubling(hanging=(2,)), cut(8, 4), seconds=3.0)
-    assert found == {"00000": [0, 2, (2, "timed_out", "no result after 3 s"), 6], "00004": [8, 10, 12, 14]}
+def test_a_row_that_hangs_is_the_only_one_lost_once_its_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour passes whenever an attempt hangs, so that no other attempt takes too long on a slow machine."""
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(os.listdir(tmp_path)))
+    monkeypatch.setattr(pool_module, "time", clock)
+    monkeypatch.setattr(pool_module, "TICK", 0.05)
+    found = result(Doubling(hanging=(2,), hung=str(tmp_path)), cut(8, 4), workers=(1, 1), seconds=1800.0)
+    assert found == {"00000": [0, 2, (2, "timed_out", "no result after 1800 s"), 6], "00004": [8, 10, 12, 14]}
+    assert len(os.listdir(tmp_path)) == 3  # with three others, with another, alone
 
 
 def test_workers_that_ray_cannot_place_do_not_stop_the_others() -> None:
