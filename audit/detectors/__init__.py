@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ from audit.detectors.score_difference import ScoreDifference
 from audit.detectors.trajectory_profile import TrajectoryProfile
 from audit.detectors.update_norm_profile import UpdateNormProfile
 from audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from audit.models.model import Model
 
 SCREEN: dict[str, ScreenDetector] = {
     "caption_response": caption_response.DETECTOR,
@@ -84,6 +88,21 @@ def distance_kind(name: str) -> DistanceKind:
     if name in SCREEN:
         return SCREEN[name].distance
     return "larger" if name in RUN[name].columns else "either"
+
+
+def uncalibrated(names: Iterable[str], family: type[Model]) -> list[str]:
+    """Return the detectors that are uncalibrated evidence for a family of models.
+
+    They read attention, and no planted model has shown how well that tells memorized captions of the family.
+    """
+    return [] if family.PLANTED else [name for name in names if _reads_attention(name)]
+
+
+def _reads_attention(name: str) -> bool:
+    return any(
+        bool(SCREEN[part].attention) if part in SCREEN else RUN[part].needs_attention or RUN[part].needs_end
+        for part in map(measured_by, COMBINED.get(name, (name,)))
+    )
 
 
 def screen_detectors(names: Iterable[str]) -> list[ScreenDetector]:

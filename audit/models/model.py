@@ -36,6 +36,7 @@ class Model(ABC):
         SETTINGS: Entries of `model_index.json` that change what the pipeline computes, and their defaults.
         ADDITIONS: Which of `lora` and `textual_inversion` can be added to the weights.
         GUIDED: Whether guidance is classifier-free. If not, the network is given the guidance scale.
+        PLANTED: Whether detectors were measured on planted models of this family (docs/evidence.md).
         scheduler_config: Every parameter of sampling.
         device: Device that the model runs on.
         dtype: Dtype that it runs in.
@@ -54,6 +55,7 @@ class Model(ABC):
     TOKENIZERS: ClassVar[Mapping[str, type]]
     DENOISER: ClassVar[str]
     GUIDED: ClassVar[bool] = True
+    PLANTED: ClassVar[bool] = False
     SETTINGS: ClassVar[Mapping[str, Any]] = {}
     ADDITIONS: ClassVar[tuple[str, ...]] = ()
 

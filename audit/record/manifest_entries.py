@@ -28,7 +28,8 @@ class Checkpoint(ManifestEntry):
     """The sampling parameters of a model, its scheduler, and the files of its folder that are not read.
 
     `numerics` holds torch's flags that change how a GPU rounds, such as TF32. `batch_sizes` holds the batch sizes that
-    a worker found, by task; tasks with the usual size are missing.
+    a worker found, by task; tasks with the usual size are missing. `uncalibrated` names the detectors of the run that
+    are uncalibrated evidence for models of this family.
     """
 
     sampling: dict[str, Any]
@@ -36,6 +37,7 @@ class Checkpoint(ManifestEntry):
     batch_sizes: dict[str, int] = {}
     scheduler: dict[str, Any] = {}
     files_not_read: list[str] = []
+    uncalibrated: list[str] = []
 
 
 class RunSeeds(ManifestEntry):

@@ -76,14 +76,17 @@ class Worker:
 
     def about(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return what the manifest records about models, by name (`audit.record.manifest_entries.Checkpoint`)."""
+        from audit.detectors import uncalibrated
         from audit.models.precision import numerics
 
+        detectors = [*self.config.screen.detectors, *self.config.generate.detectors]
         models = {name: self.reference if name == "reference_model" else self.model for name in names}
         return {
             name: {
                 "sampling": dict(model.scheduler_config),
                 "numerics": numerics(),
                 "batch_sizes": model.batch_sizes,
+                "uncalibrated": uncalibrated(detectors, type(model)),
                 **model.about,
             }
             for name, model in models.items()

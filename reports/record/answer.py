@@ -24,6 +24,10 @@ LIMITS = [
     "Each bound counts what it names: captions, rows, families or generations. Near-identical captions count one by "
     "one.",
 ]
+UNCALIBRATED = (
+    "These detectors are uncalibrated evidence for this model: {}. They read attention, and no planted models of this "
+    "family exist to measure how many memorized captions they find. Bounds and p-values hold all the same."
+)
 
 
 def answer(claims: ClaimsEntry, verdicts: Sequence[VerdictCount], confirmed: int) -> Answer:
@@ -60,6 +64,15 @@ def answer(claims: ClaimsEntry, verdicts: Sequence[VerdictCount], confirmed: int
         high=_share(high),
         confidence=confidence,
     )
+
+
+def limits(uncalibrated: Sequence[str]) -> list[str]:
+    """List what the report does not show.
+
+    Args:
+        uncalibrated: Detectors that are uncalibrated evidence.
+    """
+    return [*LIMITS, *([UNCALIBRATED.format(", ".join(uncalibrated))] if uncalibrated else [])]
 
 
 def _claim(claims: ClaimsEntry, end: str) -> ClaimEntry | None:

@@ -15,7 +15,7 @@ from audit.record.manifest import RunManifest
 from reports.causes import causes
 from reports.purged import note
 from reports.record import captions, cases, mitigation, review
-from reports.record.answer import LIMITS, answer
+from reports.record.answer import answer, limits
 from reports.record.commands import next_steps
 from reports.record.funnel import funnel
 from reports.record.histograms import histograms
@@ -65,11 +65,12 @@ def _build(source: Source, top: int, waivers: Sequence[Waiver], not_audited: Not
     waiver_of = waived_captions(source.connection, waivers)
     shown = cases.cases(source, selected, top)
     measured = mitigation.read(source)
+    method = _method(source)
     return Record(
         run=_info(source),
         answer=answer(manifest.claims, verdicts, confirmed.captions),
         claims=manifest.claims,
-        limits=LIMITS,
+        limits=limits(method.uncalibrated),
         funnel=funnel(source, verdicts, confirmed.captions),
         verdicts=verdicts,
         confirmed=confirmed,
@@ -88,7 +89,7 @@ def _build(source: Source, top: int, waivers: Sequence[Waiver], not_audited: Not
         next_steps=next_steps(
             source, confirmed=bool(confirmed.captions), mitigated=bool(measured), reviewed=bool(people)
         ),
-        method=_method(source),
+        method=method,
         provenance=provenance(source),
     )
 
@@ -127,8 +128,10 @@ def _id(manifest: RunManifest) -> str:
 
 def _method(source: Source) -> Method:
     manifest = source.manifest
+    checkpoint = manifest.checkpoints.get("model")
     return Method(
         settings=manifest.resolved,
+        uncalibrated=checkpoint.uncalibrated if checkpoint else [],
         embedder=source.embedder,
         resolution=(manifest.models.get("model") or {}).get("resolution"),
         calibration=manifest.calibration,

@@ -335,9 +335,15 @@ class NextStep(Part):
 
 
 class Method(Part):
-    """How the run was done, as its manifest says."""
+    """How the run was done, as its manifest says.
+
+    Attributes:
+        uncalibrated: Detectors of the run that are uncalibrated evidence: they read attention, and the audited model
+            is of a family without planted models, which would show how well they tell memorized captions.
+    """
 
     settings: dict[str, Any]
+    uncalibrated: list[str]
     embedder: str
     resolution: str | None
     calibration: CalibrationEntry

@@ -13,7 +13,8 @@ import yaml
 
 from audit.defaults import DEFAULT_DETECTOR
 from tests.support.called import crossaudit
-from tests.support.paths import ROOT
+from tests.support.paths import DATA, ROOT
+from tests.support.tiny_mmdit import tiny_flux
 from tests.support.toy import judged, write_config
 
 COMMANDS = (
@@ -149,6 +150,16 @@ def test_detectors_are_listed_with_cost_and_source() -> None:
         assert words in shown.stdout
     [default] = [line for line in shown.stdout.splitlines() if "the default" in line]
     assert default.startswith(DEFAULT_DETECTOR)
+
+
+def test_detectors_are_marked_for_a_family_without_planted_models(tmp_path: Path) -> None:
+    flux = tiny_flux(tmp_path / "flux", DATA / "tiny-sd1/tokenizer")
+    assert "uncalibrated" not in crossaudit("detectors", "--model", DATA / "tiny-sd1").stdout
+    lines = crossaudit("detectors", "--model", flux).stdout.splitlines()
+    [response] = [line for line in lines if line.startswith("caption_response ")]
+    [attention] = [line for line in lines if line.startswith("attention_profile ")]
+    assert "uncalibrated evidence" in attention
+    assert "uncalibrated evidence" not in response
 
 
 @pytest.mark.slow

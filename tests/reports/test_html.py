@@ -17,6 +17,7 @@ from reports.pages import visible
 from reports.pictures import MAX_SIDE, picture
 from reports.record import cases
 from reports.record.build import build
+from tests.support.changed_run import change_manifest
 from tests.support.markup import Tags, text_of
 
 
@@ -109,6 +110,15 @@ def test_a_search_is_called_exact_only_if_it_was(own_run: Path) -> None:
     assert "exact search" not in said
     assert "For clip, the recall of this index was not measured." in said
     assert "For sscd, this index found the nearest training image for 98.0% of 256 generated images." in said
+
+
+def test_uncalibrated_evidence_is_marked_where_the_detector_is_named_and_among_the_limits(own_run: Path) -> None:
+    checkpoint = {"sampling": {}, "uncalibrated": ["attention_profile"]}
+    detectors = ["caption_response", "attention_profile"]
+    change_manifest(own_run, checkpoints={"model": checkpoint}, resolved__screen={"detectors": detectors})
+    said = text_of(render(build(own_run)))
+    assert "attention_profile (uncalibrated evidence); after Ren" in said
+    assert "uncalibrated evidence for this model: attention_profile." in said
 
 
 def test_a_hostile_caption_is_shown_as_text(page: str, hostile: str) -> None:

@@ -4,8 +4,10 @@ import pytest
 
 from audit import schema
 from audit.defaults import DEFAULT_DETECTOR
-from audit.detectors import NAMES, RUN, SCORES, SCREEN, run_detectors, screen_detectors
+from audit.detectors import NAMES, RUN, SCORES, SCREEN, run_detectors, screen_detectors, uncalibrated
 from audit.errors import UsageError
+from audit.models.flux import Flux
+from audit.models.sd import StableDiffusion
 
 
 def test_every_detector_writes_only_columns_of_the_schema() -> None:
@@ -41,6 +43,21 @@ def test_the_default_is_a_screening_detector_with_a_score_of_its_own() -> None:
 
 def test_all_but_masks_give_scores() -> None:
     assert set(NAMES) - set(SCORES) == {"bright_ending"}
+
+
+def test_what_reads_attention_is_uncalibrated_evidence_for_families_without_planted_models() -> None:
+    assert uncalibrated(NAMES, StableDiffusion) == []
+    assert uncalibrated(NAMES, Flux) == [
+        "profile",
+        "response_and_attention",
+        "attention_profile",
+        "entropy_single_step",
+        "attention_profile_early",
+        "entropy_trajectory",
+        "entropy_trajectory_signed",
+        "trajectory_profile",
+        "bright_ending",
+    ]
 
 
 def test_the_profile_is_both_profiles_each_once() -> None:

@@ -83,6 +83,7 @@ def test_a_worker_tells_how_its_model_is_sampled_and_what_it_does_not_read(tmp_p
     assert about["numerics"]["tf32_convolutions"] is False
     assert about["scheduler"] == {"class": "DDIMScheduler", "without_effect": []}
     assert about["files_not_read"] == []
+    assert about["uncalibrated"] == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from audit.models.registry import family_of
 from tests.support.called import crossaudit
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
@@ -40,5 +41,8 @@ def test_a_folder_is_planned_and_audited(name: str, make_dataset: Callable[[Path
     assert plan.returncode == 0, plan.stderr
     run = crossaudit("run", path)
     assert run.returncode == 0, run.stderr
-    assert json.loads((tmp_path / "run/manifest.json").read_text())["finished"]
-    assert (tmp_path / "run/report.html").is_file()
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert manifest["finished"]
+    uncalibrated = [] if family_of(tmp_path / "model").PLANTED else ["attention_profile", "bright_ending"]
+    assert manifest["checkpoints"]["model"]["uncalibrated"] == uncalibrated
+    assert ("uncalibrated evidence" in (tmp_path / "run/report.html").read_text()) is bool(uncalibrated)

@@ -1,7 +1,7 @@
 import pytest
 
 from audit.record.manifest_entries import ClaimEntry, ClaimsEntry
-from reports.record.answer import answer
+from reports.record.answer import answer, limits
 from reports.record.model import VerdictCount
 
 
@@ -50,3 +50,8 @@ def test_the_answer_is_one_sentence_with_what_is_claimed(
         VerdictCount(verdict="not_selected", meaning="", captions=900, rows=900),
     ]
     assert answer(ClaimsEntry(claims=claims), verdicts, confirmed).sentence == sentence
+
+
+def test_uncalibrated_evidence_is_a_limit() -> None:
+    assert limits(["profile", "bright_ending"])[:-1] == limits([])
+    assert "uncalibrated evidence for this model: profile, bright_ending." in limits(["profile", "bright_ending"])[-1]
