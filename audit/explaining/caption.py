@@ -20,13 +20,14 @@ from audit.detectors.detector import TrajectoryStep
 from audit.detectors.entropy import entropy
 from audit.errors import UsageError
 from audit.images.png import map_png
+from audit.models.conditioning import Conditioning
 from audit.models.model import Model
 from audit.scoring.batching import Rows
 from audit.scoring.generation import denoise, produce
 from audit.scoring.progress import CountSteps, Progress
 from audit.scoring.screening import screen
 
-# Shapes: B rows, L layers, K text positions, T steps, P positions up to EOS plus one for all padding, N captions.
+# Shapes: B rows, L layers, K text positions, T steps, P positions (all padding counts as one), N captions.
 
 Floats = npt.NDArray[np.float64]
 BAND = (0.05, 0.95)
@@ -38,7 +39,8 @@ class Explanation:
 
     Attributes:
         caption: The caption.
-        tokens: Its tokens, with BOS and EOS, and "padding" if there is any.
+        tokens: Its tokens in the canonical layout (`audit.models.conditioning.Tokens`), with "padding" if there is any.
+            The first is named BOS, or EOS in a family without BOS, and "and image" in joint attention.
         attention_PT: Attention to each token in each step, averaged over layers (summed over the padding).
         entropy_T: Entropy over all text positions in each step, in nats.
         band_T2: 5 % and 95 % quantiles of the entropy of control captions; None if none were given.
@@ -105,7 +107,7 @@ def explain(
     counts = [CountSteps(progress, "follow the caption", batch.rows, steps, 1)] if progress is not None else []
     latents_BCHW, _ = denoise(rows, batch, steps, guidance_scale, [attended, bright, *counts])
     attn_TK = torch.cat(attended.attn_TBK).cpu().numpy()
-    tokens = _tokens(model, caption)
+    tokens = _tokens(model, caption, batch.conditioning)
     parts_PT = [*attn_TK.T[: len(tokens)]]
     if len(tokens) < attn_TK.shape[1]:
         parts_PT.append(attn_TK[:, len(tokens) :].sum(1))
@@ -168,7 +170,7 @@ def _left_out(
     calibration: Calibration | None,
     progress: Progress | None,
 ) -> tuple[float, float | None, list[tuple[int, float]]]:
-    """Return the caption's score, its p-value, and the score's fall without each token; BOS and EOS are kept."""
+    """Return the caption's score, its p-value, and the score's fall without each word; other tokens are kept."""
     words = model.words(caption)
     without = {
         place: str(model.word_tokenizer.decode(words[: place - 1] + words[place:]))
@@ -188,5 +190,11 @@ def _left_out(
     return score_of[caption], p_of.get(caption), sorted(moves, key=lambda move: -move[1])
 
 
-def _tokens(model: Model, caption: str) -> list[str]:
-    return ["BOS", *(str(model.word_tokenizer.decode([word])).strip() for word in model.words(caption)), "EOS"]
+def _tokens(model: Model, caption: str, conditioning: Conditioning) -> list[str]:
+    """Name what stands at each position of the canonical layout, up to the padding."""
+    tokens = conditioning.tokens
+    assert tokens is not None
+    sink = "BOS" if tokens.order_BK is None or tokens.order_BK[0, 0] != tokens.end_B[0] else "EOS"
+    words = model.word_texts(caption)
+    ends = int(tokens.mask_BK.sum()) - 1 - len(words)
+    return [f"{sink} and image" if model.places.joint else sink, *words, *["EOS"] * ends]

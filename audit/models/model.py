@@ -145,7 +145,7 @@ class Model(ABC):
 
     @abstractmethod
     def words(self, caption: str) -> list[int]:
-        """Return the ids of the words by `word_tokenizer`, truncated: positions 1, 2, ... of the canonical layout."""
+        """Return the ids of a caption's words by `word_tokenizer`, truncated to the model's length."""
 
     @abstractmethod
     def embed(self, tokens: Tokens) -> Conditioning:
@@ -194,6 +194,10 @@ class Model(ABC):
     def word_tokenizer(self) -> Any:
         """The tokenizer of the text positions that the image attends to."""
         return self.tokenizer
+
+    def word_texts(self, caption: str) -> list[str]:
+        """Return the texts of all words that the image attends to: positions 1, 2, ... of the canonical layout."""
+        return [str(self.word_tokenizer.decode([word])).strip() for word in self.words(caption)]
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """Compute what the denoiser is given of captions."""

@@ -24,7 +24,7 @@ from audit.models.clip_text import clip_tokens, clip_words
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.mmdit import PATCH, Mmdit, check_width
 from audit.models.sd import HIDDEN, ready
-from audit.models.t5_text import t5_tokens
+from audit.models.t5_text import t5_tokens, t5_words
 
 # Shapes: B captions, K text positions (CLIP's, then T5's), D width of the text, P width of the pooled vector; C, H and
 # W of the latent.
@@ -203,6 +203,11 @@ class StableDiffusion3WithT5(StableDiffusion3):
             clip.end_B,
             role_BK.argsort(dim=1, stable=True),
         )
+
+    def word_texts(self, caption: str) -> list[str]:
+        """Return the texts of CLIP's words, then of T5's (see `Model`)."""
+        words = t5_words(t5_tokens([caption], self.tokenizer_3, T5_LENGTH))
+        return [*super().word_texts(caption), *(f"{self.tokenizer_3.decode([word]).strip()} (T5)" for word in words)]
 
     def t5(self, ids_BK: Tensor) -> Tensor:
         """Compute T5's hidden states, without a mask: [B, K, D]."""

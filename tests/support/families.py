@@ -87,6 +87,10 @@ class Conformance:
             rows.append(torch.cat([(1 - text_K[1:].sum())[None], text_K[1:]]))
         return torch.stack(rows)
 
+    def test_every_word_has_a_position_of_its_own(self, float64: Any) -> None:
+        counts = [2 + len(float64.word_texts(caption)) for caption in CAPTIONS]
+        assert float64.tokenize(CAPTIONS).counts_B.tolist() == counts
+
     def test_scores_do_not_depend_on_batch_or_order(self, float64: Any) -> None:
         names = ["caption_response", "noise_profile", "attention_profile", "condition_difference", "step_change"]
         one = audit.screen(float64, CAPTIONS, [0, 1], names, batch_size=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ from PIL import Image
 import audit
 from audit.errors import AuditError, UsageError
 from audit.explaining.caption import explain
+from tests.support.paths import DATA
+from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
+from tests.support.tiny_pixart import tiny_pixart
+from tests.support.tiny_xl import tiny_xl
 
 CAPTION = "a serene beach at sunrise, 35mm"
 CONTROL = [
@@ -67,6 +72,22 @@ def test_the_empty_caption_has_no_token_to_leave_out(sd1: audit.Model) -> None:
     found = explain(sd1, "", steps=2)
     assert found.tokens == ["BOS", "EOS", "padding"]
     assert found.moves == []
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (tiny_xl, ["BOS", "a", "red", "dog", "EOS"]),
+        (lambda folder, _tokenizer: tiny_pixart(folder), ["EOS", "a", "red", "dog"]),
+        (tiny_flux, ["EOS and image", "a", "red", "dog"]),
+        (tiny_sd3, ["BOS and image", "a", "red", "dog", "a (T5)", "red (T5)", "dog (T5)", "EOS", "EOS"]),
+    ],
+)
+def test_positions_are_named_as_the_family_lays_them_out(
+    make: Callable[[Path, Path], Path], words: list[str], tmp_path: Path
+) -> None:
+    model = audit.load_model(make(tmp_path / "model", DATA / "tiny-sd1/tokenizer"), resolution=16)
+    assert explain(model, "a red dog", steps=1).tokens == [*words, "padding"]
 
 
 def test_a_calibration_of_whole_runs_or_of_another_model_is_an_error(
