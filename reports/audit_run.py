@@ -7,7 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from reports.query import Result, execute
+from audit.errors import AuditError
+from reports.query import Result, execute, query_errors
+from reports.record.source import Source
 from reports.shown_caption import ShownCaption, read_caption
 from reports.stored_run import locate
 from reports.views import connect
@@ -68,7 +70,12 @@ class AuditRun:
         Raises:
             AuditError: The run has no such caption, or a part is damaged.
         """
-        return read_caption(self.sql, caption, not self.manifest.shows_training_images)
+        with query_errors([self._run]):
+            found = read_caption(Source(self._connection, self.manifest, self._run.uri), caption)
+        if found is None:
+            hint = "Search with `select caption from verdicts where caption ilike '%word%'`."
+            raise AuditError(f"the run has no caption {caption!r}", where="show", hint=hint)
+        return found
 
     def close(self) -> None:
         """Close the run."""

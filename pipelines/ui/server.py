@@ -25,6 +25,7 @@ from pipelines.web.local_server import LocalServer
 from reports.inline_svg import Strip
 from reports.record.histograms import histograms
 from reports.record.source import Source
+from reports.shown_caption import MOST, read_caption
 from reports.spreadsheet import neutralised, to_csv
 from reports.views import connect
 
@@ -106,13 +107,14 @@ class UiServer(LocalServer):
 
     def _caption(self, query: Mapping[str, str]) -> web.Response:
         with self._opened() as source:
-            found = captions.caption(source, query.get("id", ""))
+            found = read_caption(source, query.get("id", ""))
             if found is None:
                 raise web.HTTPNotFound(text="the run has no such caption")
-            strip = self._strip(source) if found["score"] is not None else None
+            strip = self._strip(source) if found.verdict["score"] is not None else None
             thresholds = {kind: source.threshold(kind) for kind in ("verbatim", "region")}
-        limits = {"thresholds": thresholds, "embedder": source.embedder, "most_rows": captions.MOST_ROWS}
-        return _html(self._page("caption", "captions", caption=found, strip=strip, **limits))
+        limits = {"thresholds": thresholds, "embedder": source.embedder, "most": MOST}
+        content = {"shown": found, "caption": found.verdict, "strip": strip, **found.pictured(), **limits}
+        return _html(self._page("caption", "captions", **content))
 
     def _strip(self, source: Source) -> Strip | None:
         """Return the scores of control captions as a small figure. It is drawn once, because it does not change."""
