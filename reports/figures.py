@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from reports.record.model import Histogram
+from reports.record.histograms import Histogram
 
 # INK and FAINT follow the page in light and dark (`reports.inline_svg`).
 DATA, CONTROL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"

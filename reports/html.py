@@ -18,8 +18,8 @@ from reports import figures
 from reports.inline_svg import Strip, inline
 from reports.pages import environment
 from reports.record.build import TOP, build
-from reports.record.cases import PER_FAMILY
-from reports.record.model import Case, Record
+from reports.record.cases import PER_FAMILY, Case
+from reports.record.model import Record
 from reports.stored_run import locate
 from reports.verdict_words import COLOURS
 from reports.waivers import Waiver

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from reports.exports.provenance import provenance
-from reports.record.model import Record, SelectedCaption
+from reports.record.captions import SelectedCaption
+from reports.record.model import Record
 from reports.spreadsheet import neutralised, to_csv
 
 

@@ -13,7 +13,7 @@ from reports.pages import environment, visible
 from reports.record.model import Record
 
 MOST = 10  # captions in the table of cases
-PLAIN = ",-'?"  # punctuation that means nothing within a line of Markdown
+PLAIN = ",-'?/"  # punctuation that means nothing within a line of Markdown
 
 
 def to_model_card(record: Record) -> bytes:

@@ -9,20 +9,13 @@ from pydantic import BaseModel
 
 from audit.record.manifest_entries import LikenessEntry
 from reports.exports.provenance import METHOD
-from reports.record.model import (
-    Case,
-    Failure,
-    Generation,
-    InputFile,
-    Method,
-    MitigationPair,
-    NextStep,
-    Record,
-    Review,
-    RunInfo,
-    SelectedCaption,
-    WaiverNote,
-)
+from reports.record.captions import SelectedCaption
+from reports.record.cases import Case, Generation
+from reports.record.commands import NextStep
+from reports.record.mitigation import MitigationPair
+from reports.record.model import Failure, Method, Record, RunInfo, WaiverNote
+from reports.record.provenance import InputFile
+from reports.record.review import Review
 
 WITHHELD = "withheld"
 NO_PICTURE = "pictures are left out of the redacted edition"

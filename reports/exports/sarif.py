@@ -12,7 +12,8 @@ from urllib.parse import quote
 from audit.schema import CONFIRMED_WORDS
 from reports.exports.provenance import provenance
 from reports.pages import plural, visible
-from reports.record.model import Record, SelectedCaption
+from reports.record.captions import SelectedCaption
+from reports.record.model import Record
 from reports.verdict_words import MEANINGS
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from audit.record.manifest_entries import ClaimEntry, ClaimsEntry
 from audit.statistics.claims import percent
-from reports.record.model import Answer, VerdictCount
+from reports.record.funnel import FunnelStep
+from reports.record.part import Part
 
 LIMITS = [
     "Finding nothing does not prove that nothing was memorized. Beyond the bounds that are stated, the report claims "
@@ -30,19 +31,40 @@ UNCALIBRATED = (
 )
 
 
-def answer(claims: ClaimsEntry, verdicts: Sequence[VerdictCount], confirmed: int) -> Answer:
+class Answer(Part):
+    """What was found, in one sentence, and the numbers in it.
+
+    Attributes:
+        sentence: The answer.
+        captions: Number of captions audited.
+        generated: Number of captions for which images were generated and compared.
+        confirmed: Number of captions that made the model copy a training image, or a part of one.
+        low: At least this share of all captions do; None without such a claim.
+        high: At most this share of all captions do; None without such a claim.
+        confidence: The probability with which `low` and `high` hold together; None without both.
+    """
+
+    sentence: str
+    captions: int
+    generated: int
+    confirmed: int
+    low: float | None
+    high: float | None
+    confidence: float | None
+
+
+def answer(claims: ClaimsEntry, steps: Sequence[FunnelStep]) -> Answer:
     """State what was found.
 
     Args:
         claims: The claims of the run.
-        verdicts: The number of captions with each verdict.
-        confirmed: The number of confirmed captions.
+        steps: The funnel of the run.
 
     Returns:
         The answer in one sentence, with its numbers.
     """
-    total = sum(row.captions for row in verdicts)
-    generated = total - sum(row.captions for row in verdicts if row.verdict == "not_selected")
+    count = {row.step: row.captions for row in steps}
+    total, generated, confirmed = count["captions"], count["generated"], count["confirmed"]
     low, high = (_claim(claims, end) for end in ("at_least", "at_most"))
     bounds = [claim for claim in (low, high) if claim and (claim.value or claim is high)]
     confidence = 1 - sum(1 - claim.level for claim in bounds) if bounds else None

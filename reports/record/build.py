@@ -59,7 +59,7 @@ def build(run: str | Path, top: int = TOP, waivers: Sequence[Waiver] = ()) -> Re
 
 def _build(source: Source, top: int, waivers: Sequence[Waiver], not_audited: NotAudited) -> Record:
     manifest = source.manifest
-    verdicts, confirmed = captions.verdict_counts(source), captions.confirmed(source)
+    steps, confirmed = funnel(source), captions.confirmed(source)
     selected, selected_count = captions.selected(source)
     people, human_verdicts = review.read(source)
     waiver_of = waived_captions(source.connection, waivers)
@@ -68,11 +68,11 @@ def _build(source: Source, top: int, waivers: Sequence[Waiver], not_audited: Not
     method = _method(source)
     return Record(
         run=_info(source),
-        answer=answer(manifest.claims, verdicts, confirmed.captions),
+        answer=answer(manifest.claims, steps),
         claims=manifest.claims,
         limits=limits(method.uncalibrated),
-        funnel=funnel(source, verdicts, confirmed.captions),
-        verdicts=verdicts,
+        funnel=steps,
+        verdicts=captions.verdict_counts(source),
         confirmed=confirmed,
         histograms=histograms(source),
         selected_count=selected_count,

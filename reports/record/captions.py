@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from audit.schema import VERDICT_WORDS
-from reports.record.model import Confirmed, Family, SelectedCaption, VerdictCount
+from reports.record.part import Part
 from reports.record.source import HOST, Source
 from reports.verdict_words import MEANINGS
 
@@ -34,6 +34,80 @@ select caption_id, caption, verdict, risk, row_count, scores.selected_by, shown.
 from shown left join placed using (caption_id) left join scores using (caption_id)
 order by place
 """
+
+
+class VerdictCount(Part):
+    """The number of captions with a verdict, and of their dataset rows."""
+
+    verdict: str
+    meaning: str
+    captions: int
+    rows: int
+
+
+class Confirmed(Part):
+    """Counts over the confirmed captions."""
+
+    captions: int
+    families: int
+    images: int
+    not_reproduced: int  # no fresh seed copied again
+    untested: int  # no fresh seed was tried
+
+
+class SelectedCaption(Part):
+    """A caption for which images were generated, or that could not be audited.
+
+    Attributes:
+        margin: Similarity less its threshold, for the whole image or a region, whichever is higher. Below 0 if neither
+            reaches its threshold.
+        family: The family of a confirmed caption; the caption itself if nothing else copies the same image.
+        selected_by: budget | sample | None.
+        hosts: Hosts of the URLs of its dataset rows, at most MAX_HOSTS of them.
+        file, row: The first of its dataset rows.
+        p_unseen: p-value against the control captions.
+    """
+
+    caption_id: str
+    caption: str
+    verdict: str
+    risk: str
+    row_count: int
+    selected_by: str | None
+    score: float | None
+    p_unseen: float | None
+    similarity: float | None
+    region_similarity: float | None
+    margin: float | None
+    near_miss: bool
+    image_id: str | None
+    family: str | None
+    fresh_copies: int | None
+    fresh_generations: int | None
+    support: str | None
+    hosts: list[str]
+    host_count: int
+    file: str | None
+    row: int | None
+    error: str | None
+
+
+class Family(Part):
+    """Confirmed captions that copy the same training image, or the same region of several.
+
+    Attributes:
+        family: The smallest caption_id in it.
+        risk: The highest risk of its captions.
+        captions: Number of captions in it.
+        rows: Number of their dataset rows.
+        images: Number of training images that they copy.
+    """
+
+    family: str
+    risk: str
+    captions: int
+    rows: int
+    images: int
 
 
 def selected(source: Source) -> tuple[list[SelectedCaption], int]:

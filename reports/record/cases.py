@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from audit.schema import CONFIRMED_WORDS
 from reports.pictures import Picture, picture
+from reports.record.captions import SelectedCaption
 from reports.record.commands import explain, reproduce
-from reports.record.model import Case, Generation, OtherEmbedder, Place, SelectedCaption
+from reports.record.part import Part
 from reports.record.source import HOST, Source
 
 PER_FAMILY, FRESH, MAX_PLACES = 3, 2, 10
@@ -44,6 +45,70 @@ PLACES = f"""
 select caption_id, file, "row", key, url, nullif({HOST}, '') as host from rows where caption_id in $ids
 qualify row_number() over (partition by caption_id order by file, "row") <= {MAX_PLACES} order by file, "row"
 """
+
+
+class Place(Part):
+    """A row of the dataset."""
+
+    file: str | None
+    row: int | None
+    key: str | None
+    url: str | None
+    host: str | None
+
+
+class Generation(Part):
+    """A generated image of a case, and its similarity to the training image of the case."""
+
+    purpose: Literal["discover", "fresh"]
+    seed: int
+    similarity: float | None
+    picture: Picture | None
+
+
+class OtherEmbedder(Part):
+    """What another embedder says about the same pair of images."""
+
+    embedder: str
+    similarity: float | None
+
+
+class Case(Part):
+    """A confirmed caption with its images. `caption_id` names its row in `selected`.
+
+    Attributes:
+        image_id: The training image that it copies.
+        kind: What decided: `verbatim` (the whole image) or `region`.
+        similarity: The similarity that decided, of the generation in `generations[0]`.
+        threshold: The threshold that it reached.
+        pixel_agreement: Share of the picture in which the two images agree.
+        matched_own_image: Whether a dataset row has both the caption and the image.
+        generations: The generation that was confirmed, then some with fresh seeds.
+        training: The training image; blurred unless the run shows training images.
+        region: Where the two images agree: white on black. None if the run has no region.
+        image_places: Where the dataset has the training image.
+        caption_places: Where the dataset has the caption; at most MAX_PLACES of `row_count` rows.
+        token_attention: Attention to each token of the prompt, if the run measured it.
+        explain: The command that shows how the model processes the caption; None in a redacted edition.
+        reproduce: The command that generates the case again; None in a redacted edition.
+    """
+
+    caption_id: str
+    image_id: str
+    kind: Literal["verbatim", "region"]
+    similarity: float | None
+    threshold: float | None
+    pixel_agreement: float | None
+    matched_own_image: bool | None
+    others: list[OtherEmbedder]
+    generations: list[Generation]
+    training: Picture | None
+    region: Picture | None
+    image_places: list[Place]
+    caption_places: list[Place]
+    token_attention: list[float] | None
+    explain: str | None
+    reproduce: str | None
 
 
 def cases(source: Source, selected: Sequence[SelectedCaption], top: int) -> list[Case]:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from reports.record.model import NextStep
+from reports.record.part import Part
 from reports.record.source import Source
+
+
+class NextStep(Part):
+    """Something to do, and the commands for it, with the paths of this run."""
+
+    purpose: str
+    commands: list[str]
 
 
 def next_steps(source: Source, *, confirmed: bool, mitigated: bool, reviewed: bool) -> list[NextStep]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
-from reports.record.model import FunnelStep, Step, VerdictCount
+from reports.record.part import Part
 from reports.record.source import Source
 
+Step = Literal["captions", "screened", "generated", "confirmed"]
 STAGES: dict[Step, tuple[str, ...]] = {
     "captions": ("ingest", "controls"),
     "screened": ("calibrate", "screen", "select", "perturb"),
@@ -15,23 +16,17 @@ STAGES: dict[Step, tuple[str, ...]] = {
 }
 
 
-def funnel(source: Source, verdicts: Sequence[VerdictCount], confirmed: int) -> list[FunnelStep]:
-    """Return the four steps with their captions, and the time of the stages that belong to each.
+class FunnelStep(Part):
+    """A step from all captions to the confirmed ones: what remains, and the time that the step took."""
 
-    Args:
-        source: The run.
-        verdicts: The number of captions with each verdict.
-        confirmed: The number of confirmed captions.
-    """
-    count = {row.verdict: row.captions for row in verdicts}
-    total = sum(count.values())
-    [screened] = source.rows("select count(*) as captions from scores where score is not null")
-    remaining = {
-        "captions": total,
-        "screened": screened["captions"],
-        "generated": total - count.get("not_selected", 0),
-        "confirmed": confirmed,
-    }
+    step: Step
+    captions: int
+    seconds: float
+
+
+def funnel(source: Source) -> list[FunnelStep]:
+    """Return the steps with their captions, as the view `funnel` counts them, and the time of the stages of each."""
+    remaining = {row["step"]: row["captions"] for row in source.rows("select step, captions from funnel")}
     stages = source.manifest.stages
     seconds = {step: sum(stages[name].seconds for name in names if name in stages) for step, names in STAGES.items()}
     return [FunnelStep(step=step, captions=remaining[step], seconds=seconds[step]) for step in STAGES]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from reports.record.model import Histogram, HistogramName
+from reports.record.part import Part
 from reports.record.source import Source
 
+HistogramName = Literal["scores", "similarities"]
 BINS = {"scores": 60, "similarities": 40}
 # Every query has a column `value` and one row per caption.
 SCORES = {
@@ -16,6 +19,14 @@ SCORES = {
 }
 SIMILARITIES = """select max(similarity) as value from matches
                   where embedder = '{embedder}' and purpose = '{purpose}' group by caption_id"""
+
+
+class Histogram(Part):
+    """Counts of captions per bin; `edges` has one more value than each list in `counts`."""
+
+    edges: list[float]
+    counts: dict[str, list[int]]
+    cut: float | None  # scores: the lowest score that was selected; similarities: the threshold
 
 
 def histograms(source: Source) -> dict[HistogramName, Histogram]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reports.pictures import picture
-from reports.record.model import Mitigation, MitigationPair, MitigationSetting
+from reports.pictures import Picture, picture
+from reports.record.part import Part
 from reports.record.source import Source
 
 MOST_PAIRS = {"confirmed": 12, "ordinary": 6}
@@ -31,6 +31,50 @@ where p.caption_set = $caption_set and p.method = 'none' and m.method = $method 
       and p.image is not null and m.image is not null
 order by p.similarity desc, p.caption_id limit $most
 """
+
+
+class MitigationSetting(Part):
+    """What one mitigation setting does to confirmed captions, and to ordinary ones."""
+
+    method: str
+    settings: str
+    captions: int
+    captions_above: int
+    captions_near: int
+    share_above: float
+    share_above_low: float
+    share_above_high: float
+    median_similarity: float | None
+    clip_score: float | None
+    diversity: float | None
+    ordinary_clip: float | None
+    ordinary_diversity: float | None
+    seconds_per_image: float | None
+
+
+class MitigationPair(Part):
+    """A caption without and with the best mitigation setting."""
+
+    caption_set: str
+    caption_id: str
+    caption: str
+    seed: int
+    plain_similarity: float | None
+    similarity: float | None
+    is_copy: bool  # with mitigation
+    plain: Picture | None
+    mitigated: Picture | None
+    training: Picture | None
+
+
+class Mitigation(Part):
+    """What `crossaudit mitigate` measured. `tolerated` is the share of CLIP score that the best setting may cost."""
+
+    settings: list[MitigationSetting]
+    best: MitigationSetting | None
+    tolerated: float
+    pairs: list[MitigationPair]
+    seeds: list[int]
 
 
 def read(source: Source) -> Mitigation | None:

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from audit.record import manifest_entries
-from reports.record.model import InputFile, Provenance
+from audit.record.manifest_entries import StageEntry
+from reports.record.part import Part
 from reports.record.source import Source
+
+
+class InputFile(Part):
+    """An input file. `rows` is None if the run does not know it."""
+
+    kind: Literal["captions", "images", "calibration"]
+    file: str
+    rows: int | None
+    sha256: str
+
+
+class Provenance(Part):
+    """What the run read, with what, and how long each stage took."""
+
+    inputs: list[InputFile]
+    models: dict[str, dict[str, str]]
+    packages: dict[str, str | None]
+    stages: dict[str, StageEntry]
 
 
 def provenance(source: Source) -> Provenance:

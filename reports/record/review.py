@@ -6,9 +6,35 @@ from collections import Counter
 
 from audit.schema import OUTCOME_WORDS, PAIR_TYPES
 from audit.statistics.claims import reviewed
-from audit.statistics.raters import LEAST_RATERS, agreements, human_verdicts, raters, upheld
-from reports.record.model import HumanVerdict, Review
+from audit.statistics.raters import LEAST_RATERS, Agreement, Rater, agreements, human_verdicts, raters, upheld
+from reports.record.part import Part
 from reports.record.source import Source
+
+
+class HumanVerdict(Part):
+    """What reviewers decided about a caption."""
+
+    outcome: str
+    copied: int
+    not_copied: int
+    raters: int
+
+
+class Review(Part):
+    """What people decided (`crossaudit review`). Rates and decisions are those of `audit.statistics.raters`."""
+
+    raters: list[Rater]
+    panel: int
+    least: int
+    pairs: int
+    types: dict[str, int]
+    agreements: list[Agreement]
+    outcomes: dict[str, int]
+    not_reviewed: int
+    false_positive: tuple[int, int]
+    false_negative: tuple[int, int]
+    bound: float
+    claim: str | None  # a sentence that holds on its own, apart from the claims of the audit
 
 
 def read(source: Source) -> tuple[Review | None, dict[str, HumanVerdict]]:

@@ -1,7 +1,7 @@
 import base64
 
 from reports import figures
-from reports.record.model import Histogram
+from reports.record.histograms import Histogram
 
 EDGES = [0.0, 0.25, 0.5, 0.75, 1.0]
 

@@ -2,7 +2,7 @@ import re
 
 from reports import figures
 from reports.inline_svg import Strip, inline
-from reports.record.model import Histogram
+from reports.record.histograms import Histogram
 from tests.support.markup import Tags
 
 SCORES = Histogram(

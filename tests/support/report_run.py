@@ -20,8 +20,9 @@ from audit.duplicates.captions import caption_id
 from audit.statistics.claims import claims
 from audit.verdicts.copies import LINKS, copied_images
 from audit.verdicts.judging import ImageCounts, judge
-from audit.verdicts.thresholds import choose_threshold, control_maxima
+from audit.verdicts.thresholds import Threshold, choose_threshold, control_maxima
 from tests.support.manifests import manifest as manifest_of
+from tests.support.report_manifest import CALIBRATION, INPUT, READ, SEEDS, stages
 from tests.support.toy import encode
 
 HOSTILE = "<script>alert('caption')</script> & \"quotes\""
@@ -42,7 +43,23 @@ CALM = [f"ordinary caption number {i}" for i in range(300)]
 CONTROL_CAPTIONS = [f"control {i}" for i in range(200)]
 GENERATED_CONTROLS = CONTROL_CAPTIONS[:100]
 CAPTIONS = SINGLE + SHARED + TEMPLATES + [FAILED, UNKNOWN] + CALM
-SEEDS = {"screen": [0], "generate": [1], "fresh": [11, 12, 13, 14]}
+DETECTORS = ["entropy_single_step"]
+SCHEMAS: dict[str, pa.Schema] = {
+    "rows": schema.ROWS,
+    "captions": schema.CAPTIONS,
+    "caption_groups": schema.CAPTION_GROUPS,
+    "control_screen": schema.control_screen(DETECTORS),
+    "screen": schema.screen(DETECTORS),
+    "scores": schema.SCORES,
+    "perturbations": schema.PERTURBATIONS,
+    "generations": schema.generations([*DETECTORS, "token_attention"]),
+    "matches": schema.MATCHES,
+    "evidence": schema.EVIDENCE,
+    "errors": schema.ERRORS,
+    "embeddings_sscd": schema.embeddings(4),
+    "embeddings_clip": schema.embeddings(4),
+    "image_clusters": schema.IMAGE_CLUSTERS,
+}
 
 
 def picture(seed: int, size: int = 64, part: int | None = None) -> Image.Image:
@@ -210,37 +227,39 @@ def build(root: Path) -> None:
 
 
 def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    detectors = ["entropy_single_step"]
-    schemas: dict[str, pa.Schema] = {
-        "rows": schema.ROWS,
-        "captions": schema.CAPTIONS,
-        "caption_groups": schema.CAPTION_GROUPS,
-        "control_screen": schema.control_screen(detectors),
-        "screen": schema.screen(detectors),
-        "scores": schema.SCORES,
-        "perturbations": schema.PERTURBATIONS,
-        "generations": schema.generations([*detectors, "token_attention"]),
-        "matches": schema.MATCHES,
-        "evidence": schema.EVIDENCE,
-        "errors": schema.ERRORS,
-        "embeddings_sscd": schema.embeddings(4),
-        "embeddings_clip": schema.embeddings(4),
-        "image_clusters": schema.IMAGE_CLUSTERS,
-    }
-    arrow = {name: pa.Table.from_pylist(rows, schemas[name]) for name, rows in tables.items()}
-    matches = arrow["matches"]
+    """Judge the rows, and write all tables and the manifest."""
+    arrow = {name: pa.Table.from_pylist(rows, SCHEMAS[name]) for name, rows in tables.items()}
     thresholds = {
-        kind: choose_threshold(kind, control_maxima(matches, "sscd", kind)["similarity"].to_numpy(), 0.01)
+        kind: choose_threshold(kind, control_maxima(arrow["matches"], "sscd", kind)["similarity"].to_numpy(), 0.01)
         for kind in ("verbatim", "region")
     }
-    arrow["copied_images"] = copied_images(matches, "sscd", thresholds)
-    arrow["verdicts"] = judge(
+    arrow["copied_images"] = copied_images(arrow["matches"], "sscd", thresholds)
+    arrow["verdicts"] = judged(arrow, thresholds)
+    parts = {name: write_parts(root / name, table) for name, table in arrow.items()}
+    budget = set(arrow["scores"].filter(pc.field("selected_by") == "budget")["caption_id"].to_pylist())
+    rest = Counter(row["row_count"] for row in tables["captions"] if row["caption_id"] not in budget)
+    manifest = manifest_of(
+        **READ,
+        inputs=[INPUT | {"rows": arrow["rows"].num_rows + 1}],
+        calibration=CALIBRATION,
+        thresholds={"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
+        claims=claims(arrow["verdicts"], arrow["scores"], len(CAPTIONS), rest, (100, 1), len(SEEDS["fresh"])),
+        stages=stages({name: table.num_rows for name, table in arrow.items()}),
+        accounting={"input_rows": arrow["rows"].num_rows + 1, "sampled_out": 0},
+        parts=parts,
+    )
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def judged(arrow: dict[str, pa.Table], thresholds: dict[str, Threshold]) -> pa.Table:
+    """Return the verdicts of all captions."""
+    return judge(
         captions=arrow["captions"],
         scores=arrow["scores"],
         perturbations=arrow["perturbations"],
         rows=arrow["rows"],
         generations=arrow["generations"],
-        matches=matches,
+        matches=arrow["matches"],
         copied=arrow["copied_images"],
         links=LINKS.empty_table(),
         failures=pa.table({"caption_id": pa.array([], pa.string()), "error": pa.array([], pa.string())}),
@@ -248,81 +267,15 @@ def write(root: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
         thresholds=thresholds,
         images=ImageCounts(400, 1, pa.array([image_id(UNKNOWN)])),
     )
-    parts: dict[str, dict[str, int]] = {}
-    for name, table in arrow.items():
-        (root / name).mkdir(parents=True)
-        middle = table.num_rows // 2
-        for number, part in enumerate((table[:middle], table[middle:])):
-            if part.num_rows:
-                pq.write_table(part, root / name / f"{number:05d}.parquet", compression="zstd")
-                parts.setdefault(name, {})[f"{number:05d}.parquet"] = part.num_rows
-    budget = set(arrow["scores"].filter(pc.field("selected_by") == "budget")["caption_id"].to_pylist())
-    rest = Counter(row["row_count"] for row in tables["captions"] if row["caption_id"] not in budget)
-    read = {"file": "captions.parquet", "name": "captions.parquet", "rows": arrow["rows"].num_rows + 1}
-    manifest = {
-        "config": {"model": "model", "captions": "captions.parquet", "images": "images/*.tar"},
-        "resolved": {
-            "model": {"path": "model"},
-            "screen": {"detectors": ["caption_response"], "seeds": [0]},
-            "select": {"budget": {"captions": 38}, "audit_sample": 40, "seed": 0, "perturbation_margin": True},
-            "captions": {"path": "captions.parquet", "sample": None},
-            "images": {"path": "images/*.tar"},
-            "generate": {"seeds": [1], "steps": 20, "guidance_scale": 4.0},
-            "confirm": {"embedders": ["sscd", "clip"], "fresh_seeds": 4, "control_captions": 100, "control_rate": 0.01},
-            "report": {"title": "Audit of the test model"},
-        },
-        "inputs": [read | {"kind": "captions", "sha256": "ab" * 32}],
-        "models": {
-            "model": {"unet": "12" * 32, "vae": "34" * 32, "resolution": "512 x 512"},
-            "sscd": {"sscd.safetensors": "56" * 32},
-        },
-        "packages": {"torch": "2.14.1", "diffusers": "0.42.1"},
-        "seeds": SEEDS | {"sample": 0, "captions": 0},
-        "calibration": {
-            "control_captions": len(CONTROL_CAPTIONS),
-            "removed": 3,
-            "fit": 100,
-            "held_out": 100,
-            "detector": "caption_response",
-            "likeness": {
-                "auc": 0.6,
-                "low": 0.55,
-                "high": 0.65,
-                "limit": 0.75,
-                "controls": 200,
-                "captions": 318,
-                "control_topics": 90,
-                "caption_topics": 80,
-                "of_controls": [{"word": "control", "controls": 1.0, "captions": 0.0}],
-                "of_captions": [{"word": "ordinary", "controls": 0.0, "captions": 0.9}],
-            },
-            "strata": [
-                {
-                    "kind": "length",
-                    "name": "0 to 25 characters",
-                    "controls": 100,
-                    "above": [1, 5],
-                    "low": [0.0, 0.02],
-                    "high": [0.05, 0.11],
-                    "share_controls": 1.0,
-                    "share_captions": 0.9,
-                }
-            ],
-        },
-        "thresholds": {"sscd": {kind: asdict(threshold) for kind, threshold in thresholds.items()}},
-        "claims": claims(arrow["verdicts"], arrow["scores"], len(CAPTIONS), rest, (100, 1), len(SEEDS["fresh"])),
-        "stages": {
-            "ingest": {
-                "rows_in": arrow["rows"].num_rows + 1,
-                "rows_out": arrow["rows"].num_rows,
-                "errors": 2,
-                "seconds": 1.5,
-            },
-            "embed": {"rows_in": len(tables["evidence"]) + 1, "rows_out": len(tables["evidence"]), "errors": 1},
-            "screen": {"rows_in": len(CAPTIONS), "rows_out": len(CAPTIONS), "errors": 0, "seconds": 64.2},
-            "generate": {"rows_in": 259, "rows_out": 259, "errors": 1, "seconds": 3725.0},
-        },
-        "accounting": {"input_rows": arrow["rows"].num_rows + 1, "sampled_out": 0},
-        "parts": parts,
-    }
-    (root / "manifest.json").write_text(json.dumps(manifest_of(**manifest)))
+
+
+def write_parts(folder: Path, table: pa.Table) -> dict[str, int]:
+    """Write a table in two parts, and return the rows of each file. An empty part has no file."""
+    folder.mkdir(parents=True)
+    middle = table.num_rows // 2
+    parts = {}
+    for number, part in enumerate((table[:middle], table[middle:])):
+        if part.num_rows:
+            pq.write_table(part, folder / f"{number:05d}.parquet", compression="zstd")
+            parts[f"{number:05d}.parquet"] = part.num_rows
+    return parts

@@ -11,7 +11,11 @@ from reports.exports.formats import FORMATS
 from reports.exports.redaction import NOTE, redacted
 from reports.pictures import Picture
 from reports.query import query
-from reports.record.model import Failure, InputFile, Mitigation, MitigationPair, Place, Record, Review, WaiverNote
+from reports.record.cases import Place
+from reports.record.mitigation import Mitigation, MitigationPair
+from reports.record.model import Failure, Record, WaiverNote
+from reports.record.provenance import InputFile
+from reports.record.review import Review
 from tests.support.report_run import HOSTILE
 
 PRIVATE = "Jane-Doe"

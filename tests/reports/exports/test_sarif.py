@@ -9,7 +9,8 @@ from jsonschema import Draft4Validator, FormatChecker
 
 from reports.exports.redaction import redacted
 from reports.exports.sarif import to_sarif
-from reports.record.model import Record, SelectedCaption, WaiverNote
+from reports.record.captions import SelectedCaption
+from reports.record.model import Record, WaiverNote
 from tests.support.paths import ROOT
 
 SCHEMA = json.loads((ROOT / "tests/data/sarif-2.1.0.schema.json").read_text("utf-8"))

@@ -2,7 +2,7 @@ import pytest
 
 from audit.record.manifest_entries import ClaimEntry, ClaimsEntry
 from reports.record.answer import answer, limits
-from reports.record.model import VerdictCount
+from reports.record.funnel import FunnelStep, Step
 
 
 def claim(end: str, value: float, level: float) -> ClaimEntry:
@@ -44,12 +44,9 @@ LOW, HIGH = claim("at_least", 22, 0.98), claim("at_most", 193, 0.975)
 def test_the_answer_is_one_sentence_with_what_is_claimed(
     confirmed: int, claims: list[ClaimEntry], sentence: str
 ) -> None:
-    verdicts = [
-        VerdictCount(verdict="verbatim", meaning="", captions=confirmed, rows=confirmed),
-        VerdictCount(verdict="unconfirmed", meaning="", captions=100 - confirmed, rows=100),
-        VerdictCount(verdict="not_selected", meaning="", captions=900, rows=900),
-    ]
-    assert answer(ClaimsEntry(claims=claims), verdicts, confirmed).sentence == sentence
+    counts: dict[Step, int] = {"captions": 1000, "screened": 1000, "generated": 100, "confirmed": confirmed}
+    steps = [FunnelStep(step=step, captions=count, seconds=1.0) for step, count in counts.items()]
+    assert answer(ClaimsEntry(claims=claims), steps).sentence == sentence
 
 
 def test_uncalibrated_evidence_is_a_limit() -> None:
