@@ -157,7 +157,7 @@ def test_the_summary_counts_every_verdict_that_occurs_and_states_the_claims(page
 def test_the_funnel_shows_what_remains_and_what_it_took(page: str) -> None:
     text = text_of(page)
     assert "screened 318 100.0% 1 min 4 s" in text
-    assert "generated 78 24.5% 1 h 2 min" in text
+    assert "generated 77 24.2% 1 h 2 min" in text  # one of the 78 selected captions failed
     assert "confirmed as copies 16 5.0%" in text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,16 @@ STEPS, GUIDANCE = 3, 5.0
 
 
 class Conformance:
-    """Tests of a family. A subclass has a fixture `float64`: a tiny model with random weights, in float64."""
+    """Tests of a family. A subclass has a static method `make`, which saves a tiny folder with random weights."""
+
+    make: Callable[[Path], Path]
+    RESOLUTION: int | tuple[int, int] | None = None
+
+    @pytest.fixture(scope="class")
+    def float64(self, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
+        """The model of the folder, in float64."""
+        folder = self.make(tmp_path_factory.mktemp("family") / "model")
+        return audit.load_model(folder, dtype=torch.float64, resolution=self.RESOLUTION)
 
     def latents(self, model: Any, caption: str, noise_1CHW: Tensor) -> Tensor:
         """Return the final latents [1, C, H, W] of the family's own pipeline."""

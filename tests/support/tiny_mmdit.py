@@ -27,6 +27,7 @@ from transformers import (
 
 CLIP = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2}
 T5_WIDTH = 40
+VAE = {"scaling_factor": 1.5, "shift_factor": 0.06, "use_quant_conv": False, "use_post_quant_conv": False}
 
 
 def tiny_sd3(folder: Path, tokenizer: Path, t5: bool = True, **transformer: Any) -> Path:
@@ -56,10 +57,10 @@ def tiny_sd3(folder: Path, tokenizer: Path, t5: bool = True, **transformer: Any)
     pipeline = StableDiffusion3Pipeline(
         transformer=network,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(),
+        vae=tiny_vae(**VAE),
         text_encoder=CLIPTextModelWithProjection(config),
         text_encoder_2=CLIPTextModelWithProjection(config),
-        text_encoder_3=_t5() if t5 else None,
+        text_encoder_3=tiny_t5() if t5 else None,
         tokenizer=words,
         tokenizer_2=words,
         tokenizer_3=tiny_t5_tokenizer() if t5 else None,
@@ -96,9 +97,9 @@ def tiny_flux(folder: Path, tokenizer: Path, **changes: Any) -> Path:
     pipeline = FluxPipeline(
         transformer=network,
         scheduler=scheduler,
-        vae=_vae(),
+        vae=tiny_vae(**VAE),
         text_encoder=CLIPTextModel(config),
-        text_encoder_2=_t5(),
+        text_encoder_2=tiny_t5(),
         tokenizer=words,
         tokenizer_2=tiny_t5_tokenizer(),
     )
@@ -118,23 +119,16 @@ def _clip(tokenizer: Path) -> tuple[CLIPTokenizer, CLIPTextConfig]:
     return words, CLIPTextConfig(vocab_size=len(words), projection_dim=8, hidden_act="gelu", **CLIP, **ends)
 
 
-def _t5() -> T5EncoderModel:
+def tiny_t5() -> T5EncoderModel:
+    """Make a text encoder for `tiny_t5_tokenizer`."""
     return T5EncoderModel(T5Config(d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=64)).eval()
 
 
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-        scaling_factor=1.5,
-        shift_factor=0.06,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+def tiny_vae(**config: Any) -> AutoencoderKL:
+    """Make an autoencoder, with these entries in its configuration."""
+    sizes = {"block_out_channels": (8, 16), "latent_channels": 4, "norm_num_groups": 4, "sample_size": 16}
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    return AutoencoderKL(**sizes | blocks | config)
 
 
 def _saved(pipeline: Any, folder: Path, tokenizer: Path, names: tuple[str, ...]) -> Path:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
-from transformers import T5Config, T5EncoderModel
+from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 
-from tests.support.tiny_mmdit import T5_WIDTH, tiny_t5_tokenizer
+from tests.support.tiny_mmdit import T5_WIDTH, tiny_t5, tiny_t5_tokenizer, tiny_vae
 
 
 def tiny_pixart(folder: Path, pipeline: type = PixArtSigmaPipeline, **transformer: Any) -> Path:
@@ -34,19 +33,10 @@ def tiny_pixart(folder: Path, pipeline: type = PixArtSigmaPipeline, **transforme
         }
         | transformer
     )
-    encoder = T5EncoderModel(T5Config(d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=64))
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    )
     made = pipeline(
         transformer=network,
-        vae=vae,
-        text_encoder=encoder.eval(),
+        vae=tiny_vae(),
+        text_encoder=tiny_t5(),
         tokenizer=tiny_t5_tokenizer(),
         scheduler=DPMSolverMultistepScheduler(),
     )

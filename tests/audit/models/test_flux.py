@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
@@ -16,20 +16,16 @@ from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError
 from tests.support.checkpoints import set_config
 from tests.support.families import GUIDANCE, STEPS, Conformance
+from tests.support.paths import TOKENIZER
 from tests.support.tiny_mmdit import tiny_flux
-
-SIZE = (16, 24)
-
-
-def made(data: Path, directory: pytest.TempPathFactory, **changes: Any) -> audit.Model:
-    folder = tiny_flux(directory.mktemp("flux") / "model", data / "tiny-sd1/tokenizer", **changes)
-    return audit.load_model(folder, dtype=torch.float64, resolution=SIZE)
 
 
 class Flux(Conformance):
+    RESOLUTION = (16, 24)
+
     def latents(self, model: Any, caption: str, noise_1CHW: Tensor) -> Tensor:
         """Return the pipeline's final latents, which it takes and returns packed."""
-        height, width = SIZE
+        height, width = self.RESOLUTION
         packed = model.pipeline()(
             caption,
             latents=FluxPipeline._pack_latents(noise_1CHW, *noise_1CHW.shape),
@@ -44,20 +40,16 @@ class Flux(Conformance):
 
 
 class TestDev(Flux):
-    @pytest.fixture(scope="class")
-    def float64(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        return made(data, tmp_path_factory)
+    make = staticmethod(partial(tiny_flux, tokenizer=TOKENIZER))
 
 
 class TestSchnell(Flux):
-    @pytest.fixture(scope="class")
-    def float64(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        return made(data, tmp_path_factory, guidance_embeds=False)
+    make = staticmethod(partial(tiny_flux, tokenizer=TOKENIZER, guidance_embeds=False))
 
 
 @pytest.fixture(scope="module")
-def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_flux(tmp_path_factory.mktemp("flux") / "model", data / "tiny-sd1/tokenizer")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_flux(tmp_path_factory.mktemp("flux") / "model", TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +98,9 @@ def test_a_plan_counts_both_text_encoders(folder: Path) -> None:
     ],
 )
 def test_what_the_family_does_not_run_is_refused_before_weights_are_read(
-    data: Path, tmp_path: Path, file: str, change: dict[str, object], what: str
+    tmp_path: Path, file: str, change: dict[str, object], what: str
 ) -> None:
-    folder = tiny_flux(tmp_path / "model", data / "tiny-sd1/tokenizer")
+    folder = tiny_flux(tmp_path / "model", TOKENIZER)
     set_config(folder / file / "config.json", **change)
     for load in (audit.load_model, outline_model):
         with pytest.raises(AuditError, match=what):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +46,17 @@ class PixArtConformance(Conformance):
 
 
 class TestPixArtSigma(PixArtConformance):
-    @pytest.fixture(scope="class")
-    def float64(self, sigma: Path) -> audit.Model:
-        return audit.load_model(sigma, dtype=torch.float64)
+    make = staticmethod(tiny_pixart)
 
 
 class TestPixArtAlpha(PixArtConformance):
-    @pytest.fixture(scope="class")
-    def float64(self, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        folder = tiny_pixart(tmp_path_factory.mktemp("alpha") / "model", PixArtAlphaPipeline, out_channels=4)
-        return audit.load_model(folder, dtype=torch.float64)
+    make = staticmethod(partial(tiny_pixart, pipeline=PixArtAlphaPipeline, out_channels=4))
 
 
 class TestPixArtAlphaWithSizes(PixArtConformance):
-    @pytest.fixture(scope="class")
-    def float64(self, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        sizes = {"sample_size": 128, "use_additional_conditions": True, "attention_head_dim": 12}
-        sizes["cross_attention_dim"] = 24
-        folder = tiny_pixart(tmp_path_factory.mktemp("alpha") / "model", PixArtAlphaPipeline, **sizes)
-        return audit.load_model(folder, dtype=torch.float64, resolution=(16, 32))
+    SIZES = {"sample_size": 128, "use_additional_conditions": True, "attention_head_dim": 12, "cross_attention_dim": 24}
+    RESOLUTION = (16, 32)
+    make = staticmethod(partial(tiny_pixart, pipeline=PixArtAlphaPipeline, **SIZES))
 
 
 def test_padding_has_no_attention_and_end_is_the_sink(sigma: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +16,27 @@ from audit.errors import AuditError, UsageError
 from audit.models.noise import initial_latent
 from tests.support.checkpoints import set_config
 from tests.support.families import Conformance
+from tests.support.paths import TOKENIZER
 from tests.support.tiny_mmdit import tiny_sd3
 
 
-def made(data: Path, directory: pytest.TempPathFactory, **settings: Any) -> audit.Model:
-    folder = tiny_sd3(directory.mktemp("sd3") / "model", data / "tiny-sd1/tokenizer", **settings)
-    return audit.load_model(folder, dtype=torch.float64)
-
-
 class TestStableDiffusion3(Conformance):
-    @pytest.fixture(scope="class")
-    def float64(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        return made(data, tmp_path_factory)
+    make = staticmethod(partial(tiny_sd3, tokenizer=TOKENIZER))
 
 
 class TestMedium(Conformance):
     """With query and key norms, and blocks that also have image self-attention, as in 3.5 medium."""
 
-    @pytest.fixture(scope="class")
-    def float64(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        return made(data, tmp_path_factory, qk_norm="rms_norm", dual_attention_layers=(0, 1))
+    make = staticmethod(partial(tiny_sd3, tokenizer=TOKENIZER, qk_norm="rms_norm", dual_attention_layers=(0, 1)))
 
 
 class TestWithoutT5(Conformance):
-    @pytest.fixture(scope="class")
-    def float64(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        return made(data, tmp_path_factory, t5=False)
+    make = staticmethod(partial(tiny_sd3, tokenizer=TOKENIZER, t5=False))
 
 
 @pytest.fixture(scope="module")
-def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_sd3(tmp_path_factory.mktemp("sd3") / "model", data / "tiny-sd1/tokenizer")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd3(tmp_path_factory.mktemp("sd3") / "model", TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +92,9 @@ def test_a_resolution_beyond_the_position_embeddings_is_refused(folder: Path, mo
     ],
 )
 def test_what_the_family_does_not_run_is_refused_before_weights_are_read(
-    data: Path, tmp_path: Path, file: str, change: dict[str, object], what: str
+    tmp_path: Path, file: str, change: dict[str, object], what: str
 ) -> None:
-    folder = tiny_sd3(tmp_path / "model", data / "tiny-sd1/tokenizer")
+    folder = tiny_sd3(tmp_path / "model", TOKENIZER)
     set_config(folder / file / ("scheduler_config.json" if file == "scheduler" else "config.json"), **change)
     for load in (audit.load_model, outline_model):
         with pytest.raises(AuditError, match=what):

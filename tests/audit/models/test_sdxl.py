@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,15 @@ from audit.errors import AuditError
 from audit.models.noise import initial_latents
 from tests.support.checkpoints import set_config
 from tests.support.families import Conformance
+from tests.support.paths import TOKENIZER
 from tests.support.tiny_xl import tiny_xl
 
 PROMPT = "a red dog"
 
 
 @pytest.fixture(scope="module")
-def xl(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_xl(tmp_path_factory.mktemp("xl") / "model", data / "tiny-sd1/tokenizer")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_xl(tmp_path_factory.mktemp("xl") / "model", TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +33,11 @@ def model(xl: Path) -> audit.Model:
 
 
 class TestStableDiffusionXL(Conformance):
-    @pytest.fixture(scope="class")
-    def float64(self, xl: Path) -> audit.Model:
-        return audit.load_model(xl, dtype=torch.float64)
+    make = staticmethod(partial(tiny_xl, tokenizer=TOKENIZER))
 
 
 class TestWithAnEncodedEmptyPrompt(Conformance):
-    @pytest.fixture(scope="class")
-    def float64(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> audit.Model:
-        folder = tmp_path_factory.mktemp("xl") / "model"
-        tiny_xl(folder, data / "tiny-sd1/tokenizer", force_zeros_for_empty_prompt=False)
-        return audit.load_model(folder, dtype=torch.float64)
+    make = staticmethod(partial(tiny_xl, tokenizer=TOKENIZER, force_zeros_for_empty_prompt=False))
 
 
 def test_the_unconditional_branch_is_zeros_so_the_empty_prompt_has_a_response(model: audit.Model) -> None:
@@ -62,8 +58,8 @@ def test_the_network_is_told_the_resolution_of_the_screen(model: audit.Model) ->
     assert sizes.tolist() == [[32, 64, 0, 0, 32, 64]]
 
 
-def test_a_variant_in_half_precision_decodes_in_float32(data: Path, tmp_path: Path) -> None:
-    folder = tiny_xl(tmp_path / "model", data / "tiny-sd1/tokenizer", variant="fp16")
+def test_a_variant_in_half_precision_decodes_in_float32(tmp_path: Path) -> None:
+    folder = tiny_xl(tmp_path / "model", TOKENIZER, variant="fp16")
     model = audit.load_model(folder, dtype=torch.float16)
     latents = initial_latents([0], model.latent_shape, model.device)
     with torch.inference_mode():
@@ -134,9 +130,9 @@ def test_delayed_guidance_halves_the_sizes_and_the_pooled_vector_too(model: audi
     ],
 )
 def test_another_architecture_is_refused_before_weights_are_read(
-    data: Path, tmp_path: Path, change: dict[str, object], what: str
+    tmp_path: Path, change: dict[str, object], what: str
 ) -> None:
-    folder = tiny_xl(tmp_path / "model", data / "tiny-sd1/tokenizer")
+    folder = tiny_xl(tmp_path / "model", TOKENIZER)
     set_config(folder / "unet/config.json", **change)
     for load in (audit.load_model, outline_model):
         with pytest.raises(AuditError, match=what):
