@@ -29,9 +29,11 @@ left join (
 where g.caption_id = $id and g.purpose in ('discover', 'fresh')
 order by g.purpose, g.seed limit $most
 """
-# The images that were copied, the best copy first. Without a copy, the one that is nearest to a threshold.
+# The images that were copied, the best copy first. Without a copy, the one that is nearest to a threshold. An image
+# that several dataset rows have is shown once.
 _IMAGES = """
-select c.image_id, c.copy_type, c.similarity, c.region_similarity, e.image, e.file, e."row", e.key
+select distinct on (c.image_id)
+       c.image_id, c.copy_type, c.similarity, c.region_similarity, e.image, e.file, e."row", e.key
 from (
     select image_id, copy_type, similarity, region_similarity from copied_images where caption_id = $id
     union all
@@ -39,7 +41,7 @@ from (
     from near_misses where caption_id = $id and image_id is not null
 ) c
 left join evidence e using (image_id)
-order by c.copy_type desc, c.similarity desc, c.image_id limit $most
+order by c.copy_type desc, c.similarity desc, c.image_id, e.file, e."row" limit $most
 """
 _MATCHES = """
 select m.purpose, m.seed, m.embedder, m.image_id, m.similarity, m.region_similarity, m.pixel_agreement, c.copy_type

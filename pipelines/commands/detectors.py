@@ -20,7 +20,7 @@ def detectors(
         typer.Option(
             metavar="MODEL",
             help="A diffusers folder, hub id or .safetensors file: marks the detectors that are uncalibrated evidence "
-            "for its family, which no planted model has tested them on.",
+            "for its family, because they were never measured on planted models of it.",
         ),
     ] = None,
     verbose: Verbose = False,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -68,6 +69,14 @@ def test_a_caption_is_shown_with_its_pictures_and_escaped(run: Path, hostile: st
         assert "<script" not in page
         assert "\u202e" not in audit_run.show(bidi)._repr_html_()
         assert "\u202e" not in repr(audit_run.show(bidi))
+
+
+def test_an_image_of_several_dataset_rows_is_shown_once(own_run: Path, hostile: str) -> None:
+    for part in sorted((own_run / "evidence").iterdir()):
+        table = pq.read_table(part)
+        pq.write_table(pa.concat_tables([table, table]), part)
+    with reports.open_run(own_run) as audit_run:
+        assert len(audit_run.show(hostile).images) == 1
 
 
 def test_training_images_are_blurred_unless_the_run_shows_them(own_run: Path, hostile: str) -> None:
