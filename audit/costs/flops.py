@@ -23,6 +23,7 @@ from audit.scoring.batching import Batch, Rows
 from audit.scoring.generation import decode, denoise
 from audit.scoring.own_forwards import BatchForwards
 from audit.scoring.screening import Forward, forwards, run_forward
+from audit.scoring.supported import check_supported
 
 Arguments = ParamSpec("Arguments")
 Cost = TypeVar("Cost")
@@ -157,15 +158,24 @@ def generation_cost(model: Model, guidance_scale: float, detectors: Sequence[str
 
     Returns:
         The FLOPs of the text encoder, of a denoising step and of the decoder, and the size of the image.
+
+    Raises:
+        AuditError: A detector reads what the model does not show.
     """
     rows, batch = _one(model)
-    followers = [detector(batch.prompt_tokens_B, 2) for detector in run_detectors(detectors)]
+    chosen = run_detectors(detectors)
+    check_supported(model, chosen)
+    followers = [detector(batch.prompt_tokens_B, 3) for detector in chosen]
     sample = torch.empty(1, *model.latent_shape, device=META)
     with torch.inference_mode():
         height, width = decode(model, sample).shape[2:]
+
+    def first(steps: int) -> int:
+        return count(lambda: denoise(rows, batch, 3, guidance_scale, followers, until=steps))
+
     return GenerationCost(
         text=count(lambda: model.encode([""])),
-        step=count(lambda: denoise(rows, batch, 2, guidance_scale, followers, until=1)),
+        step=first(2) - first(1) if model.OWN_LOOP else first(1),  # the call of a pipeline encodes its texts first
         decode=count(lambda: decode(model, sample)),
         size=(height, width),
     )

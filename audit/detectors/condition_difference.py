@@ -38,4 +38,5 @@ DETECTOR = ScreenDetector(
     cost="1 beside noise_magnitude",
     response=(0,),
     own_forwards=1,
+    mixes=True,
 )

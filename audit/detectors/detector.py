@@ -95,6 +95,7 @@ class ScreenDetector:
         response: Positions at which `eps(c) - eps(∅)` is needed.
         distance: How a calibration measures distances (`audit.calibration.distance`).
         own_forwards: Number of forwards that `measure` runs itself (`Seen.own`).
+        mixes: Whether these are given mixtures of prompt embeddings.
         measured_by: Name of the detector that measures the columns, if this one is another score of them.
     """
 
@@ -109,6 +110,7 @@ class ScreenDetector:
     response: tuple[int, ...] = ()
     distance: DistanceKind = "larger"
     own_forwards: int = 0
+    mixes: bool = False
     measured_by: str | None = None
 
 

@@ -26,6 +26,7 @@ from audit.scoring.batching import Rows
 from audit.scoring.generation import denoise, produce
 from audit.scoring.progress import CountSteps, Progress
 from audit.scoring.screening import screen
+from audit.scoring.supported import check_attention
 
 # Shapes: B rows, L layers, K text positions, T steps, P positions (all padding counts as one), N captions.
 
@@ -95,12 +96,13 @@ def explain(
 
     Raises:
         UsageError: The calibration is of a detector that follows whole runs.
-        AuditError: The calibration is of another model.
+        AuditError: The calibration is of another model, or the model does not show its attention.
     """
     detector = DEFAULT_DETECTOR if calibration is None else calibration.detector
     if detector in RUN:
         what = f"the calibration is of {detector}, which follows whole runs"
         raise UsageError(what, hint=f"Give the calibration of a screening detector, such as {DEFAULT_DETECTOR}.")
+    check_attention(model, "an explanation")
     rows = Rows(model, [caption], [seed], 1)
     batch = rows.batch(slice(0, 1))
     attended, bright = _Attended(), BrightEnding(batch.prompt_tokens_B, steps)

@@ -16,6 +16,7 @@ from audit.models.model import Model
 from audit.scoring.batching import Rows
 from audit.scoring.progress import Progress
 from audit.scoring.screening import Forward, run_forward
+from audit.scoring.supported import check_attention
 
 # Shapes: N captions, L layers, K text positions, T timesteps.
 
@@ -58,9 +59,11 @@ def layers(
 
     Raises:
         UsageError: There are no captions or no control captions.
+        AuditError: The model does not show its attention.
     """
     if not captions or not control_captions:
         raise UsageError("there is nothing to compare", hint="Give captions and control captions.")
+    check_attention(model, "a ranking of layers")
     total = len(captions) + len(control_captions)
 
     def told(done: int) -> None:

@@ -11,7 +11,10 @@ from packaging.version import Version
 from audit.errors import AuditError, UsageError
 from audit.models.files import read_json
 
-SUPPORTED = "Supported: text-to-image pipelines of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, FLUX.1 and PixArt."
+SUPPORTED = (
+    "Supported: text-to-image pipelines of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, FLUX.1 and PixArt, and others "
+    "that diffusers lists as text-to-image, by their predicted noise."
+)
 # Pipelines with the components of text-to-image; any of them runs as StableDiffusionPipeline.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 # Inputs of a UNet besides latents, time and text, by the configuration key that adds them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +37,8 @@ class Model(ABC):
         ADDITIONS: Which of `lora` and `textual_inversion` can be added to the weights.
         GUIDED: Whether guidance is classifier-free. If not, the network is given the guidance scale.
         PLANTED: Whether detectors were measured on planted models of this family (docs/evidence.md).
+        OWN_LOOP: Whether images are made by `run_pipeline`, and not from `schedule`, `null` and `predict`. Then only
+            predicted noise is seen: no attention, and no response in the steps of a run.
         scheduler_config: Every parameter of sampling.
         device: Device that the model runs on.
         dtype: Dtype that it runs in.
@@ -56,6 +58,7 @@ class Model(ABC):
     DENOISER: ClassVar[str]
     GUIDED: ClassVar[bool] = True
     PLANTED: ClassVar[bool] = False
+    OWN_LOOP: ClassVar[bool] = False
     SETTINGS: ClassVar[Mapping[str, Any]] = {}
     ADDITIONS: ClassVar[tuple[str, ...]] = ()
 
@@ -188,7 +191,33 @@ class Model(ABC):
     def pipeline(self) -> Any:
         """Make the family's diffusers pipeline; for the same noise, its latents equal those of `audit.generate`."""
 
+    def run_pipeline(
+        self,
+        caption: str,
+        noise_1CHW: Tensor,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        observe: Callable[[int, Tensor, Tensor], None],
+    ) -> None:
+        """Denoise one row by the call of the pipeline, with its own scheduler and unconditional branch (OWN_LOOP).
+
+        Args:
+            caption: The caption.
+            noise_1CHW: Initial noise.
+            seed: Seed of the noise that a scheduler may add in its steps.
+            steps: Number of denoising steps.
+            guidance_scale: Guidance scale.
+            observe: Called with the number of each step, and the latents before and after it. It may end the run by
+                raising `audit.models.own_pipeline.Ended`.
+        """
+        raise NotImplementedError
+
     # What all families share.
+
+    def check_steps(self, steps: int) -> None:
+        """Raise UsageError if a run cannot have that number of steps."""
+        self.schedule(steps)
 
     @property
     def word_tokenizer(self) -> Any:

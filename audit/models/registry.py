@@ -21,8 +21,17 @@ FAMILIES = {
 
 
 def family_named(pipeline: str | None) -> type[Model]:
-    """Return the family that runs a class of pipelines; Stable Diffusion, whose checks name what is wrong, if none."""
-    module, _, name = FAMILIES.get(pipeline or "", "sd.StableDiffusion").partition(".")
+    """Return the family that runs a class of pipelines.
+
+    Other text-to-image pipelines of diffusers are run by `Generic`, and all others by Stable Diffusion, whose checks
+    name what is wrong.
+    """
+    home = FAMILIES.get(pipeline or "", "sd.StableDiffusion")
+    if pipeline and pipeline not in FAMILIES:
+        from audit.models.pipeline_parts import is_text_to_image
+
+        home = "generic.Generic" if is_text_to_image(pipeline) else home
+    module, _, name = home.partition(".")
     family: type[Model] = getattr(import_module(f"audit.models.{module}"), name)
     return family
 

@@ -19,11 +19,13 @@ from audit.errors import UsageError
 from audit.images.png import png
 from audit.models.conditioning import joined
 from audit.models.model import Model
+from audit.models.own_pipeline import Ended
 from audit.models.schedule import guide
 from audit.scoring.batching import Batch, Rows
 from audit.scoring.memory import in_batches, waits_on
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.progress import CountSteps, Progress
+from audit.scoring.supported import check_supported
 
 # Shapes: B rows, Q image queries, K text positions; C, H and W of the latent, h and w of the image.
 
@@ -46,7 +48,8 @@ def generate(
     """Generate images of captions: one row per caption and seed, caption-major, as in `audit.schema.scored`.
 
     The sampler is DDIM with eta 0, or Euler for models trained by flow matching. Latents equal those of the family's
-    pipeline in diffusers with that scheduler and the same noise (`Model.pipeline`).
+    pipeline in diffusers with that scheduler and the same noise (`Model.pipeline`). A pipeline without a family runs by
+    its own call, one image at a time, with its own scheduler.
 
     Args:
         model: The model to run.
@@ -66,12 +69,14 @@ def generate(
     Raises:
         UsageError: The output or a detector is unknown, the number of steps is invalid, or captions, seeds or the
             batch size are.
+        AuditError: A detector reads what the model does not show.
     """
     if output not in OUTPUTS:
         raise UsageError(f"output is {output!r}", hint=f"Give one of: {', '.join(OUTPUTS)}.")
     chosen = run_detectors(detectors)
-    rows = Rows(model, captions, seeds, batch_size)
-    model.schedule(steps)  # report an invalid number of steps even if there is nothing to generate
+    check_supported(model, chosen)
+    rows = Rows(model, captions, seeds, 1 if model.OWN_LOOP else batch_size)
+    model.check_steps(steps)  # even if there is nothing to generate
 
     def run(at: slice) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         batch = rows.batch(at)
@@ -114,6 +119,9 @@ def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
 
 def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int) -> None:
     """Note where a row, whose latents are not finite from the given step on, stopped being finite."""
+    if rows.model.OWN_LOOP:
+        rows.broken_at[one.rows.start] = f"latents, step {step + 1} of {steps}"
+        return
     latents_1CHW, _ = denoise(rows, one, steps, guidance_scale, (), until=step)
     timestep = rows.model.schedule(steps).timesteps[step]
     found = first_not_finite(rows, one, latents_1CHW, timestep) or "latents"
@@ -142,6 +150,8 @@ def denoise(
         (final latents [B, C, H, W], first step after which each row's latents are not finite [B], -1 if they are).
     """
     model = rows.model
+    if model.OWN_LOOP:
+        return _by_pipeline(rows, batch, steps, guidance_scale, followers, until)
     schedule = model.schedule(steps)
     latents_BCHW = rows.noise_SCHW[batch.seed_B]
     size = len(latents_BCHW)
@@ -178,6 +188,35 @@ def denoise(
             bad_B = (broken_B < 0) & ~latents_BCHW.isfinite().flatten(1).all(1)
             broken_B = broken_B.masked_fill(bad_B, step)
     return latents_BCHW, broken_B
+
+
+def _by_pipeline(
+    rows: Rows,
+    batch: Batch,
+    steps: int,
+    guidance_scale: float,
+    followers: Sequence[Follower],
+    until: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Denoise a batch of one row by the call of its pipeline (see `denoise`). Followers see latents only."""
+    caption, seed = divmod(batch.rows.start, len(rows.seeds))
+    latents_1CHW = rows.noise_SCHW[seed : seed + 1]
+    broken_1 = torch.full((1,), -1, device=latents_1CHW.device)
+
+    def observe(step: int, before_1CHW: Tensor, after_1CHW: Tensor) -> None:
+        nonlocal latents_1CHW
+        device = latents_1CHW.device
+        latents_1CHW = after_1CHW.float().to(device)
+        update_1CHW = latents_1CHW - before_1CHW.float().to(device)
+        for follower in followers:
+            follower.observe(step, TrajectoryStep(update_BCHW=update_1CHW))
+        bad_1 = (broken_1 < 0) & ~latents_1CHW.isfinite().flatten(1).all(1)
+        broken_1.masked_fill_(bad_1, step)
+        if step + 1 == until:
+            raise Ended
+
+    rows.model.run_pipeline(rows.captions[caption], latents_1CHW, rows.seeds[seed], steps, guidance_scale, observe)
+    return latents_1CHW, broken_1
 
 
 def produce(

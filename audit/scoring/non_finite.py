@@ -35,7 +35,7 @@ def first_not_finite(rows: Rows, one: Batch, latents_1CHW: Tensor, timestep: flo
 def _first(model: Model, latents_1CHW: Tensor, timestep: float, conditioning: Conditioning) -> str | None:
     with model.probe(conditioning) as probe:
         output_1CHW = model.predict(latents_1CHW, timestep, conditioning)
-        (attn_LK,) = probe.take()
+        attn_LK = probe.take()[0] if model.layers else ()
     if not conditioning.isfinite():
         return "hidden states of the text encoder"
     checks = [(f"cross-attention layer {layer}", attn_K) for layer, attn_K in enumerate(attn_LK)]

@@ -25,6 +25,7 @@ from audit.scoring.non_finite import first_not_finite
 from audit.scoring.own_forwards import BatchForwards
 from audit.scoring.progress import Progress
 from audit.scoring.reference_model import beside
+from audit.scoring.supported import check_supported
 
 # Shapes: B rows, S seeds, L layers, K text positions, C, H and W of the latent.
 
@@ -197,8 +198,9 @@ def forwards(detectors: Sequence[ScreenDetector], model: Model, schedule: Schedu
         The forwards, in order of their timesteps' positions in the schedule.
 
     Raises:
-        AuditError: A detector needs more cross-attention layers than the model has.
+        AuditError: A detector needs more cross-attention layers than the model has, or what it does not show.
     """
+    check_supported(model, detectors)
     layers: dict[int, int] = {}
     for detector in detectors:
         for at, wanted in detector.attention.items():

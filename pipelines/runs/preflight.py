@@ -212,11 +212,15 @@ def _model(files: ModelFiles, config: Config) -> None:
         hint = "Give a diffusers folder, a .safetensors file or a hub id."
         raise AuditError("no such model", where=files.path, hint=hint)
     with no_collector():
+        from audit.detectors import run_detectors, screen_detectors
         from audit.models.files import weights_files
         from audit.models.weights import check_header
+        from audit.scoring.supported import check_supported
         from pipelines.engine.models import outline
     model = outline(files)
     model.at_resolution(config.screen.pixels())
+    if model.OWN_LOOP:
+        check_supported(model, [*screen_detectors(config.screen.detectors), *run_detectors(config.generate.detectors)])
     place = Path(files.path)
     for name, network in model.networks.items() if place.is_dir() else ():
         found = weights_files(place / name, files.variant)

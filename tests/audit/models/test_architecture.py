@@ -42,9 +42,7 @@ def test_a_unet_with_other_inputs_is_refused_by_name_before_anything_is_read(
     "kind",
     [
         "StableDiffusionInstructPix2PixPipeline",
-        "LatentConsistencyModelPipeline",
         "StableDiffusionInpaintPipeline",
-        "StableDiffusionControlNetPipeline",
         "AltDiffusionPipeline",
     ],
 )

@@ -125,6 +125,6 @@ def test_another_architecture_is_an_error_that_lists_the_supported_ones(folder: 
 
 def test_a_transformer_pipeline_is_named_in_the_error(folder: Path) -> None:
     (folder / "unet").rename(folder / "transformer")
-    set_config(folder / "model_index.json", _class_name="HunyuanDiTPipeline")
-    with pytest.raises(AuditError, match="no unet/.*HunyuanDiTPipeline"):
+    set_config(folder / "model_index.json", _class_name="DiTPipeline")
+    with pytest.raises(AuditError, match="no unet/.*DiTPipeline"):
         audit.load_model(folder)

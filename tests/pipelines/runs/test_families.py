@@ -1,10 +1,11 @@
-"""A model of each family is audited from audit.yaml to the report."""
+"""Models of each family, and of pipelines without one, are audited from audit.yaml to the report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from audit.models.registry import family_of
 from tests.support.called import crossaudit
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
+from tests.support.tiny_others import tiny_cogview4, tiny_hunyuan
 from tests.support.tiny_pixart import tiny_pixart
 from tests.support.tiny_xl import tiny_xl
 from tests.support.toy import write_config
@@ -22,6 +24,8 @@ FAMILIES = {  # with a resolution
     "flux": (tiny_flux, 16),
     "pixart": (lambda folder, _tokenizer: tiny_pixart(folder), 16),
 }
+ATTENTION = ("attention_profile", "bright_ending")
+OTHERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan}
 
 
 @pytest.mark.slow
@@ -30,19 +34,63 @@ def test_a_folder_is_planned_and_audited(name: str, make_dataset: Callable[[Path
     make_dataset(tmp_path)
     make, resolution = FAMILIES[name]
     make(tmp_path / "model", DATA / "tiny-sd1/tokenizer")
-    path = write_config(
+    _audit(
         tmp_path,
-        model={"path": "model", "resolution": resolution},
-        calibration={"captions": "control_captions.txt"},
+        resolution,
         screen={"detectors": ["caption_response", "attention_profile"]},
         generate={"seeds": [1], "steps": 2, "detectors": ["bright_ending"]},
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cogview4", pytest.param("hunyuan", marks=pytest.mark.soak)])
+def test_a_folder_without_a_family_is_planned_and_audited(
+    name: str, make_dataset: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    make_dataset(tmp_path)
+    OTHERS[name](tmp_path / "model")
+    _audit(
+        tmp_path,
+        64,
+        screen={"detectors": ["caption_response", "noise_profile"]},
+        generate={"seeds": [1], "steps": 2, "detectors": ["update_norm_profile"]},
+    )
+
+
+def test_a_detector_of_attention_is_refused_before_a_folder_without_a_family_is_audited(
+    make_dataset: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    make_dataset(tmp_path)
+    tiny_cogview4(tmp_path / "model")
+    path = _written(tmp_path, 64, screen={"detectors": ["response_and_attention"]}, generate={"seeds": [1], "steps": 2})
+    run = crossaudit("run", path)
+    assert run.returncode != 0
+    assert "attention_profile reads attention, which crossaudit does not see in a CogView4Pipeline" in run.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def _written(folder: Path, resolution: int, **stages: Any) -> Path:
+    return write_config(
+        folder,
+        model={"path": "model", "resolution": resolution},
+        calibration={"captions": "control_captions.txt"},
+        **stages,
+    )
+
+
+def _audit(folder: Path, resolution: int, **stages: Any) -> None:
+    path = _written(folder, resolution, **stages)
     plan = crossaudit("plan", path)
     assert plan.returncode == 0, plan.stderr
     run = crossaudit("run", path)
     assert run.returncode == 0, run.stderr
-    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    manifest = json.loads((folder / "run/manifest.json").read_text())
     assert manifest["finished"]
-    uncalibrated = [] if family_of(tmp_path / "model").PLANTED else ["attention_profile", "bright_ending"]
+    measured = family_of(folder / "model").PLANTED
+    uncalibrated = [] if measured else [name for name in ATTENTION if name in _detectors(stages)]
     assert manifest["checkpoints"]["model"]["uncalibrated"] == uncalibrated
-    assert ("uncalibrated evidence" in (tmp_path / "run/report.html").read_text()) is bool(uncalibrated)
+    assert ("uncalibrated evidence" in (folder / "run/report.html").read_text()) is bool(uncalibrated)
+
+
+def _detectors(stages: dict[str, Any]) -> list[str]:
+    return stages["screen"]["detectors"] + stages["generate"]["detectors"]
