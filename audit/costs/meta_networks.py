@@ -17,9 +17,8 @@ from audit.models.loading import assembled, no_progress_bars
 from audit.models.model import Model
 from audit.models.networks import empty_networks, folder_configs, folder_tokenizers
 from audit.models.prediction_type import published_size
-from audit.models.registry import family_named, family_of
-from audit.models.single_file import read_header, single_file_configs
-from audit.models.vocabulary import clip_tokenizer
+from audit.models.registry import family_of
+from audit.models.single_file import read_header, single_file_configs, single_file_layout
 
 # Shapes: B images, C channels, H and W pixels, E embedding width.
 
@@ -63,13 +62,11 @@ def outline_model(
     """
     place = Path(path)
     if place.is_file():
-        family, header = family_named("StableDiffusionPipeline"), read_header(place)
-        configs = single_file_configs(header, place, None if config is None else Path(config))
+        header = read_header(place)
+        family = single_file_layout(header, place).family
+        configs, tokenizers = single_file_configs(header, place, None if config is None else Path(config))
         if config is None:
-            tokenizers = {"tokenizer": clip_tokenizer(configs["pad_token"])}
             configs["unet"]["sample_size"] = published_size(configs["unet"], prediction_type)
-        else:
-            tokenizers = folder_tokenizers(family, Path(config))
     else:
         folder = place if place.is_dir() else from_hub(path, weights=False)
         family = family_of(folder)
@@ -79,7 +76,7 @@ def outline_model(
     family.check(parts, str(path))
     return assembled(
         family,
-        parts | {"scheduler_config": configs["scheduler"], "settings": configs.get("settings", {})},
+        parts | {"scheduler_config": configs["scheduler"], "settings": configs["settings"]},
         {},
         META,
         torch.float32,

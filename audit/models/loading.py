@@ -19,8 +19,8 @@ from audit.models.lora import add_lora, lora_files
 from audit.models.model import Model
 from audit.models.networks import load_folder, loaded_sha256
 from audit.models.prediction_type import check_prediction, decide, published_size
-from audit.models.registry import family_named, family_of
-from audit.models.single_file import load_single_file
+from audit.models.registry import family_of
+from audit.models.single_file import load_single_file, read_header, single_file_layout
 from audit.models.textual_inversion import TextualInversion, add_textual_inversion
 
 
@@ -42,8 +42,8 @@ def load_model(
         path: The folder, file or hub id. A hub id needs no network if the model is in the cache.
         device: Device to run on.
         dtype: Dtype to load the weights in and to run in, whatever the dtype of the files.
-        config: For a single file whose architecture is not that of SD 1.x or 2.x: a diffusers folder with the
-            configurations and the tokenizer.
+        config: For a single file whose architecture is not that of SD 1.x, 2.x or XL: a diffusers folder with the
+            configurations and the tokenizers.
         lora: LoRA weights to add to the model's, at full strength: a .safetensors file, or a folder written by PEFT.
         resolution: Resolution of the images in pixels, one number or (height, width); by default that of the UNet's
             `sample_size`.
@@ -66,13 +66,15 @@ def load_model(
     if prediction_type is not None:
         check_prediction(prediction_type)
     facts: dict[str, str] = {}
+    additions = {"lora": lora, "textual_inversion": textual_inversion}
     with no_progress_bars():
         if place.is_file():
-            family = family_named("StableDiffusionPipeline")
+            family = single_file_layout(read_header(place), place).family
+            _check_additions(family, additions, where)
             folder = None if config is None else Path(config)
             parts, hashes, marked = load_single_file(place, dtype, folder)
-            _place(family, parts, device)
-            parts["scheduler_config"], how = decide(parts, marked, folder is not None, prediction_type, where)
+            model = assembled(family, parts, hashes, device, dtype, resolution, where=where)
+            parts["scheduler_config"], how = decide(model, marked, folder is not None, prediction_type, where)
             facts["prediction_type"] = f"{parts['scheduler_config']['prediction_type']} ({how})"
             if parts["scheduler_config"].get("rescale_betas_zero_snr"):
                 facts["zero terminal SNR"] = "yes"
@@ -84,7 +86,7 @@ def load_model(
                 raise UsageError("config is for a single file", where=where, hint="Leave config (model.config) out.")
             folder = place if place.is_dir() else from_hub(path, variant=variant)
             family = family_of(folder)
-            _check_additions(family, {"lora": lora, "textual_inversion": textual_inversion}, where)
+            _check_additions(family, additions, where)
             parts, hashes = load_folder(family, folder, dtype, variant)
             if prediction_type is not None:
                 if "prediction_type" not in parts["scheduler_config"]:

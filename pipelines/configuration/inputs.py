@@ -63,8 +63,8 @@ class ModelFiles(Section):
     """The files of a model, and how to read them."""
 
     path: str = Field(
-        description="A diffusers folder with safetensors weights, a single .safetensors file of Stable Diffusion 1.x "
-        "or 2.x in the original layout (a path or a URI), or a hub id."
+        description="A diffusers folder with safetensors weights, a single .safetensors file of Stable Diffusion 1.x, "
+        "2.x or XL in the original layout (a path or a URI), or a hub id."
     )
     resolution: Resolution | None = Field(
         default=None,
@@ -81,7 +81,7 @@ class ModelFiles(Section):
     config: str | None = Field(
         default=None,
         description="For a single file of another architecture: a diffusers folder with its configuration files and "
-        "tokenizer.",
+        "tokenizers.",
     )
     textual_inversion: Annotated[
         list[Inversion], BeforeValidator(_listed, json_schema_input_type=list[Inversion | str] | Inversion | str)

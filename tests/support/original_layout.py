@@ -5,8 +5,10 @@ The rules for names are written independently of those in `audit`.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,22 +16,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def original_name(name: str) -> str:
-    """Return the name of a UNet tensor in an original Stable Diffusion checkpoint (four blocks of two layers)."""
+def original_name(name: str, layers: int = 2, plain: Collection[int] = (0,)) -> str:
+    """Return the name of a UNet tensor in an original Stable Diffusion checkpoint.
+
+    Args:
+        name: The name in diffusers.
+        layers: Layers per block.
+        plain: The up blocks without attention.
+    """
+    size = layers + 1
     rules = [
         (r"time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
         (r"conv_in", lambda m: "input_blocks.0.0"),
         (r"conv_norm_out", lambda m: "out.0"),
         (r"conv_out", lambda m: "out.2"),
-        (r"down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.0"),
-        (r"down_blocks\.(\d)\.attentions\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.1"),
-        (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
+        (r"add_embedding\.linear_(\d)", lambda m: f"label_emb.0.{2 * int(m[1]) - 2}"),
+        (r"down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"input_blocks.{size * int(m[1]) + int(m[2]) + 1}.0"),
+        (r"down_blocks\.(\d)\.attentions\.(\d)", lambda m: f"input_blocks.{size * int(m[1]) + int(m[2]) + 1}.1"),
+        (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{size * int(m[1]) + size}.0.op"),
         (r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
         (r"mid_block\.attentions\.0", lambda m: "middle_block.1"),
-        (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0"),
-        (r"up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1"),
-        (r"up_blocks\.0\.upsamplers\.0", lambda m: "output_blocks.2.1"),
-        (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.2"),
+        (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{size * int(m[1]) + int(m[2])}.0"),
+        (r"up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{size * int(m[1]) + int(m[2])}.1"),
+        (
+            r"up_blocks\.(\d)\.upsamplers\.0",
+            lambda m: f"output_blocks.{size * int(m[1]) + layers}.{1 if int(m[1]) in plain else 2}",
+        ),
     ]
     for pattern, replacement in rules:
         if re.match(pattern, name):
@@ -66,7 +78,7 @@ def original_vae_name(name: str) -> str:
     return f"first_stage_model.{name}"
 
 
-def original_open_clip_name(name: str) -> str:
+def original_open_clip_name(name: str, prefix: str = "cond_stage_model") -> str:
     """Return the name of a text encoder tensor in an original Stable Diffusion 2 checkpoint."""
     for new, old in (
         ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
@@ -77,33 +89,42 @@ def original_open_clip_name(name: str) -> str:
         ("mlp.fc1", "mlp.c_fc"),
         ("mlp.fc2", "mlp.c_proj"),
         ("self_attn", "attn"),
+        ("text_projection.weight", "text_projection"),
     ):
         name = name.replace(new, old)
-    return f"cond_stage_model.model.{name}"
+    return f"{prefix}.model.{name}"
 
 
-def original_open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
+def original_open_clip(text: dict[str, Tensor], prefix: str = "cond_stage_model") -> dict[str, Tensor]:
     """Convert a text encoder to the layout of open_clip, which has queries, keys and values in one tensor."""
     found = {}
     for name, tensor in text.items():
         if ".q_proj." in name:
             joined = torch.cat([tensor, *(text[name.replace("q_proj", f"{each}_proj")] for each in "kv")])
             kind = name.rpartition(".")[2]
-            found[original_open_clip_name(name).replace(f"q_proj.{kind}", f"in_proj_{kind}")] = joined
+            found[original_open_clip_name(name, prefix).replace(f"q_proj.{kind}", f"in_proj_{kind}")] = joined
         elif ".k_proj." not in name and ".v_proj." not in name:
-            found[original_open_clip_name(name)] = tensor
+            turned = tensor.T.contiguous() if name == "text_projection.weight" else tensor
+            found[original_open_clip_name(name, prefix)] = turned
     return found
 
 
 def original_tensors(source: Path, open_clip: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a diffusers folder under their names in a single file of the original layout."""
     unet = load_file(source / "unet/diffusion_pytorch_model.safetensors")
+    config = json.loads((source / "unet/config.json").read_text())
+    plain = [number for number, kind in enumerate(config["up_block_types"]) if kind == "UpBlock2D"]
     vae = load_file(source / "vae/diffusion_pytorch_model.safetensors")
     text = load_file(source / "text_encoder/model.safetensors")
-    tensors = {original_name(name): tensor for name, tensor in unet.items()}
+    tensors = {original_name(name, config["layers_per_block"], plain): tensor for name, tensor in unet.items()}
     for name, tensor in vae.items():
         linear = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
         tensors[original_vae_name(name)] = tensor[:, :, None, None].contiguous() if linear else tensor
+    if (source / "text_encoder_2").is_dir():
+        second = load_file(source / "text_encoder_2/model.safetensors")
+        text = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
+        first = {f"conditioner.embedders.0.transformer.text_model.{name}": each for name, each in text.items()}
+        return tensors | first | original_open_clip(second, "conditioner.embedders.1")
     if open_clip:
         return tensors | original_open_clip(text)
     return tensors | {f"cond_stage_model.transformer.{name}": tensor for name, tensor in text.items()}
@@ -115,7 +136,7 @@ def single_file(source: Path, folder: Path, open_clip: bool = False, **more: Ten
     Args:
         source: The diffusers folder.
         folder: Where to write.
-        open_clip: Whether to write the text encoder in the layout of open_clip.
+        open_clip: Whether to write the text encoder in the layout of open_clip, as in SD 2.x.
         **more: Further tensors of the single file.
 
     Returns:

@@ -14,19 +14,21 @@ from tests.support.tiny_mmdit import tiny_vae
 TINY = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
-def tiny_xl(folder: Path, tokenizer: Path, variant: str | None = None, **settings: bool) -> Path:
+def tiny_xl(folder: Path, tokenizer: Path, variant: str | None = None, layers: int = 3, **settings: bool) -> Path:
     """Save the folder and return it.
 
     Args:
         folder: Where to save it.
         tokenizer: Folder of the tokenizer to use for both text encoders.
         variant: Variant of the weights; "fp16" saves them in float16.
+        layers: Number of layers of the second text encoder; from its tenth layer, a single file of XL is recognized.
         settings: Entries of `model_index.json`.
     """
     torch.manual_seed(0)
     words = CLIPTokenizer.from_pretrained(tokenizer)
     ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id}
     config = CLIPTextConfig(vocab_size=len(words), projection_dim=32, hidden_act="gelu", **TINY, **ends)
+    second = CLIPTextConfig.from_dict(config.to_dict() | {"num_hidden_layers": layers})
     unet = UNet2DConditionModel(
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -49,7 +51,7 @@ def tiny_xl(folder: Path, tokenizer: Path, variant: str | None = None, **setting
     pipeline = StableDiffusionXLPipeline(
         vae=tiny_vae(sample_size=32),
         text_encoder=CLIPTextModel(config),
-        text_encoder_2=CLIPTextModelWithProjection(config),
+        text_encoder_2=CLIPTextModelWithProjection(second),
         tokenizer=words,
         tokenizer_2=words,
         unet=unet,

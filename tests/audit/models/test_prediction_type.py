@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,48 +23,50 @@ class Mixture(nn.Module):
 
     def __init__(self, noise: float) -> None:
         super().__init__()
-        self.noise, self.config = noise, SimpleNamespace(in_channels=4)
-        self.dtype, self.device = torch.float32, torch.device("cpu")
+        self.noise = noise
 
     def forward(self, latents_1CHW: Tensor, timestep: int, encoder_hidden_states: Tensor) -> Any:
         other_1CHW = torch.randn(latents_1CHW.shape, generator=torch.Generator().manual_seed(7))
         return SimpleNamespace(sample=self.noise * latents_1CHW + (1 - self.noise) * other_1CHW)
 
 
-@pytest.fixture
-def parts(sd1: audit.Model) -> dict[str, Any]:
-    return {"tokenizer": sd1.tokenizer, "text_encoder": sd1.text_encoder, "scheduler_config": BASE}
+def mixing(sd1: audit.Model, noise: float) -> audit.Model:
+    return replace(sd1, unet=Mixture(noise), scheduler_config=BASE)
 
 
 @pytest.mark.parametrize(("noise", "found"), [(0.95, "epsilon"), (0.02, "v_prediction")])
-def test_it_is_measured_where_nothing_says_it(parts: dict[str, Any], noise: float, found: str) -> None:
-    config, how = decide(parts | {"unet": Mixture(noise)}, {}, False, None, "here")
+def test_it_is_measured_where_nothing_says_it(sd1: audit.Model, noise: float, found: str) -> None:
+    config, how = decide(mixing(sd1, noise), {}, False, None, "here")
     assert config["prediction_type"] == found
     assert how.startswith("measured: cosine of output and noise")
 
 
-def test_what_cannot_be_told_is_refused_with_the_key_that_says_it(parts: dict[str, Any]) -> None:
+def test_what_cannot_be_told_is_refused_with_the_key_that_says_it(sd1: audit.Model) -> None:
     with pytest.raises(AuditError, match="cannot tell whether.*(?s:.)*model.prediction_type"):
-        decide(parts | {"unet": Mixture(0.4)}, {}, False, None, "here")
-    assert decide(parts | {"unet": Mixture(0.4)}, {}, False, "epsilon", "here")[1] == "as given"
+        decide(mixing(sd1, 0.4), {}, False, None, "here")
+    assert decide(mixing(sd1, 0.4), {}, False, "epsilon", "here")[1] == "as given"
 
 
-def test_markers_of_fine_tunes_say_velocity_and_zero_terminal_snr(parts: dict[str, Any]) -> None:
-    config, how = decide(parts | {"unet": Mixture(0.95)}, {"v_pred": True, "ztsnr": True}, False, None, "here")
+def test_markers_of_fine_tunes_say_velocity_and_zero_terminal_snr(sd1: audit.Model) -> None:
+    config, how = decide(mixing(sd1, 0.95), {"v_pred": True, "ztsnr": True}, False, None, "here")
     assert config["prediction_type"] == "v_prediction"
     assert config["rescale_betas_zero_snr"] is True
     assert config["timestep_spacing"] == "trailing"
     assert how == "the file's tensor v_pred"
 
 
+def test_a_configuration_that_contradicts_a_marker_is_refused(sd1: audit.Model) -> None:
+    with pytest.raises(AuditError, match="marked as trained with zero terminal SNR.*(?s:.)*rescale_betas_zero_snr"):
+        decide(mixing(sd1, 0.95), {"ztsnr": True}, True, None, "here")
+
+
 def test_a_trained_model_of_velocity_is_measured_as_one() -> None:
     model = audit.load_model(bundle() / "model")
-    parts = {name: getattr(model, name) for name in ("unet", "text_encoder", "tokenizer", "scheduler_config")}
     assert model.scheduler_config["prediction_type"] == "v_prediction"
-    assert abs(noise_cosine(parts)) < 0.3
+    assert abs(noise_cosine(model)) < 0.3
 
 
-def test_the_published_sizes_are_768_pixels_for_velocity_of_sd2_and_512_for_all_others() -> None:
+def test_the_published_sizes_are_768_pixels_for_velocity_of_sd2_and_their_own_for_all_others() -> None:
     one, two = ({"cross_attention_dim": width, "sample_size": 64} for width in (768, 1024))
     assert [published_size(one, each) for each in ("epsilon", "v_prediction", None)] == [64, 64, 64]
     assert [published_size(two, each) for each in ("epsilon", "v_prediction", None)] == [64, 96, 96]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,18 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import audit
 from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError, UsageError
 from audit.models.networks import empty_networks
-from audit.models.sd import StableDiffusion
+from audit.models.noise import initial_latents
+from audit.models.prediction_type import decide, noise_cosine, published_size
 from audit.models.single_file import read_header, single_file_configs
-from tests.support.checkpoints import same
-from tests.support.original_layout import original_name, original_open_clip_name, original_vae_name, single_file
+from tests.support.checkpoints import same, set_config
+from tests.support.original_layout import original_name, original_open_clip, original_vae_name, single_file
+from tests.support.tiny_xl import tiny_xl
 
 EMPTY = torch.zeros(0)
 
@@ -33,6 +36,56 @@ def test_it_is_the_model_of_the_folder(sd1: audit.Model, data: Path, tmp_path: P
     captions = ["a dog", "a serene beach at sunrise"]
     ours, theirs = (audit.generate(loaded, captions, steps=3, output="latents") for loaded in (model, sd1))
     np.testing.assert_array_equal(ours["latents"].to_pylist(), theirs["latents"].to_pylist())
+
+
+@pytest.fixture(scope="module")
+def xl(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_xl(tmp_path_factory.mktemp("xl") / "model", data / "tiny-sd1/tokenizer", layers=10)
+
+
+def test_a_file_of_xl_is_the_model_of_the_folder(xl: Path, tmp_path: Path) -> None:
+    file, config = single_file(xl, tmp_path)
+    model, folder = audit.load_model(file, config=config), audit.load_model(xl)
+    assert type(model) is type(folder)
+    for name, network in model.networks.items():
+        own, expected = network.state_dict(), folder.networks[name].state_dict()
+        assert own.keys() == expected.keys()
+        assert all(torch.equal(own[key], expected[key]) for key in own)
+    ours, theirs = (audit.generate(each, ["a dog", "a beach"], steps=3, output="latents") for each in (model, folder))
+    np.testing.assert_array_equal(ours["latents"].to_pylist(), theirs["latents"].to_pylist())
+    assert model.settings == folder.settings == outline_model(file, config=config).settings
+
+
+def test_a_marked_file_of_xl_predicts_velocity_with_zero_terminal_snr(xl: Path, tmp_path: Path) -> None:
+    file, config = single_file(xl, tmp_path, v_pred=EMPTY, ztsnr=EMPTY)
+    with pytest.raises(AuditError, match="marked as v-prediction"):
+        audit.load_model(file, config=config)
+    with pytest.raises(AuditError, match="marked as trained with zero terminal SNR"):
+        audit.load_model(file, config=config, prediction_type="v_prediction")
+    velocity = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    set_config(config / "scheduler/scheduler_config.json", **velocity)
+    model = audit.load_model(file, config=config)
+    assert model.facts["prediction_type"] == "v_prediction (scheduler configuration)"
+    assert model.facts["zero terminal SNR"] == "yes"
+    assert decide(audit.load_model(xl), {"v_pred": True, "ztsnr": True}, False, None, "here")[0] == (
+        model.scheduler_config
+    )
+
+
+def test_what_a_network_of_xl_predicts_is_measured_with_its_sizes_and_pooled_text(xl: Path) -> None:
+    model = audit.load_model(xl)
+    noise = initial_latents([0], (4, 32, 32), model.device)
+    told = audit.load_model(xl, resolution=64).encode([""])
+    with torch.inference_mode():
+        output = model.predict(noise, 999, told)
+    expected = torch.nn.functional.cosine_similarity(output.flatten(), noise.flatten(), dim=0)
+    assert noise_cosine(model) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_textual_inversion_cannot_be_added_to_xl(xl: Path, tmp_path: Path) -> None:
+    file, config = single_file(xl, tmp_path)
+    with pytest.raises(AuditError, match="StableDiffusionXL models are not supported with textual_inversion"):
+        audit.load_model(file, config=config, textual_inversion=["some.safetensors"])
 
 
 def test_what_is_no_part_of_the_model_is_left_out_and_anything_else_refused(data: Path, tmp_path: Path) -> None:
@@ -96,7 +149,7 @@ def test_another_file_is_told_what_it_is(tmp_path: Path, tensors: dict[str, tupl
 @pytest.mark.parametrize(
     ("key", "shape", "family"),
     [
-        ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", (1,), "xl_base"),
+        ("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias", (1,), "xl_refiner"),
         ("model.diffusion_model.input_blocks.0.0.weight", (1, 9), "inpainting"),
         ("model.diffusion_model.input_blocks.0.0.weight", (1, 8), "instruct-pix2pix"),
     ],
@@ -138,12 +191,23 @@ def test_config_is_for_single_files(data: Path) -> None:
 
 
 # The shapes of the published checkpoints, as diffusers makes them of the published configurations.
-def published(version: int) -> dict[str, Tensor]:
-    """The tensors of a full-size SD 1.5 or SD 2.1 in the original layout, on the meta device."""
+def published(kind: str) -> dict[str, Tensor]:
+    """The tensors of a full-size SD 1.5, SD 2.1 or SD XL in the original layout, on the meta device."""
     blocks = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
-    more = {"cross_attention_dim": 768, "attention_head_dim": 8}
-    if version == 2:
+    more: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
+    plain = [0]
+    if kind == "v2":
         more = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+    if kind == "xl_base":
+        blocks = ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2, ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"]
+        more = {"cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "use_linear_projection": True}
+        more |= {"block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10)}
+        more |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
+        more |= {"projection_class_embeddings_input_dim": 2816}
+        plain = [2]
+    clip_l = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
+    clip_h = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24)
+    clip_g = dict(hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32)
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, down_block_types=blocks[0], up_block_types=blocks[1], **more)
         vae = AutoencoderKL(
@@ -153,25 +217,20 @@ def published(version: int) -> dict[str, Tensor]:
             layers_per_block=2,
             latent_channels=4,
         )
-        layers = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
-        if version == 2:
-            layers = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24)
-        text = CLIPTextModel(CLIPTextConfig(**layers)).state_dict()
-    tensors = {original_name(name): tensor for name, tensor in unet.state_dict().items()}
+        text = CLIPTextModel(CLIPTextConfig(**(clip_h if kind == "v2" else clip_l))).state_dict()
+        second = CLIPTextModelWithProjection(CLIPTextConfig(**clip_g, projection_dim=1280)).state_dict()
+    text = {f"text_model.{name}": tensor for name, tensor in text.items()}
+    tensors = {original_name(name, plain=plain): tensor for name, tensor in unet.state_dict().items()}
     for name, tensor in vae.state_dict().items():
         linear = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
         tensors[vae_name(name)] = tensor[:, :, None, None] if linear else tensor
-    if version == 1:
-        return tensors | {f"cond_stage_model.transformer.text_model.{name}": tensor for name, tensor in text.items()}
-    for name, tensor in text.items():
-        if ".q_proj." in name:
-            kind = name.rpartition(".")[2]
-            joined = original_open_clip_name(f"text_model.{name}").replace(f"q_proj.{kind}", f"in_proj_{kind}")
-            tensors[joined] = torch.cat([tensor] * 3)
-        elif ".k_proj." not in name and ".v_proj." not in name:
-            tensors[original_open_clip_name(f"text_model.{name}")] = tensor
-    tensors["cond_stage_model.model.text_projection"] = torch.empty(1024, 1024, device="meta")
-    return tensors
+    if kind == "v1":
+        return tensors | {f"cond_stage_model.transformer.{name}": tensor for name, tensor in text.items()}
+    if kind == "v2":
+        projection = {"cond_stage_model.model.text_projection": torch.empty(1024, 1024, device="meta")}
+        return tensors | original_open_clip(text) | projection
+    first = {f"conditioner.embedders.0.transformer.{name}": tensor for name, tensor in text.items()}
+    return tensors | first | original_open_clip(second, "conditioner.embedders.1")
 
 
 def vae_name(name: str) -> str:
@@ -185,26 +244,39 @@ def vae_name(name: str) -> str:
     return original_vae_name(name)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_our_configurations_are_those_of_the_published_checkpoints(version: int, tmp_path: Path) -> None:
-    from audit.models.single_file import TEXT, UNET, VAE, _converted
+@pytest.mark.parametrize(
+    ("kind", "counts"),  # parameters of the published networks
+    [
+        ("v1", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
+        ("v2", {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}),
+        (
+            "xl_base",
+            {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
+        ),
+    ],
+)
+def test_our_configurations_are_those_of_the_published_checkpoints(
+    kind: str, counts: dict[str, int], tmp_path: Path
+) -> None:
+    from audit.models.single_file import LAYOUTS, converted
 
-    tensors = published(version)
-    configs = single_file_configs(tensors, tmp_path / "one.safetensors", None)
-    networks = empty_networks(StableDiffusion, configs, "here")
-    for name, prefix in (("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)):
+    tensors = published(kind)
+    configs, tokenizers = single_file_configs(tensors, tmp_path / "one.safetensors", None)
+    assert tokenizers.keys() == LAYOUTS[kind].family.TOKENIZERS.keys()
+    networks = empty_networks(LAYOUTS[kind].family, configs, "here")
+    for name, prefix in LAYOUTS[kind].prefixes.items():
         own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         own = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in own.items()}
-        expected = {key: tensor.shape for key, tensor in networks[name].state_dict().items()}
-        found = _converted(name, own, networks[name], configs[name], "here")
+        found = converted(name, own, prefix, networks[name], configs[name], "here")
+        expected = {key.removeprefix("text_model."): each.shape for key, each in networks[name].state_dict().items()}
         assert {key.removeprefix("text_model."): tensor.shape for key, tensor in found.items()} == expected
-    parameters = sum(tensor.numel() for tensor in networks["unet"].state_dict().values())
-    assert parameters == {1: 859_520_964, 2: 865_910_724}[version]  # of the published UNets
+    assert published_size(configs["unet"], "epsilon") == {"v1": 64, "v2": 64, "xl_base": 128}[kind]
+    assert {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()} == counts
 
 
 def test_the_plan_of_a_single_file_reads_its_header_alone(tmp_path: Path) -> None:
     file = tmp_path / "one.safetensors"
-    sparse(file, published(2))
+    sparse(file, published("v2"))
     assert sum(tensor.numel() for tensor in read_header(file).values()) > 10**9
     assert outline_model(file).resolution == (768, 768)
     assert outline_model(file, prediction_type="epsilon").resolution == (512, 512)
