@@ -43,5 +43,6 @@ def files_not_read(folder: Path, read: Iterable[Path]) -> list[str]:
 
 
 def _index_of(shard: str) -> str:
-    """Return the name of the index of a shard such as `model-00001-of-00002.safetensors`."""
-    return f"{Path(shard).name.partition('-')[0]}{Path(shard).suffix}.index.json"
+    """Return the name of the index of a shard such as `model-1-of-2.safetensors` or `model.fp16-1-of-2.safetensors`."""
+    name, _, variant = Path(shard).name.partition("-")[0].partition(".")
+    return f"{name}{Path(shard).suffix}.index{f'.{variant}' if variant else ''}.json"

@@ -108,7 +108,7 @@ def plain_names(
 
     Args:
         tensors: Tensors by their names in the file.
-        component: `unet`, `vae` or `text_encoder`; only `text_encoder` is renamed.
+        component: `unet`, `vae`, `text_encoder` and so on; only text encoders are renamed.
         where: The file or folder, for errors.
         known: Names that stay as they are.
 
@@ -126,7 +126,7 @@ def plain_names(
             "pipeline.save_pretrained(folder); of a PEFT model, merge_and_unload() first."
         )
         raise AuditError(what, where=where, hint=hint)
-    if component != "text_encoder":
+    if not component.startswith("text_encoder"):
         return dict(tensors)
     kept = {key: tensor for key, tensor in tensors.items() if key in known or not _NOT_TEXT.search(key)}
     return {key if key in known else key.removeprefix("text_model."): tensor for key, tensor in kept.items()}

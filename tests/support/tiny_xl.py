@@ -14,13 +14,21 @@ from tests.support.tiny_mmdit import tiny_vae
 TINY = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
-def tiny_xl(folder: Path, tokenizer: Path, variant: str | None = None, layers: int = 3, **settings: bool) -> Path:
+def tiny_xl(
+    folder: Path,
+    tokenizer: Path,
+    variant: str | None = None,
+    max_shard_size: str = "10GB",
+    layers: int = 3,
+    **settings: bool,
+) -> Path:
     """Save the folder and return it.
 
     Args:
         folder: Where to save it.
         tokenizer: Folder of the tokenizer to use for both text encoders.
         variant: Variant of the weights; "fp16" saves them in float16.
+        max_shard_size: Size of the files of weights.
         layers: Number of layers of the second text encoder; from its tenth layer, a single file of XL is recognized.
         settings: Entries of `model_index.json`.
     """
@@ -58,7 +66,8 @@ def tiny_xl(folder: Path, tokenizer: Path, variant: str | None = None, layers: i
         scheduler=scheduler,
         **settings,
     )
-    pipeline.to(torch.float16 if variant == "fp16" else torch.float32).save_pretrained(folder, variant=variant)
+    pipeline.to(torch.float16 if variant == "fp16" else torch.float32)
+    pipeline.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
     for name in ("tokenizer", "tokenizer_2"):  # as they are, whatever the version of transformers writes
         shutil.copytree(tokenizer, folder / name, dirs_exist_ok=True)
     return folder

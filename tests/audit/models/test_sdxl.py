@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
 
 import audit
 from audit.costs.flops import screen_cost
@@ -66,6 +67,20 @@ def test_a_variant_in_half_precision_decodes_in_float32(tmp_path: Path) -> None:
         half, full = model.decode(latents), audit.load_model(folder).decode(latents)
     assert torch.equal(half, full)
     assert model.vae.dtype == torch.float16
+
+
+def test_a_folder_of_fp16_shards_is_the_pipelines_model_and_is_read_whole(data: Path, tmp_path: Path) -> None:
+    folder = tiny_xl(tmp_path / "model", data / "tiny-sd1/tokenizer", variant="fp16", max_shard_size="100KB")
+    assert len(list((folder / "unet").glob("*.fp16-*.safetensors"))) > 1
+    file = min((folder / "text_encoder_2").glob("*.safetensors"))  # older versions of transformers saved this buffer
+    save_file(load_file(file) | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, file)
+    model = audit.load_model(folder)
+    assert model.about["files_not_read"] == []
+    theirs = StableDiffusionXLPipeline.from_pretrained(folder, variant="fp16")
+    for name, network in model.networks.items():
+        expected = getattr(theirs, name).state_dict()
+        assert all(torch.equal(tensor, expected[key].float()) for key, tensor in network.state_dict().items()), name
+    assert audit.screen(model, [PROMPT])["status"].to_pylist() == ["ok"]
 
 
 def test_the_plan_counts_both_text_encoders(xl: Path, model: audit.Model) -> None:

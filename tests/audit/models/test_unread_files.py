@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 import audit
 from audit.models.unread_files import files_not_read
 
@@ -36,10 +38,17 @@ def test_what_is_not_read_is_listed_and_a_folder_of_it_is_one_entry(data: Path, 
     ]
 
 
-def test_the_index_of_weights_in_several_files_counts_as_read(tmp_path: Path) -> None:
-    shards = [tmp_path / "unet" / f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+@pytest.mark.parametrize(
+    ("shard", "index"),
+    [
+        ("diffusion_pytorch_model-0000{}-of-00002.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
+        ("model.fp16-0000{}-of-00002.safetensors", "model.safetensors.index.fp16.json"),
+    ],
+)
+def test_the_index_of_weights_in_several_files_counts_as_read(shard: str, index: str, tmp_path: Path) -> None:
+    shards = [tmp_path / "unet" / shard.format(number) for number in (1, 2)]
     (tmp_path / "unet").mkdir()
-    for file in (*shards, tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"):
+    for file in (*shards, tmp_path / "unet" / index):
         file.write_bytes(b"")
     assert files_not_read(tmp_path, shards) == []
     assert len(files_not_read(tmp_path, shards[:1])) == 1
