@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +13,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from audit.errors import AuditError
+from audit.models.lora_names import Layer, named_layers, plain
 
 # Shapes: R rank, I inputs and O outputs of a layer (for a convolution, inputs times kernel size).
 
-SUPPORTED = "Supported: plain LoRA of UNet and text encoder, as diffusers, peft or kohya write it, in .safetensors."
+SUPPORTED = (
+    "Supported: plain LoRA of denoiser and text encoders, as diffusers, peft or kohya write it, in .safetensors."
+)
 # Files written by PEFT's save_pretrained: the weights, and the configuration that their scale depends on.
 PEFT_WEIGHTS, PEFT_CONFIG, PEFT_PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
 # Names of `down` and `up` in peft, in diffusers, in its older processors and in kohya.
@@ -34,13 +37,8 @@ def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
     Raises:
         AuditError: The file is of another kind, or its weights are not LoRA, match no layer, or are not finite.
     """
-    tensors, metadata = _read(lora_files(path)[0])
-    layers = {
-        _plain(f"{component}.{name}"): layer
-        for component, module in components.items()
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    }
+    layers = named_layers(components)
+    tensors, metadata = _read(lora_files(path)[0], components)
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         name, role = _role(_of_component(key, components, layers))
@@ -49,20 +47,32 @@ def add_lora(path: str | Path, components: Mapping[str, nn.Module]) -> None:
         if name not in layers or role in found[name]:
             raise AuditError(f"{key} belongs to no layer of this model", where=str(path), hint=SUPPORTED)
         found[name][role] = tensor
+    changed: set[nn.Module] = set()
     for name, parts in found.items():
-        component = max((each for each in components if name.startswith(f"{each}_")), key=len)
+        component, own = layers[name]
+        if not changed.isdisjoint(own):
+            what = f"it adds to the layer {name} under another name too"
+            raise AuditError(what, where=str(path), hint="Remove the weights that repeat others from the file.")
+        changed.update(own)
+        alpha = float(parts["alpha"]) if "alpha" in parts else metadata.get(f"{component}.lora_alpha")
         try:
-            _add(layers[name], parts["down"], parts["up"], _alpha(parts, metadata, component))
-        except (KeyError, RuntimeError) as error:
+            _add(own, parts["down"], parts["up"], alpha)
+        except (KeyError, IndexError, RuntimeError) as error:
             what = f"its weights do not fit the layer {name}: {error}"
             raise AuditError(what, where=str(path), hint=SUPPORTED) from error
 
 
 @torch.no_grad()
-def _add(layer: nn.Linear | nn.Conv2d, down: Tensor, up: Tensor, alpha: float | None) -> None:
-    down_RI, up_OR = down.float().flatten(1), up.float().flatten(1)
+def _add(layers: Sequence[Layer], down: Tensor, up: Tensor, alpha: float | None) -> None:
+    """Add LoRA to layers with the same inputs, whose outputs stand one after the other in `up`."""
+    like = layers[0].weight
+    wide = torch.promote_types(like.dtype, torch.float32)
+    down_RI, up_OR = (each.to(like.device, wide).flatten(1) for each in (down, up))
     scale = 1.0 if alpha is None else alpha / len(down_RI)
-    layer.weight += (scale * (up_OR @ down_RI)).reshape(layer.weight.shape).to(layer.weight.dtype)
+    outputs = [len(layer.weight) for layer in layers]
+    for layer, own_OR in zip(layers, up_OR.split(outputs), strict=True):
+        added = scale * (own_OR @ down_RI)
+        layer.weight.copy_(layer.weight.to(wide) + added.reshape(layer.weight.shape))
 
 
 def lora_files(path: str | Path) -> list[Path]:
@@ -72,7 +82,7 @@ def lora_files(path: str | Path) -> list[Path]:
     return [file, config] if file.name == PEFT_WEIGHTS and config.is_file() else [file]
 
 
-def _of_component(key: str, components: Iterable[str], layers: Mapping[str, nn.Module]) -> str:
+def _of_component(key: str, components: Iterable[str], layers: Container[str]) -> str:
     """Add the component's name to a PEFT key, which does not say it: the component that has such a layer."""
     if not key.startswith(PEFT_PREFIX):
         return key
@@ -84,11 +94,7 @@ def _of_component(key: str, components: Iterable[str], layers: Mapping[str, nn.M
     return found[0] if found else key
 
 
-def _alpha(parts: Mapping[str, Tensor], metadata: Mapping[str, float], component: str) -> float | None:
-    return float(parts["alpha"]) if "alpha" in parts else metadata.get(f"{component}.lora_alpha")
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _read(path: Path, components: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Read the tensors, and the adapter's settings that diffusers stores with them."""
     if path.suffix != ".safetensors" or not path.is_file():
         hint = "Give the file, or the folder that PEFT wrote, with adapter_model.safetensors in it."
@@ -103,11 +109,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
         if key.endswith((".alpha_pattern", ".use_dora", ".use_rslora")) and value:
             raise AuditError(f"it has {key.rpartition('.')[2]}", where=str(path), hint=SUPPORTED)
     if any(key.startswith(PEFT_PREFIX) for key in tensors):
-        adapter = _peft(path)
+        adapter = dict.fromkeys((f"{component}.lora_alpha" for component in components), _peft_alpha(path))
     return tensors, adapter
 
 
-def _peft(path: Path) -> dict[str, float]:
+def _peft_alpha(path: Path) -> float:
     """Read the alpha of an adapter written by PEFT from the configuration next to the weights."""
     file = path.with_name(PEFT_CONFIG)
     try:
@@ -125,24 +131,15 @@ def _peft(path: Path) -> dict[str, float]:
         extra.append(f"bias {config['bias']}")
     if extra:
         raise AuditError(f"it has {', '.join(extra)}", where=str(file), hint=SUPPORTED)
-    return {f"{component}.lora_alpha": alpha for component in ("unet", "text_encoder", "text_encoder_2")}
+    return alpha
 
 
 def _role(key: str) -> tuple[str, str]:
     """Split a key into the layer's normalised name and the role of the tensor in that layer."""
     if key.endswith(".alpha"):
-        return _plain(key.removesuffix(".alpha")), "alpha"
+        return plain(key.removesuffix(".alpha")), "alpha"
     match = _FACTOR.search(key)
     if match is None:
         return key, "?"
     factor = match["factor"]
-    return _plain(key[: match.start()]), _FACTORS.get(factor, factor)
-
-
-def _plain(name: str) -> str:
-    """Normalise the spelling of a layer's name: kohya writes no dots, current transformers no `text_model`."""
-    name = re.sub(r"^lora_te1?_", "text_encoder.", re.sub(r"^lora_unet_", "unet.", name))
-    name = re.sub(r"^lora_te2_", "text_encoder_2.", name)
-    name = name.replace(".processor.", ".").replace("text_model", "").replace(".", "_")
-    name = re.sub(r"_to_out$", "_to_out_0", name)
-    return re.sub(r"_+", "_", name)
+    return plain(key[: match.start()]), _FACTORS.get(factor, factor)

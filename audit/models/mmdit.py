@@ -32,6 +32,7 @@ class Mmdit(Model):
     """
 
     DENOISER: ClassVar = "transformer"
+    ADDITIONS: ClassVar = ("lora",)
     LINEAR: ClassVar[bool]
 
     transformer: Any = field(repr=False)

@@ -42,6 +42,7 @@ class PixArtSigma(Model):
     }
     TOKENIZERS: ClassVar = {"tokenizer": T5Tokenizer}
     DENOISER: ClassVar = "transformer"
+    ADDITIONS: ClassVar = ("lora",)
     LONGEST: ClassVar = 300  # text positions
     PIPELINE: ClassVar[type] = PixArtSigmaPipeline
 

@@ -115,8 +115,6 @@ def test_mitigation_of_a_transformer_is_refused_by_name(model: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("addition", [{"lora": "style.safetensors"}, {"textual_inversion": ["word.safetensors"]}])
-def test_what_cannot_be_added_to_the_weights_is_refused_before_it_is_read(folder: Path, addition: dict) -> None:
-    [name] = addition
-    with pytest.raises(AuditError, match=f"Flux models are not supported with {name}"):
-        audit.load_model(folder, **addition)
+def test_what_cannot_be_added_to_the_weights_is_refused_before_it_is_read(folder: Path) -> None:
+    with pytest.raises(AuditError, match="Flux models are not supported with textual_inversion"):
+        audit.load_model(folder, textual_inversion=["word.safetensors"])
