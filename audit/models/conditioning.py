@@ -71,6 +71,10 @@ class Conditioning:
         }
         return Conditioning(tensors, None if self.tokens is None else self.tokens[rows])
 
+    def to(self, device: torch.device) -> Conditioning:
+        """Move the tensors to a device."""
+        return Conditioning({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.tokens)
+
     def expand(self, size: int) -> Conditioning:
         """Repeat a single row, without copying the tensors."""
         tensors = {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in self.tensors.items()}

@@ -18,6 +18,7 @@ from audit.models.hub import from_hub
 from audit.models.lora import add_lora, lora_files
 from audit.models.model import Model
 from audit.models.networks import load_folder, loaded_sha256
+from audit.models.placement import place
 from audit.models.prediction_type import check_prediction, decide, published_size
 from audit.models.registry import family_of
 from audit.models.single_file import load_single_file, read_header, single_file_layout
@@ -138,9 +139,11 @@ def assembled(
         AuditError: The size of the images is unknown.
         UsageError: The resolution does not fit the autoencoder.
     """
-    _place(family, parts, device)
+    networks = {name: parts[name] for name in family.NETWORKS}
+    takes_turns = place(networks, family.DENOISER, torch.device(device))
     model = family(
-        **{name: parts[name] for name in (*family.NETWORKS, *family.TOKENIZERS)},
+        **networks,
+        **{name: parts[name] for name in family.TOKENIZERS},
         scheduler_config=parts["scheduler_config"],
         device=torch.device(device),
         dtype=dtype,
@@ -149,6 +152,7 @@ def assembled(
         loaded_sha256=loaded or {},
         about=parts.get("about", {}),
         settings=parts.get("settings", family.SETTINGS),
+        takes_turns=takes_turns,
     )
     size = "{} x {}".format(*model.resolution)
     return replace(model, facts={"resolution": size, **(facts or {})})
@@ -160,11 +164,6 @@ def _check_additions(family: type[Model], given: Mapping[str, Any], where: str) 
         what = f"{family.__name__} models are not supported with {name}"
         hint = f"Leave model.{name} out, or merge it into the weights."
         raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
-
-
-def _place(family: type[Model], parts: Mapping[str, Any], device: str | torch.device) -> None:
-    for name in family.NETWORKS:
-        parts[name].to(device).eval().requires_grad_(False)
 
 
 @contextmanager

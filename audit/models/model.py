@@ -50,6 +50,8 @@ class Model(ABC):
         about: Further entries for the manifest: `scheduler` (its class, and the keys of its file that have no effect)
             and, for a folder, `files_not_read`.
         settings: Values of SETTINGS.
+        takes_turns: Whether T5 and the denoiser take turns on the device, which is too small for both. Then the
+            captions of several batches are encoded before the first of them is denoised.
         batch_sizes: Batch sizes that were found, by task and size of the latents (`audit.scoring.batching`).
     """
 
@@ -73,6 +75,7 @@ class Model(ABC):
     facts: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    takes_turns: bool = False
     batch_sizes: dict[str, int] = field(default_factory=dict, repr=False)
 
     # What loading asks of a family.

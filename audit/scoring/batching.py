@@ -25,6 +25,9 @@ from audit.scoring.memory import in_batches, most_rows, usual_batch, waits_on
 
 T = TypeVar("T")
 
+AHEAD = 256  # captions; what FLUX is given of them fills 1 GiB
+_CPU = torch.device("cpu")
+
 # Shapes: B rows of a batch, N captions, S seeds, R = N x S rows, n values of a column.
 
 
@@ -72,6 +75,7 @@ class Rows:
             raise UsageError(f"batch_size is {batch_size}", hint="Give a positive number, or None for the default.")
         self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
         self.broken_at: dict[int, str] = {}  # row -> where its values stopped being finite
+        self._ahead: dict[tuple[int, int], Conditioning] = {}  # first and last row of a batch -> its captions
 
     def __len__(self) -> int:
         return len(self.captions) * len(self.seeds)
@@ -116,9 +120,8 @@ class Rows:
     def batch(self, rows: slice) -> Batch:
         """Encode the given rows; each caption among them is tokenized and encoded once."""
         caption_B, seed_B = np.divmod(np.arange(rows.start, rows.stop), len(self.seeds))
-        first = caption_B[0]
-        encoded = self.model.encode(self.captions[first : caption_B[-1] + 1])
-        conditioning = encoded[torch.from_numpy(caption_B - first)]
+        encoded = self._encoded_ahead(rows) if self.model.takes_turns else self._encode(rows)
+        conditioning = encoded[torch.from_numpy(caption_B - caption_B[0])]
         assert conditioning.tokens is not None
         self.prompt_tokens_R[rows] = conditioning.tokens.counts_B.numpy()
         return Batch(
@@ -128,6 +131,22 @@ class Rows:
             same_as_empty_B=conditioning.tokens.same_as(self.model.null_tokens()).to(self.model.device),
             seed_B=torch.from_numpy(seed_B).to(self.model.device),
         )
+
+    def _encode(self, rows: slice) -> Conditioning:
+        first, last = rows.start // len(self.seeds), (rows.stop - 1) // len(self.seeds)
+        return self.model.encode(self.captions[first : last + 1])
+
+    def _encoded_ahead(self, rows: slice) -> Conditioning:
+        """Encode the captions of rows, and with them those of the next batches of the same size.
+
+        Each batch is encoded by itself, so its values are the same as without the others.
+        """
+        if (rows.start, rows.stop) not in self._ahead:
+            size, end = rows.stop - rows.start, len(self)
+            starts = range(rows.start, min(end, rows.start + max(size, AHEAD * len(self.seeds))), size)
+            batches = [slice(start, min(start + size, end)) for start in starts]
+            self._ahead = {(each.start, each.stop): self._encode(each).to(_CPU) for each in batches}
+        return self._ahead.pop((rows.start, rows.stop)).to(self.model.device)
 
     def table(
         self,

@@ -55,6 +55,11 @@ def test_the_words_of_both_tokenizers_come_before_end_and_padding(model: Any) ->
     assert set(order[int(tokens.counts_B[0]) - 1 :][:2]) == {1 + clip_count, 77 + t5_words}
 
 
+def test_t5_is_in_bfloat16_where_the_model_is(folder: Path) -> None:
+    t5 = audit.load_model(folder, dtype=torch.bfloat16).networks["text_encoder_3"]
+    assert {tensor.dtype for tensor in t5.parameters()} == {torch.bfloat16}
+
+
 def test_t5_stays_in_float32_where_float16_overflows(folder: Path) -> None:
     half = audit.load_model(folder, dtype=torch.float16)
     state = half.text_encoder_3.state_dict()
