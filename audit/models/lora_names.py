@@ -81,7 +81,7 @@ def original_names(network: nn.Module, layers: Iterable[str]) -> dict[str, list[
         network: The network.
         layers: Names of its layers.
     """
-    if isinstance(network, UNet2DConditionModel):
+    if isinstance(network, UNet2DConditionModel) and isinstance(network.config["layers_per_block"], int):
         return {_original_in_unet(name, network): [name] for name in layers}
     if not isinstance(network, FluxTransformer2DModel):
         return {}
@@ -113,7 +113,7 @@ def _original_in_unet(name: str, unet: UNet2DConditionModel) -> str:
         attends = hasattr(unet.up_blocks[number], "attentions")
         return f"output_blocks.{(layers + 1) * number + layers}.{2 if attends else 1}.{rest}"
     if kind == "resnets":
-        rest = _RESNET[rest]
+        rest = _RESNET.get(rest, rest)
     part = 0 if kind == "resnets" else 1
     if side == "mid":
         return f"middle_block.{2 * layer + part}.{rest}"
