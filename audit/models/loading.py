@@ -18,7 +18,7 @@ from audit.models.hub import from_hub
 from audit.models.lora import add_lora, lora_files
 from audit.models.model import Model
 from audit.models.networks import load_folder, loaded_sha256
-from audit.models.placement import place
+from audit.models.placement import place_networks
 from audit.models.prediction_type import check_prediction, decide, published_size
 from audit.models.registry import family_of
 from audit.models.single_file import load_single_file, read_header, single_file_layout
@@ -140,7 +140,7 @@ def assembled(
         UsageError: The resolution does not fit the autoencoder.
     """
     networks = {name: parts[name] for name in family.NETWORKS}
-    takes_turns = place(networks, family.DENOISER, torch.device(device))
+    takes_turns = place_networks(networks, family.DENOISER, torch.device(device))
     model = family(
         **networks,
         **{name: parts[name] for name in family.TOKENIZERS},

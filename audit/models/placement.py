@@ -13,7 +13,7 @@ from transformers import T5EncoderModel
 SHARE = 0.5
 
 
-def place(networks: Mapping[str, nn.Module], denoiser: str, device: torch.device) -> bool:
+def place_networks(networks: Mapping[str, nn.Module], denoiser: str, device: torch.device) -> bool:
     """Place networks on a device, in eval mode.
 
     Args:

@@ -75,7 +75,7 @@ class Rows:
             raise UsageError(f"batch_size is {batch_size}", hint="Give a positive number, or None for the default.")
         self.prompt_tokens_R = np.zeros(len(self), dtype=np.int64)
         self.broken_at: dict[int, str] = {}  # row -> where its values stopped being finite
-        self._ahead: dict[tuple[int, int], Conditioning] = {}  # first and last row of a batch -> its captions
+        self._ahead: dict[tuple[int, int], Conditioning] = {}  # start and stop of a batch -> its captions
 
     def __len__(self) -> int:
         return len(self.captions) * len(self.seeds)

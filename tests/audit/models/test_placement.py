@@ -11,7 +11,7 @@ from torch import nn
 
 import audit
 from audit.models.model import Model
-from audit.models.placement import place, take_turns, weights
+from audit.models.placement import place_networks, take_turns, weights
 from tests.support.tiny_mmdit import tiny_sd3
 
 CAPTIONS = ["a red dog", "a table", "", "a dog on a table", "zebra"]
@@ -37,7 +37,7 @@ class Order:
 
 def test_on_the_cpu_nothing_takes_turns(model: Model) -> None:
     assert not model.takes_turns
-    assert not place(model.networks, model.DENOISER, torch.device("cpu"))
+    assert not place_networks(model.networks, model.DENOISER, torch.device("cpu"))
 
 
 def test_the_size_of_weights_is_in_bytes() -> None:
