@@ -77,6 +77,15 @@ class Seam:
         """
         raise NotImplementedError
 
+    def mask(self, mask: Tensor | None, key_BHKD: Tensor) -> Tensor | None:
+        """Return the mask to use. Called before `attend`, where a layer calls `scaled_dot_product_attention` only.
+
+        Args:
+            mask: Boolean (True: visible) or added to the logits, broadcastable to [B, H, Q, K].
+            key_BHKD: Keys.
+        """
+        return mask
+
     def check(self) -> list[Tensor | None]:
         """Return and forget what was read from each layer in the latest forward, in the order of the layers.
 
@@ -89,9 +98,12 @@ class Seam:
         odd = [at for at, count in enumerate(times) if count != 1]
         if odd:
             processor = type(self._layers[odd[0]].processor).__name__
-            what = f"of {len(times)} cross-attention layers, {len(odd)} did not attend exactly once in this forward"
+            what = f"of {len(times)} watched layers, {len(odd)} did not attend exactly once in this forward"
             where = f"layer {odd[0]}, with {processor}, attended {times[odd[0]]} times"
-            hint = "Remove what replaces attention: unet.set_attn_processor(AttnProcessor2_0()), unload_ip_adapter()."
+            hint = (
+                "Remove what replaces attention: unload_ip_adapter(), set the default processors (set_attn_processor), "
+            )
+            hint += "and the backend native (set_attention_backend)."
             raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
         return values
 
@@ -168,6 +180,8 @@ def _attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    for seam, _ in run.seams:
+        attn_mask = seam.mask(attn_mask, key)
     key = run.key(query, key, attn_mask, scale)
     return scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa

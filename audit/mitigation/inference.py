@@ -16,21 +16,21 @@ from audit.attention.calls import watchers_of
 from audit.calibration.calibration import Calibration
 from audit.calibration.screening import screen_as
 from audit.errors import AuditError, UsageError
+from audit.mitigation.families import SUPPORTED, supported
 from audit.mitigation.methods.bands import RunBands
 from audit.mitigation.methods.dilute import Dilute
 from audit.mitigation.methods.method import Method
 from audit.mitigation.pipeline_calls import Flagger, Mitigation, PipelineCalls
 from audit.mitigation.run_flag import RunFlag
-from audit.mitigation.supported import SUPPORTED, checked_unet
 from audit.models.model import Model
 from audit.models.prompts import Tokens
 from audit.scoring.screening import Unconditional
 
 DEFAULT = Dilute()  # docs/decisions/0030-default-mitigation.md
 MAX_P = 0.1
-# Arguments that `encode_prompt` must have.
-TOLD = {"prompt", "prompt_embeds", "negative_prompt", "negative_prompt_embeds", "num_images_per_prompt"}
-TOLD |= {"device", "do_classifier_free_guidance"}
+# Arguments that `encode_prompt` must have, and those that it has in families with an unconditional branch.
+TOLD = {"prompt", "prompt_embeds", "num_images_per_prompt", "device"}
+TOLD_GUIDED = {"negative_prompt", "negative_prompt_embeds", "do_classifier_free_guidance"}
 
 
 @contextmanager
@@ -42,6 +42,7 @@ def mitigated(
     max_p: float = MAX_P,
     prompt_tokens: Tokens | None = None,
     negative_prompt_tokens: Tokens | None = None,
+    empty_pooled: bool = False,
 ) -> Iterator[None]:
     """Mitigate every call of `pipeline` inside the `with` block; leave no trace afterwards, even after an exception.
 
@@ -52,6 +53,7 @@ def mitigated(
         max_p: As for `mitigate_`.
         prompt_tokens: As for `mitigate_`.
         negative_prompt_tokens: As for `mitigate_`.
+        empty_pooled: As for `mitigate_`.
 
     Yields:
         Nothing: the pipeline is mitigated in place.
@@ -66,6 +68,7 @@ def mitigated(
         max_p=max_p,
         prompt_tokens=prompt_tokens,
         negative_prompt_tokens=negative_prompt_tokens,
+        empty_pooled=empty_pooled,
     )
     try:
         yield
@@ -81,11 +84,12 @@ def mitigate_(
     max_p: float = MAX_P,
     prompt_tokens: Tokens | None = None,
     negative_prompt_tokens: Tokens | None = None,
+    empty_pooled: bool = False,
 ) -> None:
     """Install mitigation in a diffusers pipeline, until `unmitigate_` is called.
 
     Args:
-        pipeline: The pipeline. Other pipelines that share its UNet refuse to run until they are mitigated too.
+        pipeline: The pipeline. Other pipelines that share its denoiser refuse to run until they are mitigated too.
         method: How to mitigate: `audit.Dilute(share=0.4)` (the default), `audit.Rescale` (arXiv 2403.11052),
             `audit.Padding`, `audit.Attenuate`, `audit.Stabilise`, `audit.DelayedGuidance` or `audit.WeakGuidance`.
         only: Mitigate only flagged images. With a calibration, prompts to which it gives a `p_unseen` of at most
@@ -98,9 +102,13 @@ def mitigate_(
         max_p: See `only`. With bands, the fraction of control captions that may be flagged.
         prompt_tokens: Number of tokens of each prompt, with BOS and EOS. `Rescale` and `Padding` need it if prompts are
             passed as `prompt_embeds`. One number for all prompts, a list of numbers, or, for prompts of several
-            77-token windows, a list with one number per window for each prompt.
+            windows (of 77 tokens each, or CLIP's and T5's of Stable Diffusion 3), a list with one number per window for
+            each prompt.
         negative_prompt_tokens: The same for negative prompts. Needed if they are passed as `negative_prompt_embeds`,
             unless those are of the empty prompt.
+        empty_pooled: Whether mitigated images get the pooled vector of the empty prompt. In Stable Diffusion XL, 3 and
+            3.5 and FLUX.1, the prompt also enters the denoiser by a pooled vector. No method changes it, and nothing
+            that is done to the embeddings of the prompt or to the attention to them stops what enters by it.
 
     Raises:
         UsageError: An argument is invalid. A call of the pipeline raises it for embeddings of unknown length, if the
@@ -110,10 +118,10 @@ def mitigate_(
     """
     if not isinstance(method, Method):
         raise UsageError(f"the method is {method!r}", hint='Give an instance, such as audit.Rescale(keep="eos").')
-    _check(pipeline)
+    _check(pipeline, empty_pooled)
     method.check(pipeline)
     flag = _flag(pipeline, only, max_p)
-    Mitigation(pipeline, method, prompt_tokens, negative_prompt_tokens, flag).install(pipeline)
+    Mitigation(pipeline, method, prompt_tokens, negative_prompt_tokens, flag, empty_pooled).install(pipeline)
 
 
 def unmitigate_(pipeline: DiffusionPipeline) -> None:
@@ -159,17 +167,20 @@ def _installed(pipeline: DiffusionPipeline) -> Mitigation | None:
     return next((calls.owner for calls in watchers_of(pipeline) if isinstance(calls, PipelineCalls)), None)
 
 
-def _check(pipeline: DiffusionPipeline) -> None:
+def _check(pipeline: DiffusionPipeline, empty_pooled: bool) -> None:
     """Raise an error that names the part of the pipeline that cannot be mitigated, if there is one."""
     kind = type(pipeline).__name__
     if _installed(pipeline) is not None:
         raise UsageError("this pipeline is already mitigated", hint="Call unmitigate_(pipeline) first.")
-    if isinstance(getattr(pipeline, "unet", None), torch._dynamo.OptimizedModule):
-        hint = "Call mitigate_ before torch.compile, or compile in place with pipeline.unet.compile()."
-        raise AuditError("the UNet is already compiled", where=kind, hint=hint)
-    checked_unet(pipeline)
-    encode = getattr(pipeline, "encode_prompt", None)
-    if encode is None or not set(inspect.signature(encode).parameters) >= TOLD:
-        what = f"{kind} does not encode its prompts with encode_prompt as Stable Diffusion pipelines do"
+    family, denoiser = supported(pipeline)
+    if isinstance(getattr(pipeline, family.denoiser), torch._dynamo.OptimizedModule):
+        hint = f"Call mitigate_ before torch.compile, or compile in place with pipeline.{family.denoiser}.compile()."
+        raise AuditError("the denoiser is already compiled", where=kind, hint=hint)
+    if empty_pooled and not family.has_pooled(denoiser):
+        what = "empty_pooled=True, but the prompt enters this denoiser by no pooled vector"
+        raise UsageError(what, where=kind, hint="Leave empty_pooled out.")
+    encode, told = getattr(pipeline, "encode_prompt", None), TOLD | (TOLD_GUIDED if family.guided else set())
+    if encode is None or not set(inspect.signature(encode).parameters) >= told:
+        what = f"{kind} does not encode its prompts with encode_prompt as the pipelines of its family do"
         hint = SUPPORTED + " Text to image, image to image and inpainting; InstructPix2Pix is not one of them."
         raise AuditError(what, hint=hint, kind="unsupported_model")

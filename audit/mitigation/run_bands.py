@@ -14,7 +14,7 @@ from audit.mitigation.inference import mitigated
 from audit.mitigation.methods.bands import RunBands
 from audit.mitigation.methods.delayed_guidance import guidance_norm
 from audit.mitigation.methods.method import Effect, Forward, Method, Prompts
-from audit.mitigation.methods.stabilise import CleanLatents, guided_prediction, norms
+from audit.mitigation.methods.stabilise import NEEDS_UNET, CleanLatents, guided_prediction, norms
 from audit.models.model import Model
 from audit.models.noise import initial_latent
 
@@ -47,6 +47,7 @@ def fit_run_bands(
 
     Raises:
         UsageError: There are no captions, or no guidance.
+        AuditError: The denoiser is not a UNet.
     """
     captions = list(control_captions)
     if not captions or guidance_scale <= 1 or steps < 1:
@@ -80,6 +81,7 @@ class _Recorder(Method):
     name: ClassVar[str] = "record"
     changes_latents: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = True
+    needs_unet: ClassVar[str] = NEEDS_UNET
 
     calls: list[_Recording] = field(default_factory=list)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -36,9 +36,10 @@ SERVED = pa.schema(
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to serve: `audit.mitigated(pipeline, method)`, or no mitigation if the method is None."""
+    """One way to serve: `audit.mitigated(pipeline, method, empty_pooled=...)`; no mitigation if the method is None."""
 
     method: Method | None
+    empty_pooled: bool = False
 
     @property
     def name(self) -> str:
@@ -48,7 +49,7 @@ class Setting:
     @property
     def settings(self) -> str:
         """The settings of the method, such as "bos_scale=1.25, keep=eos"; empty without mitigation."""
-        return "" if self.method is None else str(self.method).partition("(")[2].removesuffix(")")
+        return "" if self.method is None else str(self).partition("(")[2].removesuffix(")")
 
     @property
     def slug(self) -> str:
@@ -56,22 +57,32 @@ class Setting:
         return "plain" if self == PLAIN else f"{self.name}-{sha256(self.settings.encode()).hexdigest()[:8]}"
 
     def __str__(self) -> str:
-        return "plain" if self.method is None else str(self.method)
+        if self.method is None:
+            return "plain"
+        return f"{str(self.method).removesuffix(')')}, empty_pooled=True)" if self.empty_pooled else str(self.method)
 
 
 PLAIN = Setting(None)
 
 
-def to_measure(methods: Sequence[Method]) -> list[Setting]:
+def to_measure(methods: Sequence[Method], empty_pooled: bool = False) -> list[Setting]:
     """List PLAIN and then every method, each once.
 
-    `Rescale(1, "all")` changes nothing and is left out, because it equals PLAIN.
+    `Rescale(1, "all")` changes nothing and is left out, because it equals PLAIN, unless the pooled vector changes.
+
+    Args:
+        methods: The methods.
+        empty_pooled: As for `audit.mitigated`.
+
+    Returns:
+        The settings.
 
     Raises:
         UsageError: There is nothing to compare with PLAIN.
     """
     known = {str(method): method for method in methods}
-    settings = [Setting(method) for method in known.values() if method != Rescale(1.0, "all")]
+    same = () if empty_pooled else (Rescale(1.0, "all"),)
+    settings = [Setting(method, empty_pooled) for method in known.values() if method not in same]
     if not settings:
         raise UsageError("there is nothing to measure", hint="Give a method that changes something.")
     return [PLAIN, *settings]
@@ -108,18 +119,16 @@ def serve(
         AuditError: `audit.mitigated` does not support the pipeline.
     """
     pipeline, rows = model.pipeline(), Rows(model, captions, seeds, batch_size)
-    mitigation = nullcontext() if setting.method is None else mitigated(pipeline, setting.method)
+    mitigation: AbstractContextManager[None] = nullcontext()
+    if setting.method is not None:
+        mitigation = mitigated(pipeline, setting.method, empty_pooled=setting.empty_pooled)
 
     def run(at: slice) -> list[dict[str, Any]]:
         caption_B, seed_B = np.divmod(np.arange(at.start, at.stop), len(rows.seeds))
         began = time.perf_counter()
-        latents_BCHW: Tensor = pipeline(
-            [rows.captions[caption] for caption in caption_B],
-            latents=rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)].to(model.dtype),
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            output_type="latent",
-        ).images
+        noise_BCHW = rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)]
+        batch = [rows.captions[caption] for caption in caption_B]
+        latents_BCHW = model.run_pipeline(pipeline, batch, noise_BCHW, steps, guidance_scale)
         images = produce(model, latents_BCHW, "image")
         seconds = (time.perf_counter() - began) / len(caption_B)
         return [

@@ -268,7 +268,7 @@ class Generic(Model):
             images.append(call("", guidance_scale=0.0, num_inference_steps=1, output_type="pt").images)
         return torch.cat(images).to(latents_BCHW.device) * 2 - 1
 
-    def run_pipeline(
+    def run_own_loop(
         self,
         caption: str,
         noise_1CHW: Tensor,

@@ -34,10 +34,11 @@ class Model(ABC):
         TOKENIZERS: Class of each tokenizer, likewise.
         DENOISER: The network that is sampled.
         SETTINGS: Entries of `model_index.json` that change what the pipeline computes, and their defaults.
+        CALL: Further arguments of calls of the pipeline, with which it does what `audit.generate` does.
         ADDITIONS: Which of `lora` and `textual_inversion` can be added to the weights.
         GUIDED: Whether guidance is classifier-free. If not, the network is given the guidance scale.
         PLANTED: Whether detectors were measured on planted models of this family (docs/evidence.md).
-        OWN_LOOP: Whether images are made by `run_pipeline`, and not from `schedule`, `null` and `predict`. Then only
+        OWN_LOOP: Whether images are made by `run_own_loop`, and not from `schedule`, `null` and `predict`. Then only
             predicted noise is seen: no attention, and no response in the steps of a run.
         scheduler_config: Every parameter of sampling.
         device: Device that the model runs on.
@@ -62,6 +63,7 @@ class Model(ABC):
     PLANTED: ClassVar[bool] = False
     OWN_LOOP: ClassVar[bool] = False
     SETTINGS: ClassVar[Mapping[str, Any]] = {}
+    CALL: ClassVar[Mapping[str, Any]] = {}
     ADDITIONS: ClassVar[tuple[str, ...]] = ()
 
     vae: Any = field(repr=False)
@@ -194,7 +196,7 @@ class Model(ABC):
     def pipeline(self) -> Any:
         """Make the family's diffusers pipeline; for the same noise, its latents equal those of `audit.generate`."""
 
-    def run_pipeline(
+    def run_own_loop(
         self,
         caption: str,
         noise_1CHW: Tensor,
@@ -215,6 +217,34 @@ class Model(ABC):
                 raising `audit.models.own_pipeline.Ended`.
         """
         raise NotImplementedError
+
+    def run_pipeline(
+        self, pipeline: Any, captions: Sequence[str], noise_BCHW: Tensor, steps: int, guidance_scale: float
+    ) -> Tensor:
+        """Call a pipeline that `pipeline` made.
+
+        Args:
+            pipeline: The pipeline.
+            captions: A caption for each row of noise.
+            noise_BCHW: The initial latents.
+            steps: Number of denoising steps.
+            guidance_scale: The guidance scale.
+
+        Returns:
+            The final latents: [B, C, H, W].
+        """
+        height, width = self.resolution
+        latents_BCHW: Tensor = pipeline(
+            list(captions),
+            latents=noise_BCHW.to(self.dtype),
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            output_type="latent",
+            **self.CALL,
+        ).images
+        return latents_BCHW
 
     # What all families share.
 

@@ -43,6 +43,7 @@ class PixArtSigma(Model):
     TOKENIZERS: ClassVar = {"tokenizer": T5Tokenizer}
     DENOISER: ClassVar = "transformer"
     ADDITIONS: ClassVar = ("lora",)
+    CALL: ClassVar = {"clean_caption": False, "use_resolution_binning": False}
     LONGEST: ClassVar = 300  # text positions
     PIPELINE: ClassVar[type] = PixArtSigmaPipeline
 
@@ -158,7 +159,7 @@ class PixArtSigma(Model):
         return decoded_B3hw
 
     def pipeline(self) -> Any:
-        """Make the pipeline with DDIM (see `Model`); call it with `clean_caption=False`."""
+        """Make the pipeline with DDIM (see `Model`); call it with the arguments CALL."""
         scheduler = DDIMScheduler.from_config(self.scheduler_config)
         return ready(self.PIPELINE(**self.networks, tokenizer=self.tokenizer, scheduler=scheduler), self)
 

@@ -1,12 +1,14 @@
 """Tell which text positions of a pipeline's prompts hold the prompt (BOS, words and EOS), and which hold padding.
 
-Hidden states longer than the tokenizer's length consist of windows of that length. Each window has its own BOS, words,
-EOS and padding, as compel and other tools for long prompts make them.
+Hidden states consist of windows. Each window has its own words, EOS and padding, and its own BOS if its tokenizer has
+one: Stable Diffusion 3 has a window of CLIP and one of T5, and compel and other tools make several windows of CLIP of a
+long prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,7 +24,36 @@ ALIKE = 0.01  # relative difference below which two encodings are of the same pr
 COUNTS = "BOS, words and EOS of each prompt; a list of numbers per prompt for prompts of several windows"
 
 
-def windows(length: int, window: int) -> int:
+@dataclass(frozen=True)
+class Window:
+    """A stretch of text positions with words, END and padding of its own, and with BOS if its tokenizer has one.
+
+    Attributes:
+        tokenizer: The tokenizer of its prompt; None if it holds no prompt.
+        length: Number of positions.
+    """
+
+    tokenizer: Any
+    length: int
+
+    @property
+    def least(self) -> int:
+        """Number of tokens of the empty prompt."""
+        return 0 if self.tokenizer is None else len(self.tokenizer("").input_ids)
+
+    @property
+    def has_bos(self) -> bool:
+        """Whether BOS comes first."""
+        return self.tokenizer is not None and has_bos(self.tokenizer)
+
+
+def has_bos(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer puts BOS first."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("").input_ids[:1] == [bos]
+
+
+def whole_windows(length: int, window: int) -> int:
     """Count the windows in hidden states of `length` positions.
 
     Raises:
@@ -34,30 +65,28 @@ def windows(length: int, window: int) -> int:
     return max(1, length // window)
 
 
-def visible_positions(counts_PW: Tensor, length: int, window: int) -> Tensor:
+def visible_positions(counts_PW: Tensor, windows: Sequence[Window]) -> Tensor:
     """Tell which text positions lie within the first `counts_PW` positions of their window.
 
     Args:
         counts_PW: Number of visible positions per prompt and window.
-        length: Number of text positions.
-        window: Number of text positions per window.
+        windows: The windows.
 
     Returns:
         Which positions are visible: [P, K] bool.
     """
-    position_K = torch.arange(length, device=counts_PW.device)
-    return position_K % window < counts_PW[:, position_K // window]
+    parts = zip(windows, counts_PW.unbind(1), strict=True)
+    return torch.cat([torch.arange(window.length) < count_P[:, None] for window, count_P in parts], dim=1)
 
 
-def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, length: int, window: int) -> Tensor:
+def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, windows: Sequence[Window]) -> Tensor:
     """Count the tokens of each prompt in each window, with BOS and EOS.
 
     Args:
-        pipeline: The pipeline, whose tokenizer is used.
+        pipeline: The pipeline.
         call: Arguments of its `encode_prompt`.
         given: The counts, if the user gave them.
-        length: Number of text positions of the encoded prompts.
-        window: Number of text positions per window.
+        windows: The windows of the encoded prompts.
 
     Returns:
         The counts: [P, W].
@@ -68,14 +97,20 @@ def prompt_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, len
     embeds = call["prompt_embeds"]
     prompts = len(listed(call["prompt"])) if embeds is None else len(embeds)
     if given is not None:
-        return _fitting(given, "prompt_tokens", prompts, length, window)
+        return _fitting(given, "prompt_tokens", prompts, windows)
     if embeds is None:
-        return torch.tensor(_tokens(pipeline, listed(call["prompt"])))[:, None]
+        return _counted(pipeline, listed(call["prompt"]), windows)
     what = "the call passes prompt_embeds, but it is unknown how many of their positions belong to the prompt"
     raise UsageError(what, hint=f'Give prompt_tokens= ({COUNTS}), or keep="all".')
 
 
-def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, length: int, window: int) -> Tensor:
+def negative_counts(
+    pipeline: Any,
+    call: dict[str, Any],
+    given: Tokens | None,
+    windows: Sequence[Window],
+    empty_1KD: Callable[[], Tensor],
+) -> Tensor:
     """Count the tokens of each negative prompt in each window.
 
     The counts are zero if there is no negative prompt, or only the empty one.
@@ -84,8 +119,8 @@ def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, l
         pipeline: As for `prompt_counts`.
         call: As for `prompt_counts`.
         given: As for `prompt_counts`.
-        length: As for `prompt_counts`.
-        window: As for `prompt_counts`.
+        windows: As for `prompt_counts`.
+        empty_1KD: Encodes the empty prompt.
 
     Returns:
         The counts: [P, W], or [1, W] if all prompts share one negative prompt or have none.
@@ -94,15 +129,15 @@ def negative_counts(pipeline: Any, call: dict[str, Any], given: Tokens | None, l
         UsageError: As for `prompt_counts`.
     """
     words, embeds = call["negative_prompt"], call["negative_prompt_embeds"]
-    none_1W = torch.zeros(1, windows(length, window), dtype=torch.long)
+    none_1W = torch.zeros(1, len(windows), dtype=torch.long)
     if words is None and embeds is None:
         return none_1W
     if given is not None:
         prompts = len(listed(words)) if embeds is None else len(embeds)
-        return _fitting(given, "negative_prompt_tokens", prompts, length, window)
+        return _fitting(given, "negative_prompt_tokens", prompts, windows)
     if embeds is None:
-        return torch.tensor(_tokens(pipeline, listed(words)))[:, None]
-    if _is_empty_prompt(pipeline, call, embeds):
+        return _counted(pipeline, listed(words), windows)
+    if _alike(embeds, empty_1KD()):
         return none_1W
     what = "the call passes negative_prompt_embeds, but it is unknown how many of their positions belong to the prompt"
     raise UsageError(what, hint=f'Give negative_prompt_tokens= ({COUNTS}), pass negative_prompt=, or give keep="all".')
@@ -113,33 +148,38 @@ def listed(prompt: str | Sequence[str]) -> list[str]:
     return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
-def _fitting(given: Tokens, name: str, prompts: int, length: int, window: int) -> Tensor:
-    count = windows(length, window)
+def _fitting(given: Tokens, name: str, prompts: int, windows: Sequence[Window]) -> Tensor:
     per_prompt = [given] * prompts if isinstance(given, int) else list(given)
     counts = [[one] if isinstance(one, int) else list(one) for one in per_prompt]
-    longest = min(length, window)
-    fit = all(len(one) == count and all(2 <= tokens <= longest for tokens in one) for one in counts)
+    fit = all(
+        len(one) == len(windows)
+        and all(window.least <= count <= window.length for window, count in zip(windows, one, strict=True))
+        for one in counts
+    )
     if len(counts) != prompts or not fit:
-        where = f"{prompts} prompts of {length} positions" + (f" in {count} windows" if count > 1 else "")
-        hint = f"Give one number from 2 to {longest} per prompt" + (" and window: [[77, 12]]." if count > 1 else ".")
+        length, several = sum(window.length for window in windows), len(windows) > 1
+        where = f"{prompts} prompts of {length} positions" + (f" in {len(windows)} windows" if several else "")
+        ranges = " and ".join(dict.fromkeys(f"from {window.least} to {window.length}" for window in windows))
+        hint = f"Give one number {ranges} per prompt" + (" and window: [[77, 12]]." if several else ".")
         raise UsageError(f"{name} is {given} for {where}", hint=hint)
     return torch.tensor(counts)
 
 
-def _tokens(pipeline: Any, prompts: list[str]) -> list[int]:
-    """Count the tokens of each prompt, with BOS and EOS, as the pipeline truncates them."""
-    tokenizer = pipeline.tokenizer
+def _counted(pipeline: Any, prompts: list[str], windows: Sequence[Window]) -> Tensor:
+    """Count the tokens of each prompt in each window, with BOS and EOS, as the pipeline truncates them: [P, W]."""
+    return torch.tensor([_tokens(pipeline, prompts, window) for window in windows]).T
+
+
+def _tokens(pipeline: Any, prompts: list[str], window: Window) -> list[int]:
+    if window.tokenizer is None:
+        return [0] * len(prompts)
     if hasattr(pipeline, "maybe_convert_prompt"):  # a textual inversion may stand for several tokens
-        prompts = pipeline.maybe_convert_prompt(prompts, tokenizer)
-    return [len(ids) for ids in tokenizer(prompts, max_length=tokenizer.model_max_length, truncation=True).input_ids]
+        prompts = pipeline.maybe_convert_prompt(prompts, window.tokenizer)
+    return [len(ids) for ids in window.tokenizer(prompts, max_length=window.length, truncation=True).input_ids]
 
 
-def _is_empty_prompt(pipeline: Any, call: dict[str, Any], embeds_PKD: Tensor) -> bool:
-    """Tell whether embeddings equal the pipeline's own encoding of the empty prompt, in one window or several."""
-    empty_1KD = pipeline.encode_prompt(
-        prompt="", device=call["device"], num_images_per_prompt=1, do_classifier_free_guidance=False
-    )[0].float()
-    times = windows(embeds_PKD.shape[1], empty_1KD.shape[1])
-    empty_1KD = empty_1KD.repeat(1, times, 1)[:, : embeds_PKD.shape[1]]
+def _alike(embeds_PKD: Tensor, empty_1KD: Tensor) -> bool:
+    """Tell whether embeddings equal those of the empty prompt."""
+    empty_1KD = empty_1KD.float()
     difference_PKD = embeds_PKD.to(empty_1KD) - empty_1KD
     return bool((difference_PKD.norm(dim=(1, 2)) <= ALIKE * empty_1KD.norm()).all())

@@ -215,7 +215,7 @@ def _by_pipeline(
         if step + 1 == until:
             raise Ended
 
-    rows.model.run_pipeline(rows.captions[caption], latents_1CHW, rows.seeds[seed], steps, guidance_scale, observe)
+    rows.model.run_own_loop(rows.captions[caption], latents_1CHW, rows.seeds[seed], steps, guidance_scale, observe)
     return latents_1CHW, broken_1
 
 

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from audit.attention.probe import down_and_mid_layers
 from audit.attention.seam import Seam, Slot
 from audit.errors import AuditError, UsageError
+from audit.mitigation.families import supported
 from audit.mitigation.methods.method import Effect, Forward, Method, Prompts
 
 # Shapes: B rows of the UNet, C conditional ones of them, H heads, Q image queries, K text positions, D width of a head.
@@ -34,6 +34,7 @@ class Attenuate(Method):
     """
 
     name: ClassVar[str] = "attenuate"
+    needs_unet: ClassVar[str] = "changes the down and mid layers of a UNet"
 
     alpha: float = 0.3
     tau: float = 2.0
@@ -45,7 +46,8 @@ class Attenuate(Method):
 
     def check(self, pipeline: Any) -> None:
         """Raise AuditError if the UNet has no cross-attention in its down blocks and its mid block."""
-        unet = getattr(pipeline.unet, "_orig_mod", pipeline.unet)
+        super().check(pipeline)
+        _, unet = supported(pipeline)
         if not down_and_mid_layers(unet):
             what = "the UNet has no cross-attention in its down blocks and its mid block"
             raise AuditError(what, where=type(pipeline).__name__, hint="Use another method.", kind="unsupported_model")
@@ -63,10 +65,10 @@ class _Attenuating(Effect):
     def __init__(self, method: Attenuate) -> None:
         self._method = method
 
-    def seam(self, forward: Forward, unet: UNet2DConditionModel) -> Seam | None:
+    def seam(self, forward: Forward, denoiser: Any, positions_V: Tensor) -> Seam | None:
         if not forward.on_N.any():
             return None
-        return _Attenuation(down_and_mid_layers(unet), forward.on_N.to(unet.device), self._method)
+        return _Attenuation(down_and_mid_layers(denoiser), forward.on_N.to(denoiser.device), self._method)
 
 
 class _Attenuation(Seam):

@@ -11,7 +11,7 @@ from torch import Tensor
 from audit.errors import UsageError
 from audit.mitigation.methods.method import Effect, Forward, Method, Prompts, where_rows
 
-# Shapes: B rows of the UNet, N images, K text positions, D text width.
+# Shapes: B rows of the denoiser, N images, K text positions, D text width.
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 A method is a frozen dataclass of settings. For each call of the pipeline, `Method.begin` returns an `Effect`. The
 effect can change four things, and leaves unchanged what it does not override:
 
-- `text`: the hidden states of the prompts before a forward of the UNet, and which of their positions are visible;
+- `text`: the hidden states of the prompts before a forward of the denoiser, and which of their positions are visible;
 - `seam`: the keys of attention layers during the forward;
-- `prediction`: the output of the UNet;
+- `prediction`: the output of the denoiser;
 - `latents`: the latents after the step of the scheduler.
 
 Only the images of `Forward.on_N` may be changed, each independently of the others.
@@ -23,10 +23,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from audit.attention.seam import Seam
-from audit.models.prompts import Tokens, negative_counts, prompt_counts, windows
+from audit.errors import AuditError
+from audit.mitigation.families import Encoded, Family, supported
+from audit.models.prompts import Tokens, Window, negative_counts, prompt_counts, whole_windows
 
-# Shapes: B rows of the UNet (the unconditional rows, if any, before the conditional ones), P prompts, N images,
-# W windows, K text positions, D text width; C, H and W of the latent.
+# Shapes: B rows of the denoiser (the unconditional rows, if any, before the conditional ones), P prompts, N images,
+# W windows, K text positions, V of them that the denoiser is given, D text width; C, H and W of the latent.
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,28 @@ class Prompts:
 
     Attributes:
         pipeline: The pipeline.
+        family: Its family.
         given: The arguments of its `encode_prompt`.
-        hidden_NKD: Hidden states of the prompts, one row per image.
+        encoded: What `encode_prompt` returned.
         guided: Whether the call uses classifier-free guidance.
         tokens: Number of tokens of each prompt, if the user gave them.
         negative_tokens: The same for negative prompts.
-        encode: Encodes with the pipeline's own `encode_prompt`: takes arguments that replace those of `given`, and
-            returns hidden states, one row per image.
+        encode: Encodes with the pipeline's own `encode_prompt`: takes arguments that replace those of `given`.
     """
 
     pipeline: Any
+    family: Family
     given: dict[str, Any]
-    hidden_NKD: Tensor
+    encoded: Encoded
     guided: bool
     tokens: Tokens | None
     negative_tokens: Tokens | None
-    encode: Callable[..., Tensor]
+    encode: Callable[..., Encoded]
 
     @property
     def images(self) -> int:
         """Number of images of the call."""
-        return len(self.hidden_NKD)
+        return len(self.encoded.hidden_NKD)
 
     @property
     def each(self) -> int:
@@ -65,24 +68,30 @@ class Prompts:
     @property
     def length(self) -> int:
         """Number of text positions."""
-        return self.hidden_NKD.shape[1]
+        return self.encoded.hidden_NKD.shape[1]
 
     @property
-    def window(self) -> int:
-        """Number of text positions per window."""
-        return int(min(self.length, self.pipeline.tokenizer.model_max_length))
+    def windows(self) -> list[Window]:
+        """The windows of the prompts. Raises UsageError if the hidden states are not whole windows."""
+        return self.family.windows(self.pipeline, self.length)
 
-    @property
-    def windows(self) -> int:
-        """Number of windows. Raises UsageError if the hidden states are not whole windows."""
-        return windows(self.length, self.window)
+    def empty(self) -> Encoded:
+        """Encode the empty prompt, in one row."""
+        changes: dict[str, Any] = {"prompt": "", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        changes |= dict.fromkeys(("prompt_2", "prompt_3", "prompt_embeds", "pooled_prompt_embeds"))
+        return self.encode(**{name: value for name, value in changes.items() if name in self.given})
 
     def empty_1KD(self) -> Tensor:
-        """Encode the empty prompt, once per window: hidden states, [1, K, D]."""
-        empty = {"prompt": "", "prompt_embeds": None, "num_images_per_prompt": 1}
-        empty |= {"prompt_2": None} if "prompt_2" in self.given else {}
-        hidden_1KD = self.encode(**empty, do_classifier_free_guidance=False)
-        return hidden_1KD.repeat(1, self.windows, 1)[:, : self.length]
+        """Encode the empty prompt, once per window of a long prompt: hidden states, [1, K, D].
+
+        Where the pipeline hides padding, END takes its place, since the denoiser never sees hidden states of padding.
+        """
+        empty = self.empty()
+        hidden_1KD = empty.hidden_NKD
+        if empty.mask_NK is not None:
+            last = int(empty.mask_NK.sum()) - 1
+            hidden_1KD = hidden_1KD[:, torch.arange(hidden_1KD.shape[1]).clamp(max=last)]
+        return hidden_1KD.repeat(1, whole_windows(self.length, hidden_1KD.shape[1]), 1)[:, : self.length]
 
     def counts_NW(self, negative: bool = False) -> Tensor:
         """Count the tokens of each image's prompt in each window, with BOS and EOS, on the CPU.
@@ -96,22 +105,26 @@ class Prompts:
         Raises:
             UsageError: The counts are unknown, because the call passes embeddings.
         """
-        counts_PW = prompt_counts(self.pipeline, self.given, self.tokens, self.length, self.window)
-        if negative and self.guided:
-            more_PW = negative_counts(self.pipeline, self.given, self.negative_tokens, self.length, self.window)
+        negative = negative and self.guided
+        if self.encoded.mask_NK is not None:
+            masks = [self.encoded.mask_NK, *([self.encoded.negative_mask_NK] if negative else [])]
+            return torch.stack([mask_NK.sum(1).cpu() for mask_NK in masks if mask_NK is not None]).amax(0)[:, None]
+        counts_PW = prompt_counts(self.pipeline, self.given, self.tokens, self.windows)
+        if negative:
+            more_PW = negative_counts(self.pipeline, self.given, self.negative_tokens, self.windows, self.empty_1KD)
             counts_PW = torch.maximum(counts_PW, more_PW)
         return counts_PW.repeat_interleave(self.each, 0)
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward of the UNet.
+    """One forward of the denoiser.
 
     Attributes:
         step: Its number in the call, from 0.
         steps: Number of forwards of the call.
         timestep: The training timestep.
-        latents_NCHW: The noisy latents of the images, as the UNet gets them.
+        latents_NCHW: The noisy latents of the images, as the denoiser gets them (those of FLUX are packed).
         guided: Whether the rows are both guidance branches, and not the conditional one alone.
         guidance_scale: The scale of classifier-free guidance.
         on_N: Which images to mitigate, on the CPU.
@@ -146,22 +159,23 @@ class Effect:
             hidden_BKD: Hidden states of its rows.
 
         Returns:
-            The hidden states to use, and which of their positions are visible, [B, K] bool, or None for all. Positions
-            at the end that no row may see can be left out.
+            The hidden states to use, and which of their positions are visible, [B, K] bool on the CPU, or None for all.
+            The denoiser is not given positions that no row may see.
         """
         return hidden_BKD, None
 
-    def seam(self, forward: Forward, unet: UNet2DConditionModel) -> Seam | None:
+    def seam(self, forward: Forward, denoiser: Any, positions_V: Tensor) -> Seam | None:
         """Return a seam that changes attention layers in this forward, or None.
 
         Args:
             forward: The forward that is about to run.
-            unet: The UNet.
+            denoiser: The denoiser.
+            positions_V: The text positions that it is given, of those of the prompts.
         """
         return None
 
     def prediction(self, forward: Forward, predicted_BCHW: Tensor) -> Tensor:
-        """Change the output of the UNet.
+        """Change the output of the denoiser.
 
         Args:
             forward: The forward that ran.
@@ -192,14 +206,25 @@ class Method:
         name: Its name in tables and on the command line.
         changes_latents: Whether its effects override `Effect.latents`.
         needs_guidance: Whether it does nothing without classifier-free guidance. Calls without it raise an error.
+        needs_unet: Why it has no meaning without a UNet; empty if it has.
     """
 
     name: ClassVar[str]
     changes_latents: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = False
+    needs_unet: ClassVar[str] = ""
 
     def check(self, pipeline: Any) -> None:
         """Raise AuditError if the method cannot be applied to a pipeline."""
+        family, denoiser = supported(pipeline)
+        what = None
+        if self.needs_unet and not isinstance(denoiser, UNet2DConditionModel):
+            what = f"{self.name} {self.needs_unet}, and the denoiser is {type(denoiser).__name__}"
+        elif self.needs_guidance and not family.guided:
+            what = f"{self.name} changes guidance, and this pipeline has no unconditional branch"
+        if what is not None:
+            hint = "Use another method, such as audit.Dilute."
+            raise AuditError(what, where=type(pipeline).__name__, hint=hint, kind="unsupported_model")
 
     def begin(self, prompts: Prompts) -> Effect:
         """Return what the method does in one call.

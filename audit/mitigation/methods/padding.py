@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from audit.errors import AuditError, UsageError
+from audit.mitigation.families import supported
 from audit.mitigation.methods.method import Effect, Forward, Method, Prompts
 from audit.models.prompts import visible_positions
 
-# Shapes: B rows of the UNet, N images, P prompts, W windows, K text positions, D text width.
+# Shapes: B rows of the denoiser, N images, P prompts, W windows, K text positions, D text width.
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Padding(Method):
     For tokenizers that pad with EOS, such as that of Stable Diffusion 1.x: the EOS-like embeddings of the padding carry
     memorized content. Stable Diffusion 2.x pads with "!", the token of id 0 in the vocabulary of CLIP, which is
     therefore the neutral token. Only the prompts change, not the negative ones. The text encoder is causal, so the
-    embeddings of BOS, words and EOS stay as they are until `zero_eos` sets that of EOS to zero.
+    embeddings of BOS, words and EOS stay as they are until `zero_eos` sets that of EOS to zero. Where T5 stands beside
+    CLIP (Stable Diffusion 3), only the positions of CLIP change.
 
     Zero is not a mask: the key and the value of a zero embedding are zero or the layer's bias, so the position still
     takes its share of the softmax and gives nothing.
@@ -49,10 +51,12 @@ class Padding(Method):
 
     def check(self, pipeline: Any) -> None:
         """Raise AuditError if the tokenizer does not pad with EOS, and UsageError if it does not know the token."""
-        tokenizer = pipeline.tokenizer
+        super().check(pipeline)
+        family, _ = supported(pipeline)
+        tokenizer = family.tokenizer(pipeline)
         if tokenizer.pad_token_id != tokenizer.eos_token_id:
             what = f"the tokenizer pads with {tokenizer.pad_token!r}, but this method is for padding with EOS"
-            hint = "Stable Diffusion 2.x needs no neutral padding. Use another method."
+            hint = "Stable Diffusion 2.x and T5 pad with a token of their own. Use another method."
             raise AuditError(what, where=type(pipeline).__name__, hint=hint, kind="unsupported_model")
         if self.token is not None:
             _id_of(tokenizer, self.token)
@@ -66,18 +70,20 @@ class Padding(Method):
         Raises:
             UsageError: The call passes embeddings, whose padding ids cannot be replaced, or whose length is unknown.
         """
-        counts_NW = prompts.counts_NW()
-        prompt_NK = visible_positions(counts_NW, prompts.length, prompts.window)
-        eos_NK = prompt_NK & ~visible_positions(counts_NW - 1, prompts.length, prompts.window)
-        changed_NKD = prompts.hidden_NKD
+        counts_NW, windows = prompts.counts_NW(), prompts.windows
+        clip_K = torch.cat([torch.full((window.length,), window.has_bos) for window in windows])
+        prompt_NK = visible_positions(counts_NW, windows)
+        eos_NK = prompt_NK & ~visible_positions(counts_NW - 1, windows) & clip_K
+        changed_NKD = prompts.encoded.hidden_NKD
         if self.token is not None:
             changed_NKD = self._encoded(prompts, counts_NW[:: prompts.each, 0])
-        lengths_NW = ((prompts.window - counts_NW) * self.zero_share).round().long()
-        zero_NK = visible_positions(counts_NW + lengths_NW, prompts.length, prompts.window) & ~prompt_NK
+        length_W = torch.tensor([window.length for window in windows])
+        zero_NW = ((length_W - counts_NW) * self.zero_share).round().long()
+        zero_NK = visible_positions(counts_NW + zero_NW, windows) & ~prompt_NK & clip_K
         if self.zero_eos:
             zero_NK |= eos_NK
         changed_NKD = changed_NKD.masked_fill(zero_NK.to(changed_NKD.device)[..., None], 0)
-        own_NK = ~prompt_NK | eos_NK
+        own_NK = (~prompt_NK & clip_K) | eos_NK
         return _Padded(changed_NKD, own_NK.to(changed_NKD.device))
 
     def _encoded(self, prompts: Prompts, counts_P: Tensor) -> Tensor:
@@ -90,7 +96,7 @@ class Padding(Method):
         with ExitStack() as replacing:
             for encoder in filter(None, encoders):
                 replacing.enter_context(_replacing(encoder, counts_P, neutral))
-            return prompts.encode(do_classifier_free_guidance=False)
+            return prompts.encode(do_classifier_free_guidance=False).hidden_NKD
 
 
 class _Padded(Effect):

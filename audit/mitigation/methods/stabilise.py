@@ -14,6 +14,8 @@ from audit.mitigation.methods.method import Effect, Forward, Method, Prompts, wh
 
 # Shapes: B rows of the UNet, N images, S steps; C, H and W of the latent.
 
+NEEDS_UNET = "takes clean latents from a UNet's prediction of epsilon or v"
+
 
 @dataclass(frozen=True)
 class Stabilise(Method):
@@ -30,6 +32,7 @@ class Stabilise(Method):
 
     name: ClassVar[str] = "stabilise"
     changes_latents: ClassVar[bool] = True
+    needs_unet: ClassVar[str] = NEEDS_UNET
 
     bands: RunBands
     tail: float = 0.01
@@ -40,6 +43,7 @@ class Stabilise(Method):
 
     def check(self, pipeline: Any) -> None:
         """Raise an error if the pipeline's weights are not those of the bands."""
+        super().check(pipeline)
         self.bands.check_weights(pipeline)
 
     def begin(self, prompts: Prompts) -> Effect:

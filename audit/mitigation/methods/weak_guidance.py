@@ -12,7 +12,7 @@ from torch import Tensor
 from audit.errors import UsageError
 from audit.mitigation.methods.method import Effect, Forward, Method, Prompts, where_rows
 
-# Shapes: B rows of the UNet, N images; C, H and W of the latent.
+# Shapes: B rows of the denoiser, N images; C, H and W of the latent.
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Replaced(Method):
         """
         counts_NW = prompts.counts_NW()
         first_NK, before_NK, prompt_NK = (
-            visible_positions(counts, prompts.length, prompts.window)
+            visible_positions(counts, prompts.windows)
             for counts in (torch.ones_like(counts_NW), counts_NW - 1, counts_NW)
         )
         positions_NK = {

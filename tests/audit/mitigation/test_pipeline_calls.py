@@ -84,7 +84,7 @@ def test_a_second_pipeline_with_the_same_unet_is_refused_until_it_is_mitigated(p
 def test_an_image_to_image_pipeline_made_of_a_mitigated_one_is_refused(pipe: StableDiffusionPipeline) -> None:
     with audit.mitigated(pipe, audit.Rescale()):
         other = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
-        with pytest.raises(UsageError, match="mitigate every pipeline that shares the UNet"):
+        with pytest.raises(UsageError, match="mitigate every pipeline that shares the denoiser"):
             other(SHORT, torch.rand(1, 3, 32, 32), num_inference_steps=4)
 
 
@@ -197,7 +197,7 @@ def test_a_unet_that_is_compiled_afterwards_is_mitigated_or_refused(
         else:
             assert same(found, right)
             return
-    assert "its UNet was never seen" in refusal
+    assert "its denoiser was never seen" in refusal
 
 
 def test_two_threads_share_a_unet(pipe: StableDiffusionPipeline) -> None:

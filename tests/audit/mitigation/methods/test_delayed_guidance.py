@@ -9,6 +9,7 @@ from torch import Tensor
 
 import audit
 from audit.errors import UsageError
+from audit.mitigation.families import Encoded, StableDiffusion
 from audit.mitigation.methods.method import Forward, Prompts
 from tests.support.sampler import encoded, sampled
 
@@ -49,8 +50,8 @@ def test_the_dynamic_transition_is_the_first_local_minimum(pipe: Any, latents: A
 
 def test_each_image_is_guided_from_its_own_minimum_on(pipe: Any) -> None:
     norms = [[3.0, 1.0], [2.0, 2.0], [2.5, 1.5], [1.0, 3.0]]  # per step: of each of two images
-    hidden = torch.zeros(2, 77, 32)
-    prompts = Prompts(pipe, {"num_images_per_prompt": 1}, hidden, True, None, None, lambda: hidden)
+    given, of_two = {"num_images_per_prompt": 1}, Encoded(torch.zeros(2, 77, 32))
+    prompts = Prompts(pipe, StableDiffusion(), given, of_two, True, None, None, lambda: of_two)
     effect, on = audit.DelayedGuidance(None).begin(prompts), torch.tensor([True, True])
     found = []
     for step, of_step in enumerate(norms):
