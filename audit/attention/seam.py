@@ -100,10 +100,8 @@ class Seam:
             processor = type(self._layers[odd[0]].processor).__name__
             what = f"of {len(times)} watched layers, {len(odd)} did not attend exactly once in this forward"
             where = f"layer {odd[0]}, with {processor}, attended {times[odd[0]]} times"
-            hint = (
-                "Remove what replaces attention: unload_ip_adapter(), set the default processors (set_attn_processor), "
-            )
-            hint += "and the backend native (set_attention_backend)."
+            hint = "Remove what replaces attention: unload_ip_adapter(), set the default processors "
+            hint += "(set_attn_processor) and the backend native (set_attention_backend)."
             raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
         return values
 

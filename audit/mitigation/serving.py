@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from audit.errors import UsageError
 from audit.mitigation.inference import mitigated

@@ -141,7 +141,8 @@ class Flux(Mmdit):
         """Call a pipeline, which takes and returns packed latents (see `Model`)."""
         packed_BND = FluxPipeline._pack_latents(noise_BCHW, *noise_BCHW.shape)
         packed_BND = super().run_pipeline(pipeline, captions, packed_BND, steps, guidance_scale)
-        latents_BCHW: Tensor = FluxPipeline._unpack_latents(packed_BND, *noise_BCHW.shape[2:], 1)
+        _, height, width = self.latent_shape
+        latents_BCHW: Tensor = FluxPipeline._unpack_latents(packed_BND, height, width, 1)
         return latents_BCHW
 
     def pipeline(self) -> Any:
