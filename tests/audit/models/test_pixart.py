@@ -114,12 +114,3 @@ def test_another_architecture_is_refused(tmp_path: Path, change: dict[str, objec
     set_config(folder / "transformer/config.json", **change)
     with pytest.raises(AuditError, match=what):
         outline_model(folder)
-
-
-def test_mitigation_is_refused_by_name(sigma: Path) -> None:
-    pipeline = audit.load_model(sigma).pipeline()
-    with (
-        pytest.raises(AuditError, match="PixArtSigmaPipeline has PixArtTransformer2DModel"),
-        audit.mitigated(pipeline, audit.Dilute(1.0)),
-    ):
-        pass

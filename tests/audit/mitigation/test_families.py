@@ -1,0 +1,350 @@
+"""Mitigation of transformers is what docs/explanation/mitigation.md defines: against float64, on tiny random models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import audit
+from audit.errors import AuditError, UsageError
+from audit.mitigation.pipeline_calls import Mitigation
+from audit.models.conditioning import Conditioning
+from audit.models.noise import initial_latent
+from audit.models.schedule import guide
+from tests.support.changed_attention import ChangedAttention
+from tests.support.families import predict
+from tests.support.paths import DATA
+from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
+from tests.support.tiny_pixart import tiny_pixart
+from tests.support.tiny_xl import tiny_xl
+
+SHORT, LONG = "a red dog", "a red dog on a table, a zebra"
+STEPS, GUIDANCE = 2, 5.0
+HIDDEN, POOLED = "encoder_hidden_states", "pooled_projections"
+TOKENIZER = DATA / "tiny-sd1/tokenizer"
+MAKE: dict[str, Callable[[Path], Path]] = {
+    "pixart": tiny_pixart,
+    "sd3": partial(tiny_sd3, tokenizer=TOKENIZER),
+    "sd3 with QK norm": partial(tiny_sd3, tokenizer=TOKENIZER, qk_norm="rms_norm", dual_attention_layers=(0, 1)),
+    "sd3 without T5": partial(tiny_sd3, tokenizer=TOKENIZER, t5=False),
+    "flux": partial(tiny_flux, tokenizer=TOKENIZER),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    loaded: dict[str, Any] = {}
+
+    def load(name: str) -> Any:
+        if name not in loaded:
+            folder = MAKE[name](tmp_path_factory.mktemp("tiny") / "model")
+            loaded[name] = audit.load_model(folder, dtype=torch.float64, resolution=16)
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture(params=MAKE)
+def model(request: pytest.FixtureRequest, models: Callable[[str], Any]) -> Any:
+    return models(request.param)
+
+
+def latents(model: Any, pipeline: Any, *captions: str, guidance: float = GUIDANCE, **more: Any) -> Tensor:
+    noise_BCHW = initial_latent(0, model.latent_shape).double().expand(len(captions), -1, -1, -1)
+    found: Tensor = model.run_pipeline(partial(pipeline, **more), captions, noise_BCHW, STEPS, guidance)
+    return found
+
+
+@torch.inference_mode()
+def sampled(model: Any, conditioning: Conditioning) -> Tensor:
+    """Sample one image with the model's own loop."""
+    x, null, schedule = initial_latent(0, model.latent_shape)[None].double(), model.null(), model.schedule(STEPS)
+    conditioning = model.with_guidance(conditioning, GUIDANCE)
+    for step, timestep in enumerate(schedule.timesteps):
+        output = predict(model, x, timestep, conditioning)
+        if model.GUIDED:
+            output = guide(predict(model, x, timestep, null), output, GUIDANCE)
+        x = schedule.step(output, step, x)
+    return x
+
+
+def close(found: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+
+
+def has_bos(model: Any) -> bool:
+    return hasattr(model, "tokenizer_3") or type(model).__name__ == "StableDiffusion3"
+
+
+@contextmanager
+def flagging(pipeline: Any, method: Any, flagged: set[str], **more: Any) -> Iterator[None]:
+    """Mitigate prompts that are flagged before the call, as a calibration would."""
+    mitigation = Mitigation(pipeline, method, None, None, lambda given: [prompt in flagged for prompt in given], **more)
+    mitigation.install(pipeline)
+    yield
+    mitigation.remove(pipeline)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_dilution_mixes_the_embeddings_with_those_of_the_empty_prompt(model: Any, share: float) -> None:
+    pipeline, given = model.pipeline(), model.encode([SHORT])
+    own, empty = given.tensors[HIDDEN], model.encode([""]).tensors[HIDDEN]
+    if "PixArt" in type(model).__name__:
+        empty = empty[:, :1]  # END, the only position that is not hidden
+    with audit.mitigated(pipeline, audit.Dilute(share)):
+        ours = latents(model, pipeline, SHORT)
+    expected = Conditioning(given.tensors | {HIDDEN: share * own + (1 - share) * empty})
+    close(ours, sampled(model, expected), atol=1e-6)
+
+
+def test_a_share_of_nothing_is_the_empty_prompt(models: Any) -> None:
+    model = models("pixart")
+    pipeline = model.pipeline()
+    with audit.mitigated(pipeline, audit.Dilute(0.0)):
+        ours = latents(model, pipeline, LONG)
+    close(ours, latents(model, pipeline, ""))
+
+
+def visible(model: Any, keep: str, captions: tuple[str, ...], negative: str) -> Tensor:
+    """Tell which text positions the rows of both branches may see: [B, K]."""
+    mask_BK = (model.tokenize(captions).mask_BK | model.tokenize([negative]).mask_BK).bool()
+    if not hasattr(model, "tokenizer_3") and has_bos(model):
+        mask_BK[:, 77:] = False  # zeros stand in for T5
+    if keep == "words":
+        first = mask_BK[:, :1].clone()
+        mask_BK = torch.cat([mask_BK[:, :-1] & mask_BK[:, 1:], torch.zeros_like(first)], dim=1)
+    return mask_BK.repeat(1 + model.GUIDED, 1)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("keep", ["eos", "words"])
+@pytest.mark.parametrize("captions", [(SHORT,), (SHORT, LONG)])
+def test_masked_keys_and_a_scaled_bos_are_the_definition(
+    model: Any, keep: Any, captions: tuple[str, ...], fused: bool
+) -> None:
+    if keep == "eos" and "PixArt" in type(model).__name__:
+        keep = "all"
+    bos_scale = 3.0 if has_bos(model) else 1.0
+    negative = "on a table" if model.GUIDED else ""
+    more = {"negative_prompt": [negative] * len(captions)} if model.GUIDED else {}
+    pipeline = copy.deepcopy(model).pipeline() if fused else model.pipeline()
+    if fused:
+        pipeline.transformer.fuse_qkv_projections()
+    with audit.mitigated(pipeline, audit.Rescale(bos_scale, keep)):
+        ours = latents(model, pipeline, *captions, **more)
+    visible_BK = visible(model, keep, captions, negative) if keep != "all" else torch.ones(2 * len(captions), 300).bool()
+    scale_BK = torch.ones_like(visible_BK, dtype=torch.float64)
+    scale_BK[-len(captions) :, 0] = bos_scale
+    blocks = pipeline.transformer.transformer_blocks
+    layers = [block.attn2 if "PixArt" in type(model).__name__ else block.attn for block in blocks]
+    layers += [block.attn for block in getattr(pipeline.transformer, "single_transformer_blocks", [])]
+    count = visible_BK.shape[1]
+    keys = slice(0, count) if type(model).__name__ in ("Flux", "PixArtSigma") else slice(-count, None)
+    with ChangedAttention(layers, keys, visible_BK, scale_BK) as changed:
+        close(ours, latents(model, pipeline, *captions, **more))
+    assert changed.calls == len(layers) * STEPS
+    if keep != "all":
+        assert not torch.allclose(ours, latents(model, pipeline, *captions, **more), atol=1e-6)
+
+
+METHODS = {"dilute": audit.Dilute(0.4), "mask": audit.Rescale(1.0, "words")}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_each_image_is_mitigated_as_if_it_were_alone(model: Any, method: Any) -> None:
+    pipeline = model.pipeline()
+    with audit.mitigated(pipeline, method):
+        together = latents(model, pipeline, SHORT, LONG, "")
+        alone = torch.cat([latents(model, pipeline, caption) for caption in (SHORT, LONG, "")])
+    close(together, alone)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_only_flagged_prompts_change_and_the_others_not_by_a_bit(model: Any, method: Any) -> None:
+    pipeline = model.pipeline()
+    plain = latents(model, pipeline, SHORT, LONG)
+    with audit.mitigated(pipeline, method):
+        mitigated = latents(model, pipeline, SHORT, LONG)
+    with flagging(pipeline, method, {LONG}):
+        ours = latents(model, pipeline, SHORT, LONG)
+    close(ours, torch.stack([plain[0], mitigated[1]]))
+    assert not torch.allclose(ours[1], plain[1], atol=1e-6)
+    with flagging(pipeline, method, set()):
+        assert torch.equal(latents(model, pipeline, SHORT, LONG), plain)
+    assert torch.equal(latents(model, pipeline, SHORT, LONG), plain)
+
+
+@pytest.mark.parametrize("method", [audit.Rescale(1.0, "all"), audit.Dilute(1.0)], ids=str)
+def test_what_changes_nothing_is_bitwise_the_plain_pipeline(model: Any, method: Any) -> None:
+    pipeline = model.pipeline()
+    plain = latents(model, pipeline, SHORT, LONG)
+    with audit.mitigated(pipeline, method):
+        assert torch.equal(latents(model, pipeline, SHORT, LONG), plain)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_the_pooled_vector_of_the_empty_prompt_takes_the_place_of_the_prompts_own(models: Any, name: str) -> None:
+    model = models(name)
+    pipeline, given, empty = model.pipeline(), model.encode([SHORT]).tensors, model.encode([""]).tensors
+    with audit.mitigated(pipeline, audit.Dilute(0.0)):
+        own = latents(model, pipeline, SHORT)
+    with audit.mitigated(pipeline, audit.Dilute(0.0), empty_pooled=True):
+        ours = latents(model, pipeline, SHORT)
+    close(own, sampled(model, Conditioning(given | {HIDDEN: empty[HIDDEN]})), atol=1e-6)
+    close(ours, latents(model, pipeline, ""))
+    assert not torch.allclose(own, ours, atol=1e-6)
+    plain = latents(model, pipeline, SHORT, LONG)
+    with flagging(pipeline, audit.Dilute(0.0), {LONG}, empty_pooled=True):
+        some = latents(model, pipeline, SHORT, LONG)
+    close(some, torch.stack([plain[0], ours[0]]))
+
+
+def test_the_pooled_vector_of_stable_diffusion_xl(tmp_path: Path) -> None:
+    model = audit.load_model(tiny_xl(tmp_path / "model", TOKENIZER), dtype=torch.float64)
+    pipeline = model.pipeline()
+    with audit.mitigated(pipeline, audit.Dilute(0.0), empty_pooled=True):
+        ours = latents(model, pipeline, SHORT)
+    close(ours, latents(model, pipeline, ""))
+
+
+@pytest.mark.parametrize("name", ["pixart", "sd1"])
+def test_a_family_without_a_pooled_vector_cannot_replace_it(models: Any, sd1: audit.Model, name: str) -> None:
+    pipeline = (sd1 if name == "sd1" else models(name)).pipeline()
+    with pytest.raises(UsageError, match="the prompt enters this denoiser by no pooled vector"):
+        audit.mitigate_(pipeline, empty_pooled=True)
+
+
+def test_padding_of_stable_diffusion_3_is_that_of_clip(models: Any) -> None:
+    model = models("sd3")
+    pipeline, tokens = model.pipeline(), model.tokenize([SHORT])
+    count = len(model.words(SHORT)) + 2
+    neutral = model.tokenizer.get_vocab()["the</w>"]
+    with audit.mitigated(pipeline, audit.Padding("the</w>")):
+        ours = latents(model, pipeline, SHORT)
+    ids = tokens.ids_BK.clone()
+    for start in (0, 77):  # of both CLIP encoders
+        ids[:, start + count : start + 77] = neutral
+    given, changed = model.encode([SHORT]).tensors, model.embed(replace(tokens, ids_BK=ids)).tensors
+    hidden = torch.cat([changed[HIDDEN][:, :77], given[HIDDEN][:, 77:]], dim=1)
+    hidden[:, count - 1] = 0
+    close(ours, sampled(model, Conditioning(given | {HIDDEN: hidden})), atol=1e-6)
+
+
+def test_guidance_of_stable_diffusion_3_can_be_weaker_or_later(models: Any) -> None:
+    model = models("sd3")
+    pipeline, rows = model.pipeline(), []
+    handle = pipeline.transformer.register_forward_pre_hook(
+        lambda _module, args, _given: rows.append(len(args[0])), with_kwargs=True
+    )
+    with audit.mitigated(pipeline, audit.WeakGuidance(2.0)):
+        weak = latents(model, pipeline, SHORT)
+    close(weak, latents(model, pipeline, SHORT, guidance=2.0))
+    rows.clear()
+    with audit.mitigated(pipeline, audit.DelayedGuidance(0.5)):
+        latents(model, pipeline, SHORT)
+    handle.remove()
+    assert rows == [1, 2]
+
+
+def test_embeddings_of_stable_diffusion_3_have_two_windows(models: Any) -> None:
+    model = models("sd3")
+    pipeline, method = model.pipeline(), audit.Rescale(2.0, "words")
+    with audit.mitigated(pipeline, method):
+        right = latents(model, pipeline, SHORT)
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    given = dict(zip(names, pipeline.encode_prompt(SHORT, None, None), strict=True))
+    clip, t5 = (int(count) for count in model.tokenize([SHORT]).mask_BK.split([77, 256], dim=1)[0].sum(1)), 0
+    counts = [[next(clip), int(model.tokenize([SHORT]).mask_BK[:, 77:].sum()) + t5]]
+    noise = initial_latent(0, model.latent_shape)[None].double()
+    call = {"latents": noise, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "latent"}
+    with audit.mitigated(pipeline, method, prompt_tokens=counts):
+        close(pipeline(height=16, width=16, **given, **call).images, right)
+    with (
+        audit.mitigated(pipeline, method, prompt_tokens=5),
+        pytest.raises(UsageError, match="333 positions in 2 windows"),
+    ):
+        pipeline(height=16, width=16, **given, **call)
+
+
+def test_prompts_that_a_calibration_flags_are_mitigated(models: Any) -> None:
+    model = models("pixart")
+    control = [f"a {look} {thing}" for look in ("red", "old") for thing in "abcdefghijklm"]
+    calibration = audit.calibrate(audit.screen(model, control, detectors=["noise_magnitude"]), "noise_magnitude")
+    pipeline = model.pipeline()
+    plain = latents(model, pipeline, SHORT)
+    with audit.mitigated(pipeline, audit.Dilute(0.0), only=calibration, max_p=1.0):
+        close(latents(model, pipeline, SHORT), latents(model, model.pipeline(), "") if False else plain, atol=1e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "what"),
+    [
+        ("flux", audit.Rescale(1.25, "eos"), "does not put BOS first"),
+        ("pixart", audit.Rescale(1.25, "words"), "does not put BOS first"),
+        ("pixart", audit.Rescale(1.0, "eos"), "hides padding itself, so that keep=eos changes nothing"),
+        ("pixart", audit.Padding(), "pads with '<pad>'"),
+        ("flux", audit.Padding(), "pads with '<pad>'"),
+        ("sd3", audit.Attenuate(), "down and mid layers of a UNet, and the denoiser is SD3Transformer2DModel"),
+        ("flux", audit.WeakGuidance(), "this pipeline has no unconditional branch"),
+        ("flux", audit.DelayedGuidance(), "this pipeline has no unconditional branch"),
+    ],
+    ids=str,
+)
+def test_what_has_no_meaning_is_refused_with_the_reason(models: Any, name: str, method: Any, what: str) -> None:
+    with pytest.raises(AuditError, match=what):
+        audit.mitigate_(models(name).pipeline(), method)
+
+
+@pytest.mark.parametrize("name", ["sd3", "pixart"])
+def test_bands_are_fitted_for_a_unet_alone(models: Any, name: str) -> None:
+    with pytest.raises(AuditError, match="takes clean latents from a UNet's prediction"):
+        audit.fit_run_bands(models(name), [SHORT])
+
+
+def test_pixart_does_not_tell_its_guidance(models: Any) -> None:
+    model = models("pixart")
+    pipeline = model.pipeline()
+    with (
+        audit.mitigated(pipeline, audit.WeakGuidance()),
+        pytest.raises(AuditError, match="PixArtSigmaPipeline does not tell its num_timesteps and guidance_scale"),
+    ):
+        latents(model, pipeline, SHORT)
+
+
+def test_a_negative_prompt_of_flux_is_refused(models: Any) -> None:
+    model = models("flux")
+    pipeline = model.pipeline()
+    with audit.mitigated(pipeline), pytest.raises(AuditError, match="the call encodes prompts twice"):
+        latents(model, pipeline, SHORT, negative_prompt="blurry", true_cfg_scale=2.0)
+
+
+def test_a_second_prompt_is_refused(models: Any) -> None:
+    model = models("sd3")
+    pipeline = model.pipeline()
+    with audit.mitigated(pipeline), pytest.raises(UsageError, match="a text encoder a prompt_3 of its own"):
+        latents(model, pipeline, SHORT, prompt_3="zebra")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pixart", "sd3", "flux"])
+def test_a_transformer_that_was_compiled_in_place_before(models: Any, name: str) -> None:
+    model = copy.deepcopy(models(name))
+    pipeline, method = model.pipeline(), audit.Rescale(3.0 if name == "sd3" else 1.0, "words")
+    plain = latents(model, pipeline, SHORT, LONG)
+    with audit.mitigated(pipeline, method):
+        right = latents(model, pipeline, SHORT, LONG)
+    torch._dynamo.reset()
+    pipeline.transformer.compile(backend="eager")
+    close(latents(model, pipeline, SHORT, LONG), plain, atol=1e-8)
+    with audit.mitigated(pipeline, method):
+        close(latents(model, pipeline, SHORT, LONG), right, atol=1e-8)
+    close(latents(model, pipeline, SHORT, LONG), plain, atol=1e-8)
