@@ -253,6 +253,20 @@ def supported(pipeline: DiffusionPipeline) -> tuple[Family, Any]:
     return family, denoiser
 
 
+def check_tells_guidance(pipeline: DiffusionPipeline, asking: str) -> None:
+    """Raise AuditError if a pipeline does not tell its number of steps and its guidance scale.
+
+    Args:
+        pipeline: The pipeline.
+        asking: Who needs to know.
+    """
+    missing = [name for name in ("num_timesteps", "guidance_scale") if not hasattr(type(pipeline), name)]
+    if missing:
+        what = f"{type(pipeline).__name__} does not tell its {' and '.join(missing)}"
+        hint = "Use another method, such as audit.Dilute, without only=bands."
+        raise AuditError(what, where=asking, hint=hint, kind="unsupported_model")
+
+
 def _fits(family: Family, name: str, part: Any) -> bool:
     if part is None:
         return name not in family.encoders or name in family.optional

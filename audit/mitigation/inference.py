@@ -16,7 +16,7 @@ from audit.attention.calls import watchers_of
 from audit.calibration.calibration import Calibration
 from audit.calibration.screening import screen_as
 from audit.errors import AuditError, UsageError
-from audit.mitigation.families import SUPPORTED, supported
+from audit.mitigation.families import SUPPORTED, check_tells_guidance, supported
 from audit.mitigation.methods.bands import RunBands
 from audit.mitigation.methods.dilute import Dilute
 from audit.mitigation.methods.method import Method
@@ -118,8 +118,10 @@ def mitigate_(
     """
     if not isinstance(method, Method):
         raise UsageError(f"the method is {method!r}", hint='Give an instance, such as audit.Rescale(keep="eos").')
-    _check(pipeline, empty_pooled)
-    method.check(pipeline)
+    if _installed(pipeline) is not None:
+        raise UsageError("this pipeline is already mitigated", hint="Call unmitigate_(pipeline) first.")
+    check_mitigation(pipeline, method, empty_pooled)
+    method.check_weights(pipeline)
     flag = _flag(pipeline, only, max_p)
     Mitigation(pipeline, method, prompt_tokens, negative_prompt_tokens, flag, empty_pooled).install(pipeline)
 
@@ -143,6 +145,7 @@ def _flag(pipeline: DiffusionPipeline, only: Calibration | RunBands | None, max_
     if not 0 < max_p <= 1:
         raise UsageError(f"max_p is {max_p}", hint="Give a number from 0 (excluded) to 1, usually from 0.01 to 0.1.")
     if isinstance(only, RunBands):
+        check_tells_guidance(pipeline, "only=bands")
         only.check_weights(pipeline)
         return RunFlag(only, max_p)
     if only.withheld is not None:
@@ -167,11 +170,19 @@ def _installed(pipeline: DiffusionPipeline) -> Mitigation | None:
     return next((calls.owner for calls in watchers_of(pipeline) if isinstance(calls, PipelineCalls)), None)
 
 
-def _check(pipeline: DiffusionPipeline, empty_pooled: bool) -> None:
-    """Raise an error that names the part of the pipeline that cannot be mitigated, if there is one."""
+def check_mitigation(pipeline: DiffusionPipeline, method: Method, empty_pooled: bool = False) -> None:
+    """Check that pipelines of this kind can be mitigated by a method, whatever their weights.
+
+    Args:
+        pipeline: The pipeline; its weights are not needed.
+        method: As for `mitigate_`.
+        empty_pooled: As for `mitigate_`.
+
+    Raises:
+        UsageError: `empty_pooled` without a pooled vector.
+        AuditError: Names the part of the pipeline that cannot be mitigated, or why the method has no meaning for it.
+    """
     kind = type(pipeline).__name__
-    if _installed(pipeline) is not None:
-        raise UsageError("this pipeline is already mitigated", hint="Call unmitigate_(pipeline) first.")
     family, denoiser = supported(pipeline)
     if isinstance(getattr(pipeline, family.denoiser), torch._dynamo.OptimizedModule):
         hint = f"Call mitigate_ before torch.compile, or compile in place with pipeline.{family.denoiser}.compile()."
@@ -184,3 +195,4 @@ def _check(pipeline: DiffusionPipeline, empty_pooled: bool) -> None:
         what = f"{kind} does not encode its prompts with encode_prompt as the pipelines of its family do"
         hint = SUPPORTED + " Text to image, image to image and inpainting; InstructPix2Pix is not one of them."
         raise AuditError(what, hint=hint, kind="unsupported_model")
+    method.check(pipeline)

@@ -183,11 +183,6 @@ class Mitigation:
     def _forward(self, call: Call, prompts: Prompts, given: dict[str, Any]) -> Forward:
         assert call.on_N is not None
         pipeline, rows = call.pipeline, len(given[HIDDEN])
-        missing = [name for name in ("num_timesteps", "guidance_scale") if not hasattr(pipeline, name)]
-        if missing and (self.method.needs_guidance or self.method.changes_latents or call.flagging):
-            what = f"{type(pipeline).__name__} does not tell its {' and '.join(missing)}"
-            hint = "Use another method (audit.Rescale), without only=bands."
-            raise AuditError(what, where=self.method.name, hint=hint, kind="unsupported_model")
         return Forward(
             step=call.forwards,
             steps=int(getattr(pipeline, "num_timesteps", 0)),

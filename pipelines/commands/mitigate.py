@@ -27,7 +27,7 @@ def mitigate(
         typer.Option(
             metavar="NAME[:SETTING=VALUE,...]",
             help="rescale, padding, attenuate, stabilise, delayed_guidance, dilute or weak_guidance, with settings "
-            "(default: several of each that needs no other file). Repeatable.",
+            "(default: several of each that needs no other file and has a meaning for the model). Repeatable.",
         ),
     ] = None,
     captions: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of confirmed captions.")] = 100,
@@ -40,6 +40,14 @@ def mitigate(
     clip: Annotated[
         str | None, typer.Option(metavar="DIR", help="An open_clip folder for CLIP scores, if the run has no CLIP.")
     ] = None,
+    empty_pooled: Annotated[
+        bool,
+        typer.Option(
+            "--empty-pooled",
+            help="Give the model the pooled vector of the empty prompt too (Stable Diffusion XL, 3, 3.5, FLUX.1), "
+            "which no method changes.",
+        ),
+    ] = False,
     log_level: LogLevel = Level.warning,
     verbose: Verbose = False,
 ) -> None:
@@ -51,9 +59,9 @@ def mitigate(
     to the earlier ones.
     """
     from pipelines.console.progress import Reporter
-    from pipelines.runs.mitigate import METHODS, Request, mitigate_run
+    from pipelines.runs.mitigate import Request, mitigate_run
 
-    request = Request(tuple(method or METHODS), captions, ordinary, seeds, clip)
+    request = Request(method, captions, ordinary, seeds, clip, empty_pooled)
     _print(mitigate_run(run, request, Reporter(verbose=state.verbose), log_level.value))
     typer.echo(f"{run.rstrip('/')}/report.html")
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from audit.errors import UsageError
+from audit.errors import AuditError, UsageError
 from pipelines.configuration.config import ClipOptions, Config
 from pipelines.configuration.settings import absolute
 from pipelines.console.progress import Reporter
 from pipelines.engine.context import Run
 from pipelines.runs.finished_run import finished
+
+if TYPE_CHECKING:
+    from audit.mitigation.serving import Setting
 
 METHODS = (
     *(f"rescale:bos_scale={scale},keep={keep}" for keep in ("eos", "words", "all") for scale in (1.0, 1.25, 2.0, 4.0)),
@@ -29,18 +33,21 @@ class Request:
     """The methods and captions to measure.
 
     Attributes:
-        methods: Methods with their settings, as `audit.mitigation.methods.registry.parse` reads them.
+        methods: Methods with their settings, as `audit.mitigation.methods.registry.parse` reads them (default: those of
+            METHODS that have a meaning for the model).
         confirmed: Maximum number of confirmed captions.
         ordinary: Maximum number of captions that were not selected.
         seeds: Seeds (default: those of the run's `generate`).
         clip: An open_clip folder, for a run that has no CLIP.
+        empty_pooled: As for `audit.mitigated`.
     """
 
-    methods: Sequence[str] = METHODS
+    methods: Sequence[str] | None = None
     confirmed: int = 100
     ordinary: int = 50
     seeds: Sequence[int] | None = None
     clip: str | None = None
+    empty_pooled: bool = False
 
 
 def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, log_level: str = "warning") -> pa.Table:
@@ -64,10 +71,11 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, l
     from pipelines.stages import mitigate, report
     from pipelines.steps.mitigation_captions import MitigationPlan
 
-    settings = to_measure([parse(text) for text in request.methods])
+    settings = to_measure([parse(text) for text in request.methods or METHODS], request.empty_pooled)
     if request.confirmed < 1 or request.ordinary < 0:
         raise UsageError("captions must be at least 1 and ordinary at least 0", hint="Choose other numbers.")
     ledger, manifest, config = finished(uri)
+    settings = _with_a_meaning(settings, config, chosen=request.methods is not None)
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
         config = _with_clip(config, request.clip)
@@ -76,6 +84,25 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, l
         report.run(run)
         run.finish()
     return summary
+
+
+def _with_a_meaning(settings: Sequence[Setting], config: Config, *, chosen: bool) -> list[Setting]:
+    """Leave out the settings that have no meaning for the model. Raises AuditError if they were chosen."""
+    from audit.mitigation.inference import check_mitigation
+    from pipelines.engine.models import outline
+
+    pipeline, kept = outline(config.model).pipeline(), []
+    for setting in settings:
+        try:
+            if setting.method is not None:
+                check_mitigation(pipeline, setting.method, setting.empty_pooled)
+            kept.append(setting)
+        except UsageError:
+            raise
+        except AuditError:
+            if chosen:
+                raise
+    return kept
 
 
 def _seeds(given: Sequence[int] | None, default: Sequence[int]) -> list[int]:

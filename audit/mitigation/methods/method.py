@@ -24,7 +24,7 @@ from torch import Tensor
 
 from audit.attention.seam import Seam
 from audit.errors import AuditError
-from audit.mitigation.families import Encoded, Family, supported
+from audit.mitigation.families import Encoded, Family, check_tells_guidance, supported
 from audit.models.prompts import Tokens, Window, negative_counts, prompt_counts, whole_windows
 
 # Shapes: B rows of the denoiser (the unconditional rows, if any, before the conditional ones), P prompts, N images,
@@ -215,7 +215,7 @@ class Method:
     needs_unet: ClassVar[str] = ""
 
     def check(self, pipeline: Any) -> None:
-        """Raise AuditError if the method cannot be applied to a pipeline."""
+        """Raise AuditError if the method cannot be applied to pipelines of this kind, whatever their weights."""
         family, denoiser = supported(pipeline)
         what = None
         if self.needs_unet and not isinstance(denoiser, UNet2DConditionModel):
@@ -225,6 +225,11 @@ class Method:
         if what is not None:
             hint = "Use another method, such as audit.Dilute."
             raise AuditError(what, where=type(pipeline).__name__, hint=hint, kind="unsupported_model")
+        if self.needs_guidance or self.changes_latents:
+            check_tells_guidance(pipeline, self.name)
+
+    def check_weights(self, pipeline: Any) -> None:
+        """Raise UsageError if the settings are for other weights than those of a pipeline."""
 
     def begin(self, prompts: Prompts) -> Effect:
         """Return what the method does in one call.

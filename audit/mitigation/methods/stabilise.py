@@ -41,9 +41,8 @@ class Stabilise(Method):
         if not 0 <= self.tail < 0.5:
             raise UsageError(f"tail is {self.tail}", hint="Give a fraction below 0.5.")
 
-    def check(self, pipeline: Any) -> None:
-        """Raise an error if the pipeline's weights are not those of the bands."""
-        super().check(pipeline)
+    def check_weights(self, pipeline: Any) -> None:
+        """Raise UsageError if the pipeline's weights are not those of the bands."""
         self.bands.check_weights(pipeline)
 
     def begin(self, prompts: Prompts) -> Effect:

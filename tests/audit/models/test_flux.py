@@ -107,7 +107,6 @@ def test_what_the_family_does_not_run_is_refused_before_weights_are_read(
             load(folder, resolution=16)
 
 
-
 def test_what_cannot_be_added_to_the_weights_is_refused_before_it_is_read(folder: Path) -> None:
     with pytest.raises(AuditError, match="Flux models are not supported with textual_inversion"):
         audit.load_model(folder, textual_inversion=["word.safetensors"])

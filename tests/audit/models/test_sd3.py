@@ -106,7 +106,6 @@ def test_what_the_family_does_not_run_is_refused_before_weights_are_read(
             load(folder)
 
 
-
 def test_an_image_is_that_of_the_pipeline(model: Any) -> None:
     pipeline, noise_1CHW = model.pipeline(), initial_latent(0, model.latent_shape)[None]
     latents, images = (
