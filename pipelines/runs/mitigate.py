@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -66,8 +66,10 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, l
         UsageError: The request is invalid.
         AuditError: The run is not finished, has no confirmed captions, or lacks data that is needed.
     """
+    from audit.mitigation.families import supported
     from audit.mitigation.methods.registry import parse
     from audit.mitigation.serving import to_measure
+    from pipelines.engine.models import outline
     from pipelines.stages import mitigate, report
     from pipelines.steps.mitigation_captions import MitigationPlan
 
@@ -75,32 +77,46 @@ def mitigate_run(uri: str, request: Request, progress: Reporter | None = None, l
     if request.confirmed < 1 or request.ordinary < 0:
         raise UsageError("captions must be at least 1 and ordinary at least 0", hint="Choose other numbers.")
     ledger, manifest, config = finished(uri)
-    settings = _with_a_meaning(settings, config, chosen=request.methods is not None)
+    pipeline = outline(config.model).pipeline()
+    family, denoiser = supported(pipeline)
+    settings = with_a_meaning(settings, pipeline, chosen=request.methods is not None)
     seeds = _seeds(request.seeds, config.generate.seeds)
     if request.clip is not None:
         config = _with_clip(config, request.clip)
     with Run(config, ledger, manifest, progress or Reporter(), log_level) as run:
+        if family.has_pooled(denoiser) and not request.empty_pooled:
+            run.progress.say("mitigate: no method changes the pooled vector of a prompt; --empty-pooled replaces it")
         summary = mitigate.run(run, MitigationPlan(settings, request.confirmed, request.ordinary, seeds))
         report.run(run)
         run.finish()
     return summary
 
 
-def _with_a_meaning(settings: Sequence[Setting], config: Config, *, chosen: bool) -> list[Setting]:
-    """Leave out the settings that have no meaning for the model. Raises AuditError if they were chosen."""
-    from audit.mitigation.inference import check_mitigation
-    from pipelines.engine.models import outline
+def with_a_meaning(settings: Sequence[Setting], pipeline: Any, *, chosen: bool) -> list[Setting]:
+    """Leave out the settings that have no meaning for a pipeline.
 
-    pipeline, kept = outline(config.model).pipeline(), []
+    Args:
+        settings: The settings.
+        pipeline: The pipeline; its weights are not needed.
+        chosen: Whether the user chose the settings, so that none may be left out.
+
+    Returns:
+        Those that have a meaning.
+
+    Raises:
+        UsageError: The pipeline has no pooled vector, but the settings replace it.
+        AuditError: The pipeline cannot be mitigated, or not by a setting that was chosen.
+    """
+    from audit.mitigation.inference import check_mitigation
+
+    kept = []
     for setting in settings:
         try:
             if setting.method is not None:
                 check_mitigation(pipeline, setting.method, setting.empty_pooled)
             kept.append(setting)
-        except UsageError:
-            raise
-        except AuditError:
-            if chosen:
+        except AuditError as error:
+            if chosen or isinstance(error, UsageError):
                 raise
     return kept
 

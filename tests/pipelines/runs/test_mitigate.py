@@ -14,14 +14,19 @@ import torch
 from safetensors.torch import save_file
 
 from audit import schema
+from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError, UsageError
+from audit.mitigation.methods.registry import parse
 from audit.mitigation.methods.rescale import Rescale
-from audit.mitigation.serving import Setting
+from audit.mitigation.serving import Setting, to_measure
 from audit.record.ledger import Ledger
-from pipelines.runs.mitigate import Request, mitigate_run
+from pipelines.runs.mitigate import METHODS, Request, mitigate_run, with_a_meaning
 from reports.check import check
 from reports.query import query
 from tests.support.called import crossaudit
+from tests.support.paths import DATA
+from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
+from tests.support.tiny_pixart import tiny_pixart
 from tests.support.toy import MEMORIZED
 
 pytestmark = pytest.mark.slow
@@ -244,6 +249,53 @@ def test_a_partial_copy_is_looked_for_in_its_region(own: Ledger) -> None:
     [ordinary] = rows(own, caption_set="ordinary", method="none")
     assert ordinary["region_similarity"] is None
     assert not ordinary["is_copy"]
+
+
+def of_another_model(run: Ledger, folder: Path) -> None:
+    """Make a run one of another model, as far as `mitigate` can tell."""
+    about = manifest(run)
+    about["resolved"]["model"] |= {"path": str(folder), "resolution": 16}
+    for entries in (about["models"], about["checkpoints"]):
+        entries.pop("model")
+    run.write_bytes("manifest.json", json.dumps(about).encode())
+
+
+def test_a_transformer_is_mitigated_by_what_has_a_meaning_for_it(own: Ledger, tmp_path: Path) -> None:
+    of_another_model(own, tiny_sd3(tmp_path / "model", DATA / "tiny-sd1/tokenizer"))
+    few = ("--captions", "1", "--ordinary", "1", "--seeds", "1")
+    refused = crossaudit("mitigate", own.uri, *few, "--method", "attenuate")
+    assert refused.returncode == 1
+    assert "down and mid layers of a UNet, and the denoiser is SD3Transformer2DModel" in refused.stderr
+    done = crossaudit("mitigate", own.uri, *few, "--method", "dilute", "--method", "rescale", "--empty-pooled")
+    assert done.returncode == 0, done.stderr
+    assert "pooled vector" not in done.stderr
+    assert "no method changes the pooled vector" in crossaudit("mitigate", own.uri, *few, "--method", "dilute").stderr
+    assert {(row["method"], row["settings"]) for row in rows(own)} == {
+        ("none", ""),
+        ("dilute", "share=0.4"),
+        ("dilute", "share=0.4, empty_pooled=True"),
+        ("rescale", "bos_scale=1.25, keep=eos, empty_pooled=True"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        (
+            lambda folder: tiny_sd3(folder, DATA / "tiny-sd1/tokenizer"),
+            {"rescale", "padding", "delayed_guidance", "dilute"},
+        ),
+        (lambda folder: tiny_flux(folder, DATA / "tiny-sd1/tokenizer"), {"rescale", "dilute"}),
+        (tiny_pixart, {"rescale", "dilute"}),
+    ],
+    ids=["sd3", "flux", "pixart"],
+)
+def test_by_default_what_has_a_meaning_for_the_model_is_measured(make: Any, left: set[str], tmp_path: Path) -> None:
+    pipeline, settings = (
+        outline_model(make(tmp_path / "model")).pipeline(),
+        to_measure([parse(text) for text in METHODS]),
+    )
+    assert {setting.name for setting in with_a_meaning(settings, pipeline, chosen=False)} == {"none", *left}
 
 
 def test_a_run_that_is_not_finished_is_refused(own: Ledger) -> None:
