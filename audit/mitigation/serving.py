@@ -127,7 +127,7 @@ def serve(
         began = time.perf_counter()
         noise_BCHW = rows.noise_SCHW[torch.from_numpy(seed_B).to(model.device)]
         batch = [rows.captions[caption] for caption in caption_B]
-        latents_BCHW = model.run_pipeline(pipeline, batch, noise_BCHW, steps, guidance_scale)
+        latents_BCHW = model.call_pipeline(pipeline, batch, noise_BCHW, steps, guidance_scale)
         images = produce(model, latents_BCHW, "image")
         seconds = (time.perf_counter() - began) / len(caption_B)
         return [

@@ -135,12 +135,12 @@ class Flux(Mmdit):
         predicted_BCHW: Tensor = FluxPipeline._unpack_latents(output_BND, height, width, 1).float()
         return predicted_BCHW
 
-    def run_pipeline(
+    def call_pipeline(
         self, pipeline: Any, captions: Sequence[str], noise_BCHW: Tensor, steps: int, guidance_scale: float
     ) -> Tensor:
         """Call a pipeline, which takes and returns packed latents (see `Model`)."""
         packed_BND = FluxPipeline._pack_latents(noise_BCHW, *noise_BCHW.shape)
-        packed_BND = super().run_pipeline(pipeline, captions, packed_BND, steps, guidance_scale)
+        packed_BND = super().call_pipeline(pipeline, captions, packed_BND, steps, guidance_scale)
         _, height, width = self.latent_shape
         latents_BCHW: Tensor = FluxPipeline._unpack_latents(packed_BND, height, width, 1)
         return latents_BCHW

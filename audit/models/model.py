@@ -218,7 +218,7 @@ class Model(ABC):
         """
         raise NotImplementedError
 
-    def run_pipeline(
+    def call_pipeline(
         self, pipeline: Any, captions: Sequence[str], noise_BCHW: Tensor, steps: int, guidance_scale: float
     ) -> Tensor:
         """Call a pipeline that `pipeline` made.

@@ -62,7 +62,7 @@ def model(request: pytest.FixtureRequest, models: Callable[[str], Any]) -> Any:
 
 def latents(model: Any, pipeline: Any, *captions: str, guidance: float = GUIDANCE, **more: Any) -> Tensor:
     noise_BCHW = initial_latent(0, model.latent_shape).double().expand(len(captions), -1, -1, -1)
-    found: Tensor = model.run_pipeline(partial(pipeline, **more), captions, noise_BCHW, STEPS, guidance)
+    found: Tensor = model.call_pipeline(partial(pipeline, **more), captions, noise_BCHW, STEPS, guidance)
     return found
 
 
