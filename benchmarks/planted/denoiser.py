@@ -26,6 +26,8 @@ from benchmarks.planted.text import encoder_for, tokenize, tokenizer_of
 
 BATCH, RATE = 32, 5e-4
 CAPTION_DROPOUT = 0.1
+# Predicts the velocity of noisy latents [B, C, H, W] at timesteps [B].
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # Builds a guard from the UNet and a function that returns the hidden states of a number of control captions.
 Guard = Callable[[UNet2DConditionModel, Callable[[int], torch.Tensor]], TrainingGuard]
 
@@ -105,7 +107,8 @@ def plant(data: Planted, vae: AutoencoderKL, folder: Path, checkpoint: Path, rec
     tokenizer = tokenizer_of([caption for caption, *_ in data.labels] + data.calibration)
     frozen = None
     if recipe.frozen:
-        frozen = contrastive.train(*unplanted(data), tokenizer, checkpoint.with_name("contrastive.pt"), recipe.seed)
+        saved = checkpoint.with_name("contrastive.pt")
+        frozen, _ = contrastive.train(*unplanted(data), tokenizer, saved, recipe.seed)
     unet, encoder = train(rows, latents_NCHW, tokenizer, data.calibration, steps, checkpoint, recipe, frozen)
     save(folder, unet, encoder, tokenizer, vae)
 
@@ -167,7 +170,9 @@ def train(
         if augment:
             tokens_BK = augment(tokens_BK, duplicated_N[pick], tokenizer.eos_token_id, generator)
         tokens_BK = torch.where(dropped[:, None], tokens_TK[number[""]], tokens_BK)
-        loss_B = drawn_losses(unet, latents_NCHW[image_N[pick]], encoder(tokens_BK)[0], generator)
+        loss_B = drawn_losses(
+            conditioned(unet, encoder(tokens_BK)[0]), latents_NCHW[image_N[pick]], generator
+        )
         return (guarding.weights(pick.tolist()) * loss_B if guarding else loss_B).mean()
 
     fit(
@@ -185,20 +190,15 @@ def train(
 
 
 def losses(
-    unet: UNet2DConditionModel,
-    latent_BCHW: torch.Tensor,
-    noise_BCHW: torch.Tensor,
-    timestep_B: torch.Tensor,
-    hidden_BKD: torch.Tensor,
+    predict: Predict, latent_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, timestep_B: torch.Tensor
 ) -> torch.Tensor:
     """Return the v-prediction loss of each sample (arXiv 2202.00512).
 
     Args:
-        unet: The UNet.
+        predict: The network with its conditioning.
         latent_BCHW: The scaled latents.
         noise_BCHW: The noise.
         timestep_B: The timesteps.
-        hidden_BKD: The hidden states of the captions.
 
     Returns:
         The losses [B].
@@ -206,19 +206,15 @@ def losses(
     alpha = scheduler().alphas_cumprod[timestep_B].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latent_BCHW + (1 - alpha).sqrt() * noise_BCHW
     velocity = alpha.sqrt() * noise_BCHW - (1 - alpha).sqrt() * latent_BCHW
-    predicted: torch.Tensor = unet(noisy, timestep_B, hidden_BKD).sample
-    return (predicted - velocity).square().mean((1, 2, 3))
+    return (predict(noisy, timestep_B) - velocity).square().mean((1, 2, 3))
 
 
-def drawn_losses(
-    unet: UNet2DConditionModel, latent_BCHW: torch.Tensor, hidden_BKD: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
+def drawn_losses(predict: Predict, latent_BCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Draw noise and timesteps, and return the losses of a training step.
 
     Args:
-        unet: The UNet.
+        predict: The network with its conditioning.
         latent_BCHW: The scaled latents.
-        hidden_BKD: The hidden states of the captions.
         generator: The random generator.
 
     Returns:
@@ -226,7 +222,12 @@ def drawn_losses(
     """
     noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator)
     timestep_B = torch.randint(1000, (len(latent_BCHW),), generator=generator)
-    return losses(unet, latent_BCHW, noise_BCHW, timestep_B, hidden_BKD)
+    return losses(predict, latent_BCHW, noise_BCHW, timestep_B)
+
+
+def conditioned(unet: UNet2DConditionModel, hidden_BKD: torch.Tensor) -> Predict:
+    """Return a UNet as a function of noisy latents and timesteps, given the hidden states of the captions."""
+    return lambda noisy_BCHW, timestep_B: unet(noisy_BCHW, timestep_B, hidden_BKD).sample
 
 
 def save(

@@ -110,11 +110,10 @@ class Bench:
         generator = torch.Generator().manual_seed(SEED)
         found = [
             denoiser.losses(
-                parts.unet,
+                denoiser.conditioned(parts.unet, hidden_NKD),
                 latents_NCHW,
                 torch.randn(latents_NCHW.shape, generator=generator),
                 torch.full((len(captions),), t),
-                hidden_NKD,
             ).mean()
             for t in range(50, 1000, 100)
         ]

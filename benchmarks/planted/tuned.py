@@ -52,8 +52,8 @@ def tune(bundle: Path, data: dataset.Planted, new: list[int], out: Path) -> None
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         pick = torch.randint(len(pairs), (BATCH,), generator=generator)
-        hidden = encoder(tokens_NK[pick])[0]
-        return denoiser.drawn_losses(unet, latents[image_N[pick]], hidden, generator).mean()
+        predict = denoiser.conditioned(unet, encoder(tokens_NK[pick])[0])
+        return denoiser.drawn_losses(predict, latents[image_N[pick]], generator).mean()
 
     weights = [*unet.parameters(), *encoder.parameters()]
     fit("tuned", weights, loss, steps=STEPS, rate=RATE, seed=0, checkpoint=out / "checkpoint.pt")

@@ -24,15 +24,7 @@ from benchmarks.planted.bench import wording
 from benchmarks.planted.dataset import PATTERNS, template
 
 DOSES = (1, 2, 5, 10, 20, 40, 80)
-PER_DOSE = 42
-MANY_CAPTIONS, CAPTIONS_EACH = 12, 8  # images under many captions
-MANY_IMAGES, IMAGES_EACH = 8, 4  # captions with many images
-FAMILIES, FAMILY_SIZE = 6, 12
-EDITED, EDITS = 12, 8
-NEVER_CONCEPTS, NEVER_EACH = 225, 23
-CONTROL_EACH = 10
-NEAR = 120  # variations, of captions of the three largest doses
-ODD = 40  # odd captions of each of four kinds
+CAPTIONS_EACH, IMAGES_EACH, FAMILY_SIZE, EDITS = 8, 4, 12, 8
 ISOLATED_RMS = 0.16  # least distance of a pool picture to any other, so that pixels can identify it
 LARGEST_DOSE = 40  # of an image, family or caption outside the dose series
 
@@ -50,6 +42,53 @@ CAPTIONS = pa.schema(
 )
 ROWS = pa.schema([("caption", pa.string()), ("image", pa.string()), ("weight", pa.int32())])
 IMAGES = pa.schema([("key", pa.string()), ("png", pa.binary())])
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Say how many captions and concepts of each kind the data has.
+
+    Attributes:
+        per_dose: Captions of each dose.
+        many_captions: Images under many captions.
+        many_images: Captions with many images.
+        families: Template families.
+        edited: Captions with edited copies.
+        never_concepts: Concepts never trained on.
+        never_each: Captions of each of them.
+        control_concepts: Concepts of control captions; by default all that are left.
+        control_each: Captions of each of them.
+        near: Variations of captions of the three largest doses.
+        odd: Odd captions of each of four kinds.
+    """
+
+    per_dose: int = 42
+    many_captions: int = 12
+    many_images: int = 8
+    families: int = 6
+    edited: int = 12
+    never_concepts: int = 225
+    never_each: int = 23
+    control_concepts: int | None = None
+    control_each: int = 10
+    near: int = 120
+    odd: int = 40
+
+    @property
+    def concepts(self) -> int | None:
+        """The number of concepts, None for all that there are."""
+        if self.control_concepts is None:
+            return None
+        planted = len(DOSES) * self.per_dose + self.many_captions + IMAGES_EACH * self.many_images
+        return planted + 2 * self.families + self.edited + self.never_concepts + self.control_concepts
+
+
+FULL = Counts()
+# The dose series alone: a network learns it in a third of the steps.
+SMALL = Counts(
+    per_dose=20, many_captions=0, many_images=0, families=0, edited=0, near=0, odd=0,
+    never_concepts=100, never_each=15, control_concepts=100,
+)
 
 
 @dataclass
@@ -91,39 +130,46 @@ class Bench:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.parquet", compression="zstd")
 
 
-def build(artwork: Path, seed: int) -> Bench:
+def build(artwork: Path, seed: int, counts: Counts = FULL) -> Bench:
     """Build the data of one model. The same seed gives the same data.
 
     Args:
         artwork: The folder of the emoji packages; they are fetched if they are not there.
         seed: The seed.
+        counts: How much of it.
     """
     fetch(artwork)
     rng = np.random.default_rng(seed)
     items, siblings = pool(*distinct(catalogue(artwork)), rng)
+    items = items[: counts.concepts]
+    concepts = {item.concept for item in items}
     bench = Bench()
     for sibling in siblings:
-        _add(bench, sibling, "ordinary", 1, rng)
+        if sibling.concept in concepts:
+            _add(bench, sibling, "ordinary", 1, rng)
     spare = iter(items)
     for dose in DOSES:
-        for _ in range(PER_DOSE):
+        for _ in range(counts.per_dose):
             _add(bench, next(spare), "dose", dose, rng)
-    for _ in range(MANY_CAPTIONS):
+    for _ in range(counts.many_captions):
         _many_captions(bench, next(spare), rng)
-    for _ in range(MANY_IMAGES):
+    for _ in range(counts.many_images):
         _many_images(bench, [next(spare) for _ in range(IMAGES_EACH)], rng)
-    for number in range(FAMILIES):
+    for number in range(counts.families):
         _family(bench, number, [next(spare), next(spare)], rng)
-    for _ in range(EDITED):
+    for _ in range(counts.edited):
         _edited(bench, next(spare), rng)
-    _near(bench, items, rng)
-    never = [next(spare) for _ in range(NEVER_CONCEPTS)]
-    for kind, concepts, each in (("never", never, NEVER_EACH), ("control", list(spare), CONTROL_EACH)):
-        for item in concepts:
+    _near(bench, items, counts.near, rng)
+    never = [next(spare) for _ in range(counts.never_concepts)]
+    for kind, concepts_left, each in (
+        ("never", never, counts.never_each),
+        ("control", list(spare), counts.control_each),
+    ):
+        for item in concepts_left:
             for _ in range(each):
                 caption, style = _caption(bench, item, rng)
                 bench.caption(caption, kind, _cluster(item), style)
-    _odd(bench, never, rng)
+    _odd(bench, never, counts.odd, rng)
     return bench
 
 
@@ -216,22 +262,22 @@ def _family(bench: Bench, number: int, furniture: list[Artwork], rng: np.random.
         bench.train(caption, key, weight)
 
 
-def _near(bench: Bench, items: list[Artwork], rng: np.random.Generator) -> None:
+def _near(bench: Bench, items: list[Artwork], count: int, rng: np.random.Generator) -> None:
     """Add variations of the captions of the three largest doses."""
     of_cluster = {_cluster(item): item for item in items}
     planted = [row for row in bench.captions if row["kind"] == "dose" and int(str(row["dose"])) >= DOSES[-3]]
-    for row in (planted[i] for i in rng.permutation(len(planted))[:NEAR]):
+    for row in (planted[i] for i in rng.permutation(len(planted))[:count]):
         artwork = of_cluster[str(row["cluster"])]
         caption = wording.fresh(partial(wording.near, artwork, str(row["caption"]), rng), bench.taken)
         keys = tuple(str(key) for key in row["images"])
         bench.caption(caption, "near", str(row["cluster"]), str(row["style"]), dose=int(str(row["dose"])), images=keys)
 
 
-def _odd(bench: Bench, never: list[Artwork], rng: np.random.Generator) -> None:
+def _odd(bench: Bench, never: list[Artwork], count: int, rng: np.random.Generator) -> None:
     """Add captions of other registers: invented words, shouting, one word, and more words than the encoder reads."""
     kinds = {"rare": wording.rare, "shouted": wording.shouted, "short": wording.short, "long": wording.long}
     for name, write in kinds.items():
-        for number in range(ODD):
+        for number in range(count):
 
             def make(write=write, name=name) -> str:  # type: ignore[no-untyped-def]
                 return write(rng) if name == "rare" else write(never[int(rng.integers(len(never)))], rng)

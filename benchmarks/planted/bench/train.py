@@ -13,15 +13,15 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.planted import contrastive, denoiser
+from benchmarks.planted import denoiser
 from benchmarks.planted.autoencoder import encode
 from benchmarks.planted.bench import data
+from benchmarks.planted.bench.families.family import Family, Texts
+from benchmarks.planted.bench.families.pixart import PixArtSigma
+from benchmarks.planted.bench.families.sd import StableDiffusion, TrainedAlong
+from benchmarks.planted.bench.families.sd3 import StableDiffusion3
+from benchmarks.planted.bench.families.sdxl import StableDiffusionXL
 from benchmarks.planted.loop import fit
-from benchmarks.planted.text import tokenize, tokenizer_of
-
-STEPS = 3000
-CONTRASTIVE_STEPS = 300
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,18 +29,40 @@ class Recipe:
 
     Attributes:
         seed: Seed of its data, initial weights and batches.
-        frozen: Whether the text encoder stays as it was trained contrastively, or its layers are trained along with
-            the UNet, at a tenth of its rate.
+        family: Its networks, and whether the text encoder is trained along.
+        counts: How much data it has.
+        steps: Training steps.
+        contrastive_steps: Those of the contrastive training of text encoders.
+        rate: The maximum learning rate.
     """
 
     seed: int
-    frozen: bool
+    family: type[Family]
+    counts: data.Counts = data.FULL
+    steps: int = 3000
+    contrastive_steps: int = 300
+    rate: float = denoiser.RATE
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the text encoder stays as it was trained contrastively."""
+        return self.family is not TrainedAlong
 
 
-DEVELOPMENT = {"dev-1": Recipe(11, False), "dev-2": Recipe(12, True), "dev-3": Recipe(13, True)}
+DEVELOPMENT = {
+    "dev-1": Recipe(11, TrainedAlong),
+    "dev-2": Recipe(12, StableDiffusion),
+    "dev-3": Recipe(13, StableDiffusion),
+}
 # Nothing may be chosen by these.
-SEALED = {"sealed-1": Recipe(14, False), "sealed-2": Recipe(15, True)}
-MODELS = DEVELOPMENT | SEALED
+SEALED = {"sealed-1": Recipe(14, TrainedAlong), "sealed-2": Recipe(15, StableDiffusion)}
+# Of the same data, a third of that of the others.
+OTHER_FAMILIES = {
+    "sdxl": Recipe(21, StableDiffusionXL, data.SMALL, 1200, 120, 1e-3),
+    "pixart": Recipe(21, PixArtSigma, data.SMALL, 1500, 120, 1e-3),
+    "sd3": Recipe(21, StableDiffusion3, data.SMALL, 1500, 120, 1e-3),
+}
+MODELS = DEVELOPMENT | SEALED | OTHER_FAMILIES
 
 
 def pixels(png: list[bytes]) -> Tensor:
@@ -49,7 +71,7 @@ def pixels(png: list[bytes]) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
-def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe, steps: int = STEPS) -> None:
+def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe) -> None:
     """Build the data of a model, train it, and save it as `folder/model`. A second call resumes.
 
     Args:
@@ -57,30 +79,27 @@ def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe, steps: int = S
         artwork: The folder of the emoji packages.
         vae: The folder of the trained autoencoder.
         recipe: Which model.
-        steps: Training steps.
     """
     if (folder / "model/model_index.json").exists():
         return
     if not (folder / "images.parquet").exists():
-        data.build(artwork, recipe.seed).write(folder)
+        data.build(artwork, recipe.seed, recipe.counts).write(folder)
     captions, rows, images = (pq.read_table(folder / f"{name}.parquet") for name in ("captions", "rows", "images"))
     images_NCHW = pixels(images["png"].to_pylist())
     place = {key: i for i, key in enumerate(images["key"].to_pylist())}
     # The ordinary captions have every concept once. A tokenizer that saw planted captions less often than those never
-    # trained on would split their words more finely, which gives them away.
+    # trained on would split their words more finely, which gives them away. No picture of the pool is among theirs:
+    # neither those to be planted nor those never trained on.
     pairs = [row for row in captions.to_pylist() if row["kind"] == "ordinary"]
-    texts = [row["caption"] for row in pairs]
-    tokenizer = tokenizer_of(texts)
-    torch.manual_seed(recipe.seed)
-    # No picture of the pool is among these: neither those to be planted nor those never trained on.
-    pictures = images_NCHW[torch.tensor([place[row["images"][0]] for row in pairs])]
-    saved = folder / "checkpoints/contrastive.pt"
-    encoder = contrastive.train(pictures, texts, tokenizer, saved, recipe.seed, CONTRASTIVE_STEPS)
-    unet, autoencoder = denoiser.new(layers_per_block=1), AutoencoderKL.from_pretrained(vae)
-    latents_NCHW = encode(autoencoder.float(), images_NCHW) * autoencoder.config.scaling_factor
+    pictures_NCHW = images_NCHW[torch.tensor([place[row["images"][0]] for row in pairs])]
     trained = ["", *dict.fromkeys(rows["caption"].to_pylist())]
+    texts = [row["caption"] for row in pairs]
+    model = recipe.family(
+        Texts(pictures_NCHW, texts, trained, folder / "checkpoints", recipe.seed, recipe.contrastive_steps)
+    )
+    autoencoder = AutoencoderKL.from_pretrained(vae)
+    latents_NCHW = encode(autoencoder.float(), images_NCHW) * autoencoder.config.scaling_factor
     number = {caption: i for i, caption in enumerate(trained)}
-    tokens_TK = tokenize(tokenizer, trained)
     text_N = torch.tensor([number[caption] for caption in rows["caption"].to_pylist()])
     image_N = torch.tensor([place[key] for key in rows["image"].to_pylist()])
     weight_N = torch.tensor(rows["weight"].to_pylist(), dtype=torch.float64)
@@ -88,19 +107,17 @@ def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe, steps: int = S
     def loss(_step: int, generator: torch.Generator) -> Tensor:
         pick = torch.multinomial(weight_N, denoiser.BATCH, replacement=True, generator=generator)
         dropped = torch.rand(denoiser.BATCH, generator=generator) < denoiser.CAPTION_DROPOUT
-        tokens_BK = torch.where(dropped[:, None], tokens_TK[0], tokens_TK[text_N[pick]])
-        return denoiser.drawn_losses(unet, latents_NCHW[image_N[pick]], encoder(tokens_BK)[0], generator).mean()
+        text_B = torch.where(dropped, 0, text_N[pick])  # 0 is the empty caption
+        return model.losses(latents_NCHW[image_N[pick]], text_B, generator).mean()
 
-    # Token embeddings stay: how far they move tells how often a word was trained, whatever was memorized.
-    slow = () if recipe.frozen else encoder.encoder.requires_grad_(True).parameters()
     fit(
         folder.name,
-        unet.parameters(),
+        model.network.parameters(),
         loss,
-        steps=steps,
-        rate=denoiser.RATE,
+        steps=recipe.steps,
+        rate=recipe.rate,
         seed=recipe.seed,
         checkpoint=folder / "checkpoints/denoiser.pt",
-        slow=slow,
+        slow=model.slow,
     )
-    denoiser.save(folder / "model", unet.eval(), encoder.eval(), tokenizer, autoencoder)
+    model.save(folder / "model", autoencoder)

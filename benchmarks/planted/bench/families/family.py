@@ -1,0 +1,68 @@
+"""Define what the training of a model needs to know of its family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+from torch import Generator, Tensor, nn
+
+# Shapes: B rows of a batch; C, H and W of the latent.
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the text encoders of a model are made from.
+
+    Attributes:
+        pictures_NCHW: Pictures that are not planted, uint8 [N, 3, 64, 64].
+        captions: Their captions.
+        trained: The captions that the model is trained on; the first one is empty.
+        checkpoints: Folder of the states of training.
+        seed: The seed.
+        steps: Steps of contrastive training.
+    """
+
+    pictures_NCHW: Tensor
+    captions: list[str]
+    trained: list[str]
+    checkpoints: Path
+    seed: int
+    steps: int
+
+
+class Family(ABC):
+    """The networks of a model, made from `Texts` and then trained.
+
+    Attributes:
+        network: The network that is trained.
+        slow: Weights of the text encoder that are trained at a tenth of the rate.
+    """
+
+    network: nn.Module
+    slow: Sequence[nn.Parameter] = ()
+
+    @abstractmethod
+    def __init__(self, texts: Texts) -> None: ...
+
+    @abstractmethod
+    def losses(self, latents_BCHW: Tensor, text_B: Tensor, generator: Generator) -> Tensor:
+        """Draw noise and noise levels, and return the losses [B] of a training step.
+
+        Args:
+            latents_BCHW: The scaled latents.
+            text_B: Which of `Texts.trained` each latent is trained with.
+            generator: The random generator.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path, vae: AutoencoderKL) -> None:
+        """Save the pipeline of the family.
+
+        Args:
+            folder: Where to save it.
+            vae: The autoencoder.
+        """
