@@ -170,9 +170,7 @@ def train(
         if augment:
             tokens_BK = augment(tokens_BK, duplicated_N[pick], tokenizer.eos_token_id, generator)
         tokens_BK = torch.where(dropped[:, None], tokens_TK[number[""]], tokens_BK)
-        loss_B = drawn_losses(
-            conditioned(unet, encoder(tokens_BK)[0]), latents_NCHW[image_N[pick]], generator
-        )
+        loss_B = drawn_losses(conditioned(unet, encoder(tokens_BK)[0]), latents_NCHW[image_N[pick]], generator)
         return (guarding.weights(pick.tolist()) * loss_B if guarding else loss_B).mean()
 
     fit(

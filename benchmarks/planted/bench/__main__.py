@@ -19,7 +19,7 @@ from audit.embedding.loading import load_embedder
 from benchmarks.markers import insert
 from benchmarks.planted.bench import early, mitigation, page, plots, results, screens, truth
 from benchmarks.planted.bench.labels import Labels
-from benchmarks.planted.bench.train import DEVELOPMENT, MODELS
+from benchmarks.planted.bench.train import DEVELOPMENT, MODELS, OTHER_FAMILIES
 from benchmarks.planted.bench.train import train as train_model
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
@@ -32,9 +32,13 @@ SCREENS = {
     "seeds": screens.measure_seeds,
     "sharpness": screens.measure_sharpness,
 }
+FEW_SCREENS = {"screen": screens.measure_some}
 Work = Annotated[Path, typer.Option(help="Folder of the artwork, the models and what is measured on them.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results, one JSON file per model.")]
 Models = Annotated[list[str], typer.Argument(help=", ".join(MODELS))]
+StableDiffusionModels = Annotated[
+    list[str], typer.Argument(help=", ".join(name for name in MODELS if name not in OTHER_FAMILIES))
+]
 
 
 @app.command()
@@ -52,11 +56,14 @@ def measure(models: Models, work: Work = WORK) -> None:
     embedder = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
     for name in models:
         folder, model = work / name, audit.load_model(work / name / "model")
+        parts, chosen = (truth.few_parts, FEW_SCREENS) if name in OTHER_FAMILIES else (truth.all_parts, SCREENS)
         if not (folder / "truth.parquet").exists():
-            found, runs = truth.measure(model, folder, embedder)
-            pq.write_table(runs, folder / "runs.parquet", compression="zstd")
+            captions = pq.read_table(folder / "captions.parquet")
+            found, runs = truth.measure(model, folder, embedder, parts(captions))
+            if runs is not None:
+                pq.write_table(runs, folder / "runs.parquet", compression="zstd")
             pq.write_table(found, folder / "truth.parquet", compression="zstd")
-        for table, screen in SCREENS.items():
+        for table, screen in chosen.items():
             if not (folder / f"{table}.parquet").exists():
                 pq.write_table(screen(model, folder), folder / f"{table}.parquet", compression="zstd")
 
@@ -66,7 +73,8 @@ def tables(models: Models, work: Work = WORK, out: Out = RESULTS) -> None:
     """Compute the tables and curves of measured models."""
     torch.set_num_threads(1)
     for name in models:
-        found = results.collect(work / name)
+        collect = results.collect_some if name in OTHER_FAMILIES else results.collect
+        found = collect(work / name)
         results.write(found, out / f"{name}.json")
         if found["text_only"][2] > MOST_BY_TEXT:
             typer.echo(
@@ -77,7 +85,7 @@ def tables(models: Models, work: Work = WORK, out: Out = RESULTS) -> None:
 
 @app.command()
 def mitigate(
-    models: Models,
+    models: StableDiffusionModels,
     work: Work = WORK,
     out: Out = RESULTS,
     methods: Annotated[
@@ -107,7 +115,7 @@ def mitigate(
 
 
 @app.command("early")
-def print_early(models: Models, work: Work = WORK) -> None:
+def print_early(models: StableDiffusionModels, work: Work = WORK) -> None:
     """Print what the response of the caption inside the UNet finds on measured models."""
     torch.set_num_threads(1)
     for name in models:
@@ -125,7 +133,8 @@ def print_early(models: Models, work: Work = WORK) -> None:
 def write_page(out: Out = RESULTS, evidence: Annotated[Path, typer.Option(help="The page.")] = PAGE) -> None:
     """Write the tables and plots of the evidence page from the results."""
     found = page.read(out)
-    evidence.write_text(insert(evidence.read_text(), page.tables(found, page.read_mitigation(out))))
+    made = page.tables(found, page.read_mitigation(out)) | page.family_tables(page.read_families(out))
+    evidence.write_text(insert(evidence.read_text(), made))
     folder = evidence.parent / "evidence"
     folder.mkdir(exist_ok=True)
     plots.dose_response(found, folder / "dose-response.svg")
@@ -148,8 +157,9 @@ def evidence(
             ("train", "--work", str(work)),
             ("measure", "--work", str(work)),
             ("tables", "--work", str(work), "--out", str(out)),
-            ("mitigate", "--work", str(work), "--out", str(out)),
         )
+        if model not in OTHER_FAMILIES:
+            steps = (*steps, ("mitigate", "--work", str(work), "--out", str(out)))
         commands = ([sys.executable, "-m", "benchmarks.planted.bench", *step, model] for step in steps)
         return next((code for code in (subprocess.run(command).returncode for command in commands) if code), 0)
 

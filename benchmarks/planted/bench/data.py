@@ -86,8 +86,16 @@ class Counts:
 FULL = Counts()
 # The dose series alone: a network learns it in a third of the steps.
 SMALL = Counts(
-    per_dose=20, many_captions=0, many_images=0, families=0, edited=0, near=0, odd=0,
-    never_concepts=100, never_each=15, control_concepts=100,
+    per_dose=20,
+    many_captions=0,
+    many_images=0,
+    families=0,
+    edited=0,
+    near=0,
+    odd=0,
+    never_concepts=100,
+    never_each=15,
+    control_concepts=100,
 )
 
 

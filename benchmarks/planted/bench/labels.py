@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.planted.bench.truth import PLANTED, SEEDS
+from benchmarks.planted.bench.truth import PLANTED
 
-HALF = len(SEEDS) // 2  # a caption that reproduces in 1 to 4 of 8 seeds is half-memorized
+# A caption that reproduces in 1 to 4 of 8 seeds is half-memorized.
 ANY, HALF_MEMORIZED, BY_SSCD = "any", "half", "sscd"
 
 
@@ -58,6 +58,10 @@ class Labels:
         """The concept or family of each caption."""
         return {row["caption"]: row["cluster"] for row in self.captions}
 
+    def in_most_seeds(self, caption: str) -> bool:
+        """Tell whether a caption reproduces in more than half of its seeds, by pixels."""
+        return 2 * self.pixels[caption] > self.seeds[caption]
+
     def positives(self, which: str = ANY) -> list[str]:
         """Return the planted captions that reproduce.
 
@@ -66,8 +70,8 @@ class Labels:
                 by SSCD.
         """
         counts = self.sscd if which == BY_SSCD else self.pixels
-        most = HALF if which == HALF_MEMORIZED else len(SEEDS)
-        return [caption for caption, kind in self.kind.items() if kind in PLANTED and 0 < counts[caption] <= most]
+        found = [caption for caption, kind in self.kind.items() if kind in PLANTED and counts[caption] > 0]
+        return [c for c in found if not self.in_most_seeds(c)] if which == HALF_MEMORIZED else found
 
     def negatives(self, kind: str) -> list[str]:
         """Return the captions of a kind that are not known to reproduce, by pixels."""

@@ -27,7 +27,7 @@ from audit.statistics.intervals import clopper_pearson
 from benchmarks.paired import rounds
 from benchmarks.planted.bench.carriers import PARTS, Replaced
 from benchmarks.planted.bench.data import png
-from benchmarks.planted.bench.labels import HALF, Labels
+from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.screens import calibrated
 from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, some
 
@@ -122,7 +122,7 @@ class Bench:
         self._model, self._clip, self._sscd = audit.load_model(folder / "model"), clip, sscd
         self.pipeline, self._judge = self._model.pipeline(), Judge(folder, sscd)
         captions, labels = pq.read_table(folder / "captions.parquet"), Labels.read(folder)
-        often = [caption for caption in labels.positives() if labels.pixels[caption] > HALF]
+        often = [caption for caption in labels.positives() if labels.in_most_seeds(caption)]
         verbatim = [caption for caption in often if labels.kind[caption] != "template"]
         templates = [caption for caption in often if labels.kind[caption] == "template"]
         order = np.random.default_rng(0).permutation(len(verbatim))

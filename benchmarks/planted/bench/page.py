@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF_MEMORIZED
 from benchmarks.planted.bench.masks import MASKS
 from benchmarks.planted.bench.tables import TEXT_ONLY
-from benchmarks.planted.bench.train import MODELS
+from benchmarks.planted.bench.train import DEVELOPMENT, OTHER_FAMILIES, SEALED
 
 Results = dict[str, dict[str, Any]]
 KINDS = {
@@ -51,6 +51,21 @@ def read(folder: Path) -> Results:
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("[!m]*-[0-9].json"))}
 
 
+def read_families(folder: Path) -> Results:
+    """Read the results of the models of other families that are measured."""
+    paths = {name: folder / f"{name}.json" for name in OTHER_FAMILIES}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def family_tables(results: Results) -> dict[str, str]:
+    """Render the tables of models of other families, by the name of their marker, `NAME-families`."""
+    rates = {
+        figure.replace("_", "-"): detectors(results, figure, ANY, "never") for figure in ("auroc", "tpr_at_1_percent")
+    }
+    made = {"dose-response": dose_response(results), "text-only": text_only(results)} | rates
+    return {f"{name}-families": table for name, table in made.items()}
+
+
 def tables(results: Results, mitigated: Results) -> dict[str, str]:
     """Render all tables, by the name of their marker: `NAME-dev` and `NAME-sealed`, and one for each mitigated model.
 
@@ -76,7 +91,7 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
     for group in ("dev", "sealed"):
         part = {name: result for name, result in results.items() if name.startswith(group)}
         found |= {f"{name}-{group}": make(part) if part else NOT_YET for name, make in render.items()}
-    for model in MODELS:
+    for model in DEVELOPMENT | SEALED:
         rows = mitigated[model]["settings"] if model in mitigated else []
         found[f"copies-left-{model}"] = copies_left(rows) if rows else NOT_YET
         found[f"quality-{model}"] = quality(rows) if rows else NOT_YET

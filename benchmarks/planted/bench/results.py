@@ -33,6 +33,22 @@ def collect(folder: Path) -> dict[str, Any]:
     }
 
 
+def collect_some(folder: Path) -> dict[str, Any]:
+    """Compute the tables of a measured model of another family.
+
+    Args:
+        folder: The folder of the model, with `truth.parquet` and `screen.parquet`.
+    """
+    scores, labels = tables.screen_scores(folder), Labels.read(folder)
+    return {
+        "model": folder.name,
+        "dose_response": tables.dose_response(labels),
+        "text_only": tables.text_only_by_dose(folder),
+        "detectors": tables.detector_rates(labels, scores),
+        "by_dose": tables.by_dose(labels, scores),
+    }
+
+
 def write(found: dict[str, Any], path: Path) -> None:
     """Write results with the digits that mean something."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,13 @@ import audit
 from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import RUN, SCREEN
 from benchmarks.planted.artwork import SIDE
-from benchmarks.planted.bench.truth import BATCH, CONTROL, NEVER, ORDINARY, PLANTED, some
+from benchmarks.planted.bench.truth import BATCH, CONTROL, FEW_OTHERS, NEVER, ORDINARY, PLANTED, some
 from benchmarks.planted.sharpness import sharpness
 
 SEED = 0
 SEVERAL = (0, 1, 2, 3)
 FOUR_SEEDS = ("caption_response", "attention_profile", "noise_magnitude", "seed_agreement")
-SHARPNESS_NEVER = 1500
+SHARPNESS_NEVER, FEW_NEVER = 1500, 1000
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 
 
@@ -30,6 +30,19 @@ def measure(model: audit.Model, folder: Path) -> pa.Table:
         folder: The model's folder.
     """
     return audit.screen(model, _captions(folder), [SEED], ONE_SEED, BATCH)
+
+
+def measure_some(model: audit.Model, folder: Path) -> pa.Table:
+    """Screen some captions of a model of another family from one seed: planted, never trained, control and ordinary.
+
+    Args:
+        model: The model.
+        folder: The model's folder.
+    """
+    captions = pq.read_table(folder / "captions.parquet")
+    chosen = [c for kind in PLANTED for c in some(captions, kind)] + some(captions, "ordinary", FEW_OTHERS)
+    chosen += some(captions, "never", FEW_NEVER) + some(captions, "control", CONTROL)
+    return audit.screen(model, chosen, [SEED], ONE_SEED, BATCH)
 
 
 def measure_half(model: audit.Model, folder: Path) -> pa.Table:

@@ -18,7 +18,7 @@ from audit.statistics.detection_rates import auroc, detection_rates, tpr_at
 from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench import screens, text_only
 from benchmarks.planted.bench.data import DOSES
-from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF, HALF_MEMORIZED, Labels
+from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF_MEMORIZED, Labels
 from benchmarks.planted.bench.truth import PLANTED
 
 TEXT_ONLY, SHARPNESS = "text only", "sharpness (Jeon et al.)"
@@ -34,9 +34,10 @@ def dose_response(labels: Labels) -> list[dict[str, Any]]:
             groups.setdefault((row["kind"], row["dose"] if row["kind"] == "dose" else -1), []).append(row["caption"])
     order = [("dose", dose) for dose in DOSES] + [(k, -1) for k in (*PLANTED[1:], "near", "ordinary", "never", "odd")]
     rows = []
-    for kind, dose in order:
+    for kind, dose in (each for each in order if each in groups):
         captions = groups[kind, dose]
-        once, often = (sum(labels.pixels[caption] > least for caption in captions) for least in (0, HALF))
+        once = sum(labels.pixels[caption] > 0 for caption in captions)
+        often = sum(map(labels.in_most_seeds, captions))
         low, high = clopper_pearson(once, len(captions))
         rows.append(
             {"kind": kind, "dose": dose if dose >= 0 else None, "captions": len(captions)}
@@ -53,13 +54,24 @@ def all_scores(folder: Path) -> dict[str, Scores]:
     found[HALF_SIZE] = screens.scored(folder, pq.read_table(folder / "half.parquet"), DEFAULT_DETECTOR)
     baseline = pq.read_table(folder / "sharpness.parquet")
     found[SHARPNESS] = dict(zip(baseline["caption"].to_pylist(), baseline["sharpness"].to_pylist(), strict=True))
+    return found | {TEXT_ONLY: text_only_scores(folder)}
+
+
+def screen_scores(folder: Path) -> dict[str, Scores]:
+    """Return the score of each caption by every detector that screens from one seed, and the text-only guess."""
+    table = pq.read_table(folder / "screen.parquet")
+    found = {name: screens.scored(folder, table, name) for name in (*COMBINED, *screens.ONE_SEED)}
+    return found | {TEXT_ONLY: text_only_scores(folder)}
+
+
+def text_only_scores(folder: Path) -> Scores:
+    """Return the text-only guess for planted captions and those never trained on."""
     captions = pq.read_table(folder / "captions.parquet")
     chosen = captions.filter(pc.is_in(captions["kind"], pa.array([*PLANTED, "never"]))).to_pylist()
     planted_N = np.array([row["kind"] != "never" for row in chosen])
     features_NF = text_only.features(audit.load_model(folder / "model"), [row["caption"] for row in chosen])
     score_N = text_only.guess(features_NF, planted_N, [row["cluster"] for row in chosen])
-    found[TEXT_ONLY] = dict(zip([row["caption"] for row in chosen], score_N.tolist(), strict=True))
-    return found
+    return dict(zip([row["caption"] for row in chosen], score_N.tolist(), strict=True))
 
 
 def text_only_by_dose(folder: Path) -> dict[int, float]:

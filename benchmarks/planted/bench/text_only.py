@@ -15,9 +15,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 import audit
-from benchmarks.planted.text import tokenize
+from audit.models.sd import HIDDEN
 
 # Shapes: N captions, F features, K text positions, D width of the text encoder.
 
@@ -29,19 +30,24 @@ def features(model: audit.Model, captions: Sequence[str]) -> csr_matrix:
     """Compute case, lengths, words and text embeddings of captions, each scaled to unit variance: [N, F].
 
     Args:
-        model: The model, whose own text encoder gives the embeddings.
+        model: The model, whose own text encoders give the embeddings.
         captions: The captions.
     """
-    pipeline = model.pipeline()
-    tokens_NK = tokenize(pipeline.tokenizer, list(captions))
-    hidden, end = [], []
-    for part_BK in tokens_NK.split(BATCH):
-        found = pipeline.text_encoder(part_BK)
-        words_BK1 = (part_BK != pipeline.tokenizer.eos_token_id)[..., None]
-        hidden.append((found.last_hidden_state * words_BK1).sum(1) / words_BK1.sum(1))
-        end.append(found.pooler_output)
-    mean_ND, end_ND = torch.cat(hidden).double(), torch.cat(end).double()
-    length_N = (tokens_NK != pipeline.tokenizer.eos_token_id).sum(1)
+    # The mean over the words, the end of the caption and, where the model has one, the pooled vector.
+    found: list[list[Tensor]] = []
+    lengths = []
+    for start in range(0, len(captions), BATCH):
+        conditioning = model.encode(captions[start : start + BATCH])
+        hidden_BKD, tokens = conditioning.tensors[HIDDEN], conditioning.tokens
+        assert tokens is not None
+        words_BK1 = (torch.arange(hidden_BKD.shape[1]) < tokens.end_B[:, None])[..., None]
+        mean_BD = (hidden_BKD * words_BK1).sum(1) / words_BK1.sum(1).clamp(min=1)
+        end_BD = hidden_BKD[torch.arange(len(tokens)), tokens.end_B]
+        others = [v for v in conditioning.tensors.values() if v.ndim == 2 and v.is_floating_point()]
+        found.append([mean_BD, end_BD, *others])
+        lengths.append(tokens.end_B)
+    vectors = [torch.cat(parts).double() for parts in zip(*found, strict=True)]
+    length_N = torch.cat(lengths)
     numbers = [
         [
             sum(map(str.isupper, c)) / len(c),
@@ -51,9 +57,8 @@ def features(model: audit.Model, captions: Sequence[str]) -> csr_matrix:
         ]
         for c in captions
     ]
-    dense_NF = np.column_stack(
-        [np.array(numbers), length_N, mean_ND.norm(dim=1), end_ND.norm(dim=1), mean_ND.numpy(), end_ND.numpy()]
-    )
+    norms = [vector_ND.norm(dim=1) for vector_ND in vectors]
+    dense_NF = np.column_stack([np.array(numbers), length_N, *norms, *(vector_ND.numpy() for vector_ND in vectors)])
     words = TfidfVectorizer(token_pattern=r"\S+", lowercase=False).fit_transform(captions)
     lowered = TfidfVectorizer().fit_transform(captions)
     return hstack([StandardScaler().fit_transform(dense_NF), words, lowered], format="csr")

@@ -23,6 +23,7 @@ from benchmarks.planted.bench.families.sd3 import StableDiffusion3
 from benchmarks.planted.bench.families.sdxl import StableDiffusionXL
 from benchmarks.planted.loop import fit
 
+
 @dataclass(frozen=True)
 class Recipe:
     """Define one model.
@@ -60,7 +61,7 @@ SEALED = {"sealed-1": Recipe(14, TrainedAlong), "sealed-2": Recipe(15, StableDif
 OTHER_FAMILIES = {
     "sdxl": Recipe(21, StableDiffusionXL, data.SMALL, 1200, 120, 1e-3),
     "pixart": Recipe(21, PixArtSigma, data.SMALL, 1500, 120, 1e-3),
-    "sd3": Recipe(21, StableDiffusion3, data.SMALL, 1500, 120, 1e-3),
+    "sd3": Recipe(21, StableDiffusion3, data.SMALL, 1200, 120, 1e-3),
 }
 MODELS = DEVELOPMENT | SEALED | OTHER_FAMILIES
 

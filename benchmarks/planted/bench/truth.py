@@ -28,6 +28,7 @@ STEPS, GUIDANCE, BATCH, CHUNK = 12, 4.0, 64, 256
 SEEDS = tuple(range(1, 9))
 PLANTED = ("dose", "many_captions", "many_images", "template", "edited")
 NEVER, CONTROL, ORDINARY = 600, 700, 300  # how many captions of these kinds are generated
+FEW_SEEDS, FEW_OTHERS = SEEDS[:4], 100  # the same for models of other families
 RATIO = 0.5  # a copy is at most half as far from its own image as from any other (Carlini et al. 2023, section 4.2)
 QUANTILE = 0.999  # of the best similarity of generations of captions never trained on: the SSCD threshold
 
@@ -118,30 +119,49 @@ class Judge:
         return rows
 
 
-def measure(model: audit.Model, folder: Path, embedder: Embedder) -> tuple[pa.Table, pa.Table]:
-    """Generate captions of a model, and decide which of them reproduce a training image.
+# Captions, the seeds from which they are generated, and the trajectory detectors that follow.
+Part = tuple[list[str], Sequence[int], tuple[str, ...]]
+
+
+def all_parts(captions: pa.Table) -> list[Part]:
+    """Return what to generate of a model of Stable Diffusion.
 
     Planted captions and variations of them are generated from all seeds, ordinary ones, of which none reproduces, from
-    two, and captions without an image from the first.
+    two, and captions without an image from the first. Trajectory detectors follow the first seed.
+    """
+    planted = [c for kind in (*PLANTED, "near") for c in some(captions, kind)]
+    ordinary, others = some(captions, "ordinary", ORDINARY), without_image(captions)
+    return [
+        (planted + ordinary + others, SEEDS[:1], tuple(RUN)),
+        (planted + ordinary, SEEDS[1:2], ()),
+        (planted, SEEDS[2:], ()),
+    ]
+
+
+def few_parts(captions: pa.Table) -> list[Part]:
+    """Return what to generate of a model of another family: planted captions from four seeds, some others from one."""
+    planted = [c for kind in PLANTED for c in some(captions, kind)]
+    others = [c for kind in ("ordinary", "never") for c in some(captions, kind, FEW_OTHERS)]
+    return [(planted + others, FEW_SEEDS[:1], ()), (planted, FEW_SEEDS[1:], ())]
+
+
+def measure(
+    model: audit.Model, folder: Path, embedder: Embedder, parts: Sequence[Part]
+) -> tuple[pa.Table, pa.Table | None]:
+    """Generate captions of a model, and decide which of them reproduce a training image.
 
     Args:
         model: The model.
         folder: The model's folder.
         embedder: The copy descriptor.
+        parts: What to generate.
 
     Returns:
-        A table of TRUTH, and what the trajectory detectors measured with the first seed.
+        A table of TRUTH, and what the trajectory detectors measured, if there were any.
     """
-    captions, judge = pq.read_table(folder / "captions.parquet"), Judge(folder, embedder)
+    judge = Judge(folder, embedder)
     rows: list[dict[str, Any]] = []
     runs: list[pa.Table] = []
-    planted = [c for kind in (*PLANTED, "near") for c in some(captions, kind)]
-    ordinary, others = some(captions, "ordinary", ORDINARY), without_image(captions)
-    parts: tuple[tuple[list[str], Sequence[int], tuple[str, ...]], ...] = (
-        (planted + ordinary + others, SEEDS[:1], tuple(RUN)),
-        (planted + ordinary, SEEDS[1:2], ()),
-        (planted, SEEDS[2:], ()),
-    )
     for chosen, seeds, detectors in parts:
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
@@ -153,7 +173,7 @@ def measure(model: audit.Model, folder: Path, embedder: Embedder) -> tuple[pa.Ta
         threshold = np.quantile([row[similarity] for row in rows if row["kind"] == "never"], QUANTILE)
         for row in rows:
             row[verdict] = row[verdict] and bool(row[similarity] >= threshold)
-    return pa.Table.from_pylist(rows, schema=TRUTH), pa.concat_tables(runs)
+    return pa.Table.from_pylist(rows, schema=TRUTH), pa.concat_tables(runs) if runs else None
 
 
 def distances(values_GD: Floats, images_ND: Floats) -> npt.NDArray[np.float64]:

@@ -23,9 +23,7 @@ def clip_pair(texts: Texts) -> tuple[CLIPTokenizer, list[CLIPTextModelWithProjec
 
 def _encoder(texts: Texts, tokenizer: CLIPTokenizer, number: int) -> CLIPTextModelWithProjection:
     saved, seed = texts.checkpoints / f"contrastive-{number}.pt", texts.seed + 1000 * number
-    encoder, projection = contrastive.train(
-        texts.pictures_NCHW, texts.captions, tokenizer, saved, seed, texts.steps
-    )
+    encoder, projection = contrastive.train(texts.pictures_NCHW, texts.captions, tokenizer, saved, seed, texts.steps)
     projected = CLIPTextModelWithProjection(CLIPTextConfig(**encoder.config.to_dict() | {"projection_dim": WIDTH}))
     projected.text_model, projected.text_projection = encoder, projection
     return projected.eval().requires_grad_(False)
