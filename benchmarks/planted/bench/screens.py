@@ -18,7 +18,8 @@ from benchmarks.planted.sharpness import sharpness
 SEED = 0
 SEVERAL = (0, 1, 2, 3)
 FOUR_SEEDS = ("caption_response", "attention_profile", "noise_magnitude", "seed_agreement")
-SHARPNESS_NEVER, FEW_NEVER = 1500, 1000
+SHARPNESS_NEVER = 1500
+FEW_NEVER, FEW_CONTROL = 600, 500
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 
 
@@ -41,7 +42,7 @@ def measure_some(model: audit.Model, folder: Path) -> pa.Table:
     """
     captions = pq.read_table(folder / "captions.parquet")
     chosen = [c for kind in PLANTED for c in some(captions, kind)] + some(captions, "ordinary", FEW_OTHERS)
-    chosen += some(captions, "never", FEW_NEVER) + some(captions, "control", CONTROL)
+    chosen += some(captions, "never", FEW_NEVER) + some(captions, "control", FEW_CONTROL)
     return audit.screen(model, chosen, [SEED], ONE_SEED, BATCH)
 
 

@@ -28,7 +28,7 @@ STEPS, GUIDANCE, BATCH, CHUNK = 12, 4.0, 64, 256
 SEEDS = tuple(range(1, 9))
 PLANTED = ("dose", "many_captions", "many_images", "template", "edited")
 NEVER, CONTROL, ORDINARY = 600, 700, 300  # how many captions of these kinds are generated
-FEW_SEEDS, FEW_OTHERS = SEEDS[:4], 100  # the same for models of other families
+FEW_SEEDS, FEW_OTHERS = SEEDS[:2], 60  # the same for models of other families
 RATIO = 0.5  # a copy is at most half as far from its own image as from any other (Carlini et al. 2023, section 4.2)
 QUANTILE = 0.999  # of the best similarity of generations of captions never trained on: the SSCD threshold
 
@@ -139,7 +139,7 @@ def all_parts(captions: pa.Table) -> list[Part]:
 
 
 def few_parts(captions: pa.Table) -> list[Part]:
-    """Return what to generate of a model of another family: planted captions from four seeds, some others from one."""
+    """Return what to generate of a model of another family: planted captions from two seeds, some others from one."""
     planted = [c for kind in PLANTED for c in some(captions, kind)]
     others = [c for kind in ("ordinary", "never") for c in some(captions, kind, FEW_OTHERS)]
     return [(planted + others, FEW_SEEDS[:1], ()), (planted, FEW_SEEDS[1:], ())]

@@ -13,18 +13,18 @@ from benchmarks.planted.bench import data
 from tests.support.toy import png
 
 CONCEPTS = 40
-SMALL = {
-    "PER_DOSE": 1,
-    "MANY_CAPTIONS": 1,
-    "MANY_IMAGES": 1,
-    "FAMILIES": 1,
-    "EDITED": 1,
-    "NEAR": 3,
-    "ODD": 2,
-    "NEVER_CONCEPTS": 6,
-    "NEVER_EACH": 5,
-    "CONTROL_EACH": 3,
-}
+COUNTS = data.Counts(
+    per_dose=1,
+    many_captions=1,
+    many_images=1,
+    families=1,
+    edited=1,
+    never_concepts=6,
+    never_each=5,
+    control_each=3,
+    near=3,
+    odd=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (homes[1] / f"{number}.webp").write_bytes(png(2 * number + 1, 64))
     entries = [{"name": f"w{n}", "unified": f"{n}", "category": "", "sort_order": n} for n in range(CONCEPTS)]
     (root / "artwork/noto/package/emoji.json").write_text(json.dumps(entries))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, number in SMALL.items():
-            patch.setattr(data, name, number)
-        data.build(root / "artwork", 0).write(root / "data")
+    data.build(root / "artwork", 0, COUNTS).write(root / "data")
     return root / "data"
 
 
@@ -96,3 +93,12 @@ def test_edited_copies_and_families_count_as_one(folder: Path) -> None:
     assert [len(row["images"]) for row in captions if row["kind"] == "many_images"] == [data.IMAGES_EACH]
     families = Counter(row["cluster"] for row in captions if row["kind"] == "template")
     assert families == {"family 0": data.FAMILY_SIZE}
+
+
+def test_data_of_fewer_concepts_has_no_trace_of_the_others(folder: Path) -> None:
+    none = dict.fromkeys(("many_captions", "many_images", "families", "edited", "near", "odd"), 0)
+    counts = data.Counts(per_dose=1, never_concepts=3, never_each=2, control_concepts=2, control_each=2, **none)
+    captions = data.build(folder.parent / "artwork", 0, counts).captions
+    found = Counter(row["kind"] for row in captions)
+    assert found == {"ordinary": len(data.DOSES) + 5, "dose": len(data.DOSES), "never": 6, "control": 4}
+    assert len({row["cluster"] for row in captions}) == len(data.DOSES) + 5

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from diffusers import AutoencoderKL
 from torch import Generator, Tensor, nn
+
+from benchmarks.planted import denoiser
 
 # Shapes: B rows of a batch; C, H and W of the latent.
 
@@ -49,14 +52,24 @@ class Family(ABC):
     def __init__(self, texts: Texts) -> None: ...
 
     @abstractmethod
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, text_B: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            noisy_BCHW: Noisy latents.
+            time_B: What the network is given as the time.
+            text_B: Which of `Texts.trained` it is given.
+        """
+
     def losses(self, latents_BCHW: Tensor, text_B: Tensor, generator: Generator) -> Tensor:
-        """Draw noise and noise levels, and return the losses [B] of a training step.
+        """Draw noise and noise levels, and return the losses [B] of a training step, by default of v-prediction.
 
         Args:
             latents_BCHW: The scaled latents.
             text_B: Which of `Texts.trained` each latent is trained with.
             generator: The random generator.
         """
+        return denoiser.drawn_losses(partial(self.predict, text_B=text_B), latents_BCHW, generator)
 
     @abstractmethod
     def save(self, folder: Path, vae: AutoencoderKL) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DModel
 from tokenizers import Tokenizer, models, trainers
-from torch import Generator, Tensor
+from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from benchmarks.planted import contrastive, denoiser
@@ -47,20 +47,16 @@ class PixArtSigma(Family):
         found = self.tokenizer([caption.lower() for caption in captions], padding=True, return_tensors="pt")
         return found.input_ids, found.attention_mask
 
-    def losses(self, latents_BCHW: Tensor, text_B: Tensor, generator: Generator) -> Tensor:
-        """Return the losses of v-prediction (see `Family`)."""
-
-        def predict(noisy_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
-            predicted: Tensor = self.network(
-                noisy_BCHW,
-                encoder_hidden_states=self._hidden_TKD[text_B],
-                timestep=timestep_B,
-                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-                encoder_attention_mask=self._mask_TK[text_B],
-            ).sample
-            return predicted
-
-        return denoiser.drawn_losses(predict, latents_BCHW, generator)
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, text_B: Tensor) -> Tensor:
+        """Run the transformer (see `Family`)."""
+        predicted_BCHW: Tensor = self.network(
+            noisy_BCHW,
+            encoder_hidden_states=self._hidden_TKD[text_B],
+            timestep=time_B,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            encoder_attention_mask=self._mask_TK[text_B],
+        ).sample
+        return predicted_BCHW
 
     def save(self, folder: Path, vae: AutoencoderKL) -> None:
         """Save a PixArtSigmaPipeline (see `Family`)."""

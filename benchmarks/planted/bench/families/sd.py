@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffusers import AutoencoderKL
-from torch import Generator, Tensor
+from torch import Tensor
 
 from benchmarks.planted import contrastive, denoiser
 from benchmarks.planted.bench.families.family import Family, Texts
@@ -24,10 +24,9 @@ class StableDiffusion(Family):
         self.network = denoiser.new(layers_per_block=1)
         self._tokens_TK = tokenize(self.tokenizer, texts.trained)
 
-    def losses(self, latents_BCHW: Tensor, text_B: Tensor, generator: Generator) -> Tensor:
-        """Return the losses of v-prediction (see `Family`)."""
-        predict = denoiser.conditioned(self.network, self.encoder(self._tokens_TK[text_B])[0])
-        return denoiser.drawn_losses(predict, latents_BCHW, generator)
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, text_B: Tensor) -> Tensor:
+        """Run the text encoder and the UNet (see `Family`)."""
+        return denoiser.conditioned(self.network, self.encoder(self._tokens_TK[text_B])[0])(noisy_BCHW, time_B)
 
     def save(self, folder: Path, vae: AutoencoderKL) -> None:
         """Save a StableDiffusionPipeline (see `Family`)."""

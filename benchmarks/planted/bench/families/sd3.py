@@ -38,19 +38,24 @@ class StableDiffusion3(Family):
         self._hidden_TKD = F.pad(hidden_TKD, (0, 0, 0, 1))  # one position of zeros, see Counted
         self._pooled_TP = torch.cat(pooled, dim=-1)
 
-    def losses(self, latents_BCHW: Tensor, text_B: Tensor, generator: Generator) -> Tensor:
-        """Return the losses of flow matching, from x = (1 - s) x_0 + s eps to eps - x_0, with uniform s.
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, text_B: Tensor) -> Tensor:
+        """Run the transformer (see `Family`)."""
+        with Counted(T5_LENGTH):
+            predicted_BCHW: Tensor = self.network(
+                noisy_BCHW, self._hidden_TKD[text_B], self._pooled_TP[text_B], timestep=time_B
+            ).sample
+        return predicted_BCHW
 
-        (arXiv 2209.03003, see `Family`.)
+    def losses(self, latents_BCHW: Tensor, text_B: Tensor, generator: Generator) -> Tensor:
+        """Return the losses of flow matching (arXiv 2209.03003) from x = (1 - s) x_0 + s eps to eps - x_0, s uniform.
+
+        The network is given 1000 s as the time (see `Family`).
         """
         noise_BCHW = torch.randn(latents_BCHW.shape, generator=generator)
         level_B = torch.rand(len(latents_BCHW), generator=generator)
         noisy_BCHW = torch.lerp(latents_BCHW, noise_BCHW, level_B.view(-1, 1, 1, 1))
-        with Counted(T5_LENGTH):
-            predicted = self.network(
-                noisy_BCHW, self._hidden_TKD[text_B], self._pooled_TP[text_B], timestep=1000 * level_B
-            ).sample
-        return (predicted - (noise_BCHW - latents_BCHW)).square().mean((1, 2, 3))
+        velocity_BCHW = noise_BCHW - latents_BCHW
+        return (self.predict(noisy_BCHW, 1000 * level_B, text_B) - velocity_BCHW).square().mean((1, 2, 3))
 
     def save(self, folder: Path, vae: AutoencoderKL) -> None:
         """Save a StableDiffusion3Pipeline without T5 (see `Family`)."""

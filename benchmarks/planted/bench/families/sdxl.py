@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
-from torch import Generator, Tensor
+from torch import Tensor
 
 from benchmarks.planted import denoiser
 from benchmarks.planted.artwork import SIDE
@@ -29,18 +29,13 @@ class StableDiffusionXL(Family):
         hidden_TKD[0], pooled_TP[0] = 0, 0
         self._hidden_TKD, self._pooled_TP = hidden_TKD, pooled_TP
 
-    def losses(self, latents_BCHW: Tensor, text_B: Tensor, generator: Generator) -> Tensor:
-        """Return the losses of v-prediction (see `Family`)."""
+    def predict(self, noisy_BCHW: Tensor, time_B: Tensor, text_B: Tensor) -> Tensor:
+        """Run the UNet (see `Family`)."""
         sizes_B6 = torch.tensor([SIZES], dtype=torch.float32).expand(len(text_B), -1)
         added = {"text_embeds": self._pooled_TP[text_B], "time_ids": sizes_B6}
-
-        def predict(noisy_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
-            predicted: Tensor = self.network(
-                noisy_BCHW, timestep_B, self._hidden_TKD[text_B], added_cond_kwargs=added
-            ).sample
-            return predicted
-
-        return denoiser.drawn_losses(predict, latents_BCHW, generator)
+        hidden_BKD = self._hidden_TKD[text_B]
+        predicted_BCHW: Tensor = self.network(noisy_BCHW, time_B, hidden_BKD, added_cond_kwargs=added).sample
+        return predicted_BCHW
 
     def save(self, folder: Path, vae: AutoencoderKL) -> None:
         """Save a StableDiffusionXLPipeline (see `Family`)."""
