@@ -51,3 +51,8 @@ def test_negatives_do_not_reproduce_or_were_not_generated(labels: Labels) -> Non
     assert labels.negatives("never") == ["never"]
     assert labels.negatives("near") == []
     assert labels.seeds == dict.fromkeys((caption for caption, *_ in ROWS), 8)
+
+
+def test_a_caption_reproduces_in_most_seeds_if_it_does_in_more_than_half(labels: Labels) -> None:
+    assert labels.in_most_seeds("often")
+    assert not labels.in_most_seeds("region")  # 4 of 8

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from benchmarks.planted.bench.truth import distances, nearest
+from benchmarks.planted.bench.truth import FEW_SEEDS, PLANTED, distances, few_parts, nearest
 
 
 def test_distances_are_those_of_a_loop_in_float64() -> None:
@@ -34,3 +35,13 @@ def test_a_copy_is_nearest_by_a_factor_of_two(own: list[int], expected: bool) ->
 
 def test_a_copy_must_be_half_as_far_as_the_next_image() -> None:
     assert not nearest(np.array([1.01, 2.0]), [0])
+
+
+def test_models_of_other_families_generate_planted_captions_from_more_seeds_and_no_control_captions() -> None:
+    kinds = (*PLANTED, "ordinary", "never", "control")
+    captions = pa.table({"caption": [f"{kind} caption" for kind in kinds], "kind": list(kinds)})
+    seeds: dict[str, int] = {}
+    for chosen, part_seeds, _ in few_parts(captions):
+        for caption in chosen:
+            seeds[caption.split()[0]] = seeds.get(caption.split()[0], 0) + len(part_seeds)
+    assert seeds == dict.fromkeys(PLANTED, len(FEW_SEEDS)) | {"ordinary": 1, "never": 1}
