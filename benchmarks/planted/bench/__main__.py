@@ -133,8 +133,7 @@ def print_early(models: StableDiffusionModels, work: Work = WORK) -> None:
 def write_page(out: Out = RESULTS, evidence: Annotated[Path, typer.Option(help="The page.")] = PAGE) -> None:
     """Write the tables and plots of the evidence page from the results."""
     found = page.read(out)
-    made = page.tables(found, page.read_mitigation(out)) | page.family_tables(page.read_families(out))
-    evidence.write_text(insert(evidence.read_text(), made))
+    evidence.write_text(insert(evidence.read_text(), page.all_tables(out)))
     folder = evidence.parent / "evidence"
     folder.mkdir(exist_ok=True)
     plots.dose_response(found, folder / "dose-response.svg")

@@ -57,13 +57,9 @@ def read_families(folder: Path) -> Results:
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def family_tables(results: Results) -> dict[str, str]:
-    """Render the tables of models of other families, by the name of their marker, `NAME-families`."""
-    rates = {
-        figure.replace("_", "-"): detectors(results, figure, ANY, "never") for figure in ("auroc", "tpr_at_1_percent")
-    }
-    made = {"dose-response": dose_response(results), "text-only": text_only(results)} | rates
-    return {f"{name}-families": table for name, table in made.items()}
+def all_tables(folder: Path) -> dict[str, str]:
+    """Render all tables of the page from a folder of results, by the name of their marker."""
+    return tables(read(folder), read_mitigation(folder)) | family_tables(read_families(folder))
 
 
 def tables(results: Results, mitigated: Results) -> dict[str, str]:
@@ -97,6 +93,14 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
         found[f"quality-{model}"] = quality(rows) if rows else NOT_YET
     found["carriers"] = carriers(mitigated)
     return found
+
+
+def family_tables(results: Results) -> dict[str, str]:
+    """Render the tables of models of other families, by the name of their marker, `NAME-families`."""
+    made = {"dose-response": dose_response(results), "text-only": text_only(results)}
+    for figure in ("auroc", "tpr_at_1_percent"):
+        made[figure.replace("_", "-")] = detectors(results, figure, ANY, "never")
+    return {f"{name}-families": table for name, table in made.items()}
 
 
 def dose_response(results: Results) -> str:

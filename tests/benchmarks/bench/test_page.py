@@ -20,4 +20,4 @@ def test_detectors_are_ranked_and_the_text_stands_last() -> None:
 def test_the_evidence_page_has_the_tables_of_the_recorded_results() -> None:
     recorded = ROOT / "benchmarks/planted/bench/results"
     text = (ROOT / "docs/evidence.md").read_text("utf-8")
-    assert insert(text, page.tables(page.read(recorded), page.read_mitigation(recorded))) == text
+    assert insert(text, page.all_tables(recorded)) == text

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from benchmarks.planted import contrastive
-from benchmarks.planted.bench.families.family import Texts
+from benchmarks.planted.bench.families.family import Texts, kept
 from benchmarks.planted.text import WIDTH, tokenizer_of
 
 # Shapes: T captions, K text positions, D width of both encoders together, P width of a pooled vector.
@@ -17,7 +17,7 @@ from benchmarks.planted.text import WIDTH, tokenizer_of
 
 def clip_pair(texts: Texts) -> tuple[CLIPTokenizer, list[CLIPTextModelWithProjection]]:
     """Train a tokenizer and, from two seeds, two text encoders of pictures that are not planted; they are frozen."""
-    tokenizer = tokenizer_of(texts.captions)
+    tokenizer = kept(CLIPTokenizer, tokenizer_of, texts)
     return tokenizer, [_encoder(texts, tokenizer, number) for number in range(2)]
 
 

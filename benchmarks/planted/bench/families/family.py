@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from diffusers import AutoencoderKL
 from torch import Generator, Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.planted import denoiser
 
 # Shapes: B rows of a batch; C, H and W of the latent.
+
+T = TypeVar("T", bound=PreTrainedTokenizerBase)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,23 @@ class Texts:
     checkpoints: Path
     seed: int
     steps: int
+
+
+def kept(tokenizer: type[T], make: Callable[[list[str]], T], texts: Texts) -> T:
+    """Make a tokenizer of the captions, or load the one that an interrupted training made.
+
+    Pairs of letters that are equally frequent get their ids in any order, which differs between processes.
+
+    Args:
+        tokenizer: Its class.
+        make: Makes it.
+        texts: The captions, and where to keep it.
+    """
+    folder = texts.checkpoints / "tokenizer"
+    if not folder.exists():
+        make(texts.captions).save_pretrained(folder)
+    found: T = tokenizer.from_pretrained(folder)
+    return found
 
 
 class Family(ABC):

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from benchmarks.planted import contrastive, denoiser
-from benchmarks.planted.bench.families.family import Family, Texts
+from benchmarks.planted.bench.families.family import Family, Texts, kept
 from benchmarks.planted.text import VOCABULARY, WIDTH
 
 # Shapes: B captions or rows, K text positions, D width of T5; C, H and W of the latent.
@@ -26,7 +26,7 @@ class PixArtSigma(Family):
 
     def __init__(self, texts: Texts) -> None:
         torch.manual_seed(texts.seed)
-        self.tokenizer = t5_tokenizer(texts.captions)
+        self.tokenizer = kept(T5Tokenizer, t5_tokenizer, texts)
         self.encoder = t5(self.tokenizer)
         ids_NK, mask_NK = self._tokens(texts.captions)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from benchmarks.planted import contrastive, denoiser
-from benchmarks.planted.bench.families.family import Family, Texts
+from benchmarks.planted.bench.families.family import Family, Texts, kept
 from benchmarks.planted.text import tokenize, tokenizer_of
 
 
@@ -16,7 +17,7 @@ class StableDiffusion(Family):
     """A UNet with a frozen text encoder."""
 
     def __init__(self, texts: Texts) -> None:
-        self.tokenizer = tokenizer_of(texts.captions)
+        self.tokenizer = kept(CLIPTokenizer, tokenizer_of, texts)
         saved = texts.checkpoints / "contrastive.pt"
         self.encoder, _ = contrastive.train(
             texts.pictures_NCHW, texts.captions, self.tokenizer, saved, texts.seed, texts.steps
