@@ -169,11 +169,9 @@ def build(artwork: Path, seed: int, counts: Counts = FULL) -> Bench:
         _edited(bench, next(spare), rng)
     _near(bench, items, counts.near, rng)
     never = [next(spare) for _ in range(counts.never_concepts)]
-    for kind, concepts_left, each in (
-        ("never", never, counts.never_each),
-        ("control", list(spare), counts.control_each),
-    ):
-        for item in concepts_left:
+    held_back = (("never", never, counts.never_each), ("control", list(spare), counts.control_each))
+    for kind, items_of_kind, each in held_back:
+        for item in items_of_kind:
             for _ in range(each):
                 caption, style = _caption(bench, item, rng)
                 bench.caption(caption, kind, _cluster(item), style)

@@ -1,4 +1,4 @@
-"""Train the models of PlantedBench: three to choose on, and two that stay sealed until the choices are made."""
+"""Train the models of PlantedBench: three to choose on, two that stay sealed until then, and other families."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ DEVELOPMENT = {
 }
 # Nothing may be chosen by these.
 SEALED = {"sealed-1": Recipe(14, TrainedAlong), "sealed-2": Recipe(15, StableDiffusion)}
-# Of the same data, a third of that of the others.
+# All three have the same data, about a third of that of the others.
 OTHER_FAMILIES = {
     "sdxl": Recipe(21, StableDiffusionXL, data.SMALL, 1200, 120, 1e-3),
     "pixart": Recipe(21, PixArtSigma, data.SMALL, 1500, 120, 1e-3),
