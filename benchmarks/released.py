@@ -65,7 +65,7 @@ def score(
     maps: list[list[Tensor]] = [[] for _ in model.layers]
     before = [layer.processor for layer in model.layers]
     for layer, kept in zip(model.layers, maps, strict=True):
-        layer.set_processor(RecordingProcessor(kept))  # type: ignore[arg-type]
+        layer.set_processor(RecordingProcessor(kept))
     try:
         noise = initial_latents([seed], model.latent_shape, model.device).to(model.dtype)
         made = model.pipeline()(caption, num_inference_steps=steps, guidance_scale=guidance_scale, latents=noise)

@@ -65,7 +65,7 @@ def folder_configs(family: type[Model], folder: Path) -> dict[str, dict[str, Any
             configs[name] = read_json(folder / name / "config.json")
             continue
         try:
-            configs[name] = kind.config_class.from_pretrained(folder / name).to_dict()  # type: ignore[union-attr]
+            configs[name] = kind.config_class.from_pretrained(folder / name).to_dict()  # type: ignore[attr-defined]
         except Exception as error:
             what = f"{name}/config.json does not load: {first_line(error)}"
             raise AuditError(what, where=str(folder), hint="Is the file damaged or missing?") from error

@@ -89,7 +89,7 @@ class PixArtSigma(Model):
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:
         """The cross-attention of each block; `attn1` is self-attention of the image."""
-        return tuple(block.attn2 for block in self.transformer.transformer_blocks)  # type: ignore[misc]
+        return tuple(block.attn2 for block in self.transformer.transformer_blocks)
 
     @property
     def finest_layers(self) -> Sequence[nn.Module]:

@@ -155,9 +155,9 @@ class StableDiffusion(Model):
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=self.unet,
-            scheduler=None,  # type: ignore[arg-type]
-            safety_checker=None,  # type: ignore[arg-type]
-            feature_extractor=None,  # type: ignore[arg-type]
+            scheduler=None,
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         )
         # Set afterwards, because the constructor modifies a configuration that it considers outdated.

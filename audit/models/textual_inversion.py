@@ -46,9 +46,9 @@ def add_textual_inversion(inversions: Sequence[TextualInversion], parts: Mapping
     """
     pipeline = StableDiffusionPipeline(
         **{name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "unet")},
-        scheduler=None,  # type: ignore[arg-type]
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
+        scheduler=None,
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     for inversion in inversions:

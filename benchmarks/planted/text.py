@@ -26,7 +26,7 @@ def tokenizer_of(captions: list[str]) -> CLIPTokenizer:
     merges = [tuple(pair) for pair in _merges(learner)][: VOCABULARY - 2 - 2 * len(alphabet)]
     words = alphabet + [byte + "</w>" for byte in alphabet] + ["".join(pair) for pair in merges] + [BOS, EOS]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)  # type: ignore[arg-type]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
