@@ -93,9 +93,10 @@ def distance_kind(name: str) -> DistanceKind:
 def uncalibrated(names: Iterable[str], family: type[Model]) -> list[str]:
     """Return the detectors that are uncalibrated evidence for a family of models.
 
-    They read attention, and no planted model has shown how well that tells memorized captions of the family.
+    They read attention, and how well they tell memorized captions was not measured on planted models of the family.
     """
-    return [] if family.PLANTED else [name for name in names if _reads_attention(name)]
+    stages = {name: "generate" if name in RUN else "screen" for name in NAMES}
+    return [name for name in names if _reads_attention(name) and stages[name] not in family.PLANTED]
 
 
 def _reads_attention(name: str) -> bool:

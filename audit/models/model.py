@@ -37,7 +37,8 @@ class Model(ABC):
         CALL: Further arguments of calls of the pipeline, with which it does what `audit.generate` does.
         ADDITIONS: Which of `lora` and `textual_inversion` can be added to the weights.
         GUIDED: Whether guidance is classifier-free. If not, the network is given the guidance scale.
-        PLANTED: Whether detectors were measured on planted models of this family (docs/evidence.md).
+        PLANTED: Which detectors were measured on planted models of this family (docs/evidence.md), by the stage that
+            runs them: `screen`, `generate`.
         OWN_LOOP: Whether images are made by `run_own_loop`, and not from `schedule`, `null` and `predict`. Then only
             predicted noise is seen: no attention, and no response in the steps of a run.
         scheduler_config: Every parameter of sampling.
@@ -60,7 +61,7 @@ class Model(ABC):
     TOKENIZERS: ClassVar[Mapping[str, type]]
     DENOISER: ClassVar[str]
     GUIDED: ClassVar[bool] = True
-    PLANTED: ClassVar[bool] = False
+    PLANTED: ClassVar[tuple[str, ...]] = ()
     OWN_LOOP: ClassVar[bool] = False
     SETTINGS: ClassVar[Mapping[str, Any]] = {}
     CALL: ClassVar[Mapping[str, Any]] = {}

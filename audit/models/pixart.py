@@ -43,6 +43,7 @@ class PixArtSigma(Model):
     TOKENIZERS: ClassVar = {"tokenizer": T5Tokenizer}
     DENOISER: ClassVar = "transformer"
     ADDITIONS: ClassVar = ("lora",)
+    PLANTED: ClassVar = ("screen",)
     CALL: ClassVar = {"clean_caption": False, "use_resolution_binning": False}
     LONGEST: ClassVar = 300  # text positions
     PIPELINE: ClassVar[type] = PixArtSigmaPipeline

@@ -47,6 +47,7 @@ class StableDiffusion3(Mmdit):
     }
     TOKENIZERS: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     LINEAR: ClassVar = False
+    PLANTED: ClassVar = ("screen",)
 
     text_encoder: CLIPTextModelWithProjection = field(repr=False)
     text_encoder_2: CLIPTextModelWithProjection = field(repr=False)
@@ -172,6 +173,7 @@ class StableDiffusion3WithT5(StableDiffusion3):
 
     NETWORKS: ClassVar = StableDiffusion3.NETWORKS | {"text_encoder_3": T5EncoderModel}
     TOKENIZERS: ClassVar = StableDiffusion3.TOKENIZERS | {"tokenizer_3": T5Tokenizer}
+    PLANTED: ClassVar = ()  # the planted model has no T5
 
     text_encoder_3: T5EncoderModel = field(repr=False)
     tokenizer_3: Any = field(repr=False)

@@ -42,7 +42,7 @@ class StableDiffusionXL(StableDiffusion):
     TOKENIZERS: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     SETTINGS: ClassVar = {FORCE_ZEROS: True}
     ADDITIONS: ClassVar = ("lora",)
-    PLANTED: ClassVar = False
+    PLANTED: ClassVar = ("screen",)
 
     text_encoder_2: CLIPTextModelWithProjection = field(repr=False)
     tokenizer_2: Any = field(repr=False)

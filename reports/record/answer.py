@@ -26,8 +26,8 @@ LIMITS = [
     "one.",
 ]
 UNCALIBRATED = (
-    "These detectors are uncalibrated evidence for this model: {}. They read attention, and no planted models of this "
-    "family exist to measure how many memorized captions they find. Bounds and p-values hold all the same."
+    "These detectors are uncalibrated evidence for this model: {}. They read attention, and how many memorized "
+    "captions they find was not measured on planted models of this family. Bounds and p-values hold all the same."
 )
 
 

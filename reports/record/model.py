@@ -84,8 +84,8 @@ class Method(Part):
     """How the run was done, as its manifest says.
 
     Attributes:
-        uncalibrated: Detectors of the run that are uncalibrated evidence: they read attention, and the audited model
-            is of a family without planted models, which would show how well they tell memorized captions.
+        uncalibrated: Detectors of the run that are uncalibrated evidence: they read attention, and how well they
+            tell memorized captions was not measured on planted models of the audited model's family.
     """
 
     settings: dict[str, Any]

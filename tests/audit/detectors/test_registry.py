@@ -8,6 +8,7 @@ from audit.detectors import NAMES, RUN, SCORES, SCREEN, run_detectors, screen_de
 from audit.errors import UsageError
 from audit.models.flux import Flux
 from audit.models.sd import StableDiffusion
+from audit.models.sdxl import StableDiffusionXL
 
 
 def test_every_detector_writes_only_columns_of_the_schema() -> None:
@@ -58,6 +59,7 @@ def test_what_reads_attention_is_uncalibrated_evidence_for_families_without_plan
         "trajectory_profile",
         "bright_ending",
     ]
+    assert uncalibrated(NAMES, StableDiffusionXL) == [name for name in uncalibrated(NAMES, Flux) if name in RUN]
 
 
 def test_the_profile_is_both_profiles_each_once() -> None:

@@ -24,7 +24,7 @@ FAMILIES = {  # with a resolution
     "flux": (tiny_flux, 16),
     "pixart": (lambda folder, _tokenizer: tiny_pixart(folder), 16),
 }
-ATTENTION = ("attention_profile", "bright_ending")
+ATTENTION = {"attention_profile", "bright_ending"}
 OTHERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan}
 
 
@@ -86,11 +86,8 @@ def _audit(folder: Path, resolution: int, **stages: Any) -> None:
     assert run.returncode == 0, run.stderr
     manifest = json.loads((folder / "run/manifest.json").read_text())
     assert manifest["finished"]
-    measured = family_of(folder / "model").PLANTED
-    uncalibrated = [] if measured else [name for name in ATTENTION if name in _detectors(stages)]
+    measured: tuple[str, ...] = family_of(folder / "model").PLANTED
+    unmeasured = [name for stage in stages if stage not in measured for name in stages[stage]["detectors"]]
+    uncalibrated = [name for name in unmeasured if name in ATTENTION]
     assert manifest["checkpoints"]["model"]["uncalibrated"] == uncalibrated
     assert ("uncalibrated evidence" in (folder / "run/report.html").read_text()) is bool(uncalibrated)
-
-
-def _detectors(stages: dict[str, Any]) -> list[str]:
-    return stages["screen"]["detectors"] + stages["generate"]["detectors"]
