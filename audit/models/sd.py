@@ -41,7 +41,7 @@ class StableDiffusion(Model):
     TOKENIZERS: ClassVar = {"tokenizer": CLIPTokenizer}
     DENOISER: ClassVar = "unet"
     ADDITIONS: ClassVar[tuple[str, ...]] = ("lora", "textual_inversion")
-    PLANTED: ClassVar = ("screen", "generate")
+    PLANTED: ClassVar[tuple[str, ...]] = ("screen", "generate")
 
     unet: UNet2DConditionModel = field(repr=False)
     text_encoder: CLIPTextModel = field(repr=False)

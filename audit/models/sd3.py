@@ -47,7 +47,7 @@ class StableDiffusion3(Mmdit):
     }
     TOKENIZERS: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     LINEAR: ClassVar = False
-    PLANTED: ClassVar = ("screen",)
+    PLANTED: ClassVar[tuple[str, ...]] = ("screen",)
 
     text_encoder: CLIPTextModelWithProjection = field(repr=False)
     text_encoder_2: CLIPTextModelWithProjection = field(repr=False)
