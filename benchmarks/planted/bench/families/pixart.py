@@ -96,7 +96,7 @@ def t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
 
 
 def transformer() -> PixArtTransformer2DModel:
-    """Return an untrained transformer with 3.9 million parameters."""
+    """Return an untrained transformer with 3.4 million parameters."""
     return PixArtTransformer2DModel(
         sample_size=8,
         patch_size=2,

@@ -51,7 +51,7 @@ class StableDiffusionXL(Family):
 
 
 def unet() -> UNet2DConditionModel:
-    """Return an untrained UNet with 4.1 million parameters."""
+    """Return an untrained UNet with 3.9 million parameters."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=12,
