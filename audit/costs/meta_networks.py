@@ -62,9 +62,9 @@ def outline_model(
     """
     place = Path(path)
     if place.is_file():
-        header = read_header(place)
-        family = single_file_layout(header, place).family
-        configs, tokenizers = single_file_configs(header, place, None if config is None else Path(config))
+        layout = single_file_layout(read_header(place), place)
+        family = layout.family
+        configs, tokenizers = single_file_configs(layout, None if config is None else Path(config))
         if config is None:
             configs["unet"]["sample_size"] = published_size(configs["unet"], prediction_type)
     else:

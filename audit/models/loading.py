@@ -70,10 +70,12 @@ def load_model(
     additions = {"lora": lora, "textual_inversion": textual_inversion}
     with no_progress_bars():
         if place.is_file():
-            family = single_file_layout(read_header(place), place).family
+            header = read_header(place)
+            layout = single_file_layout(header, place)
+            family = layout.family
             _check_additions(family, additions, where)
             folder = None if config is None else Path(config)
-            parts, hashes, marked = load_single_file(place, dtype, folder)
+            parts, hashes, marked = load_single_file(header, layout, place, dtype, folder)
             model = assembled(family, parts, hashes, device, dtype, resolution, where=where)
             parts["scheduler_config"], how = decide(model, marked, folder is not None, prediction_type, where)
             facts["prediction_type"] = f"{parts['scheduler_config']['prediction_type']} ({how})"

@@ -47,11 +47,13 @@ class Layout:
     """Where the files of a family keep each network.
 
     Attributes:
+        kind: The name that diffusers gives the type of a file, which is also that of its configurations.
         family: The family.
         title: What the family is called.
         prefixes: The beginning of the names of each network's tensors.
     """
 
+    kind: str
     family: type[Model]
     title: str
     prefixes: Mapping[str, str]
@@ -59,20 +61,22 @@ class Layout:
 
 _SD = {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model."}
 _XL = {"text_encoder": "conditioner.embedders.0.", "text_encoder_2": "conditioner.embedders.1."}
-# By the name that diffusers gives the type of a file, which is also that of its configurations.
-LAYOUTS = {
-    "v1": Layout(StableDiffusion, "Stable Diffusion 1.x", _SD),
-    "v2": Layout(StableDiffusion, "Stable Diffusion 2.x", _SD),
-    "xl_base": Layout(StableDiffusionXL, "Stable Diffusion XL", _SD | _XL),
-}
+_LAYOUTS = (
+    Layout("v1", StableDiffusion, "Stable Diffusion 1.x", _SD),
+    Layout("v2", StableDiffusion, "Stable Diffusion 2.x", _SD),
+    Layout("xl_base", StableDiffusionXL, "Stable Diffusion XL", _SD | _XL),
+)
+LAYOUTS = {layout.kind: layout for layout in _LAYOUTS}
 
 
 def load_single_file(
-    file: Path, dtype: torch.dtype, config: Path | None
+    header: Mapping[str, Tensor], layout: Layout, file: Path, dtype: torch.dtype, config: Path | None
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, bool]]:
     """Load a single file.
 
     Args:
+        header: Names and shapes of the file's tensors, from `read_header`.
+        layout: Its layout, from `single_file_layout`.
         file: The file.
         dtype: Dtype to load the weights in.
         config: A diffusers folder with configurations and tokenizers; None for those of the file's family.
@@ -82,11 +86,9 @@ def load_single_file(
         and tokenizer, and the markers of the prediction type.
 
     Raises:
-        AuditError: The file is not .safetensors, belongs to another family, is incomplete, or its weights do not fit.
+        AuditError: The file is incomplete, has weights of no part, or its weights do not fit.
     """
-    header = read_header(file)
-    layout = single_file_layout(header, file)
-    configs, tokenizers = single_file_configs(header, file, config)
+    configs, tokenizers = single_file_configs(layout, config)
     networks = empty_networks(layout.family, configs, str(file))
     layout.family.check(networks | tokenizers, str(file))
     tensors = {key: tensor for key, tensor in read_tensors([file]).items() if not _BESIDE.match(key)}
@@ -148,26 +150,20 @@ def single_file_layout(header: Mapping[str, Tensor], file: Path) -> Layout:
     return LAYOUTS[kind]
 
 
-def single_file_configs(
-    header: Mapping[str, Tensor], file: Path, config: Path | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def single_file_configs(layout: Layout, config: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configurations and tokenizers of a single file: those of its family, or of a diffusers folder.
 
     Args:
-        header: Names and shapes of the file's tensors, from `read_header`.
-        file: The file, for errors.
+        layout: The file's layout, from `single_file_layout`.
         config: A diffusers folder; None for the configurations of the family.
 
     Returns:
         The configuration of each part of the model, and the tokenizers, by the part's name.
-
-    Raises:
-        AuditError: The file belongs to a family that is not supported, or lacks a network.
     """
-    family = single_file_layout(header, file).family
+    family = layout.family
     if config is not None:
         return folder_configs(family, config), folder_tokenizers(family, config)
-    content = resources.files("audit.models").joinpath(f"configs/{_kind(header)}.json").read_text(encoding="utf-8")
+    content = resources.files("audit.models").joinpath(f"configs/{layout.kind}.json").read_text(encoding="utf-8")
     configs: dict[str, Any] = json.loads(content)
     tokenizers = {name: clip_tokenizer(pad_token) for name, pad_token in configs.pop("pad_tokens").items()}
     written = configs["scheduler"]
@@ -177,7 +173,7 @@ def single_file_configs(
 
 
 def _kind(header: Mapping[str, Tensor]) -> str:
-    """Tell the type of a file, as diffusers names it."""
+    """Return the type of a file, by the name that diffusers gives it."""
     try:
         kind: str = ldm.infer_diffusers_model_type(dict(header))
     except Exception:  # infer_diffusers_model_type reads values and shapes of other families' tensors

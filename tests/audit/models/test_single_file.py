@@ -258,10 +258,12 @@ def vae_name(name: str) -> str:
 def test_our_configurations_are_those_of_the_published_checkpoints(
     kind: str, counts: dict[str, int], tmp_path: Path
 ) -> None:
-    from audit.models.single_file import LAYOUTS, converted
+    from audit.models.single_file import LAYOUTS, converted, single_file_layout
 
     tensors = published(kind)
-    configs, tokenizers = single_file_configs(tensors, tmp_path / "one.safetensors", None)
+    layout = single_file_layout(tensors, tmp_path / "one.safetensors")
+    assert layout is LAYOUTS[kind]
+    configs, tokenizers = single_file_configs(layout, None)
     assert tokenizers.keys() == LAYOUTS[kind].family.TOKENIZERS.keys()
     networks = empty_networks(LAYOUTS[kind].family, configs, "here")
     for name, prefix in LAYOUTS[kind].prefixes.items():
