@@ -38,7 +38,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from tests.support.tiny_mmdit import tiny_t5_tokenizer
+from tests.support.tiny_mmdit import tiny_t5_tokenizer, tiny_vae
 
 SIZE = 64  # pixels
 WIDTH = 32
@@ -191,15 +191,8 @@ def _decoder() -> dict[str, int]:
 
 def _vae(**changes: Any) -> AutoencoderKL:
     """Make an autoencoder of eight pixels per latent pixel, which some pipelines take for granted."""
-    return AutoencoderKL(
-        block_out_channels=(8,) * 4,
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=SIZE,
-        **changes,
-    )
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    return tiny_vae(block_out_channels=(8,) * 4, sample_size=SIZE, **blocks, **changes)
 
 
 def _words() -> PreTrainedTokenizerFast:
