@@ -219,8 +219,7 @@ def _model(files: ModelFiles, config: Config) -> None:
         from pipelines.engine.models import outline
     model = outline(files)
     model.at_resolution(config.screen.pixels())
-    if model.OWN_LOOP:
-        check_supported(model, [*screen_detectors(config.screen.detectors), *run_detectors(config.generate.detectors)])
+    check_supported(model, [*screen_detectors(config.screen.detectors), *run_detectors(config.generate.detectors)])
     place = Path(files.path)
     for name, network in model.networks.items() if place.is_dir() else ():
         found = weights_files(place / name, files.variant)
