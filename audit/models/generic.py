@@ -98,7 +98,7 @@ class Generic(Model):
 
     @classmethod
     def check(cls, parts: Mapping[str, Any], where: str) -> None:
-        """Check nothing: the pipeline checks its parts when `own_latent_shape` makes and tries it (see `Model`)."""
+        """Check nothing here: `own_latent_shape` makes the pipeline, which checks its parts (see `Model`)."""
 
     @classmethod
     def own_latent_shape(
@@ -145,7 +145,7 @@ class Generic(Model):
 
     @property
     def multiple(self) -> int:
-        """The width of one latent pixel; the pipeline itself refuses other sizes that it cannot make."""
+        """The width of one latent pixel. The pipeline itself refuses sizes that it cannot make."""
         return self.pixels_per_latent
 
     def at_resolution(self, resolution: int | tuple[int, int] | None) -> Self:
