@@ -73,7 +73,7 @@ def load_model(
             header = read_header(place)
             layout = single_file_layout(header, place)
             family = layout.family
-            _check_additions(family, additions, where)
+            check_additions(family, additions, where)
             folder = None if config is None else Path(config)
             parts, hashes, marked = load_single_file(header, layout, place, dtype, folder)
             model = assembled(family, parts, hashes, device, dtype, resolution, where=where)
@@ -89,7 +89,7 @@ def load_model(
                 raise UsageError("config is for a single file", where=where, hint="Leave config (model.config) out.")
             folder = place if place.is_dir() else from_hub(path, variant=variant)
             family = family_of(folder)
-            _check_additions(family, additions, where)
+            check_additions(family, additions, where)
             parts, hashes = load_folder(family, folder, dtype, variant)
             if prediction_type is not None:
                 if "prediction_type" not in parts["scheduler_config"]:
@@ -160,11 +160,20 @@ def assembled(
     return replace(model, facts={"resolution": size, **(facts or {})})
 
 
-def _check_additions(family: type[Model], given: Mapping[str, Any], where: str) -> None:
-    """Raise AuditError if something is to be added to the weights that this family does not support."""
+def check_additions(family: type[Model], given: Mapping[str, Any], where: str) -> None:
+    """Check that a family supports what is to be added to its weights.
+
+    Args:
+        family: The family.
+        given: What is to be added, by name: `lora` and `textual_inversion`; none if empty.
+        where: The model, for the error.
+
+    Raises:
+        AuditError: The family does not support it.
+    """
     for name in (name for name, value in given.items() if value and name not in family.ADDITIONS):
         what = f"{family.__name__} models are not supported with {name}"
-        hint = f"Leave model.{name} out, or merge it into the weights."
+        hint = f"Leave {name} out, or merge it into the weights."
         raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
 
 

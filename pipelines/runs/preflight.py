@@ -1,7 +1,8 @@
 """Check what can be checked before hours of work start, and report all problems at once.
 
 A check takes the configuration, and raises one AuditError or yields several. To add a check, write a function and add
-it to CHECKS. A check should take seconds at most, read no weights, and leave no files behind.
+it to CHECKS. A check should take seconds at most, read no weights but those of a LoRA, and leave no files
+behind.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
@@ -30,7 +31,11 @@ from pipelines.engine.manifest import stored
 from pipelines.engine.ray_token import require_token
 from pipelines.reading import columns, input_files
 from pipelines.reading.control_captions import read_control_captions
+from pipelines.reading.local_copies import fetched
 from pipelines.steps import calibration_checks, thresholds
+
+if TYPE_CHECKING:
+    from audit.models.model import Model
 
 T = TypeVar("T")
 # Minimum free disk space, in bytes.
@@ -101,13 +106,15 @@ def control_captions(config: Config) -> Iterator[AuditError]:
         yield AuditError(what, where=where, hint=hint)
 
 
-def models(config: Config) -> Iterator[AuditError]:
-    """Check the files of the models and of the LoRA weights."""
-    for files in (config.model, config.reference_model):
-        if files is not None:
-            yield from _raised(lambda files=files: _model(files, config))  # type: ignore[misc]
-    if config.lora is not None:
-        yield from _raised(lambda: _there(config.lora or "", "lora"))
+def models(config: Config) -> list[AuditError]:
+    """Check the files of the models, and that the LoRA weights fit the model."""
+    problems: list[AuditError] = []
+    model = _noted(problems, lambda: _model(config.model, config))
+    if (reference := config.reference_model) is not None:
+        _noted(problems, lambda: _model(reference, config))
+    if (lora := config.lora) is not None:
+        _noted(problems, lambda: _lora(lora, model))
+    return problems
 
 
 def embedders(config: Config) -> Iterator[AuditError]:
@@ -206,8 +213,12 @@ def _raised(work: Callable[[], object]) -> list[AuditError]:
     return problems
 
 
-def _model(files: ModelFiles, config: Config) -> None:
-    """Check by configurations and headers alone that a model is supported and has weights, and screen.resolution."""
+def _model(files: ModelFiles, config: Config) -> Model:
+    """Check by configurations and headers alone that a model is supported and has weights, and screen.resolution.
+
+    Returns:
+        The model, without weights.
+    """
     if "://" not in files.path and os.path.isabs(files.path) and not os.path.exists(files.path):
         hint = "Give a diffusers folder, a .safetensors file or a hub id."
         raise AuditError("no such model", where=files.path, hint=hint)
@@ -224,6 +235,18 @@ def _model(files: ModelFiles, config: Config) -> None:
     for name, network in model.networks.items() if place.is_dir() else ():
         found = weights_files(place / name, files.variant)
         check_header(network, found, name, str(place / name))
+    return model
+
+
+def _lora(path: str, model: Model | None) -> None:
+    """Check that LoRA weights exist and fit the layers of a model without weights, if there is one."""
+    from audit.models.loading import check_additions
+    from audit.models.lora import add_lora
+
+    _there(path, "lora")
+    if model is not None:
+        check_additions(type(model), {"lora": path}, path)
+        add_lora(fetched(path), {name: part for name, part in model.networks.items() if name != "vae"})
 
 
 def _there(path: str, key: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from audit.errors import AuditError, UsageError
@@ -61,6 +62,17 @@ def test_all_problems_are_in_one_list(dataset: Path, tmp_path: Path) -> None:
         assert expected in found.stderr
     with pytest.raises(AuditError, match="9 problems"):
         run_audit(*load_config(dataset, wrong))
+
+
+def test_lora_weights_have_to_fit_the_model(dataset: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "lora.safetensors"
+    layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q.lora"
+    save_file({f"{layer}_{factor}.weight": torch.zeros(3, 5) for factor in "AB"}, weights)
+    (found,) = problems(dataset, f"lora={weights}")
+    assert "its weights do not fit the layer unet_down_blocks_0" in found
+    save_file({f"{layer.replace('down', 'no')}_A.weight": torch.zeros(3, 5)}, weights)
+    (found,) = problems(dataset, f"lora={weights}")
+    assert "belongs to no layer of this model" in found
 
 
 def test_a_resolution_that_the_unet_cannot_take_is_refused_first(dataset: Path) -> None:
