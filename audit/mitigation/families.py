@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, Gemma2Model, T5EncoderModel
 
 from audit.attention.probe import cross_attention_layers
 from audit.errors import AuditError
@@ -25,7 +26,7 @@ from audit.models.prompts import Window, whole_windows
 PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "controlnet")
 SUPPORTED = (
     "Mitigation supports Stable Diffusion 1.x, 2.x and XL (UNet2DConditionModel + CLIPTextModel), "
-    "3 and 3.5, FLUX.1 and PixArt."
+    "3 and 3.5, FLUX.1, PixArt and SANA."
 )
 
 
@@ -156,6 +157,14 @@ class PixArt(Family):
         return Encoded(outputs[0], mask_NK=outputs[1], negative_mask_NK=outputs[3])
 
 
+class Sana(PixArt):
+    """SANA: cross-attention to Gemma 2, whose padding the pipeline hides; `attn1` is linear and attends to no text."""
+
+    network = SanaTransformer2DModel
+    encoders: ClassVar = {"text_encoder": Gemma2Model}
+    processors = ("SanaAttnProcessor2_0", "SanaLinearAttnProcessor2_0")
+
+
 class StableDiffusion3(Family):
     """Stable Diffusion 3 and 3.5: joint attention, image keys first, then those of CLIP, then those of T5."""
 
@@ -222,7 +231,7 @@ class Flux(Family):
         return True
 
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), PixArt(), StableDiffusion3(), Flux())
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), PixArt(), Sana(), StableDiffusion3(), Flux())
 
 
 def supported(pipeline: DiffusionPipeline) -> tuple[Family, Any]:

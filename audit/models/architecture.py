@@ -12,8 +12,8 @@ from audit.errors import AuditError, UsageError
 from audit.models.files import read_json
 
 SUPPORTED = (
-    "Supported: text-to-image pipelines of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, FLUX.1 and PixArt, and others "
-    "that diffusers lists as text-to-image, by their predicted noise."
+    "Supported: text-to-image pipelines of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, FLUX.1, PixArt and SANA, and "
+    "others that diffusers lists as text-to-image, by their predicted noise."
 )
 # Pipelines with the components of text-to-image; any of them runs as StableDiffusionPipeline.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -123,8 +123,9 @@ def check_vae(config: Mapping[str, Any], channels: int, where: str, applied: Seq
     if config["latent_channels"] != channels:
         what = f"the VAE has {config['latent_channels']} latent channels and the denoiser {channels}"
         raise _unsupported(what, where)
-    if config["out_channels"] != 3:
-        raise _unsupported(f"the VAE makes images of {config['out_channels']} channels, not 3", where)
+    made = config.get("out_channels", config["in_channels"])  # AutoencoderDC makes as many as it takes
+    if made != 3:
+        raise _unsupported(f"the VAE makes images of {made} channels, not 3", where)
 
 
 def check_text(tokenizer: Any, text_encoder: Any, unet: Mapping[str, Any], where: str, made: int | None = None) -> None:
@@ -168,6 +169,24 @@ def check_vocabulary(tokenizer: Any, text_encoder: Any, where: str) -> None:
         raise AuditError(what, where=where, hint="Take tokenizer and text_encoder from the same save_pretrained.")
 
 
+def check_width(found: int, taken: int, what: str, where: str) -> None:
+    """Check that the transformer takes vectors of the width that a text encoder makes.
+
+    Args:
+        found: Width of the vectors that are made.
+        taken: Width of those that are taken.
+        what: What the vectors are.
+        where: The model, for errors.
+
+    Raises:
+        AuditError: The widths differ.
+    """
+    if found != taken:
+        hint = "Take transformer and text encoders from the same model."
+        message = f"the transformer takes {what} of {taken} values; the text encoders make {found}"
+        raise AuditError(message, where=where, hint=hint, kind="unsupported_model")
+
+
 def latent_size(
     unet: Mapping[str, Any], vae: Mapping[str, Any], resolution: int | tuple[int, int] | None, where: str
 ) -> tuple[int, int]:
@@ -205,7 +224,8 @@ def latent_size(
 
 def pixels_per_latent(vae: Mapping[str, Any]) -> int:
     """Return the width in pixels of one latent pixel."""
-    return int(2 ** (len(vae["block_out_channels"]) - 1))
+    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]  # AutoencoderKL or AutoencoderDC
+    return int(2 ** (len(blocks) - 1))
 
 
 def checked_size(resolution: int | Sequence[int], multiple: int, where: str, hint: str) -> tuple[int, int]:

@@ -17,10 +17,10 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from audit.attention.probe import Places
 from audit.errors import AuditError
-from audit.models.architecture import check_vocabulary
+from audit.models.architecture import check_vocabulary, check_width
 from audit.models.clip_text import clip_tokens
 from audit.models.conditioning import Conditioning, Tokens
-from audit.models.mmdit import PATCH, Mmdit, check_width
+from audit.models.mmdit import PATCH, Mmdit
 from audit.models.sd import HIDDEN, ready
 from audit.models.sd3 import POOLED
 from audit.models.t5_text import t5_tokens, t5_words

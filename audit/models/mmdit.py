@@ -116,21 +116,3 @@ class Mmdit(Model):
         scaled_BCHW = latents_BCHW / self.vae.config["scaling_factor"] + self.vae.config["shift_factor"]
         decoded_B3hw: Tensor = self.vae.decode(scaled_BCHW.to(self.dtype)).sample
         return decoded_B3hw
-
-
-def check_width(found: int, taken: int, what: str, where: str) -> None:
-    """Check that the transformer takes vectors of the width that a text encoder makes.
-
-    Args:
-        found: Width of the vectors that are made.
-        taken: Width of those that are taken.
-        what: What the vectors are.
-        where: The model, for errors.
-
-    Raises:
-        AuditError: The widths differ.
-    """
-    if found != taken:
-        hint = "Take transformer and text encoders from the same model."
-        message = f"the transformer takes {what} of {taken} values; the text encoders make {found}"
-        raise AuditError(message, where=where, hint=hint, kind="unsupported_model")

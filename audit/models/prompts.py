@@ -53,6 +53,12 @@ def has_bos(tokenizer: Any) -> bool:
     return bos is not None and tokenizer("").input_ids[:1] == [bos]
 
 
+def has_end(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer puts END behind the prompt."""
+    end = tokenizer.eos_token_id
+    return end is not None and tokenizer("").input_ids[-1:] == [end]
+
+
 def whole_windows(length: int, window: int) -> int:
     """Count the windows in hidden states of `length` positions.
 

@@ -17,6 +17,7 @@ FAMILIES = {
     "FluxPipeline": "flux.Flux",
     "PixArtAlphaPipeline": "pixart.PixArtAlpha",
     "PixArtSigmaPipeline": "pixart.PixArtSigma",
+    "SanaPipeline": "sana.Sana",
 }
 
 

@@ -19,10 +19,10 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from audit.attention.probe import Places
 from audit.errors import AuditError, UsageError
-from audit.models.architecture import check_vocabulary
+from audit.models.architecture import check_vocabulary, check_width
 from audit.models.clip_text import clip_tokens, clip_words
 from audit.models.conditioning import Conditioning, Tokens
-from audit.models.mmdit import PATCH, Mmdit, check_width
+from audit.models.mmdit import PATCH, Mmdit
 from audit.models.sd import HIDDEN, ready
 from audit.models.t5_text import t5_tokens, t5_words
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderDC,
     AutoencoderKL,
     CogView4Pipeline,
     CogView4Transformer2DModel,
@@ -15,8 +14,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
-    SanaPipeline,
-    SanaTransformer2DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
@@ -27,8 +24,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertModel,
-    Gemma2Config,
-    Gemma2Model,
     GlmConfig,
     GlmModel,
     PreTrainedTokenizerFast,
@@ -107,46 +102,6 @@ def tiny_hunyuan(folder: Path) -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    return folder
-
-
-def tiny_sana(folder: Path) -> Path:
-    """Save a folder of SANA and return it: an instruction before each caption, but not before the negative prompt."""
-    torch.manual_seed(0)
-    network = SanaTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        num_attention_heads=2,
-        attention_head_dim=4,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=4,
-        cross_attention_dim=8,
-        caption_channels=WIDTH,
-        sample_size=16,
-    )
-    blocks = ("ResBlock", "ResBlock", "ResBlock")
-    vae = AutoencoderDC(
-        latent_channels=4,
-        encoder_block_types=blocks,
-        decoder_block_types=blocks,
-        encoder_block_out_channels=(8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8),
-        encoder_layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        encoder_qkv_multiscales=((), (), ()),
-        decoder_qkv_multiscales=((), (), ()),
-        upsample_block_type="interpolate",
-    )
-    pipeline = SanaPipeline(
-        transformer=network,
-        vae=vae,
-        text_encoder=Gemma2Model(Gemma2Config(head_dim=8, intermediate_size=16, **_decoder())).eval(),
-        tokenizer=_words(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
     pipeline.save_pretrained(folder)
     return folder

@@ -14,7 +14,7 @@ from audit.errors import AuditError, UsageError
 from audit.mitigation.families import Family, supported
 from audit.mitigation.methods.method import Effect, Forward, Method, Prompts
 from audit.mitigation.text_keys import ScaledKeys
-from audit.models.prompts import Keep, has_bos, visible_positions
+from audit.models.prompts import Keep, has_bos, has_end, visible_positions
 
 # Shapes: B rows of the denoiser, N images, W windows, K text positions, V of them that it is given, D text width.
 
@@ -52,13 +52,16 @@ class Rescale(Method):
         """Raise AuditError if the tokenizer does not put BOS first, or if there is nothing to mask."""
         super().check(pipeline)
         family, _ = supported(pipeline)
-        what = None
-        if self.bos_scale != 1 and not has_bos(family.tokenizer(pipeline)):
+        what, tokenizer = None, family.tokenizer(pipeline)
+        if self.bos_scale != 1 and not has_bos(tokenizer):
             what = "the tokenizer does not put BOS first, but BOS is the position that is rescaled"
             hint = "The first position is a word, so that only masking has a meaning: give bos_scale=1."
+        elif self.keep == "words" and not has_end(tokenizer):
+            what = "the tokenizer puts no END behind the prompt, but END is what keep=words hides"
+            hint = "Give keep=all, with a bos_scale other than 1."
         elif family.hides_padding and self.keep == "eos":
             what = "the pipeline hides padding itself, so that keep=eos changes nothing"
-            hint = "Give keep=words, which hides END too."
+            hint = "Give keep=words, which hides END too, or keep=all if the prompt has no END."
         if what is not None:
             raise AuditError(what, where=type(pipeline).__name__, hint=hint, kind="unsupported_model")
 

@@ -27,11 +27,11 @@ from audit.models.loading import load_model
 from audit.models.noise import initial_latent
 from tests.support.checkpoints import set_config
 from tests.support.families import Unrounded
-from tests.support.tiny_others import SIZE, tiny_cogview4, tiny_hunyuan, tiny_sana, tiny_zimage
+from tests.support.tiny_others import SIZE, tiny_cogview4, tiny_hunyuan, tiny_zimage
 
 CAPTIONS = ["a red dog on a table", "zebra", ""]
 NOISE_DETECTORS = ["caption_response", "noise_profile", "noise_alignment", "one_step_error", "step_change"]
-FOLDERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan, "sana": tiny_sana, "zimage": tiny_zimage}
+FOLDERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan, "zimage": tiny_zimage}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -109,22 +109,12 @@ def zimage_forward(pipeline: Any, caption: str, latents_1CHW: Tensor, timestep: 
     return -output_C1HW.squeeze(1)[None]
 
 
-def sana_forward(pipeline: Any, caption: str, latents_1CHW: Tensor, timestep: float) -> Tensor:
-    instruction = signature(pipeline.__call__).parameters["complex_human_instruction"].default
-    hidden_1KD, mask_1K, *_ = pipeline.encode_prompt(
-        caption, do_classifier_free_guidance=False, complex_human_instruction=instruction
-    )
-    output: Tensor = pipeline.transformer(latents_1CHW, hidden_1KD, torch.tensor([timestep]), None, mask_1K).sample
-    return output
-
-
 FORWARDS = {
     "cogview4": cogview4_forward,
     "hunyuan": hunyuan_forward,
-    "sana": sana_forward,
     "zimage": zimage_forward,
 }
-IN_FLOAT32 = {"sana", "zimage"}  # whose pipelines keep latents in float32
+IN_FLOAT32 = {"zimage"}  # whose pipeline keeps latents in float32
 
 
 def test_the_response_is_that_of_two_plain_forwards_of_the_network(name: str, folder: Path) -> None:
