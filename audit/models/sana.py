@@ -70,15 +70,13 @@ class Sana(Model):
         check_vae(parts["vae"].config, channels, where)
         check_vocabulary(tokenizer, encoder, where)
         check_width(encoder.config.hidden_size, config["caption_channels"], "hidden states", where)
-        what, empty = None, tokenizer("").input_ids
+        what, empty = None, tokenizer.convert_ids_to_tokens(tokenizer("").input_ids)
         if outputs not in (None, channels, 2 * channels):
             what = f"the transformer has {channels} input and {outputs} output channels"
         elif config["guidance_embeds"]:
             what = "the transformer is given the guidance scale (guidance_embeds), as in SANA-Sprint"
-        elif empty != [tokenizer.bos_token_id]:
-            what = (
-                f"the tokenizer makes {tokenizer.convert_ids_to_tokens(empty)} of the empty prompt, and not BOS alone"
-            )
+        elif empty != [tokenizer.bos_token]:
+            what = f"the tokenizer makes {empty} of the empty prompt, and not BOS alone"
         if what is not None:
             hint = "Take transformer, text_encoder and tokenizer of the same model of SANA, with their configurations."
             raise AuditError(what, where=where, hint=hint, kind="unsupported_model")
@@ -152,8 +150,7 @@ class Sana(Model):
         """
         ids_BN, mask_BK = tokens.ids_BK.to(self.device), tokens.mask_BK.to(self.device)
         mask_BN = pad(mask_BK, (ids_BN.shape[1] - LONGEST, 0), value=1)  # BOS and the instruction are no padding
-        given_BN = None if mask_BN.is_meta else mask_BN  # transformers looks at the values of a mask
-        hidden_BND = self.text_encoder(ids_BN, attention_mask=given_BN, use_cache=False)[0]
+        hidden_BND = self.text_encoder(ids_BN, attention_mask=mask_BN, use_cache=False)[0]
         hidden_BKD = _attended(hidden_BND).to(self.dtype)
         return Conditioning({HIDDEN: hidden_BKD * mask_BK[..., None], MASK: mask_BK}, tokens)
 

@@ -29,13 +29,14 @@ def tiny_sana(folder: Path, tokenizer: GemmaTokenizer | None = None, **transform
         **{
             "in_channels": 4,
             "out_channels": 4,
-            "num_layers": 3,
+            "num_layers": 2,
             "num_attention_heads": 2,
             "attention_head_dim": 8,
             "num_cross_attention_heads": 2,
             "cross_attention_head_dim": 8,
             "cross_attention_dim": 16,
             "caption_channels": GEMMA_WIDTH,
+            "mlp_ratio": 1.0,
             "sample_size": 8,
         }
         | transformer
@@ -45,8 +46,8 @@ def tiny_sana(folder: Path, tokenizer: GemmaTokenizer | None = None, **transform
         hidden_size=GEMMA_WIDTH,
         intermediate_size=16,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         head_dim=8,
     )
     pipeline = SanaPipeline(

@@ -27,6 +27,7 @@ from tests.support.families import predict
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_pixart import tiny_pixart
+from tests.support.tiny_sana import tiny_sana
 from tests.support.tiny_xl import tiny_xl
 
 SHORT, LONG = "a red dog", "a red dog on a table, a zebra"
@@ -35,6 +36,7 @@ HIDDEN, POOLED = "encoder_hidden_states", "pooled_projections"
 TOKENIZER = DATA / "tiny-sd1/tokenizer"
 MAKE: dict[str, Callable[[Path], Path]] = {
     "pixart": tiny_pixart,
+    "sana": tiny_sana,
     "sd3": partial(tiny_sd3, tokenizer=TOKENIZER),
     "sd3 with QK norm": partial(tiny_sd3, tokenizer=TOKENIZER, qk_norm="rms_norm", dual_attention_layers=(0, 1)),
     "sd3 without T5": partial(tiny_sd3, tokenizer=TOKENIZER, t5=False),
@@ -49,7 +51,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         if name not in loaded:
             folder = MAKE[name](tmp_path_factory.mktemp("tiny") / "model")
-            loaded[name] = audit.load_model(folder, dtype=torch.float64, resolution=16)
+            loaded[name] = audit.load_model(folder, dtype=torch.float64, resolution=32 if name == "sana" else 16)
         return loaded[name]
 
     return load

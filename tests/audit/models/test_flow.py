@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from audit.models.flow import FlowSchedule, screen_flow
 
@@ -56,6 +56,20 @@ def test_steps_are_those_of_diffusers() -> None:
         own = schedule.step(output, position, own)
         other = theirs.step(output, timestep, other, return_dict=False)[0]
     assert torch.equal(own, other)
+
+
+def test_steps_are_those_of_a_multistep_solver_of_order_1() -> None:
+    theirs = DPMSolverMultistepScheduler(
+        flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=1
+    )
+    theirs.set_timesteps(5)
+    schedule = FlowSchedule(theirs.sigmas)
+    own = other = torch.randn(1, 4, 8, 8)
+    for position, timestep in enumerate(theirs.timesteps):
+        output = torch.randn(1, 4, 8, 8)
+        own = schedule.step(output, position, own)
+        other = theirs.step(output, timestep, other, return_dict=False)[0]
+    torch.testing.assert_close(own, other)
 
 
 def test_pure_noise_says_nothing_of_the_caption() -> None:
