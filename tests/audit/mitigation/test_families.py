@@ -20,10 +20,11 @@ from audit.mitigation.pipeline_calls import Mitigation
 from audit.models.conditioning import Conditioning
 from audit.models.noise import initial_latent
 from audit.models.pixart import PixArtSigma
+from audit.models.sana import Sana
 from audit.models.schedule import guide
 from audit.models.sd3 import StableDiffusion3
 from tests.support.changed_attention import ChangedAttention
-from tests.support.families import predict
+from tests.support.families import Unrounded, predict
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_pixart import tiny_pixart
@@ -32,7 +33,7 @@ from tests.support.tiny_xl import tiny_xl
 
 SHORT, LONG = "a red dog", "a red dog on a table, a zebra"
 STEPS, GUIDANCE = 2, 5.0
-HIDDEN, POOLED = "encoder_hidden_states", "pooled_projections"
+HIDDEN, MASK, POOLED = "encoder_hidden_states", "encoder_attention_mask", "pooled_projections"
 TOKENIZER = DATA / "tiny-sd1/tokenizer"
 MAKE: dict[str, Callable[[Path], Path]] = {
     "pixart": tiny_pixart,
@@ -64,7 +65,8 @@ def model(request: pytest.FixtureRequest, models: Callable[[str], Any]) -> Any:
 
 def latents(model: Any, pipeline: Any, *captions: str, guidance: float = GUIDANCE, **more: Any) -> Tensor:
     noise_BCHW = initial_latent(0, model.latent_shape).double().expand(len(captions), -1, -1, -1)
-    found: Tensor = model.call_pipeline(partial(pipeline, **more), captions, noise_BCHW, STEPS, guidance)
+    with Unrounded():  # the pipeline of SANA rounds outputs to float32
+        found: Tensor = model.call_pipeline(partial(pipeline, **more), captions, noise_BCHW, STEPS, guidance)
     return found
 
 
@@ -85,8 +87,9 @@ def close(found: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
-def is_pixart(model: Any) -> bool:
-    return isinstance(model, PixArtSigma)
+def attends_across(model: Any) -> bool:
+    """Tell whether a model has cross-attention, whose padding its pipeline hides."""
+    return isinstance(model, PixArtSigma | Sana)
 
 
 @contextmanager
@@ -100,10 +103,11 @@ def flagging(pipeline: Any, method: Any, flagged: set[str], **more: Any) -> Iter
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_dilution_mixes_the_embeddings_with_those_of_the_empty_prompt(model: Any, share: float) -> None:
-    pipeline, given = model.pipeline(), model.encode([SHORT])
-    own, empty = given.tensors[HIDDEN], model.encode([""]).tensors[HIDDEN]
-    if is_pixart(model):
-        empty = empty[:, :1]  # END, the only position that is not hidden
+    pipeline, given, null = model.pipeline(), model.encode([SHORT]), model.encode([""])
+    own, empty = given.tensors[HIDDEN], null.tensors[HIDDEN]
+    if attends_across(model):
+        last = int(null.tensors[MASK].sum()) - 1  # the position behind which all are hidden
+        empty = empty[:, torch.arange(empty.shape[1]).clamp(max=last)]
     with audit.mitigated(pipeline, audit.Dilute(share)):
         ours = latents(model, pipeline, SHORT)
     expected = Conditioning(given.tensors | {HIDDEN: share * own + (1 - share) * empty})
@@ -123,13 +127,15 @@ def defined(
 ) -> ChangedAttention:
     """Return what makes a plain call of the pipeline the mitigated one."""
     mask_BK = (model.tokenize(captions).mask_BK | model.tokenize([negative]).mask_BK).bool()
-    if keep == "words":  # not the last of each run of tokens, which is END
+    if keep == "all":
+        mask_BK = torch.ones_like(mask_BK)
+    elif keep == "words":  # not the last of each run of tokens, which is END
         mask_BK &= torch.cat([mask_BK[:, 1:], torch.zeros_like(mask_BK[:, :1])], dim=1)
     visible_BK = mask_BK.repeat(1 + model.GUIDED, 1)
     scale_BK = torch.ones_like(visible_BK, dtype=torch.float64)
     scale_BK[-len(captions) :, 0] = bos_scale
     blocks, count = pipeline.transformer.transformer_blocks, mask_BK.shape[1]
-    layers = [block.attn2 if is_pixart(model) else block.attn for block in blocks]
+    layers = [block.attn2 if attends_across(model) else block.attn for block in blocks]
     layers += [block.attn for block in getattr(pipeline.transformer, "single_transformer_blocks", [])]
     keys = slice(-count, None) if isinstance(model, StableDiffusion3) else slice(0, count)
     return ChangedAttention(layers, keys, visible_BK, scale_BK)
@@ -137,7 +143,7 @@ def defined(
 
 def check_rescale(model: Any, keep: Any, captions: tuple[str, ...]) -> None:
     """Check `Rescale` of a guided call with a negative prompt, or of FLUX, which has none."""
-    pipeline, bos_scale = model.pipeline(), 3.0 if isinstance(model, StableDiffusion3) else 1.0
+    pipeline, bos_scale = model.pipeline(), 3.0 if isinstance(model, StableDiffusion3 | Sana) else 1.0
     negative = "on a table" if model.GUIDED else ""
     more = {"negative_prompt": [negative] * len(captions)} if model.GUIDED else {}
     with audit.mitigated(pipeline, audit.Rescale(bos_scale, keep)):
@@ -149,9 +155,12 @@ def check_rescale(model: Any, keep: Any, captions: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    # PixArt hides padding itself, so that there is none to mask.
     ("name", "keep"),
-    [(name, keep) for name in MAKE for keep in ("eos", "words") if (name, keep) != ("pixart", "eos")],
+    [
+        *((name, keep) for name in MAKE if name not in ("pixart", "sana") for keep in ("eos", "words")),
+        ("pixart", "words"),  # its pipeline hides padding
+        ("sana", "all"),  # so does this one, and there is no END
+    ],
 )
 @pytest.mark.parametrize("captions", [(SHORT,), (SHORT, LONG)], ids=["one", "two"])
 def test_masked_keys_and_a_scaled_bos_are_the_definition(
@@ -167,10 +176,13 @@ def test_fused_projections_are_mitigated_too(models: Any, name: str) -> None:
     check_rescale(model, "words", (SHORT, LONG))
 
 
-METHODS = {"dilute": audit.Dilute(0.4), "mask": audit.Rescale(1.0, "words")}
+@pytest.fixture(params=["dilute", "rescale"])
+def method(request: pytest.FixtureRequest, model: Any) -> Any:
+    if request.param == "dilute":
+        return audit.Dilute(0.4)
+    return audit.Rescale(3.0, "all") if isinstance(model, Sana) else audit.Rescale(1.0, "words")
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_each_image_is_mitigated_as_if_it_were_alone(model: Any, method: Any) -> None:
     pipeline = model.pipeline()
     with audit.mitigated(pipeline, method):
@@ -179,7 +191,6 @@ def test_each_image_is_mitigated_as_if_it_were_alone(model: Any, method: Any) ->
     close(together, alone)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_only_flagged_prompts_change_and_the_others_not_by_a_bit(model: Any, method: Any) -> None:
     pipeline = model.pipeline()
     plain = latents(model, pipeline, SHORT, LONG)
@@ -250,16 +261,18 @@ def test_padding_of_stable_diffusion_3_is_that_of_clip(models: Any) -> None:
     close(ours, sampled(model, Conditioning(given | {HIDDEN: hidden})), atol=1e-6)
 
 
-def test_guidance_of_stable_diffusion_3_can_be_weaker(models: Any) -> None:
-    model = models("sd3")
+@pytest.mark.parametrize("name", ["sd3", "sana"])
+def test_guidance_can_be_weaker(models: Any, name: str) -> None:
+    model = models(name)
     pipeline = model.pipeline()
     with audit.mitigated(pipeline, audit.WeakGuidance(2.0)):
         weak = latents(model, pipeline, SHORT)
     close(weak, latents(model, pipeline, SHORT, guidance=2.0))
 
 
-def test_guidance_of_stable_diffusion_3_can_begin_later(models: Any) -> None:
-    model = models("sd3")
+@pytest.mark.parametrize("name", ["sd3", "sana"])
+def test_guidance_can_begin_later(models: Any, name: str) -> None:
+    model = models(name)
     pipeline, rows = model.pipeline(), []
     handle = pipeline.transformer.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
     with audit.mitigated(pipeline, audit.DelayedGuidance(0.5)):
@@ -304,7 +317,10 @@ def test_prompts_that_a_calibration_flags_are_mitigated(models: Any) -> None:
         ("flux", audit.Rescale(1.25, "eos"), "does not put BOS first"),
         ("pixart", audit.Rescale(1.25, "words"), "does not put BOS first"),
         ("pixart", audit.Rescale(1.0, "eos"), "hides padding itself, so that keep=eos changes nothing"),
+        ("sana", audit.Rescale(1.25, "eos"), "hides padding itself, so that keep=eos changes nothing"),
+        ("sana", audit.Rescale(1.25, "words"), "puts no END behind the prompt"),
         ("pixart", audit.Padding(), "pads with '<pad>'"),
+        ("sana", audit.Padding(), "pads with '<pad>'"),
         ("flux", audit.Padding(), "pads with '<pad>'"),
         ("sd3", audit.Attenuate(), "down and mid layers of a UNet, and the denoiser is SD3Transformer2DModel"),
         ("flux", audit.WeakGuidance(), "this pipeline has no unconditional branch"),
