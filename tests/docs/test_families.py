@@ -15,6 +15,7 @@ ROW = {
     "FluxPipeline": "FLUX.1 dev and schnell",
     "PixArtAlphaPipeline": "PixArt-Alpha and PixArt-Sigma",
     "PixArtSigmaPipeline": "PixArt-Alpha and PixArt-Sigma",
+    "SanaPipeline": "SANA",
 }
 
 

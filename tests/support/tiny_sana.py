@@ -46,9 +46,9 @@ def tiny_sana(folder: Path, tokenizer: GemmaTokenizer | None = None, **transform
         hidden_size=GEMMA_WIDTH,
         intermediate_size=16,
         num_hidden_layers=2,
-        num_attention_heads=2,
+        num_attention_heads=1,
         num_key_value_heads=1,
-        head_dim=8,
+        head_dim=16,
     )
     pipeline = SanaPipeline(
         transformer=network,

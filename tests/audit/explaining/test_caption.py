@@ -14,6 +14,7 @@ from audit.explaining.caption import explain
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_pixart import tiny_pixart
+from tests.support.tiny_sana import tiny_sana
 from tests.support.tiny_xl import tiny_xl
 
 CAPTION = "a serene beach at sunrise, 35mm"
@@ -79,6 +80,7 @@ def test_the_empty_caption_has_no_token_to_leave_out(sd1: audit.Model) -> None:
     [
         (tiny_xl, ["BOS", "a", "red", "dog", "EOS"]),
         (lambda folder, _tokenizer: tiny_pixart(folder), ["EOS", "a", "red", "dog"]),
+        (lambda folder, _tokenizer: tiny_sana(folder), ["BOS", "a", "red", "dog"]),
         (tiny_flux, ["EOS and image", "a", "red", "dog"]),
         (tiny_sd3, ["BOS and image", "a", "red", "dog", "a (T5)", "red (T5)", "dog (T5)", "EOS", "EOS"]),
     ],
@@ -86,7 +88,7 @@ def test_the_empty_caption_has_no_token_to_leave_out(sd1: audit.Model) -> None:
 def test_positions_are_named_as_the_family_lays_them_out(
     make: Callable[[Path, Path], Path], words: list[str], tmp_path: Path
 ) -> None:
-    model = audit.load_model(make(tmp_path / "model", DATA / "tiny-sd1/tokenizer"), resolution=16)
+    model = audit.load_model(make(tmp_path / "model", DATA / "tiny-sd1/tokenizer"), resolution=32)
     assert explain(model, "a red dog", steps=1).tokens == [*words, "padding"]
 
 

@@ -18,6 +18,7 @@ from audit.models.lora_names import original_names
 from tests.support.original_layout import original_name
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_pixart import tiny_pixart
+from tests.support.tiny_sana import tiny_sana
 from tests.support.tiny_xl import tiny_xl
 
 RANK, ALPHA = 2, 3.0
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
     "sd3": tiny_sd3,
     "flux": tiny_flux,
     "pixart": lambda folder, _tokenizer: tiny_pixart(folder),
+    "sana": lambda folder, _tokenizer: tiny_sana(folder),
 }
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # (down, up) by the name of the layer, with its component

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 import audit
-from audit.costs.flops import generation_cost, screen_cost
+from audit.costs.flops import screen_cost
 from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError, UsageError
 from audit.models.noise import initial_latent
@@ -105,8 +105,7 @@ def test_a_plan_counts_the_instruction_too(folder: Path, model: Any) -> None:
     outline = outline_model(folder)
     linear = sum(each.numel() for each in model.text_encoder.layers.parameters() if each.ndim == 2)
     positions = model.tokenize([""]).ids_BK.shape[1]
-    assert screen_cost(outline, ["caption_response", "attention_profile"]).text > 2 * positions * linear
-    assert generation_cost(outline, 5.0).size == (SIZE, SIZE)
+    assert screen_cost(outline, ["caption_response"]).text > 2 * positions * linear
 
 
 def test_of_a_multistep_scheduler_the_shift_counts(folder: Path, model: Any, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_others import tiny_cogview4, tiny_hunyuan
 from tests.support.tiny_pixart import tiny_pixart
+from tests.support.tiny_sana import tiny_sana
 from tests.support.tiny_xl import tiny_xl
 from tests.support.toy import write_config
 
@@ -23,6 +24,7 @@ FAMILIES = {  # with a resolution
     "sd3": (tiny_sd3, 16),
     "flux": (tiny_flux, 16),
     "pixart": (lambda folder, _tokenizer: tiny_pixart(folder), 16),
+    "sana": (lambda folder, _tokenizer: tiny_sana(folder), 32),
 }
 ATTENTION = {"attention_profile", "bright_ending"}
 OTHERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan}

@@ -27,6 +27,7 @@ from tests.support.called import crossaudit
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_pixart import tiny_pixart
+from tests.support.tiny_sana import tiny_sana
 from tests.support.toy import MEMORIZED
 
 pytestmark = pytest.mark.slow
@@ -287,8 +288,9 @@ def test_a_transformer_is_mitigated_by_what_has_a_meaning_for_it(own: Ledger, tm
         ),
         (lambda folder: tiny_flux(folder, DATA / "tiny-sd1/tokenizer"), {"rescale", "dilute"}),
         (tiny_pixart, {"rescale", "dilute"}),
+        (tiny_sana, {"rescale", "delayed_guidance", "dilute"}),
     ],
-    ids=["sd3", "flux", "pixart"],
+    ids=["sd3", "flux", "pixart", "sana"],
 )
 def test_by_default_what_has_a_meaning_for_the_model_is_measured(make: Any, left: set[str], tmp_path: Path) -> None:
     pipeline, settings = (
