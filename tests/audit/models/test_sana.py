@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
 from torch import Tensor
 
 import audit
@@ -57,8 +57,10 @@ def model(folder: Path) -> Any:
     return audit.load_model(folder)
 
 
-def test_captions_and_the_unconditional_branch_are_encoded_as_by_a_call_of_the_pipeline(model: Any) -> None:
-    pipeline, calls = model.pipeline(), []
+def test_captions_and_the_unconditional_branch_are_encoded_as_by_a_call_of_the_pipeline(
+    folder: Path, model: Any
+) -> None:
+    pipeline, calls = SanaPipeline.from_pretrained(folder), []
     encode = pipeline.encode_prompt
     pipeline.encode_prompt = lambda *args, **kwargs: calls.append(encode(*args, **kwargs)) or calls[-1]
     captions = [f" {CAPTION.upper()} ", ""]
