@@ -75,7 +75,8 @@ def tiny_gemma_tokenizer(**changes: Any) -> GemmaTokenizer:
     for word in (*INSTRUCTION.split(), "red", "dog", "on", "table", "zebra"):
         for end in range(len(word)):
             pair = f"▁{word[:end]}", word[end]
-            if vocabulary.setdefault("".join(pair), len(vocabulary)) == len(vocabulary) - 1:
+            if "".join(pair) not in vocabulary:
+                vocabulary["".join(pair)] = len(vocabulary)
                 merges.append(pair)
     return GemmaTokenizer(**{"vocab": vocabulary, "merges": merges, "add_bos_token": True} | changes)
 
