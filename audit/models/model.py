@@ -21,6 +21,9 @@ from audit.models.schedulers import read_scheduler
 
 # Shapes: B rows, K text positions; C, H and W of the latent, h and w of the image.
 
+# Arguments of pipelines: captions stay as they are, and images keep the size that was asked for.
+AS_GIVEN: Mapping[str, bool] = {"clean_caption": False, "use_resolution_binning": False}
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model(ABC):

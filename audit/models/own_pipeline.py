@@ -19,12 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from audit.errors import UsageError, first_line
 from audit.models.conditioning import Conditioning, Rows
+from audit.models.model import AS_GIVEN
 from audit.models.pipeline_parts import unsupported
 
 # Shapes: B rows; C, H and W of the latent.
-
-# Where a pipeline has these arguments: images keep the size that was asked for, and captions stay as they are.
-_FIXED = {"use_resolution_binning": False, "clean_caption": False}
 
 
 class Ended(Exception):  # noqa: N818  (not an error: the call has shown what it was made for)
@@ -157,7 +155,7 @@ def rows_given(network: nn.Module) -> Iterator[list[int]]:
 def fixed(pipeline: Any) -> dict[str, Any]:
     """Return the arguments with which each call of a pipeline is made."""
     taken = signature(pipeline.__call__).parameters
-    return {"output_type": "latent"} | {name: value for name, value in _FIXED.items() if name in taken}
+    return {"output_type": "latent"} | {name: value for name, value in AS_GIVEN.items() if name in taken}
 
 
 def latent_shape(pipeline: Any, size: tuple[int, int] | None, where: str) -> tuple[int, int, int]:

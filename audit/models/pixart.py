@@ -20,7 +20,7 @@ from audit.errors import AuditError
 from audit.models.architecture import check_vae, check_vocabulary, latent_size, pixels_per_latent
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.flow import screen_alphas
-from audit.models.model import Model
+from audit.models.model import AS_GIVEN, Model
 from audit.models.sampler import DdimSchedule, NearestSchedule
 from audit.models.sd import HIDDEN, ready
 from audit.models.t5_text import t5_tokens, t5_words
@@ -44,7 +44,7 @@ class PixArtSigma(Model):
     DENOISER: ClassVar = "transformer"
     ADDITIONS: ClassVar = ("lora",)
     PLANTED: ClassVar = ("screen",)
-    CALL: ClassVar = {"clean_caption": False, "use_resolution_binning": False}
+    CALL: ClassVar = AS_GIVEN
     LONGEST: ClassVar = 300  # text positions
     PIPELINE: ClassVar[type] = PixArtSigmaPipeline
 

@@ -24,7 +24,7 @@ from audit.models.architecture import check_vae, check_vocabulary, check_width, 
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.flow import FlowSchedule, screen_flow
 from audit.models.flow_scheduler import flow_schedule, read_flow_scheduler
-from audit.models.model import Model
+from audit.models.model import AS_GIVEN, Model
 from audit.models.sd import HIDDEN, ready
 
 # Shapes: B captions, N tokens, K of them that the image attends to, D width of Gemma; C, H and W of the latent.
@@ -48,7 +48,7 @@ class Sana(Model):
     TOKENIZERS: ClassVar = {"tokenizer": GemmaTokenizer}
     DENOISER: ClassVar = "transformer"
     ADDITIONS: ClassVar = ("lora",)
-    CALL: ClassVar = {"clean_caption": False, "use_resolution_binning": False}
+    CALL: ClassVar = AS_GIVEN
 
     transformer: SanaTransformer2DModel = field(repr=False)
     text_encoder: Gemma2Model = field(repr=False)
