@@ -9,18 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from audit import schema
 from audit.errors import AuditError, first_line
 from audit.record.filesystem import open_filesystem, write_file, writing
+
+if TYPE_CHECKING:
+    # It imports pandas where that is installed, so it is imported when a dataset is scanned.
+    import pyarrow.dataset as pads
 
 Tables = dict[str, pa.Table]
 _CHUNK = 1 << 22
@@ -158,6 +161,8 @@ class Ledger:
 
     def dataset(self, table: str, layout: pa.Schema | None = None) -> pads.Dataset:
         """Return all parts of a table as a dataset to scan; if there are none, an empty one with the given layout."""
+        import pyarrow.dataset as pads
+
         paths = [self.part(table, name) for name in self.parts(table)]
         if not paths and layout is not None:
             return pads.dataset(layout.empty_table())
@@ -174,6 +179,8 @@ class Ledger:
             low: Smallest value.
             high: Value after the largest one.
         """
+        import pyarrow.dataset as pads
+
         paths = [self.part(table, name) for name in self.parts(table)]
         for start in range(0, len(paths), _TOGETHER):
             found = pads.dataset(paths[start : start + _TOGETHER], filesystem=self.filesystem, format="parquet")

@@ -13,6 +13,7 @@ import audit
     [
         ("audit.schema", ("torch", "diffusers", "ray", "scipy")),
         ("pipelines.cli", ("torch", "diffusers", "ray", "scipy", "pyarrow")),
+        ("pipelines.engine.remote_worker", ("torch", "diffusers", "scipy", "pyarrow.dataset", "pandas")),
         ("pipelines.configuration.settings", ("torch", "diffusers", "ray", "scipy")),
         ("pipelines.runs.audit", ("torch", "diffusers", "scipy")),
         ("audit.detectors", ("torch", "diffusers", "sklearn")),
