@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 
-from audit.models import weights
 from tests.support.called import crossaudit
 from tests.support.finished import finish_run
-from tests.support.toy import MODEL, write_config
+from tests.support.toy import write_config
 
 
 @pytest.fixture(scope="module")
@@ -98,21 +95,3 @@ def test_json_of_check_has_every_statement_and_the_same_exit_code(folder: Path) 
     assert {"name", "ok", "detail", "warning"} == set(found["checks"][0])
     assert found["checks"][0]["ok"]
     assert not all(item["ok"] for item in found["checks"])
-
-
-@pytest.mark.slow
-def test_verbose_shows_the_traceback_of_the_worker_and_not_that_of_the_driver(folder: Path) -> None:
-    shutil.copytree(MODEL, folder / "model")
-    file = folder / "model/unet/diffusion_pytorch_model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
-    tensors["conv_in.bias"][0] = float("nan")
-    save_file(tensors, file)
-    config = write_config(folder, model="model", out="refused", engine={"workers": 1})
-    code, _, error = crossaudit("run", str(config), "--verbose")
-    [log] = (folder / "refused/logs").glob("*-driver-*")
-    assert code == 1
-    assert "conv_in.bias has values that are NaN or infinite" in error.splitlines()[-2]
-    for shown in (error[error.index("In a worker:") :], log.read_text()):
-        assert "Traceback (most recent call last):" in shown
-        assert weights.__file__ in shown
-        assert not [name for name in ("pool.py", "cli.py", "ray::") if name in shown]
