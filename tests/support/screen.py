@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import subprocess
-import sys
-import termios
-from contextlib import suppress
-
-from tests.support.paths import ROOT
 
 # A control sequence with its parameters and its letter, or one character.
 _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|(.)", re.DOTALL)
@@ -40,19 +32,3 @@ def screen(output: str) -> list[str]:
             line[column : column + 1] = character
             column += 1
     return ["".join(line).rstrip() for line in lines]
-
-
-def on_a_terminal(*arguments: str, width: int = 80) -> tuple[int, list[str]]:
-    """Run `crossaudit ARGUMENTS` in a terminal, and return its exit code and the lines on the screen at its end."""
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (50, width))
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    environment = os.environ | {"TERM": "xterm-256color"}
-    with subprocess.Popen(command, cwd=ROOT, stdout=slave, stderr=slave, env=environment) as process:
-        os.close(slave)
-        content = b""
-        with suppress(OSError):  # Linux raises an error once no process has the terminal open
-            while chunk := os.read(master, 1 << 16):
-                content += chunk
-    os.close(master)
-    return process.returncode, screen(content.decode())

@@ -6,12 +6,7 @@ import ast
 import csv
 import io
 import json
-import os
-import pty
-import subprocess
-import sys
 import unicodedata
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,12 +16,14 @@ from rich.text import Text
 
 from pipelines.console.progress import Reporter
 from pipelines.console.terminal import Console, visible, visible_json
+from tests.support.called import crossaudit, on_a_terminal
 from tests.support.paths import ROOT
 from tests.support.toy import judged
 
 SECRET = "\x1b]52;c;cm0=\x07"  # OSC 52 fills the clipboard
 HOSTILE = f"a \x1b[31mred\x1b[0m {SECRET}\x9b2J fox \u202egnp.xof\u202c\u200b\r\x00\x7f\u2028end"
 SHOWN = r"a \x1b[31mred\x1b[0m \x1b]52;c;cm0=\x07\x9b2J fox \u202egnp.xof\u202c\u200b\x0d\x00\x7f\u2028end"
+WIDE = 400  # columns, so that no text is broken over two lines
 PLAIN = "naïve café, 日本語, עברית, می‌خواهم, 👩‍👩‍👧, é\u0301"
 
 
@@ -40,32 +37,6 @@ def run(tmp_path: Path) -> str:
     """What there is of a run after `verdicts`: a hostile caption, a formula and a plain caption."""
     texts = {"a": HOSTILE, "b": '=HYPERLINK("http://x")', "c": PLAIN}
     return judged(str(tmp_path / "run"), texts, -1.5)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", *arguments]
-
-
-def environment() -> dict[str, str]:
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": paths, "COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"}
-
-
-def piped(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command(*arguments), capture_output=True, env=environment(), check=False)
-
-
-def on_a_terminal(*arguments: str) -> str:
-    """What a command writes where standard output is a terminal."""
-    master, slave = pty.openpty()
-    with subprocess.Popen(command(*arguments), stdout=slave, stderr=subprocess.DEVNULL, env=environment()):
-        os.close(slave)
-        content = b""
-        with suppress(OSError):  # Linux ends a terminal that nobody writes to any more with an error
-            while chunk := os.read(master, 1 << 16):
-                content += chunk
-    os.close(master)
-    return content.decode().replace("\r\n", "\n")
 
 
 def test_what_a_terminal_would_act_on_is_written_as_an_escape() -> None:
@@ -105,45 +76,47 @@ def test_progress_is_visible() -> None:
 
 @pytest.mark.parametrize("format", ["table", "csv", "json"])
 def test_query_shows_hostile_captions_on_a_terminal(run: str, format: str) -> None:
-    shown = on_a_terminal("query", run, "select caption from captions order by caption_id", "--format", format)
+    sql = "select caption from captions order by caption_id"
+    _, received = on_a_terminal("query", run, sql, "--format", format, columns=WIDE, term="dumb")
+    shown = received.replace("\r\n", "\n")
     assert "gnp.xof" in shown
     assert not dangerous(shown)
 
 
 def test_a_table_for_people_is_visible_in_a_pipe_too(run: str) -> None:
-    shown = piped("query", run, "select caption from captions").stdout.decode()
+    shown = crossaudit("query", run, "select caption from captions", columns=WIDE).stdout
     assert SHOWN in shown
     assert not dangerous(shown)
 
 
 def test_csv_in_a_pipe_is_the_data(run: str) -> None:
-    done = piped("query", run, "select caption from captions order by caption_id", "--format", "csv")
-    rows = list(csv.reader(io.StringIO(done.stdout.decode(), newline="")))
+    done = crossaudit("query", run, "select caption from captions order by caption_id", "--format", "csv")
+    rows = list(csv.reader(io.StringIO(done.stdout, newline="")))
     assert rows == [["caption"], [HOSTILE], ['=HYPERLINK("http://x")'], [PLAIN]]
 
 
 def test_json_is_the_data_wherever_it_goes(run: str) -> None:
-    done = piped("query", run, "select caption from captions order by caption_id", "--format", "json")
-    assert not dangerous(done.stdout.decode())
+    done = crossaudit("query", run, "select caption from captions order by caption_id", "--format", "json")
+    assert not dangerous(done.stdout)
     assert [json.loads(line)["caption"] for line in done.stdout.splitlines()][0] == HOSTILE
 
 
 def test_formulas_are_neutralised_on_request_and_it_says_how_many(run: str) -> None:
     sql = "select caption, score from verdicts order by caption_id limit 1 offset 1"
-    done = piped("query", run, sql, "--format", "csv", "--spreadsheet-safe")
-    assert done.stdout.decode() == '"caption","score"\n"\'=HYPERLINK(""http://x"")",-1.5\n'
-    assert "1 cells that look like formulas" in done.stderr.decode()
-    refused = piped("query", run, sql, "--spreadsheet-safe")
+    done = crossaudit("query", run, sql, "--format", "csv", "--spreadsheet-safe")
+    assert done.stdout == '"caption","score"\n"\'=HYPERLINK(""http://x"")",-1.5\n'
+    assert "1 cells that look like formulas" in done.stderr
+    refused = crossaudit("query", run, sql, "--spreadsheet-safe")
     assert refused.returncode == 2
-    assert b"--format csv" in refused.stderr
+    assert "--format csv" in refused.stderr
 
 
 def test_errors_are_visible(tmp_path: Path) -> None:
     for verbose in ([], ["--verbose"]):
-        done = piped("query", str(tmp_path / "no \u202e\x9b2J run"), "select 1", *verbose)
+        done = crossaudit("query", str(tmp_path / "no \u202e\x9b2J run"), "select 1", *verbose)
         assert done.returncode == 1, done.stderr
-        assert not dangerous(done.stderr.decode()), done.stderr
-        assert r"no \u202e\x9b2J run" in done.stderr.decode()
+        assert not dangerous(done.stderr), done.stderr
+        assert r"no \u202e\x9b2J run" in done.stderr
 
 
 def test_every_console_is_the_one_that_escapes() -> None:

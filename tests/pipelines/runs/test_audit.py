@@ -32,8 +32,9 @@ from pipelines.tables import calibration
 from reports.check import check
 from reports.exclusions import write_exclusions
 from reports.query import query
+from tests.support.called import on_a_terminal
 from tests.support.comparison import TABLES, same
-from tests.support.screen import on_a_terminal
+from tests.support.screen import screen
 from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -277,7 +278,8 @@ def test_any_lost_part_is_made_again_without_the_working_tables(
 
 def test_a_terminal_has_a_line_per_stage_above_the_summary(dataset: Path, run: Ledger, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    code, lines = on_a_terminal("run", str(dataset), "--out", out, width=120)
+    code, received = on_a_terminal("run", str(dataset), "--out", out, columns=120)
+    lines = screen(received)
     assert code == 0, lines
     same(run, Ledger(out))
     stages = [line for line in lines if line.startswith("✓")]
