@@ -13,8 +13,8 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from audit.costs.flop_counter import FlopCounter
 from audit.costs.meta_networks import META, EmbedderOutline
 from audit.detectors import run_detectors, screen_detectors
 from audit.detectors.detector import Seen
@@ -76,9 +76,9 @@ class GenerationCost:
 
 def count(work: Callable[[], object]) -> int:
     """Count the FLOPs of what `work` does with torch."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounter() as counter:
         work()
-    return int(counter.get_total_flops())
+    return counter.total
 
 
 def _once_per_architecture(
