@@ -44,15 +44,6 @@ def digest(worker: Worker, shard: Shard) -> Tables:
     return {"digests": captions.append_column("digest", pa.array(digests)), "errors": errors_table(errors)}
 
 
-def screen(worker: Worker, shard: Shard) -> Tables:
-    """Screen a shard as the stage `screen` does, but end the process if the shard has caption ODD."""
-    from pipelines.stages.screen import _screen
-
-    if shard.start <= ODD < shard.stop:
-        os._exit(1)
-    return _screen(worker, shard)
-
-
 def refuse(worker: Worker, shard: Shard) -> Tables:
     """Compute `digests` as `digest` does, but raise an exception if the shard has caption ODD."""
     logging.getLogger(__name__).info("at work")

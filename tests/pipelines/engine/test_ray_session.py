@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,8 @@ import psutil
 import pytest
 import ray
 
-from audit.record.ledger import Ledger
 from pipelines.engine.owner import pid_space
 from pipelines.engine.ray_session import start_ray, stop_ray
-from tests.support.paths import ROOT
-from tests.support.toy import write_config
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +84,3 @@ def test_its_folder_goes_with_it(session: Path) -> None:
     assert session.exists()
     stop_ray()
     assert not session.parents[1].exists()
-
-
-@pytest.mark.slow
-def test_ray_prints_nothing_on_standard_output_when_a_worker_dies(tmp_path: Path) -> None:
-    """In a process of its own: Ray reads what it may print when it is imported."""
-    path = write_config(tmp_path, engine={"retries": 0}, out=str(tmp_path / "run"))
-    command = [sys.executable, "-m", "tests.support.driver", str(path), "die"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    [error] = Ledger(str(tmp_path / "run")).read("errors").to_pylist()
-    assert (error["kind"], error["traceback"]) == ("worker_died", None)
-    assert "worker died" not in done.stdout + done.stderr
