@@ -57,12 +57,16 @@ def test_package_data_comes_along(environment: Path) -> None:
 
 @pytest.mark.slow
 def test_a_tiny_audit_of_the_bundled_model(environment: Path) -> None:
+    [images] = environment.glob("venv/lib/*/site-packages/pipelines/demo/bundle/images/00004.tar")
     tiny = {
         "captions.sample": 60,
+        "images.path": images,
+        "images.join_on": "none",
         "select.budget": 3,
         "select.audit_sample": 3,
         "generate.steps": 2,
-        "engine.workers": 1,
+        "engine.workers": 0,
+        "confirm.embedders": "[sscd]",
         "confirm.control_captions": 10,
         "confirm.control_rate": 0.2,
         "confirm.fresh_seeds": 1,
