@@ -239,8 +239,10 @@ def test_a_size_that_the_pipeline_refuses_is_an_error(cogview4: Path) -> None:
         ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDM"),
     ],
 )
-def test_what_is_not_known_is_refused_by_name(tmp_path: Path, file: str, change: dict[str, Any], what: str) -> None:
-    folder = tiny_cogview4(tmp_path / "model")
+def test_what_is_not_known_is_refused_by_name(
+    cogview4: Path, tmp_path: Path, file: str, change: dict[str, Any], what: str
+) -> None:
+    folder = Path(shutil.copytree(cogview4, tmp_path / "model"))
     set_config(folder / file, **change)
     for load in (load_model, outline_model):
         with pytest.raises(AuditError, match=what):

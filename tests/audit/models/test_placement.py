@@ -17,9 +17,15 @@ from tests.support.tiny_mmdit import tiny_sd3
 CAPTIONS = ["a red dog", "a table", "", "a dog on a table", "zebra"]
 
 
+@pytest.fixture(scope="module")
+def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd3(tmp_path_factory.mktemp("sd3") / "model", data / "tiny-sd1/tokenizer")
+
+
 @pytest.fixture
-def model(data: Path, tmp_path: Path) -> Model:
-    return audit.load_model(tiny_sd3(tmp_path / "model", data / "tiny-sd1/tokenizer"))
+def model(folder: Path) -> Model:
+    """Loaded anew, because tests add hooks to it."""
+    return audit.load_model(folder)
 
 
 class Order:

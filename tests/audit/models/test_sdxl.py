@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -145,9 +146,9 @@ def test_delayed_guidance_halves_the_sizes_and_the_pooled_vector_too(model: audi
     ],
 )
 def test_another_architecture_is_refused_before_weights_are_read(
-    tmp_path: Path, change: dict[str, object], what: str
+    xl: Path, tmp_path: Path, change: dict[str, object], what: str
 ) -> None:
-    folder = tiny_xl(tmp_path / "model", TOKENIZER)
+    folder = Path(shutil.copytree(xl, tmp_path / "model"))
     set_config(folder / "unet/config.json", **change)
     for load in (audit.load_model, outline_model):
         with pytest.raises(AuditError, match=what):
