@@ -116,7 +116,7 @@ def test_the_screen_is_that_of_audit_screen(run: Ledger, control_screen: pa.Tabl
 def test_a_run_can_screen_at_a_smaller_resolution_than_it_generates_at(
     dataset: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    settings = ["screen.resolution=16", "calibration.screen=null", "generate.steps=1", "engine.workers=0"]
+    settings = ["screen.resolution=16", "calibration.screen=null", "generate.steps=1", "select.audit_sample=0"]
     small = Ledger(audited(dataset, *settings, "select.perturbation_margin=true", out=str(tmp_path / "small")))
     for table in ("screen", "control_screen"):
         assert json.loads(small.read(table).schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 8]
@@ -411,10 +411,11 @@ def test_the_default_caption_column_is_the_same_from_the_run_to_the_clean_copy(
     path = make_dataset(tmp_path)
     for file in (tmp_path / "captions").iterdir():
         pq.write_table(pq.read_table(file).rename_columns({"caption": "text"}), file)
-    out = audited(path, "generate.steps=1", "confirm.fresh_seeds=0")
+    settings = ("generate.steps=1", "select.audit_sample=0", "confirm.fresh_seeds=0")
+    out = audited(path, *settings)
     resolved = json.loads(Path(out, "manifest.json").read_text())["resolved"]
     assert resolved["captions"]["caption"] == "text"
-    assert audited(path, "generate.steps=1", "confirm.fresh_seeds=0") == out
+    assert audited(path, *settings) == out
     exclusions, clean = write_exclusions(Path(out)).path, tmp_path / "clean"
     counts = write_clean_copies(exclusions, [str(tmp_path / "captions")], str(clean), lambda line: None)
     assert counts.rows_in == 40

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from audit.models.registry import family_of
+from pipelines.planning import probing
 from tests.support.called import crossaudit
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
@@ -30,6 +31,12 @@ ATTENTION = {"attention_profile", "bright_ending"}
 OTHERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan}
 
 
+@pytest.fixture(autouse=True)
+def brief_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `plan` measure one batch of each kind of work; its speed is not the point here."""
+    monkeypatch.setattr(probing, "SHORT", 0.0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_folder_is_planned_and_audited(name: str, make_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
@@ -40,7 +47,7 @@ def test_a_folder_is_planned_and_audited(name: str, make_dataset: Callable[[Path
         tmp_path,
         resolution,
         screen={"detectors": ["caption_response", "attention_profile"]},
-        generate={"seeds": [1], "steps": 2, "detectors": ["bright_ending"]},
+        generate={"seeds": [1], "steps": 2, "batch_size": 4, "detectors": ["bright_ending"]},
     )
 
 
@@ -54,8 +61,8 @@ def test_a_folder_without_a_family_is_planned_and_audited(
     _audit(
         tmp_path,
         64,
-        screen={"detectors": ["caption_response", "noise_profile"]},
-        generate={"seeds": [1], "steps": 2, "detectors": ["update_norm_profile"]},
+        screen={"detectors": ["caption_response", "noise_alignment"]},
+        generate={"seeds": [1], "steps": 2, "batch_size": 4, "detectors": ["update_norm_profile"]},
     )
 
 
@@ -72,10 +79,18 @@ def test_a_detector_of_attention_is_refused_before_a_folder_without_a_family_is_
 
 
 def _written(folder: Path, resolution: int, **stages: Any) -> Path:
+    """Write an audit.yaml for few generations: what is found is not the point here."""
     return write_config(
         folder,
         model={"path": "model", "resolution": resolution},
         calibration={"captions": "control_captions.txt"},
+        select={"budget": 2, "audit_sample": 3, "seed": 1},
+        confirm={
+            "fresh_seeds": 1,
+            "control_captions": 8,
+            "control_rate": 0.25,
+            "sscd": {"weights": "sscd.safetensors", "min_similarity_region": 0.9999},
+        },
         **stages,
     )
 
