@@ -1,3 +1,5 @@
+"""A shard is screened by its rows, each with the same score whatever happens to its neighbours."""
+
 from __future__ import annotations
 
 from functools import partial
