@@ -85,7 +85,7 @@ def tables(models: Models, work: Work = WORK, out: Out = RESULTS) -> None:
 
 @app.command()
 def mitigate(
-    models: StableDiffusionModels,
+    models: Models,
     work: Work = WORK,
     out: Out = RESULTS,
     methods: Annotated[
@@ -98,19 +98,19 @@ def mitigate(
     sscd = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
     clip = load_embedder("clip", BUNDLE / "embedders/clip")
     for name in models:
-        development = name in DEVELOPMENT
-        chosen = mitigation.SETTINGS if development else mitigation.SEALED
+        chosen = mitigation.settings_of(name)
         if methods:
             chosen = tuple(mitigation.Setting.parse(text) for text in (mitigation.PLAIN, *methods))
         bench = mitigation.Bench(work / name, sscd, clip)
         rows: list[dict[str, Any]] = []
         for setting in chosen:
             found = bench.measure(setting)
-            found[0]["time"] = bench.time(setting)
+            if name not in OTHER_FAMILIES:
+                found[0]["time"] = bench.time(setting)
             rows += found
             print(name, *found, sep="\n  ", flush=True)
         if not methods:
-            carriers = {"carriers": bench.carriers()} if development else {}
+            carriers = {"carriers": bench.carriers()} if name in DEVELOPMENT else {}
             results.write({"model": name, "settings": rows} | carriers, out / f"mitigation-{name}.json")
 
 
@@ -156,9 +156,8 @@ def evidence(
             ("train", "--work", str(work)),
             ("measure", "--work", str(work)),
             ("tables", "--work", str(work), "--out", str(out)),
+            ("mitigate", "--work", str(work), "--out", str(out)),
         )
-        if model not in OTHER_FAMILIES:
-            steps = (*steps, ("mitigate", "--work", str(work), "--out", str(out)))
         commands = ([sys.executable, "-m", "benchmarks.planted.bench", *step, model] for step in steps)
         return next((code for code in (subprocess.run(command).returncode for command in commands) if code), 0)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from benchmarks.planted.bench.carriers import PARTS, Replaced
 from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.screens import calibrated
+from benchmarks.planted.bench.train import DEVELOPMENT
 from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, some
 
 SEEDS, BATCH = (21, 22), 64
@@ -49,11 +51,13 @@ class Setting:
             the bands of the model's control captions.
         only: Which prompts: "all", or "run", those that the run itself flags.
         max_p: The fraction of control captions that the run flags.
+        empty_pooled: Whether mitigated images get the pooled vector of the empty prompt.
     """
 
     method: str
     only: str = ALL
     max_p: float = MAX_P
+    empty_pooled: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Setting:
@@ -90,6 +94,30 @@ SETTINGS = tuple(
 SEALED = tuple(
     map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.4", "dilute:share=0.4@run:0.1"))
 )
+# Models of other families. In sdxl and sd3 the caption also enters the network by a pooled vector; a share of 1 leaves
+# everything else as it is. PixArt hides padding itself and has no BOS, so that END is all that can be masked.
+WITH_POOLED = (
+    Setting(PLAIN),
+    Setting("rescale:bos_scale=1.25,keep=eos"),
+    Setting("rescale:bos_scale=1.25,keep=eos", empty_pooled=True),
+    Setting("dilute:share=0.4"),
+    Setting("dilute:share=0.4", empty_pooled=True),
+    Setting("dilute:share=1", empty_pooled=True),
+)
+FAMILY_SETTINGS = {
+    "sdxl": WITH_POOLED,
+    "pixart": (Setting(PLAIN), Setting("rescale:bos_scale=1,keep=words"), Setting("dilute:share=0.4")),
+    "sd3": WITH_POOLED,
+}
+
+
+def settings_of(model: str) -> tuple[Setting, ...]:
+    """Return the settings that a model of PlantedBench is measured with.
+
+    Args:
+        model: The name of the model.
+    """
+    return FAMILY_SETTINGS.get(model, SETTINGS if model in DEVELOPMENT else SEALED)
 
 
 @dataclass(frozen=True)
@@ -153,6 +181,8 @@ class Bench:
         row: dict[str, Any] = {"method": setting.method, "only": setting.only}
         if setting.only != ALL:
             row["max_p"] = setting.max_p
+        if setting.empty_pooled:
+            row["empty_pooled"] = True
         rows = [row | figures(made)]
         if setting.only == ALL and setting.method != PLAIN:
             parts = {kind: found.where(self._flagged[kind], self._plain[kind]) for kind, found in made.items()}
@@ -193,7 +223,7 @@ class Bench:
         captions = self.captions["verbatim"]
         found = {"nothing": int(self._plain["verbatim"].copied_SN[0].sum())}
         for part in PARTS:
-            images = self._generate(captions, SEEDS[0], self._method(Replaced(part)))
+            images = self._generate(captions, SEEDS[0], partial(audit.mitigated, method=Replaced(part)))
             found[part] = int(self._copied(captions, SEEDS[0], images).sum())
         return found
 
@@ -218,7 +248,11 @@ class Bench:
         noise_BCHW = initial_latent(seed, (12, 8, 8)).expand(len(captions), -1, -1, -1)
         with apply(self.pipeline):
             found = self.pipeline(
-                list(captions), latents=noise_BCHW, num_inference_steps=STEPS, guidance_scale=GUIDANCE
+                list(captions),
+                latents=noise_BCHW,
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                **self._model.CALL,
             )
         return list(found.images)
 
@@ -231,13 +265,9 @@ class Bench:
         if setting.method == PLAIN:
             return lambda _: nullcontext()
         only = self._fitted() if setting.only == RUN else None
-        if setting.method == STABILISE:
-            return self._method(audit.Stabilise(self._fitted()), only, setting.max_p)
-        return self._method(parse(setting.method), only, setting.max_p)
-
-    @staticmethod
-    def _method(method: Any, only: audit.RunBands | None = None, max_p: float = MAX_P) -> Apply:
-        return lambda pipeline: audit.mitigated(pipeline, method, only=only, max_p=max_p)
+        method = audit.Stabilise(self._fitted()) if setting.method == STABILISE else parse(setting.method)
+        pooled = setting.empty_pooled
+        return partial(audit.mitigated, method=method, only=only, max_p=setting.max_p, empty_pooled=pooled)
 
     def _fitted(self) -> audit.RunBands:
         if self._bands is None:

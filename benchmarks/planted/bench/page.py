@@ -59,7 +59,8 @@ def read_families(folder: Path) -> Results:
 
 def all_tables(folder: Path) -> dict[str, str]:
     """Render all tables of the page from a folder of results, by the name of their marker."""
-    return tables(read(folder), read_mitigation(folder)) | family_tables(read_families(folder))
+    mitigated = read_mitigation(folder)
+    return tables(read(folder), mitigated) | family_tables(read_families(folder), mitigated)
 
 
 def tables(results: Results, mitigated: Results) -> dict[str, str]:
@@ -95,12 +96,18 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
     return found
 
 
-def family_tables(results: Results) -> dict[str, str]:
-    """Render the tables of models of other families, by the name of their marker, `NAME-families`."""
+def family_tables(results: Results, mitigated: Results) -> dict[str, str]:
+    """Render the tables of models of other families by the name of their marker: `NAME-families`, `copies-left-MODEL`.
+
+    Args:
+        results: The results of each model.
+        mitigated: Those of mitigation.
+    """
     made = {"dose-response": dose_response(results), "text-only": text_only(results)}
     for figure in ("auroc", "tpr_at_1_percent"):
         made[figure.replace("_", "-")] = detectors(results, figure, ANY, "never")
-    return {f"{name}-families": table for name, table in made.items()}
+    left = {f"copies-left-{model}": copies_left(mitigated[model]["settings"]) for model in results}
+    return {f"{name}-families": table for name, table in made.items()} | left
 
 
 def dose_response(results: Results) -> str:
@@ -199,12 +206,13 @@ def by_dose(results: Results) -> str:
 
 def copies_left(rows: Sequence[dict[str, Any]]) -> str:
     """Render how many memorized captions each mitigation setting leaves on one model, and what CLIP says."""
+    kinds = [kind for kind in ("verbatim", "template") if kind in rows[0]]
     lines = []
     for row in rows:
         changes = [100 * (row[f"clip_{kind}"] / rows[0][f"clip_{kind}"] - 1) for kind in SERVED]
-        left = [_left(row[kind]) if kind in row else "-" for kind in ("verbatim", "template")]
+        left = [_left(row[kind]) for kind in kinds]
         lines.append([_method(row), _prompts(row), *left, *(f"{change:+.1f} %" for change in changes)])
-    return _table(["method", "prompts", "verbatim", "template", "CLIP, ordinary", "memorized"], lines)
+    return _table(["method", "prompts", *kinds, "CLIP, ordinary", "memorized"], lines)
 
 
 def quality(rows: Sequence[dict[str, Any]]) -> str:
@@ -227,7 +235,8 @@ def carriers(mitigated: Results) -> str:
 
 def _method(row: dict[str, Any]) -> str:
     name, _, settings = row["method"].replace("token=none,zero_eos=false,", "").partition(":")
-    return f"`{name}` {settings.replace(',', ', ').replace('=', ' ')}".strip()
+    pooled = ", empty pooled vector" if row.get("empty_pooled") else ""
+    return f"`{name}` {settings.replace(',', ', ').replace('=', ' ')}".strip() + pooled
 
 
 def _prompts(row: dict[str, Any]) -> str:
