@@ -31,7 +31,7 @@ from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.screens import calibrated
 from benchmarks.planted.bench.train import DEVELOPMENT
-from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, some
+from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, apply_threshold, some
 
 SEEDS, BATCH = (21, 22), 64
 VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
@@ -125,12 +125,14 @@ class Made:
     """What one setting made of one kind of captions, per seed and caption.
 
     Attributes:
-        copied_SN: Whether the generation reproduces an own image.
+        copied_SN: Whether the generation reproduces an own image, by pixels.
+        similar_SN: The same by SSCD.
         clip_SN: Its CLIP score.
         vector_SND: Its SSCD vector.
     """
 
     copied_SN: npt.NDArray[np.bool_]
+    similar_SN: npt.NDArray[np.bool_]
     clip_SN: npt.NDArray[np.float64]
     vector_SND: npt.NDArray[np.float32]
 
@@ -138,6 +140,7 @@ class Made:
         """Take the flagged captions of this, and the others of the plain model."""
         return Made(
             np.where(flagged_N, self.copied_SN, plain.copied_SN),
+            np.where(flagged_N, self.similar_SN, plain.similar_SN),
             np.where(flagged_N, self.clip_SN, plain.clip_SN),
             np.where(flagged_N[:, None], self.vector_SND, plain.vector_SND),
         )
@@ -150,6 +153,7 @@ class Bench:
         self._model, self._clip, self._sscd = audit.load_model(folder / "model"), clip, sscd
         self.pipeline, self._judge = self._model.pipeline(), Judge(folder, sscd)
         captions, labels = pq.read_table(folder / "captions.parquet"), Labels.read(folder)
+        self._truth = pq.read_table(folder / "truth.parquet").to_pylist()
         often = [caption for caption in labels.positives() if labels.in_most_seeds(caption)]
         verbatim = [caption for caption in often if labels.kind[caption] != "template"]
         templates = [caption for caption in often if labels.kind[caption] == "template"]
@@ -224,19 +228,21 @@ class Bench:
         found = {"nothing": int(self._plain["verbatim"].copied_SN[0].sum())}
         for part in PARTS:
             images = self._generate(captions, SEEDS[0], partial(audit.mitigated, method=Replaced(part)))
-            found[part] = int(self._copied(captions, SEEDS[0], images).sum())
+            found[part] = int(self._copied(captions, SEEDS[0], images)[0].sum())
         return found
 
     def _make(self, kind: str, apply: Apply) -> Made:
         captions = self.captions[kind]
         text_ND = self._clip.embed_texts(captions)
-        copied, scores, vectors = [], [], []
+        copied, similar, scores, vectors = [], [], [], []
         for seed in SEEDS:
             images = self._generate(captions, seed, apply)
-            copied.append(self._copied(captions, seed, images))
+            by_pixels_N, by_sscd_N = self._copied(captions, seed, images)
+            copied.append(by_pixels_N)
+            similar.append(by_sscd_N)
             scores.append((self._clip.embed(images) * text_ND).sum(1))
             vectors.append(self._sscd.embed(images))
-        return Made(np.stack(copied), np.stack(scores), np.stack(vectors))
+        return Made(np.stack(copied), np.stack(similar), np.stack(scores), np.stack(vectors))
 
     def _generate(self, captions: Sequence[str], seed: int, apply: Apply) -> list[Image.Image]:
         images: list[Image.Image] = []
@@ -257,9 +263,13 @@ class Bench:
         return list(found.images)
 
     def _copied(self, captions: Sequence[str], seed: int, images: Sequence[Image.Image]) -> npt.NDArray[np.bool_]:
+        """Tell which images reproduce an own image: by pixels, then by SSCD, [2, N]."""
         made = {"caption": list(captions), "seed": [seed] * len(captions), "image": [png(image) for image in images]}
         rows = self._judge.decide(pa.table(made))
-        return np.array([bool(row["pixels_whole"] or row["pixels_region"]) for row in rows])
+        apply_threshold(rows, self._truth)
+        return np.array(
+            [[bool(row[f"{by}_whole"] or row[f"{by}_region"]) for row in rows] for by in ("pixels", "sscd")]
+        )
 
     def _applied(self, setting: Setting) -> Apply:
         if setting.method == PLAIN:
@@ -290,5 +300,6 @@ def figures(made: dict[str, Made]) -> dict[str, Any]:
         if kind != "ordinary":
             left, of = int(found.copied_SN.any(0).sum()), found.copied_SN.shape[1]
             low, high = clopper_pearson(left, of)
-            row[kind] = {"left": left, "of": of, "low": low, "high": high}
+            by_sscd = int(found.similar_SN.any(0).sum())
+            row[kind] = {"left": left, "of": of, "low": low, "high": high, "by_sscd": by_sscd}
     return row

@@ -169,11 +169,21 @@ def measure(
             rows += judge.decide(table)
             if detectors:
                 runs.append(table.drop_columns(["image"]))
+    apply_threshold(rows, rows)
+    return pa.Table.from_pylist(rows, schema=TRUTH), pa.concat_tables(runs) if runs else None
+
+
+def apply_threshold(rows: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]]) -> None:
+    """Withdraw the SSCD verdicts of generations that are less similar than the threshold.
+
+    Args:
+        rows: What `Judge.decide` returned.
+        measured: Generations of the same model; those of captions never trained on give the threshold.
+    """
     for verdict, similarity in (("sscd_whole", "sscd"), ("sscd_region", "sscd_top")):
-        threshold = np.quantile([row[similarity] for row in rows if row["kind"] == "never"], QUANTILE)
+        threshold = np.quantile([row[similarity] for row in measured if row["kind"] == "never"], QUANTILE)
         for row in rows:
             row[verdict] = row[verdict] and bool(row[similarity] >= threshold)
-    return pa.Table.from_pylist(rows, schema=TRUTH), pa.concat_tables(runs) if runs else None
 
 
 def distances(values_GD: Floats, images_ND: Floats) -> npt.NDArray[np.float64]:

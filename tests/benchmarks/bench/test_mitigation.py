@@ -56,9 +56,10 @@ def test_settings_of_a_family_have_a_meaning_for_it(name: str, tmp_path: Path) -
 
 
 def made(copied: list[list[bool]], clip: list[list[float]], angles: list[list[float]]) -> Made:
-    """Return what two seeds made, with vectors of length one."""
-    angle_SN = np.array(angles)
-    return Made(np.array(copied), np.array(clip), np.stack([np.cos(angle_SN), np.sin(angle_SN)], -1))
+    """Return what two seeds made, with vectors of length one; SSCD finds all copies."""
+    copied_SN, angle_SN = np.array(copied), np.array(angles)
+    vector_SND = np.stack([np.cos(angle_SN), np.sin(angle_SN)], -1)
+    return Made(copied_SN, np.ones_like(copied_SN), np.array(clip), vector_SND)
 
 
 UNCHANGED = made([[True, True], [True, True]], [[0.3, 0.3], [0.3, 0.3]], [[0, 0], [0, 0]])
@@ -75,7 +76,7 @@ def test_flagged_captions_are_those_of_the_method_and_the_others_are_plain() -> 
 
 def test_a_copy_in_one_seed_counts_and_diversity_is_between_seeds() -> None:
     row = figures({"verbatim": METHOD, "ordinary": UNCHANGED})
-    assert (row["verbatim"]["left"], row["verbatim"]["of"]) == (1, 2)
+    assert (row["verbatim"]["left"], row["verbatim"]["of"], row["verbatim"]["by_sscd"]) == (1, 2, 2)
     assert row["clip_verbatim"] == pytest.approx(0.15)
     assert row["diversity_verbatim"] == pytest.approx(0.5)
     assert row["diversity_ordinary"] == pytest.approx(0)
