@@ -235,7 +235,7 @@ def carriers(mitigated: Results) -> str:
 
 def _method(row: dict[str, Any]) -> str:
     name, _, settings = row["method"].replace("token=none,zero_eos=false,", "").partition(":")
-    pooled = ", empty pooled vector" if row.get("empty_pooled") else ""
+    pooled = ", empty pooled" if row.get("empty_pooled") else ""
     return f"`{name}` {settings.replace(',', ', ').replace('=', ' ')}".strip() + pooled
 
 

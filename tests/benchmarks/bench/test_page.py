@@ -26,7 +26,7 @@ def test_copies_left_are_listed_by_method_pooled_vector_and_kinds_of_captions() 
     head, _, first, second = page.copies_left(rows).splitlines()
     assert head == "| method | prompts | verbatim | CLIP, ordinary | memorized |"
     assert first == "| `plain` | all | 1 of 2 (1 to 99 %) | +0.0 % | +0.0 % |"
-    assert "`dilute` share 0.4, empty pooled vector | screen, 0.1 | 1 of 2 (1 to 99 %), 2 by SSCD |" in second
+    assert "`dilute` share 0.4, empty pooled | screen, 0.1 | 1 of 2 (1 to 99 %), 2 by SSCD |" in second
 
 
 def test_the_evidence_page_has_the_tables_of_the_recorded_results() -> None:
