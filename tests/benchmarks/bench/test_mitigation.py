@@ -45,7 +45,7 @@ def test_the_sealed_models_are_measured_with_settings_of_the_development_models(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_plain_model_is_measured_first(name: str) -> None:
-    assert [setting.method for setting in settings_of(name)].index(PLAIN) == 0
+    assert settings_of(name)[0] == Setting(PLAIN)
 
 
 @pytest.mark.parametrize("name", OTHER_FAMILIES)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.planted.bench.truth import FEW_SEEDS, PLANTED, distances, few_parts, nearest
+from benchmarks.planted.bench.truth import FEW_SEEDS, PLANTED, apply_threshold, distances, few_parts, nearest
 
 
 def test_distances_are_those_of_a_loop_in_float64() -> None:
@@ -35,6 +35,17 @@ def test_a_copy_is_nearest_by_a_factor_of_two(own: list[int], expected: bool) ->
 
 def test_a_copy_must_be_half_as_far_as_the_next_image() -> None:
     assert not nearest(np.array([1.01, 2.0]), [0])
+
+
+def test_sscd_must_exceed_what_captions_never_trained_on_reach() -> None:
+    measured = [{"kind": "never", "sscd": 0.5, "sscd_top": 0.5}, {"kind": "dose", "sscd": 0.9, "sscd_top": 0.9}]
+    rows = [
+        {"sscd_whole": whole, "sscd": similarity, "sscd_region": None, "sscd_top": 1.0}
+        for whole, similarity in ((True, 0.6), (True, 0.4), (False, 0.6))
+    ]
+    apply_threshold(rows, measured)
+    assert [row["sscd_whole"] for row in rows] == [True, False, False]
+    assert not any(row["sscd_region"] for row in rows)
 
 
 def test_models_of_other_families_generate_planted_captions_from_more_seeds_and_no_control_captions() -> None:
