@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
 from audit.record.ledger import Ledger
+from pipelines.engine import ray_jobs
 from pipelines.engine.manifest import read
 from pipelines.engine.ray_token import private_token
 from reports.check import check
@@ -31,10 +33,13 @@ BIN = Path(sys.executable).parent
 CHOSEN = ("--set", "engine.workers=1")
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Return different ports."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def environment() -> dict[str, str]:
@@ -47,17 +52,23 @@ def submit(config: Path, address: str, out: str, *options: str) -> Called:
 
 def follow(run: str) -> subprocess.Popen[str]:
     command = ["crossaudit", "logs", run, "--follow"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission waits for its run to begin, however busy the machine is."""
+    monkeypatch.setattr(ray_jobs, "_PATIENCE", math.inf)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a cluster that `ray start --head` has started."""
-    dashboard = free_port()
+    gcs, dashboard, agent = free_ports(3)
     # In a folder of its own: a job goes to the cluster that was started last in its folder. Sockets want a short name.
     folder = tempfile.mkdtemp(dir="/tmp")
     private_token()  # what `ray get-auth-token --generate` makes, but readable for its owner only
-    ports = f"--port={free_port()} --dashboard-port={dashboard} --dashboard-agent-listen-port={free_port()}"
+    ports = f"--port={gcs} --dashboard-port={dashboard} --dashboard-agent-listen-port={agent}"
     # By its full path: the environment that holds crossaudit need not be activated where a cluster is started.
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *ports.split()]
     elsewhere = os.environ | {"PATH": os.defpath}
@@ -114,8 +125,10 @@ def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
     with follow(run) as logs:
         until(lambda: bool(Ledger(run).parts("screen")), logs)
         driver().kill()
-        said, _ = logs.communicate()
+        said, refused = logs.communicate()
     assert "embed: 40 images" in said
+    assert logs.returncode == 1
+    assert "failed with exit code -9" in refused
     killed = crossaudit("status", run).stdout
     assert re.match("killed. Last progress: (screen|select|generate)", killed)
     assert "FAILED" in killed
@@ -131,7 +144,7 @@ def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
     assert crossaudit("status", run).stdout.startswith("stopped")
     assert "was not running" in crossaudit("stop", run).stdout
 
-    again = submit(dataset, cluster, run, "--wait", "--set", "engine.workers=2")
+    again = submit(dataset, cluster, run, "--wait")
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == f"{run}/report.html"
     assert "done earlier" in again.stderr
@@ -145,30 +158,31 @@ def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
     assert "SUCCEEDED" in status
 
 
-def test_one_that_cannot_begin_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:
-    missing, nowhere = str(tmp_path / "nowhere.parquet"), str(tmp_path / "nowhere")
-    wrong = "--set", f"captions={missing}", "--set", f"model={nowhere}"
-    failed = submit(dataset, cluster, str(tmp_path / "run"), *wrong)
+def test_one_that_cannot_begin_says_why_and_so_does_its_run(cluster: str, dataset: Path, tmp_path: Path) -> None:
+    missing, nowhere, run = (str(tmp_path / name) for name in ("nowhere.parquet", "nowhere", "run"))
+    failed = submit(dataset, cluster, run, "--set", f"captions={missing}", "--set", f"model={nowhere}")
     assert failed.returncode == 1
     assert "failed with exit code 1" in failed.stderr
     assert f"{missing}: no such file" in failed.stderr
     assert f"{nowhere}: no such model" in failed.stderr
-
-
-def test_one_that_fails_is_waited_for_and_its_run_says_why(cluster: str, dataset: Path, tmp_path: Path) -> None:
-    missing, run = str(tmp_path / "nowhere"), str(tmp_path / "run")
-    failed = submit(dataset, cluster, run, "--set", f"model={missing}", "--wait")
-    assert failed.returncode == 1
-    assert "failed with exit code 1" in failed.stderr
-    assert missing in failed.stderr
     status = crossaudit("status", run).stdout
     assert status.startswith("stopped at")
-    assert missing in status
+    assert nowhere in status
     assert "FAILED" in status
 
 
+@pytest.mark.soak
+def test_one_that_fails_is_waited_for(cluster: str, dataset: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere")
+    failed = submit(dataset, cluster, str(tmp_path / "run"), "--set", f"model={missing}", "--wait")
+    assert failed.returncode == 1
+    assert "failed with exit code 1" in failed.stderr
+    assert missing in failed.stderr
+
+
 def test_where_no_cluster_answers_the_error_says_what_the_address_should_be(dataset: Path, tmp_path: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    [port] = free_ports(1)
+    nobody = f"http://127.0.0.1:{port}"
     failed = submit(dataset, nobody, str(tmp_path / "run"))
     assert failed.returncode == 1
     assert nobody in failed.stderr
