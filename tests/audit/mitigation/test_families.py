@@ -162,7 +162,10 @@ def check_rescale(model: Any, keep: Any, captions: tuple[str, ...]) -> None:
         ("sana", "all"),  # so does this one, and there is no END
     ],
 )
-@pytest.mark.parametrize("captions", [(SHORT,), (SHORT, LONG)], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "captions",
+    [pytest.param((SHORT,), id="one", marks=pytest.mark.soak), pytest.param((SHORT, LONG), id="two")],
+)
 def test_masked_keys_and_a_scaled_bos_are_the_definition(
     models: Callable[[str], Any], name: str, keep: str, captions: tuple[str, ...]
 ) -> None:

@@ -47,8 +47,29 @@ def test_latents_are_those_of_the_papers_code(
     np.testing.assert_allclose(ours, np.stack(theirs).reshape(ours.shape), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("keep", "visible"), [("eos", 4), ("words", 3), ("all", 77)])
-@pytest.mark.parametrize("bos_scale", [0.0, 1.0, 1.25, 3.0])
+@pytest.mark.parametrize(
+    ("keep", "visible", "bos_scale"),
+    [
+        # Each mask and each scale, alone and together.
+        ("eos", 4, 0.0),
+        ("eos", 4, 1.0),
+        ("words", 3, 1.0),
+        ("words", 3, 1.25),
+        ("all", 77, 3.0),
+        *(
+            pytest.param(*case, marks=pytest.mark.soak)
+            for case in [
+                ("eos", 4, 1.25),
+                ("eos", 4, 3.0),
+                ("words", 3, 0.0),
+                ("words", 3, 3.0),
+                ("all", 77, 0.0),
+                ("all", 77, 1.0),
+                ("all", 77, 1.25),
+            ]
+        ),
+    ],
+)
 def test_it_is_the_definition_in_float64(
     float64: StableDiffusionPipeline, keep: Any, visible: int, bos_scale: float
 ) -> None:
