@@ -1,8 +1,7 @@
 """Check what can be checked before hours of work start, and report all problems at once.
 
 A check takes the configuration, and raises one AuditError or yields several. To add a check, write a function and add
-it to CHECKS. A check should take seconds at most, read no weights but those of a LoRA, and leave no files
-behind.
+it to CHECKS. A check should take seconds at most, read no weights but those of a LoRA, and leave no files behind.
 """
 
 from __future__ import annotations
