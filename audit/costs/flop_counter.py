@@ -7,6 +7,7 @@ of Stable Diffusion 1 takes a fifth of the CPU time that `torch.utils.flop_count
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-# What each operation on `meta` tensors returned, by its arguments; only shapes, no data.
+from audit.costs.meta_networks import META
+
+# What each operation on `meta` tensors returned, by its arguments: a tensor, or a tuple of them, as `_described`.
 _RETURNED: dict[Hashable, Any] = {}
 
 
@@ -52,10 +55,10 @@ def _run(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
         return func(*args, **kwargs)
     key = func, _described(args), _described(tuple(kwargs.items()))
     if key in _RETURNED:
-        return _like(_RETURNED[key])
+        return _made(_RETURNED[key])
     out = func(*args, **kwargs)
     if all(isinstance(part, Tensor) and part.is_meta for part in (out if isinstance(out, tuple) else (out,))):
-        _RETURNED[key] = _like(out)  # not itself: the caller may change its shape in place
+        _RETURNED[key] = _described(out)
     return out
 
 
@@ -74,17 +77,26 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _described(value: Any) -> Hashable:
-    """Return an argument as part of a key: of a `meta` tensor, all that it has."""
+@dataclass(frozen=True)
+class _Outline:
+    """All that a `meta` tensor has."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _described(value: Any) -> Any:
+    """Return an argument as part of a key, or what an operation returned, without keeping tensors alive."""
     if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype
+        return _Outline(value.shape, value.stride(), value.dtype)
     if isinstance(value, (tuple, list)):
         return tuple(map(_described, value))
     return type(value), value
 
 
-def _like(out: Any) -> Any:
-    """Return an empty tensor like a tensor, or a tuple of them like a tuple."""
-    if isinstance(out, tuple):
-        return tuple(map(_like, out))
-    return torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device=out.device)
+def _made(described: Any) -> Any:
+    """Return a new `meta` tensor as described, or a tuple of them."""
+    if isinstance(described, tuple):
+        return tuple(map(_made, described))
+    return torch.empty_strided(described.shape, described.stride, dtype=described.dtype, device=META)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import pytest
@@ -54,3 +55,10 @@ def test_operations_that_return_several_tensors_return_all_of_them_again() -> No
     with FlopCounter():
         first, second = (torch.native_layer_norm(rows, [4], None, None, 1e-5) for _ in range(2))
     assert [each.shape for each in second] == [each.shape for each in first] == [(6, 4), (6, 1), (6, 1)]
+
+
+def test_no_tensor_outlives_the_count() -> None:
+    with FlopCounter():
+        _ = torch.ones(11, 3, device=META) @ torch.ones(3, 13, device=META)
+    del _
+    assert not [thing for thing in gc.get_objects() if type(thing) is Tensor and thing.shape == (11, 13)]
