@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from audit.errors import AuditError
 from audit.models.architecture import check_vae, checked_size, pixels_per_latent
-from audit.models.conditioning import Conditioning
 from audit.models.flow import FlowSchedule, screen_flow
 from audit.models.flow_scheduler import flow_schedule, read_flow_scheduler
 from audit.models.model import Model
@@ -79,29 +78,15 @@ class Mmdit(Model):
         """The joint attention layers in order of execution."""
 
     @property
-    def finest_layers(self) -> Sequence[nn.Module]:
-        """The first half of the layers: all have the resolution of the patches."""
-        return self.layers[: (len(self.layers) + 1) // 2]
-
-    @property
     def patches(self) -> int:
         """The number of image positions."""
         _, height, width = self.latent_shape
         return (height // PATCH) * (width // PATCH)
 
     @property
-    def pixels_per_latent(self) -> int:
-        """The width in pixels of one latent pixel."""
-        return pixels_per_latent(self.vae.config)
-
-    @property
     def multiple(self) -> int:
         """What the sides of an image must be divisible by: the width of a patch in pixels."""
         return self.pixels_per_latent * PATCH
-
-    def null(self) -> Conditioning:
-        """Encode the empty prompt."""
-        return self.encode([""])
 
     def schedule(self, steps: int) -> FlowSchedule:
         """Return the schedule of a run at this resolution (see `Model`)."""

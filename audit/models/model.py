@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from audit.attention.probe import CROSS, AttentionProbe, MapProbe, Places
-from audit.models.architecture import check_parts, checked_size
+from audit.models.architecture import check_parts, checked_size, pixels_per_latent
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.precision import name_of
 from audit.models.schedule import Schedule
@@ -132,9 +132,12 @@ class Model(ABC):
         """The layers in which the image attends to the text, in order of execution."""
 
     @property
-    @abstractmethod
     def finest_layers(self) -> Sequence[nn.Module]:
-        """Those of the layers that locate a copy in the image: of the highest resolution, in the first half."""
+        """Those of the layers that locate a copy in the image: of the highest resolution, in the first half.
+
+        The default is that of transformers, whose layers all have the resolution of the patches.
+        """
+        return self.layers[: (len(self.layers) + 1) // 2]
 
     @property
     def places(self) -> Places:
@@ -142,9 +145,9 @@ class Model(ABC):
         return CROSS
 
     @property
-    @abstractmethod
     def pixels_per_latent(self) -> int:
         """The width in pixels of one latent pixel."""
+        return pixels_per_latent(self.vae.config)
 
     @property
     @abstractmethod
@@ -167,9 +170,12 @@ class Model(ABC):
         """Return the tokens that `null` stands for: those of the empty prompt, or None if it is made of no text."""
         return self.tokenize([""])
 
-    @abstractmethod
     def null(self) -> Conditioning:
-        """Return what the denoiser is given without a caption: one row, as in the unconditional branch of guidance."""
+        """Return what the denoiser is given without a caption: one row, as in the unconditional branch of guidance.
+
+        The default is the encoded empty prompt.
+        """
+        return self.encode([""])
 
     @abstractmethod
     def schedule(self, steps: int) -> Schedule:
@@ -192,9 +198,11 @@ class Model(ABC):
             The output [B, C, H, W], in float32: what it predicts depends on how it was trained.
         """
 
-    @abstractmethod
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Decode latents to images [B, 3, h, w] of values about -1 to 1, in the model's dtype."""
+        scaled_BCHW = latents_BCHW / self.vae.config["scaling_factor"]
+        decoded_B3hw: Tensor = self.vae.decode(scaled_BCHW.to(self.dtype)).sample
+        return decoded_B3hw
 
     @abstractmethod
     def pipeline(self) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from audit.errors import AuditError
-from audit.models.architecture import check_vae, check_vocabulary, latent_size, pixels_per_latent
+from audit.models.architecture import check_vae, check_vocabulary, latent_size
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.flow import screen_alphas
 from audit.models.model import AS_GIVEN, Model
@@ -93,16 +93,6 @@ class PixArtSigma(Model):
         return tuple(block.attn2 for block in self.transformer.transformer_blocks)
 
     @property
-    def finest_layers(self) -> Sequence[nn.Module]:
-        """The first half of the layers: all have the resolution of the patches."""
-        return self.layers[: (len(self.layers) + 1) // 2]
-
-    @property
-    def pixels_per_latent(self) -> int:
-        """The width in pixels of one latent pixel."""
-        return pixels_per_latent(self.vae.config)
-
-    @property
     def multiple(self) -> int:
         """What the sides of an image must be divisible by: the width of a patch in pixels."""
         return self.pixels_per_latent * int(self.transformer.config["patch_size"])
@@ -126,10 +116,6 @@ class PixArtSigma(Model):
         hidden_BKD = self.text_encoder(tokens.ids_BK.to(self.device), attention_mask=given_BK)[0].to(self.dtype)
         return Conditioning({HIDDEN: hidden_BKD * mask_BK[..., None], MASK: mask_BK}, tokens)
 
-    def null(self) -> Conditioning:
-        """Encode the empty prompt."""
-        return self.encode([""])
-
     def schedule(self, steps: int) -> DdimSchedule:
         """Return the schedule of a DDIM run (see `Model`)."""
         return DdimSchedule(self.scheduler_config, steps)
@@ -152,12 +138,6 @@ class PixArtSigma(Model):
 
     def _sizes(self, _count: int) -> dict[str, Tensor | None]:
         return {"resolution": None, "aspect_ratio": None}
-
-    def decode(self, latents_BCHW: Tensor) -> Tensor:
-        """Decode latents (see `Model`)."""
-        scaled_BCHW = latents_BCHW / self.vae.config["scaling_factor"]
-        decoded_B3hw: Tensor = self.vae.decode(scaled_BCHW.to(self.dtype)).sample
-        return decoded_B3hw
 
     def pipeline(self) -> Any:
         """Make the pipeline with DDIM (see `Model`); call it with the arguments CALL."""

@@ -99,16 +99,6 @@ class Sana(Model):
         return tuple(block.attn2 for block in self.transformer.transformer_blocks)
 
     @property
-    def finest_layers(self) -> Sequence[nn.Module]:
-        """The first half of the layers: all have the resolution of the patches."""
-        return self.layers[: (len(self.layers) + 1) // 2]
-
-    @property
-    def pixels_per_latent(self) -> int:
-        """The width in pixels of one latent pixel."""
-        return pixels_per_latent(self.vae.config)
-
-    @property
     def multiple(self) -> int:
         """What the sides of an image must be divisible by, for the pipeline and for whole patches."""
         return _multiple(self.transformer.config, self.vae.config)
@@ -179,12 +169,6 @@ class Sana(Model):
         )
         predicted_BCHW: Tensor = sample.sample[:, : latents_BCHW.shape[1]].float()
         return predicted_BCHW
-
-    def decode(self, latents_BCHW: Tensor) -> Tensor:
-        """Decode latents (see `Model`)."""
-        scaled_BCHW = latents_BCHW / self.vae.config["scaling_factor"]
-        decoded_B3hw: Tensor = self.vae.decode(scaled_BCHW.to(self.dtype)).sample
-        return decoded_B3hw
 
     def pipeline(self) -> Any:
         """Make a SanaPipeline with Euler steps (see `Model`); call it with the arguments CALL."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from audit.attention.probe import cross_attention_layers, finest_down_layers
-from audit.models.architecture import check_folder, check_text, check_unet, check_vae, latent_size, pixels_per_latent
+from audit.models.architecture import check_folder, check_text, check_unet, check_vae, latent_size
 from audit.models.clip_text import clip_tokens, clip_words
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.model import Model
@@ -83,11 +83,6 @@ class StableDiffusion(Model):
         return finest_down_layers(self.unet)
 
     @property
-    def pixels_per_latent(self) -> int:
-        """The width in pixels of one latent pixel."""
-        return pixels_per_latent(self.vae.config)
-
-    @property
     def multiple(self) -> int:
         """What the sides of an image must be divisible by: each down block but the last halves the latents.
 
@@ -120,10 +115,6 @@ class StableDiffusion(Model):
         hidden_BKD: Tensor = self.text_encoder(tokens.ids_BK.to(self.device), attention_mask=mask_BK)[0]
         return Conditioning({HIDDEN: hidden_BKD.to(self.dtype)}, tokens)
 
-    def null(self) -> Conditioning:
-        """Encode the empty prompt."""
-        return self.encode([""])
-
     def schedule(self, steps: int) -> DdimSchedule:
         """Return the schedule of a DDIM run (see `Model`)."""
         return DdimSchedule(self.scheduler_config, steps)
@@ -141,12 +132,6 @@ class StableDiffusion(Model):
     def sharing_prefix(self, period: int, rows: int) -> AbstractContextManager[None]:
         """Compute what comes before the first cross-attention once (see `Model`)."""
         return shared_prefix(self.unet, period, rows)
-
-    def decode(self, latents_BCHW: Tensor) -> Tensor:
-        """Decode latents (see `Model`)."""
-        scaled_BCHW = latents_BCHW / self.vae.config["scaling_factor"]
-        decoded_B3hw: Tensor = self.vae.decode(scaled_BCHW.to(self.dtype)).sample
-        return decoded_B3hw
 
     def pipeline(self) -> Any:
         """Make a StableDiffusionPipeline with DDIM (see `Model`)."""
