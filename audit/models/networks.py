@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.modeling_utils import no_init_weights
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -32,7 +33,7 @@ def empty_networks(family: type[Model], configs: Mapping[str, Mapping[str, Any]]
     found: dict[str, Any] = {}
     for name, kind in family.NETWORKS.items():
         try:
-            with init_empty_weights(include_buffers=False):
+            with init_empty_weights(include_buffers=False), no_init_weights():
                 found[name] = _network(kind, configs[name])
         except Exception as error:  # the exceptions that networks raise for invalid configurations are not documented
             what = f"{name}/config.json is not a valid configuration: {first_line(error)}"
