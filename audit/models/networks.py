@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers.models.modeling_utils import no_init_weights
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from audit.errors import AuditError, first_line
 from audit.models.files import read_json, sha256_of, variants, weights_files
