@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from audit.errors import AuditError
-from audit.models.architecture import check_vae, check_vocabulary, latent_size
+from audit.models.architecture import check_vae, check_vocabulary, check_width, latent_size
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.flow import screen_alphas
 from audit.models.model import AS_GIVEN, Model
@@ -58,12 +58,10 @@ class PixArtSigma(Model):
         config, channels = transformer.config, transformer.config["in_channels"]
         check_vae(parts["vae"].config, channels, where)
         check_vocabulary(parts["tokenizer"], encoder, where)
+        check_width(encoder.config.d_model, config["caption_channels"], "hidden states", where)
         what = None
         if config["out_channels"] not in (channels, 2 * channels):
             what = f"the transformer has {channels} input and {config['out_channels']} output channels"
-        elif config["caption_channels"] != encoder.config.d_model:
-            what = f"the transformer takes hidden states of {config['caption_channels']} values; "
-            what += f"the text encoder makes {encoder.config.d_model}"
         elif transformer.use_additional_conditions != cls._sized(config):
             what = f"sample_size is {config['sample_size']} and use_additional_conditions is "
             what += f"{transformer.use_additional_conditions}, with which {cls.PIPELINE.__name__} does not run"

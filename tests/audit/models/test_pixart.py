@@ -104,7 +104,7 @@ def test_a_folder_with_the_first_name_of_the_transformer_loads(sigma: Path, tmp_
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"caption_channels": 48}, f"takes hidden states of 48 values; the text encoder makes {T5_WIDTH}"),
+        ({"caption_channels": 48}, f"takes hidden states of 48 values; the text encoders make {T5_WIDTH}"),
         ({"out_channels": 6}, "4 input and 6 output channels"),
         ({"use_additional_conditions": True}, "with which PixArtSigmaPipeline does not run"),
         ({"_class_name": "SanaTransformer2DModel"}, "transformer is SanaTransformer2DModel"),
