@@ -1,6 +1,6 @@
 """Measure host memory: of a screen of more and more captions, and of several workers that load the same model.
 
-python -m benchmarks.memory screen [--captions 100000]
+python -m benchmarks.memory screen [--captions 100000] [--detector entropy_single_step]
 python -m benchmarks.memory workers [--workers 4] [--dtype float16]
 
 Linux only.
@@ -22,6 +22,7 @@ import typer
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 import audit
+from audit.defaults import DEFAULT_DETECTOR
 from benchmarks.architectures import FOLDERS
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
@@ -31,12 +32,13 @@ LOADER = "import sys, audit; model = audit.load_model(sys.argv[1]); print(flush=
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 
 
-def screened(model: audit.Model, captions: int) -> Iterator[tuple[int, float]]:
+def screened(model: audit.Model, captions: int, detector: str = DEFAULT_DETECTOR) -> Iterator[tuple[int, float]]:
     """Screen captions shard by shard, and write each shard to a file, as a run does.
 
     Args:
         model: The model.
         captions: Number of captions.
+        detector: The detector.
 
     Yields:
         After each shard, the number of captions so far and the resident memory of this process in MiB.
@@ -45,7 +47,7 @@ def screened(model: audit.Model, captions: int) -> Iterator[tuple[int, float]]:
         for start in range(0, captions, SHARD):
             stop = min(start + SHARD, captions)
             texts = [f"a picture of the thing number {number}" for number in range(start, stop)]
-            pq.write_table(audit.screen(model, texts), Path(folder, f"{start}.parquet"))
+            pq.write_table(audit.screen(model, texts, detectors=[detector]), Path(folder, f"{start}.parquet"))
             yield stop, memory("self")["Rss"]
 
 
@@ -111,11 +113,14 @@ def large(folder: Path, dtype: torch.dtype) -> Path:
 
 
 @app.command("screen")
-def print_screen(captions: Annotated[int, typer.Option(help="Number of captions.")] = 100_000) -> None:
+def print_screen(
+    captions: Annotated[int, typer.Option(help="Number of captions.")] = 100_000,
+    detector: Annotated[str, typer.Option(help="The detector of the screen.")] = DEFAULT_DETECTOR,
+) -> None:
     """Print the memory after 1, 2, 4, ... shards of a screen with the demo's model."""
     torch.set_num_threads(1)
     shards = 1
-    for at, (done, rss) in enumerate(screened(audit.load_model(FOLDERS["demo"]), captions), 1):
+    for at, (done, rss) in enumerate(screened(audit.load_model(FOLDERS["demo"]), captions, detector), 1):
         if at == shards or done == captions:
             print(f"{done:,} captions: {rss:,.0f} MiB", flush=True)
             shards *= 2
