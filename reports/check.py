@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,23 +49,27 @@ def check(run: str | Path) -> list[Check]:
         return [parts]  # if a file is missing or unreadable, every count below would only repeat that
     with connect(run) as connection:
         try:
-            return [parts, *_counts(connection, manifest)]
+            return [parts, *counts(connection, manifest)]
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             return [parts, Check("every table can be read", False, str(error).strip())]
 
 
-def _counts(connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> list[Check]:
-    results = [_failures(connection, manifest), *_embedded(connection, manifest)]
-    if manifest.kind == "index":
-        return results
-    results.insert(0, _input_rows(connection, manifest))
+def counts(connection: duckdb.DuckDBPyConnection, manifest: RunManifest) -> Iterator[Check]:
+    """Check that the tables of a connection agree with each other and with a manifest, one statement at a time."""
+    audited = manifest.kind != "index"
+    if audited:
+        yield _input_rows(connection, manifest)
+    yield _failures(connection, manifest)
+    yield from _embedded(connection, manifest)
+    if not audited:
+        return
     for name, counted, sql in rules_of(manifest):
         n = _count(connection, sql)
-        results.append(Check(name, n == 0, f"{n:,} {counted}"))
-    results += _purged(connection, manifest)
-    results += _thresholds(manifest)
+        yield Check(name, n == 0, f"{n:,} {counted}")
+    yield from _purged(connection, manifest)
+    yield from _thresholds(manifest)
     words = (*WORDS, ("matches", "embedder", tuple(embedders_of(manifest))))
-    return results + [_words(connection, *known) for known in words]
+    yield from (_words(connection, *known) for known in words)
 
 
 def _parts(run: StoredRun, manifest: RunManifest) -> Check:
