@@ -7,15 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.report_run import BIDI, HOSTILE, build
+from reports.html import render
+from reports.record.build import build
+from reports.record.model import Record
+from tests.support.report_run import BIDI, HOSTILE
+from tests.support.report_run import build as write_run
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read only: shared by all tests."""
     root = tmp_path_factory.mktemp("audit") / "run"
-    build(root)
+    write_run(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def record(run: Path) -> Record:
+    """The record of the shared run."""
+    return build(run)
+
+
+@pytest.fixture(scope="session")
+def page(record: Record) -> str:
+    """The report of the shared run."""
+    return render(record)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from reports.html import render
-from reports.record.build import build
 from reports.record.model import Record
 from tests.support.browser import browser
 from tests.support.hostile import ATTACKED, hostile
@@ -24,11 +23,6 @@ expect.set_options(timeout=60_000)
 def chromium() -> Iterator[Browser]:
     with browser() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def record(run: Path) -> Record:
-    return build(run)
 
 
 @pytest.fixture(scope="module")
