@@ -30,7 +30,7 @@ from tests.support.families import Unrounded
 from tests.support.tiny_others import SIZE, tiny_cogview4, tiny_hunyuan, tiny_zimage
 
 CAPTIONS = ["a red dog on a table", "zebra", ""]
-NOISE_DETECTORS = ["caption_response", "noise_profile", "noise_alignment", "one_step_error", "step_change"]
+NOISE_DETECTORS = ["caption_response", "noise_alignment", "one_step_error", "step_change"]
 FOLDERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan, "zimage": tiny_zimage}
 
 
@@ -62,7 +62,7 @@ def loaded(cogview4: Path) -> audit.Model:
 
 @pytest.fixture
 def folder_of_sd(data: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(data / "tiny-sd1", tmp_path / "model"))
+    return Path(shutil.copytree(data / "toy-model", tmp_path / "model"))
 
 
 def cogview4_forward(pipeline: Any, caption: str, latents_1CHW: Tensor, timestep: float) -> Tensor:

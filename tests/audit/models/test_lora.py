@@ -14,7 +14,7 @@ import audit
 from audit.errors import AuditError
 from tests.support.paths import DATA
 
-MODEL = DATA / "tiny-sd1"
+MODEL = DATA / "toy-model"
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
 OUT = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0"
 CONV = "conv_in"

@@ -14,8 +14,12 @@ from audit.errors import AuditError, UsageError
 from audit.mitigation.serving import serve
 from audit.models.precision import numerics, resolve_dtype, use_exact_float32, uses_tf32
 
-CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(40)]
-HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(34)]
+
+
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def half(request: pytest.FixtureRequest, data: Path) -> audit.Model:
+    return audit.load_model(data / "toy-model", dtype=request.param)
 
 
 def test_auto_is_float32_on_the_cpu() -> None:
@@ -40,7 +44,7 @@ def test_rounding_to_tf32_is_part_of_what_scores_depend_on(monkeypatch: pytest.M
 
 def test_a_device_without_float64_is_refused(data: Path) -> None:
     with pytest.raises(UsageError, match="float64, which mps does not have"):
-        audit.load_model(data / "tiny-sd1", "mps")
+        audit.load_model(data / "toy-model", "mps")
 
 
 @pytest.mark.parametrize("name", ["float64", "half", "", "int8", "Tensor"])
@@ -49,37 +53,31 @@ def test_other_names_are_refused(name: str) -> None:
         resolve_dtype(name, "cpu")
 
 
-@HALVES
 def test_scores_of_half_precision_are_those_of_float32_but_for_the_rounding_of_the_weights(
-    sd1: audit.Model, data: Path, dtype: torch.dtype
+    toy_model: audit.Model, half: audit.Model
 ) -> None:
-    half = audit.screen(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:4], detectors=["profile"])
-    full = audit.screen(sd1, CAPTIONS[:4], detectors=["profile"])
+    full, rounded = (audit.screen(model, CAPTIONS[:2], detectors=["profile"]) for model in (toy_model, half))
     for name in ("noise_response", "layer_bos"):
-        assert half[name].type == pa.list_(pa.float64())
-        np.testing.assert_allclose(_numbers(half, name), _numbers(full, name), atol=0.05)
+        assert rounded[name].type == pa.list_(pa.float64())
+        np.testing.assert_allclose(_numbers(rounded, name), _numbers(full, name), atol=0.05)
 
 
-@HALVES
-def test_latents_stay_in_float32_between_steps(data: Path, dtype: torch.dtype) -> None:
+def test_latents_stay_in_float32_between_steps(half: audit.Model) -> None:
     """A latent that had been stored in half precision would equal its own rounding."""
-    model = audit.load_model(data / "tiny-sd1", dtype=dtype)
-    table = audit.generate(model, CAPTIONS[:1], steps=2, output="latents")
+    table = audit.generate(half, CAPTIONS[:1], steps=2, output="latents")
     latents = torch.from_numpy(_numbers(table, "latents"))
     assert table["status"].to_pylist() == ["ok"]
-    assert (latents != latents.to(dtype).float()).float().mean() > 0.9
+    assert (latents != latents.to(half.dtype).float()).float().mean() > 0.9
 
 
-@HALVES
-def test_images_are_decoded_in_half_precision(data: Path, dtype: torch.dtype) -> None:
-    table = audit.generate(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:1], steps=1)
+def test_images_are_decoded_in_half_precision(half: audit.Model) -> None:
+    table = audit.generate(half, CAPTIONS[:1], steps=1)
     assert table["status"].to_pylist() == ["ok"]
     assert table["image"][0].as_py().startswith(b"\x89PNG")
 
 
-@HALVES
-def test_a_pipeline_serves_in_half_precision(data: Path, dtype: torch.dtype) -> None:
-    table = serve(audit.load_model(data / "tiny-sd1", dtype=dtype), CAPTIONS[:1], steps=1)
+def test_a_pipeline_serves_in_half_precision(half: audit.Model) -> None:
+    table = serve(half, CAPTIONS[:1], steps=1)
     assert table["image"].null_count == 0
 
 
@@ -97,16 +95,16 @@ def test_what_overflows_float16_fits_bfloat16(data: Path) -> None:
     assert table["status"].to_pylist() == ["ok"]
 
 
-def test_a_calibration_holds_for_its_own_dtype_only(sd1: audit.Model, data: Path) -> None:
-    calibration = audit.calibrate(audit.screen(sd1, CAPTIONS, detectors=["noise_magnitude"]), "noise_magnitude")
-    half = audit.load_model(data / "tiny-sd1", dtype=torch.bfloat16)
+def test_a_calibration_holds_for_its_own_dtype_only(toy_model: audit.Model, data: Path) -> None:
+    calibration = audit.calibrate(audit.screen(toy_model, CAPTIONS, detectors=["noise_magnitude"]), "noise_magnitude")
+    half = audit.load_model(data / "toy-model", dtype=torch.bfloat16)
     with pytest.raises(AuditError, match="dtype is 'bfloat16' in the table, 'float32' in the calibration"):
         calibration.score(audit.screen(half, ["a dog"], detectors=["noise_magnitude"]))
 
 
 def _loud(data: Path, dtype: torch.dtype) -> audit.Model:
     """A model whose output is beyond the range of float16."""
-    model = audit.load_model(data / "tiny-sd1", dtype=dtype)
+    model = audit.load_model(data / "toy-model", dtype=dtype)
     model.unet.conv_out.weight.mul_(30_000)
     model.unet.conv_out.bias.add_(60_000)
     return model

@@ -14,4 +14,4 @@ from tests.support.families import Conformance
 class TestStableDiffusion(Conformance):
     @pytest.fixture(scope="class")
     def float64(self, data: Path) -> audit.Model:
-        return audit.load_model(data / "tiny-sd1", dtype=torch.float64)
+        return audit.load_model(data / "toy-model", dtype=torch.float64)

@@ -46,7 +46,7 @@ def files(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def theirs(files: list[Path], data: Path) -> StableDiffusionPipeline:
     """Load both files with diffusers."""
-    pipeline = StableDiffusionPipeline.from_pretrained(data / "tiny-sd1")
+    pipeline = StableDiffusionPipeline.from_pretrained(data / "toy-model")
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     for file in files:
@@ -60,7 +60,7 @@ def theirs_hidden(pipeline: StableDiffusionPipeline) -> torch.Tensor:
 
 
 def test_hidden_states_are_those_of_diffusers(files: list[Path], data: Path, theirs: StableDiffusionPipeline) -> None:
-    model = audit.load_model(data / "tiny-sd1", textual_inversion=files)
+    model = audit.load_model(data / "toy-model", textual_inversion=files)
     encoded = model.encode(CAPTIONS)
     hidden_BKD, tokens = encoded.tensors["encoder_hidden_states"], encoded.tokens.counts_B.tolist()
     assert torch.equal(hidden_BKD, theirs_hidden(theirs))
@@ -77,7 +77,7 @@ def test_a_pipeline_saved_with_embeddings_is_expanded_too(
 
 
 def test_generate_serve_and_screen_expand_alike(files: list[Path], data: Path, theirs: StableDiffusionPipeline) -> None:
-    model = audit.load_model(data / "tiny-sd1", textual_inversion=files)
+    model = audit.load_model(data / "toy-model", textual_inversion=files)
     ours = audit.generate(model, CAPTIONS[:3], seeds=[3], steps=3, guidance_scale=4, output="latents")
     noise = initial_latents([3], model.latent_shape, model.device).expand(3, -1, -1, -1)
     wanted = theirs(CAPTIONS[:3], latents=noise, num_inference_steps=3, guidance_scale=4.0, output_type="latent").images
@@ -96,8 +96,8 @@ def test_a_token_may_be_given_and_has_to_be_where_the_file_has_none(data: Path, 
     file = tmp_path / "style.safetensors"
     save_file({"emb_params": vectors(2)}, file)
     with pytest.raises(AuditError, match="does not name its token.*(?s:.)*model.textual_inversion"):
-        audit.load_model(data / "tiny-sd1", textual_inversion=[file])
-    model = audit.load_model(data / "tiny-sd1", textual_inversion=[TextualInversion(file, "<style>")])
+        audit.load_model(data / "toy-model", textual_inversion=[file])
+    model = audit.load_model(data / "toy-model", textual_inversion=[TextualInversion(file, "<style>")])
     assert {"<style>", "<style>_1"} <= set(model.tokenizer.added_tokens_encoder)
 
 
@@ -114,7 +114,7 @@ def test_a_token_may_be_given_and_has_to_be_where_the_file_has_none(data: Path, 
 def test_what_does_not_fit_is_refused_by_name(data: Path, tmp_path: Path, content: dict[str, Any], what: str) -> None:
     save_file(content, tmp_path / "x.safetensors")
     with pytest.raises(AuditError, match=what):
-        audit.load_model(data / "tiny-sd1", textual_inversion=[tmp_path / "x.safetensors"])
+        audit.load_model(data / "toy-model", textual_inversion=[tmp_path / "x.safetensors"])
 
 
 class Code:
@@ -127,10 +127,10 @@ def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(
 ) -> None:
     torch.save({"<x>": Code()}, tmp_path / "x.pt")
     with pytest.raises(AuditError, match="does not load.*(?s:.)*safetensors"):
-        audit.load_model(data / "tiny-sd1", textual_inversion=[tmp_path / "x.pt"])
+        audit.load_model(data / "toy-model", textual_inversion=[tmp_path / "x.pt"])
     assert "must not run" not in capsys.readouterr().out
     with pytest.raises(UsageError, match="no such file"):
-        audit.load_model(data / "tiny-sd1", textual_inversion=[tmp_path / "y.pt"])
+        audit.load_model(data / "toy-model", textual_inversion=[tmp_path / "y.pt"])
 
 
 def test_a_token_inside_another_one_is_refused_as_its_expansion_is_not_defined(data: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_token_inside_another_one_is_refused_as_its_expansion_is_not_defined(d
         save_file({token: vectors(2)}, tmp_path / f"{token}.safetensors")
     files = [tmp_path / f"{token}.safetensors" for token in ("sks", "sksdog")]
     with pytest.raises(AuditError, match="'sks' stands for several vectors and is part of another token"):
-        audit.load_model(data / "tiny-sd1", textual_inversion=files)
+        audit.load_model(data / "toy-model", textual_inversion=files)
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
@@ -146,6 +146,6 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
 ) -> None:
     theirs.save_pretrained(tmp_path / "saved")
     shutil.rmtree(tmp_path / "saved/text_encoder")
-    shutil.copytree(data / "tiny-sd1/text_encoder", tmp_path / "saved/text_encoder")
+    shutil.copytree(data / "toy-model/text_encoder", tmp_path / "saved/text_encoder")
     with pytest.raises(AuditError, match="the tokenizer has the token '<one>' of id 2018, and the text encoder 2014"):
         audit.load_model(tmp_path / "saved")
