@@ -104,9 +104,10 @@ class Conformance:
 
     def test_scores_do_not_depend_on_batch_or_order(self, float64: Any) -> None:
         names = ["caption_response", "attention_profile", "condition_difference", "step_change"]
-        one = audit.screen(float64, CAPTIONS, [0, 1], names, batch_size=1)
-        turned = audit.screen(float64, CAPTIONS[::-1], [1, 0], names, batch_size=4).take(list(range(5, -1, -1)))
-        assert one["status"].to_pylist() == turned["status"].to_pylist() == ["ok"] * 6
+        captions = ["a red dog on a table", ""]
+        one = audit.screen(float64, captions, [0, 1], names, batch_size=1)
+        turned = audit.screen(float64, captions[::-1], [1, 0], names, batch_size=3).take([3, 2, 1, 0])
+        assert one["status"].to_pylist() == turned["status"].to_pylist() == ["ok"] * 4
         for name in one.column_names:
             for own, other in zip(one[name].to_pylist(), turned[name].to_pylist(), strict=True):
                 assert own == (other if isinstance(own, str | None) else pytest.approx(other, rel=1e-4, abs=1e-6)), name

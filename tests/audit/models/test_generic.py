@@ -169,10 +169,11 @@ def test_images_are_those_of_the_pipelines_own_call(model: audit.Model, folder: 
 
 
 def test_scores_do_not_depend_on_batch_or_order(model: audit.Model) -> None:
-    one = audit.screen(model, CAPTIONS, [0, 1], NOISE_DETECTORS, batch_size=1)
-    turned = audit.screen(model, CAPTIONS[::-1], [1, 0], NOISE_DETECTORS, batch_size=4)
-    assert one["status"].to_pylist() == ["ok"] * 6
-    assert one.equals(turned.take(list(range(5, -1, -1))))
+    captions = ["a red dog on a table", ""]
+    one = audit.screen(model, captions, [0, 1], NOISE_DETECTORS, batch_size=1)
+    turned = audit.screen(model, captions[::-1], [1, 0], NOISE_DETECTORS, batch_size=3)
+    assert one["status"].to_pylist() == ["ok"] * 4
+    assert one.equals(turned.take([3, 2, 1, 0]))
 
 
 def test_the_empty_prompt_has_no_response(model: audit.Model) -> None:

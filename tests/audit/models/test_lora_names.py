@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import audit
 from audit.errors import AuditError
 from audit.models.lora_names import original_names
 from tests.support.original_layout import original_name
+from tests.support.paths import TOKENIZER
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
 from tests.support.tiny_pixart import tiny_pixart
 from tests.support.tiny_sana import tiny_sana
@@ -33,20 +35,31 @@ FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
 Factors = dict[str, tuple[Tensor, Tensor]]  # (down, up) by the name of the layer, with its component
 
 
+class Family(NamedTuple):
+    """A tiny folder of a family, and its model in float64 without LoRA."""
+
+    folder: Path
+    model: audit.Model
+
+    @classmethod
+    def make(cls, name: str, tmp_path_factory: pytest.TempPathFactory) -> Family:
+        folder = FAMILIES[name](tmp_path_factory.mktemp("lora") / "model", TOKENIZER)
+        return cls(folder, audit.load_model(folder, dtype=torch.float64))
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lora") / "model"
-    return FAMILIES[request.param](folder, data / "tiny-sd1/tokenizer")
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return Family.make(request.param, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def xl(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_xl(tmp_path_factory.mktemp("lora") / "model", data / "tiny-sd1/tokenizer")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return Family.make("xl", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def flux(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_flux(tmp_path_factory.mktemp("lora") / "model", data / "tiny-sd1/tokenizer")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return Family.make("flux", tmp_path_factory)
 
 
 def layers(model: audit.Model) -> dict[str, nn.Module]:
@@ -70,10 +83,9 @@ def factors_of(model: audit.Model) -> Factors:
     return found
 
 
-def check(folder: Path, lora: Path, factors: Factors, scale: float) -> None:
+def check(family: Family, lora: Path, factors: Factors, scale: float) -> None:
     """Check that the weights with LoRA are W + scale * up @ down in float64, and that no other weight changed."""
-    before, after = (audit.load_model(folder, dtype=torch.float64, lora=each) for each in (None, lora))
-    plain, adapted = layers(before), layers(after)
+    plain, adapted = layers(family.model), layers(audit.load_model(family.folder, dtype=torch.float64, lora=lora))
     for name, layer in plain.items():
         expected = layer.weight
         if name in factors:
@@ -83,8 +95,8 @@ def check(folder: Path, lora: Path, factors: Factors, scale: float) -> None:
     assert factors.keys() <= plain.keys()
 
 
-def test_diffusers_names_reach_every_layer_of_every_family(family: Path, tmp_path: Path) -> None:
-    factors = factors_of(audit.load_model(family))
+def test_diffusers_names_reach_every_layer_of_every_family(family: Family, tmp_path: Path) -> None:
+    factors = factors_of(family.model)
     tensors = {}
     for name, (down, up) in factors.items():
         tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
@@ -93,12 +105,12 @@ def test_diffusers_names_reach_every_layer_of_every_family(family: Path, tmp_pat
     check(family, tmp_path / "lora.safetensors", factors, ALPHA / RANK)
 
 
-def test_an_adapter_of_peft_reaches_every_layer_of_the_denoiser(family: Path, tmp_path: Path) -> None:
-    model = audit.load_model(family)
-    factors = {name: each for name, each in factors_of(model).items() if name.startswith(model.DENOISER)}
+def test_an_adapter_of_peft_reaches_every_layer_of_the_denoiser(family: Family, tmp_path: Path) -> None:
+    denoiser = family.model.DENOISER
+    factors = {name: each for name, each in factors_of(family.model).items() if name.startswith(denoiser)}
     tensors = {}
     for name, (down, up) in factors.items():
-        prefix = f"base_model.model.{name.removeprefix(f'{model.DENOISER}.')}"
+        prefix = f"base_model.model.{name.removeprefix(f'{denoiser}.')}"
         tensors |= {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": ALPHA}))
@@ -111,8 +123,8 @@ def kohya(prefix: str, name: str, down: Tensor, up: Tensor) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("original", [True, False])
-def test_kohya_names_of_xl_reach_every_layer(xl: Path, original: bool, tmp_path: Path) -> None:
-    factors, tensors = factors_of(audit.load_model(xl)), {}
+def test_kohya_names_of_xl_reach_every_layer(xl: Family, original: bool, tmp_path: Path) -> None:
+    factors, tensors = factors_of(xl.model), {}
     for name, (down, up) in factors.items():
         component, _, layer = name.partition(".")
         if component == "unet":
@@ -128,15 +140,14 @@ def test_kohya_names_of_xl_reach_every_layer(xl: Path, original: bool, tmp_path:
     check(xl, tmp_path / "lora.safetensors", factors, ALPHA / RANK)
 
 
-def test_kohya_names_of_flux_are_split_over_the_layers_that_they_fuse(flux: Path, tmp_path: Path) -> None:
-    model = audit.load_model(flux)
-    own, text = layers(model), factors_of(model)
+def test_kohya_names_of_flux_are_split_over_the_layers_that_they_fuse(flux: Family, tmp_path: Path) -> None:
+    own, text = layers(flux.model), factors_of(flux.model)
     factors = {name: each for name, each in text.items() if name.startswith("text_encoder.")}
     tensors: dict[str, Tensor] = {}
     for name, each in factors.items():
         tensors |= kohya("lora_te1_text_model", name.removeprefix("text_encoder."), *each)
     generator = torch.Generator().manual_seed(0)
-    for name, parts in original_names(model.transformer, []).items():
+    for name, parts in original_names(flux.model.transformer, []).items():
         weights = [own[f"transformer.{part}"].weight for part in parts]
         down = torch.randn(RANK, weights[0].shape[1], generator=generator)
         up = torch.randn(sum(map(len, weights)), RANK, generator=generator)
@@ -165,8 +176,8 @@ def named(converted: dict[str, Tensor]) -> set[str]:
     return {name.replace("to_out.0.0", "to_out.0") for name in found}
 
 
-def test_original_names_of_xl_are_those_that_diffusers_converts(xl: Path) -> None:
-    unet = audit.load_model(xl).unet
+def test_original_names_of_xl_are_those_that_diffusers_converts(xl: Family) -> None:
+    unet = xl.model.unet
     linear = [name for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     for name, (part,) in original_names(unet, linear).items():
         given = kohya("lora_unet", name, torch.zeros(1), torch.zeros(1))
@@ -174,9 +185,9 @@ def test_original_names_of_xl_are_those_that_diffusers_converts(xl: Path) -> Non
         assert named(converted) == {part}, name
 
 
-def test_original_names_of_flux_are_those_that_diffusers_converts(flux: Path) -> None:
+def test_original_names_of_flux_are_those_that_diffusers_converts(flux: Family) -> None:
     widths = {"linear1": 3072 * 7, "qkv": 3072 * 3}
-    for name, parts in original_names(audit.load_model(flux).transformer, []).items():
+    for name, parts in original_names(flux.model.transformer, []).items():
         rows = widths.get(name.rpartition(".")[2], 6)
         up = torch.arange(rows)[:, None].float()
         given = kohya("lora_unet", name, torch.ones(1, 1), up)
@@ -197,22 +208,22 @@ def test_original_names_of_flux_are_those_that_diffusers_converts(flux: Path) ->
         "lora_unet_double_blocks_0_img_attn_qkv.diff_b",
     ],
 )
-def test_what_matches_no_layer_of_flux_is_refused_by_name(flux: Path, key: str, tmp_path: Path) -> None:
+def test_what_matches_no_layer_of_flux_is_refused_by_name(flux: Family, key: str, tmp_path: Path) -> None:
     save_file({key: torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
     with pytest.raises(AuditError, match=f"{key} belongs to no layer of this model"):
-        audit.load_model(flux, lora=tmp_path / "lora.safetensors")
+        audit.load_model(flux.folder, lora=tmp_path / "lora.safetensors")
 
 
-def test_a_fused_layer_of_another_width_does_not_fit(flux: Path, tmp_path: Path) -> None:
+def test_a_fused_layer_of_another_width_does_not_fit(flux: Family, tmp_path: Path) -> None:
     tensors = kohya("lora_unet", "double_blocks_0_img_attn_qkv", torch.zeros(2, 32), torch.zeros(95, 2))
     save_file(tensors, tmp_path / "lora.safetensors")
     with pytest.raises(AuditError, match="its weights do not fit the layer unet_double_blocks_0_img_attn_qkv"):
-        audit.load_model(flux, lora=tmp_path / "lora.safetensors")
+        audit.load_model(flux.folder, lora=tmp_path / "lora.safetensors")
 
 
-def test_a_layer_that_is_given_twice_is_refused(flux: Path, tmp_path: Path) -> None:
+def test_a_layer_that_is_given_twice_is_refused(flux: Family, tmp_path: Path) -> None:
     tensors = kohya("lora_unet", "double_blocks_0_img_attn_qkv", torch.zeros(2, 32), torch.zeros(96, 2))
     tensors |= kohya("lora_transformer", "transformer_blocks_0_attn_to_k", torch.zeros(2, 32), torch.zeros(32, 2))
     save_file(tensors, tmp_path / "lora.safetensors")
     with pytest.raises(AuditError, match="it adds to the layer .* under another name too"):
-        audit.load_model(flux, lora=tmp_path / "lora.safetensors")
+        audit.load_model(flux.folder, lora=tmp_path / "lora.safetensors")

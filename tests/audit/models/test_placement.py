@@ -14,7 +14,7 @@ from audit.models.model import Model
 from audit.models.placement import place_networks, take_turns, weights
 from tests.support.tiny_mmdit import tiny_sd3
 
-CAPTIONS = ["a red dog", "a table", "", "a dog on a table", "zebra"]
+CAPTIONS = ["a red dog", "a table", ""]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_captions_of_several_batches_are_encoded_before_the_first_is_denoised(mo
     order.seen.clear()
     audit.screen(replace(model, takes_turns=True), CAPTIONS, batch_size=1)
     assert before == 2 * len(CAPTIONS) + 1
-    assert order.seen == ["text_encoder_3", "transformer"] + ["text_encoder_3"] * 5 + ["transformer"] * 5
+    assert order.seen == ["text_encoder_3", "transformer"] + ["text_encoder_3"] * 3 + ["transformer"] * 3
 
 
 def test_a_network_that_runs_moves_the_other_one_away_first(model: Model) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 import audit
 from audit.models.noise import initial_latents
 
-CAPTIONS = [f"a picture of {number} ships" for number in range(6)]
+CAPTIONS = [f"a picture of {number} ships" for number in range(4)]
 
 
 @pytest.fixture(scope="module", params=["tiny-sd1", "tiny-sd2"])
@@ -26,7 +26,7 @@ def repeating(model: audit.Model, seeds: int) -> Tensor:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("seeds", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 6])
 def test_the_output_is_that_of_a_forward_that_shares_nothing(model: audit.Model, seeds: int) -> None:
     latents_BCHW, conditioning = repeating(model, seeds), model.encode(CAPTIONS)
     whole_BCHW = model.predict(latents_BCHW, 501, conditioning)
