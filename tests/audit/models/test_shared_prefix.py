@@ -46,4 +46,4 @@ def test_the_first_residual_block_and_self_attention_see_each_of_the_latents_onc
         model.predict(repeating(model, 2), 501, model.encode(CAPTIONS))
     for hook in hooks:
         hook.remove()
-    assert seen == [2, 2, 6]
+    assert seen == [2, 2, 4]
