@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ FORBIDDEN = {
 SHARED_WITH_REPORTS = {"audit.schema", "audit.errors", "audit.durations", "audit.record", "audit.statistics"}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, anywhere in it; `from audit import schema` counts as audit.schema."""
     found = set()
@@ -31,12 +33,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@cache
 def modules() -> dict[str, Path]:
     """The files of the packages by module name, without the package files, which hold no code of their own."""
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """The modules that each module imports, at any level and for types too."""
     known = modules()

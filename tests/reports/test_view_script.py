@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,12 +22,10 @@ from tests.support.manifests import manifest
 HOSTILE_NAMES = ["a 'quoted' run", "run'; drop table x; --", "[a-z]*?{1,2}", 'new\nline "and" \\x', "日本語"]
 
 
-@pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_every_view_is_as_crossaudit_has_it_whatever_the_folder_is_called(run: Path, tmp_path: Path, name: str) -> None:
-    root = Path(shutil.copytree(run, tmp_path / name))
+def test_every_view_is_as_crossaudit_has_it(run: Path) -> None:
     bare = duckdb.connect()
-    bare.execute(script(root))
-    with connect(root) as connection:
+    bare.execute(script(run))
+    with connect(run) as connection:
         views = [view for (view,) in connection.execute("show tables").fetchall()]
         assert {*SCHEMAS, *VIEWS, "stages", "thresholds", "human_verdicts"} <= set(views)
         assert [view for (view,) in bare.execute("show tables").fetchall()] == views
@@ -41,6 +40,14 @@ def test_every_view_is_as_crossaudit_has_it_whatever_the_folder_is_called(run: P
                     np.testing.assert_allclose(one.to_numpy(), other.to_numpy())  # sums in another order
                 else:
                     assert one == other
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_the_folder_of_a_run_may_have_any_name(run: Path, tmp_path: Path, name: str) -> None:
+    bare = duckdb.connect()
+    bare.execute(script(shutil.copytree(run, tmp_path / name)))
+    stored = pa.concat_tables(pq.read_table(part) for part in sorted((run / "verdicts").iterdir()))
+    assert bare.table("verdicts").to_arrow_table().column("caption_id") == stored["caption_id"]
 
 
 def test_a_run_that_has_written_nothing_yet_has_every_view(tmp_path: Path) -> None:
