@@ -41,14 +41,9 @@ def refused(data: Path, networks: dict[str, nn.Module]) -> Refused:
     """Return a function that changes the weights of a part and returns the error of loading them."""
 
     def load(part: str, change: Change) -> AuditError:
+        tensors = change(load_file(data / "toy-model" / part / WEIGHTS[part]))
         with pytest.raises(AuditError) as caught:
-            fill(
-                networks[part],
-                change(load_file(data / "toy-model" / part / WEIGHTS[part])),
-                part,
-                "here",
-                torch.float32,
-            )
+            fill(networks[part], tensors, part, "here", torch.float32)
         return caught.value
 
     return load
