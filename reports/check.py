@@ -8,9 +8,9 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from audit.record.manifest import RunManifest
+from audit.record.parquet import parquet_file
 from reports.purged import kept, note, unfinished
 from reports.rules import CONFIRMED, WORDS, embedders_of, rules_of
 from reports.stored_run import StoredRun, locate
@@ -76,11 +76,11 @@ def _parts(run: StoredRun, manifest: RunManifest) -> Check:
     """Check that every file in the manifest exists with as many rows as listed, and that every file is listed."""
     name = "every part is listed in the manifest, and whole"
     listed = {(table, part): rows for table, parts in manifest.parts.items() for part, rows in parts.items()}
-    present = {(table, path.rpartition("/")[2]): path for table, paths in run.tables().items() for path in paths}
+    present = {(table, file.base_name): file for table, files in run.tables().items() for file in files}
     wrong = [f"{table}/{part} is missing" for table, part in sorted(listed.keys() - present.keys())]
-    for (table, part), path in present.items():
+    for (table, part), file in present.items():
         try:
-            rows = pq.read_metadata(path, filesystem=run.filesystem).num_rows
+            rows = parquet_file(run.filesystem, file).metadata.num_rows
         except (pa.ArrowException, OSError):
             wrong.append(f"{table}/{part} cannot be read")
             continue

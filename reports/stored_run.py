@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from audit import schema
 from audit.errors import AuditError, first_line
 from audit.record.filesystem import open_filesystem
 from audit.record.manifest import NAME, RunManifest, missing, parse
+from audit.record.parquet import parquet_dataset, parquet_file
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 # The tables of every run. A run that has no part of one has it as an empty table.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -57,15 +62,15 @@ class StoredRun:
     root: str
     uri: str
 
-    def tables(self) -> dict[str, list[str]]:
-        """Return the sorted paths of the parts of each table. Temporary files (`_x`, `.x`) are not parts."""
-        found: dict[str, list[str]] = {table: [] for table in SCHEMAS}
+    def tables(self) -> dict[str, list[fs.FileInfo]]:
+        """Return the parts of each table, sorted by path. Temporary files (`_x`, `.x`) are not parts."""
+        found: dict[str, list[fs.FileInfo]] = {table: [] for table in SCHEMAS}
         for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
             table, _, name = info.path.removeprefix(self.root).lstrip("/").partition("/")
             hidden = table.startswith(("_", ".")) or name.startswith(("_", "."))
             if name.endswith(".parquet") and "/" not in name and not hidden and info.is_file:
-                found.setdefault(table, []).append(info.path)
-        return {table: sorted(paths) for table, paths in sorted(found.items())}
+                found.setdefault(table, []).append(info)
+        return {table: sorted(parts, key=lambda info: info.path) for table, parts in sorted(found.items())}
 
     def manifest(self) -> RunManifest:
         """Return the content of manifest.json. Raises AuditError if it is missing, damaged or not that of a run."""
@@ -80,7 +85,7 @@ class StoredRun:
             raise AuditError(f"cannot be read: {first_line(error)}", where=path, hint=hint) from error
         return parse(content, path)
 
-    def layout(self, table: str, paths: list[str]) -> pa.Schema:
+    def layout(self, table: str, parts: Sequence[fs.FileInfo]) -> pa.Schema:
         """Return the schema of a table, given its parts. Columns of type float16 are left out.
 
         The detector columns are those of the first part that has any: a part of captions that failed has none.
@@ -89,9 +94,9 @@ class StoredRun:
         if declared is not None and table not in OPEN_SCHEMAS:
             return declared
         found = declared
-        for path in paths:
+        for part in parts:
             try:
-                read = pq.read_schema(path, filesystem=self.filesystem)
+                read = parquet_file(self.filesystem, part).physical_schema
             except (pa.ArrowException, OSError):
                 continue  # a truncated file: reading the table reports it, and `check` names the file
             found = pa.schema([field for field in read if not _is_half(field.type)])
@@ -99,16 +104,20 @@ class StoredRun:
                 break
         return found if found is not None else pa.schema([])
 
+    def dataset(self, table: str, parts: Sequence[fs.FileInfo]) -> pads.Dataset:
+        """Return the parts of a table as a dataset with its layout."""
+        return parquet_dataset(self.filesystem, parts, self.layout(table, parts))
+
     def refuse_damaged(self) -> None:
         """Raise an AuditError that names the first damaged part, which explains why something else failed."""
-        for path in (path for paths in self.tables().values() for path in paths):
+        for part in (part for parts in self.tables().values() for part in parts):
             try:
-                pq.read_metadata(path, filesystem=self.filesystem)
+                parquet_file(self.filesystem, part).ensure_complete_metadata()
             except (pa.ArrowException, OSError) as error:
                 hint = "Restore it from a copy, or audit again with another --out; `crossaudit check` names all such "
                 hint += "parts."
                 what = f"this part of the run is damaged: {first_line(error)}"
-                raise AuditError(what, where=path, hint=hint) from error
+                raise AuditError(what, where=part.path, hint=hint) from error
 
 
 def locate(run: str | Path) -> StoredRun:

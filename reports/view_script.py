@@ -37,9 +37,10 @@ def script(run: str | Path) -> str:
     with naming_damage([located]):
         computed = small_tables(located)
     parts = [_HEAD]
-    for table, paths in located.tables().items():
-        declared = located.layout(table, paths) if table in SCHEMAS else None
-        parts.append(_view(table, _of_parts(declared, [prefix + path for path in paths], table in OPEN_SCHEMAS)))
+    for table, files in located.tables().items():
+        declared = located.layout(table, files) if table in SCHEMAS else None
+        paths = [prefix + file.path for file in files]
+        parts.append(_view(table, _of_parts(declared, paths, table in OPEN_SCHEMAS)))
     parts += [_view(table, _of_rows(content)) for table, content in computed.items()]
     parts += [_view(view, definition(view).rstrip()) for view in VIEWS]
     return "\n".join(parts)

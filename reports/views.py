@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from audit.errors import AuditError, UsageError
 from audit.statistics.raters import human_verdicts
@@ -108,22 +107,15 @@ def small_tables(run: StoredRun) -> dict[str, pa.Table]:
 
     They are `stages`, `thresholds` and `human_verdicts`.
     """
-    paths = run.tables()
-    pairs, reviews = (
-        ds.dataset(paths[table], run.layout(table, paths[table]), "parquet", run.filesystem).to_table()
-        if paths[table]
-        else run.layout(table, []).empty_table()
-        for table in ("review_pairs", "reviews")
-    )
+    parts = run.tables()
+    pairs, reviews = (run.dataset(table, parts[table]).to_table() for table in ("review_pairs", "reviews"))
     return {"human_verdicts": human_verdicts(pairs, reviews), **of_manifest(run.manifest())}
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, run: StoredRun, schema: str) -> None:
     """Create the views of a run in a schema of the database."""
     computed = small_tables(run)
-    for table, paths in run.tables().items():
-        layout = run.layout(table, paths)
-        computed[table] = ds.dataset(paths, layout, "parquet", run.filesystem) if paths else layout.empty_table()
+    computed |= {table: run.dataset(table, parts) for table, parts in run.tables().items()}
     if schema != "main":
         connection.execute(f"create schema {schema}")
     connection.execute(f"use {schema}")

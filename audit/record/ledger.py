@@ -6,7 +6,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from audit import schema
 from audit.errors import AuditError, first_line
 from audit.record.filesystem import open_filesystem, write_file, writing
+from audit.record.parquet import parquet_dataset
 
 if TYPE_CHECKING:
-    # It imports pandas where that is installed, so it is imported when a dataset is scanned.
     import pyarrow.dataset as pads
 
 Tables = dict[str, pa.Table]
@@ -104,9 +104,7 @@ class Ledger:
 
     def parts(self, table: str) -> list[str]:
         """List the names of the finished parts of a table, in order."""
-        selector = pafs.FileSelector(self.folder(table), allow_not_found=True)
-        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
-        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+        return [info.base_name.removesuffix(".parquet") for info in self._files(table)]
 
     def rows(self, table: str, name: str) -> int:
         """Count the rows of a part without reading them."""
@@ -161,12 +159,7 @@ class Ledger:
 
     def dataset(self, table: str, layout: pa.Schema | None = None) -> pads.Dataset:
         """Return all parts of a table as a dataset to scan; if there are none, an empty one with the given layout."""
-        import pyarrow.dataset as pads
-
-        paths = [self.part(table, name) for name in self.parts(table)]
-        if not paths and layout is not None:
-            return pads.dataset(layout.empty_table())
-        return pads.dataset(paths, layout, "parquet", self.filesystem)
+        return parquet_dataset(self.filesystem, self._files(table), layout)
 
     def ranged(self, table: str, column: str, low: int, high: int) -> Iterator[pa.Table]:
         """Read rows as `between` does, but a few parts at a time.
@@ -179,11 +172,9 @@ class Ledger:
             low: Smallest value.
             high: Value after the largest one.
         """
-        import pyarrow.dataset as pads
-
-        paths = [self.part(table, name) for name in self.parts(table)]
-        for start in range(0, len(paths), _TOGETHER):
-            found = pads.dataset(paths[start : start + _TOGETHER], filesystem=self.filesystem, format="parquet")
+        files = self._files(table)
+        for start in range(0, len(files), _TOGETHER):
+            found = parquet_dataset(self.filesystem, files[start : start + _TOGETHER])
             yield found.to_table(filter=(pc.field(column) >= low) & (pc.field(column) < high))
 
     def each(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
@@ -270,7 +261,7 @@ class Ledger:
 
     def remove(self, table: str, name: str) -> None:
         """Delete a part if it exists."""
-        if self._exists(table, name):
+        with suppress(FileNotFoundError):
             self.filesystem.delete_file(self.part(table, name))
 
     def sweep(self) -> None:
@@ -305,6 +296,12 @@ class Ledger:
     def _exists(self, table: str, name: str) -> bool:
         return self.filesystem.get_file_info(self.part(table, name)).type == pafs.FileType.File
 
+    def _files(self, table: str) -> list[pafs.FileInfo]:
+        """List the files of the finished parts of a table, in order of their names."""
+        selector = pafs.FileSelector(self.folder(table), allow_not_found=True)
+        found = [info for info in self.filesystem.get_file_info(selector) if info.extension == "parquet"]
+        return sorted(found, key=lambda info: info.base_name)
+
     def check(self, table: str) -> None:
         """Raise AuditError for the first damaged part of a table."""
         for name in self.parts(table):
@@ -313,7 +310,8 @@ class Ledger:
     def _open(self, table: str, name: str) -> pq.ParquetFile:
         path = self.part(table, name)
         try:
-            return pq.ParquetFile(self.filesystem.open_input_file(path))
+            # Columns next to each other are one request to an object store.
+            return pq.ParquetFile(self.filesystem.open_input_file(path), pre_buffer=True)
         except pa.ArrowInvalid as error:
             raise damaged(path, error) from error
 
