@@ -124,13 +124,12 @@ def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
     """Draw SAMPLE images at random, by `select.seed` or a seed of the inputs, and return their ids."""
     given = run.config.select.seed
     seed = run.manifest.data.seed_of_inputs if given is None else given
+    table = embeddings.table(run.config.confirm.embedders[0])
     parts, start_N = list(counts), np.cumsum([0, *counts.values()])
-    table, ids = embeddings.table(run.config.confirm.embedders[0]), []
-    for number in np.random.default_rng(seed).permutation(start_N[-1])[:SAMPLE]:
-        at = int(np.searchsorted(start_N, number, "right")) - 1
-        row = int(number - start_N[at])
-        ids += run.ledger.slice(table, parts[at], row, row + 1, ["image_id"])["image_id"].to_pylist()
-    return ids
+    number_S = np.random.default_rng(seed).permutation(start_N[-1])[:SAMPLE]
+    part_S = np.searchsorted(start_N, number_S, "right") - 1
+    listed = {part: run.ledger.read(table, parts[part], ["image_id"])["image_id"] for part in np.unique(part_S)}
+    return [listed[part][number - start_N[part]].as_py() for part, number in zip(part_S, number_S, strict=True)]
 
 
 def _edited(worker: Worker, shard: Shard) -> Tables:

@@ -1,4 +1,4 @@
-"""An audit as a job of a real Ray cluster: killed half-way and submitted again, it ends as if nothing had happened."""
+"""An audit as a job of a real Ray cluster: its worker and then the job are killed, and it is submitted again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,16 +22,18 @@ import pytest
 from audit.record.ledger import Ledger
 from pipelines.engine import ray_jobs
 from pipelines.engine.manifest import read
+from pipelines.engine.ray_jobs import Cluster
 from pipelines.engine.ray_token import private_token
+from pipelines.runs.status import job_of
 from reports.check import check
 from tests.support.called import Called, crossaudit
 from tests.support.comparison import same
-from tests.support.processes import until
+from tests.support.processes import descendants, until
 
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
-CHOSEN = ("--set", "engine.workers=1")
+CHOSEN = ("--set", "engine.workers=1", "--set", "engine.retries=2")
 
 
 def free_ports(count: int) -> list[int]:
@@ -42,17 +45,8 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120", "NO_COLOR": "1"}
-
-
 def submit(config: Path, address: str, out: str, *options: str) -> Called:
     return crossaudit("submit", str(config), "--address", address, "--out", out, *CHOSEN, *options)
-
-
-def follow(run: str) -> subprocess.Popen[str]:
-    command = ["crossaudit", "logs", run, "--follow"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +65,12 @@ def cluster() -> Iterator[str]:
     ports = f"--port={gcs} --dashboard-port={dashboard} --dashboard-agent-listen-port={agent}"
     # By its full path: the environment that holds crossaudit need not be activated where a cluster is started.
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *ports.split()]
-    elsewhere = os.environ | {"PATH": os.defpath}
+    # Processes that no job needs are not started.
+    command += ["--no-monitor", "--include-log-monitor=false"]
+    fewer = {"RAY_prestart_worker_first_driver": "false", "RAY_enable_worker_prestart": "false"}
+    elsewhere = os.environ | fewer | {"PATH": os.defpath, "RAY_AUTH_MODE": "token"}
     assert shutil.which("crossaudit", path=os.defpath) is None
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=elsewhere | {"RAY_AUTH_MODE": "token"}
-    ) as ray:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=elsewhere) as ray:
         assert ray.stdout is not None
         said = []
         for line in ray.stdout:
@@ -99,14 +94,11 @@ def dataset(toy: Path) -> Path:
     return toy / "audit.yaml"
 
 
-def driver() -> psutil.Process:
-    """The process of the job."""
-    [found] = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [])[1:5] == ["-m", "pipelines.cli", "run", "audit.yaml"]
-    ]
-    return found
+def stop_second(run: str) -> bool:
+    """Stop the second job of a run as soon as it has begun: while its models are loaded."""
+    until(lambda: len(read(run).jobs) == 2, lambda: True)
+    job = job_of(run)
+    return Cluster(job.address).stop(job.id)
 
 
 def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
@@ -122,29 +114,31 @@ def test_a_submission_that_is_killed_or_stopped_goes_on_when_submitted_again(
     status = crossaudit("status", run).stdout
     assert status.startswith("running: ")
     assert "RUNNING" in status
-    with follow(run) as logs:
-        until(lambda: bool(Ledger(run).parts("screen")), logs)
-        driver().kill()
-        said, refused = logs.communicate()
-    assert "embed: 40 images" in said
-    assert logs.returncode == 1
-    assert "failed with exit code" in refused
+    [driver] = descendants(str(BIN), "-m", "pipelines.cli", "run", "audit.yaml")
+    until(lambda: bool(Ledger(run).parts("embeddings_sscd")), driver.is_running)
+    [worker] = descendants("ray::RemoteWorker")
+    worker.kill()  # another takes its place and loads the models
+    until(lambda: bool(Ledger(run).parts("screen")), driver.is_running)
+    driver.kill()
+    followed = crossaudit("logs", run, "--follow")
+    assert "embed: 40 images" in followed.stdout
+    assert followed.returncode == 1
+    assert "failed with exit code" in followed.stderr
     killed = crossaudit("status", run).stdout
     assert re.match("killed. Last progress: (screen|select|generate)", killed)
     assert "FAILED" in killed
     assert not Ledger(run).parts("verdicts")
 
-    command = ["crossaudit", "submit", str(dataset), "--address", cluster, "--out", run, *CHOSEN, "--wait"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
-        until(lambda: len(read(run).jobs) == 2, waiting)  # its models are being loaded
-        assert "is stopping" in crossaudit("stop", run).stdout
-        _, said = waiting.communicate()
-    assert waiting.returncode == 1
-    assert "was stopped" in said
+    with ThreadPoolExecutor(1) as thread:
+        stopping = thread.submit(stop_second, run)
+        waited = submit(dataset, cluster, run, "--wait")
+    assert stopping.result()
+    assert waited.returncode == 1
+    assert "was stopped" in waited.stderr
     assert crossaudit("status", run).stdout.startswith("stopped")
     assert "was not running" in crossaudit("stop", run).stdout
 
-    again = submit(dataset, cluster, run, "--wait", "--set", "engine.workers=2")
+    again = submit(dataset, cluster, run, "--wait")
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == f"{run}/report.html"
     assert "done earlier" in again.stderr
