@@ -43,6 +43,7 @@ from tests.support.toy import MEMORIZED, MODEL, settings_of
 pytestmark = pytest.mark.slow
 
 BUCKET = "s3://bucket"
+ASKED: list[str] = []  # the method of each request
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +51,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pafs.S3FileSystem]:
     """An empty bucket, and an empty cache; workers and child processes inherit how to get there."""
     logging.getLogger("werkzeug").setLevel("ERROR")  # else a line a request
     # Moto's own server looks for the service of each request, which takes longer than most of the answers.
-    server = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True)
+    backend = create_backend_app("s3")
+
+    def answer(environ: dict[str, Any], start: Any) -> Any:
+        ASKED.append(environ["REQUEST_METHOD"])
+        return backend(environ, start)
+
+    server = make_server("127.0.0.1", 0, answer, threaded=True)
     host, port = server.server_address[:2]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
         thread.submit(server.serve_forever)
@@ -215,6 +222,17 @@ def test_what_cannot_be_reached_is_named_with_what_to_check(monkeypatch: pytest.
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
         with pytest.raises(AuditError, match="(?s)data/a.csv: cannot be listed: .*AWS_ variables"):
             find(f"{BUCKET}/data/a.csv", "captions")
+
+
+def test_a_part_is_written_by_one_request_and_a_table_read_by_two_per_part_and_one_for_the_list(run: Ledger) -> None:
+    ledger, rows = Ledger(f"{BUCKET}/few"), run.read("captions")
+    ASKED.clear()
+    for name in ("00000", "00001"):
+        ledger.write("captions", name, rows)
+    assert ASKED == ["PUT"] * 2
+    ASKED.clear()
+    assert len(ledger.dataset("captions").to_table()) == 2 * len(rows)
+    assert ASKED == ["GET"] * 5
 
 
 def test_a_part_is_not_there_before_it_is_whole() -> None:
