@@ -41,10 +41,10 @@ def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
         raise UsageError(f"{uri!r} is not a path", hint="Give the path of a folder or a file, or a URI.")
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(uri)
-    if uri.startswith("s3://"):  # a small file is one request, not three
-        uri += f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
+    # Writing a small file to S3 is then one request, not three.
+    option = f"{'&' if '?' in uri else '?'}allow_delayed_open=true" if uri.startswith("s3://") else ""
     try:
-        return pafs.FileSystem.from_uri(uri)
+        return pafs.FileSystem.from_uri(uri + option)
     except (pa.ArrowException, OSError, ValueError) as unknown:
         import fsspec
 
