@@ -128,8 +128,13 @@ def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
     parts, start_N = list(counts), np.cumsum([0, *counts.values()])
     number_S = np.random.default_rng(seed).permutation(start_N[-1])[:SAMPLE]
     part_S = np.searchsorted(start_N, number_S, "right") - 1
-    listed = {part: run.ledger.read(table, parts[part], ["image_id"])["image_id"] for part in np.unique(part_S)}
-    return [listed[part][number - start_N[part]].as_py() for part, number in zip(part_S, number_S, strict=True)]
+    ids_S = np.empty(len(number_S), dtype=object)
+    for part in np.unique(part_S):
+        drawn = np.flatnonzero(part_S == part)
+        listed = run.ledger.read(table, parts[part], ["image_id"])["image_id"]
+        ids_S[drawn] = listed.take(number_S[drawn] - start_N[part]).to_pylist()
+    found: list[str] = ids_S.tolist()
+    return found
 
 
 def _edited(worker: Worker, shard: Shard) -> Tables:
