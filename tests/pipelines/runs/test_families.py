@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from audit.models.registry import family_of
-from pipelines.planning import probing
 from tests.support.called import crossaudit
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_flux, tiny_sd3
@@ -29,12 +28,6 @@ FAMILIES = {  # with a resolution
 }
 ATTENTION = {"attention_profile", "bright_ending"}
 OTHERS = {"cogview4": tiny_cogview4, "hunyuan": tiny_hunyuan}
-
-
-@pytest.fixture(autouse=True)
-def brief_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `plan` measure one batch of each kind of work; its speed is not the point here."""
-    monkeypatch.setattr(probing, "SHORT", 0.0)
 
 
 @pytest.mark.slow
@@ -79,16 +72,18 @@ def test_a_detector_of_attention_is_refused_before_a_folder_without_a_family_is_
 
 
 def _written(folder: Path, resolution: int, **stages: Any) -> Path:
-    """Write an audit.yaml for few generations: what is found is not the point here."""
+    """Write an audit.yaml for few captions and generations: what is found is not the point here."""
     return write_config(
         folder,
+        captions={"path": "captions/00000.parquet", "sample": 6},
+        images="images/00000.tar",
         model={"path": "model", "resolution": resolution},
         calibration={"captions": "control_captions.txt"},
-        select={"budget": 2, "audit_sample": 3, "seed": 1},
+        select={"budget": 2, "audit_sample": 1, "seed": 1},
         confirm={
             "fresh_seeds": 1,
-            "control_captions": 8,
-            "control_rate": 0.25,
+            "control_captions": 4,
+            "control_rate": 0.5,
             "sscd": {"weights": "sscd.safetensors", "min_similarity_region": 0.9999},
         },
         **stages,
@@ -97,7 +92,7 @@ def _written(folder: Path, resolution: int, **stages: Any) -> Path:
 
 def _audit(folder: Path, resolution: int, **stages: Any) -> None:
     path = _written(folder, resolution, **stages)
-    plan = crossaudit("plan", path)
+    plan = crossaudit("plan", path, "--tflops", "1")  # the probe would screen and generate as the run does
     assert plan.returncode == 0, plan.stderr
     run = crossaudit("run", path)
     assert run.returncode == 0, run.stderr
