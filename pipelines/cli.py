@@ -107,10 +107,13 @@ def _root(
     pass
 
 
+command = typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line and exit with the code that its outcome calls for."""
     try:
-        app()
+        command()
     except UsageError as error:
         _fail(str(error), 2, error)
     except AuditError as error:
