@@ -214,7 +214,10 @@ def test_another_model_with_the_same_seeds(
         return {n: t * (1 + 0.1 * torch.randn(t.shape, generator=noise)) for n, t in tensors.items()}
 
     retensor(other, "unet", noisy)
-    run = audited(toy / "audit.yaml", f"model={other}", "calibration.screen=null", out=str(tmp_path / "run"))
+    settings = (f"model={other}", "calibration.screen=null", "confirm.fresh_seeds=0", "select.budget=0")
+    settings += ("confirm.control_captions=4", "confirm.control_rate=0.5")
+    settings += ("select.audit_sample=5", "select.seed=83")  # with the two captions that the first model copies
+    run = audited(toy / "audit.yaml", *settings, out=str(tmp_path / "run"))
     found = compare(str(finished), run)
     assert {"model", "model, unet"} <= {name for name, _, _ in found.differences}
     assert found.counts["appeared"] + found.counts["went"] > 0

@@ -56,9 +56,13 @@ def manifest(run: Ledger) -> dict[str, Any]:
 
 def with_index(folder: Path, **changes: Any) -> Path:
     """audit.yaml of a model that was trained on the indexed images."""
-    settings = {"index": {"path": str(folder / "index")}, "select": {"budget": 40, "audit_sample": 0}} | changes
-    confirm = settings_of()["confirm"] | {"max_unreadable_fraction": 1.0}
-    return write_config(folder, **({"confirm": confirm} | settings))
+    few = {"control_captions": 4, "control_rate": 0.5, "fresh_seeds": 1, "max_unreadable_fraction": 1.0}
+    settings = {
+        "index": {"path": str(folder / "index")},
+        "select": {"budget": 2, "audit_sample": 3, "seed": 14},  # with this seed, MEMORIZED is in the sample
+        "confirm": settings_of()["confirm"] | few,
+    }
+    return write_config(folder, **settings | changes)
 
 
 def test_an_index_has_the_vectors_and_what_could_not_be_read_and_nothing_else(index: Ledger, dataset: Path) -> None:
