@@ -39,6 +39,17 @@ from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_con
 
 pytestmark = pytest.mark.slow
 
+IN_MEMORY = "memory://audit/run"
+# Few generations. With this seed, MEMORIZED is in the sample.
+FEW = (
+    "select.budget=2",
+    "select.audit_sample=3",
+    "select.seed=14",
+    "confirm.control_captions=4",
+    "confirm.control_rate=0.5",
+    "confirm.fresh_seeds=1",
+)
+
 
 @pytest.fixture(scope="module")
 def dataset(toy: Path) -> Path:
@@ -48,6 +59,51 @@ def dataset(toy: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(finished: Path) -> Ledger:
     return Ledger(str(finished))
+
+
+@pytest.fixture(scope="module")
+def few(dataset: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """A run with few generations, in a folder."""
+    return Ledger(audited(dataset, *FEW, out=str(tmp_path_factory.mktemp("few") / "run")))
+
+
+@pytest.fixture(scope="module")
+def terminal(dataset: Path) -> list[str]:
+    """What a terminal shows of the same run in memory."""
+    settings = [part for override in FEW for part in ("--set", override)]
+    code, received = on_a_terminal("run", str(dataset), *settings, "--out", IN_MEMORY, columns=120)
+    lines = screen(received)
+    assert code == 0, lines
+    return lines
+
+
+@pytest.fixture(scope="module")
+def divided(dataset: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """The same with two captions per part, and an inverted file of the images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest, "BUCKET_ROWS", 2)
+        out = str(tmp_path_factory.mktemp("divided") / "run")
+        return Ledger(audited(dataset, *FEW, "index.type=ivf", out=out))
+
+
+@pytest.fixture(scope="module")
+def blind(dataset: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """A run without images that screens at a smaller resolution, and perturbs captions."""
+    settings = ["images=null", "screen.resolution=16", "calibration.screen=null", "select.perturbation_margin=true"]
+    out = str(tmp_path_factory.mktemp("blind") / "run")
+    return Ledger(audited(dataset, *FEW, *settings, "engine.keep_work=true", out=out))
+
+
+@pytest.fixture(scope="module")
+def renamed(
+    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The configuration of a finished run whose captions are in a column "text"."""
+    path = make_dataset(tmp_path_factory.mktemp("renamed"))
+    for file in (path.parent / "captions").iterdir():
+        pq.write_table(pq.read_table(file).rename_columns({"caption": "text"}), file)
+    audited(path, *FEW)
+    return path
 
 
 def manifest(run: Ledger) -> dict[str, Any]:
@@ -60,14 +116,15 @@ def verbatim_captions(run: Ledger) -> list[str]:
     return run.read("verdicts").filter(pc.field("verdict") == "verbatim").sort_by("caption_id")["caption"].to_pylist()
 
 
-def test_a_run_in_memory_is_the_same_and_has_a_report(dataset: Path, run: Ledger, audited: Callable[..., str]) -> None:
-    in_memory = Ledger(audited(dataset, "engine.workers=0", out="memory://audit/run"))
-    same(run, in_memory)
+@pytest.mark.usefixtures("terminal")
+def test_a_run_in_memory_is_the_same_and_has_a_report(few: Ledger) -> None:
+    in_memory = Ledger(IN_MEMORY)
+    same(few, in_memory)
     assert [result for result in check(in_memory.uri) if not result.ok] == []
     assert MEMORIZED.encode() in (in_memory.read_bytes("report.html") or b"")
     found = query(in_memory.uri, "SELECT caption FROM verdicts WHERE verdict = 'verbatim' ORDER BY caption_id")
-    assert found["caption"].to_pylist() == verbatim_captions(run)
-    assert MEMORIZED in verbatim_captions(run)
+    assert found["caption"].to_pylist() == verbatim_captions(few)
+    assert MEMORIZED in verbatim_captions(few)
 
 
 def test_its_accounting_closes(run: Ledger) -> None:
@@ -113,17 +170,13 @@ def test_the_screen_is_that_of_audit_screen(run: Ledger, control_screen: pa.Tabl
     assert screen["caption_response"][0].as_py() == pytest.approx(row["caption_response"], abs=2e-5)
 
 
-def test_a_run_can_screen_at_a_smaller_resolution_than_it_generates_at(
-    dataset: Path, audited: Callable[..., str], tmp_path: Path
-) -> None:
-    settings = ["screen.resolution=16", "calibration.screen=null", "generate.steps=1", "select.audit_sample=0"]
-    small = Ledger(audited(dataset, *settings, "select.perturbation_margin=true", out=str(tmp_path / "small")))
+def test_a_run_can_screen_at_a_smaller_resolution_than_it_generates_at(blind: Ledger) -> None:
     for table in ("screen", "control_screen"):
-        assert json.loads(small.read(table).schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 8]
-    assert calibration.load_calibration(small).context["latent shape"] == [4, 8, 8]
-    assert decode(small.read("generations")["image"][0].as_py()).size == (32, 32)
-    assert manifest(small)["resolved"]["screen"]["resolution"] == 16
-    assert "at\n16 pixels" in (tmp_path / "small" / "report.html").read_text()
+        assert json.loads(blind.read(table).schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 8]
+    assert calibration.load_calibration(blind).context["latent shape"] == [4, 8, 8]
+    assert decode(blind.read("generations")["image"][0].as_py()).size == (32, 32)
+    assert manifest(blind)["resolved"]["screen"]["resolution"] == 16
+    assert "at\n16 pixels" in Path(blind.uri, "report.html").read_text()
 
 
 def test_a_control_caption_of_the_data_set_is_removed_and_counted(run: Ledger) -> None:
@@ -188,72 +241,56 @@ def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Pa
     assert MEMORIZED not in pq.read_table(tmp_path / "clean/captions/00000.parquet")["caption"].to_pylist()
 
 
-def test_captions_in_many_parts_are_selected_and_judged_as_in_one(
-    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ingest, "BUCKET_ROWS", 2)
-    other = Ledger(audited(dataset, out=str(tmp_path / "parts")))
-    rows = [other.rows("captions", name) for name in other.parts("captions")]
+def test_captions_in_many_parts_are_selected_and_judged_as_in_one(few: Ledger, divided: Ledger) -> None:
+    rows = [divided.rows("captions", name) for name in divided.parts("captions")]
     assert len(rows) == 20
     assert min(rows) == 0
-    assert other.parts("verdicts") == other.parts("captions")
+    assert divided.parts("verdicts") == divided.parts("captions")
     exact = ["caption_id", "row_count", "verdict", "risk", "fresh_copies", "image_id", "family", "image_cluster_size"]
-    assert other.read("verdicts").select(exact).equals(run.read("verdicts").select(exact))
-    assert other.read("scores")["selected_by"].equals(run.read("scores")["selected_by"])
+    assert divided.read("verdicts").select(exact).equals(few.read("verdicts").select(exact))
+    assert divided.read("scores")["selected_by"].equals(few.read("scores")["selected_by"])
     for column in ("score", "p_unseen", "p_not_reproduced"):  # of other batches
-        found, expected = (each.read("verdicts")[column] for each in (other, run))
+        found, expected = (each.read("verdicts")[column] for each in (divided, few))
         assert found.is_null().equals(expected.is_null())
         assert found.drop_null().to_pylist() == pytest.approx(expected.drop_null().to_pylist(), rel=2e-5)
-    assert (manifest(other)["claims"], manifest(other)["selection"]) == (
-        manifest(run)["claims"],
-        manifest(run)["selection"],
-    )
-    assert [result for result in check(other.uri) if not result.ok] == []
+    for entry in ("claims", "selection"):
+        assert manifest(divided)[entry] == manifest(few)[entry]
 
 
-def test_an_inverted_file_of_few_images_finds_the_same(
-    run: Ledger, dataset: Path, audited: Callable[..., str], tmp_path: Path
-) -> None:
-    other = Ledger(audited(dataset, "index.type=ivf", out=str(tmp_path / "ivf")))
+def test_an_inverted_file_of_few_images_finds_the_same(few: Ledger, divided: Ledger) -> None:
     ranks = ["caption_id", "purpose", "seed", "rank", "image_id"]
-    assert other.read("matches").select(ranks).equals(run.read("matches").select(ranks))
-    assert other.read("verdicts")["verdict"].equals(run.read("verdicts")["verdict"])
-    found = {"recipe": "IVF1,SQ8", "queries": 68, "recall_at_1": 1.0}
-    assert manifest(other)["index"] == {"sscd": found}
-    assert "index" not in manifest(run)
-    assert other.read("image_clusters").equals(run.read("image_clusters"))
-    image = run.read("evidence")["image"][0].as_py()
-    nearest = nearest_images(other.uri, image, "mine.png").to_pylist()  # the inverted file outlives the run
-    assert nearest[0]["image_id"] == run.read("evidence")["image_id"][0].as_py()
-    known = manifest(other)["clusters"]
-    assert known.items() >= manifest(run)["clusters"].items()
+    assert divided.read("matches").select(ranks).equals(few.read("matches").select(ranks))
+    assert divided.read("verdicts")["verdict"].equals(few.read("verdicts")["verdict"])
+    found = {"recipe": "IVF1,SQ8", "queries": 9, "recall_at_1": 1.0}
+    assert manifest(divided)["index"] == {"sscd": found}
+    assert "index" not in manifest(few)
+    assert divided.read("image_clusters").equals(few.read("image_clusters"))
+    image = few.read("evidence")["image"][0].as_py()
+    nearest = nearest_images(divided.uri, image, "mine.png").to_pylist()  # the inverted file outlives the run
+    assert nearest[0]["image_id"] == few.read("evidence")["image_id"][0].as_py()
+    known = manifest(divided)["clusters"]
+    assert known.items() >= manifest(few)["clusters"].items()
     assert known["recall"] == (1.0 if known["pairs"] else None)
-    assert [result for result in check(other.uri) if not result.ok] == []
+    assert [result for result in check(divided.uri) if not result.ok] == []
 
 
-def test_a_finished_run_has_no_working_tables_and_a_rerun_computes_nothing(
+def test_a_rerun_of_a_finished_run_computes_nothing_and_removes_working_tables_unless_they_are_kept(
     own: Path, dataset: Path, audited: Callable[..., str]
 ) -> None:
+    """A finished run has none; here, a killed process left some."""
     run = Ledger(str(own))
     assert not Path(run.uri, "_work").exists()
     assert not [path for path in Path(run.uri).iterdir() if path.is_dir() and path.name.startswith("_")]
     before = {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*.parquet")}
     Path(run.uri, "report.html").unlink()
-    audited(dataset, out=run.uri)
-    assert {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*.parquet")} == before
-    assert Path(run.uri, "report.html").exists()
-    assert not ray.is_initialized()
-
-
-def test_working_tables_that_a_killed_process_left_are_removed_by_a_rerun_or_kept_on_request(
-    own: Path, dataset: Path, audited: Callable[..., str]
-) -> None:
-    run = Ledger(str(own))
     run.write("_keys", "00000", pa.table({"key": [1]}))
     audited(dataset, "engine.keep_work=true", out=run.uri)
     assert run.parts("_keys")
+    assert Path(run.uri, "report.html").exists()
     audited(dataset, out=run.uri)
     assert not Path(run.uri, "_work").exists()
+    assert {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*.parquet")} == before
+    assert not ray.is_initialized()
 
 
 def test_any_lost_part_is_made_again_without_the_working_tables(
@@ -276,36 +313,18 @@ def test_any_lost_part_is_made_again_without_the_working_tables(
     assert not Path(run.uri, "_work").exists()
 
 
-def test_a_terminal_has_a_line_per_stage_above_the_summary(dataset: Path, run: Ledger, tmp_path: Path) -> None:
-    out = str(tmp_path / "run")
-    code, received = on_a_terminal("run", str(dataset), "--out", out, columns=120)
-    lines = screen(received)
-    assert code == 0, lines
-    same(run, Ledger(out))
-    stages = [line for line in lines if line.startswith("✓")]
-    names = [
-        "ingest",
-        "controls",
-        "embed",
-        "cluster",
-        "calibrate",
-        "screen",
-        "select",
-        "generate",
-        "confirm",
-        "judge",
-        "report",
-    ]
-    assert [line.split()[1] for line in stages] == names
+def test_a_terminal_has_a_line_per_stage_above_the_summary(terminal: list[str]) -> None:
+    stages = [line for line in terminal if line.startswith("✓")]
+    names = "ingest controls embed cluster calibrate screen select generate confirm judge report"
+    assert " ".join(line.split()[1] for line in stages) == names
     assert re.fullmatch(r"✓ ingest +40 rows +[\d.]+ s.*", stages[0])
     assert re.fullmatch(r"✓ screen +38 captions +[\d.]+ s.*", stages[5])
-    assert not any("⠋" in line or "━" in line for line in lines)
-    [verbatim] = [line for line in lines if line.startswith("■ verbatim")]
-    assert int(verbatim.split()[2]) == len(verbatim_captions(run))
-    start = lines.index("What can be said about all captions")
-    sentences = " ".join(line.strip("- ") for line in lines[start:])
-    claims = json.loads((tmp_path / "run/manifest.json").read_text())["claims"]
-    assert all(sentence in sentences for sentence in claims["sentences"])
+    assert not any("⠋" in line or "━" in line for line in terminal)
+    [verbatim] = [line for line in terminal if line.startswith("■ verbatim")]
+    assert int(verbatim.split()[2]) == len(verbatim_captions(Ledger(IN_MEMORY)))
+    start = terminal.index("What can be said about all captions")
+    sentences = " ".join(line.strip("- ") for line in terminal[start:])
+    assert all(sentence in sentences for sentence in manifest(Ledger(IN_MEMORY))["claims"]["sentences"])
 
 
 def test_a_run_is_not_resumed_under_another_configuration(
@@ -315,15 +334,15 @@ def test_a_run_is_not_resumed_under_another_configuration(
         audited(dataset, "generate.steps=3", out=run.uri)
 
 
-def test_a_run_is_not_resumed_with_another_input(
-    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path: Path
-) -> None:
-    path, small = make_dataset(tmp_path), ("images=null", "select.budget=1", "select.audit_sample=0")
-    audited(path, *small)
-    captions = tmp_path / "captions/00001.parquet"
-    pq.write_table(pq.read_table(captions).slice(1), captions)
-    with pytest.raises(AuditError, match=r"00001.parquet: has changed since this run began"):
-        audited(path, *small)
+def test_a_run_is_not_resumed_with_another_input(renamed: Path, audited: Callable[..., str]) -> None:
+    captions = renamed.parent / "captions/00001.parquet"
+    before = captions.read_bytes()
+    try:
+        pq.write_table(pq.read_table(captions).slice(1), captions)
+        with pytest.raises(AuditError, match=r"00001.parquet: has changed since this run began"):
+            audited(renamed, *FEW)
+    finally:
+        captions.write_bytes(before)
 
 
 def test_captions_and_images_of_one_parquet_file_with_two_embedders(
@@ -340,7 +359,7 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
         captions="all.parquet",
         images="all.parquet",
         calibration={"captions": str(folder / "control_captions.txt")},
-        confirm={"embedders": ["sscd", "clip"], "control_captions": 38, "control_rate": 0.05, "fresh_seeds": 1}
+        confirm={"embedders": ["sscd", "clip"], "control_captions": 4, "control_rate": 0.5, "fresh_seeds": 1}
         | embedders,
         select={"budget": 2, "audit_sample": 0},
     )
@@ -355,24 +374,22 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
     assert ours["caption_response"].to_pylist() == pytest.approx(theirs["caption_response"].to_pylist(), abs=2e-5)
 
 
-def test_without_images_what_is_selected_stays_unknown(
-    dataset: Path, audited: Callable[..., str], tmp_path: Path
-) -> None:
-    settings = ("images=null", "select.audit_sample=0", "select.perturbation_margin=true", "engine.keep_work=true")
-    other = Ledger(audited(dataset, *settings, out=str(tmp_path / "blind")))
-    assert [result for result in check(other.uri) if not result.ok] == []
-    verdicts = other.read("verdicts")["verdict"].to_pylist()
+def test_without_images_what_is_selected_stays_unknown(blind: Ledger) -> None:
+    assert [result for result in check(blind.uri) if not result.ok] == []
+    verdicts = blind.read("verdicts")["verdict"].to_pylist()
     assert (verdicts.count("unknown"), verdicts.count("not_selected")) == (5, 33)
-    assert not other.parts("matches")
-    assert len(other.read("evidence")) == 0
-    verdicts = other.read("verdicts").to_pylist()
+    assert not blind.parts("matches")
+    assert len(blind.read("evidence")) == 0
+
+
+def test_the_perturbation_margin_of_what_is_selected_is_that_of_the_library(blind: Ledger) -> None:
+    verdicts = blind.read("verdicts").to_pylist()
     controlled = {row["caption"]: row["perturbation_margin"] for row in verdicts if row["verdict"] != "not_selected"}
-    words = content_words(other.read(calibration.CONTROL_CAPTIONS)["caption"].to_pylist())
-    expected = perturbation_margin(
-        audit.load_model(MODEL), calibration.load_calibration(other), list(controlled), words
-    )
+    words = content_words(blind.read(calibration.CONTROL_CAPTIONS)["caption"].to_pylist())
+    model = audit.load_model(MODEL, resolution=16)
+    expected = perturbation_margin(model, calibration.load_calibration(blind), list(controlled), words)
     assert list(controlled.values()) == pytest.approx(expected["perturbation_margin"].to_pylist(), abs=1e-3)
-    assert other.read("verdicts")["perturbation_margin"].null_count == 33
+    assert blind.read("verdicts")["perturbation_margin"].null_count == 33
 
 
 def test_a_reference_model_is_screened_beside_the_model_and_written_down(
@@ -387,7 +404,7 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
         for name, tensor in load_file(weights_file).items()
     }
     save_file(tensors, weights_file)
-    settings = ("images=null", "select.audit_sample=0", f"reference_model={base}", "calibration.screen=null")
+    settings = ("images=null", "captions.sample=4", f"reference_model={base}", "calibration.screen=null", *FEW)
     detector = "attention_profile"
     other = Ledger(audited(dataset, *settings, f"screen.detectors=[{detector}]", out=str(tmp_path / "beside")))
     assert [result for result in check(other.uri) if not result.ok] == []
@@ -406,18 +423,13 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
 
 
 def test_the_default_caption_column_is_the_same_from_the_run_to_the_clean_copy(
-    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path: Path
+    renamed: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    path = make_dataset(tmp_path)
-    for file in (tmp_path / "captions").iterdir():
-        pq.write_table(pq.read_table(file).rename_columns({"caption": "text"}), file)
-    settings = ("generate.steps=1", "select.audit_sample=0", "confirm.fresh_seeds=0")
-    out = audited(path, *settings)
+    out = audited(renamed, *FEW)  # resumed
     resolved = json.loads(Path(out, "manifest.json").read_text())["resolved"]
     assert resolved["captions"]["caption"] == "text"
-    assert audited(path, *settings) == out
-    exclusions, clean = write_exclusions(Path(out)).path, tmp_path / "clean"
-    counts = write_clean_copies(exclusions, [str(tmp_path / "captions")], str(clean), lambda line: None)
+    exclusions, clean = write_exclusions(Path(out), out=str(tmp_path / "x.parquet")).path, tmp_path / "clean"
+    counts = write_clean_copies(exclusions, [str(renamed.parent / "captions")], str(clean), lambda line: None)
     assert counts.rows_in == 40
-    assert counts.rows_in - counts.dropped == counts.rows_out
+    assert counts.rows_in - counts.dropped == counts.rows_out < 40
     assert pq.read_schema(clean / "00000.parquet").names == ["text", "key", "url"]
