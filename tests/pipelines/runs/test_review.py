@@ -31,10 +31,24 @@ def dataset(make_dataset: Callable[[Path], Path], tmp_path: Path) -> Path:
     return make_dataset(tmp_path / "data")
 
 
+@pytest.fixture(scope="module")
+def written(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with 12 confirmed captions; read only."""
+    return reviewable(toy / "audit.yaml", tmp_path_factory.mktemp("reviewable") / "run")
+
+
 @pytest.fixture
-def run(dataset: Path, tmp_path: Path) -> Path:
-    """A finished run with 12 confirmed captions."""
-    return reviewable(dataset, tmp_path / "run")
+def run(written: Path, tmp_path: Path) -> Path:
+    """A finished run with 12 confirmed captions that the test may change."""
+    return Path(shutil.copytree(written, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def answered(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with the answers of one rater; read only."""
+    run = Path(shutil.copytree(written, tmp_path_factory.mktemp("answered") / "run"))
+    judged(open_review(str(run), decoys=3), "anna", {"case": "copy"})
+    return run
 
 
 def rows(review: Review, kind: str) -> list[dict]:
@@ -101,7 +115,8 @@ def test_an_image_of_the_same_family_or_cluster_is_no_decoy(run: Path) -> None:
     assert review.notes == ["there are no control decoys: the run has no generations of control captions"]
 
 
-def test_without_the_dataset_wrong_images_stand_in_for_control_captions(run: Path, dataset: Path) -> None:
+def test_without_the_dataset_wrong_images_stand_in_for_control_captions(dataset: Path, tmp_path: Path) -> None:
+    run = reviewable(dataset, tmp_path / "run")
     shutil.rmtree(dataset.parent / "images")
     review = open_review(str(run), decoys=20)
     assert len(rows(review, "control")) == 0
@@ -111,7 +126,8 @@ def test_without_the_dataset_wrong_images_stand_in_for_control_captions(run: Pat
     assert second == "only 12 decoys that are not copies could be made, instead of 20"
 
 
-def test_an_image_that_has_changed_since_the_run_is_no_decoy(run: Path, dataset: Path) -> None:
+def test_an_image_that_has_changed_since_the_run_is_no_decoy(dataset: Path, tmp_path: Path) -> None:
+    run = reviewable(dataset, tmp_path / "run")
     tar = dataset.parent / "images/00001.tar"
     tar.write_bytes(tar.read_bytes().replace(b"IDAT", b"IDAX"))
     review = open_review(str(run), decoys=4)
@@ -119,7 +135,8 @@ def test_an_image_that_has_changed_since_the_run_is_no_decoy(run: Path, dataset:
     assert len(rows(review, "control")) + len(rows(review, "mismatch")) == 4
 
 
-def test_the_pairs_are_drawn_once_and_need_the_dataset_no_more(run: Path, dataset: Path) -> None:
+def test_the_pairs_are_drawn_once_and_need_the_dataset_no_more(dataset: Path, tmp_path: Path) -> None:
+    run = reviewable(dataset, tmp_path / "run")
     first = open_review(str(run), decoys=9)
     shutil.rmtree(dataset.parent)
     second = open_review(str(run))
@@ -164,30 +181,30 @@ def test_a_real_run_can_be_reviewed(own: Path) -> None:
     assert f"{review.counts['case']} upheld, 0 overturned, 0 undecided" in text_of(render(build(own)))
 
 
+def test_check_has_no_objection_to_answers_that_were_given(answered: Path) -> None:
+    assert wrong(answered) == []
+
+
 @pytest.mark.parametrize("column", ["pair", "pair_type", "caption_id", "image_id", "answer"])
-def test_check_finds_an_edited_answer(run: Path, column: str) -> None:
-    review = open_review(str(run), decoys=3)
-    judged(review, "anna", {"case": "copy"})
-    assert wrong(run) == []
-    table = review.ledger.read("reviews", "anna")
+def test_check_finds_an_edited_answer(answered: Path, tmp_path: Path, column: str) -> None:
+    ledger = Ledger(str(shutil.copytree(answered, tmp_path / "run")))
+    table = ledger.read("reviews", "anna")
     changed = [f"not {value}" for value in table[column].to_pylist()]
-    review.ledger.write(
-        "reviews", "anna", table.set_column(table.schema.get_field_index(column), column, pa.array(changed))
-    )
-    assert wrong(run)
+    ledger.write("reviews", "anna", table.set_column(table.schema.get_field_index(column), column, pa.array(changed)))
+    assert wrong(tmp_path / "run")
 
 
-def test_check_finds_a_second_answer_and_a_case_that_was_not_confirmed(run: Path) -> None:
-    review = open_review(str(run), decoys=3)
-    judged(review, "anna", {"case": "copy"})
-    table = review.ledger.read("reviews", "anna")
-    review.ledger.write("reviews", "anna", pa.concat_tables([table, table[:1]]))
-    assert wrong(run) == ["1 answers to other pairs, or second answers"] or len(wrong(run)) == 1
-    review.ledger.write("reviews", "anna", table)
-    pairs = review.ledger.read("review_pairs")
+def test_check_finds_a_second_answer_and_a_case_that_was_not_confirmed(answered: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(answered, tmp_path / "run"))
+    ledger = Ledger(str(run))
+    table = ledger.read("reviews", "anna")
+    ledger.write("reviews", "anna", pa.concat_tables([table, table[:1]]))
+    assert len(wrong(run)) == 1
+    ledger.write("reviews", "anna", table)
+    pairs = ledger.read("review_pairs")
     case = pc.equal(pairs["pair_type"], "case")
     strange = pc.if_else(case, pa.scalar("elsewhere"), pairs["image_id"])
-    review.ledger.write("review_pairs", "00000", pairs.set_column(5, "image_id", strange))
+    ledger.write("review_pairs", "00000", pairs.set_column(5, "image_id", strange))
     assert wrong(run)
 
 
