@@ -76,14 +76,12 @@ def test_groups_are_those_of_the_definition(run: Run) -> None:
     assert sorted(Counter(found.values()).values())[-2:] == [2, 8]
 
 
-def test_neither_cuts_nor_workers_change_a_table(
-    run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_cut_changes_a_table(run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(input_rows, "SLICE_ROWS", 24)
     monkeypatch.setattr(ingest, "BUCKET_ROWS", 10)
     monkeypatch.setattr(ingest, "PLAN_FILES", 1)
     monkeypatch.setattr(grouping, "KEY_ROWS", 100)
-    other = ingested(dataset, tmp_path / "run", "engine.workers=2")
+    other = ingested(dataset, tmp_path / "run")
     assert [len(other.ledger.parts(table)) for table in ("_slices", "rows", "captions", "_pairs")] == [6, 3, 7, 5]
     for table in TABLES:
         assert content(other, table) == content(run, table), table
