@@ -1,4 +1,4 @@
-"""The two tiny models of tests/data, and plain diffusers beside them."""
+"""The models of tests/data, and plain diffusers beside them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import audit
 from tests.support.paths import DATA, TINY_MODELS
+from tests.support.toy import MODEL
 
 torch.set_num_threads(1)
 
@@ -30,6 +31,12 @@ def sd1() -> audit.Model:
 @pytest.fixture(scope="session")
 def sd2() -> audit.Model:
     return audit.load_model(DATA / "tiny-sd2")
+
+
+@pytest.fixture(scope="session")
+def small() -> audit.Model:
+    """The model with the fewest layers: four, where `sd1` and `sd2` have the sixteen of Stable Diffusion."""
+    return audit.load_model(MODEL)
 
 
 @pytest.fixture(params=TINY_MODELS)
