@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 import audit
+from audit.detectors import RUN
 from audit.detectors.detector import TrajectoryStep
-from audit.scoring.batching import Rows
-from audit.scoring.generation import denoise
 
 
 @pytest.fixture(scope="module", params=["tiny-sd1", "tiny-sd2"])
@@ -41,18 +40,43 @@ def test_single_step_entropy_and_prompt_tokens_are_those_of_the_paper(case: Any)
         assert row["entropy_single_step"] == pytest.approx(pair["E"], abs=1e-5)
 
 
+class Recorder:
+    """A run detector that keeps the attention of every step."""
+
+    name, version, columns = "recorder", 1, ()
+    needs_attention, needs_response, needs_end = True, False, False
+    steps: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self, prompt_tokens_B: torch.Tensor, steps: int) -> None:
+        self.steps.clear()
+
+    def observe(self, step: int, seen: TrajectoryStep) -> None:
+        assert seen.attn_BLK is not None
+        self.steps.append(seen.attn_BLK)
+
+    def result(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
 @pytest.fixture(scope="module")
-def generated(case: Any) -> dict[tuple[str, int], dict[str, Any]]:
-    """What 50 steps give for each caption and seed."""
+def generated(case: Any) -> tuple[dict[str, dict[str, Any]], np.ndarray]:
+    """What 50 steps give for each caption with seed 0, and the attention of the first one: [T, L, K]."""
     model, pairs, _ = case
-    return keyed(audit.generate(model, **asked(pairs), detectors=["entropy_trajectory"], output="latents"))
+    captions = asked(pairs)["captions"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RUN, "recorder", Recorder)
+        table = audit.generate(model, captions, detectors=["entropy_trajectory", "recorder"], output="latents")
+    return {row["caption"]: row for row in table.to_pylist()}, torch.stack(
+        [attn_BLK[0] for attn_BLK in Recorder.steps]
+    ).numpy()
 
 
 @pytest.mark.slow
 def test_trajectory_entropy_and_its_parts_are_those_of_the_paper(case: Any, generated: Any) -> None:
     _, pairs, _ = case
-    for pair in pairs:
-        row = generated[pair["caption"], pair["seed"]]
+    found, _ = generated
+    for pair in (pair for pair in pairs if pair["seed"] == 0):
+        row = found[pair["caption"]]
         assert row["prompt_tokens"] == pair["prompt_tokens"]
         for column, name in (
             ("entropy_trajectory", "D_abs"),
@@ -65,28 +89,15 @@ def test_trajectory_entropy_and_its_parts_are_those_of_the_paper(case: Any, gene
         assert np.std(row["latents"]) == pytest.approx(pair["final_latent_std"], abs=1e-4)
 
 
-class Recorder:
-    """A run detector that keeps the attention of every step."""
-
-    needs_attention, needs_response, needs_end = True, False, False
-
-    def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []
-
-    def observe(self, step: int, seen: TrajectoryStep) -> None:
-        assert seen.attn_BLK is not None
-        self.steps.append(seen.attn_BLK)
-
-
-def test_attention_of_every_layer_and_step_and_the_final_latent_are_those_of_the_paper(case: Any, data: Path) -> None:
-    model, pairs, name = case
+def test_attention_of_every_layer_and_step_and_the_final_latent_are_those_of_the_paper(
+    case: Any, generated: Any, data: Path
+) -> None:
+    _, pairs, name = case
+    found, attn_TLK = generated
     reference = np.load(data / f"{name}-attention.npz")
-    rows = Rows(model, [pairs[0]["caption"]], [pairs[0]["seed"]], None)
-    recorder = Recorder()
-    with torch.inference_mode():
-        latents_BCHW, _ = denoise(rows, rows.batch(slice(0, 1)), 50, 7.5, [recorder])  # type: ignore[list-item]
-    np.testing.assert_allclose(torch.cat(recorder.steps).numpy(), reference["layer_mean"], atol=1e-5, rtol=0)
-    np.testing.assert_allclose(latents_BCHW[0].numpy(), reference["final_latent"], atol=5e-4, rtol=0)
+    np.testing.assert_allclose(attn_TLK, reference["layer_mean"], atol=1e-5, rtol=0)
+    latents = found[pairs[0]["caption"]]["latents"]
+    np.testing.assert_allclose(latents, reference["final_latent"].ravel(), atol=5e-4, rtol=0)
 
 
 def test_entropy_steps_and_token_attention_are_those_of_the_reference_attention(
@@ -94,7 +105,7 @@ def test_entropy_steps_and_token_attention_are_those_of_the_reference_attention(
 ) -> None:
     _, pairs, name = case
     layers_TLK = np.load(data / f"{name}-attention.npz")["layer_mean"].astype(np.float64)
-    row = generated[pairs[0]["caption"], pairs[0]["seed"]]
+    row = generated[0][pairs[0]["caption"]]
     attn_TK = layers_TLK.mean(1)
     np.testing.assert_allclose(row["entropy_steps"], -(attn_TK * np.log(attn_TK)).sum(1), atol=1e-5)
     np.testing.assert_allclose(row["token_attention"], attn_TK[-10:].mean(0), atol=1e-5)
