@@ -28,19 +28,19 @@ def complete(told: list[tuple[str, int, int]], unit: str, total: int) -> bool:
 
 
 @pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.soak), 2, None])
-def test_layers_tells_captions_of_both_kinds(sd1: audit.Model, batch_size: int | None) -> None:
+def test_layers_tells_captions_of_both_kinds(small: audit.Model, batch_size: int | None) -> None:
     told = Told()
-    table = layers(sd1, CAPTIONS, CONTROL, batch_size=batch_size, progress=told)
+    table = layers(small, CAPTIONS, CONTROL, batch_size=batch_size, progress=told)
     assert list(told) == ["look at layers"]
     assert complete(told["look at layers"], "captions", 7)
     assert len(told["look at layers"]) == {1: 7, 2: 4, None: 2}[batch_size]
     if batch_size is not None:
-        assert table.equals(layers(sd1, CAPTIONS, CONTROL, batch_size=batch_size))
+        assert table.equals(layers(small, CAPTIONS, CONTROL, batch_size=batch_size))
 
 
-def test_explain_tells_every_step_of_its_runs(sd1: audit.Model) -> None:
+def test_explain_tells_every_step_of_its_runs(small: audit.Model) -> None:
     told = Told()
-    explain(sd1, "a red dog", steps=3, control_captions=CONTROL, progress=told)
+    explain(small, "a red dog", steps=3, control_captions=CONTROL, progress=told)
     assert list(told) == ["follow the caption", "screen", "follow control captions"]
     assert [done for _, done, _ in told["follow the caption"]] == [1, 2, 3]
     assert complete(told["screen"], "rows", 4)
@@ -48,8 +48,8 @@ def test_explain_tells_every_step_of_its_runs(sd1: audit.Model) -> None:
     assert complete(told["follow control captions"], "steps", 12)
 
 
-def test_generate_tells_the_steps_of_all_rows(sd1: audit.Model) -> None:
+def test_generate_tells_the_steps_of_all_rows(small: audit.Model) -> None:
     told = Told()
-    audit.generate(sd1, CAPTIONS, [0, 1], steps=2, batch_size=4, progress=told)
+    audit.generate(small, CAPTIONS, [0, 1], steps=2, batch_size=4, progress=told)
     assert [done for _, done, _ in told["generate"]] == [4, 8, 10, 12]
     assert complete(told["generate"], "steps", 12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -19,8 +20,8 @@ CONTROL = [f"a {a} {b} {c}" for a in ("red", "old", "wet") for b in ("cat", "boa
 
 
 @pytest.fixture(scope="module")
-def base() -> audit.Model:
-    return audit.load_model(MODEL)
+def base(small: audit.Model) -> audit.Model:
+    return small
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +34,21 @@ def tuned() -> audit.Model:
     return replace(model, weights_sha256=model.weights_sha256 | {"unet": "tuned"})
 
 
+@pytest.fixture(scope="module")
+def control(base: audit.Model, tuned: audit.Model) -> pa.Table:
+    return audit.screen(tuned, CONTROL, detectors=["attention_profile"], reference=base)
+
+
 def test_the_columns_of_both_stand_beside_each_other(base: audit.Model, tuned: audit.Model) -> None:
     table = audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=base)
     own = ["layer_entropy", "layer_bos", "noise_response"]
     assert table.schema.equals(schema.scored([*own, *("reference_" + name for name in own)]))
-    for name in own:
-        assert table[name].equals(audit.screen(tuned, CAPTIONS, detectors=["profile"])[name])
-        assert table["reference_" + name].equals(audit.screen(base, CAPTIONS, detectors=["profile"])[name])
+    for model, prefix in ((tuned, ""), (base, "reference_")):
+        alone = audit.screen(model, CAPTIONS, detectors=["profile"])
+        assert all(table[prefix + name].equals(alone[name]) for name in own)
 
 
-def test_distances_are_measured_in_the_difference_of_the_features(base: audit.Model, tuned: audit.Model) -> None:
-    control = audit.screen(tuned, CONTROL, detectors=["attention_profile"], reference=base)
+def test_distances_are_measured_in_the_difference_of_the_features(control: pa.Table) -> None:
     calibration = audit.calibrate(control, "attention_profile")
     differences = []
     for prefix in ("", "reference_"):
@@ -61,9 +66,9 @@ def test_beside_itself_a_model_differs_nowhere_and_cannot_be_calibrated(base: au
         audit.calibrate(control, "noise_magnitude")
 
 
-def test_a_calibration_holds_for_one_reference_model(base: audit.Model, tuned: audit.Model) -> None:
+def test_a_calibration_holds_for_one_reference_model(base: audit.Model, tuned: audit.Model, control: pa.Table) -> None:
     detectors = ["attention_profile"]
-    calibration = audit.calibrate(audit.screen(tuned, CONTROL, detectors=detectors, reference=base), *detectors)
+    calibration = audit.calibrate(control, *detectors)
     with pytest.raises(AuditError, match="reference model's weights of"):
         calibration.score(audit.screen(tuned, CAPTIONS, detectors=detectors))
     with pytest.raises(AuditError, match="reference model's weights of unet"):
