@@ -21,11 +21,12 @@ CAPTION = "a serene beach at sunrise, 35mm"
 CONTROL = [
     f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "house", "boat", "hill", "car")
 ]
+MANY = [f"{a} {b}" for a in CONTROL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
 
 
-def test_attention_and_entropy_are_those_of_the_trajectory(sd1: audit.Model) -> None:
-    found = explain(sd1, CAPTION, seed=3, steps=5)
-    table = audit.generate(sd1, [CAPTION], [3], steps=5, detectors=["entropy_trajectory", "bright_ending"])
+def test_attention_and_entropy_are_those_of_the_trajectory(small: audit.Model) -> None:
+    found = explain(small, CAPTION, seed=3, steps=5)
+    table = audit.generate(small, [CAPTION], [3], steps=5, detectors=["entropy_trajectory", "bright_ending"])
     row = table.to_pylist()[0]
     count = row["prompt_tokens"]
     assert found.tokens[0] == "BOS"
@@ -35,24 +36,24 @@ def test_attention_and_entropy_are_those_of_the_trajectory(sd1: audit.Model) -> 
     np.testing.assert_allclose(found.entropy_T, row["entropy_steps"], atol=1e-5)
     np.testing.assert_allclose(found.attention_PT[:count, -1], row["token_attention"][:count], atol=1e-6)
     assert found.region == row["region"]
+    assert found.band_T2 is None
     ours, theirs = (np.asarray(Image.open(io.BytesIO(image)), int) for image in (found.image, row["image"]))
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_the_band_holds_nine_tenths_of_the_control_captions(sd1: audit.Model) -> None:
-    found = explain(sd1, CAPTION, steps=3, control_captions=CONTROL)
+def test_the_band_holds_nine_tenths_of_the_control_captions(small: audit.Model) -> None:
+    found = explain(small, CAPTION, steps=3, control_captions=CONTROL)
     curves = np.array(
-        audit.generate(sd1, CONTROL, steps=3, detectors=["entropy_trajectory"])["entropy_steps"].to_pylist()
+        audit.generate(small, CONTROL, steps=3, detectors=["entropy_trajectory"])["entropy_steps"].to_pylist()
     )
     assert found.band_T2 is not None
     assert found.control_captions == 15
     np.testing.assert_allclose(found.band_T2, np.quantile(curves, [0.05, 0.95], axis=0).T, atol=1e-5)
-    assert explain(sd1, CAPTION, steps=2).band_T2 is None
 
 
-def test_tokens_are_left_out_one_at_a_time(sd1: audit.Model) -> None:
-    found = explain(sd1, "a red dog", seed=1, steps=2)
-    full, *rest = audit.screen(sd1, ["a red dog", "red dog", "a dog", "a red"], [1], ["caption_response"])[
+def test_tokens_are_left_out_one_at_a_time(small: audit.Model) -> None:
+    found = explain(small, "a red dog", seed=1, steps=2)
+    full, *rest = audit.screen(small, ["a red dog", "red dog", "a dog", "a red"], [1], ["caption_response"])[
         "caption_response"
     ].to_pylist()
     assert (found.detector, found.p_unseen) == ("caption_response", None)
@@ -61,16 +62,19 @@ def test_tokens_are_left_out_one_at_a_time(sd1: audit.Model) -> None:
     assert [fall for _, fall in found.moves] == sorted((fall for _, fall in found.moves), reverse=True)
 
 
-def test_a_calibration_gives_score_and_p(sd1: audit.Model) -> None:
-    captions = [f"{a} {b}" for a in CONTROL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
-    calibration = audit.calibrate(audit.screen(sd1, captions, [4], ["noise_magnitude"]), "noise_magnitude")
-    found = explain(sd1, CAPTION, steps=2, calibration=calibration)
-    scored = calibration.score(audit.screen(sd1, [CAPTION], [4], ["noise_magnitude"])).to_pylist()[0]
+@pytest.fixture(scope="module")
+def calibration(small: audit.Model) -> audit.Calibration:
+    return audit.calibrate(audit.screen(small, MANY, [4], ["noise_magnitude"]), "noise_magnitude")
+
+
+def test_a_calibration_gives_score_and_p(small: audit.Model, calibration: audit.Calibration) -> None:
+    found = explain(small, CAPTION, steps=2, calibration=calibration)
+    scored = calibration.score(audit.screen(small, [CAPTION], [4], ["noise_magnitude"])).to_pylist()[0]
     assert (found.score, found.p_unseen) == pytest.approx((scored["score"], scored["p_unseen"]), abs=1e-4)
 
 
-def test_the_empty_caption_has_no_token_to_leave_out(sd1: audit.Model) -> None:
-    found = explain(sd1, "", steps=2)
+def test_the_empty_caption_has_no_token_to_leave_out(small: audit.Model) -> None:
+    found = explain(small, "", steps=2)
     assert found.tokens == ["BOS", "EOS", "padding"]
     assert found.moves == []
 
@@ -93,14 +97,12 @@ def test_positions_are_named_as_the_family_lays_them_out(
 
 
 def test_a_calibration_of_whole_runs_or_of_another_model_is_an_error(
-    sd1: audit.Model, sd2: audit.Model, tmp_path: Path
+    small: audit.Model, sd1: audit.Model, calibration: audit.Calibration
 ) -> None:
-    captions = [f"{a} {b}" for a in CONTROL for b in ("in oil", "at noon", "on paper", "by night", "in snow", "in 3d")]
     run = audit.calibrate(
-        audit.generate(sd1, captions, steps=1, detectors=["entropy_trajectory"], output="latents"), "entropy_trajectory"
+        audit.generate(small, MANY, steps=1, detectors=["entropy_trajectory"], output="latents"), "entropy_trajectory"
     )
     with pytest.raises(UsageError, match="follows whole runs"):
-        explain(sd1, CAPTION, steps=2, calibration=run)
-    other = audit.calibrate(audit.screen(sd2, captions, [0], ["noise_magnitude"]), "noise_magnitude")
+        explain(small, CAPTION, steps=2, calibration=run)
     with pytest.raises(AuditError, match="another context"):
-        explain(sd1, CAPTION, steps=2, calibration=other)
+        explain(sd1, CAPTION, steps=1, calibration=calibration)
