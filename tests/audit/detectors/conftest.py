@@ -74,13 +74,13 @@ def case(
 
 
 @pytest.fixture
-def check_rows(sd1: audit.Model) -> Callable[[str], None]:
+def check_rows(small: audit.Model) -> Callable[[str], None]:
     """A check that a scalar screen detector gives each row the same value in any batch and order."""
 
     def check(detector: str) -> None:
         captions = ["a dog", "", "a serene beach at sunrise, 35mm", "word " * 200, "a red boat"]
-        together = audit.screen(sd1, captions, [3, 8], [detector], batch_size=10)[detector].to_pylist()
-        other = audit.screen(sd1, captions[::-1], [3, 8], [detector], batch_size=3)[detector].to_pylist()
+        together = audit.screen(small, captions, [3, 8], [detector], batch_size=10)[detector].to_pylist()
+        other = audit.screen(small, captions[::-1], [3, 8], [detector], batch_size=3)[detector].to_pylist()
         backwards = [other[2 * (4 - caption) + seed] for caption in range(5) for seed in range(2)]
         torch.testing.assert_close(
             torch.tensor(together).double(), torch.tensor(backwards).double(), rtol=2e-5, atol=2e-5

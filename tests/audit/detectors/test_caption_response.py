@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -14,7 +15,6 @@ import audit
 from audit.calibration.calibration import in_fitting_half
 from audit.defaults import DEFAULT_DETECTOR
 from audit.duplicates.captions import caption_groups
-from tests.support.toy import MODEL
 
 CAPTION = "a serene beach at sunrise, 35mm"
 CONTROL = [f"{a} {b} {c}" for a in ("red", "old", "tiny", "wet") for b in ("dog", "ship") for c in "abcdefghijkl"]
@@ -57,17 +57,20 @@ def test_it_is_the_fifth_value_of_the_noise_profile(sd1: audit.Model) -> None:
     assert alone["caption_response"] == both["caption_response"] == both["noise_response"][4]
 
 
-def test_by_default_it_is_measured_and_calibrated() -> None:
+@pytest.fixture(scope="module")
+def control(small: audit.Model) -> pa.Table:
+    """A screen without any choice."""
+    return audit.screen(small, CONTROL)
+
+
+def test_by_default_it_is_measured_and_calibrated(control: pa.Table) -> None:
     assert DEFAULT_DETECTOR == "caption_response"
-    model = audit.load_model(MODEL)
-    table = audit.screen(model, CONTROL[:2])
-    assert "caption_response" in table.column_names
-    assert audit.calibrate(audit.screen(model, CONTROL)).detector == "caption_response"
+    assert "caption_response" in control.column_names
+    assert audit.calibrate(control).detector == "caption_response"
 
 
-def test_a_score_is_one_sided_a_robust_z_score_against_control_captions() -> None:
-    model = audit.load_model(MODEL)
-    control, new = audit.screen(model, CONTROL), audit.screen(model, ["a boat", "x y z", CAPTION])
+def test_a_score_is_one_sided_a_robust_z_score_against_control_captions(small: audit.Model, control: pa.Table) -> None:
+    new = audit.screen(small, ["a boat", "x y z", CAPTION])
     calibration = audit.calibrate(control)
     halves = [in_fitting_half(group) for group in caption_groups(CONTROL)]
     values = control["caption_response"].to_pylist()

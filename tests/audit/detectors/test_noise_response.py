@@ -9,22 +9,21 @@ import pytest
 
 import audit
 from audit.detectors import COMBINED
-from tests.support.toy import MODEL
 
 CAPTION = "a serene beach at sunrise, 35mm"
 CONTROL = [f"{a} {b} {c}" for a in ("red", "old", "tiny", "wet") for b in ("dog", "ship") for c in "abcdefghijkl"]
 
 
 @pytest.fixture(scope="module")
-def tables() -> Any:
+def tables(small: audit.Model) -> Any:
     """A screen of control captions and one of others."""
-    small, others = audit.load_model(MODEL), ["a boat", "x y z", CAPTION]
+    others = ["a boat", "x y z", CAPTION]
     return [audit.screen(small, captions, [0], ["response_and_attention"]) for captions in (CONTROL, others)]
 
 
-def test_the_mean_costs_nothing_beside_the_profile(sd1: audit.Model) -> None:
+def test_the_mean_costs_nothing_beside_the_profile(small: audit.Model) -> None:
     one, both = (
-        audit.screen(sd1, ["a dog"], detectors=names)
+        audit.screen(small, ["a dog"], detectors=names)
         for names in (["noise_profile"], ["noise_profile", "noise_response_mean"])
     )
     assert one.equals(both, check_metadata=True)

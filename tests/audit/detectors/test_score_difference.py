@@ -12,7 +12,7 @@ import audit
 from audit.detectors import SCORES, distance_kind
 
 CAPTION = "a serene beach at sunrise, 35mm"
-STEPS = 4
+STEPS = 2
 
 
 def last_map(reference: Any, seed: int) -> np.ndarray:
@@ -22,9 +22,9 @@ def last_map(reference: Any, seed: int) -> np.ndarray:
     x, e, empty = reference.noise(seed), reference.hidden(CAPTION), reference.hidden("")
     with torch.no_grad():
         for t in scheduler.timesteps.tolist():
-            difference = reference.eps(x, t, e) - reference.eps(x, t, empty)
-            outputs = reference.output(x, t, empty), reference.output(x, t, e)
+            before, outputs = x, (reference.output(x, t, empty), reference.output(x, t, e))
             x = scheduler.step(outputs[0] + 7.5 * (outputs[1] - outputs[0]), t, x).prev_sample
+        difference = reference.eps(before, t, e) - reference.eps(before, t, empty)
     sigma = (1 - reference.alpha(t)) ** 0.5
     pixels = [[float(((difference[0, :, i, j] / sigma) ** 2).sum()) for j in range(16)] for i in range(16)]
     return np.array(pixels)
@@ -41,18 +41,18 @@ def test_it_is_the_squared_score_difference_of_the_last_step(case: tuple[audit.M
     np.testing.assert_allclose(found, 255 * expected / expected.max(), atol=0.6)
 
 
-def test_a_caption_without_effect_has_an_empty_map(sd1: audit.Model) -> None:
-    row = audit.generate(sd1, [""], steps=2, detectors=["score_difference"], output="latents").to_pylist()[0]
+def test_a_caption_without_effect_has_an_empty_map(small: audit.Model) -> None:
+    row = audit.generate(small, [""], steps=2, detectors=["score_difference"], output="latents").to_pylist()[0]
     assert row["status"] == "ok"
     assert row["score_difference"] == 0
     assert not np.asarray(Image.open(io.BytesIO(row["difference_region"]))).any()
 
 
-def test_it_is_the_same_in_any_batch_and_order_and_beside_the_other_mask(sd1: audit.Model) -> None:
+def test_it_is_the_same_in_any_batch_and_order_and_beside_the_other_mask(small: audit.Model) -> None:
     captions = ["a dog", "a red boat", "word " * 200]
     both = ["bright_ending", "score_difference"]
-    together = audit.generate(sd1, captions, steps=3, detectors=["score_difference"], output="latents")
-    other = audit.generate(sd1, captions[::-1], steps=3, detectors=both, output="latents", batch_size=2)
+    together = audit.generate(small, captions, steps=3, detectors=["score_difference"], output="latents")
+    other = audit.generate(small, captions[::-1], steps=3, detectors=both, output="latents", batch_size=2)
     np.testing.assert_allclose(together["score_difference"], other["score_difference"].to_numpy()[::-1], rtol=1e-4)
     assert {"region", "difference_region"} <= set(other.column_names)
 

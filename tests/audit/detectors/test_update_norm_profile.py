@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,26 +36,42 @@ def measured(model: audit.Model, captions: list[str], steps: int, **more: Any) -
     return np.array(table["update_norms"].to_pylist())
 
 
-@pytest.mark.parametrize(("steps", "starts"), [(13, [0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13]), (10, list(range(11)))])
-def test_it_is_the_mean_norm_of_the_update_in_each_tenth(
-    case: tuple[audit.Model, Any], steps: int, starts: list[int]
-) -> None:
+def followed(sizes: Sequence[float] | np.ndarray) -> list[float]:
+    """What it gives for updates of these norms."""
+    follower = UpdateNormProfile(torch.tensor([5]), len(sizes))
+    for step, size in enumerate(sizes):
+        follower.observe(step, TrajectoryStep(update_BCHW=torch.full((1, 1, 1, 1), size)))
+    (found,) = follower.result()["update_norms"].tolist()
+    return list(found)
+
+
+def test_it_is_the_norm_of_the_update_of_each_step(case: tuple[audit.Model, Any]) -> None:
     model, reference = case
-    expected = norms(reference, CAPTION, 2, steps)
-    means = [np.mean(expected[start:stop]) for start, stop in zip(starts, starts[1:], strict=False)]
-    np.testing.assert_allclose(measured(model, [CAPTION], steps)[0], means, rtol=1e-4)
+    expected = np.repeat(norms(reference, CAPTION, 2, 3), [4, 3, 3])
+    np.testing.assert_allclose(measured(model, [CAPTION], 3)[0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "starts"),
+    [
+        (13, [0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13]),
+        (10, list(range(11))),
+        (50, list(range(0, 51, 5))),
+    ],
+)
+def test_it_is_the_mean_of_each_tenth_of_the_run(steps: int, starts: list[int]) -> None:
+    sizes = np.random.default_rng(0).uniform(1, 9, steps)
+    means = [sizes[start:stop].mean() for start, stop in pairwise(starts)]
+    assert followed(sizes) == pytest.approx(means, rel=1e-6)
 
 
 def test_a_run_of_few_steps_repeats_them() -> None:
-    follower = UpdateNormProfile(torch.tensor([5]), 3)
-    for step, size in enumerate((1.0, 2.0, 4.0)):
-        follower.observe(step, TrajectoryStep(update_BCHW=torch.full((1, 1, 1, 1), size)))
-    assert follower.result()["update_norms"].tolist() == [[1, 1, 1, 1, 2, 2, 2, 4, 4, 4]]
+    assert followed([1.0, 2.0, 4.0]) == [1, 1, 1, 1, 2, 2, 2, 4, 4, 4]
 
 
-def test_it_is_the_same_in_any_batch_and_order(sd1: audit.Model) -> None:
+def test_it_is_the_same_in_any_batch_and_order(small: audit.Model) -> None:
     captions = ["a dog", "", "a red boat", "word " * 200]
-    together, apart = measured(sd1, captions, 3), measured(sd1, captions[::-1], 3, batch_size=3)[::-1]
+    together, apart = measured(small, captions, 3), measured(small, captions[::-1], 3, batch_size=3)[::-1]
     np.testing.assert_allclose(together, apart, rtol=2e-5)
     assert np.ptp(together, axis=0).min() > 1e-3
 
