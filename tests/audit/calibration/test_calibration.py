@@ -81,16 +81,21 @@ def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibrat
     np.testing.assert_allclose(calibration.score(averaged)["score"], scores["score"], rtol=1e-9)
 
 
+@pytest.fixture(scope="module")
+def trials() -> list[tuple[pa.Table, pa.Table]]:
+    """Screens of control captions, and of as unremarkable new ones."""
+    return [(table(CONTROL[:140], seed=2 * trial), table(FRESH[:200], seed=2 * trial + 1)) for trial in range(20)]
+
+
 @pytest.mark.parametrize("detector", ["profile", "attention_profile", "noise_profile", "noise_magnitude"])
-def test_p_values_of_fresh_control_captions_are_valid(detector: str) -> None:
+def test_p_values_of_fresh_control_captions_are_valid(detector: str, trials: list[tuple[pa.Table, pa.Table]]) -> None:
     """With as few as 140 control captions, no more than 5 % of new captions get a p-value below 0.05, up to chance.
 
     The p-values would not be valid if the same half of the control captions gave both the distance and the p-values.
     """
     p = []
-    for trial in range(20):
-        calibrated = audit.calibrate(table(CONTROL[:140], seed=2 * trial), detector)
-        p.append(calibrated.score(table(FRESH[:200], seed=2 * trial + 1))["p_unseen"].to_numpy())
+    for control, fresh in trials:
+        p.append(audit.calibrate(control, detector).score(fresh)["p_unseen"].to_numpy())
     assert np.mean(np.array(p) <= 0.05) < 0.065
     assert np.mean(np.array(p) <= 0.5) < 0.55
     assert np.min(p) > 0
@@ -272,9 +277,9 @@ def test_the_order_of_the_control_captions_does_not_matter(calibration: audit.Ca
     np.testing.assert_allclose(found["score"], calibration.score(new)["score"], rtol=1e-7)
 
 
-def test_a_real_screen_calibrates_and_scores(sd1: audit.Model) -> None:
-    control = audit.screen(sd1, CONTROL[:120], detectors=["attention_profile"], batch_size=40)
-    new = audit.screen(sd1, FRESH[:5], detectors=["attention_profile"])
+def test_a_real_screen_calibrates_and_scores(small: audit.Model) -> None:
+    control = audit.screen(small, CONTROL[:120], detectors=["attention_profile"], batch_size=40)
+    new = audit.screen(small, FRESH[:5], detectors=["attention_profile"])
     scores = audit.calibrate(control, "attention_profile").score(new)
     assert scores["caption"].to_pylist() == FRESH[:5]
     assert np.isfinite(scores["score"]).all()
