@@ -13,25 +13,32 @@ from torch import Tensor
 import audit
 from audit.models.noise import initial_latent
 from benchmarks.planted.sharpness import sharpness
-from tests.support.paths import DATA
+from tests.support.toy import MODEL
 
 CAPTIONS = ["a serene beach at sunrise, 35mm", "a dog", ""]
 
 
 @pytest.fixture(scope="module")
 def model() -> audit.Model:
-    return audit.load_model(DATA / "tiny-sd1")
+    return audit.load_model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def exact() -> StableDiffusionPipeline:
+    """The same model as diffusers runs it, in float64."""
+    return StableDiffusionPipeline.from_pretrained(MODEL).to(torch.float64)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_it_is_the_change_of_the_response_along_the_response(model: audit.Model, prediction: str) -> None:
+def test_it_is_the_change_of_the_response_along_the_response(
+    model: audit.Model, exact: StableDiffusionPipeline, prediction: str
+) -> None:
     """For v-prediction, the response and so its change along itself have a factor of alpha."""
-    pipeline = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1").to(torch.float64)
     noise = initial_latent(5, (4, 16, 16)).double()[None]
-    hidden, empty = (pipeline.encode_prompt(text, "cpu", 1, False)[0] for text in (CAPTIONS[0], ""))
+    hidden, empty = (exact.encode_prompt(text, "cpu", 1, False)[0] for text in (CAPTIONS[0], ""))
 
     def difference(x: Tensor) -> Tensor:
-        outputs = [pipeline.unet(x, 981, encoder_hidden_states=each).sample for each in (hidden, empty)]
+        outputs = [exact.unet(x, 981, encoder_hidden_states=each).sample for each in (hidden, empty)]
         return outputs[0] - outputs[1]
 
     with torch.no_grad():

@@ -12,7 +12,7 @@ from benchmarks import speed, speed_page
 
 @pytest.mark.slow
 def test_the_published_architectures_are_counted_without_weights(tmp_path: Path) -> None:
-    speed.main(["--arch", "sd15", "--count", "--detectors", "profile", "--out", str(tmp_path)])
+    speed.main(["--arch", "sd15", "--count", "--detectors", "--out", str(tmp_path)])
     (found,) = speed_page.read(tmp_path / "counted")
     assert found["tflop"]["released code"] == pytest.approx(80.3, rel=0.05)
     assert found["tflop"]["text encoder"] == pytest.approx(2 * 77 * 85e6 / 1e12, rel=0.03)
@@ -22,7 +22,7 @@ def test_the_published_architectures_are_counted_without_weights(tmp_path: Path)
 
 @pytest.mark.slow
 def test_one_round_on_the_smallest_model(tmp_path: Path) -> None:
-    settings = ["--rounds", "1", "--steps", "2", "--images", "1", "--batch", "1", "--peak", "64"]
+    settings = ["--rounds", "1", "--steps", "1", "--images", "1", "--batch", "1", "--peak", "64"]
     speed.main([*settings, "--detectors", "noise_magnitude", "--out", str(tmp_path)])
     (result,) = speed_page.read(tmp_path)
     assert {f"screen, {name}" for name in (DEFAULT_DETECTOR, "noise_magnitude")} <= result["tasks"].keys()
