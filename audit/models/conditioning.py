@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from audit.models.transfers import to_device
+
 Rows = slice | Tensor
 
 # Shapes: B rows, K text positions.
@@ -66,14 +68,14 @@ class Conditioning:
 
     def __getitem__(self, rows: Rows) -> Conditioning:
         tensors = {
-            name: tensor[rows if isinstance(rows, slice) else rows.to(tensor.device)]
+            name: tensor[rows if isinstance(rows, slice) else to_device(rows, tensor.device)]
             for name, tensor in self.tensors.items()
         }
         return Conditioning(tensors, None if self.tokens is None else self.tokens[rows])
 
     def to(self, device: torch.device) -> Conditioning:
         """Move the tensors to a device."""
-        return Conditioning({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.tokens)
+        return Conditioning({name: to_device(tensor, device) for name, tensor in self.tensors.items()}, self.tokens)
 
     def expand(self, size: int) -> Conditioning:
         """Repeat a single row, without copying the tensors."""

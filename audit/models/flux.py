@@ -24,6 +24,7 @@ from audit.models.mmdit import PATCH, Mmdit
 from audit.models.sd import HIDDEN, ready
 from audit.models.sd3 import POOLED
 from audit.models.t5_text import t5_tokens, t5_words
+from audit.models.transfers import to_device
 
 # Shapes: B captions, K text positions, N image positions, D width of the text, P width of the pooled vector; C, H and W
 # of the latent.
@@ -108,7 +109,7 @@ class Flux(Mmdit):
     @torch.inference_mode()
     def embed(self, tokens: Tokens) -> Conditioning:
         """Compute T5's hidden states [B, K, D] and CLIP's pooled vector [B, P] (see `Model`)."""
-        t5_BK, clip_BK = tokens.ids_BK.to(self.device).tensor_split((T5_LENGTH,), dim=1)
+        t5_BK, clip_BK = to_device(tokens.ids_BK, self.device).tensor_split((T5_LENGTH,), dim=1)
         hidden_BKD = self.text_encoder_2(t5_BK)[0].to(self.dtype)
         pooled_BP = self.text_encoder(clip_BK).pooler_output.to(self.dtype)
         return self.with_guidance(Conditioning({HIDDEN: hidden_BKD, POOLED: pooled_BP}, tokens), SCALE)

@@ -18,6 +18,7 @@ from audit.models.conditioning import Conditioning, Tokens
 from audit.models.precision import name_of
 from audit.models.schedule import Schedule
 from audit.models.schedulers import read_scheduler
+from audit.models.transfers import to_device
 
 # Shapes: B rows, K text positions; C, H and W of the latent, h and w of the image.
 
@@ -321,7 +322,7 @@ class Model(ABC):
             rows: Rows of the denoiser's batch to read.
         """
         assert conditioning.tokens is not None
-        return MapProbe(self.finest_layers, conditioning.tokens.end_B.to(self.device), rows, self.places)
+        return MapProbe(self.finest_layers, to_device(conditioning.tokens.end_B, self.device), rows, self.places)
 
     @property
     def networks(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from audit.models.model import AS_GIVEN, Model
 from audit.models.sampler import DdimSchedule, NearestSchedule
 from audit.models.sd import HIDDEN, ready
 from audit.models.t5_text import t5_tokens, t5_words
+from audit.models.transfers import to_device
 
 # Shapes: B captions, K text positions, D width of T5; C, H and W of the latent.
 
@@ -109,9 +110,9 @@ class PixArtSigma(Model):
 
         The hidden states of padding are zero, so that no distance depends on them: the mask hides them from the image.
         """
-        mask_BK = tokens.mask_BK.to(self.device)
+        mask_BK = to_device(tokens.mask_BK, self.device)
         given_BK = None if mask_BK.is_meta else mask_BK  # transformers looks at the values of a mask
-        hidden_BKD = self.text_encoder(tokens.ids_BK.to(self.device), attention_mask=given_BK)[0].to(self.dtype)
+        hidden_BKD = self.text_encoder(to_device(tokens.ids_BK, self.device), attention_mask=given_BK)[0].to(self.dtype)
         return Conditioning({HIDDEN: hidden_BKD * mask_BK[..., None], MASK: mask_BK}, tokens)
 
     def schedule(self, steps: int) -> DdimSchedule:

@@ -26,6 +26,7 @@ from audit.models.flow import FlowSchedule, screen_flow
 from audit.models.flow_scheduler import flow_schedule, read_flow_scheduler
 from audit.models.model import AS_GIVEN, Model
 from audit.models.sd import HIDDEN, ready
+from audit.models.transfers import to_device
 
 # Shapes: B captions, N tokens, K of them that the image attends to, D width of Gemma; C, H and W of the latent.
 
@@ -138,7 +139,7 @@ class Sana(Model):
 
         The hidden states of padding are zero, so that no distance depends on them: the mask hides them from the image.
         """
-        ids_BN, mask_BK = tokens.ids_BK.to(self.device), tokens.mask_BK.to(self.device)
+        ids_BN, mask_BK = to_device(tokens.ids_BK, self.device), to_device(tokens.mask_BK, self.device)
         mask_BN = pad(mask_BK, (ids_BN.shape[1] - LONGEST, 0), value=1)  # BOS and the instruction are no padding
         hidden_BND = self.text_encoder(ids_BN, attention_mask=mask_BN, use_cache=False)[0]
         hidden_BKD = _attended(hidden_BND).to(self.dtype)

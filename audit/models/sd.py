@@ -27,6 +27,7 @@ from audit.models.model import Model
 from audit.models.sampler import SCREEN_STEPS, DdimSchedule
 from audit.models.shared_prefix import shared_prefix
 from audit.models.textual_inversion import expanded, tokens_of_several_vectors
+from audit.models.transfers import to_device
 
 # Shapes: B captions, K text positions; C, H and W of the latent.
 
@@ -111,8 +112,8 @@ class StableDiffusion(Model):
     def embed(self, tokens: Tokens) -> Conditioning:
         """Compute the hidden states of captions, [B, K, D] (see `Model`)."""
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask_BK = tokens.mask_BK.to(self.device) if masked else None
-        hidden_BKD: Tensor = self.text_encoder(tokens.ids_BK.to(self.device), attention_mask=mask_BK)[0]
+        mask_BK = to_device(tokens.mask_BK, self.device) if masked else None
+        hidden_BKD: Tensor = self.text_encoder(to_device(tokens.ids_BK, self.device), attention_mask=mask_BK)[0]
         return Conditioning({HIDDEN: hidden_BKD.to(self.dtype)}, tokens)
 
     def schedule(self, steps: int) -> DdimSchedule:
@@ -125,9 +126,15 @@ class StableDiffusion(Model):
 
     def predict(self, latents_BCHW: Tensor, timestep: float, conditioning: Conditioning) -> Tensor:
         """Run the UNet (see `Model`)."""
-        sample = self.unet(latents_BCHW.to(self.dtype), timestep, encoder_hidden_states=conditioning.tensors[HIDDEN])
+        sample = self.unet(
+            latents_BCHW.to(self.dtype), self._time(timestep), encoder_hidden_states=conditioning.tensors[HIDDEN]
+        )
         predicted_BCHW: Tensor = sample.sample.float()
         return predicted_BCHW
+
+    def _time(self, timestep: float) -> Tensor:
+        """Return a timestep on the device. The UNet would copy a number to a GPU, and wait for its queue to empty."""
+        return torch.full((), timestep, device=self.device)
 
     def sharing_prefix(self, period: int, rows: int) -> AbstractContextManager[None]:
         """Compute what comes before the first cross-attention once (see `Model`)."""

@@ -25,6 +25,7 @@ from audit.models.conditioning import Conditioning, Tokens
 from audit.models.mmdit import PATCH, Mmdit
 from audit.models.sd import HIDDEN, ready
 from audit.models.t5_text import t5_tokens, t5_words
+from audit.models.transfers import to_device
 
 # Shapes: B captions, K text positions (CLIP's, then T5's), D width of the text, P width of the pooled vector; C, H and
 # W of the latent.
@@ -126,7 +127,7 @@ class StableDiffusion3(Mmdit):
     @torch.inference_mode()
     def embed(self, tokens: Tokens) -> Conditioning:
         """Compute hidden states [B, K, D] and the pooled vector [B, P] (see `Model`)."""
-        ids_BK, length = tokens.ids_BK.to(self.device), self.tokenizer.model_max_length
+        ids_BK, length = to_device(tokens.ids_BK, self.device), self.tokenizer.model_max_length
         parts = zip((self.text_encoder, self.text_encoder_2), ids_BK[:, : 2 * length].chunk(2, dim=1), strict=True)
         one, two = (encoder(ids, output_hidden_states=True) for encoder, ids in parts)
         clip_BKD = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)

@@ -20,6 +20,7 @@ from audit.models.architecture import check_parts, check_text, check_unet, check
 from audit.models.clip_text import clip_tokens
 from audit.models.conditioning import Conditioning, Tokens
 from audit.models.sd import HIDDEN, StableDiffusion, ready
+from audit.models.transfers import to_device
 
 # Shapes: B captions, K text positions, D width of both text encoders together, P width of the pooled vector; C, H and W
 # of the latent.
@@ -79,7 +80,7 @@ class StableDiffusionXL(StableDiffusion):
 
         The hidden states are those before the last layer of each text encoder.
         """
-        ids = tokens.ids_BK.to(self.device).chunk(2, dim=1)
+        ids = to_device(tokens.ids_BK, self.device).chunk(2, dim=1)
         encoders = self.text_encoder, self.text_encoder_2
         one, two = (encoder(each, output_hidden_states=True) for encoder, each in zip(encoders, ids, strict=True))
         hidden_BKD = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
@@ -89,8 +90,8 @@ class StableDiffusionXL(StableDiffusion):
 
     def _sizes(self, count: int) -> Tensor:
         height, width = self.resolution
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
-        return sizes.expand(count, -1)
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype)
+        return to_device(sizes, self.device).expand(count, -1)
 
     def null_tokens(self) -> Tokens | None:
         """Return None if the unconditional branch is zeros (see `Model`)."""
@@ -109,7 +110,7 @@ class StableDiffusionXL(StableDiffusion):
         tensors = conditioning.tensors
         sample = self.unet(
             latents_BCHW.to(self.dtype),
-            timestep,
+            self._time(timestep),
             encoder_hidden_states=tensors[HIDDEN],
             added_cond_kwargs={name: tensors[name] for name in (POOLED, SIZES)},
         )

@@ -17,11 +17,12 @@ from torch import Tensor
 from audit import schema
 from audit.errors import UsageError
 from audit.images.png import map_png
-from audit.models.conditioning import Conditioning
+from audit.models.conditioning import Conditioning, Tokens
 from audit.models.model import Model
 from audit.models.noise import initial_latents
 from audit.models.precision import name_of, overflow_hint, uses_tf32
-from audit.scoring.memory import in_batches, most_rows, usual_batch, waits_on
+from audit.models.transfers import to_device
+from audit.scoring.memory import at_once, in_batches, most_rows, usual_batch, waits_on
 
 T = TypeVar("T")
 
@@ -90,6 +91,10 @@ class Rows:
         """What the denoiser is given without a caption: one row."""
         return self.model.null()
 
+    @cached_property
+    def _null_tokens(self) -> Tokens | None:
+        return self.model.null_tokens()
+
     def each(self, task: str, work: Callable[[slice], T], done: Callable[[int], None] | None = None) -> list[T]:
         """Apply `work` to all rows, one batch at a time, and return the results in order.
 
@@ -104,18 +109,34 @@ class Rows:
         Returns:
             The result of each batch, in order.
         """
+        return self.each_ahead(task, at_once(work), done)
+
+    def each_ahead(
+        self, task: str, begin: Callable[[slice], Callable[[], T]], done: Callable[[int], None] | None = None
+    ) -> list[T]:
+        """Do as `each`, but begin each batch before the result of the one before is waited for.
+
+        While a GPU works on a batch, the next one is tokenized and queued.
+
+        Args:
+            task: As for `each`.
+            begin: Begins the work on the rows of a batch, and returns a function that waits for its result.
+            done: As for `each`.
+
+        Returns:
+            The result of each batch, in order.
+        """
         if done is not None:
-            work = _telling(work, done)
-        sizes = self.model.batch_sizes
+            begin = _telling(begin, done)
         if self._batch_size is not None:
-            starts = range(0, len(self), self._batch_size)
-            return [work(slice(start, min(start + self._batch_size, len(self)))) for start in starts]
+            return in_batches(len(self), self._batch_size, begin, lambda found: None, halve=False)
+        sizes = self.model.batch_sizes
         _, height, width = self.model.latent_shape
         task = f"{task} at {height} x {width}"  # in latent pixels
         kind = self.model.device.type
         size, most = (sizes[task], None) if task in sizes else (usual_batch(kind), most_rows(kind))
         waits = waits_on(self.model.device)
-        return in_batches(len(self), size, work, lambda found: sizes.update({task: found}), waits, most)
+        return in_batches(len(self), size, begin, lambda found: sizes.update({task: found}), waits, most)
 
     def batch(self, rows: slice) -> Batch:
         """Encode the given rows; each caption among them is tokenized and encoded once."""
@@ -127,9 +148,9 @@ class Rows:
         return Batch(
             rows=rows,
             conditioning=conditioning,
-            prompt_tokens_B=conditioning.tokens.counts_B.to(self.model.device),
-            same_as_empty_B=conditioning.tokens.same_as(self.model.null_tokens()).to(self.model.device),
-            seed_B=torch.from_numpy(seed_B).to(self.model.device),
+            prompt_tokens_B=to_device(conditioning.tokens.counts_B, self.model.device),
+            same_as_empty_B=to_device(conditioning.tokens.same_as(self._null_tokens), self.model.device),
+            seed_B=to_device(torch.from_numpy(seed_B), self.model.device),
         )
 
     def _encode(self, rows: slice) -> Conditioning:
@@ -240,13 +261,20 @@ def finite_rows(values_Bn: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.isfinite(values_Bn.reshape(len(values_Bn), -1)).all(1)
 
 
-def _telling(work: Callable[[slice], T], done: Callable[[int], None]) -> Callable[[slice], T]:
-    def told(at: slice) -> T:
-        result = work(at)
-        done(at.stop)
-        return result
+def _telling(
+    begin: Callable[[slice], Callable[[], T]], done: Callable[[int], None]
+) -> Callable[[slice], Callable[[], T]]:
+    def begin_telling(at: slice) -> Callable[[], T]:
+        result = begin(at)
 
-    return told
+        def tell() -> T:
+            value = result()
+            done(at.stop)
+            return value
+
+        return tell
+
+    return begin_telling
 
 
 def _checked_captions(captions: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from audit.models.model import Model
 from audit.models.own_pipeline import Ended
 from audit.models.schedule import guide
 from audit.scoring.batching import Batch, Rows
-from audit.scoring.memory import in_batches, waits_on
+from audit.scoring.memory import at_once, in_batches, waits_on
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.progress import CountSteps, Progress
 from audit.scoring.supported import check_supported
@@ -110,7 +110,7 @@ def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
     parts = in_batches(
         len(latents_BCHW),
         DECODED_TOGETHER,
-        lambda at: model.decode(latents_BCHW[at]),
+        at_once(lambda at: model.decode(latents_BCHW[at])),
         lambda smaller: None,
         waits_on(model.device),
     )

@@ -36,14 +36,17 @@ GAIN = 1.05  # how many times faster a row of a batch twice as large must be
 def in_batches(
     rows: int,
     size: int,
-    work: Callable[[slice], T],
+    begin: Callable[[slice], Callable[[], T]],
     remember: Callable[[int], None],
     waits: Sequence[float] = (),
     most: int | None = None,
+    halve: bool = True,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[T]:
-    """Apply `work` to consecutive slices of at most `size` rows and return the results in order.
+    """Work on consecutive slices of at most `size` rows and return the results in order.
+
+    Each slice is begun before the result of the one before is waited for, so that a GPU always has work.
 
     If a slice runs out of memory, it and all later slices are halved. If a single row does, other processes may hold
     the memory, so it is tried again after a while.
@@ -54,10 +57,11 @@ def in_batches(
     Args:
         rows: Number of rows.
         size: Rows per slice to begin with.
-        work: Called with each slice.
+        begin: Begins the work on a slice, and returns a function that waits for its result (`at_once`).
         remember: Called with the new size when it is found and whenever memory runs out.
         waits: Seconds to wait before each further try of a single row (`waits_on`).
         most: Largest number of rows per slice, if a larger size than the first is looked for.
+        halve: Whether smaller slices are tried when memory runs out.
         sleep: Waits for a number of seconds.
         clock: Returns the time in seconds.
 
@@ -65,14 +69,22 @@ def in_batches(
         The result of each slice, in order.
 
     Raises:
-        RuntimeError | MemoryError: A single row does not fit in memory, or `work` failed for another reason.
+        RuntimeError | MemoryError: A single row does not fit in memory, or the work failed for another reason.
     """
     done: list[T] = []
+    waiting: list[Callable[[], T]] = []  # for the result of the slice before, if it is not in `done` yet
     start, left, pace = 0, list(waits), 0.0
     while start < rows:
         stop, begun = min(start + size, rows), clock()
         try:
-            done.append(work(slice(start, stop)))
+            result = begin(slice(start, stop))
+            if waiting:
+                done.append(waiting[0]())
+                waiting.clear()
+            if most is None and stop < rows:
+                waiting.append(result)
+            else:
+                done.append(result())
             if most is not None and stop - start == size:
                 before, pace = pace, size / max(clock() - begun, 1e-9)
                 faster = pace > GAIN * before
@@ -84,7 +96,7 @@ def in_batches(
             start, left = stop, list(waits)
             continue
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or (stop - start == 1 and not left):
+            if not halve or not out_of_memory(error) or (stop - start == 1 and not left):
                 raise
         # Outside the `except` block, because the traceback keeps alive the tensors that did not fit.
         torch.cuda.empty_cache()
@@ -94,6 +106,16 @@ def in_batches(
         size, most = (stop - start) // 2, None
         remember(size)
     return done
+
+
+def at_once(work: Callable[[slice], T]) -> Callable[[slice], Callable[[], T]]:
+    """Return `work` as something to begin, for `in_batches`. Its result is there when it returns."""
+
+    def begin(at: slice) -> Callable[[], T]:
+        result = work(at)
+        return lambda: result
+
+    return begin
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from audit.errors import AuditError
 from audit.models.conditioning import Conditioning
 from audit.models.model import Model
 from audit.models.schedule import Schedule
+from audit.models.transfers import to_host
 from audit.scoring.batching import Batch, Rows, finite_rows
 from audit.scoring.non_finite import first_not_finite
 from audit.scoring.own_forwards import BatchForwards
@@ -98,21 +99,26 @@ def screen(
     rows = Rows(model, captions, seeds, batch_size)
     shared = _Pass(model, rows, chosen, {} if unconditional is None else unconditional)
 
-    def measure(at: slice) -> dict[str, npt.NDArray[Any]]:
+    def begin(at: slice) -> Callable[[], dict[str, npt.NDArray[Any]]]:
         batch = rows.batch(at)
         seen = shared.see(batch)
         measured = [detector.measure(seen) for detector in chosen]
-        values = {name: value.cpu().numpy() for part in measured for name, value in part.items()}
-        finite_B = np.all([finite_rows(value) for value in values.values()], axis=0)
-        for row in np.flatnonzero(~finite_B).tolist():
-            shared.locate(batch.one(row))
-        return values
+        arrived = to_host({name: value for part in measured for name, value in part.items()}, model.device)
+
+        def finish() -> dict[str, npt.NDArray[Any]]:
+            values = arrived()
+            finite_B = np.all([finite_rows(value) for value in values.values()], axis=0)
+            for row in np.flatnonzero(~finite_B).tolist():
+                shared.locate(batch.one(row))
+            return values
+
+        return finish
 
     def told(done: int) -> None:
         if progress is not None:
             progress("screen", "rows", done, len(rows))
 
-    found = rows.each("screen", measure, told)
+    found = rows.each_ahead("screen", begin, told)
     together = [detector.columns for detector in chosen]
     table = rows.table(together, found, rows.context(chosen))
     if reference is None:

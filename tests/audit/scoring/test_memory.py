@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.scoring.memory import MOST, PATIENCE, in_batches, most_rows, out_of_memory, waits_on
+from audit.scoring.memory import MOST, PATIENCE, at_once, in_batches, most_rows, out_of_memory, waits_on
 from tests.support.paths import ROOT
 
 
@@ -27,9 +28,61 @@ def test_every_row_is_worked_once_in_order_and_no_size_is_tried_again(rows: int,
         return found
 
     told: list[int] = []
-    assert [row for part in in_batches(rows, size, work, told.append) for row in part] == list(range(rows))
+    assert [row for part in in_batches(rows, size, at_once(work), told.append) for row in part] == list(range(rows))
     assert len(told) == len(failed) <= 6
     assert all(new == old // 2 for new, old in zip(told, failed, strict=True))
+
+
+@given(st.integers(0, 40), st.integers(1, 8), st.integers(1, 8))
+def test_a_slice_is_begun_before_the_result_of_the_one_before_is_waited_for(rows: int, size: int, fits: int) -> None:
+    told: list[tuple[str, slice]] = []
+
+    def begin(at: slice) -> Callable[[], slice]:
+        if at.stop - at.start > fits:
+            raise torch.OutOfMemoryError("no room")
+        told.append(("begun", at))
+
+        def finish() -> slice:
+            told.append(("finished", at))
+            return at
+
+        return finish
+
+    slices = in_batches(rows, size, begin, lambda size: None)
+    assert [row for at in slices for row in range(rows)[at]] == list(range(rows))
+    begun = [("begun", at) for at in slices]
+    finished = [("finished", at) for at in slices]
+    assert told == [
+        *begun[:1],
+        *(each for pair in zip(begun[1:], finished, strict=False) for each in pair),
+        *finished[-1:],
+    ]
+
+
+def test_a_result_that_runs_out_of_memory_is_waited_for_again_and_no_row_is_lost() -> None:
+    broken = [slice(0, 4), slice(8, 10)]
+
+    def begin(at: slice) -> Callable[[], slice]:
+        def finish() -> slice:
+            if at in broken:
+                broken.remove(at)
+                raise torch.OutOfMemoryError("no room")
+            return at
+
+        return finish
+
+    assert in_batches(10, 4, begin, lambda size: None) == [
+        slice(0, 4),
+        slice(4, 6),
+        slice(6, 8),
+        slice(8, 9),
+        slice(9, 10),
+    ]
+
+
+def test_a_given_size_is_not_halved() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches(8, 8, at_once(Device(full=8, fits=4).work), lambda size: None, halve=False)
 
 
 class Device:
@@ -64,14 +117,14 @@ class Device:
 def test_batches_grow_as_long_as_rows_become_faster(device: Device, sizes: list[int], found: int) -> None:
     told: list[int] = []
     rows = sum(size for size in sizes if size <= device._fits)
-    parts = in_batches(rows, 64, device.work, told.append, most=512, clock=device.clock)
+    parts = in_batches(rows, 64, at_once(device.work), told.append, most=512, clock=device.clock)
     assert [row for part in parts for row in part] == list(range(rows))
     assert (device.sizes, told) == (sizes, [found])
 
 
 def test_too_few_rows_to_compare_say_nothing() -> None:
     told: list[int] = []
-    assert in_batches(100, 64, lambda at: at, told.append, most=512) == [slice(0, 64), slice(64, 100)]
+    assert in_batches(100, 64, at_once(lambda at: at), told.append, most=512) == [slice(0, 64), slice(64, 100)]
     assert told == []
 
 
@@ -84,9 +137,9 @@ def test_a_single_row_that_does_not_fit_and_every_other_error_are_raised() -> No
         raise MemoryError if at.stop - at.start == 1 else torch.OutOfMemoryError("no room")
 
     with pytest.raises(MemoryError):
-        in_batches(8, 8, work, lambda size: None)
+        in_batches(8, 8, at_once(work), lambda size: None)
     with pytest.raises(ZeroDivisionError):
-        in_batches(8, 8, lambda at: 1 / 0, lambda size: None)
+        in_batches(8, 8, at_once(lambda at: 1 / 0), lambda size: None)
 
 
 def test_a_single_row_waits_for_memory_that_another_process_holds() -> None:
@@ -97,7 +150,7 @@ def test_a_single_row_waits_for_memory_that_another_process_holds() -> None:
             raise RuntimeError("CUDA error: out of memory")
         return at
 
-    assert in_batches(3, 1, work, lambda size: None, (1.0, 2.0), sleep=slept.append) == [
+    assert in_batches(3, 1, at_once(work), lambda size: None, (1.0, 2.0), sleep=slept.append) == [
         slice(0, 1),
         slice(1, 2),
         slice(2, 3),
@@ -105,7 +158,7 @@ def test_a_single_row_waits_for_memory_that_another_process_holds() -> None:
     assert slept == [1.0, 2.0]
     slept.clear()
     with pytest.raises(RuntimeError, match="out of memory"):
-        in_batches(3, 1, work, lambda size: None, (1.0,), sleep=lambda seconds: None)
+        in_batches(3, 1, at_once(work), lambda size: None, (1.0,), sleep=lambda seconds: None)
 
 
 @pytest.mark.parametrize(

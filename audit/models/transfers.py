@@ -1,0 +1,43 @@
+"""Copy tensors between the host and a GPU without making the host wait.
+
+A GPU works through a queue. An ordinary copy makes the host wait until the queue is empty, and the GPU then waits for
+the host to prepare its next batch. Copies from and to pinned memory are queued like everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to a CUDA device without waiting."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def to_host(tensors: Mapping[str, Tensor], device: torch.device) -> Callable[[], dict[str, npt.NDArray[Any]]]:
+    """Begin to copy tensors from a device to the host.
+
+    Args:
+        tensors: The tensors by name.
+        device: The device that they are on.
+
+    Returns:
+        A function that waits for the copies, but not for what was queued after them, and returns them as arrays.
+    """
+    if device.type != "cuda":
+        return lambda: {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    copies = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}  # torch pins them
+    copied = torch.cuda.current_stream(device).record_event()
+
+    def arrived() -> dict[str, npt.NDArray[Any]]:
+        copied.synchronize()
+        return {name: copy.numpy() for name, copy in copies.items()}
+
+    return arrived
