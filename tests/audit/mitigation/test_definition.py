@@ -9,14 +9,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
-from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 import audit
 from audit.errors import AuditError, UsageError
 from tests.support.explicit import Defined
-from tests.support.paths import DATA
-from tests.support.small_unet import small_unet
 
 SHORT, LONG, NEGATIVE = (
     "a dog",
@@ -26,23 +23,13 @@ SHORT, LONG, NEGATIVE = (
 WINDOW = 77
 
 
-@pytest.fixture(scope="module")
-def loaded() -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1")
-    pipe.unet = small_unet(pipe.unet.config.cross_attention_dim)
-    pipe.to(torch.float64)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @pytest.fixture
-def pipe(loaded: StableDiffusionPipeline) -> Any:
-    yield loaded
-    loaded.unet.set_attn_processor(AttnProcessor2_0())
+def pipe(float64: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    return float64
 
 
 def latents(pipe: StableDiffusionPipeline, prompt: Any = None, images: int = 1, **more: Any) -> np.ndarray:
-    noise = torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
     call = {"num_inference_steps": 2, "guidance_scale": 5.0, "output_type": "latent"} | more
     return pipe(prompt, latents=noise, **call).images.numpy()
 

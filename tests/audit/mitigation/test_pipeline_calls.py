@@ -27,14 +27,8 @@ from tests.support.small_unet import shallow_unet, small_unet
 SHORT, LONG = "a dog", "a serene beach at sunrise, 35mm, golden hour"
 
 
-def unet_of(seed: int) -> UNet2DConditionModel:
-    return small_unet(cross_attention_dim=32, seed=seed).eval().requires_grad_(False)
-
-
 @pytest.fixture
 def pipe(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """With a UNet of four cross-attention layers."""
-    pipeline.unet = unet_of(0)
     return pipeline
 
 
@@ -46,7 +40,7 @@ def shallow(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
 
 
 def latents(pipe: StableDiffusionPipeline, prompt: Any = SHORT, **more: Any) -> np.ndarray:
-    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     call = {"num_inference_steps": 2, "guidance_scale": 5.0, "output_type": "latent", "latents": noise} | more
     return pipe(prompt, **call).images.numpy()
 
@@ -85,21 +79,21 @@ def test_an_image_to_image_pipeline_made_of_a_mitigated_one_is_refused(pipe: Sta
     with audit.mitigated(pipe, audit.Rescale()):
         other = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
         with pytest.raises(UsageError, match="mitigate every pipeline that shares the denoiser"):
-            other(SHORT, torch.rand(1, 3, 32, 32), num_inference_steps=4)
+            other(SHORT, torch.rand(1, 3, 16, 16), num_inference_steps=4)
 
 
-def test_an_audit_of_a_mitigated_model_is_refused(sd1: audit.Model) -> None:
-    with audit.mitigated(sd1.pipeline()), pytest.raises(UsageError, match="part of a mitigated pipeline"):
-        audit.screen(sd1, [SHORT])
+def test_an_audit_of_a_mitigated_model_is_refused(model: audit.Model) -> None:
+    with audit.mitigated(model.pipeline()), pytest.raises(UsageError, match="part of a mitigated pipeline"):
+        audit.screen(model, [SHORT])
 
 
 def test_another_unet_is_mitigated_from_the_next_call_on(pipe: StableDiffusionPipeline) -> None:
     first = pipe.unet
     with audit.mitigated(pipe, audit.Rescale(bos_scale=3)):
         latents(pipe)
-        pipe.unet = unet_of(1)
+        pipe.unet = small_unet(cross_attention_dim=32).eval()
         ours = latents(pipe)
-        first(torch.zeros(1, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(1, 77, 32))  # left alone again
+        first(torch.zeros(1, 4, 8, 8), 1, encoder_hidden_states=torch.zeros(1, 77, 32))  # left alone again
     assert same(ours, mitigated(pipe))
     assert not same(ours, latents(pipe))
 
@@ -187,7 +181,7 @@ def test_a_unet_that_is_compiled_afterwards_is_mitigated_or_refused(
     torch._dynamo.reset()
     compiled = torch.compile(shallow.unet, backend="eager", fullgraph=True)
     if warm:
-        compiled(torch.zeros(2, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(2, 77, 32))
+        compiled(torch.zeros(2, 4, 8, 8), 1, encoder_hidden_states=torch.zeros(2, 77, 32))
     with audit.mitigated(shallow, audit.Rescale(bos_scale=3)):
         shallow.unet = compiled
         try:
@@ -210,10 +204,10 @@ def test_two_threads_share_a_unet(pipe: StableDiffusionPipeline) -> None:
     right = {}
     for prompt, pipeline in prompts.items():
         with audit.mitigated(pipeline, audit.Rescale()):
-            right[prompt] = latents(pipeline, prompt, num_inference_steps=10)
+            right[prompt] = latents(pipeline, prompt, num_inference_steps=5)
 
     def work(prompt: str) -> None:
-        found[prompt] = latents(prompts[prompt], prompt, num_inference_steps=10)
+        found[prompt] = latents(prompts[prompt], prompt, num_inference_steps=5)
 
     with audit.mitigated(prompts[SHORT], audit.Rescale()), audit.mitigated(prompts[LONG], audit.Rescale()):
         threads = [threading.Thread(target=work, args=(prompt,)) for prompt in prompts]

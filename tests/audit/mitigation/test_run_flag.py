@@ -21,12 +21,12 @@ PROMPTS = ["a dog", "a serene beach at sunrise, 35mm, golden hour", "blurry", "t
 
 
 @pytest.fixture(scope="module")
-def bands(sd1: audit.Model) -> audit.RunBands:
-    return fit_run_bands(sd1, CONTROL, STEPS, GUIDANCE, seed=100, batch_size=5)
+def bands(model: audit.Model) -> audit.RunBands:
+    return fit_run_bands(model, CONTROL, STEPS, GUIDANCE, seed=100, batch_size=5)
 
 
 def latents(pipe: Any, prompts: list[str], **more: Any) -> np.ndarray:
-    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).expand(len(prompts), -1, -1, -1)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(len(prompts), -1, -1, -1)
     call = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "latent"} | more
     found: np.ndarray = pipe(prompts, latents=noise, **call).images.numpy()
     return found
@@ -61,12 +61,12 @@ def test_at_one_step_the_threshold_is_the_highest_value_that_may_not_be_flagged(
 
 
 def test_flagged_images_are_mitigated_from_that_step_on_and_others_are_bitwise_plain(
-    sd1: audit.Model, bands: audit.RunBands
+    model: audit.Model, bands: audit.RunBands
 ) -> None:
-    pipe, max_p = sd1.pipeline(), 0.25
+    pipe, max_p = model.pipeline(), 0.25
     plain = latents(pipe, PROMPTS)
     flag, steps = RunFlag(bands, max_p), {}
-    norms = np.array(fit_run_bands_of(sd1, PROMPTS).guidance)
+    norms = np.array(fit_run_bands_of(model, PROMPTS).guidance)
     means = np.cumsum(norms[:, :3] / flag.median_F, axis=1) / np.arange(1, 4)
     for number, row in enumerate(means > flag.threshold_F):
         steps[number] = int(np.argmax(row)) if row.any() else None
@@ -93,9 +93,9 @@ def fit_run_bands_of(model: audit.Model, prompts: list[str]) -> audit.RunBands:
     return audit.RunBands((), GUIDANCE, (), (), norms, norms, norms, norms)
 
 
-def test_the_unet_runs_as_often_as_without_mitigation(sd1: audit.Model, bands: audit.RunBands) -> None:
+def test_the_unet_runs_as_often_as_without_mitigation(model: audit.Model, bands: audit.RunBands) -> None:
     rows: list[int] = []
-    pipe = sd1.pipeline()
+    pipe = model.pipeline()
     handle = pipe.unet.conv_in.register_forward_hook(lambda _module, args, _out: rows.append(len(args[0])))
     with audit.mitigated(pipe, audit.Rescale(30, "words"), only=bands, max_p=0.25):
         latents(pipe, PROMPTS)
@@ -104,9 +104,9 @@ def test_the_unet_runs_as_often_as_without_mitigation(sd1: audit.Model, bands: a
 
 
 def test_bands_do_not_depend_on_the_batch_size_and_survive_a_file(
-    sd1: audit.Model, bands: audit.RunBands, tmp_path: Any
+    model: audit.Model, bands: audit.RunBands, tmp_path: Any
 ) -> None:
-    again = fit_run_bands(sd1, CONTROL, STEPS, GUIDANCE, seed=100, batch_size=2)
+    again = fit_run_bands(model, CONTROL, STEPS, GUIDANCE, seed=100, batch_size=2)
     for name in ("guidance", "clean", "update", "latent"):
         assert np.array(getattr(bands, name)).shape == (len(CONTROL), STEPS)
         np.testing.assert_allclose(getattr(again, name), getattr(bands, name), rtol=1e-4)
@@ -114,8 +114,8 @@ def test_bands_do_not_depend_on_the_batch_size_and_survive_a_file(
     assert audit.load_run_bands(tmp_path / "bands.json") == bands
 
 
-def test_what_cannot_be_decided_is_refused(sd1: audit.Model, bands: audit.RunBands) -> None:
-    pipe = sd1.pipeline()
+def test_what_cannot_be_decided_is_refused(model: audit.Model, bands: audit.RunBands) -> None:
+    pipe = model.pipeline()
     with pytest.raises(UsageError, match="only 12 runs of control captions"):
         audit.mitigate_(pipe, audit.Rescale(), only=bands, max_p=0.01)
     with audit.mitigated(pipe, audit.Rescale(), only=bands, max_p=0.2):
@@ -124,4 +124,4 @@ def test_what_cannot_be_decided_is_refused(sd1: audit.Model, bands: audit.RunBan
         with pytest.raises(UsageError, match="fitted with timesteps"):
             latents(pipe, PROMPTS, num_inference_steps=5)
     with pytest.raises(UsageError, match="bands cannot be fitted"):
-        fit_run_bands(sd1, [], STEPS)
+        fit_run_bands(model, [], STEPS)

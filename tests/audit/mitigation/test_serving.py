@@ -18,39 +18,39 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)), dtype=int)
 
 
-def test_plain_images_are_those_of_generate_in_its_order(sd1: audit.Model) -> None:
-    served = serve(sd1, CAPTIONS, seeds=[3, 1], steps=4, batch_size=3)
-    made = audit.generate(sd1, CAPTIONS, seeds=[3, 1], steps=4)
+def test_plain_images_are_those_of_generate_in_its_order(model: audit.Model) -> None:
+    served = serve(model, CAPTIONS, seeds=[3, 1], steps=4, batch_size=3)
+    made = audit.generate(model, CAPTIONS, seeds=[3, 1], steps=4)
     assert served.schema.equals(SERVED)
     assert served.select(["caption", "seed"]).equals(made.select(["caption", "seed"]))
     for ours, theirs in zip(served["image"].to_pylist(), made["image"].to_pylist(), strict=True):
         assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1
 
 
-def test_a_setting_is_that_of_mitigated(sd1: audit.Model) -> None:
+def test_a_setting_is_that_of_mitigated(model: audit.Model) -> None:
     from audit.models.noise import initial_latents
     from audit.scoring.generation import produce
 
-    pipeline = sd1.pipeline()
+    pipeline = model.pipeline()
     with audit.mitigated(pipeline, audit.Rescale(bos_scale=3.0, keep="words")):
-        noise = initial_latents([1], sd1.latent_shape, sd1.device)
+        noise = initial_latents([1], model.latent_shape, model.device)
         latents = pipeline(CAPTIONS[:1], latents=noise, num_inference_steps=4, output_type="latent").images
-    served = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4, setting=Setting(audit.Rescale(3.0, "words")))
-    plain = serve(sd1, CAPTIONS[:1], seeds=[1], steps=4)
-    assert served["image"].to_pylist() == produce(sd1, latents, "image")["values"]
+    served = serve(model, CAPTIONS[:1], seeds=[1], steps=4, setting=Setting(audit.Rescale(3.0, "words")))
+    plain = serve(model, CAPTIONS[:1], seeds=[1], steps=4)
+    assert served["image"].to_pylist() == produce(model, latents, "image")["values"]
     assert served["image"].to_pylist() != plain["image"].to_pylist()
 
 
-def test_the_images_of_a_batch_share_its_seconds(sd1: audit.Model) -> None:
+def test_the_images_of_a_batch_share_its_seconds(model: audit.Model) -> None:
     began = time.perf_counter()
-    seconds = serve(sd1, CAPTIONS, seeds=[0, 1], steps=1, batch_size=3)["seconds"].to_pylist()
+    seconds = serve(model, CAPTIONS, seeds=[0, 1], steps=1, batch_size=3)["seconds"].to_pylist()
     assert seconds[0] == seconds[1] == seconds[2] > 0
     assert seconds[3] > 0
     assert sum(seconds) < time.perf_counter() - began
 
 
-def test_an_image_that_is_not_finite_is_null(sd1: audit.Model) -> None:
-    served = serve(sd1, CAPTIONS[:1], steps=2, guidance_scale=float("inf"))
+def test_an_image_that_is_not_finite_is_null(model: audit.Model) -> None:
+    served = serve(model, CAPTIONS[:1], steps=2, guidance_scale=float("inf"))
     assert served["image"].to_pylist() == [None]
 
 

@@ -9,8 +9,7 @@ import torch
 
 import audit
 from audit.mitigation.run_bands import fit_run_bands
-from tests.support.paths import DATA
-from tests.support.small_unet import small_unet
+from tests.support.toy import MODEL
 
 STEPS, GUIDANCE = 4, 5.0
 Latents = Callable[..., np.ndarray]
@@ -18,11 +17,8 @@ Latents = Callable[..., np.ndarray]
 
 @pytest.fixture(scope="session")
 def double() -> audit.Model:
-    """tiny-sd1 with a UNet of four cross-attention layers, in float64."""
-    model = audit.load_model(DATA / "tiny-sd1", dtype=torch.float64)
-    unet = small_unet(model.unet.config["cross_attention_dim"]).eval().requires_grad_(False).double()
-    vars(model)["unet"] = unet
-    return model
+    """The toy model at 16 x 16 pixels, in float64."""
+    return audit.load_model(MODEL, dtype=torch.float64, resolution=16)
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def bands(double: audit.Model) -> audit.RunBands:
 
 @pytest.fixture(scope="session")
 def noise() -> torch.Tensor:
-    return torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
 
 
 @pytest.fixture(scope="session")
