@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ def mitigate(run: Path, clip: bool = True) -> None:
     (run / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.fixture(scope="module")
+def mitigated_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run after `crossaudit mitigate`, which tests must not change."""
+    copied = Path(shutil.copytree(run, tmp_path_factory.mktemp("mitigated") / "run"))
+    mitigate(copied)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def found(mitigated_run: Path) -> str:
+    """The section of its report."""
+    return section(render(build(mitigated_run)))
+
+
 def section(page: str) -> str:
     [found] = [part for part in page.split("<section>") if '<h2 id="mitigation">' in part]
     return found
@@ -66,9 +81,7 @@ def test_a_run_without_it_has_no_section(run: Path) -> None:
     assert '<h2 id="mitigation">' not in render(build(run))
 
 
-def test_the_section_has_a_row_a_setting_and_the_trade_off(own_run: Path) -> None:
-    mitigate(own_run)
-    found = section(render(build(own_run)))
+def test_the_section_has_a_row_a_setting_and_the_trade_off(found: str) -> None:
     text = text_of(found)
     assert "Without mitigation, 16 of 16 confirmed captions are copied." in text
     assert "With rescale (bos_scale=1.25, keep=eos), 8 of 16 are." in text
@@ -77,11 +90,7 @@ def test_the_section_has_a_row_a_setting_and_the_trade_off(own_run: Path) -> Non
     assert [tag for tag, attributes in Tags(found).tags if "Copies that remain" in (attributes.get("aria-label") or "")]
 
 
-def test_at_most_twelve_confirmed_captions_are_shown_with_three_images_and_ordinary_ones_with_two(
-    own_run: Path,
-) -> None:
-    mitigate(own_run)
-    found = section(render(build(own_run)))
+def test_at_most_twelve_confirmed_captions_are_shown_with_three_images_and_ordinary_ones_with_two(found: str) -> None:
     assert found.count("<article") == 12 + 2
     names = [attributes["alt"] for tag, attributes in Tags(found).tags if tag == "img"]
     assert names.count("training image") == 12
@@ -89,9 +98,7 @@ def test_at_most_twelve_confirmed_captions_are_shown_with_three_images_and_ordin
     assert text_of(found).count("still a copy") > 0
 
 
-def test_a_hostile_caption_is_shown_as_text(own_run: Path) -> None:
-    mitigate(own_run)
-    found = section(render(build(own_run)))
+def test_a_hostile_caption_is_shown_as_text(found: str) -> None:
     assert "<script" not in found
     assert HOSTILE in text_of(found)
 
@@ -157,8 +164,11 @@ def change(run: Path, sql: str) -> None:
         ("select * replace ('others' as caption_set) from mitigation", "mitigation.caption_set has only known values"),
     ],
 )  # fmt: skip
-def test_check_sees_what_is_wrong_with_the_table(own_run: Path, sql: str, statement: str) -> None:
-    mitigate(own_run)
-    assert [result for result in check(own_run) if not result.ok] == []
-    change(own_run, sql)
-    assert any(statement in result.name for result in check(own_run) if not result.ok)
+def test_check_sees_what_is_wrong_with_the_table(mitigated_run: Path, tmp_path: Path, sql: str, statement: str) -> None:
+    wrong = Path(shutil.copytree(mitigated_run, tmp_path / "run"))
+    change(wrong, sql)
+    assert any(statement in result.name for result in check(wrong) if not result.ok)
+
+
+def test_check_finds_nothing_wrong_with_what_was_measured(mitigated_run: Path) -> None:
+    assert [result for result in check(mitigated_run) if not result.ok] == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import schema
@@ -54,6 +54,7 @@ def test_without_clusters_no_caption_is_in_one(tmp_path: Path) -> None:
     assert found(ledger) == [[("1", None, None, None)], [("2", None, None, None)]]
 
 
+@settings(max_examples=20)  # each writes a run
 @given(
     images=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), max_size=40),
     cluster_of=st.lists(st.integers(0, 6), min_size=7, max_size=7),
