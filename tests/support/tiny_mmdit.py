@@ -42,17 +42,19 @@ def tiny_sd3(folder: Path, tokenizer: Path, t5: bool = True, **transformer: Any)
     torch.manual_seed(0)
     words, config = _clip(tokenizer)
     network = SD3Transformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        num_layers=3,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=T5_WIDTH,
-        caption_projection_dim=16,
-        pooled_projection_dim=16,
-        pos_embed_max_size=16,
-        **transformer,
+        **{
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 3,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": T5_WIDTH,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": 16,
+            "pos_embed_max_size": 16,
+        }
+        | transformer
     )
     pipeline = StableDiffusion3Pipeline(
         transformer=network,
