@@ -24,18 +24,18 @@ def small_unet(cross_attention_dim: int = 24, seed: int = 0) -> UNet2DConditionM
     )
 
 
-def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "up") -> UNet2DConditionModel:
+def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "both") -> UNet2DConditionModel:
     """Return a UNet that compiles in a third of the time of `small_unet`.
 
-    It has one resolution, no middle block, and cross-attention on the way up (two layers) or down (one layer).
+    It has one resolution and no middle block: one cross-attention layer on the way "down", two "up", or "both".
     """
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=16,
         cross_attention_dim=cross_attention_dim,
-        down_block_types=("CrossAttnDownBlock2D" if on_the_way == "down" else "DownBlock2D",),
+        down_block_types=("DownBlock2D" if on_the_way == "up" else "CrossAttnDownBlock2D",),
         mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D" if on_the_way == "up" else "UpBlock2D",),
+        up_block_types=("UpBlock2D" if on_the_way == "down" else "CrossAttnUpBlock2D",),
         block_out_channels=(16,),
         attention_head_dim=4,
         norm_num_groups=8,

@@ -55,8 +55,14 @@ def check(pipe: StableDiffusionPipeline, ours: np.ndarray, defined: Defined, *ar
     np.testing.assert_allclose(ours, latents(pipe, *args, **more), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("guidance", [5.0, 1.0])
-@pytest.mark.parametrize("bos_scale", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("bos_scale", "guidance"),
+    [
+        (0.0, 5.0),
+        (2.0, 1.0),
+        *(pytest.param(*case, marks=pytest.mark.soak) for case in [(0.0, 1.0), (1.0, 5.0), (1.0, 1.0), (2.0, 5.0)]),
+    ],
+)
 @pytest.mark.parametrize("keep", ["eos", "words", "all"])
 def test_prompts_negative_prompts_and_several_images(
     pipe: StableDiffusionPipeline, keep: Any, bos_scale: float, guidance: float

@@ -319,7 +319,7 @@ def test_a_unet_that_is_compiled_already_is_refused(pipeline: StableDiffusionPip
 
 @pytest.mark.slow
 def test_a_unet_compiled_afterwards_is_mitigated(pipeline: StableDiffusionPipeline) -> None:
-    pipeline.unet = shallow_unet(pipeline.unet.config.cross_attention_dim)
+    pipeline.unet = shallow_unet(pipeline.unet.config.cross_attention_dim, "up")
     audit.mitigate_(pipeline, audit.Rescale())
     eager = [latents(pipeline, prompt) for prompt in (SHORT, LONG)]
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")
