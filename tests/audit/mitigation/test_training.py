@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import audit
 from audit.attention.probe import cross_attention_layers
@@ -217,20 +217,32 @@ def test_a_unet_that_was_compiled_in_place_before(shallow: UNet2DConditionModel,
     (guard.weights() * loss).mean().backward()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_each_rank_of_ddp_weighs_its_own_samples(unet: UNet2DConditionModel, rank: int, tmp_path: Path) -> None:
+def _rank(_: int, rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    patience = timedelta(minutes=5)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=patience)
+    unet = small_unet().train()
     batch = inputs(unet, seed=rank)
-    truth = true_entropies(unet, batch)
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=2)  # it exchanges nothing
-    try:
-        guard = audit.TrainingGuard(unet, max_entropy=float(np.sort(truth)[1:3].mean()), log=tmp_path)
-        loss = loss_of(torch.nn.parallel.DistributedDataParallel(unet), batch)
-        (guard.weights(ids=["a", "b", "c", "d"]) * loss).mean().backward()
-        guard.close()
-    finally:
-        torch.distributed.destroy_process_group()
-    assert [part.name for part in tmp_path.iterdir()] == [f"00{rank}-0000000000.parquet"]
-    assert pq.read_table(tmp_path)["ids"].to_pylist() == [["abcd"[i] for i in sorted(np.argsort(truth)[2:])]]
+    guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch), log=Path(folder) / "log")
+    parallel = torch.nn.parallel.DistributedDataParallel(unet)
+    loss = loss_of(parallel, batch)
+    (guard.weights(ids=[f"{rank}-{i}" for i in range(4)]) * loss).mean().backward()
+    guard.close()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_each_rank_of_ddp_weighs_its_own_samples(unet: UNet2DConditionModel, tmp_path: Path) -> None:
+    other = torch.multiprocessing.spawn(_rank, (1, str(tmp_path)), nprocs=1, join=False)
+    _rank(0, 0, str(tmp_path))
+    other.join()
+    parts = sorted((tmp_path / "log").iterdir())
+    assert [part.name for part in parts] == ["000-0000000000.parquet", "001-0000000000.parquet"]
+    for rank, part in enumerate(parts):
+        truth = true_entropies(unet, inputs(unet, seed=rank))
+        loud = np.argsort(truth)[2:]
+        assert pq.read_table(part)["ids"].to_pylist() == [[f"{rank}-{i}" for i in sorted(loud)]]
 
 
 def test_forwards_in_eval_mode_are_not_looked_at(unet: UNet2DConditionModel) -> None:
