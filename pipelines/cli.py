@@ -107,6 +107,7 @@ def _root(
     pass
 
 
+# Calling `app` would build all commands again each time.
 command = typer.main.get_command(app)
 
 

@@ -140,4 +140,5 @@ def test_detectors_of_generations_are_measured_on_the_generated_captions(
     positives = [text for text in captions(run)[:6] if text in generated]
     assert measured.rates.positives == len(positives)
     assert measured.without_score[0] == 6 - len(positives)
-    assert np.isfinite(measured.rates.auroc.value or np.nan)
+    assert measured.rates.auroc.value is not None
+    assert np.isfinite(measured.rates.auroc.value)
