@@ -38,7 +38,7 @@ def screened(model: audit.Model, captions: int, detector: str = DEFAULT_DETECTOR
     Args:
         model: The model.
         captions: Number of captions.
-        detector: The detector.
+        detector: Detector to screen with.
 
     Yields:
         After each shard, the number of captions so far and the resident memory of this process in MiB.
@@ -115,7 +115,7 @@ def large(folder: Path, dtype: torch.dtype) -> Path:
 @app.command("screen")
 def print_screen(
     captions: Annotated[int, typer.Option(help="Number of captions.")] = 100_000,
-    detector: Annotated[str, typer.Option(help="The detector of the screen.")] = DEFAULT_DETECTOR,
+    detector: Annotated[str, typer.Option(help="Detector to screen with.")] = DEFAULT_DETECTOR,
 ) -> None:
     """Print the memory after 1, 2, 4, ... shards of a screen with the demo's model."""
     torch.set_num_threads(1)

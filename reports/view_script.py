@@ -34,10 +34,11 @@ def script(run: str | Path) -> str:
     """
     located = locate(run)
     prefix = _prefix(located)
+    stored = located.tables()
     with naming_damage([located]):
-        computed = small_tables(located)
+        computed = small_tables(located, stored)
     parts = [_HEAD]
-    for table, files in located.tables().items():
+    for table, files in stored.items():
         declared = located.layout(table, files) if table in SCHEMAS else None
         paths = [prefix + file.path for file in files]
         parts.append(_view(table, _of_parts(declared, paths, table in OPEN_SCHEMAS)))

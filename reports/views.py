@@ -6,13 +6,14 @@ See docs/decisions/0008-sql-on-registered-tables.md.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
 import duckdb
 import pyarrow as pa
+from pyarrow.fs import FileInfo
 
 from audit.errors import AuditError, UsageError
 from audit.statistics.raters import human_verdicts
@@ -102,20 +103,21 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def small_tables(run: StoredRun) -> dict[str, pa.Table]:
-    """Compute the tables that a run does not store as such, because they follow from what it stores.
+def small_tables(run: StoredRun, parts: Mapping[str, Sequence[FileInfo]]) -> dict[str, pa.Table]:
+    """Compute the tables that follow from what a run stores: `stages`, `thresholds` and `human_verdicts`.
 
-    They are `stages`, `thresholds` and `human_verdicts`.
+    Args:
+        run: The run.
+        parts: Its parts, as `StoredRun.tables` lists them.
     """
-    parts = run.tables()
     pairs, reviews = (run.dataset(table, parts[table]).to_table() for table in ("review_pairs", "reviews"))
     return {"human_verdicts": human_verdicts(pairs, reviews), **of_manifest(run.manifest())}
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, run: StoredRun, schema: str) -> None:
     """Create the views of a run in a schema of the database."""
-    computed = small_tables(run)
-    computed |= {table: run.dataset(table, parts) for table, parts in run.tables().items()}
+    parts = run.tables()
+    computed = small_tables(run, parts) | {table: run.dataset(table, files) for table, files in parts.items()}
     if schema != "main":
         connection.execute(f"create schema {schema}")
     connection.execute(f"use {schema}")

@@ -133,7 +133,7 @@ class StableDiffusion(Model):
         return predicted_BCHW
 
     def _time(self, timestep: float) -> Tensor:
-        """Return a timestep on the device. The UNet would copy a number to a GPU, and wait for its queue to empty."""
+        """Return a timestep on the device. The UNet would copy a number to a GPU and block."""
         return torch.full((), timestep, device=self.device)
 
     def sharing_prefix(self, period: int, rows: int) -> AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """Copy tensors between the host and a GPU without making the host wait.
 
-A GPU works through a queue. An ordinary copy makes the host wait until the queue is empty, and the GPU then waits for
-the host to prepare its next batch. Copies from and to pinned memory are queued like everything else.
+A GPU works through a queue. An ordinary copy blocks the host until the queue is empty, so the GPU is idle while the
+host prepares the next batch. Copies to and from pinned memory are queued like other work and do not block.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; to a CUDA device without waiting."""
+    """Copy a tensor to a device. A copy to a CUDA device does not block."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def to_host(tensors: Mapping[str, Tensor], device: torch.device) -> Callable[[], dict[str, npt.NDArray[Any]]]:
-    """Begin to copy tensors from a device to the host.
+    """Start copying tensors from a device to the host.
 
     Args:
         tensors: The tensors by name.
         device: The device that they are on.
 
     Returns:
-        A function that waits for the copies, but not for what was queued after them, and returns them as arrays.
+        A function that waits for the copies, but not for work that was queued after them, and returns them as arrays.
     """
     if device.type != "cuda":
         return lambda: {name: tensor.cpu().numpy() for name, tensor in tensors.items()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def parquet_file(filesystem: pafs.FileSystem, file: pafs.FileInfo) -> pads.ParquetFileFragment:
-    """Return a file as a fragment of a dataset. Nothing is read yet."""
+    """Return a file as a fragment of a dataset, without reading it."""
     import pyarrow.dataset as pads
 
     return pads.ParquetFileFormat().make_fragment(file.path, filesystem, file_size=file.size)
@@ -33,5 +33,5 @@ def parquet_dataset(
     import pyarrow.dataset as pads
 
     fragments = [parquet_file(filesystem, file) for file in files]
-    layout = layout or fragments[0].physical_schema
-    return pads.FileSystemDataset(fragments, layout, pads.ParquetFileFormat(), filesystem)
+    found = fragments[0].physical_schema if layout is None else layout
+    return pads.FileSystemDataset(fragments, found, pads.ParquetFileFormat(), filesystem)

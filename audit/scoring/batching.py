@@ -114,13 +114,13 @@ class Rows:
     def each_ahead(
         self, task: str, begin: Callable[[slice], Callable[[], T]], done: Callable[[int], None] | None = None
     ) -> list[T]:
-        """Do as `each`, but begin each batch before the result of the one before is waited for.
+        """Process all rows as `each` does, but start each batch before waiting for the result of the previous one.
 
         While a GPU works on a batch, the next one is tokenized and queued.
 
         Args:
             task: As for `each`.
-            begin: Begins the work on the rows of a batch, and returns a function that waits for its result.
+            begin: Starts the work on the rows of a batch and returns a function that waits for its result.
             done: As for `each`.
 
         Returns:

@@ -46,7 +46,8 @@ def in_batches(
 ) -> list[T]:
     """Work on consecutive slices of at most `size` rows and return the results in order.
 
-    Each slice is begun before the result of the one before is waited for, so that a GPU always has work.
+    Each slice is started before the result of the previous one is waited for, so that a GPU always has work. While a
+    larger size is looked for, slices are timed one by one.
 
     If a slice runs out of memory, it and all later slices are halved. If a single row does, other processes may hold
     the memory, so it is tried again after a while.
@@ -57,11 +58,11 @@ def in_batches(
     Args:
         rows: Number of rows.
         size: Rows per slice to begin with.
-        begin: Begins the work on a slice, and returns a function that waits for its result (`at_once`).
+        begin: Starts the work on a slice and returns a function that waits for its result.
         remember: Called with the new size when it is found and whenever memory runs out.
         waits: Seconds to wait before each further try of a single row (`waits_on`).
         most: Largest number of rows per slice, if a larger size than the first is looked for.
-        halve: Whether smaller slices are tried when memory runs out.
+        halve: Whether to try smaller slices when memory runs out.
         sleep: Waits for a number of seconds.
         clock: Returns the time in seconds.
 
@@ -72,17 +73,17 @@ def in_batches(
         RuntimeError | MemoryError: A single row does not fit in memory, or the work failed for another reason.
     """
     done: list[T] = []
-    waiting: list[Callable[[], T]] = []  # for the result of the slice before, if it is not in `done` yet
+    waiting: Callable[[], T] | None = None  # for the result of the previous slice, if it is not in `done` yet
     start, left, pace = 0, list(waits), 0.0
     while start < rows:
         stop, begun = min(start + size, rows), clock()
         try:
             result = begin(slice(start, stop))
-            if waiting:
-                done.append(waiting[0]())
-                waiting.clear()
+            if waiting is not None:
+                done.append(waiting())
+                waiting = None
             if most is None and stop < rows:
-                waiting.append(result)
+                waiting = result
             else:
                 done.append(result())
             if most is not None and stop - start == size:
@@ -109,7 +110,7 @@ def in_batches(
 
 
 def at_once(work: Callable[[slice], T]) -> Callable[[slice], Callable[[], T]]:
-    """Return `work` as something to begin, for `in_batches`. Its result is there when it returns."""
+    """Wrap a function that returns its result directly, for use as `begin` of `in_batches`."""
 
     def begin(at: slice) -> Callable[[], T]:
         result = work(at)

@@ -133,8 +133,7 @@ def _drawn(run: Run, counts: Mapping[str, int]) -> list[str]:
         drawn = np.flatnonzero(part_S == part)
         listed = run.ledger.read(table, parts[part], ["image_id"])["image_id"]
         ids_S[drawn] = listed.take(number_S[drawn] - start_N[part]).to_pylist()
-    found: list[str] = ids_S.tolist()
-    return found
+    return list(ids_S)
 
 
 def _edited(worker: Worker, shard: Shard) -> Tables:

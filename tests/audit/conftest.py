@@ -35,7 +35,7 @@ def sd2() -> audit.Model:
 
 @pytest.fixture(scope="session")
 def small() -> audit.Model:
-    """The model with the fewest layers: four, where `sd1` and `sd2` have the sixteen of Stable Diffusion."""
+    """`toy-model`, with 4 cross-attention layers instead of the 16 of `sd1` and `sd2`. Tests must not change it."""
     return audit.load_model(MODEL)
 
 

@@ -65,7 +65,7 @@ def cluster() -> Iterator[str]:
     ports = f"--port={gcs} --dashboard-port={dashboard} --dashboard-agent-listen-port={agent}"
     # By its full path: the environment that holds crossaudit need not be activated where a cluster is started.
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *ports.split()]
-    # Processes that no job needs are not started.
+    # Do not start processes that no job needs.
     command += ["--no-monitor", "--include-log-monitor=false"]
     fewer = {"RAY_prestart_worker_first_driver": "false", "RAY_enable_worker_prestart": "false"}
     elsewhere = os.environ | fewer | {"PATH": os.defpath, "RAY_AUTH_MODE": "token"}

@@ -91,13 +91,13 @@ def test_a_text_encoder_of_another_width_is_refused(folder: Path) -> None:
         {"eos_token_id": 2},
     ],
 )
-def test_options_of_the_text_encoder_are_honoured(folder: Path, toy_model: audit.Model, change: dict[str, Any]) -> None:
+def test_options_of_the_text_encoder_are_honoured(folder: Path, small: audit.Model, change: dict[str, Any]) -> None:
     set_config(folder / "text_encoder/config.json", **change)
     ours = audit.load_model(folder).encode(["a dog"]).tensors["encoder_hidden_states"]
     with torch.inference_mode():
         theirs = StableDiffusionPipeline.from_pretrained(folder).encode_prompt(["a dog"], "cpu", 1, False)[0]
     assert torch.equal(ours, theirs)
-    assert torch.equal(ours, toy_model.encode(["a dog"]).tensors["encoder_hidden_states"]) == ("eos_token_id" in change)
+    assert torch.equal(ours, small.encode(["a dog"]).tensors["encoder_hidden_states"]) == ("eos_token_id" in change)
 
 
 def test_the_scaling_factor_of_the_vae_is_honoured(folder: Path) -> None:
@@ -165,9 +165,9 @@ def test_a_resolution_is_a_multiple_of_what_a_latent_covers(resolution: Any) -> 
         latent_size({"sample_size": 16}, vae, resolution, "here")
 
 
-def test_a_folder_without_an_index_loads(folder: Path, toy_model: audit.Model) -> None:
+def test_a_folder_without_an_index_loads(folder: Path, small: audit.Model) -> None:
     (folder / "model_index.json").unlink()
-    assert audit.load_model(folder).weights_sha256 == toy_model.weights_sha256
+    assert audit.load_model(folder).weights_sha256 == small.weights_sha256
 
 
 def test_a_prediction_type_that_is_given_overrides_the_configuration(folder: Path) -> None:

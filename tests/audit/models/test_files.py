@@ -34,12 +34,12 @@ def test_a_folder_with_the_fp16_variant_alone_loads_it_as_float32(folder: Path) 
     assert same(model, theirs)
 
 
-def test_the_plain_weights_go_before_a_variant_that_nobody_asked_for(folder: Path, toy_model: audit.Model) -> None:
+def test_the_plain_weights_go_before_a_variant_that_nobody_asked_for(folder: Path, small: audit.Model) -> None:
     as_variant(folder, "fp16", torch.float16, keep=True)
-    assert same(audit.load_model(folder), toy_model)
+    assert same(audit.load_model(folder), small)
     asked = audit.load_model(folder, variant="fp16")
     assert same(asked, StableDiffusionPipeline.from_pretrained(folder, variant="fp16", torch_dtype=torch.float32))
-    assert not same(asked, toy_model)
+    assert not same(asked, small)
 
 
 def test_of_two_variants_one_has_to_be_named(folder: Path) -> None:
@@ -59,12 +59,12 @@ def test_a_variant_that_no_component_has_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
-def test_shards_load_as_one_file_does(folder: Path, toy_model: audit.Model, variant: str | None) -> None:
+def test_shards_load_as_one_file_does(folder: Path, small: audit.Model, variant: str | None) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     pipeline.unet.save_pretrained(folder / "unet", max_shard_size="200KB", variant=variant)
     assert len(weights_files(folder / "unet")) > 1
-    assert same(audit.load_model(folder), toy_model)
+    assert same(audit.load_model(folder), small)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 
 
 def test_a_model_of_the_hub_in_the_cache_needs_no_network(
-    folder: Path, toy_model: audit.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, small: audit.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = "0" * 40
     cached = tmp_path / "hub/models--organisation--tiny"
@@ -91,4 +91,4 @@ def test_a_model_of_the_hub_in_the_cache_needs_no_network(
     for module in ("huggingface_hub.constants", "diffusers.pipelines.pipeline_utils"):
         monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert same(audit.load_model("organisation/tiny"), toy_model)
+    assert same(audit.load_model("organisation/tiny"), small)

@@ -36,7 +36,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]  # (down, up) by the name of the laye
 
 
 class Family(NamedTuple):
-    """A tiny folder of a family, and its model in float64 without LoRA."""
+    """The folder of a tiny model of a family, and that model in float64 without LoRA."""
 
     folder: Path
     model: audit.Model

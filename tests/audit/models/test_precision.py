@@ -54,9 +54,9 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 def test_scores_of_half_precision_are_those_of_float32_but_for_the_rounding_of_the_weights(
-    toy_model: audit.Model, half: audit.Model
+    small: audit.Model, half: audit.Model
 ) -> None:
-    full, rounded = (audit.screen(model, CAPTIONS[:2], detectors=["profile"]) for model in (toy_model, half))
+    full, rounded = (audit.screen(model, CAPTIONS[:2], detectors=["profile"]) for model in (small, half))
     for name in ("noise_response", "layer_bos"):
         assert rounded[name].type == pa.list_(pa.float64())
         np.testing.assert_allclose(_numbers(rounded, name), _numbers(full, name), atol=0.05)
@@ -95,8 +95,8 @@ def test_what_overflows_float16_fits_bfloat16(data: Path) -> None:
     assert table["status"].to_pylist() == ["ok"]
 
 
-def test_a_calibration_holds_for_its_own_dtype_only(toy_model: audit.Model, data: Path) -> None:
-    calibration = audit.calibrate(audit.screen(toy_model, CAPTIONS, detectors=["noise_magnitude"]), "noise_magnitude")
+def test_a_calibration_holds_for_its_own_dtype_only(small: audit.Model, data: Path) -> None:
+    calibration = audit.calibrate(audit.screen(small, CAPTIONS, detectors=["noise_magnitude"]), "noise_magnitude")
     half = audit.load_model(data / "toy-model", dtype=torch.bfloat16)
     with pytest.raises(AuditError, match="dtype is 'bfloat16' in the table, 'float32' in the calibration"):
         calibration.score(audit.screen(half, ["a dog"], detectors=["noise_magnitude"]))

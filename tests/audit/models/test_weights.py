@@ -26,8 +26,8 @@ Refused = Callable[[str, Change], AuditError]
 FIRST = {"unet": "conv_in.bias", "vae": "decoder.conv_in.bias", "text_encoder": "encoder.layers.0.layer_norm1.bias"}
 
 
-def test_the_weights_are_those_that_diffusers_loads(data: Path, toy_model: audit.Model) -> None:
-    assert same(toy_model, StableDiffusionPipeline.from_pretrained(data / "toy-model"))
+def test_the_weights_are_those_that_diffusers_loads(data: Path, small: audit.Model) -> None:
+    assert same(small, StableDiffusionPipeline.from_pretrained(data / "toy-model"))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def old_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def test_published_checkpoints_of_before_load_as_they_did(folder: Path, toy_model: audit.Model) -> None:
+def test_published_checkpoints_of_before_load_as_they_did(folder: Path, small: audit.Model) -> None:
     extra = {
         "text_model.embeddings.position_ids": torch.arange(77)[None],
         "text_projection.weight": torch.eye(4),
@@ -158,23 +158,23 @@ def test_published_checkpoints_of_before_load_as_they_did(folder: Path, toy_mode
     retensor(folder, "text_encoder", lambda tensors: tensors | extra)
     retensor(folder, "vae", old_attention)
     model = audit.load_model(folder)
-    assert same(model, toy_model)
+    assert same(model, small)
     assert same(model, StableDiffusionPipeline.from_pretrained(folder))
 
 
-def test_names_without_the_prefix_of_transformers_4_load_too(folder: Path, toy_model: audit.Model) -> None:
+def test_names_without_the_prefix_of_transformers_4_load_too(folder: Path, small: audit.Model) -> None:
     retensor(
         folder, "text_encoder", lambda tensors: {name.removeprefix("text_model."): t for name, t in tensors.items()}
     )
-    assert same(audit.load_model(folder), toy_model)
+    assert same(audit.load_model(folder), small)
 
 
 def test_what_was_loaded_is_hashed_by_names_and_numbers_in_the_dtype_that_runs(
-    folder: Path, toy_model: audit.Model
+    folder: Path, small: audit.Model
 ) -> None:
     retensor(folder, "unet", lambda tensors: dict(reversed(tensors.items())))
     again = audit.load_model(folder)
-    assert again.loaded_sha256 == toy_model.loaded_sha256
+    assert again.loaded_sha256 == small.loaded_sha256
 
     def nudge(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors["conv_in.bias"][0] += 1e-3
@@ -182,6 +182,6 @@ def test_what_was_loaded_is_hashed_by_names_and_numbers_in_the_dtype_that_runs(
 
     retensor(folder, "unet", nudge)
     changed = audit.load_model(folder).loaded_sha256
-    assert {part for part in changed if changed[part] != toy_model.loaded_sha256[part]} == {"unet (as loaded)"}
+    assert {part for part in changed if changed[part] != small.loaded_sha256[part]} == {"unet (as loaded)"}
     half = audit.load_model(folder, dtype=torch.float16).loaded_sha256
     assert all(half[part] != changed[part] for part in changed)

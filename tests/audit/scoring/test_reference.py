@@ -60,7 +60,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def generated(case: Any) -> tuple[dict[str, dict[str, Any]], np.ndarray]:
-    """What 50 steps give for each caption with seed 0, and the attention of the first one: [T, L, K]."""
+    """The row of each caption after 50 steps with seed 0, and the attention of the first caption: [T, L, K]."""
     model, pairs, _ = case
     captions = asked(pairs)["captions"]
     with pytest.MonkeyPatch.context() as patch:

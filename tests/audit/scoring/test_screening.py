@@ -211,7 +211,7 @@ def test_an_unknown_prediction_type_is_an_error(sd1: audit.Model) -> None:
 
 @pytest.fixture
 def poisoned() -> audit.Model:
-    """`small`, but it answers NaN to captions with "zebra" in them."""
+    """A copy of `small` whose output is NaN for captions that contain "zebra"."""
     model = audit.load_model(MODEL)
     ids = [set(model.tokenizer(text).input_ids) for text in ("zebra", "a dog", "a serene beach at sunrise")]
     (token, *_) = ids[0] - ids[1] - ids[2]

@@ -40,7 +40,7 @@ from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_con
 pytestmark = pytest.mark.slow
 
 IN_MEMORY = "memory://audit/run"
-# Few generations. With this seed, MEMORIZED is in the sample.
+# Settings with few generations. With this seed, the sample contains MEMORIZED.
 FEW = (
     "select.budget=2",
     "select.audit_sample=3",
@@ -98,7 +98,7 @@ def blind(dataset: Path, audited: Callable[..., str], tmp_path_factory: pytest.T
 def renamed(
     make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The configuration of a finished run whose captions are in a column "text"."""
+    """The configuration of a finished run whose caption column is named "text"."""
     path = make_dataset(tmp_path_factory.mktemp("renamed"))
     for file in (path.parent / "captions").iterdir():
         pq.write_table(pq.read_table(file).rename_columns({"caption": "text"}), file)
