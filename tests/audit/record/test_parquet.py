@@ -32,7 +32,12 @@ def test_columns_that_a_file_lacks_are_null(files: list[pafs.FileInfo]) -> None:
     assert parquet_dataset(HERE, [], layout).to_table().equals(layout.empty_table())
 
 
-def test_a_file_of_another_size_is_not_read(files: list[pafs.FileInfo]) -> None:
+def test_a_file_of_another_size_is_an_error(files: list[pafs.FileInfo]) -> None:
     Path(files[0].path).write_bytes(b"PAR1")
     with pytest.raises(pa.ArrowInvalid, match="Parquet"):
         parquet_dataset(HERE, files).to_table()
+
+
+def test_a_layout_without_columns_is_kept_and_no_file_is_read(files: list[pafs.FileInfo]) -> None:
+    Path(files[0].path).unlink()
+    assert parquet_dataset(HERE, files, pa.schema([])).schema.names == []
