@@ -76,12 +76,10 @@ def test_a_marked_file_of_xl_predicts_velocity_with_zero_terminal_snr(
     model = audit.load_model(file, config=config)
     assert model.facts["prediction_type"] == "v_prediction (scheduler configuration)"
     assert model.facts["zero terminal SNR"] == "yes"
-    assert decide(xl_model, {"v_pred": True, "ztsnr": True}, False, None, "here")[0] == (model.scheduler_config)
+    assert decide(xl_model, {"v_pred": True, "ztsnr": True}, False, None, "here")[0] == model.scheduler_config
 
 
-def test_what_a_network_of_xl_predicts_is_measured_with_its_sizes_and_pooled_text(
-    xl_model: audit.Model,
-) -> None:
+def test_what_a_network_of_xl_predicts_is_measured_with_its_sizes_and_pooled_text(xl_model: audit.Model) -> None:
     noise = initial_latents([0], (4, 32, 32), xl_model.device)
     told = xl_model.at_resolution(64).encode([""])
     with torch.inference_mode():
