@@ -52,8 +52,9 @@ def in_batches(
     If a slice runs out of memory, it and all later slices are halved. If a single row does, other processes may hold
     the memory, so it is tried again after a while.
 
-    With `most`, each slice has twice as many rows as the one before, until rows do not become faster, memory runs out
-    or there are `most`. A size that made nothing faster is halved again.
+    With `most`, the number of rows per slice is doubled after every two slices, until rows do not become faster, memory
+    runs out or there are `most`. A size that made nothing faster is halved again. The second slice of each size is
+    timed, because in the first one a GPU allocates memory and chooses or compiles its kernels.
 
     Args:
         rows: Number of rows.
@@ -74,7 +75,7 @@ def in_batches(
     """
     done: list[T] = []
     waiting: Callable[[], T] | None = None  # for the result of the previous slice, if it is not in `done` yet
-    start, left, pace = 0, list(waits), 0.0
+    start, left, pace, warm = 0, list(waits), 0.0, False
     while start < rows:
         stop, begun = min(start + size, rows), clock()
         try:
@@ -86,8 +87,10 @@ def in_batches(
                 waiting = result
             else:
                 done.append(result())
-            if most is not None and stop - start == size:
-                before, pace = pace, size / max(clock() - begun, 1e-9)
+            if most is not None and stop - start == size and not warm:
+                warm = True
+            elif most is not None and stop - start == size:
+                before, pace, warm = pace, size / max(clock() - begun, 1e-9), False
                 faster = pace > GAIN * before
                 if faster and 2 * size <= most:
                     size = 2 * size
