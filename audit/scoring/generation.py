@@ -31,6 +31,7 @@ from audit.scoring.supported import check_supported
 
 OUTPUTS = ("image", "latents")
 DECODED_TOGETHER = 4  # at 512 pixels the decoder needs about 1 GiB per image, many times what the UNet needs
+ENCODERS = 4  # threads that compress images
 
 
 @torch.inference_mode()
@@ -87,10 +88,10 @@ def generate(
             _locate(rows, batch.one(row), steps, guidance_scale, int(broken_B[row]))
         results = [follower.result() for follower in followers]
         found = {name: value.cpu().numpy() for part in results for name, value in part.items()}
-        # Images are encoded while the next batch is denoised. At 512 pixels it takes tens of milliseconds per image.
+        # Images are compressed while the next ones are made. At 512 pixels it takes tens of milliseconds per image.
         return found, produce(model, latents_BCHW, output, lambda pixels_hw3: encoder.submit(png, pixels_hw3))
 
-    with ThreadPoolExecutor(1) as encoder:
+    with ThreadPoolExecutor(ENCODERS) as encoder:
         done = rows.each("generate", run)
     together = [detector.columns for detector in chosen]
     context = rows.context(chosen) | {"steps": steps, "guidance_scale": guidance_scale}
@@ -103,18 +104,8 @@ def generate(
 
 
 def decode(model: Model, latents_BCHW: Tensor) -> Tensor:
-    """Decode latents to images: [B, 3, h, w], values 0 to 1, float32.
-
-    If memory runs out, fewer images are decoded at a time, so that the latents need not be made again.
-    """
-    parts = in_batches(
-        len(latents_BCHW),
-        DECODED_TOGETHER,
-        at_once(lambda at: model.decode(latents_BCHW[at])),
-        lambda smaller: None,
-        waits_on(model.device),
-    )
-    return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+    """Decode latents to images: [B, 3, h, w], values 0 to 1, float32."""
+    return (model.decode(latents_BCHW).float() / 2 + 0.5).clamp(0, 1)
 
 
 def _locate(rows: Rows, one: Batch, steps: int, guidance_scale: float, step: int) -> None:
@@ -224,6 +215,8 @@ def produce(
 ) -> dict[str, Any]:
     """Turn latents into the output of each row, and tell which rows are finite.
 
+    If memory runs out, fewer images are decoded at a time, so that the latents need not be made again.
+
     Args:
         model: The model whose autoencoder decodes.
         latents_BCHW: The final latents.
@@ -236,7 +229,14 @@ def produce(
     finite_B = latents_BCHW.isfinite().flatten(1).all(1).cpu().numpy()
     if output == "latents":
         return {"values": list(latents_BCHW.float().flatten(1).cpu().numpy()), "finite": finite_B}
-    image_B3hw = decode(model, latents_BCHW)
-    finite_B &= image_B3hw.isfinite().flatten(1).all(1).cpu().numpy()
-    pixels_Bhw3 = (image_B3hw.nan_to_num() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return {"values": [encode(pixels_hw3) for pixels_hw3 in pixels_Bhw3], "finite": finite_B}
+
+    def images(at: slice) -> tuple[list[Any], npt.NDArray[np.bool_]]:
+        image_B3hw = decode(model, latents_BCHW[at])
+        pixels_Bhw3 = (image_B3hw.nan_to_num() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        decoded_B = image_B3hw.isfinite().flatten(1).all(1).cpu().numpy()
+        return [encode(pixels_hw3) for pixels_hw3 in pixels_Bhw3], decoded_B
+
+    rows, waits = len(latents_BCHW), waits_on(model.device)
+    parts = in_batches(rows, DECODED_TOGETHER, at_once(images), lambda smaller: None, waits)
+    finite_B &= np.concatenate([decoded_B for _, decoded_B in parts])
+    return {"values": [image for images, _ in parts for image in images], "finite": finite_B}
