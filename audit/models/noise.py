@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from audit.models.transfers import to_device
+
 # Shapes: S seeds, C channels, H and W of the latent.
 
 
@@ -26,4 +28,4 @@ def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int], device: t
     Returns:
         The latents: [S, C, H, W], float32, on `device`.
     """
-    return torch.stack([initial_latent(seed, shape) for seed in seeds]).to(device)
+    return to_device(torch.stack([initial_latent(seed, shape) for seed in seeds]), device)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from audit.models.model import Model
 
 
-def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -> Model:
+def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype, compile: bool = False) -> Model:
     """Load a model of a configuration.
 
     Args:
@@ -22,6 +22,7 @@ def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -
         lora: LoRA weights to add, or None.
         device: The torch device.
         dtype: The data type of the model.
+        compile: Whether to compile blocks of the denoiser.
 
     Returns:
         The model, on `device`.
@@ -43,6 +44,7 @@ def load(files: ModelFiles, lora: str | None, device: str, dtype: torch.dtype) -
         prediction_type=files.prediction_type,
         textual_inversion=[TextualInversion(fetched(each.path), each.token) for each in files.textual_inversion],
         variant=files.variant,
+        compile=compile,
     )
 
 

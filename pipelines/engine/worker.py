@@ -20,6 +20,7 @@ from pipelines.reading.local_copies import fetched
 if TYPE_CHECKING:
     from audit.embedding.embedder import Embedder
     from audit.models.model import Model
+    from audit.scoring.screening import Unconditional
 
 
 Result = TypeVar("Result")
@@ -144,13 +145,19 @@ class Worker:
         files = self.config.reference_model
         return None if files is None else self._load(files)
 
+    @cached_property
+    def unconditional(self) -> Unconditional:
+        """What the screen predicts without a caption, which all shards share."""
+        return {}
+
     def _load(self, files: ModelFiles, lora: str | None = None) -> Model:
         self._one_torch()
         from audit.models.precision import resolve_dtype
         from pipelines.engine.models import load
 
         logs.capture_libraries()
-        return load(files, lora, self.device, resolve_dtype(self.config.engine.dtype, self.device))
+        engine = self.config.engine
+        return load(files, lora, self.device, resolve_dtype(engine.dtype, self.device), engine.compile)
 
     def embedder(self, name: str) -> Embedder:
         """Return an embedder by name. Loads it on the first call."""

@@ -38,6 +38,7 @@ def screen_texts(worker: Worker, captions: pa.Table, stage: str) -> tuple[pa.Tab
         config.batch_size,
         worker.reference,
         resolution=config.pixels(),
+        unconditional=worker.unconditional,
     )
     ids = captions["caption_id"].take(pa.array(np.repeat(np.arange(len(captions)), len(config.seeds))))
     layout = schema.screen(schema.features_of(found.schema)).with_metadata(found.schema.metadata)

@@ -1,0 +1,37 @@
+"""Compiled blocks give the same scores, and attention is read, and forwards end early, as without them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+import audit
+from audit.errors import UsageError
+from audit.models.compilation import compile_blocks
+from tests.support.toy import MODEL
+
+CAPTIONS = ["a red dog", "table"]
+
+
+@pytest.mark.parametrize("detector", ["caption_response", "entropy_single_step"])
+def test_scores_and_the_end_of_a_forward_do_not_change(detector: str) -> None:
+    model, compiled = audit.load_model(MODEL), audit.load_model(MODEL)
+    counter = CompileCounter()
+    compile_blocks(compiled.unet, backend=counter)
+    expected, ends = audit.screen(model, CAPTIONS, detectors=[detector]), list[nn.Module]()
+    compiled.unet.conv_out.register_forward_hook(lambda module, *_: ends.append(module))
+    assert audit.screen(compiled, CAPTIONS, detectors=[detector])[detector] == expected[detector]
+    assert counter.frame_count > 0
+    assert bool(ends) == (detector == "caption_response")
+
+
+def test_a_model_without_such_blocks_is_refused() -> None:
+    with pytest.raises(UsageError, match="no blocks to compile"):
+        compile_blocks(nn.Sequential(nn.Linear(2, 2)), "model")
+
+
+def test_more_variants_than_usual_are_compiled() -> None:
+    compile_blocks(audit.load_model(MODEL).unet, backend="eager")
+    assert torch._dynamo.config.recompile_limit >= 256
