@@ -201,7 +201,7 @@ def losses(
     Returns:
         The losses [B].
     """
-    alpha = scheduler().alphas_cumprod[timestep_B].view(-1, 1, 1, 1)
+    alpha = scheduler().alphas_cumprod.to(timestep_B.device)[timestep_B].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latent_BCHW + (1 - alpha).sqrt() * noise_BCHW
     velocity = alpha.sqrt() * noise_BCHW - (1 - alpha).sqrt() * latent_BCHW
     return (predict(noisy, timestep_B) - velocity).square().mean((1, 2, 3))
@@ -213,13 +213,13 @@ def drawn_losses(predict: Predict, latent_BCHW: torch.Tensor, generator: torch.G
     Args:
         predict: The network with its conditioning.
         latent_BCHW: The scaled latents.
-        generator: The random generator.
+        generator: The random generator, on the CPU whatever the device of the latents.
 
     Returns:
         The losses [B].
     """
-    noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator)
-    timestep_B = torch.randint(1000, (len(latent_BCHW),), generator=generator)
+    noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator).to(latent_BCHW.device)
+    timestep_B = torch.randint(1000, (len(latent_BCHW),), generator=generator).to(latent_BCHW.device)
     return losses(predict, latent_BCHW, noise_BCHW, timestep_B)
 
 

@@ -49,7 +49,7 @@ def fit(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     first = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         first = state["step"]
         with torch.no_grad():
             for weight, saved in zip(weights, state["weights"], strict=True):

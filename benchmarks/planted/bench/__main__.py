@@ -42,11 +42,15 @@ StableDiffusionModels = Annotated[
 
 
 @app.command()
-def train(models: Models, work: Work = WORK) -> None:
-    """Train models. Each takes about 15 minutes on one core; a second call resumes."""
+def train(
+    models: Models,
+    work: Work = WORK,
+    device: Annotated[str, typer.Option(help="Device on which the denoisers are trained.")] = "cpu",
+) -> None:
+    """Train models. Each takes 15 to 45 minutes on one core; a second call resumes."""
     torch.set_num_threads(1)
     for name in models:
-        train_model(work / name, work / "artwork", BUNDLE / "model/vae", MODELS[name])
+        train_model(work / name, work / "artwork", BUNDLE / "model/vae", MODELS[name], device)
 
 
 @app.command()

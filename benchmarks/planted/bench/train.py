@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
+from audit.models.precision import use_exact_float32
 from benchmarks.planted import denoiser
 from benchmarks.planted.autoencoder import encode
 from benchmarks.planted.bench import data
@@ -72,7 +73,7 @@ def pixels(png: list[bytes]) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
-def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe) -> None:
+def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe, device: str = "cpu") -> None:
     """Build the data of a model, train it, and save it as `folder/model`. A second call resumes.
 
     Args:
@@ -80,7 +81,10 @@ def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe) -> None:
         artwork: The folder of the emoji packages.
         vae: The folder of the trained autoencoder.
         recipe: Which model.
+        device: Device on which the denoiser is trained. Random numbers are drawn on the CPU, so that devices differ by
+            rounding only.
     """
+    use_exact_float32()
     if (folder / "model/model_index.json").exists():
         return
     if not (folder / "images.parquet").exists():
@@ -99,7 +103,8 @@ def train(folder: Path, artwork: Path, vae: Path, recipe: Recipe) -> None:
         Texts(pictures_NCHW, texts, trained, folder / "checkpoints", recipe.seed, recipe.contrastive_steps)
     )
     autoencoder = AutoencoderKL.from_pretrained(vae)
-    latents_NCHW = encode(autoencoder.float(), images_NCHW) * autoencoder.config.scaling_factor
+    latents_NCHW = (encode(autoencoder.float(), images_NCHW) * autoencoder.config.scaling_factor).to(device)
+    model.to(torch.device(device))
     number = {caption: i for i, caption in enumerate(trained)}
     text_N = torch.tensor([number[caption] for caption in rows["caption"].to_pylist()])
     image_N = torch.tensor([place[key] for key in rows["image"].to_pylist()])

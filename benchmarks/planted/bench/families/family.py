@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffusers import AutoencoderKL
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, device, nn
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.planted import denoiser
@@ -71,6 +71,16 @@ class Family(ABC):
 
     @abstractmethod
     def __init__(self, texts: Texts) -> None: ...
+
+    def to(self, place: device) -> None:
+        """Move what `predict` uses to a device. Text encoders that have done their work stay where they are.
+
+        Args:
+            place: The device.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, nn.Module | Tensor):
+                setattr(self, name, value.to(place))
 
     @abstractmethod
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, text_B: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ class StableDiffusion3(Family):
 
         The network is given 1000 s as the time (see `Family`).
         """
-        noise_BCHW = torch.randn(latents_BCHW.shape, generator=generator)
-        level_B = torch.rand(len(latents_BCHW), generator=generator)
+        noise_BCHW = torch.randn(latents_BCHW.shape, generator=generator).to(latents_BCHW.device)
+        level_B = torch.rand(len(latents_BCHW), generator=generator).to(latents_BCHW.device)
         noisy_BCHW = torch.lerp(latents_BCHW, noise_BCHW, level_B.view(-1, 1, 1, 1))
         velocity_BCHW = noise_BCHW - latents_BCHW
         return (self.predict(noisy_BCHW, 1000 * level_B, text_B) - velocity_BCHW).square().mean((1, 2, 3))

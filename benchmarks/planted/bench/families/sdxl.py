@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 
@@ -31,7 +30,7 @@ class StableDiffusionXL(Family):
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, text_B: Tensor) -> Tensor:
         """Run the UNet (see `Family`)."""
-        sizes_B6 = torch.tensor([SIZES], dtype=torch.float32).expand(len(text_B), -1)
+        sizes_B6 = noisy_BCHW.new_tensor([SIZES]).expand(len(text_B), -1)
         added = {"text_embeds": self._pooled_TP[text_B], "time_ids": sizes_B6}
         hidden_BKD = self._hidden_TKD[text_B]
         predicted_BCHW: Tensor = self.network(noisy_BCHW, time_B, hidden_BKD, added_cond_kwargs=added).sample
