@@ -29,6 +29,7 @@ from audit.costs.flops import count, generation_cost, screen_cost
 from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import COMBINED, SCREEN
 from audit.images.png import png
+from audit.models.compilation import compile_blocks
 from audit.models.noise import initial_latents
 from audit.models.precision import use_exact_float32
 from audit.models.sd import StableDiffusion
@@ -62,8 +63,16 @@ class Task:
     scale: float = 1.0
 
 
-def screens(model: audit.Model, shape: audit.Model, batch: int, names: Sequence[str]) -> dict[str, Task]:
-    """Return the screens by each detector, and by the default and the published one at half the resolution."""
+def screens(model: audit.Model, shape: audit.Model, batch: int, captions: int, names: Sequence[str]) -> dict[str, Task]:
+    """Return the screens by each detector, some of them also at half the resolution.
+
+    Args:
+        model: The model to run.
+        shape: The same model without weights.
+        batch: Captions per forward.
+        captions: Captions per call. They share the forwards without a caption.
+        names: The detectors, beside the default.
+    """
     height, width = model.resolution
     half = (height // 2, width // 2)
     tasks: dict[str, Task] = {}
@@ -71,9 +80,14 @@ def screens(model: audit.Model, shape: audit.Model, batch: int, names: Sequence[
         for resolution in (None, half) if name in HALVED else (None,):
             cost = screen_cost(shape.at_resolution(resolution), (name,))
             tasks[f"screen, {name}{HALF if resolution else ''}"] = Task(
-                batch,
-                partial(audit.screen, model, _captions(batch), (0,), (name,), batch_size=batch, resolution=resolution),
-                cost.text + cost.row + (cost.shared + (cost.unconditional and cost.text + cost.unconditional)) / batch,
+                captions,
+                partial(
+                    audit.screen, model, _captions(captions), (0,), (name,), batch_size=batch, resolution=resolution
+                ),
+                cost.text
+                + cost.row
+                + cost.shared / batch
+                + (cost.unconditional and cost.text + cost.unconditional) / captions,
             )
     return tasks
 
@@ -192,6 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--batch", type=int, default=16, help="captions per forward")
+    parser.add_argument("--captions", type=int, help="captions per screen; by default one batch")
+    parser.add_argument("--compile", action="store_true", help="compile blocks of the denoiser")
     parser.add_argument("--images", type=int, default=8, help="images per batch")
     parser.add_argument("--steps", type=int, default=PAPER_STEPS, help="with fewer, times are scaled to 50 steps")
     parser.add_argument("--rounds", type=int, default=5)
@@ -206,14 +222,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dtype = getattr(torch, chosen.dtype)
     shape = outline(chosen.arch)
     model = shape if chosen.count else make(chosen.arch, chosen.device, dtype)
+    if chosen.compile:
+        compile_blocks(getattr(model, model.DENOISER))
     tasks = generations(model, shape, chosen.images, chosen.steps)
-    tasks |= screens(model, shape, chosen.batch, chosen.detectors)
+    tasks |= screens(model, shape, chosen.batch, chosen.captions or chosen.batch, chosen.detectors)
     if chosen.count:
         counted = {name: task.flops / 1e12 for name, task in (tasks | parts(model, shape, chosen.batch)).items()}
         _write(chosen.out / "counted" / f"{chosen.arch}.json", {"arch": chosen.arch, "tflop": counted})
         return
     found = {
-        **{name: getattr(chosen, name) for name in ("arch", "device", "dtype", "rounds", "steps")},
+        **{name: getattr(chosen, name) for name in ("arch", "device", "dtype", "compile", "rounds", "steps", "batch")},
         "machine": machine(chosen.device),
         "default": [DEFAULT_DETECTOR],
         "tasks": measure(tasks, chosen.device, chosen.rounds),
@@ -221,7 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "peak_tflops": matmul_peak(chosen.device, dtype, chosen.peak) / 1e12,
         "peak_memory_gib": _peak_memory(chosen.device) / 2**30,
     }
-    _write(chosen.out / f"{chosen.arch}-{chosen.device}-{chosen.dtype}.json", found)
+    compiled = "-compiled" if chosen.compile else ""
+    _write(chosen.out / f"{chosen.arch}-{chosen.device}-{chosen.dtype}{compiled}.json", found)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
