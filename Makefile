@@ -46,10 +46,11 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.speed --arch sd21 --count
 	$(BIN)/python -m benchmarks.speed_page
 
-# The same on a GPU, at full size with random weights.
+# The same on a GPU, at full size with random weights, in five minutes.
+GPU = --device cuda --dtype bfloat16 --batch 64 --captions 256 --peak 8192 --rounds 3
 bench-gpu: .venv/installed
-	$(BIN)/python -m benchmarks.speed --arch sd15 --device cuda --dtype bfloat16 --batch 64 --peak 8192
-	$(BIN)/python -m benchmarks.speed --arch sd21 --device cuda --dtype bfloat16 --batch 64 --peak 8192
+	$(BIN)/python -m benchmarks.speed --arch sd15 $(GPU) --detectors profile attention_profile entropy_single_step noise_magnitude
+	$(BIN)/python -m benchmarks.speed --arch sd21 $(GPU) --detectors entropy_single_step
 	$(BIN)/python -m benchmarks.speed_page
 
 docs: .venv/installed

@@ -19,7 +19,11 @@ from benchmarks.speed import HALF, PLAIN, RELEASED, RESULTS
 Result = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs/explanation/performance.md")
-SHOWN = ("tiny-sd1-cpu-float32",)  # the results that the page on performance has
+SHOWN = (
+    "sd15-cuda-bfloat16",
+    "sd21-cuda-bfloat16",
+    "tiny-sd1-cpu-float32",
+)  # the results that the page on performance has
 NOT_YET = "*Not measured yet: `make bench` does.*"
 NAMES = {"tiny-sd1": "tiny SD 1", "demo": "demo's model", "sd15": "SD 1.5", "sd21": "SD 2.1"}
 
@@ -37,7 +41,8 @@ def tables(results: Sequence[Result], counts: Sequence[Result]) -> dict[str, str
         "counted": counted(counts) if counts else NOT_YET,
     }
     for result in results:
-        name = f"{result['arch']}-{result['device']}-{result['dtype']}"
+        compiled = "-compiled" if result["compile"] else ""
+        name = f"{result['arch']}-{result['device']}-{result['dtype']}{compiled}"
         found[f"speed-{name}"], found[f"parts-{name}"] = tasks(result), parts(result)
     return found
 
@@ -49,7 +54,7 @@ def headline(results: Sequence[Result]) -> str:
         "|---|---|---|---|---|",
     ]
     for result in results:
-        where = f"{NAMES[result['arch']]}, {result['dtype']} on {result['device']}"
+        where = f"{NAMES[result['arch']]}, {result['dtype']}, {result['machine']['name']}"
         default = [f"screen, {name}{half}" for name in result["default"] for half in ("", HALF)]
         for name in (RELEASED, f"{PLAIN}, batch 1", *default, "screen, entropy_single_step"):
             if name in result["tasks"]:
@@ -101,8 +106,8 @@ def _about(result: Result) -> str:
     machine, steps = result["machine"], result["steps"]
     text = (
         f"{NAMES[result['arch']]}, {result['dtype']}, {machine['name']}, {machine['threads']} "
-        f"thread{'s' if machine['threads'] > 1 else ''}, torch {machine['torch']}; {machine['clock']}, medians of "
-        f"{result['rounds']} rounds. Peak of a matrix product {result['peak_tflops']:.3g} TFLOP/s, peak memory "
+        f"thread{'s' if machine['threads'] > 1 else ''}, torch {machine['torch']}; screens in batches of "
+        f"{result['batch']}; {machine['clock']}, medians of {result['rounds']} rounds. Peak of a matrix product {result['peak_tflops']:.3g} TFLOP/s, peak memory "
         f"{result['peak_memory_gib']:.2g} GiB."
     )
     if any(task["scaled"] for task in result["tasks"].values()):

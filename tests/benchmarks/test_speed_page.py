@@ -16,8 +16,10 @@ RESULT = {
     "arch": "demo",
     "device": "cpu",
     "dtype": "float32",
+    "compile": False,
     "rounds": 3,
     "steps": 50,
+    "batch": 16,
     "machine": {"name": "a processor", "torch": "2", "threads": 1, "clock": "CPU time"},
     "default": ["profile"],
     "peak_tflops": 0.2,
@@ -39,9 +41,9 @@ def test_ratios_are_medians_of_the_rounds() -> None:
 
 def test_the_headline_is_the_default_screen() -> None:
     assert [line.split("|")[1].strip() for line in speed_page.headline([RESULT]).splitlines()[2:]] == [
-        "demo's model, float32 on cpu: released code",
-        "demo's model, float32 on cpu: plain diffusers, batch 1",
-        "demo's model, float32 on cpu: screen, `profile`",
+        "demo's model, float32, a processor: released code",
+        "demo's model, float32, a processor: plain diffusers, batch 1",
+        "demo's model, float32, a processor: screen, `profile`",
     ]
 
 
