@@ -35,7 +35,7 @@ from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, apply_thresho
 
 SEEDS, BATCH = (21, 22), 64
 VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
-TIMED, TIMED_BATCH = 8, 16  # calls that are timed, each beside a plain one
+TIMED, TIMED_BATCH = 4, 16  # calls that are timed, each beside a plain one
 MAX_P = 0.1  # of flagged control captions, unless a setting says otherwise
 PLAIN, STABILISE = "plain", "stabilise"
 ALL, RUN, SCREEN = "all", "run", "screen"
