@@ -107,8 +107,8 @@ def _about(result: Result) -> str:
     text = (
         f"{NAMES[result['arch']]}, {result['dtype']}, {machine['name']}, {machine['threads']} "
         f"thread{'s' if machine['threads'] > 1 else ''}, torch {machine['torch']}; screens in batches of "
-        f"{result['batch']}; {machine['clock']}, medians of {result['rounds']} rounds. Peak of a matrix product {result['peak_tflops']:.3g} TFLOP/s, peak memory "
-        f"{result['peak_memory_gib']:.2g} GiB."
+        f"{result['batch']}; {machine['clock']}, medians of {result['rounds']} rounds. Peak of a matrix product "
+        f"{result['peak_tflops']:.3g} TFLOP/s, peak memory {result['peak_memory_gib']:.2g} GiB."
     )
     if any(task["scaled"] for task in result["tasks"].values()):
         text += f" Generations ran {steps} steps; their times are scaled to 50."
