@@ -1,0 +1,26 @@
+"""Run Ray's command line, with a dashboard that serves nothing but jobs. Its other parts are seven more processes.
+
+Usage: python -m tests.support.ray_head start --head ...
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray._private import services
+from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD
+from ray.scripts.scripts import main
+
+start = services.start_ray_process
+
+
+def start_process(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
+    """Start a process of Ray. Of the dashboard, only what jobs need: the job server, and who the head is."""
+    if process_type == PROCESS_TYPE_DASHBOARD:
+        command = [*command, "--modules-to-load=NodeHead,JobHead"]
+    return start(command, process_type, *arguments, **options)
+
+
+if __name__ == "__main__":
+    services.start_ray_process = start_process
+    main()
