@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from pipelines.engine.ray_token import private_token
 from tests.support.paths import ROOT
 
-# Neither a dashboard, nor the autoscaler, nor the process that passes on what workers print.
+# Neither the autoscaler, nor the process that passes on what workers print. Nor the API server, which Ray would start
+# even without a dashboard.
 FEW = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
 # A machine that is silent for a second is dead, and no worker is started before it is needed.
 QUICK = {
@@ -35,6 +37,7 @@ def cluster(**resources: Any) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setattr(Node, "start_api_server", lambda self, **options: None)
         private_token()  # a run uses a cluster with a token only
         started = Cluster(initialize_head=True, head_node_args=FEW | resources | {"_system_config": QUICK})
         try:
