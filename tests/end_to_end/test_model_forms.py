@@ -21,7 +21,6 @@ from tests.support.toy import MODEL, write_config
 
 pytestmark = pytest.mark.slow
 
-SD1 = DATA / "tiny-sd1"
 # Two forwards per caption; the profile takes eight.
 DETECTORS = ["attention_profile", "noise_magnitude"]
 
@@ -70,7 +69,7 @@ def test_a_form_runs_from_audit_yaml_to_the_report(
     make_dataset(tmp_path)
     model: dict[str, object]
     if form == "single file":
-        file, config = single_file(SD1, tmp_path)
+        file, config = single_file(MODEL, tmp_path)
         embedding = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
         save_file({"picture": embedding}, tmp_path / "picture.safetensors")
         model = {"path": file.name, "config": config.name, "textual_inversion": "picture.safetensors"}

