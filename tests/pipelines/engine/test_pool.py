@@ -188,7 +188,10 @@ def test_a_worker_that_cannot_start_is_not_blamed_on_a_row(
         result(started(maker(kind)), Doubling(), cut(1, 1))
 
 
-def test_a_worker_that_starts_at_the_last_try_is_as_good_as_any(started: Callable[..., Pool], tmp_path: Path) -> None:
+def test_a_worker_that_starts_at_the_last_try_is_as_good_as_any(
+    started: Callable[..., Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "STARTS", 2)
     workers = started(maker(Late, str(tmp_path), pool_module.STARTS))
     assert result(workers, Doubling(), cut(2, 2)) == {"00000": [0, 2]}
     assert len(os.listdir(tmp_path)) == pool_module.STARTS
