@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from reports.record.histograms import Histogram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # INK and FAINT follow the page in light and dark (`reports.inline_svg`).
 DATA, CONTROL, LINE, INK, FAINT = "#2b6777", "#c9b79c", "#a3333d", "#333a40", "#d9dcdf"
@@ -78,10 +80,9 @@ def data_uri(svg: str) -> str:
 def _draw(
     x: str, y: str, paint: Any, *data: Any, size: tuple[float, float] = (4.6, 3.2), any_script: bool = False
 ) -> str:
-    """Draw a figure. With `any_script`, text stays text, so that the reader's fonts draw what matplotlib's lack."""
-    with matplotlib.rc_context(STYLE | ({"svg.fonttype": "none"} if any_script else {})), warnings.catch_warnings():
+    """Draw a figure. See `_figure` for `any_script`."""
+    with _figure(any_script, figsize=size, layout="constrained") as figure, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
@@ -89,6 +90,16 @@ def _draw(
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper left", fontsize=9, ncols=2)
         return _svg(figure)
+
+
+@contextmanager
+def _figure(any_script: bool, **options: Any) -> Iterator[Figure]:
+    """Provide a figure in our style. With `any_script`, text stays text, and the reader's fonts draw every script."""
+    import matplotlib  # takes longer to import than a page without figures needs in all
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE | ({"svg.fonttype": "none"} if any_script else {})):
+        yield Figure(**options)
 
 
 def _svg(figure: Figure) -> str:
@@ -134,8 +145,7 @@ def strip(name: str, found: Histogram) -> tuple[str, Callable[[float], float], t
         The axis is at the share STRIP_BASE of the height.
     """
     size = (3.4, 0.62)
-    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
-        figure = Figure(figsize=size, dpi=POINTS)
+    with _figure(any_script=True, figsize=size, dpi=POINTS) as figure:
         axes = figure.add_axes((0.03, 1 - STRIP_BASE, 0.94, STRIP_BASE))
         axes.stairs(found.counts["control"], found.edges, fill=True, color=NULL)
         if found.cut is not None:

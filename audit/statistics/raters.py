@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from audit.schema import COPIED_ANSWERS, HUMAN_VERDICTS, NEGATIVE_DECOYS, POSITIVE_DECOYS
 from audit.statistics.intervals import clopper_pearson, upper_bound
@@ -135,7 +135,7 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str], confidence: float =
     row_C, column_C = p_CC.sum(axis=1), p_CC.sum(axis=0)
     agreed, chance = float(np.trace(p_CC)), float(row_C @ column_C)
     kappa = (agreed - chance) / (1 - chance)
-    spread = float(norm.ppf((1 + confidence) / 2)) * _standard_error(p_CC, kappa, n)
+    spread = float(ndtri((1 + confidence) / 2)) * _standard_error(p_CC, kappa, n)
     fewest, most = clopper_pearson(round(n - np.trace(count_CC)), n, confidence)
     low = min(kappa - spread, 1 - most / (1 - chance))
     high = max(kappa + spread, 1 - fewest / (1 - chance))
