@@ -32,17 +32,27 @@ def chromium() -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture
-def page(chromium: Browser, attacked: UiServer) -> Iterator[Page]:
-    """The first page of the attacked run. The test fails if the browser reports an error or asks another server."""
-    opened = chromium.new_page(viewport={"width": 1280, "height": 900})
+@pytest.fixture(scope="module")
+def opened(chromium: Browser) -> Iterator[tuple[Page, list[str]]]:
+    """A page for all tests, with the errors that the browser reports and the addresses on other servers it asks."""
+    page = chromium.new_page()
     problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda message: problems.append(message.text))
-    opened.on("request", lambda request: problems.append(request.url) if not request.url.startswith(LOCAL) else None)
-    opened.goto(attacked.address)
-    yield opened
-    opened.close()
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(LOCAL) else None)
+    yield page, problems
+    page.close()
+
+
+@pytest.fixture
+def page(opened: tuple[Page, list[str]], attacked: UiServer) -> Iterator[Page]:
+    """The first page of the attacked run. The test fails if the browser reports an error or asks another server."""
+    page, problems = opened
+    problems.clear()
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.emulate_media(color_scheme="light")
+    page.goto(attacked.address)
+    yield page
     refused = "Failed to load resource: the server responded with a status of 404"  # of the page `nothing`
     assert [problem for problem in problems if not problem.startswith(refused)] == []
 
