@@ -74,7 +74,8 @@ def attention(query_BHQD: Tensor, key_BHKD: Tensor, scale: float, mask: Tensor |
     Returns:
         The attention: [B, H, Q, K], float32; each row over K sums to 1.
     """
-    logits_BHQK = query_BHQD.float() @ (scale * key_BHKD.float()).transpose(-1, -2)
+    with torch.autocast(query_BHQD.device.type, enabled=False):  # it would round the logits to its dtype
+        logits_BHQK = query_BHQD.float() @ (scale * key_BHKD.float()).transpose(-1, -2)
     if mask is not None and mask.dtype == torch.bool:
         logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
     elif mask is not None:
