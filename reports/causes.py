@@ -50,16 +50,20 @@ def causes(run: str | Path) -> pa.Table:
     Raises:
         AuditError: There is no run, or it is damaged.
     """
+    return query(run, statement()).select(SCHEMA.names).cast(SCHEMA)
+
+
+def statement() -> str:
+    """Return the SELECT statement that groups the failures of a run by cause, with the columns of SCHEMA."""
     cause = "message"
     for pattern, sign in _VARYING:
         cause = f"regexp_replace({cause}, '{pattern.replace(chr(39), chr(39) * 2)}', '{sign}', 'g')"
     example = ", ".join(
         f'first("{name}" order by caption_id, file, "row", message) as "{name}"' for name in SCHEMA.names[5:]
     )
-    sql = f"""
+    return f"""
         select stage, kind, {cause} as cause, count(*) as errors, sum("rows")::bigint as "rows", {example}
         from errors
         group by stage, kind, cause, regexp_extract_all(traceback, '{_FRAME}', 1)[-1]
         order by errors desc, stage, kind, cause
     """
-    return query(run, sql).select(SCHEMA.names).cast(SCHEMA)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from audit.errors import AuditError
 from audit.record.manifest import RunManifest
-from reports.causes import causes
+from reports.causes import statement
 from reports.purged import note
 from reports.record import captions, cases, mitigation, review
 from reports.record.answer import answer, limits
@@ -44,20 +44,14 @@ def build(run: str | Path, top: int = TOP, waivers: Sequence[Waiver] = ()) -> Re
         AuditError: A table or the manifest cannot be read.
     """
     manifest = locate(run).manifest()
-    failures = causes(run).to_pylist()
-    not_audited = NotAudited(
-        failures=[Failure(**{name: row[name] for name in Failure.model_fields}) for row in failures],
-        sampled_out=manifest.accounting.sampled_out,
-        pairs=manifest.accounting.pairs,
-    )
     with connect(run) as connection:
         try:
-            return _build(Source(connection, manifest, _address(run)), top, waivers, not_audited)
+            return _build(Source(connection, manifest, _address(run)), top, waivers)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise AuditError(f"a table cannot be read: {str(error).strip()}", where=str(run)) from error
 
 
-def _build(source: Source, top: int, waivers: Sequence[Waiver], not_audited: NotAudited) -> Record:
+def _build(source: Source, top: int, waivers: Sequence[Waiver]) -> Record:
     manifest = source.manifest
     steps, confirmed = funnel(source), captions.confirmed(source)
     selected, selected_count = captions.selected(source)
@@ -81,7 +75,7 @@ def _build(source: Source, top: int, waivers: Sequence[Waiver], not_audited: Not
         cases=shown,
         near_misses=captions.near_misses(source),
         nearest_misses=captions.nearest_misses(selected),
-        not_audited=not_audited,
+        not_audited=_not_audited(source),
         mitigation=measured,
         review=people,
         human_verdicts=human_verdicts,
@@ -101,6 +95,15 @@ def _address(run: str | Path) -> str:
 
 def _note(waiver: Waiver) -> WaiverNote:
     return WaiverNote(covers=waiver.covers, reason=waiver.grounds, owner=waiver.owner, expires=waiver.expires)
+
+
+def _not_audited(source: Source) -> NotAudited:
+    accounting = source.manifest.accounting
+    return NotAudited(
+        failures=[Failure(**{name: row[name] for name in Failure.model_fields}) for row in source.rows(statement())],
+        sampled_out=accounting.sampled_out,
+        pairs=accounting.pairs,
+    )
 
 
 def _info(source: Source) -> RunInfo:
