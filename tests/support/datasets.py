@@ -20,6 +20,7 @@ from tests.support.shared import shared
 from tests.support.toy import (
     CONTROL_CAPTIONS,
     CONTROL_TWIN,
+    FEW,
     MEMORIZED,
     MODEL,
     png,
@@ -117,6 +118,13 @@ def audited() -> Callable[..., str]:
 def finished(toy: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run of the dataset. It is computed once, so tests must not change it."""
     folder = shared(tmp_path_factory, "finished", lambda folder: audited(toy / "audit.yaml", out=str(folder / "run")))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def few(toy: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run of the dataset with few generations. It is computed once, so tests must not change it."""
+    folder = shared(tmp_path_factory, "few", lambda folder: audited(toy / "audit.yaml", *FEW, out=str(folder / "run")))
     return folder / "run"
 
 

@@ -23,6 +23,13 @@ from tests.support.paths import DATA
 MODEL = DATA / "toy-model"
 CONTROL_CAPTIONS = [f"{thing} number {number}" for thing in ("lamp", "river", "coat") for number in range(24)]
 MEMORIZED = "a planted picture"
+# The settings of an audit with few generations. With this seed, the sample contains MEMORIZED.
+FEW_GENERATIONS = {
+    "select": {"budget": 2, "audit_sample": 3, "seed": 14},
+    "confirm": {"control_captions": 4, "control_rate": 0.5, "fresh_seeds": 1},
+}
+# The same as overrides.
+FEW = tuple(f"{section}.{key}={value}" for section, keys in FEW_GENERATIONS.items() for key, value in keys.items())
 # The dataset contains it with other case and punctuation, so it must not count as a control caption.
 CONTROL_TWIN = "Picture 3, of a thing!"
 

@@ -34,7 +34,7 @@ def lines_of(path: Path, *overrides: str) -> dict[str, Line]:
 def test_units_and_shards_are_those_of_the_run(dataset: Path, audited: Callable[..., str]) -> None:
     # Small parts of generations, which are matched several at once.
     overrides = ["generate.seeds=[1,2]", "generate.steps=1", "engine.shard_rows=8", "confirm.fresh_seeds=0"]
-    overrides += ["select.audit_sample=7", "confirm.control_captions=8", "confirm.control_rate=0.25"]
+    overrides += ["select.audit_sample=3", "confirm.control_captions=4", "confirm.control_rate=0.5"]
     overrides.append("engine.keep_work=true")
     lines = lines_of(dataset, *overrides)
     ledger = Ledger(audited(dataset, *overrides))

@@ -35,20 +35,12 @@ from reports.query import query
 from tests.support.called import on_a_terminal
 from tests.support.comparison import TABLES, same
 from tests.support.screen import screen
-from tests.support.toy import CONTROL_CAPTIONS, MEMORIZED, MODEL, png, write_config, write_parquet
+from tests.support.toy import CONTROL_CAPTIONS, FEW, MEMORIZED, MODEL, png, write_config, write_parquet
 
 pytestmark = pytest.mark.slow
 
 IN_MEMORY = "memory://audit/run"
-# Settings with few generations. With this seed, the sample contains MEMORIZED.
-FEW = (
-    "select.budget=2",
-    "select.audit_sample=3",
-    "select.seed=14",
-    "confirm.control_captions=4",
-    "confirm.control_rate=0.5",
-    "confirm.fresh_seeds=1",
-)
+DIVIDED = (*FEW, "index.type=ivf")
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +54,14 @@ def run(finished: Path) -> Ledger:
 
 
 @pytest.fixture(scope="module")
-def few(dataset: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    """A run with few generations, in a folder."""
-    return Ledger(audited(dataset, *FEW, out=str(tmp_path_factory.mktemp("few") / "run")))
+def few(few: Path) -> Ledger:
+    return Ledger(str(few))
+
+
+@pytest.fixture
+def own(few: Ledger, tmp_path: Path) -> Ledger:
+    """A copy of that run, which the test may change."""
+    return Ledger(str(shutil.copytree(few.uri, tmp_path / "run")))
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +75,20 @@ def terminal(dataset: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def divided(dataset: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    """The same with two captions per part, and an inverted file of the images."""
+def renamed(make_dataset: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of the same dataset with a caption column named "text"."""
+    path = make_dataset(tmp_path_factory.mktemp("renamed"))
+    for file in (path.parent / "captions").iterdir():
+        pq.write_table(pq.read_table(file).rename_columns({"caption": "text"}), file)
+    return path
+
+
+@pytest.fixture(scope="module")
+def divided(renamed: Path, audited: Callable[..., str]) -> Ledger:
+    """The run of `renamed` with four captions per part, and an inverted file of the images."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest, "BUCKET_ROWS", 2)
-        out = str(tmp_path_factory.mktemp("divided") / "run")
-        return Ledger(audited(dataset, *FEW, "index.type=ivf", out=out))
+        patch.setattr(ingest, "BUCKET_ROWS", 4)
+        return Ledger(audited(renamed, *DIVIDED))
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +97,6 @@ def blind(dataset: Path, audited: Callable[..., str], tmp_path_factory: pytest.T
     settings = ["images=null", "screen.resolution=16", "calibration.screen=null", "select.perturbation_margin=true"]
     out = str(tmp_path_factory.mktemp("blind") / "run")
     return Ledger(audited(dataset, *FEW, *settings, "engine.keep_work=true", out=out))
-
-
-@pytest.fixture(scope="module")
-def renamed(
-    make_dataset: Callable[[Path], Path], audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The configuration of a finished run whose caption column is named "text"."""
-    path = make_dataset(tmp_path_factory.mktemp("renamed"))
-    for file in (path.parent / "captions").iterdir():
-        pq.write_table(pq.read_table(file).rename_columns({"caption": "text"}), file)
-    audited(path, *FEW)
-    return path
 
 
 def manifest(run: Ledger) -> dict[str, Any]:
@@ -243,7 +236,7 @@ def test_its_exclusions_clean_the_data_set_that_it_read(run: Ledger, dataset: Pa
 
 def test_captions_in_many_parts_are_selected_and_judged_as_in_one(few: Ledger, divided: Ledger) -> None:
     rows = [divided.rows("captions", name) for name in divided.parts("captions")]
-    assert len(rows) == 20
+    assert len(rows) == 10
     assert min(rows) == 0
     assert divided.parts("verdicts") == divided.parts("captions")
     exact = ["caption_id", "row_count", "verdict", "risk", "fresh_copies", "image_id", "family", "image_cluster_size"]
@@ -275,42 +268,40 @@ def test_an_inverted_file_of_few_images_finds_the_same(few: Ledger, divided: Led
 
 
 def test_a_rerun_of_a_finished_run_computes_nothing_and_removes_working_tables_unless_they_are_kept(
-    own: Path, dataset: Path, audited: Callable[..., str]
+    own: Ledger, dataset: Path, audited: Callable[..., str]
 ) -> None:
     """A finished run has none; here, a killed process left some."""
-    run = Ledger(str(own))
-    assert not Path(run.uri, "_work").exists()
-    assert not [path for path in Path(run.uri).iterdir() if path.is_dir() and path.name.startswith("_")]
-    before = {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*.parquet")}
-    Path(run.uri, "report.html").unlink()
-    run.write("_keys", "00000", pa.table({"key": [1]}))
-    audited(dataset, "engine.keep_work=true", out=run.uri)
-    assert run.parts("_keys")
-    assert Path(run.uri, "report.html").exists()
-    audited(dataset, out=run.uri)
-    assert not Path(run.uri, "_work").exists()
-    assert {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*.parquet")} == before
+    assert not Path(own.uri, "_work").exists()
+    assert not [path for path in Path(own.uri).iterdir() if path.is_dir() and path.name.startswith("_")]
+    before = {path: path.stat().st_mtime_ns for path in Path(own.uri).rglob("*.parquet")}
+    Path(own.uri, "report.html").unlink()
+    own.write("_keys", "00000", pa.table({"key": [1]}))
+    audited(dataset, *FEW, "engine.keep_work=true", out=own.uri)
+    assert own.parts("_keys")
+    assert Path(own.uri, "report.html").exists()
+    audited(dataset, *FEW, out=own.uri)
+    assert not Path(own.uri, "_work").exists()
+    assert {path: path.stat().st_mtime_ns for path in Path(own.uri).rglob("*.parquet")} == before
     assert not ray.is_initialized()
 
 
 def test_any_lost_part_is_made_again_without_the_working_tables(
-    own: Path, dataset: Path, audited: Callable[..., str]
+    own: Ledger, dataset: Path, audited: Callable[..., str]
 ) -> None:
     """One part of every table, and the calibration. The stages need working tables, which a finished run lacks."""
-    run = Ledger(str(own))
-    before = {table: run.read(table) for table in TABLES}
+    before = {table: own.read(table) for table in TABLES}
     for table in TABLES:
-        run.remove(table, run.parts(table)[0])
+        own.remove(table, own.parts(table)[0])
     for table, name in (("screen", "00000-00001"), ("generations", "discover-00001"), ("matches", "fresh-00000")):
-        run.remove(table, name)
-    Path(run.uri, calibration.NAME).unlink()
-    leftover = Path(run.uri, "screen", ".00000-00001.abc.tmp")
+        own.remove(table, name)
+    Path(own.uri, calibration.NAME).unlink()
+    leftover = Path(own.uri, "screen", ".00000-00001.abc.tmp")
     leftover.write_bytes(b"half a file")
-    audited(dataset, out=run.uri)
-    assert {table: run.read(table) for table in TABLES} == before
+    audited(dataset, *FEW, out=own.uri)
+    assert {table: own.read(table) for table in TABLES} == before
     assert not leftover.exists()
-    assert [result for result in check(run.uri) if not result.ok] == []
-    assert not Path(run.uri, "_work").exists()
+    assert [result for result in check(own.uri) if not result.ok] == []
+    assert not Path(own.uri, "_work").exists()
 
 
 def test_a_terminal_has_a_line_per_stage_above_the_summary(terminal: list[str]) -> None:
@@ -334,13 +325,14 @@ def test_a_run_is_not_resumed_under_another_configuration(
         audited(dataset, "generate.steps=3", out=run.uri)
 
 
+@pytest.mark.usefixtures("divided")
 def test_a_run_is_not_resumed_with_another_input(renamed: Path, audited: Callable[..., str]) -> None:
     captions = renamed.parent / "captions/00001.parquet"
     before = captions.read_bytes()
     try:
         pq.write_table(pq.read_table(captions).slice(1), captions)
         with pytest.raises(AuditError, match=r"00001.parquet: has changed since this run began"):
-            audited(renamed, *FEW)
+            audited(renamed, *DIVIDED)
     finally:
         captions.write_bytes(before)
 
@@ -350,7 +342,7 @@ def test_captions_and_images_of_one_parquet_file_with_two_embedders(
 ) -> None:
     """And without a precomputed screen of the control captions: it comes out the same."""
     folder = dataset.parent
-    texts = [row["caption"] for row in run.read("captions").to_pylist()]
+    texts = run.read("captions")["caption"].to_pylist()
     images = [png(row) for row in range(len(texts))]
     write_parquet(tmp_path / "all.parquet", {"caption": texts, "image": images})
     embedders = {name: {"weights": str(folder / "sscd.safetensors")} for name in ("sscd", "clip")}
@@ -404,14 +396,15 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
         for name, tensor in load_file(weights_file).items()
     }
     save_file(tensors, weights_file)
-    settings = ("images=null", "captions.sample=4", f"reference_model={base}", "calibration.screen=null", *FEW)
+    settings = (*FEW, "images=null", "captions.sample=4", f"reference_model={base}")
+    settings += ("calibration.screen=null", "screen.resolution=16")
     detector = "attention_profile"
     other = Ledger(audited(dataset, *settings, f"screen.detectors=[{detector}]", out=str(tmp_path / "beside")))
     assert [result for result in check(other.uri) if not result.ok] == []
     screen = other.read("screen")
     texts = dict(zip(*(other.read("captions")[name].to_pylist() for name in ("caption_id", "caption")), strict=True))
     captions = [texts[id_] for id_ in screen["caption_id"].to_pylist()]
-    alone = audit.screen(audit.load_model(base), captions, detectors=[detector])
+    alone = audit.screen(audit.load_model(base, resolution=16), captions, detectors=[detector])
     np.testing.assert_allclose(
         screen["reference_layer_entropy"].to_pylist(), alone["layer_entropy"].to_pylist(), atol=2e-5
     )
@@ -422,10 +415,11 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
     assert any("reference" in item for item in calibration.load_calibration(other).context)
 
 
+@pytest.mark.usefixtures("divided")
 def test_the_default_caption_column_is_the_same_from_the_run_to_the_clean_copy(
     renamed: Path, audited: Callable[..., str], tmp_path: Path
 ) -> None:
-    out = audited(renamed, *FEW)  # resumed
+    out = audited(renamed, *DIVIDED)  # resumed
     resolved = json.loads(Path(out, "manifest.json").read_text())["resolved"]
     assert resolved["captions"]["caption"] == "text"
     exclusions, clean = write_exclusions(Path(out), out=str(tmp_path / "x.parquet")).path, tmp_path / "clean"

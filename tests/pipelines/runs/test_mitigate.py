@@ -65,17 +65,17 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(finished: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+def run(few: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     """A copy of the finished run, elsewhere, after `crossaudit mitigate`."""
-    copy = Path(shutil.copytree(finished, tmp_path_factory.mktemp("mitigated") / "run"))
+    copy = Path(shutil.copytree(few, tmp_path_factory.mktemp("mitigated") / "run"))
     mitigate_run(str(copy), Request(**(vars(SMALL) | {"clip": str(clip)})))
     return Ledger(str(copy))
 
 
 @pytest.fixture
-def own(finished: Path, tmp_path: Path) -> Ledger:
+def own(few: Path, tmp_path: Path) -> Ledger:
     """A copy that a test may spoil."""
-    return Ledger(str(shutil.copytree(finished, tmp_path / "run")))
+    return Ledger(str(shutil.copytree(few, tmp_path / "run")))
 
 
 def manifest(run: Ledger) -> dict[str, Any]:
@@ -147,8 +147,8 @@ def test_the_summary_has_a_row_a_group_and_setting(run: Ledger) -> None:
         assert row["diversity"] > 0 if row["images"] > 1 else row["diversity"] is None
 
 
-def test_the_run_stays_finished_and_its_accounting_closes(run: Ledger, finished: Path) -> None:
-    before, after = json.loads((finished / "manifest.json").read_text()), manifest(run)
+def test_the_run_stays_finished_and_its_accounting_closes(run: Ledger, few: Path) -> None:
+    before, after = json.loads((few / "manifest.json").read_text()), manifest(run)
     assert after["finished"] == before["finished"]
     assert after["claims"] == before["claims"]
     assert after["resolved"] | {"out": ""} == before["resolved"] | {"out": ""}
@@ -157,9 +157,9 @@ def test_the_run_stays_finished_and_its_accounting_closes(run: Ledger, finished:
     assert query(run.uri, "select count(*) as n from mitigation").to_pylist() == [{"n": len(rows(run))}]
 
 
-def test_the_report_has_the_section(run: Ledger, finished: Path) -> None:
+def test_the_report_has_the_section(run: Ledger, few: Path) -> None:
     assert '<h2 id="mitigation">' in Path(run.uri, "report.html").read_text("utf-8")
-    assert '<h2 id="mitigation">' not in (finished / "report.html").read_text("utf-8")
+    assert '<h2 id="mitigation">' not in (few / "report.html").read_text("utf-8")
 
 
 def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger, clip: Path) -> None:
@@ -179,8 +179,8 @@ def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger
 
 
 @pytest.mark.parametrize("wrong", [("--method", "mask"), ("--captions", "0"), ("--method", "rescale:bos_scale=-1")])
-def test_wrong_arguments_exit_with_2(finished: Path, wrong: tuple[str, str]) -> None:
-    assert crossaudit("mitigate", str(finished), *wrong).returncode == 2
+def test_wrong_arguments_exit_with_2(few: Path, wrong: tuple[str, str]) -> None:
+    assert crossaudit("mitigate", str(few), *wrong).returncode == 2
 
 
 def test_it_goes_on_where_it_stopped_and_other_settings_are_added(run: Ledger, clip: Path) -> None:
@@ -199,34 +199,33 @@ def test_it_goes_on_where_it_stopped_and_other_settings_are_added(run: Ledger, c
     assert [result for result in check(run.uri) if not result.ok] == []
 
 
-def test_what_was_measured_but_not_summarized_is_measured_again_if_its_vectors_are_gone(own: Ledger) -> None:
+def test_what_was_measured_but_not_summarized_is_measured_again_if_its_vectors_are_gone(
+    run: Ledger, clip: Path, tmp_path: Path
+) -> None:
     """As after a kill between two settings, and a rerun of the audit, which removes working tables."""
-    first = Request(methods=rescale((2.0, "eos")), confirmed=1, ordinary=1)
-    mitigate_run(own.uri, first)
-    assert not Path(own.uri, "_work").exists()
-    before, summary = own.read("mitigation").drop_columns("seconds"), own.read("mitigation_summary")
-    own.write("mitigation_summary", "00000", summary.slice(1))
-    kept = own.read("mitigation_summary").to_pylist()
-    mitigate_run(own.uri, first)
-    assert own.read("mitigation").drop_columns("seconds").equals(before)
-    again = own.read("mitigation_summary")
+    copy = Ledger(str(shutil.copytree(run.uri, tmp_path / "run")))
+    assert not Path(copy.uri, "_work").exists()
+    before, summary = copy.read("mitigation").drop_columns("seconds"), copy.read("mitigation_summary")
+    copy.write("mitigation_summary", "00000", summary.slice(1))
+    kept = copy.read("mitigation_summary").to_pylist()
+    mitigate_run(copy.uri, Request(**(vars(SMALL) | {"clip": str(clip)})))
+    assert copy.read("mitigation").drop_columns("seconds").equals(before)
+    again = copy.read("mitigation_summary")
     assert again.slice(1).to_pylist() == kept  # its seconds too: it was not measured again
     assert again.drop_columns("seconds_per_image").equals(summary.drop_columns("seconds_per_image"))
 
 
-def test_other_captions_or_seeds_take_the_place_of_those_before(own: Ledger) -> None:
-    data = manifest(own)
-    data["models"]["clip"] = {"open_clip_model.safetensors": "of an earlier --clip"}
-    own.write_bytes("manifest.json", json.dumps(data).encode())
-    mitigate_run(own.uri, Request(methods=rescale((2.0, "eos"), (3.0, "eos")), confirmed=1, ordinary=0))
-    assert "clip" not in manifest(own)["models"]
-    assert {row["clip_score"] for row in rows(own)} == {None}  # the run has no CLIP
-    mitigate_run(own.uri, Request(methods=rescale((2.0, "eos")), confirmed=1, ordinary=1, seeds=[7, 8]))
-    assert {(row["caption_set"], row["seed"]) for row in rows(own)} == {
+def test_other_captions_or_seeds_take_the_place_of_those_before(run: Ledger, tmp_path: Path) -> None:
+    copy = Ledger(str(shutil.copytree(run.uri, tmp_path / "run")))
+    assert "clip" in manifest(copy)["models"]
+    mitigate_run(copy.uri, Request(methods=rescale((2.0, "eos")), confirmed=1, ordinary=1, seeds=[7, 8]))
+    assert "clip" not in manifest(copy)["models"]
+    assert {row["clip_score"] for row in rows(copy)} == {None}  # the run has no CLIP
+    assert {(row["caption_set"], row["seed"]) for row in rows(copy)} == {
         (caption_set, seed) for caption_set in schema.CAPTION_SETS for seed in (7, 8)
     }
-    assert {row["settings"] for row in rows(own)} == {"", "bos_scale=2.0, keep=eos"}
-    assert [result for result in check(own.uri) if not result.ok] == []
+    assert {row["settings"] for row in rows(copy)} == {"", "bos_scale=2.0, keep=eos"}
+    assert [result for result in check(copy.uri) if not result.ok] == []
 
 
 def test_a_partial_copy_is_looked_for_in_its_region(own: Ledger) -> None:

@@ -26,7 +26,7 @@ from reports.check import check
 from reports.exclusions import write_exclusions
 from reports.query import query
 from tests.support.called import crossaudit
-from tests.support.toy import MEMORIZED, MODEL, png
+from tests.support.toy import FEW, MEMORIZED, MODEL, png
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +34,18 @@ SMALL = Request(methods=("rescale:bos_scale=1,keep=words",), confirmed=3, ordina
 
 
 @pytest.fixture(scope="module")
-def finished(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with mitigation measured and a review begun; read only."""
-    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("mitigated") / "run"))
+    run = Path(shutil.copytree(few, tmp_path_factory.mktemp("mitigated") / "run"))
     mitigate_run(str(run), SMALL)
     open_review(str(run), decoys=6)
     return run
+
+
+@pytest.fixture
+def own(few: Path, tmp_path: Path) -> Path:
+    """A finished run that the test may change."""
+    return Path(shutil.copytree(few, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +123,7 @@ def test_no_byte_of_what_was_removed_is_left_anywhere(
     run = request.getfixturevalue(keep)
     left = {picture for found in pictures(run).values() for picture in found}
     gone = {picture for found in pictures(finished).values() for picture in found} - left
-    assert len(gone) > 20
+    assert len(gone) > 10
     for path in run.rglob("*"):
         if path.is_file():
             raw = path.read_bytes()
@@ -238,6 +244,7 @@ def test_files_of_reproduce_and_explain_go_with_the_pictures(own: Path, tmp_path
     assert not page.exists()
     done = crossaudit("purge", str(own), "--keep", "none")
     assert done.returncode == 0
+    assert re.search(r"^generations: \d+ pictures removed$", done.stdout, re.M)
     assert f"{case}: removed" in done.stdout
     assert not case.exists()
     assert manifest(own)["pictures"] == []
@@ -287,7 +294,7 @@ def test_only_one_process_writes_into_a_run(own: Path, tmp_path: Path) -> None:
 
 def test_the_run_is_not_computed_again(toy: Path, none: Path, audited: Callable[..., str]) -> None:
     before = content(none)
-    audited(toy / "audit.yaml", out=str(none))
+    audited(toy / "audit.yaml", *FEW, out=str(none))
     assert content(none) == before
 
 
@@ -300,10 +307,7 @@ def test_only_a_finished_run_is_purged(own: Path) -> None:
     assert content(own) == before
 
 
-def test_the_command_asks_what_to_keep(own: Path) -> None:
-    asked = crossaudit("purge", str(own))
+def test_the_command_asks_what_to_keep(few: Path) -> None:
+    asked = crossaudit("purge", str(few))
     assert asked.returncode == 2
     assert "--keep" in asked.stderr
-    done = crossaudit("purge", str(own), "--keep", "none")
-    assert done.returncode == 0
-    assert "generations: 72 pictures removed" in done.stdout
