@@ -14,6 +14,7 @@ from audit.errors import AuditError, UsageError
 from pipelines.runs.evaluate import Evaluation, Measured, evaluate
 from reports.query import query
 from tests.support.changed_run import change_table
+from tests.support.toy import MODEL
 
 
 @pytest.fixture
@@ -60,7 +61,8 @@ def test_the_figures_are_those_of_the_scores_of_the_run(finished: Path, labels: 
 def test_every_detector_that_the_run_has_is_measured_for_every_label(
     toy: Path, audited: Callable[..., str], labels: Path, tmp_path: Path
 ) -> None:
-    overrides = ("screen.detectors=[profile]", "calibration.screen=null", "images=null", "select.audit_sample=0")
+    overrides = ("screen.detectors=[profile]", "screen.resolution=16", "calibration.screen=null")
+    overrides += ("images=null", "select.budget=1", "select.audit_sample=0")
     run = audited(toy / "audit.yaml", *overrides, out=str(tmp_path / "run"))
     found = evaluate(run, str(labels))
     measured = {(one.detector, one.label) for one in found.measured}
@@ -130,7 +132,8 @@ def test_what_cannot_be_measured_is_refused(finished: Path, labels: Path, tmp_pa
 def test_detectors_of_generations_are_measured_on_the_generated_captions(
     toy: Path, audited: Callable[..., str], labels: Path, tmp_path: Path
 ) -> None:
-    overrides = ("generate.detectors=[entropy_trajectory]", "confirm.control_captions=72", "confirm.fresh_seeds=1")
+    overrides = (f"model={{path: {MODEL}, resolution: 16}}", "calibration.screen=null", "engine.shard_rows=256")
+    overrides += ("generate.detectors=[entropy_trajectory]", "confirm.control_captions=72", "confirm.fresh_seeds=0")
     run = Path(audited(toy / "audit.yaml", *overrides, out=str(tmp_path / "run")))
     sql = "select caption from captions semi join (from generations where purpose = 'discover') using (caption_id)"
     made = query(run, sql)

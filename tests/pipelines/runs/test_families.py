@@ -72,20 +72,14 @@ def test_a_detector_of_attention_is_refused_before_a_folder_without_a_family_is_
 
 
 def _written(folder: Path, resolution: int, **stages: Any) -> Path:
-    """Write an audit.yaml for few captions and generations: what is found is not the point here."""
+    """Write an audit.yaml for few captions and no images: what is found is not the point here."""
     return write_config(
         folder,
         captions={"path": "captions/00000.parquet", "sample": 6},
-        images="images/00000.tar",
+        images=None,
         model={"path": "model", "resolution": resolution},
         calibration={"captions": "control_captions.txt"},
         select={"budget": 2, "audit_sample": 1, "seed": 1},
-        confirm={
-            "fresh_seeds": 1,
-            "control_captions": 4,
-            "control_rate": 0.5,
-            "sscd": {"weights": "sscd.safetensors", "min_similarity_region": 0.9999},
-        },
         **stages,
     )
 
