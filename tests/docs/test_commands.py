@@ -14,16 +14,17 @@ import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.commands import rank_layers
 from tests.support.pages import PAGES, Block, blocks, name_of, prose
-from tests.support.toy import MEMORIZED, MODEL
+from tests.support.toy import FEW_GENERATIONS, MEMORIZED, MODEL
 
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.language == "bash"]
 RUNNABLE = [page for page in PAGES if any(block.page == page and block.not_run is None for block in BLOCKS)]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # What stands in the documentation for a caption of the reader's.
 STAND_INS = {"a caption": MEMORIZED}
-# Commands that load a model and change no run: several pages show them, and each form is run once.
-ONCE = ("explain", "rank-layers", "reproduce")
+# Commands that change no run: several pages show them, and each form is run once.
+ONCE = ("check", "errors", "explain", "lookup", "query", "rank-layers", "reproduce", "status")
 # What a reader may wait for, and a test need not.
 SHORTER = {"explain": ["--steps", "2"]}
 
@@ -75,6 +76,8 @@ def audited_folder(
     shutil.copytree(MODEL, folder / "my-model")
     (folder / "mine.png").write_bytes(planted)
     settings |= {"model": "my-model", "calibration": settings["calibration"] | {"captions": "controls.txt"}}
+    for section, few in FEW_GENERATIONS.items():
+        settings[section] |= few
     path.write_text(yaml.safe_dump(settings), "utf-8")
     audited(path)
     shutil.copytree(folder, folder.parent / "pristine")
@@ -86,6 +89,7 @@ def audited_folder(
 def test_the_commands_of_a_page_run(
     page: Path, audited_folder: Path, done: set[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rank_layers, "MOST", 8)  # captions; a reader may wait for more
     # At the same path, which the configuration of a run depends on.
     shutil.rmtree(audited_folder)
     shutil.copytree(audited_folder.parent / "pristine", audited_folder)

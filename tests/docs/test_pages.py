@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -61,8 +62,8 @@ def test_the_code_names_only_pages_that_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_site_builds_offline_without_a_warning(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "docs/generate.py"], cwd=ROOT, check=True)
+def test_the_site_builds_offline_without_a_warning(generate: ModuleType, tmp_path: Path) -> None:
+    generate.main()
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # a notice of the theme, not of the pages
     done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
