@@ -15,7 +15,7 @@ from audit.defaults import DEFAULT_DETECTOR
 from tests.support.called import crossaudit
 from tests.support.paths import DATA, ROOT
 from tests.support.tiny_mmdit import tiny_flux
-from tests.support.toy import judged, write_config
+from tests.support.toy import MODEL, judged, write_config
 
 COMMANDS = (
     "init",
@@ -164,33 +164,30 @@ def test_detectors_are_marked_for_a_family_without_planted_models(tmp_path: Path
 
 @pytest.mark.slow
 def test_explain_writes_one_page(tmp_path: Path) -> None:
-    model, control, page = ROOT / "tests/data/tiny-sd1", tmp_path / "control.txt", tmp_path / "page.html"
+    control, page = tmp_path / "control.txt", tmp_path / "page.html"
     control.write_text("a cat\n\na house\n")
-    shown = crossaudit(
-        "explain", str(model), "a red dog 🐕", "--controls", str(control), "--steps", "2", "--out", str(page)
-    )
+    shown = crossaudit("explain", MODEL, "a red dog 🐕", "--controls", str(control), "--steps", "2", "--out", str(page))
     assert (shown.returncode, shown.stdout.strip()) == (0, str(page))
     assert "follow the caption: 2 steps, " in shown.stderr
     assert "Warning" not in shown.stderr
     assert "a red dog 🐕" in page.read_text(encoding="utf-8")
     control.write_text("\n")
-    empty = crossaudit("explain", str(model), "a dog", "--controls", str(control))
+    empty = crossaudit("explain", MODEL, "a dog", "--controls", str(control))
     assert empty.returncode == 2
     assert "no control captions" in empty.stderr
 
 
 @pytest.mark.slow
 def test_layers_of_a_model_are_shown_by_timestep(tmp_path: Path) -> None:
-    model = str(ROOT / "tests/data/tiny-sd1")
     captions, control, out = tmp_path / "captions.txt", tmp_path / "control.txt", tmp_path / "layers.parquet"
     captions.write_text("a red dog\na dog\n")
     control.write_text("a cat\na house\n")
-    shown = crossaudit("rank-layers", model, "--captions", str(captions), "--controls", str(control), "--out", str(out))
+    shown = crossaudit("rank-layers", MODEL, "--captions", str(captions), "--controls", str(control), "--out", str(out))
     assert shown.returncode == 0, shown.stderr
     assert "AUROC of 2 captions against 2 control captions" in shown.stdout
     assert "t = 981" in shown.stdout
-    assert pq.read_table(out).num_rows == 8 * 16 * 2
-    half = crossaudit("rank-layers", model, "--captions", str(captions))
+    assert pq.read_table(out).num_rows == 8 * 4 * 2
+    half = crossaudit("rank-layers", MODEL, "--captions", str(captions))
     assert half.returncode == 2
     assert "--captions and --controls go together" in half.stderr
     assert "this is not a run" in crossaudit("rank-layers", str(tmp_path)).stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ import pytest
 from audit.embedding.published import PUBLISHED, address, cache_folder
 from audit.errors import AuditError
 from pipelines.commands.download_weights import download
-from tests.support.paths import ROOT
+from tests.support.called import crossaudit
 
 
 def archive() -> bytes:
@@ -121,14 +119,16 @@ def test_the_cache_is_of_the_user_unless_the_environment_says_otherwise(monkeypa
     assert cache_folder() == Path.home() / ".cache" / "crossaudit"
 
 
-def crossaudit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, and a proxy that does not answer: nothing listens on port 9 (discard)."""
+    monkeypatch.setenv("CROSSAUDIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
 
 
+@pytest.mark.usefixtures("offline")
 def test_offline_it_exits_with_1_and_says_what_to_put_where(tmp_path: Path) -> None:
-    # Nothing listens on port 9 (discard).
-    shown = crossaudit("download-weights", "sscd", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9")
+    shown = crossaudit("download-weights", "sscd")
     assert shown.returncode == 1
     assert shown.stdout.strip() == address("sscd_disc_mixup")
     assert "download failed" in shown.stderr
@@ -137,11 +137,10 @@ def test_offline_it_exits_with_1_and_says_what_to_put_where(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("offline")
 def test_what_is_there_is_not_downloaded_again_and_its_size_and_sha256_are_printed(tmp_path: Path) -> None:
     (tmp_path / PUBLISHED["sscd_disc_large"]).write_bytes(WEIGHTS)
-    shown = crossaudit(
-        "download-weights", "sscd_disc_large", CROSSAUDIT_CACHE=str(tmp_path), https_proxy="http://127.0.0.1:9"
-    )
+    shown = crossaudit("download-weights", "sscd_disc_large")
     assert shown.returncode == 0, shown.stderr
     assert f"{len(WEIGHTS):,} bytes, sha256 {hashlib.sha256(WEIGHTS).hexdigest()}" in shown.stdout
     assert crossaudit("download-weights", "sscd_disc_huge").returncode == 2

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import audit
 from audit.explaining.layers import layers as look
@@ -24,8 +24,16 @@ QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
 CONFIRMED, UNSEEN = ["a planted picture", "another one"], ["lamp number 1", "river number 2"]
 
 
-def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    width = audit.load_model(MODEL).unet.get_submodule(QUERY).weight.shape
+@pytest.fixture(scope="module")
+def plain() -> pa.Table:
+    """The table of the model without LoRA weights."""
+    return look(audit.load_model(MODEL), CONFIRMED, UNSEEN)
+
+
+def test_a_run_with_lora_weights_is_looked_at_with_them(
+    tmp_path: Path, plain: pa.Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    width = load_file(MODEL / "unet/diffusion_pytorch_model.safetensors")[f"{QUERY}.weight"].shape
     factors = torch.full((2, width[1]), 0.5), torch.full((width[0], 2), 0.5)
     lora = tmp_path / "lora.safetensors"
     save_file({f"unet.{QUERY}.lora_{side}.weight": factor for side, factor in zip("AB", factors, strict=True)}, lora)
@@ -43,13 +51,13 @@ def test_a_run_with_lora_weights_is_looked_at_with_them(tmp_path: Path, capsys: 
     assert "look at layers: 4 captions, " in capsys.readouterr().err
     found = pq.read_table(tmp_path / "found.parquet")
     assert found.equals(look(audit.load_model(MODEL, lora=lora), CONFIRMED, UNSEEN))
-    assert not found.equals(look(audit.load_model(MODEL), CONFIRMED, UNSEEN))
+    assert not found.equals(plain)
 
 
-def test_the_default_column_of_each_file_is_read(tmp_path: Path) -> None:
+def test_the_default_column_of_each_file_is_read(tmp_path: Path, plain: pa.Table) -> None:
     (tmp_path / "own.jsonl").write_text("".join(f'{{"text": "{caption}"}}\n' for caption in CONFIRMED))
     (tmp_path / "unseen.csv").write_text("\n".join(["id,prompt", *(f"0,{caption}" for caption in UNSEEN)]))
     files = ("--captions", str(tmp_path / "own.jsonl"), "--controls", str(tmp_path / "unseen.csv"))
     code, _, error = crossaudit("rank-layers", str(MODEL), *files, "--out", str(tmp_path / "found.parquet"))
     assert code == 0, error
-    assert pq.read_table(tmp_path / "found.parquet").equals(look(audit.load_model(MODEL), CONFIRMED, UNSEEN))
+    assert pq.read_table(tmp_path / "found.parquet").equals(plain)

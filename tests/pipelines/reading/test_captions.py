@@ -79,7 +79,7 @@ def texts_of(format: str) -> st.SearchStrategy[str]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), step=st.integers(1, 5))
 def test_any_texts_come_back_cut_anywhere(
     format: str, data: st.DataObject, step: int, tmp_path_factory: pytest.TempPathFactory

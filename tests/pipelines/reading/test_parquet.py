@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.errors import UsageError
@@ -29,6 +29,7 @@ def read(part: Slice, start: int, stop: int, **columns: str) -> tuple[pa.Table, 
     return reading.read(part, start, stop, Captions(path="x", **columns))
 
 
+@settings(max_examples=40)  # each writes a file
 @given(st.lists(st.one_of(st.none(), st.text(max_size=5), st.binary(max_size=5)), min_size=1, max_size=40))
 def test_no_row_is_lost_or_counted_twice(tmp_path_factory: pytest.TempPathFactory, values: list) -> None:
     path = tmp_path_factory.mktemp("any") / "0.parquet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,20 +51,28 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `data`; read only."""
     rows = [
         row(f"{stem}.parquet", n, caption, images_of(stem)[n])
         for stem, captions in CAPTIONS.items()
         for n, caption in enumerate(captions)
     ]
     images = [image for stem in CAPTIONS for image in images_of(stem)]
-    return write_run(tmp_path / "run", rows, [reproduced("a cat", images[0], 0.9)], images)
+    return write_run(tmp_path_factory.mktemp("audited") / "run", rows, [reproduced("a cat", images[0], 0.9)], images)
+
+
+@pytest.fixture(scope="module")
+def exclusions(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of the run by the default policy, elsewhere than those that a test writes into the run."""
+    return Path(write_exclusions(run, out=str(tmp_path_factory.mktemp("listed") / "exclusions.parquet")).path)
 
 
 @pytest.fixture
-def dropping(run: Path) -> str:
-    return write_exclusions(run).path
+def dropping(exclusions: Path, tmp_path: Path) -> str:
+    """A copy of the exclusions that a test may change."""
+    return str(shutil.copy(exclusions, tmp_path))
 
 
 def test_a_folder_of_captions_and_tars_is_copied_without_what_is_dropped(
