@@ -17,6 +17,7 @@ from reports.check import check, counts
 from reports.stored_run import locate
 from reports.views import connect
 from tests.support.changed_run import change_manifest
+from tests.support.faulty import Faulty
 
 TABLES = (
     "rows",
@@ -38,33 +39,21 @@ TABLES = (
 )
 
 
-class Faulty:
-    """The finished run in memory, where a test changes tables and the manifest as an engine with a fault would."""
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: dict[str, pa.Table], manifest: RunManifest):
-        self.connection, self.tables, self.manifest = connection, dict(tables), manifest.model_copy(deep=True)
-        for table in tables:
-            self.edit(table, lambda rows: rows)
-
-    def edit(self, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
-        self.tables[table] = change(self.tables[table])
-        self.connection.register(table, self.tables[table])
-
-    def failed(self) -> Iterator[str]:
-        found = counts(self.connection, self.manifest)
-        return (f"{result.name}: {result.detail}" for result in found if not result.ok)
-
-
 @pytest.fixture(scope="module")
 def stored(run: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, pa.Table], RunManifest]]:
     with connect(run) as connection:
         tables = {table: connection.sql(f"from {table}").to_arrow_table() for table in TABLES}
+        for table, rows in tables.items():
+            connection.register(table, rows)
         yield connection, tables, locate(run).manifest()
 
 
 @pytest.fixture
-def faulty(stored: tuple[duckdb.DuckDBPyConnection, dict[str, pa.Table], RunManifest]) -> Faulty:
-    return Faulty(*stored)
+def faulty(stored: tuple[duckdb.DuckDBPyConnection, dict[str, pa.Table], RunManifest]) -> Iterator[Faulty]:
+    """The finished run in memory."""
+    found = Faulty(*stored)
+    yield found
+    found.repair()
 
 
 def failed(run: Path) -> list[str]:
