@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,22 +55,44 @@ def expected() -> dict[str, list[dict[str, float | str | int]]]:
 
 @pytest.fixture(scope="session")
 def plain() -> StableDiffusionPipeline:
-    """tiny-sd1 as diffusers runs it, in float32. Tests that change it take `pipeline`."""
+    """tiny-sd1 as diffusers runs it, in float32. Tests must not change it."""
     pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-@pytest.fixture
-def pipeline(plain: StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """A copy of `plain` that the test may change."""
-    return copy.deepcopy(plain)
+@pytest.fixture(scope="session")
+def loaded() -> StableDiffusionPipeline:
+    """`toy-model` as diffusers loads it. Tests must not change it."""
+    return StableDiffusionPipeline.from_pretrained(MODEL)
 
 
 @pytest.fixture(scope="session")
 def exact() -> StableDiffusionPipeline:
-    """tiny-sd1 as diffusers runs it, in float64: to hold our float32 against."""
-    pipe = StableDiffusionPipeline.from_pretrained(DATA / "tiny-sd1").to(torch.float64)
+    """`toy-model` as diffusers runs it, in float64: to hold our float32 against. Tests must not change it."""
+    pipe = StableDiffusionPipeline.from_pretrained(MODEL).to(torch.float64)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def pipeline(loaded: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """A pipeline of `toy-model` that the test may change: its UNet and its scheduler are its own."""
+    return own(loaded)
+
+
+@pytest.fixture
+def float64(exact: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """The same in float64."""
+    return own(exact)
+
+
+def own(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    parts: dict[str, Any] = pipe.components | {
+        "unet": copy.deepcopy(pipe.unet),
+        "scheduler": DDIMScheduler.from_config(pipe.scheduler.config),
+    }
+    made = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    made.set_progress_bar_config(disable=True)
+    return made

@@ -51,18 +51,15 @@ def test_self_attention_named_attn2_is_not_probed(sd1: audit.Model) -> None:
         block.attn1, block.attn2 = attn1, attn2
 
 
-def test_it_is_the_plain_softmax_in_float64(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
-    given = inputs(sd1, ["a dog", "a serene beach at sunrise"])
-    plain = Explicit()
-    before = exact.unet.attn_processors
-    mine = {name: plain if "attn2" in name else processor for name, processor in before.items()}
-    exact.unet.set_attn_processor(mine)
-    hidden = exact.encode_prompt(["a dog", "a serene beach at sunrise"], "cpu", 1, False)[0]
+def test_it_is_the_plain_softmax_in_float64(small: audit.Model, float64: StableDiffusionPipeline) -> None:
+    given = inputs(small, ["a dog", "a serene beach at sunrise"])
+    plain, before = Explicit(), float64.unet.attn_processors
+    float64.unet.set_attn_processor({name: plain if "attn2" in name else before[name] for name in before})
+    hidden = float64.encode_prompt(["a dog", "a serene beach at sunrise"], "cpu", 1, False)[0]
     with torch.inference_mode():
-        output = exact.unet(given["sample"].double(), 621, encoder_hidden_states=hidden).sample
-        with AttentionProbe(sd1.layers) as probe:
-            ours = sd1.unet(**given).sample
-    exact.unet.set_attn_processor(before)
+        output = float64.unet(given["sample"].double(), 621, encoder_hidden_states=hidden).sample
+        with AttentionProbe(small.layers) as probe:
+            ours = small.unet(**given).sample
     torch.testing.assert_close(probe.take().double(), torch.stack(plain.means, 1), atol=2e-6, rtol=0)
     torch.testing.assert_close(ours.double(), output, atol=2e-5, rtol=0)
 

@@ -21,7 +21,7 @@ class Reference:
     """Forwards in float64, on the 50-step schedule.
 
     Attributes:
-        pipeline: tiny-sd1 in float64.
+        pipeline: The toy model in float64.
         prediction: "epsilon" or "v_prediction".
         zero_snr: Whether the schedule has zero terminal SNR.
     """
@@ -65,12 +65,12 @@ CASES = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
 
 @pytest.fixture(params=CASES, ids=["epsilon", "v", "v-zero-snr"])
 def case(
-    request: pytest.FixtureRequest, sd1: audit.Model, exact: StableDiffusionPipeline
+    request: pytest.FixtureRequest, small: audit.Model, exact: StableDiffusionPipeline
 ) -> tuple[audit.Model, Reference]:
     """A model, and its reference in float64."""
     reference = Reference(exact, *request.param)
-    given = {key: reference.scheduler.config[key] for key in sd1.scheduler_config}
-    return replace(sd1, scheduler_config=given), reference
+    given = {key: reference.scheduler.config[key] for key in small.scheduler_config}
+    return replace(small, scheduler_config=given), reference
 
 
 @pytest.fixture

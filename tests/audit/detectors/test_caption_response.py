@@ -33,8 +33,8 @@ def test_it_is_the_log_response_on_the_initial_noise_in_the_middle_of_the_schedu
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_empty_caption_has_the_smallest_response(sd1: audit.Model) -> None:
-    empty, other = audit.screen(sd1, ["", CAPTION], detectors=["caption_response"])["caption_response"].to_pylist()
+def test_the_empty_caption_has_the_smallest_response(small: audit.Model) -> None:
+    empty, other = audit.screen(small, ["", CAPTION], detectors=["caption_response"])["caption_response"].to_pylist()
     assert math.isfinite(empty)
     assert empty < other
 
@@ -43,24 +43,24 @@ def test_it_is_the_same_in_any_batch_and_order(check_rows: Callable[[str], None]
     check_rows("caption_response")
 
 
-def test_it_takes_one_forward_per_caption_and_one_without_caption(sd1: audit.Model) -> None:
+def test_it_takes_one_forward_per_caption_and_one_without_caption(small: audit.Model) -> None:
     forwards: list[tuple[int, int]] = []
-    handle = sd1.unet.register_forward_pre_hook(lambda _, inputs: forwards.append((int(inputs[1]), len(inputs[0]))))
-    audit.screen(sd1, ["a dog", "a red boat", "x"], detectors=["caption_response"])
+    handle = small.unet.register_forward_pre_hook(lambda _, inputs: forwards.append((int(inputs[1]), len(inputs[0]))))
+    audit.screen(small, ["a dog", "a red boat", "x"], detectors=["caption_response"])
     handle.remove()
     assert forwards == [(501, 1), (501, 3)]
 
 
-def test_it_is_the_fifth_value_of_the_noise_profile(sd1: audit.Model) -> None:
-    alone = audit.screen(sd1, [CAPTION], detectors=["caption_response"]).to_pylist()[0]
-    both = audit.screen(sd1, [CAPTION], detectors=["caption_response", "noise_profile"]).to_pylist()[0]
+def test_it_is_the_fifth_value_of_the_noise_profile(small: audit.Model) -> None:
+    alone = audit.screen(small, [CAPTION], detectors=["caption_response"]).to_pylist()[0]
+    both = audit.screen(small, [CAPTION], detectors=["caption_response", "noise_profile"]).to_pylist()[0]
     assert alone["caption_response"] == both["caption_response"] == both["noise_response"][4]
 
 
 @pytest.fixture(scope="module")
 def control(small: audit.Model) -> pa.Table:
     """A screen without any choice."""
-    return audit.screen(small, CONTROL)
+    return audit.screen(small, CONTROL, batch_size=96)
 
 
 def test_by_default_it_is_measured_and_calibrated(control: pa.Table) -> None:

@@ -26,14 +26,14 @@ def test_it_is_the_same_in_any_batch_and_order(check_rows: Callable[[str], None]
     check_rows("condition_difference")
 
 
-def test_it_is_zero_for_the_empty_prompt(sd1: audit.Model) -> None:
-    table = audit.screen(sd1, [""], detectors=["condition_difference"])
+def test_it_is_zero_for_the_empty_prompt(small: audit.Model) -> None:
+    table = audit.screen(small, [""], detectors=["condition_difference"])
     assert table["condition_difference"].to_pylist() == [0.0]
 
 
-def test_it_takes_two_forwards_and_one_without_caption(sd1: audit.Model) -> None:
+def test_it_takes_two_forwards_and_one_without_caption(small: audit.Model) -> None:
     sizes: list[int] = []
-    handle = sd1.unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    audit.screen(sd1, ["a dog", "a boat"], detectors=["condition_difference"])
+    handle = small.unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    audit.screen(small, ["a dog", "a boat"], detectors=["condition_difference"])
     handle.remove()
     assert sizes == [1, 2, 2]

@@ -16,9 +16,10 @@ CONTROL = [f"{a} {b} {c}" for a in ("red", "old", "tiny", "wet") for b in ("dog"
 
 @pytest.fixture(scope="module")
 def tables(small: audit.Model) -> Any:
-    """A screen of control captions and one of others."""
+    """A screen of control captions and one of others, on small images."""
     others = ["a boat", "x y z", CAPTION]
-    return [audit.screen(small, captions, [0], ["response_and_attention"]) for captions in (CONTROL, others)]
+    call: dict[str, Any] = {"seeds": [0], "detectors": ["response_and_attention"], "batch_size": 100, "resolution": 8}
+    return [audit.screen(small, captions, **call) for captions in (CONTROL, others)]
 
 
 def test_the_mean_costs_nothing_beside_the_profile(small: audit.Model) -> None:

@@ -27,9 +27,9 @@ SHAPE = (4, 16, 16)
 
 
 @pytest.fixture(params=["epsilon", "v_prediction"])
-def model(request: pytest.FixtureRequest, sd1: audit.Model) -> audit.Model:
+def model(request: pytest.FixtureRequest, small: audit.Model) -> audit.Model:
     """The same network, read as either of the two."""
-    return replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": request.param})
+    return replace(small, scheduler_config={**small.scheduler_config, "prediction_type": request.param})
 
 
 def alphas() -> Tensor:
@@ -80,14 +80,14 @@ def test_one_step_error_is_how_far_a_guided_step_to_sigma_zero_goes(model: audit
     assert found == pytest.approx(float((sample - noise).square().mean()), rel=1e-5)
 
 
-def test_one_step_is_that_of_diffusers(sd1: audit.Model, outputs: Any) -> None:
+def test_one_step_is_that_of_diffusers(small: audit.Model, outputs: Any) -> None:
     """A DDIM schedule of one step, started at 981, ends at sigma 0 where alpha is set to one."""
-    noise, unconditional, conditional = epsilons(sd1, outputs, 981, seed=5)
-    scheduler = DDIMScheduler.from_config(sd1.scheduler_config, set_alpha_to_one=True, steps_offset=981)
+    noise, unconditional, conditional = epsilons(small, outputs, 981, seed=5)
+    scheduler = DDIMScheduler.from_config(small.scheduler_config, set_alpha_to_one=True, steps_offset=981)
     scheduler.set_timesteps(1)
     assert scheduler.timesteps.tolist() == [981]
     sample = scheduler.step(unconditional + 7.5 * (conditional - unconditional), 981, noise).prev_sample
-    found = audit.screen(sd1, [CAPTION], seeds=[5], detectors=["one_step_error"])["one_step_error"][0].as_py()
+    found = audit.screen(small, [CAPTION], seeds=[5], detectors=["one_step_error"])["one_step_error"][0].as_py()
     assert found == pytest.approx(float((sample - noise).square().mean()), rel=1e-4)
 
 
@@ -95,11 +95,11 @@ def test_a_caption_that_changes_nothing_is_aligned_with_nothing(small: audit.Mod
     assert audit.screen(small, [""], detectors=["noise_alignment"])["noise_alignment"].to_pylist() == [0.0]
 
 
-def test_the_early_profile_is_the_beginning_of_the_profile(sd1: audit.Model) -> None:
-    row = audit.screen(sd1, [CAPTION], detectors=["profile", "attention_profile_early"]).to_pylist()[0]
+def test_the_early_profile_is_the_beginning_of_the_profile(small: audit.Model) -> None:
+    row = audit.screen(small, [CAPTION], detectors=["profile", "attention_profile_early"]).to_pylist()[0]
     assert row["early_entropy"] == row["layer_entropy"][:4]
     assert row["early_bos"] == row["layer_bos"][:4]
-    alone = audit.screen(sd1, [CAPTION], detectors=["attention_profile_early"]).to_pylist()[0]
+    alone = audit.screen(small, [CAPTION], detectors=["attention_profile_early"]).to_pylist()[0]
     np.testing.assert_allclose(alone["early_entropy"], row["early_entropy"], atol=2e-5, rtol=0)
 
 
@@ -127,58 +127,47 @@ def test_one_seed_agrees_with_nothing(small: audit.Model) -> None:
 
 
 def test_a_calibration_of_agreement_is_read_back(small: audit.Model, tmp_path: Path) -> None:
-    table = audit.screen(small, [f"{a} {b}" for a in "abcdefghij" for b in "klmnopqrst"], [0, 1], ["seed_agreement"])
+    captions = [f"{a} {b}" for a in "abcdefghij" for b in "klmnopqrst"]
+    table = audit.screen(small, captions, [0, 1], ["seed_agreement"], batch_size=100, resolution=8)
     calibration = audit.calibrate(table, "seed_agreement")
     calibration.save(tmp_path / "calibration.json")
     read = audit.load_calibration(tmp_path / "calibration.json")
     assert read.score(table).equals(calibration.score(table))
 
 
-RUN = {"seeds": [2], "steps": 10, "detectors": ["trajectory_profile", "bright_ending"], "output": "latents"}
-
-
-@pytest.fixture(scope="module")
-def generated(sd1: audit.Model) -> dict[str, Any]:
-    row: dict[str, Any] = audit.generate(sd1, [CAPTION, "a dog"], **RUN).to_pylist()[0]
-    return row
-
-
-@pytest.fixture(scope="module")
-def run_in_float64(exact: StableDiffusionPipeline) -> list[Explicit]:
-    """The attention of every step of the same run."""
-    unet = copy.deepcopy(exact.unet)
-    scheduler = DDIMScheduler.from_config(exact.scheduler.config)
-    scheduler.set_timesteps(10)
-    latents = initial_latent(2, SHAPE).double()[None]
-    conditional, unconditional = exact.encode_prompt(CAPTION, "cpu", 1, True)
-    seen = []
-    for timestep in scheduler.timesteps:
-        recording = Explicit()
-        unet.set_attn_processor(recording)
+def attention_in_float64(model: audit.Model, seed: int, steps: int, last: int) -> list[Explicit]:
+    """The attention of the last steps of a guided run in float64: of the forward without the caption, then with it."""
+    unet = copy.deepcopy(model.unet).double()
+    scheduler = DDIMScheduler.from_config(model.scheduler_config)
+    scheduler.set_timesteps(steps)
+    texts = model.encode(["", CAPTION]).tensors["encoder_hidden_states"].double().split(1)
+    latents, seen = initial_latent(seed, SHAPE).double()[None], []
+    for step, timestep in enumerate(scheduler.timesteps):
+        if step >= steps - last:
+            seen.append(Explicit())
+            unet.set_attn_processor(seen[-1])
         with torch.no_grad():
-            eps = [unet(latents, timestep, encoder_hidden_states=h).sample for h in (unconditional, conditional)]
+            eps = [unet(latents, timestep, encoder_hidden_states=hidden).sample for hidden in texts]
         latents = scheduler.step(eps[0] + 7.5 * (eps[1] - eps[0]), timestep, latents).prev_sample
-        seen.append(recording)
     return seen
 
 
-def test_the_trajectory_profile_is_the_mean_over_the_last_fifth(
-    generated: dict[str, Any], run_in_float64: list[Explicit]
-) -> None:
-    last = run_in_float64[-2:]
-    means_TLK = torch.stack([torch.cat(step.means[16:]) for step in last])  # the conditional forward is the second
+def test_the_trajectory_profile_is_the_mean_over_the_last_fifth(small: audit.Model) -> None:
+    table = audit.generate(small, [CAPTION, "a dog"], [2], 10, detectors=["trajectory_profile"], output="latents")
+    last, found = attention_in_float64(small, 2, steps=10, last=2), table.to_pylist()[0]
+    means_TLK = torch.stack([torch.cat(step.means[len(small.layers) :]) for step in last])
     entropy_TL = -(means_TLK * means_TLK.log()).sum(-1)
-    np.testing.assert_allclose(generated["late_entropy"], entropy_TL.mean(0), atol=1e-5)
-    np.testing.assert_allclose(generated["late_bos"], means_TLK[..., 0].mean(0), atol=1e-5)
+    np.testing.assert_allclose(found["late_entropy"], entropy_TL.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found["late_bos"], means_TLK[..., 0].mean(0), atol=1e-5)
 
 
-def test_the_bright_ending_is_the_attention_to_eos_of_the_finest_down_layers_in_the_last_step(
-    generated: dict[str, Any], run_in_float64: list[Explicit], exact: StableDiffusionPipeline
-) -> None:
-    maps, eos = run_in_float64[-1].maps[16:18], len(exact.tokenizer(CAPTION).input_ids) - 1
+def test_the_bright_ending_is_the_attention_to_eos_of_the_finest_down_layers_in_the_last_step(sd1: audit.Model) -> None:
+    table = audit.generate(sd1, [CAPTION, "a dog"], [2], 2, detectors=["bright_ending"], output="latents")
+    (last,) = attention_in_float64(sd1, 2, steps=2, last=1)
+    maps, eos = last.maps[16:18], len(sd1.tokenizer(CAPTION).input_ids) - 1
     finest = torch.stack([attention[0, :, eos] for attention in maps]).mean(0)
     expected = (255 * finest / finest.max()).reshape(16, 16).numpy()
-    found = np.asarray(Image.open(io.BytesIO(generated["region"])))
+    found = np.asarray(Image.open(io.BytesIO(table["region"][0].as_py())))
     assert found.shape == (16, 16)
     assert found.max() == 255
     np.testing.assert_allclose(found, expected, atol=0.51)

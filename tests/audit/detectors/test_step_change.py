@@ -30,9 +30,9 @@ def test_it_is_the_same_in_any_batch_and_order(check_rows: Callable[[str], None]
     check_rows("step_change")
 
 
-def test_it_takes_one_forward_more_than_the_noise_magnitude(sd1: audit.Model) -> None:
+def test_it_takes_one_forward_more_than_the_noise_magnitude(small: audit.Model) -> None:
     timesteps: list[int] = []
-    handle = sd1.unet.register_forward_pre_hook(lambda _, inputs: timesteps.append(int(inputs[1])))
-    audit.screen(sd1, ["a dog"], detectors=["noise_magnitude", "step_change"])
+    handle = small.unet.register_forward_pre_hook(lambda _, inputs: timesteps.append(int(inputs[1])))
+    audit.screen(small, ["a dog"], detectors=["noise_magnitude", "step_change"])
     handle.remove()
     assert timesteps == [981, 981, 961]

@@ -38,16 +38,16 @@ def their_latents(
 
 @pytest.mark.parametrize("scale", [7.5, 1.0, 0.0])
 def test_latents_are_those_of_diffusers_for_the_same_noise(
-    sd1: audit.Model, pipeline: StableDiffusionPipeline, scale: float
+    small: audit.Model, pipeline: StableDiffusionPipeline, scale: float
 ) -> None:
-    table = audit.generate(sd1, CAPTIONS, seeds=[3], steps=4, guidance_scale=scale, output="latents")
+    table = audit.generate(small, CAPTIONS, seeds=[3], steps=4, guidance_scale=scale, output="latents")
     np.testing.assert_allclose(latents_of(table), their_latents(pipeline, CAPTIONS, 3, 4, scale), atol=2e-4, rtol=0)
 
 
 def test_latents_of_a_v_prediction_model_are_those_of_diffusers(
-    sd1: audit.Model, pipeline: StableDiffusionPipeline
+    small: audit.Model, pipeline: StableDiffusionPipeline
 ) -> None:
-    model = replace(sd1, scheduler_config={**sd1.scheduler_config, "prediction_type": "v_prediction"})
+    model = replace(small, scheduler_config={**small.scheduler_config, "prediction_type": "v_prediction"})
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
     table = audit.generate(model, ["a dog"], steps=4, output="latents")
     np.testing.assert_allclose(latents_of(table), their_latents(pipeline, ["a dog"], 0, 4, 7.5), atol=2e-4, rtol=0)
@@ -69,8 +69,8 @@ def test_the_models_own_pipeline_keeps_a_scheduler_that_diffusers_would_change(s
     )
 
 
-def test_images_are_those_of_diffusers(sd1: audit.Model, pipeline: StableDiffusionPipeline) -> None:
-    table = audit.generate(sd1, ["a dog", "a cat"], seeds=[0, 1], steps=5)
+def test_images_are_those_of_diffusers(small: audit.Model, pipeline: StableDiffusionPipeline) -> None:
+    table = audit.generate(small, ["a dog", "a cat"], seeds=[0, 1], steps=5)
     noise = torch.stack([initial_latent(seed, (4, 16, 16)) for seed in (0, 1)])
     theirs = pipeline(["a dog"] * 2, latents=noise, num_inference_steps=5, guidance_scale=7.5).images
     for png, image in zip(table["image"].to_pylist(), theirs, strict=False):
@@ -135,7 +135,7 @@ def test_detectors_do_not_change_what_is_generated(small: audit.Model) -> None:
     assert audit.generate(small, CAPTIONS, **call, detectors=TRAJECTORY)["latents"] == plain["latents"]
 
 
-def test_noise_magnitude_mean_is_the_mean_along_the_run(sd1: audit.Model, exact: StableDiffusionPipeline) -> None:
+def test_noise_magnitude_mean_is_the_mean_along_the_run(small: audit.Model, exact: StableDiffusionPipeline) -> None:
     scheduler = DDIMScheduler.from_config(exact.scheduler.config)
     scheduler.set_timesteps(3)
     conditional, unconditional = exact.encode_prompt("a dog", "cpu", 1, True)
@@ -148,7 +148,7 @@ def test_noise_magnitude_mean_is_the_mean_along_the_run(sd1: audit.Model, exact:
             latents = scheduler.step(
                 eps_unconditional + 7.5 * (eps_c - eps_unconditional), timestep, latents
             ).prev_sample
-    table = audit.generate(sd1, ["a dog", ""], steps=3, detectors=["noise_magnitude_mean"], output="latents")
+    table = audit.generate(small, ["a dog", ""], steps=3, detectors=["noise_magnitude_mean"], output="latents")
     assert table["noise_magnitude_mean"][0].as_py() == pytest.approx(np.mean(norms), abs=2e-5)
     assert table["noise_magnitude_mean"][1].as_py() == 0
 
@@ -244,6 +244,6 @@ def test_the_metadata_says_what_the_rows_depend_on(small: audit.Model) -> None:
         ({"steps": 2000}, "steps is 2000"),
     ],
 )
-def test_wrong_use_is_an_error_that_says_what(sd1: audit.Model, call: dict[str, Any], message: str) -> None:
+def test_wrong_use_is_an_error_that_says_what(small: audit.Model, call: dict[str, Any], message: str) -> None:
     with pytest.raises(AuditError, match=message):
-        audit.generate(sd1, ["a dog"], **call)
+        audit.generate(small, ["a dog"], **call)
