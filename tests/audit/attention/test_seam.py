@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import Transformer2DModel, UNet2DConditionModel
 from diffusers.models import attention_processor
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from torch import Tensor
 
-from audit.attention.probe import AttentionProbe, LayersSeen, cross_attention_layers
+from audit.attention.probe import AttentionProbe, LayersSeen
 from audit.attention.seam import Seam, Slot
 from audit.errors import AuditError
 from tests.support.small_unet import shallow_unet
@@ -35,16 +36,39 @@ def unet() -> UNet2DConditionModel:
     return small.eval().requires_grad_(False)
 
 
-def run(unet: UNet2DConditionModel, **more: Any) -> Tensor:
+@pytest.fixture
+def transformer() -> Transformer2DModel:
+    """Two cross-attention layers, and little else to compile."""
+    torch.manual_seed(0)
+    small = Transformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=4,
+        num_layers=2,
+        cross_attention_dim=24,
+        norm_num_groups=4,
+    )
+    return small.eval().requires_grad_(False)
+
+
+Network = UNet2DConditionModel | Transformer2DModel
+
+
+def cross_attention(network: Network) -> list[Attention]:
+    return [each for each in network.modules() if isinstance(each, Attention) and each.is_cross_attention]
+
+
+def run(network: Network, **more: Any) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     sample, hidden = (torch.randn(BATCH, *shape, generator=generator) for shape in ((4, 8, 8), (7, 24)))
-    output: Tensor = unet(sample, 5, encoder_hidden_states=hidden, **more).sample
-    return output
+    (output,) = network(sample, timestep=5, encoder_hidden_states=hidden, return_dict=False, **more)
+    found: Tensor = output
+    return found
 
 
-def probed(unet: UNet2DConditionModel, **more: Any) -> Tensor:
-    with AttentionProbe(cross_attention_layers(unet)) as probe:
-        run(unet, **more)
+def probed(network: Network, **more: Any) -> Tensor:
+    with AttentionProbe(cross_attention(network)) as probe:
+        run(network, **more)
         return probe.take()
 
 
@@ -57,9 +81,9 @@ class Doubled(Seam):
         return key_BHKD * factor
 
 
-def doubled(unet: UNet2DConditionModel) -> Tensor:
-    with Doubled(cross_attention_layers(unet)) as seam:
-        output = run(unet)
+def doubled(network: Network) -> Tensor:
+    with Doubled(cross_attention(network)) as seam:
+        output = run(network)
         seam.check()
     return output
 
@@ -111,7 +135,7 @@ def test_a_layer_that_attends_unseen_or_twice_is_an_error(unet: UNet2DConditionM
             output: Tensor = super().__call__(*args, **kwargs) + super().__call__(*args, **kwargs)
             return output
 
-    layers = cross_attention_layers(unet)
+    layers = cross_attention(unet)
     for processor, times in ((Passes(), 0), (Twice(), 2)):
         layers[2].set_processor(processor)
         message = f"(?s)layer 2, with {type(processor).__name__}, attended {times} times: of 4 .*, 1 did not"
@@ -122,7 +146,7 @@ def test_a_layer_that_attends_unseen_or_twice_is_an_error(unet: UNet2DConditionM
 
 
 def test_several_watch_a_layer_and_leave_in_any_order(unet: UNet2DConditionModel) -> None:
-    layers, classes = cross_attention_layers(unet), [type(layer) for layer in cross_attention_layers(unet)]
+    layers, classes = cross_attention(unet), [type(layer) for layer in cross_attention(unet)]
     first, second = AttentionProbe(layers), AttentionProbe(layers[:2])
     first.__enter__()
     second.__enter__()
@@ -137,38 +161,39 @@ def test_several_watch_a_layer_and_leave_in_any_order(unet: UNet2DConditionModel
     assert not any(name.startswith("_audit") for layer in layers for name in vars(layer))
 
 
-def compiled(unet: UNet2DConditionModel, how: str) -> None:
-    """Compile in place."""
-    if how == "whole":
-        unet.compile(backend="eager", fullgraph=True)
-    else:
-        unet.compile_repeated_blocks(backend="eager", fullgraph=True)
+@pytest.mark.slow
+def test_a_graph_that_was_compiled_before_is_seen_and_changed(transformer: Transformer2DModel) -> None:
+    check_compiled(transformer, lambda: transformer.compile(backend="eager", fullgraph=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["whole", "repeated blocks"])
-def test_a_graph_that_was_compiled_before_is_seen_and_changed(how: str) -> None:
-    unet = shallow_unet().eval().requires_grad_(False)
-    plain, attn_BLK, changed = run(unet), probed(unet), doubled(unet)
-    torch._dynamo.reset()
-    compiled(unet, how)
-    torch.testing.assert_close(run(unet), plain, atol=1e-6, rtol=0)
-    torch.testing.assert_close(probed(unet), attn_BLK, atol=1e-6, rtol=0)
-    torch.testing.assert_close(doubled(unet), changed, atol=1e-6, rtol=0)
-    torch.testing.assert_close(run(unet), plain, atol=1e-6, rtol=0)
-    torch.testing.assert_close(probed(unet), attn_BLK, atol=1e-6, rtol=0)
+def test_blocks_that_were_compiled_one_by_one_before_are_seen_and_changed_with_any_processor() -> None:
+    unet = shallow_unet(on_the_way="up").eval().requires_grad_(False)
+    attn_BLK = check_compiled(unet, lambda: unet.compile_repeated_blocks(backend="eager", fullgraph=True))
     unet.set_attn_processor(SlicedAttnProcessor(3))
     torch.testing.assert_close(probed(unet), attn_BLK, atol=1e-6, rtol=0)
 
 
+def check_compiled(network: Network, compile_in_place: Callable[[], None]) -> Tensor:
+    """Check that what is seen and changed is the same after compiling, and return what is seen."""
+    plain, attn_BLK, changed = run(network), probed(network), doubled(network)
+    torch._dynamo.reset()
+    compile_in_place()
+    torch.testing.assert_close(run(network), plain, atol=1e-6, rtol=0)
+    torch.testing.assert_close(probed(network), attn_BLK, atol=1e-6, rtol=0)
+    torch.testing.assert_close(doubled(network), changed, atol=1e-6, rtol=0)
+    torch.testing.assert_close(run(network), plain, atol=1e-6, rtol=0)
+    torch.testing.assert_close(probed(network), attn_BLK, atol=1e-6, rtol=0)
+    return attn_BLK
+
+
 @pytest.mark.slow
-def test_a_compiled_forward_is_not_ended_early() -> None:
-    unet = shallow_unet().eval().requires_grad_(False)
-    compiled(unet, "whole")
-    layers = cross_attention_layers(unet)
-    with AttentionProbe(layers[:2], stop=True) as probe:
-        run(unet)
-        assert probe.take().shape == (BATCH, 2, 7)
-    unet._compiled_call_impl = None
-    with AttentionProbe(layers[:2], stop=True) as probe, pytest.raises(LayersSeen):
-        run(unet)
+def test_a_compiled_forward_is_not_ended_early(transformer: Transformer2DModel) -> None:
+    transformer.compile(backend="eager", fullgraph=True)
+    layers = cross_attention(transformer)
+    with AttentionProbe(layers[:1], stop=True) as probe:
+        run(transformer)
+        assert probe.take().shape == (BATCH, 1, 7)
+    transformer._compiled_call_impl = None
+    with AttentionProbe(layers[:1], stop=True) as probe, pytest.raises(LayersSeen):
+        run(transformer)
