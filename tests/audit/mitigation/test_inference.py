@@ -154,7 +154,9 @@ def calibration(model: audit.Model) -> audit.Calibration:
     things = ("dog", "cat", "cup", "hat", "sea", "car", "sun", "tree", "road", "bird", "fish", "lamp", "door", "book")
     looks = ("red", "blue", "old", "wet", "tiny", "torn")
     control = [f"a {look} {thing}" for look in looks for thing in things]
-    return audit.calibrate(audit.screen(model, control, detectors=["noise_magnitude"]), "noise_magnitude")
+    return audit.calibrate(
+        audit.screen(model, control, detectors=["noise_magnitude"], batch_size=84), "noise_magnitude"
+    )
 
 
 def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
@@ -178,7 +180,7 @@ def test_only_the_prompts_that_a_calibration_flags_are_mitigated(
 
 def test_prompts_are_screened_at_the_resolution_of_the_calibration(model: audit.Model) -> None:
     control = [f"a {look} {thing}" for look in ("red", "old", "wet", "torn") for thing in "abcdefghijklmnopqrstuvwxyz"]
-    screened = audit.screen(model, control, detectors=["noise_magnitude"], resolution=8)
+    screened = audit.screen(model, control, detectors=["noise_magnitude"], batch_size=104, resolution=8)
     small, pipeline, sizes = audit.calibrate(screened, "noise_magnitude"), model.pipeline(), []
     handle = model.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[2:])))
     try:
@@ -319,7 +321,7 @@ def test_a_unet_that_is_compiled_already_is_refused(pipeline: StableDiffusionPip
 
 @pytest.mark.slow
 def test_a_unet_compiled_afterwards_is_mitigated(pipeline: StableDiffusionPipeline) -> None:
-    pipeline.unet = shallow_unet(pipeline.unet.config.cross_attention_dim, "up")
+    pipeline.unet = shallow_unet(pipeline.unet.config.cross_attention_dim, "down")
     audit.mitigate_(pipeline, audit.Rescale())
     eager = [latents(pipeline, prompt) for prompt in (SHORT, LONG)]
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")

@@ -35,7 +35,7 @@ def pipe(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
 @pytest.fixture
 def shallow(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
     """With a UNet that compiles soon."""
-    pipeline.unet = shallow_unet(32, "up").eval().requires_grad_(False)
+    pipeline.unet = shallow_unet(32, "down").eval().requires_grad_(False)
     return pipeline
 
 

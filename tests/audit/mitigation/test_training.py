@@ -28,7 +28,7 @@ def unet() -> UNet2DConditionModel:
 @pytest.fixture
 def shallow() -> UNet2DConditionModel:
     """One that compiles soon."""
-    return shallow_unet(on_the_way="up").train()
+    return shallow_unet(on_the_way="down").train()
 
 
 @pytest.fixture
@@ -130,8 +130,7 @@ def test_autocast(unet: UNet2DConditionModel) -> None:
 @pytest.mark.parametrize(
     ("checkpointing", "backend"), [pytest.param(False, "eager", marks=pytest.mark.soak), (True, "aot_eager")]
 )
-def test_torch_compile(checkpointing: bool, backend: str) -> None:
-    shallow = shallow_unet(on_the_way="down").train()
+def test_torch_compile(shallow: UNet2DConditionModel, checkpointing: bool, backend: str) -> None:
     batches = [inputs(shallow, seed=seed) for seed in range(3)]
     limit = median_entropy(shallow, batches[0])
     truth = [(true_entropies(shallow, batch) <= limit).tolist() for batch in batches]
@@ -234,7 +233,9 @@ def _rank(_: int, rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_each_rank_of_ddp_weighs_its_own_samples(unet: UNet2DConditionModel, tmp_path: Path) -> None:
-    other = torch.multiprocessing.spawn(_rank, (1, str(tmp_path)), nprocs=1, join=False)
+    # A fork has imported everything already, but cannot use a GPU that its parent uses.
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    other = torch.multiprocessing.start_processes(_rank, (1, str(tmp_path)), 1, join=False, start_method=method)
     _rank(0, 0, str(tmp_path))
     other.join()
     parts = sorted((tmp_path / "log").iterdir())
