@@ -21,14 +21,24 @@ def double() -> audit.Model:
     return audit.load_model(MODEL, dtype=torch.float64, resolution=16)
 
 
+@pytest.fixture(scope="session")
+def make_pipe(double: audit.Model) -> Callable[[], Any]:
+    """A function that returns a pipeline; all have the same networks."""
+
+    def make() -> Any:
+        pipeline = double.pipeline()
+        scheduler = pipeline.scheduler  # it computes in the precision of these
+        scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = (
+            value.double() for value in (scheduler.alphas_cumprod, scheduler.final_alpha_cumprod)
+        )
+        return pipeline
+
+    return make
+
+
 @pytest.fixture
-def pipe(double: audit.Model) -> Any:
-    pipeline = double.pipeline()
-    scheduler = pipeline.scheduler  # it computes in the precision of these
-    scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = (
-        value.double() for value in (scheduler.alphas_cumprod, scheduler.final_alpha_cumprod)
-    )
-    return pipeline
+def pipe(make_pipe: Callable[[], Any]) -> Any:
+    return make_pipe()
 
 
 @pytest.fixture(scope="session")
