@@ -12,7 +12,7 @@ import pytest
 import audit
 from audit import schema
 from audit.calibration.calibration import in_fitting_half
-from audit.duplicates.captions import caption_id
+from audit.duplicates.captions import caption_groups, caption_id
 from audit.errors import AuditError
 
 LAYERS = 4
@@ -84,7 +84,9 @@ def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibrat
 @pytest.fixture(scope="module")
 def trials() -> list[tuple[pa.Table, pa.Table]]:
     """Screens of control captions, and of as unremarkable new ones."""
-    return [(table(CONTROL[:140], seed=2 * trial), table(FRESH[:200], seed=2 * trial + 1)) for trial in range(20)]
+    groups = pa.array(np.repeat(caption_groups(CONTROL[:140]), 2))
+    controls = [table(CONTROL[:140], seed=2 * trial).append_column("caption_group", groups) for trial in range(20)]
+    return [(control, table(FRESH[:200], seed=2 * trial + 1)) for trial, control in enumerate(controls)]
 
 
 @pytest.mark.parametrize("detector", ["profile", "attention_profile", "noise_profile", "noise_magnitude"])

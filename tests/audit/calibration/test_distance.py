@@ -61,12 +61,12 @@ def test_one_sided_several_features_count_by_the_mean_of_their_z_scores() -> Non
         assert value == pytest.approx(z / 3)
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.float64, st.integers(30, 300), elements=st.floats(0, 50, allow_subnormal=False)))
 def test_minus_log_survival_is_continuous_increasing_and_strictly_so_beyond_the_null(control_M: np.ndarray) -> None:
     survival = Survival.fit(control_M)
     reach = max(float(np.ptp(control_M)), 1.0)
-    grid = np.linspace(control_M.min() - reach, control_M.max() + 20 * reach, 20_001)
+    grid = np.linspace(control_M.min() - reach, control_M.max() + 20 * reach, 5_001)
     value = survival.minus_log(grid)
     assert np.isfinite(value).all()
     assert (value >= 0).all()

@@ -64,7 +64,7 @@ def test_tokens_are_left_out_one_at_a_time(small: audit.Model) -> None:
 
 @pytest.fixture(scope="module")
 def calibration(small: audit.Model) -> audit.Calibration:
-    return audit.calibrate(audit.screen(small, MANY, [4], ["noise_magnitude"]), "noise_magnitude")
+    return audit.calibrate(audit.screen(small, MANY, [4], ["noise_magnitude"], batch_size=90), "noise_magnitude")
 
 
 def test_a_calibration_gives_score_and_p(small: audit.Model, calibration: audit.Calibration) -> None:
@@ -100,7 +100,8 @@ def test_a_calibration_of_whole_runs_or_of_another_model_is_an_error(
     small: audit.Model, sd1: audit.Model, calibration: audit.Calibration
 ) -> None:
     run = audit.calibrate(
-        audit.generate(small, MANY, steps=1, detectors=["entropy_trajectory"], output="latents"), "entropy_trajectory"
+        audit.generate(small.at_resolution(8), MANY, steps=1, detectors=["entropy_trajectory"], output="latents"),
+        "entropy_trajectory",
     )
     with pytest.raises(UsageError, match="follows whole runs"):
         explain(small, CAPTION, steps=2, calibration=run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ def test_other_names_are_refused(name: str) -> None:
 def test_scores_of_half_precision_are_those_of_float32_but_for_the_rounding_of_the_weights(
     small: audit.Model, half: audit.Model
 ) -> None:
-    full, rounded = (audit.screen(model, CAPTIONS[:2], detectors=["profile"]) for model in (small, half))
+    full, rounded = (audit.screen(model, CAPTIONS[:1], detectors=["profile"], resolution=16) for model in (small, half))
     for name in ("noise_response", "layer_bos"):
         assert rounded[name].type == pa.list_(pa.float64())
         np.testing.assert_allclose(_numbers(rounded, name), _numbers(full, name), atol=0.05)
@@ -96,10 +97,11 @@ def test_what_overflows_float16_fits_bfloat16(data: Path) -> None:
 
 
 def test_a_calibration_holds_for_its_own_dtype_only(small: audit.Model, data: Path) -> None:
-    calibration = audit.calibrate(audit.screen(small, CAPTIONS, detectors=["noise_magnitude"]), "noise_magnitude")
+    call: dict[str, Any] = {"detectors": ["noise_magnitude"], "batch_size": 100, "resolution": 8}
+    calibration = audit.calibrate(audit.screen(small, CAPTIONS, **call), "noise_magnitude")
     half = audit.load_model(data / "toy-model", dtype=torch.bfloat16)
     with pytest.raises(AuditError, match="dtype is 'bfloat16' in the table, 'float32' in the calibration"):
-        calibration.score(audit.screen(half, ["a dog"], detectors=["noise_magnitude"]))
+        calibration.score(audit.screen(half, ["a dog"], **call))
 
 
 def _loud(data: Path, dtype: torch.dtype) -> audit.Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ from tests.support.toy import MODEL
 
 CAPTIONS = ["a dog", "the sea at night"]
 CONTROL = [f"a {a} {b} {c}" for a in ("red", "old", "wet") for b in ("cat", "boat", "hat", "hill") for c in "abcdefgh"]
+
+SMALL: dict[str, Any] = {"batch_size": 100, "resolution": 8}  # what is cheap with many captions
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +39,15 @@ def tuned() -> audit.Model:
 
 @pytest.fixture(scope="module")
 def control(base: audit.Model, tuned: audit.Model) -> pa.Table:
-    return audit.screen(tuned, CONTROL, detectors=["attention_profile"], reference=base)
+    return audit.screen(tuned, CONTROL, **SMALL, detectors=["attention_profile"], reference=base)
 
 
 def test_the_columns_of_both_stand_beside_each_other(base: audit.Model, tuned: audit.Model) -> None:
-    table = audit.screen(tuned, CAPTIONS, detectors=["profile"], reference=base)
-    own = ["layer_entropy", "layer_bos", "noise_response"]
+    detectors, own = ["attention_profile", "noise_magnitude"], ["layer_entropy", "layer_bos", "noise_magnitude"]
+    table = audit.screen(tuned, CAPTIONS, detectors=detectors, reference=base)
     assert table.schema.equals(schema.scored([*own, *("reference_" + name for name in own)]))
     for model, prefix in ((tuned, ""), (base, "reference_")):
-        alone = audit.screen(model, CAPTIONS, detectors=["profile"])
+        alone = audit.screen(model, CAPTIONS, detectors=detectors)
         assert all(table[prefix + name].equals(alone[name]) for name in own)
 
 
@@ -60,20 +63,20 @@ def test_distances_are_measured_in_the_difference_of_the_features(control: pa.Ta
 
 
 def test_beside_itself_a_model_differs_nowhere_and_cannot_be_calibrated(base: audit.Model) -> None:
-    control = audit.screen(base, CONTROL, detectors=["noise_magnitude"], reference=base)
+    control = audit.screen(base, CONTROL, **SMALL, detectors=["noise_magnitude"], reference=base)
     assert control["noise_magnitude"].equals(control["reference_noise_magnitude"])
     with pytest.raises(AuditError, match="noise_magnitude gives all .* control captions the same score"):
         audit.calibrate(control, "noise_magnitude")
 
 
 def test_a_calibration_holds_for_one_reference_model(base: audit.Model, tuned: audit.Model, control: pa.Table) -> None:
-    detectors = ["attention_profile"]
-    calibration = audit.calibrate(control, *detectors)
+    call: dict[str, Any] = SMALL | {"detectors": ["attention_profile"]}
+    calibration = audit.calibrate(control, "attention_profile")
     with pytest.raises(AuditError, match="reference model's weights of"):
-        calibration.score(audit.screen(tuned, CAPTIONS, detectors=detectors))
+        calibration.score(audit.screen(tuned, CAPTIONS, **call))
     with pytest.raises(AuditError, match="reference model's weights of unet"):
-        calibration.score(audit.screen(tuned, CAPTIONS, detectors=detectors, reference=tuned))
-    assert len(calibration.score(audit.screen(tuned, CAPTIONS, detectors=detectors, reference=base))) == 2
+        calibration.score(audit.screen(tuned, CAPTIONS, **call, reference=tuned))
+    assert len(calibration.score(audit.screen(tuned, CAPTIONS, **call, reference=base))) == 2
 
 
 def test_a_row_that_fails_in_the_reference_model_is_an_error_that_says_so(base: audit.Model) -> None:
