@@ -32,11 +32,11 @@ EMPTY = torch.zeros(0)
 
 
 @pytest.mark.parametrize("open_clip", [False, True])
-def test_it_is_the_model_of_the_folder(sd1: audit.Model, data: Path, tmp_path: Path, open_clip: bool) -> None:
-    file, config = single_file(data / "tiny-sd1", tmp_path, open_clip)
+def test_it_is_the_model_of_the_folder(small: audit.Model, data: Path, tmp_path: Path, open_clip: bool) -> None:
+    file, config = single_file(data / "toy-model", tmp_path, open_clip)
     model = audit.load_model(file, config=config)
-    assert same(model, sd1)
-    ours, theirs = (audit.generate(loaded, ["a dog"], steps=2, output="latents") for loaded in (model, sd1))
+    assert same(model, small)
+    ours, theirs = (audit.generate(loaded, ["a dog"], steps=2, output="latents") for loaded in (model, small))
     np.testing.assert_array_equal(ours["latents"].to_pylist(), theirs["latents"].to_pylist())
 
 

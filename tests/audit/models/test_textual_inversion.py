@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,9 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def theirs(files: list[Path], data: Path) -> StableDiffusionPipeline:
+def theirs(files: list[Path], loaded: StableDiffusionPipeline) -> StableDiffusionPipeline:
     """Load both files with diffusers."""
-    pipeline = StableDiffusionPipeline.from_pretrained(data / "toy-model")
+    pipeline = copy.deepcopy(loaded)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     for file in files:

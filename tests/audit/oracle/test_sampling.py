@@ -28,13 +28,14 @@ CLOSE = {"rtol": 2e-6, "atol": 2e-6}
 
 
 def small_unet(model: audit.Model, **change: Any) -> UNet2DConditionModel:
-    """A UNet of two levels with random weights, in float64: a forward takes milliseconds."""
+    """A UNet of one level with random weights, in float64: a forward takes milliseconds."""
     torch.manual_seed(0)
     config: dict[str, Any] = {
         "sample_size": SHAPE[1],
-        "block_out_channels": (8, 16),
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (8,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "mid_block_type": None,
+        "up_block_types": ("CrossAttnUpBlock2D",),
         "layers_per_block": 1,
         "norm_num_groups": 4,
         "attention_head_dim": 4,
@@ -136,6 +137,12 @@ CONFIGS = st.fixed_dictionaries(
         "shift": st.just(3.0),
     },
 )
+TWO_LEVELS = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
 UNETS = st.fixed_dictionaries(
     {},
     optional={
@@ -158,7 +165,7 @@ def test_any_scheduler_and_unet_agree_or_are_refused(
     small: audit.Model, config: dict[str, Any], unet: dict[str, Any]
 ) -> None:
     """The reference is diffusers' own reading of the same file, as its pipeline mends it."""
-    model = with_unet(small, small_unet(small, **unet))
+    model = with_unet(small, small_unet(small, **TWO_LEVELS | unet))
     try:
         resolved = resolve(config, config["_class_name"])
         audit.screen(replace(model, scheduler_config=resolved), [])
