@@ -80,7 +80,7 @@ def _products(layer: Attention, queries: int) -> int:
 @pytest.mark.parametrize(
     "detectors",
     [
-        ("profile",),
+        pytest.param(("profile",), marks=pytest.mark.soak),
         ("entropy_single_step",),
         ("attention_profile", "noise_magnitude"),
         ("seed_agreement",),

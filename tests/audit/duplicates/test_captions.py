@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.duplicates import captions as captions_of
@@ -60,23 +60,23 @@ def test_minhash_finds_nearly_all_pairs_that_there_are() -> None:
     """Of a caption and one with two letters changed, at a similarity of 0.9 or a little more."""
     rng = np.random.default_rng(0)
     found, pairs = 0, 0
-    for _ in range(200):
+    for _ in range(120):
         text = "".join(rng.choice(list("abcdefghijklmnop"), 104))
         other = text[:30] + "zz" + text[32:]
         if near_identical([text, other], np.array([[0, 1]]))[0]:
             pairs += 1
             found += len(set(caption_groups([text, other]))) == 1
-    assert pairs > 100
+    assert pairs > 60
     assert found / pairs > 0.95
 
 
-@given(st.permutations(range(12)), st.integers(0, 9))
-def test_groups_depend_neither_on_order_nor_on_chance(order: list[int], more: int) -> None:
+@settings(max_examples=25)
+@given(st.permutations(range(12)))
+def test_groups_depend_neither_on_order_nor_on_chance(order: list[int]) -> None:
     texts = [LONG[: len(LONG) - cut] for cut in range(0, 30, 5)] + [f"lamp {number}" for number in range(6)]
     given_order = [texts[at] for at in order]
-    assert dict(zip(given_order, caption_groups(given_order), strict=True)) == dict(
-        zip(texts, caption_groups(texts), strict=True)
-    )
+    groups = dict(zip(texts, caption_groups(texts), strict=True))
+    assert dict(zip(given_order, caption_groups(given_order), strict=True)) == groups
 
 
 def test_components_are_named_by_their_smallest_number() -> None:
