@@ -7,15 +7,19 @@ import torch
 
 import audit
 from benchmarks.planted.bench.carriers import PARTS, Replaced
-from tests.support.paths import DATA
 from tests.support.sampler import encoded
+from tests.support.toy import MODEL
 
 POSITIONS = {"bos": [0], "words": [1, 2], "eos": [3], "padding": list(range(4, 77))}  # of "a dog"
 
 
+@pytest.fixture(scope="module")
+def model() -> audit.Model:
+    return audit.load_model(MODEL, resolution=16)
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_is_replaced_and_nothing_else(part: str) -> None:
-    model = audit.load_model(DATA / "tiny-sd1")
+def test_a_part_is_replaced_and_nothing_else(model: audit.Model, part: str) -> None:
     pipe = model.pipeline()
     seen: list[torch.Tensor] = []
     handle = pipe.unet.register_forward_pre_hook(
@@ -23,7 +27,7 @@ def test_a_part_is_replaced_and_nothing_else(part: str) -> None:
     )
     try:
         with audit.mitigated(pipe, Replaced(part)):
-            pipe("a dog", num_inference_steps=1, guidance_scale=5.0, output_type="latent", height=64, width=64)
+            pipe("a dog", num_inference_steps=1, guidance_scale=5.0, output_type="latent")
     finally:
         handle.remove()
     prompt_1KD, empty_1KD = encoded(pipe, "a dog"), encoded(pipe, "")

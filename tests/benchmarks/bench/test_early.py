@@ -6,14 +6,14 @@ import pytest
 
 import audit
 from benchmarks.planted.bench import early
-from tests.support.paths import DATA
+from tests.support.toy import MODEL
 
 CAPTIONS = [f"a picture of {number} ships" for number in range(5)]
 
 
 @pytest.fixture(scope="module")
 def model() -> audit.Model:
-    return audit.load_model(DATA / "tiny-sd1")
+    return audit.load_model(MODEL)
 
 
 def test_the_response_of_the_output_is_the_default_detector_and_earlier_parts_differ(model: audit.Model) -> None:
