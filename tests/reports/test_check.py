@@ -230,7 +230,12 @@ def first_half(table: pa.Table) -> pa.Table:
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(
-    "change", [lambda rows: pa.concat_tables([rows, first_half(rows)]), first_half, lambda rows: rows[:0]]
+    "change",
+    [
+        lambda rows: pa.concat_tables([rows, first_half(rows)]),
+        pytest.param(first_half, marks=pytest.mark.soak),
+        lambda rows: rows[:0],
+    ],
 )
 def test_a_part_or_table_that_the_manifest_too_has_forgotten_or_counts_twice_is_found(
     faulty: Faulty, table: str, change: Any

@@ -83,7 +83,7 @@ def _products(layer: Attention, queries: int) -> int:
         pytest.param(("profile",), marks=pytest.mark.soak),
         ("entropy_single_step",),
         ("attention_profile", "noise_magnitude"),
-        ("seed_agreement",),
+        pytest.param(("seed_agreement",), marks=pytest.mark.soak),
         ("step_change", "caption_response"),
         ("condition_difference",),
     ],
@@ -124,8 +124,15 @@ def test_detectors_with_forwards_of_their_own_cost_what_they_say(outline: audit.
         assert (cost.row, cost.forwards) == (2 * one.row + one.shared, 2)  # the second one shares nothing
 
 
-@pytest.mark.parametrize("guidance", [7.5, 1.0])
-@pytest.mark.parametrize("detectors", [(), ("entropy_trajectory", "noise_magnitude_mean")])
+@pytest.mark.parametrize(
+    ("guidance", "detectors"),
+    [
+        (7.5, ()),
+        (1.0, ("entropy_trajectory", "noise_magnitude_mean")),
+        pytest.param(1.0, (), marks=pytest.mark.soak),
+        pytest.param(7.5, ("entropy_trajectory", "noise_magnitude_mean"), marks=pytest.mark.soak),
+    ],
+)
 def test_a_generation_does_what_its_cost_says(
     guidance: float, detectors: tuple[str, ...], small: audit.Model, outline: audit.Model
 ) -> None:

@@ -34,6 +34,8 @@ EVERYTHING = (
     "attention_profile_early",
     "seed_agreement",
 )
+# Most of them, at four timesteps instead of ten.
+MOST = ("attention_profile", *EVERYTHING[1:])
 CAPTIONS = ["a dog", "", "a serene beach at sunrise, 35mm", "🐕 صورة", "a " * 75, "word " * 200]
 POSITIONS = (0, 6, 12, 18, 24, 30, 36, 42)
 
@@ -100,14 +102,14 @@ def test_a_caption_scores_the_same_in_any_batch_and_order(
 
 
 def test_seeds_do_not_touch_one_another(small: audit.Model) -> None:
-    together = numbers(audit.screen(small, CAPTIONS[:2], seeds=[0, 1, 2], detectors=EVERYTHING, batch_size=4))
-    apart = numbers(audit.screen(small, CAPTIONS[:2], seeds=[1], detectors=EVERYTHING))
+    together = numbers(audit.screen(small, CAPTIONS[:2], seeds=[0, 1, 2], detectors=MOST, batch_size=4))
+    apart = numbers(audit.screen(small, CAPTIONS[:2], seeds=[1], detectors=MOST))
     np.testing.assert_allclose(together[1::3], apart, atol=2e-5, rtol=2e-6)
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
 def test_the_same_call_gives_the_same_bits(small: audit.Model) -> None:
-    one, other = (audit.screen(small, CAPTIONS[:3], detectors=EVERYTHING) for _ in range(2))
+    one, other = (audit.screen(small, CAPTIONS[:3], detectors=MOST) for _ in range(2))
     assert one.equals(other, check_metadata=True)
 
 
@@ -229,14 +231,14 @@ def poisoned() -> audit.Model:
 
 def test_a_row_that_is_not_finite_is_an_error_and_the_others_are_not(poisoned: audit.Model, small: audit.Model) -> None:
     captions = ["a dog", "zebra", "a serene beach at sunrise"]
-    table = audit.screen(poisoned, captions, detectors=EVERYTHING, batch_size=3)
+    table = audit.screen(poisoned, captions, detectors=MOST, batch_size=3)
     assert table["status"].to_pylist() == ["ok", "error", "ok"]
     assert table["error"].to_pylist()[1] == "not finite: hidden states of the text encoder, t = 981"
     bad = table.to_pylist()[1]
     assert all(bad[name] is None for name in schema.features_of(table.schema))
     good = table.take([0, 2])
     np.testing.assert_allclose(
-        numbers(good), numbers(audit.screen(small, [captions[0], captions[2]], detectors=EVERYTHING)), atol=2e-5
+        numbers(good), numbers(audit.screen(small, [captions[0], captions[2]], detectors=MOST)), atol=2e-5
     )
     for name in schema.features_of(table.schema):
         kept = table[name].combine_chunks()
@@ -312,7 +314,7 @@ def test_wrong_use_is_an_error_that_says_what(small: audit.Model, call: dict[str
 
 
 def test_a_screen_at_a_resolution_is_that_of_a_model_loaded_at_it(small: audit.Model) -> None:
-    call: dict[str, Any] = {"captions": CAPTIONS[:2], "seeds": [0, 5], "detectors": EVERYTHING}
+    call: dict[str, Any] = {"captions": CAPTIONS[:2], "seeds": [0, 5], "detectors": MOST}
     there = audit.screen(audit.load_model(MODEL, resolution=(16, 32)), **call)
     assert audit.screen(small, **call, resolution=(16, 32)).equals(there, check_metadata=True)
     assert json.loads(there.schema.metadata[b"crossaudit"])["latent_shape"] == [4, 8, 16]
