@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
 
 # Cross-attention layers: one on the way down, one in the middle, two on the way up.
 LAYERS = 4
@@ -25,12 +26,12 @@ def small_unet(cross_attention_dim: int = 24, seed: int = 0) -> UNet2DConditionM
 
 
 def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "both") -> UNet2DConditionModel:
-    """Return a UNet that compiles in a third of the time of `small_unet`.
+    """Return a UNet that compiles soon: with one resolution, no middle block, and convolutions as residual blocks.
 
-    It has one resolution and no middle block: one cross-attention layer on the way "down", two "up", or "both".
+    It has one cross-attention layer on the way "down", two "up", or "both".
     """
     torch.manual_seed(0)
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=16,
         cross_attention_dim=cross_attention_dim,
         down_block_types=("DownBlock2D" if on_the_way == "up" else "CrossAttnDownBlock2D",),
@@ -41,3 +42,20 @@ def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "both") -> UNe
         norm_num_groups=8,
         layers_per_block=1,
     )
+    for block in (*unet.down_blocks, *unet.up_blocks):
+        block.resnets = nn.ModuleList(
+            [_Convolution(resnet.in_channels, resnet.out_channels) for resnet in block.resnets]
+        )
+    return unet
+
+
+class _Convolution(nn.Module):
+    """Takes the place of a residual block, and does not look at the timestep."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, out, 1)
+
+    def forward(self, hidden_BCHW: Tensor, _time_BD: Tensor) -> Tensor:
+        found: Tensor = self.convolution(hidden_BCHW)
+        return found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,9 +47,8 @@ def inputs(unet: UNet2DConditionModel, size: int = 4, seed: int = 0) -> tuple[Te
 
 
 def true_entropies(unet: UNet2DConditionModel, batch: tuple[Tensor, Tensor, Tensor]) -> np.ndarray:
-    recording, exact = Explicit(), UNet2DConditionModel.from_config(unet.config)
-    exact.load_state_dict(unet.state_dict())
-    exact.double().set_attn_processor(recording)
+    recording, exact = Explicit(), copy.deepcopy(unet).double()
+    exact.set_attn_processor(recording)
     with torch.no_grad():
         exact(batch[0].double(), batch[1], batch[2].double())
     mean = torch.stack(recording.means, 1).mean(1)
