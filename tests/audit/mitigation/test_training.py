@@ -233,9 +233,7 @@ def _rank(_: int, rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_each_rank_of_ddp_weighs_its_own_samples(unet: UNet2DConditionModel, tmp_path: Path) -> None:
-    # A fork has imported everything already, but cannot use a GPU that its parent uses.
-    method = "spawn" if torch.cuda.is_available() else "fork"
-    other = torch.multiprocessing.start_processes(_rank, (1, str(tmp_path)), 1, join=False, start_method=method)
+    other = torch.multiprocessing.spawn(_rank, (1, str(tmp_path)), nprocs=1, join=False)
     _rank(0, 0, str(tmp_path))
     other.join()
     parts = sorted((tmp_path / "log").iterdir())
