@@ -25,10 +25,10 @@ def small_unet(cross_attention_dim: int = 24, seed: int = 0) -> UNet2DConditionM
     )
 
 
-def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "both") -> UNet2DConditionModel:
+def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNet2DConditionModel:
     """Return a UNet that compiles soon: with one resolution, no middle block, and convolutions as residual blocks.
 
-    It has one cross-attention layer on the way "down", two "up", or "both".
+    It has one cross-attention layer on the way "down", or two on the way "up".
     """
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
