@@ -8,6 +8,7 @@ tensor outlives its layer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -74,13 +75,18 @@ def attention(query_BHQD: Tensor, key_BHKD: Tensor, scale: float, mask: Tensor |
     Returns:
         The attention: [B, H, Q, K], float32; each row over K sums to 1.
     """
-    with torch.autocast(query_BHQD.device.type, enabled=False):  # it would round the logits to its dtype
+    with _no_autocast(query_BHQD.device.type):
         logits_BHQK = query_BHQD.float() @ (scale * key_BHKD.float()).transpose(-1, -2)
     if mask is not None and mask.dtype == torch.bool:
         logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
     elif mask is not None:
         logits_BHQK = logits_BHQK + mask.float()
     return logits_BHQK.softmax(-1)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    """Disable autocast, which would round products to its dtype. Some devices, such as `meta`, have none."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 class LayersSeen(Exception):  # noqa: N818  (not an error: the probe has seen all the layers it was asked for)
