@@ -94,15 +94,15 @@ BAD_RUNS: dict[str, Callable[[Path], Path | str]] = {
 }
 
 
-def singly(command: str, cause: str) -> bool:
-    """Whether a combination is the one of its cause or of its command; all commands open runs in the same way."""
+def chosen(command: str, cause: str) -> bool:
+    """Tell whether `make test` runs a combination: three commands with all causes, and all commands with three."""
     return command in ("status", "query", "mitigate") or cause in ("missing", "a file", "foreign manifest")
 
 
 @pytest.mark.parametrize(
     ("command", "cause"),
     [
-        pytest.param(command, cause, marks=() if singly(command, cause) else pytest.mark.soak)
+        pytest.param(command, cause, marks=() if chosen(command, cause) else pytest.mark.soak)
         for command, cause in product(OF_A_RUN, BAD_RUNS)
     ],
 )
