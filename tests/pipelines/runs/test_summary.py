@@ -35,10 +35,9 @@ def run(tmp_path: Path) -> Ledger:
     return ledger
 
 
-def printed(run: Ledger, terminal: bool = False, width: int = 80, colours: str | None = None) -> str:
+def printed(run: Ledger, terminal: bool = False, width: int = 80) -> str:
     said = io.StringIO()
-    console = Console(file=said, force_terminal=terminal, width=width, color_system=colours)
-    print_summary(run.uri, console)
+    print_summary(run.uri, Console(file=said, force_terminal=terminal, width=width))
     return said.getvalue()
 
 
@@ -64,9 +63,12 @@ def test_in_a_pipe_a_claim_is_one_line(run: Ledger) -> None:
 def test_verdicts_have_the_colours_and_the_meanings_of_the_report(run: Ledger) -> None:
     assert COLOURS.keys() == MEANINGS.keys() == set(VERDICT_WORDS)
     assert COLOURS["not_selected"] == "#8d98a1"  # grey: nobody looked at these captions
-    shown = printed(run, terminal=True, colours="truecolor")
-    assert "\x1b[38;2;163;51;61m■ \x1b[0mverbatim" in shown
-    assert "\x1b[38;2;141;152;161m■ \x1b[0mnot_selected" in shown
+    # As HTML: rich writes a style with the colours of the terminal on which this process first used it.
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, record=True)
+    print_summary(run.uri, console)
+    shown = console.export_html(inline_styles=True)
+    for word in ("verbatim", "not_selected"):
+        assert f'<span style="color: {COLOURS[word]}; text-decoration-color: {COLOURS[word]}">■ </span>{word}' in shown
 
 
 def test_a_terminal_without_unicode_gets_ascii(run: Ledger) -> None:
