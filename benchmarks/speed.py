@@ -239,8 +239,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "peak_tflops": matmul_peak(chosen.device, dtype, chosen.peak) / 1e12,
         "peak_memory_gib": _peak_memory(chosen.device) / 2**30,
     }
-    compiled = "-compiled" if chosen.compile else ""
-    _write(chosen.out / f"{chosen.arch}-{chosen.device}-{chosen.dtype}{compiled}.json", found)
+    _write(chosen.out / f"{name_of(found)}.json", found)
+
+
+def name_of(result: Mapping[str, Any]) -> str:
+    """Return the name of a result, which its file and its tables have."""
+    compiled = "-compiled" if result["compile"] else ""
+    return f"{result['arch']}-{result['device']}-{result['dtype']}{compiled}"
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.markers import insert
-from benchmarks.speed import HALF, PLAIN, RELEASED, RESULTS
+from benchmarks.speed import HALF, PLAIN, RELEASED, RESULTS, name_of
 
 Result = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -41,8 +41,7 @@ def tables(results: Sequence[Result], counts: Sequence[Result]) -> dict[str, str
         "counted": counted(counts) if counts else NOT_YET,
     }
     for result in results:
-        compiled = "-compiled" if result["compile"] else ""
-        name = f"{result['arch']}-{result['device']}-{result['dtype']}{compiled}"
+        name = name_of(result)
         found[f"speed-{name}"], found[f"parts-{name}"] = tasks(result), parts(result)
     return found
 

@@ -50,10 +50,10 @@ def causes(run: str | Path) -> pa.Table:
     Raises:
         AuditError: There is no run, or it is damaged.
     """
-    return query(run, statement()).select(SCHEMA.names).cast(SCHEMA)
+    return query(run, causes_sql()).select(SCHEMA.names).cast(SCHEMA)
 
 
-def statement() -> str:
+def causes_sql() -> str:
     """Return the SELECT statement that groups the failures of a run by cause, with the columns of SCHEMA."""
     cause = "message"
     for pattern, sign in _VARYING:

@@ -29,7 +29,8 @@ def compile_blocks(denoiser: nn.Module, where: str = "", backend: str = "inducto
     blocks = [module for module in denoiser.modules() if isinstance(module, ResnetBlock2D | FeedForward)]
     if not blocks:
         raise UsageError("this model has no blocks to compile", where=where, hint="Leave compile (engine.compile) out.")
-    # torch counts the variants of all blocks of a class together. Beyond 8, it would silently not compile.
+    # All blocks of a class share torch's limit on compiled variants. Beyond 8 variants, it would run the other blocks
+    # uncompiled, without an error.
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
     for block in blocks:
         block.compile(backend=backend)

@@ -87,16 +87,16 @@ def in_batches(
                 waiting = result
             else:
                 done.append(result())
-            if most is not None and stop - start == size and not warm:
-                warm = True
-            elif most is not None and stop - start == size:
-                before, pace, warm = pace, size / max(clock() - begun, 1e-9), False
-                faster = pace > GAIN * before
-                if faster and 2 * size <= most:
-                    size = 2 * size
-                else:
-                    size, most = size if faster else size // 2, None
-                    remember(size)
+            if most is not None and stop - start == size:
+                if warm:
+                    before, pace = pace, size / max(clock() - begun, 1e-9)
+                    faster = pace > GAIN * before
+                    if faster and 2 * size <= most:
+                        size = 2 * size
+                    else:
+                        size, most = size if faster else size // 2, None
+                        remember(size)
+                warm = not warm
             start, left = stop, list(waits)
             continue
         except (RuntimeError, MemoryError) as error:

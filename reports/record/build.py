@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from audit.errors import AuditError
 from audit.record.manifest import RunManifest
-from reports.causes import statement
+from reports.causes import causes_sql
 from reports.purged import note
 from reports.record import captions, cases, mitigation, review
 from reports.record.answer import answer, limits
@@ -100,7 +100,7 @@ def _note(waiver: Waiver) -> WaiverNote:
 def _not_audited(source: Source) -> NotAudited:
     accounting = source.manifest.accounting
     return NotAudited(
-        failures=[Failure(**{name: row[name] for name in Failure.model_fields}) for row in source.rows(statement())],
+        failures=[Failure(**{name: row[name] for name in Failure.model_fields}) for row in source.rows(causes_sql())],
         sampled_out=accounting.sampled_out,
         pairs=accounting.pairs,
     )
