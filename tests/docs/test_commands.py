@@ -23,7 +23,7 @@ RUNNABLE = [page for page in PAGES if any(block.page == page and block.not_run i
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # What stands in the documentation for a caption of the reader's.
 STAND_INS = {"a caption": MEMORIZED}
-# Commands that change no run: several pages show them, and each form is run once.
+# Commands that change no run. Several pages show them; each form of a command runs once.
 ONCE = ("check", "errors", "explain", "lookup", "query", "rank-layers", "reproduce", "status")
 # What a reader may wait for, and a test need not.
 SHORTER = {"explain": ["--steps", "2"]}

@@ -35,7 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_with(dataset: Path, audited: Callable[..., str], seeds: tuple[int, ...], first: Path | None) -> Ledger:
-    """An audit with these seeds; the second takes the vectors and the screened control captions of the first."""
+    """Run an audit with these seeds. The second audit reuses the vectors and screened control captions of the first."""
     settings = {
         "model": str(MODEL),
         "captions": "captions/*.parquet",

@@ -15,7 +15,7 @@ start = services.start_ray_process
 
 
 def start_process(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
-    """Start a process of Ray. Of the dashboard, only what jobs need: the job server, and who the head is."""
+    """Start a process of Ray. The dashboard loads only what jobs need: the job server and the address of the head."""
     if process_type == PROCESS_TYPE_DASHBOARD:
         command = [*command, "--modules-to-load=NodeHead,JobHead"]
     return start(command, process_type, *arguments, **options)

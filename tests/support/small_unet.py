@@ -50,7 +50,7 @@ def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNe
 
 
 class _Convolution(nn.Module):
-    """Takes the place of a residual block, and does not look at the timestep."""
+    """Replaces a residual block. It ignores the timestep."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def one_of_its_kind(request: pytest.FixtureRequest, bands: audit.RunBands) -> An
 
 @pytest.fixture(scope="module")
 def plain(make_pipe: Callable[[], Any], latents: Any) -> np.ndarray:
-    """The latents of SHORT and LONG without mitigation."""
+    """The latents of SHORT and LONG, generated without mitigation."""
     found: np.ndarray = latents(make_pipe(), [SHORT, LONG], images=2)
     return found
 
