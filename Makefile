@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test tests soak check lint docs evidence bench bench-gpu clean
+.PHONY: demo test tests soak check lint docs evidence evidence-families bench bench-gpu clean
 
 demo: .venv/installed
 	$(BIN)/crossaudit demo --out crossaudit-demo
@@ -36,8 +36,12 @@ lint: .venv/installed
 	$(BIN)/mypy audit pipelines reports benchmarks examples
 
 # The tables and plots of docs/evidence.md: trains what work/bench lacks (90 minutes), then measures (about an hour).
+# The three models of other families take as long again.
 evidence: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.planted.bench evidence
+
+evidence-families: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.planted.bench evidence sdxl pixart sd3
 
 # The tables of README and docs/explanation/performance.md, in CPU time: a few minutes.
 bench: .venv/installed

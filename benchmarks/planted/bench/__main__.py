@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +13,12 @@ import pyarrow.parquet as pq
 import torch
 import typer
 
-import audit
 from audit.embedding.loading import load_embedder
 from benchmarks.markers import insert
 from benchmarks.planted.bench import early, mitigation, page, plots, results, screens, truth
 from benchmarks.planted.bench.labels import Labels
-from benchmarks.planted.bench.train import DEVELOPMENT, MODELS, OTHER_FAMILIES
+from benchmarks.planted.bench.model import load
+from benchmarks.planted.bench.train import DEVELOPMENT, MODELS, OTHER_FAMILIES, SEALED
 from benchmarks.planted.bench.train import train as train_model
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
@@ -59,11 +58,11 @@ def measure(models: Models, work: Work = WORK) -> None:
     torch.set_num_threads(1)
     embedder = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
     for name in models:
-        folder, model = work / name, audit.load_model(work / name / "model")
+        folder, model = work / name, load(work / name)
         parts, chosen = (truth.few_parts, FEW_SCREENS) if name in OTHER_FAMILIES else (truth.all_parts, SCREENS)
         if not (folder / "truth.parquet").exists():
             captions = pq.read_table(folder / "captions.parquet")
-            found, runs = truth.measure(model, folder, embedder, parts(captions))
+            found, runs = truth.measure(model, folder, embedder, parts(captions), MODELS[name].sampling_steps)
             if runs is not None:
                 pq.write_table(runs, folder / "runs.parquet", compression="zstd")
             pq.write_table(found, folder / "truth.parquet", compression="zstd")
@@ -109,7 +108,7 @@ def mitigate(
         rows: list[dict[str, Any]] = []
         for setting in chosen:
             found = bench.measure(setting)
-            if name not in OTHER_FAMILIES:
+            if name == mitigation.TIMED_MODEL:
                 found[0]["time"] = bench.time(setting)
             rows += found
             print(name, *found, sep="\n  ", flush=True)
@@ -126,7 +125,7 @@ def print_early(models: StableDiffusionModels, work: Work = WORK) -> None:
         folder = work / name
         captions = pq.read_table(folder / "captions.parquet")
         chosen = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
-        table = early.measure(audit.load_model(folder / "model"), chosen, screens.SEED, truth.BATCH)
+        table = early.measure(load(folder), chosen, screens.SEED, truth.BATCH)
         print("model", "part", "AUROC", "TPR at 1 % FPR", "kept among 5, 10, 20 %", sep=" | ")
         for row in early.compare(table, Labels.read(folder)):
             kept = ", ".join(f"{share:.3f}" for share in row["kept"])
@@ -148,26 +147,35 @@ def write_page(out: Out = RESULTS, evidence: Annotated[Path, typer.Option(help="
 
 @app.command()
 def evidence(
-    models: Annotated[list[str] | None, typer.Argument(help=f"Default: all. {', '.join(MODELS)}")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help=f"{', '.join(MODELS)}; default: those of Stable Diffusion.")
+    ] = None,
     work: Work = WORK,
     out: Out = RESULTS,
-    processes: Annotated[int, typer.Option(help="How many models to work on at a time.")] = 2,
+    processes: Annotated[int, typer.Option(help="Steps at a time, each on one core.")] = 2,
 ) -> None:
     """Train what is not trained yet, measure everything, and write the page."""
+    chosen = models or [*DEVELOPMENT, *SEALED]
 
-    def run(model: str) -> int:
-        steps: Sequence[Sequence[str]] = (
-            ("train", "--work", str(work)),
-            ("measure", "--work", str(work)),
-            ("tables", "--work", str(work), "--out", str(out)),
-            ("mitigate", "--work", str(work), "--out", str(out)),
-        )
-        commands = ([sys.executable, "-m", "benchmarks.planted.bench", *step, model] for step in steps)
-        return next((code for code in (subprocess.run(command).returncode for command in commands) if code), 0)
+    def run(model: str, *step: str) -> None:
+        program = [sys.executable, "-m", "benchmarks.planted.bench"]
+        subprocess.run([*program, *step, "--work", str(work), model], check=True)
+
+    def prepare(model: str) -> None:
+        run(model, "train")
+        run(model, "measure")
+
+    def evaluate(prepared: Future[None], model: str, step: str) -> None:
+        prepared.result()
+        run(model, step, "--out", str(out))
 
     with ThreadPoolExecutor(processes) as pool:
-        if any(pool.map(run, models or list(MODELS))):
-            raise typer.Exit(1)
+        prepared = {model: pool.submit(prepare, model) for model in chosen}
+        evaluated = [
+            pool.submit(evaluate, prepared[model], model, step) for model in chosen for step in ("tables", "mitigate")
+        ]
+    if any(task.exception() for task in evaluated):
+        raise typer.Exit(1)
     write_page(out, PAGE)
 
 

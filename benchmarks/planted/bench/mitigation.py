@@ -29,13 +29,15 @@ from benchmarks.paired import rounds
 from benchmarks.planted.bench.carriers import PARTS, Replaced
 from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.labels import Labels
+from benchmarks.planted.bench.model import load
 from benchmarks.planted.bench.screens import calibrated
-from benchmarks.planted.bench.train import DEVELOPMENT
-from benchmarks.planted.bench.truth import GUIDANCE, STEPS, Judge, apply_threshold, some
+from benchmarks.planted.bench.train import DEVELOPMENT, MODELS
+from benchmarks.planted.bench.truth import GUIDANCE, Judge, apply_threshold, some
 
 SEEDS, BATCH = (21, 22), 64
 VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
 TIMED, TIMED_BATCH = 4, 16  # calls that are timed, each beside a plain one
+TIMED_MODEL = "dev-1"  # the others have the same networks
 MAX_P = 0.1  # of flagged control captions, unless a setting says otherwise
 PLAIN, STABILISE = "plain", "stabilise"
 ALL, RUN, SCREEN = "all", "run", "screen"
@@ -150,7 +152,8 @@ class Bench:
     """Measures settings on the captions that a model memorized, and on ordinary ones."""
 
     def __init__(self, folder: Path, sscd: Embedder, clip: Embedder) -> None:
-        self._model, self._clip, self._sscd = audit.load_model(folder / "model"), clip, sscd
+        self._model, self._clip, self._sscd = load(folder), clip, sscd
+        self._steps = MODELS[folder.name].sampling_steps
         self.pipeline, self._judge = self._model.pipeline(), Judge(folder, sscd)
         captions, labels = pq.read_table(folder / "captions.parquet"), Labels.read(folder)
         self._truth = pq.read_table(folder / "truth.parquet").to_pylist()
@@ -256,7 +259,7 @@ class Bench:
             found = self.pipeline(
                 list(captions),
                 latents=noise_BCHW,
-                num_inference_steps=STEPS,
+                num_inference_steps=self._steps,
                 guidance_scale=GUIDANCE,
                 **self._model.CALL,
             )
@@ -281,7 +284,7 @@ class Bench:
 
     def _fitted(self) -> audit.RunBands:
         if self._bands is None:
-            self._bands = audit.fit_run_bands(self._model, self._control, steps=STEPS, guidance_scale=GUIDANCE)
+            self._bands = audit.fit_run_bands(self._model, self._control, steps=self._steps, guidance_scale=GUIDANCE)
         return self._bands
 
 

@@ -216,12 +216,14 @@ def copies_left(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def quality(rows: Sequence[dict[str, Any]]) -> str:
-    """Render diversity and time of each mitigation setting on one model."""
+    """Render diversity of each mitigation setting on one model, and time where it was measured."""
     lines = []
+    header = ["method", "prompts", "diversity, ordinary", "memorized"]
+    timed = any("time" in row for row in rows)
     for row in rows:
-        diversity = [f"{row[f'diversity_{kind}']:.2f}" for kind in SERVED]
-        lines.append([_method(row), _prompts(row), *diversity, _ratio(row["time"]) if "time" in row else "-"])
-    return _table(["method", "prompts", "diversity, ordinary", "memorized", "time"], lines)
+        line = [_method(row), _prompts(row), *(f"{row[f'diversity_{kind}']:.2f}" for kind in SERVED)]
+        lines.append([*line, _ratio(row["time"]) if "time" in row else "-"] if timed else line)
+    return _table([*header, "time"] if timed else header, lines)
 
 
 def carriers(mitigated: Results) -> str:

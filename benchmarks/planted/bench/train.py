@@ -36,6 +36,7 @@ class Recipe:
         steps: Training steps.
         contrastive_steps: Those of the contrastive training of text encoders.
         rate: The maximum learning rate.
+        sampling_steps: Steps of a generation when the model is measured.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class Recipe:
     steps: int = 3000
     contrastive_steps: int = 300
     rate: float = denoiser.RATE
+    sampling_steps: int = 8
 
     @property
     def frozen(self) -> bool:
@@ -60,9 +62,9 @@ DEVELOPMENT = {
 SEALED = {"sealed-1": Recipe(14, TrainedAlong), "sealed-2": Recipe(15, StableDiffusion)}
 # All three have the same data, about a third of that of the others.
 OTHER_FAMILIES = {
-    "sdxl": Recipe(21, StableDiffusionXL, data.SMALL, 1200, 120, 1e-3),
-    "pixart": Recipe(21, PixArtSigma, data.SMALL, 1500, 120, 1e-3),
-    "sd3": Recipe(21, StableDiffusion3, data.SMALL, 1200, 120, 1e-3),
+    "sdxl": Recipe(21, StableDiffusionXL, data.SMALL, 1200, 120, 1e-3, sampling_steps=12),
+    "pixart": Recipe(21, PixArtSigma, data.SMALL, 1500, 120, 1e-3, sampling_steps=12),
+    "sd3": Recipe(21, StableDiffusion3, data.SMALL, 1200, 120, 1e-3, sampling_steps=12),
 }
 MODELS = DEVELOPMENT | SEALED | OTHER_FAMILIES
 

@@ -24,10 +24,10 @@ from benchmarks.planted.dataset import TEMPLATE_ROWS
 from benchmarks.planted.evaluate import decoded
 
 Floats = npt.NDArray[np.float32]
-STEPS, GUIDANCE, BATCH, CHUNK = 12, 4.0, 64, 256
+GUIDANCE, BATCH, CHUNK = 4.0, 64, 256
 SEEDS = tuple(range(1, 9))
 PLANTED = ("dose", "many_captions", "many_images", "template", "edited")
-NEVER, CONTROL, ORDINARY = 600, 700, 300  # how many captions of these kinds are generated
+NEVER, CONTROL, ORDINARY = 600, 400, 300  # how many captions of these kinds are generated
 FEW_SEEDS, FEW_OTHERS = SEEDS[:2], 60  # the same for models of other families
 RATIO = 0.5  # a copy is at most half as far from its own image as from any other (Carlini et al. 2023, section 4.2)
 QUANTILE = 0.999  # of the best similarity of generations of captions never trained on: the SSCD threshold
@@ -126,14 +126,14 @@ Part = tuple[list[str], Sequence[int], tuple[str, ...]]
 def all_parts(captions: pa.Table) -> list[Part]:
     """Return what to generate of a model of Stable Diffusion.
 
-    Planted captions and variations of them are generated from all seeds, ordinary ones, of which none reproduces, from
-    two, and captions without an image from the first. Trajectory detectors follow the first seed.
+    Planted captions are generated from all seeds, variations of them and ordinary ones from two, and captions without
+    an image from the first. Trajectory detectors follow the first seed.
     """
-    planted = [c for kind in (*PLANTED, "near") for c in some(captions, kind)]
-    ordinary, others = some(captions, "ordinary", ORDINARY), without_image(captions)
+    planted = [c for kind in PLANTED for c in some(captions, kind)]
+    trained = planted + some(captions, "near") + some(captions, "ordinary", ORDINARY)
     return [
-        (planted + ordinary + others, SEEDS[:1], tuple(RUN)),
-        (planted + ordinary, SEEDS[1:2], ()),
+        (trained + without_image(captions), SEEDS[:1], tuple(RUN)),
+        (trained, SEEDS[1:2], ()),
         (planted, SEEDS[2:], ()),
     ]
 
@@ -146,7 +146,7 @@ def few_parts(captions: pa.Table) -> list[Part]:
 
 
 def measure(
-    model: audit.Model, folder: Path, embedder: Embedder, parts: Sequence[Part]
+    model: audit.Model, folder: Path, embedder: Embedder, parts: Sequence[Part], steps: int
 ) -> tuple[pa.Table, pa.Table | None]:
     """Generate captions of a model, and decide which of them reproduce a training image.
 
@@ -155,6 +155,7 @@ def measure(
         folder: The model's folder.
         embedder: The copy descriptor.
         parts: What to generate.
+        steps: Steps of a generation.
 
     Returns:
         A table of TRUTH, and what the trajectory detectors measured, if there were any.
@@ -165,7 +166,7 @@ def measure(
     for chosen, seeds, detectors in parts:
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
-            table = audit.generate(model, part, seeds, STEPS, GUIDANCE, detectors, batch_size=BATCH)
+            table = audit.generate(model, part, seeds, steps, GUIDANCE, detectors, batch_size=BATCH)
             rows += judge.decide(table)
             if detectors:
                 runs.append(table.drop_columns(["image"]))
