@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cache
 
 import jinja2
+from markupsafe import Markup, escape
 
 from audit.durations import duration
 
@@ -22,7 +24,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(visible=visible, duration=duration, percent=share, count=count, plural=plural)
+    found.filters.update(visible=visible, duration=duration, percent=share, count=count, plural=plural, code=code)
     return found
 
 
@@ -30,6 +32,11 @@ def visible(text: str, most: int = MAX_TEXT) -> str:
     """Return a text for display: control and direction marks are spelled out, and long texts are shortened."""
     shown = "".join(_spelled(c) for c in text[:most])
     return f"{shown} … ({len(text):,} characters)" if len(text) > most else shown
+
+
+def code(text: str) -> Markup:
+    """Escape a text, and set what it has between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _spelled(character: str) -> str:

@@ -204,24 +204,24 @@ def _notes(limit: Threshold, kept: Sequence[Control], rate: float) -> list[str]:
         )
     if limit.value is None:
         notes.append(
-            f"no control caption has the similarity that decides `{name}`. What pictures reach by chance is therefore "
+            f"No control caption has the similarity that decides `{name}`. What pictures reach by chance is therefore "
             f"unknown, there is no threshold, and this similarity makes no caption `{name}`. Generate each caption "
             f"with two or more seeds, or set confirm.{limit.embedder}.min_similarity_{limit.kind}."
         )
     setting = [control for control in kept if limit.value is not None and control.similarity >= limit.value]
     if setting:
         notes.append(
-            f"the threshold of `{name}`, {limit.value:.3f}, is set by {_some(setting)}, far above the other control "
+            f"The threshold of `{name}`, {limit.value:.3f}, is set by {_some(setting)}, far above the other control "
             f"captions (expected from them: {_expected(limit.tail, rate)}). Only the similarity suggests that it "
             "reproduces an image, so it is kept. Review it: less similar images count only as near misses."
         )
     if limit.controls and limit.used < 1 / rate - 1 - 1e-9:
         notes.append(
-            f"the threshold of `{name}` is based on {limit.used} control captions, too few for a rate of {rate:g}: "
-            f"its actual rate is {1 / (limit.used + 1):.3g}"
+            f"The threshold of `{name}` is based on {limit.used} control captions, too few for a rate of {rate:g}: "
+            f"its actual rate is {1 / (limit.used + 1):.3g}."
         )
     elif not limit.controls:
-        notes.append(f"no control caption was generated, so the threshold of `{name}` is the floor")
+        notes.append(f"No control caption was generated, so the threshold of `{name}` is the floor.")
     return notes
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from audit.errors import AuditError
 from audit.record.manifest_entries import ClustersEntry
 from reports.html import render, write
-from reports.pages import visible
+from reports.pages import code, visible
 from reports.pictures import MAX_SIDE, picture
 from reports.record import cases
 from reports.record.build import build
@@ -148,6 +148,10 @@ def test_marks_that_turn_or_hide_text_are_spelled_out(page: str, bidi: str) -> N
 
 def test_a_long_caption_is_cut_and_says_how_long_it_is() -> None:
     assert visible("a" * 10_000) == "a" * 240 + " … (10,000 characters)"
+
+
+def test_code_in_a_warning_is_set_as_code_and_markup_in_it_is_escaped() -> None:
+    assert code("of `verbatim`: <b>`, `<i>`") == "of <code>verbatim</code>: &lt;b&gt;<code>, </code>&lt;i&gt;`"
 
 
 def test_the_summary_counts_every_verdict_that_occurs_and_states_the_claims(page: str) -> None:
