@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ AXES = {
     "scores": ("Screening score", "Captions (logarithmic)"),
     "similarities": ("Similarity to the nearest training image", "Share of captions"),
 }
+# Inches around the axes of a fixed layout, per character of the vertical axis, and per line of the legend.
+LEFT, RIGHT, BOTTOM, TOP, CHARACTER, LINE_HEIGHT = 0.4, 0.1, 0.55, 0.1, 0.08, 0.2
 METHODS = {
     "none": "#333a40",
     "rescale": "#2b6777",
@@ -51,9 +54,8 @@ STYLE: Any = {
 
 def histogram(name: str, found: Histogram) -> str:
     """Draw the histogram of `scores` or `similarities` of a record as SVG, with its cut."""
-    return _draw(
-        *AXES[name], {"scores": _scores, "similarities": _similarities}[name], found, size=(5.4, 3.1), any_script=True
-    )
+    paint = {"scores": _scores, "similarities": _similarities}[name]
+    return _draw(*AXES[name], paint, found, size=(5.4, 3.1), any_script=True, fixed=True)
 
 
 def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
@@ -69,6 +71,7 @@ def tradeoff(settings: Sequence[Mapping[str, Any]]) -> str:
         settings,
         size=(6.4, 3.6),
         any_script=True,
+        fixed=True,
     )
 
 
@@ -78,17 +81,34 @@ def data_uri(svg: str) -> str:
 
 
 def _draw(
-    x: str, y: str, paint: Any, *data: Any, size: tuple[float, float] = (4.6, 3.2), any_script: bool = False
+    x: str,
+    y: str,
+    paint: Any,
+    *data: Any,
+    size: tuple[float, float] = (4.6, 3.2),
+    any_script: bool = False,
+    fixed: bool = False,
 ) -> str:
-    """Draw a figure. See `_figure` for `any_script`."""
-    with _figure(any_script, figsize=size, layout="constrained") as figure, warnings.catch_warnings():
+    """Draw a figure. See `_figure` for `any_script`.
+
+    With `fixed`, the room for labels follows from their number of characters. Without, they are drawn to be measured,
+    which takes longer than the rest.
+    """
+    layout = None if fixed else "constrained"
+    with _figure(any_script, figsize=size, layout=layout) as figure, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         axes = figure.subplots()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         paint(axes, *data)
-        if axes.get_legend_handles_labels()[0]:
+        labels = axes.get_legend_handles_labels()[1]
+        if labels:
             figure.legend(loc="outside upper left", fontsize=9, ncols=2)
+        if fixed:
+            width, height = size
+            left = LEFT + CHARACTER * max(len(label.get_text()) for label in axes.get_yticklabels())
+            top = TOP + LINE_HEIGHT * math.ceil(len(labels) / 2)
+            figure.subplots_adjust(left / width, BOTTOM / height, 1 - RIGHT / width, 1 - top / height)
         return _svg(figure)
 
 
@@ -121,6 +141,7 @@ def _scores(axes: Any, found: Histogram) -> None:
     if found.cut is not None:
         axes.axvline(found.cut, color=INK, linewidth=1.2, linestyle="--", label="lowest score in the budget")
     axes.set_yscale("log")
+    axes.minorticks_off()
     axes.set_ylim(bottom=0.6)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
@@ -161,7 +182,9 @@ def strip(name: str, found: Histogram) -> tuple[str, Callable[[float], float], t
 
 def token_attention(shares: Sequence[float]) -> str:
     """Draw the attention to each token of a prompt, by position; position 0 is the start of the prompt."""
-    return _draw("Position of the token", "Attention", _token_attention, shares, size=(4.6, 1.8), any_script=True)
+    return _draw(
+        "Position of the token", "Attention", _token_attention, shares, size=(4.6, 1.8), any_script=True, fixed=True
+    )
 
 
 def _token_attention(axes: Any, shares: Sequence[float]) -> None:
