@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 DRIVER = (str(BIN), "-m", "pipelines.cli", "run", "audit.yaml")
 WORKER = "ray::RemoteWorker"
-CHOSEN = ("--set", "engine.workers=1", "--set", "engine.retries=2")
+CHOSEN = ("--set", "engine.workers=1")
 
 
 def free_ports(count: int) -> list[int]:
@@ -127,11 +127,11 @@ def test_a_submission_that_is_killed_or_stopped_is_finished_by_the_next(
     assert status.startswith("running: ")
     assert "RUNNING" in status
     process = driver()
-    for _ in range(2):  # while it loads the models; another takes its place
-        until(lambda: bool(descendants(WORKER)), process.is_running)
-        [worker] = descendants(WORKER)
-        worker.kill()
-        worker.wait()
+    until(lambda: bool(descendants(WORKER)), process.is_running)
+    [worker] = descendants(WORKER)
+    worker.kill()  # while it loads the models
+    worker.wait()
+    until(lambda: bool(descendants(WORKER)), process.is_running)  # another takes its place
     process.kill()
     followed = crossaudit("logs", run, "--follow")
     assert followed.returncode == 1
