@@ -251,8 +251,7 @@ def _ratio(found: dict[str, float]) -> str:
 
 def _left(found: dict[str, Any]) -> str:
     low, high = 100 * found["low"], 100 * found["high"]
-    by_sscd = f", {found['by_sscd']} by SSCD" if "by_sscd" in found else ""
-    return f"{found['left']} of {found['of']} ({low:.0f} to {high:.0f} %){by_sscd}"
+    return f"{found['left']} of {found['of']} ({low:.0f} to {high:.0f} %; {found['by_sscd']})"
 
 
 def _mean(values: Sequence[float]) -> float:
