@@ -211,8 +211,8 @@ def copies_left(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         changes = [100 * (row[f"clip_{kind}"] / rows[0][f"clip_{kind}"] - 1) for kind in SERVED]
         left = [_left(row[kind]) for kind in kinds]
-        lines.append([_method(row), _prompts(row), *left, *(f"{change:+.1f} %" for change in changes)])
-    return _table(["method", "prompts", *kinds, "CLIP, ordinary", "memorized"], lines)
+        lines.append([_method(row), _prompts(row), *left, *(f"{change:+.1f}" for change in changes)])
+    return _table(["method", "prompts", *kinds, "CLIP, ordinary, %", "memorized, %"], lines)
 
 
 def quality(rows: Sequence[dict[str, Any]]) -> str:

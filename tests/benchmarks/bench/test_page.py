@@ -24,8 +24,8 @@ def test_copies_left_are_listed_by_method_pooled_vector_and_kinds_of_captions() 
     rows = [{"method": "plain", "only": "all", "verbatim": left, **clip}]
     rows += [{**diluted, "verbatim": left, **clip}]
     head, _, first, second = page.copies_left(rows).splitlines()
-    assert head == "| method | prompts | verbatim | CLIP, ordinary | memorized |"
-    assert first == "| `plain` | all | 1 of 2 (1 to 99 %; 2) | +0.0 % | +0.0 % |"
+    assert head == "| method | prompts | verbatim | CLIP, ordinary, % | memorized, % |"
+    assert first == "| `plain` | all | 1 of 2 (1 to 99 %; 2) | +0.0 | +0.0 |"
     assert "`dilute` share 0.4, empty pooled | screen, 0.1 | 1 of 2 (1 to 99 %; 2) |" in second
 
 
