@@ -236,7 +236,9 @@ def carriers(mitigated: Results) -> str:
 
 
 def _method(row: dict[str, Any]) -> str:
-    name, _, settings = row["method"].replace("token=none,zero_eos=false,", "").partition(":")
+    """Return a method and its settings, short enough for a table."""
+    shorter = row["method"].replace("token=none,zero_eos=false,", "").replace("bos_scale", "BOS")
+    name, _, settings = shorter.partition(":")
     pooled = ", empty pooled" if row.get("empty_pooled") else ""
     return f"`{name}` {settings.replace(',', ', ').replace('=', ' ')}".strip() + pooled
 
