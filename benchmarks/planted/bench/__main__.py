@@ -152,7 +152,7 @@ def evidence(
     ] = None,
     work: Work = WORK,
     out: Out = RESULTS,
-    processes: Annotated[int, typer.Option(help="Steps at a time, each on one core.")] = 2,
+    processes: Annotated[int, typer.Option(help="How many steps to run at a time, each on one core.")] = 2,
 ) -> None:
     """Train what is not trained yet, measure everything, and write the page."""
     chosen = models or [*DEVELOPMENT, *SEALED]

@@ -95,7 +95,7 @@ BAD_RUNS: dict[str, Callable[[Path], Path | str]] = {
 
 
 def chosen(command: str, cause: str) -> bool:
-    """Tell whether `make test` runs a combination: three commands with all causes, and all commands with three."""
+    """Tell whether `make test` runs a combination: three commands with every cause, every command with three."""
     return command in ("status", "query", "mitigate") or cause in ("missing", "a file", "foreign manifest")
 
 
