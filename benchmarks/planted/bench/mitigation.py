@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
 import audit
@@ -32,7 +32,7 @@ from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.model import load
 from benchmarks.planted.bench.screens import calibrated
 from benchmarks.planted.bench.train import DEVELOPMENT, MODELS
-from benchmarks.planted.bench.truth import GUIDANCE, Judge, apply_threshold, some
+from benchmarks.planted.bench.truth import GUIDANCE, Forms, Judge, apply_threshold, some
 
 SEEDS, BATCH = (21, 22), 64
 VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
@@ -214,7 +214,7 @@ class Bench:
 
         def calls(apply: Apply) -> Callable[[], Any]:
             left = iter(parts)
-            return lambda: self._call(next(left), SEEDS[0], apply)
+            return lambda: self._call([(SEEDS[0], caption) for caption in next(left)], apply)
 
         pair = {PLAIN: calls(lambda _: nullcontext()), "other": calls(self._applied(setting))}
         seconds = rounds(pair, "cpu", TIMED, time.process_time)
@@ -230,34 +230,33 @@ class Bench:
         captions = self.captions["verbatim"]
         found = {"nothing": int(self._plain["verbatim"].copied_SN[0].sum())}
         for part in PARTS:
-            images = self._generate(captions, SEEDS[0], partial(audit.mitigated, method=Replaced(part)))
-            found[part] = int(self._copied(captions, SEEDS[0], images)[0].sum())
+            images = self._generate(captions, SEEDS[:1], partial(audit.mitigated, method=Replaced(part)))
+            found[part] = int(self._copied(captions, SEEDS[:1], self._forms(images))[0].sum())
         return found
 
     def _make(self, kind: str, apply: Apply) -> Made:
         captions = self.captions[kind]
-        text_ND = self._clip.embed_texts(captions)
-        copied, similar, scores, vectors = [], [], [], []
-        for seed in SEEDS:
-            images = self._generate(captions, seed, apply)
-            by_pixels_N, by_sscd_N = self._copied(captions, seed, images)
-            copied.append(by_pixels_N)
-            similar.append(by_sscd_N)
-            scores.append((self._clip.embed(images) * text_ND).sum(1))
-            vectors.append(self._sscd.embed(images))
-        return Made(np.stack(copied), np.stack(similar), np.stack(scores), np.stack(vectors))
+        images = self._generate(captions, SEEDS, apply)
+        forms = self._forms(images)
+        copied_SN, similar_SN = self._copied(captions, SEEDS, forms)
+        image_SND, vector_SND = (
+            vectors.reshape(len(SEEDS), len(captions), -1) for vectors in (self._clip.embed(images), forms.vector_NE)
+        )
+        return Made(copied_SN, similar_SN, (image_SND * self._clip.embed_texts(captions)).sum(2), vector_SND)
 
-    def _generate(self, captions: Sequence[str], seed: int, apply: Apply) -> list[Image.Image]:
+    def _generate(self, captions: Sequence[str], seeds: Sequence[int], apply: Apply) -> list[Image.Image]:
+        """Generate all captions from the first seed, then from the next."""
+        pairs = [(seed, caption) for seed in seeds for caption in captions]
         images: list[Image.Image] = []
-        for start in range(0, len(captions), BATCH):
-            images += self._call(captions[start : start + BATCH], seed, apply)
+        for start in range(0, len(pairs), BATCH):
+            images += self._call(pairs[start : start + BATCH], apply)
         return images
 
-    def _call(self, captions: Sequence[str], seed: int, apply: Apply) -> list[Image.Image]:
-        noise_BCHW = initial_latent(seed, (12, 8, 8)).expand(len(captions), -1, -1, -1)
+    def _call(self, pairs: Sequence[tuple[int, str]], apply: Apply) -> list[Image.Image]:
+        noise_BCHW = torch.stack([initial_latent(seed, self._model.latent_shape) for seed, _ in pairs])
         with apply(self.pipeline):
             found = self.pipeline(
-                list(captions),
+                [caption for _, caption in pairs],
                 latents=noise_BCHW,
                 num_inference_steps=self._steps,
                 guidance_scale=GUIDANCE,
@@ -265,14 +264,15 @@ class Bench:
             )
         return list(found.images)
 
-    def _copied(self, captions: Sequence[str], seed: int, images: Sequence[Image.Image]) -> npt.NDArray[np.bool_]:
-        """Tell which images reproduce an own image: by pixels, then by SSCD, [2, N]."""
-        made = {"caption": list(captions), "seed": [seed] * len(captions), "image": [png(image) for image in images]}
-        rows = self._judge.decide(pa.table(made))
+    def _forms(self, images: Sequence[Image.Image]) -> Forms:
+        return Forms.of([png(image) for image in images], self._sscd)
+
+    def _copied(self, captions: Sequence[str], seeds: Sequence[int], made: Forms) -> npt.NDArray[np.bool_]:
+        """Tell which images reproduce an own image: by pixels, then by SSCD, [2, S, N]."""
+        rows = self._judge.decide([*captions] * len(seeds), np.repeat(seeds, len(captions)).tolist(), made)
         apply_threshold(rows, self._truth)
-        return np.array(
-            [[bool(row[f"{by}_whole"] or row[f"{by}_region"]) for row in rows] for by in ("pixels", "sscd")]
-        )
+        found = [[bool(row[f"{by}_whole"] or row[f"{by}_region"]) for row in rows] for by in ("pixels", "sscd")]
+        return np.array(found).reshape(2, len(seeds), len(captions))
 
     def _applied(self, setting: Setting) -> Apply:
         if setting.method == PLAIN:
@@ -284,7 +284,9 @@ class Bench:
 
     def _fitted(self) -> audit.RunBands:
         if self._bands is None:
-            self._bands = audit.fit_run_bands(self._model, self._control, steps=self._steps, guidance_scale=GUIDANCE)
+            self._bands = audit.fit_run_bands(
+                self._model, self._control, steps=self._steps, guidance_scale=GUIDANCE, batch_size=BATCH
+            )
         return self._bands
 
 

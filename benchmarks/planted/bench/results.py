@@ -17,12 +17,13 @@ def collect(folder: Path) -> dict[str, Any]:
     Args:
         folder: The folder of the model, with `truth.parquet`, `runs.parquet` and `screen.parquet`.
     """
-    scores, labels = tables.all_scores(folder), Labels.read(folder)
+    texts, labels = tables.embedded_texts(folder), Labels.read(folder)
+    scores = tables.all_scores(folder, texts)
     return {
         "model": folder.name,
         "frozen": MODELS[folder.name].frozen,
         "dose_response": tables.dose_response(labels),
-        "text_only": tables.text_only_by_dose(folder),
+        "text_only": tables.text_only_by_dose(texts),
         "detectors": tables.detector_rates(labels, scores),
         "seeds": tables.seeds(folder, labels),
         "timesteps": timesteps.compare(folder, labels),
@@ -39,11 +40,12 @@ def collect_some(folder: Path) -> dict[str, Any]:
     Args:
         folder: The folder of the model, with `truth.parquet` and `screen.parquet`.
     """
-    scores, labels = tables.screen_scores(folder), Labels.read(folder)
+    texts, labels = tables.embedded_texts(folder), Labels.read(folder)
+    scores = tables.screen_scores(folder, texts)
     return {
         "model": folder.name,
         "dose_response": tables.dose_response(labels),
-        "text_only": tables.text_only_by_dose(folder),
+        "text_only": tables.text_only_by_dose(texts),
         "detectors": tables.detector_rates(labels, scores),
         "by_dose": tables.by_dose(labels, scores),
     }

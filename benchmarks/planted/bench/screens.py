@@ -12,10 +12,10 @@ import audit
 from audit.defaults import DEFAULT_DETECTOR
 from audit.detectors import RUN, SCREEN
 from benchmarks.planted.artwork import SIDE
-from benchmarks.planted.bench.truth import BATCH, CONTROL, FEW_OTHERS, NEVER, ORDINARY, PLANTED, some
+from benchmarks.planted.bench.truth import CONTROL, FEW_OTHERS, NEVER, ORDINARY, PLANTED, some
 from benchmarks.planted.sharpness import sharpness
 
-SEED = 0
+SEED, BATCH = 0, 128
 SEVERAL = (0, 1, 2, 3)
 FOUR_SEEDS = ("caption_response", "attention_profile", "noise_magnitude", "seed_agreement")
 FEW_NEVER, FEW_CONTROL = 600, 500

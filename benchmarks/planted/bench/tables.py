@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from benchmarks.planted.bench.truth import PLANTED
 TEXT_ONLY, SHARPNESS = "text only", "sharpness (Jeon et al.)"
 HALF_SIZE = f"{DEFAULT_DETECTOR}, 32 px"
 Scores = dict[str, float]
+Texts = tuple[list[dict[str, Any]], npt.NDArray[np.float64]]  # rows of captions.parquet, and their embeddings [N, E]
 
 
 def dose_response(labels: Labels) -> list[dict[str, Any]]:
@@ -48,41 +50,58 @@ def dose_response(labels: Labels) -> list[dict[str, Any]]:
     return rows
 
 
-def all_scores(folder: Path) -> dict[str, Scores]:
-    """Return every detector's score of each caption, and the text-only guess."""
+def all_scores(folder: Path, texts: Texts) -> dict[str, Scores]:
+    """Return every detector's score of each caption, and the text-only guess.
+
+    Args:
+        folder: The folder of a measured model.
+        texts: What `embedded_texts` returned for it.
+    """
     found = {name: screens.scores(folder, name) for name in SCORES if name != "seed_agreement"}
     found[HALF_SIZE] = screens.scored(folder, pq.read_table(folder / "half.parquet"), DEFAULT_DETECTOR)
     baseline = pq.read_table(folder / "sharpness.parquet")
     found[SHARPNESS] = dict(zip(baseline["caption"].to_pylist(), baseline["sharpness"].to_pylist(), strict=True))
-    return found | {TEXT_ONLY: text_only_scores(folder)}
+    return found | {TEXT_ONLY: text_only_scores(texts)}
 
 
-def screen_scores(folder: Path) -> dict[str, Scores]:
-    """Return the score of each caption by every detector that screens from one seed, and the text-only guess."""
+def screen_scores(folder: Path, texts: Texts) -> dict[str, Scores]:
+    """Return the score of each caption by every detector that screens from one seed, and the text-only guess.
+
+    Args:
+        folder: The folder of a measured model.
+        texts: What `embedded_texts` returned for it.
+    """
     table = pq.read_table(folder / "screen.parquet")
     found = {name: screens.scored(folder, table, name) for name in (*COMBINED, *screens.ONE_SEED)}
-    return found | {TEXT_ONLY: text_only_scores(folder)}
+    return found | {TEXT_ONLY: text_only_scores(texts)}
 
 
-def text_only_scores(folder: Path) -> Scores:
-    """Return the text-only guess for planted captions and those never trained on."""
-    captions = pq.read_table(folder / "captions.parquet")
-    chosen = captions.filter(pc.is_in(captions["kind"], pa.array([*PLANTED, "never"]))).to_pylist()
-    planted_N = np.array([row["kind"] != "never" for row in chosen])
-    features_NF = text_only.features(audit.load_model(folder / "model"), [row["caption"] for row in chosen])
-    score_N = text_only.guess(features_NF, planted_N, [row["cluster"] for row in chosen])
-    return dict(zip([row["caption"] for row in chosen], score_N.tolist(), strict=True))
-
-
-def text_only_by_dose(folder: Path) -> dict[int, float]:
-    """Return the AUROC with which the captions of each dose can be told from never-trained ones by text alone.
+def embedded_texts(folder: Path) -> Texts:
+    """Return the planted captions of a model and those never trained on, with their text embeddings.
 
     Args:
         folder: The folder of a model.
     """
     table = pq.read_table(folder / "captions.parquet")
-    chosen = table.filter(pc.is_in(table["kind"], pa.array(["dose", "never"]))).to_pylist()
-    features_NF = text_only.features(audit.load_model(folder / "model"), [row["caption"] for row in chosen])
+    rows = table.filter(pc.is_in(table["kind"], pa.array([*PLANTED, "never"]))).to_pylist()
+    return rows, text_only.embeddings(audit.load_model(folder / "model"), [row["caption"] for row in rows])
+
+
+def text_only_scores(texts: Texts) -> Scores:
+    """Return the text-only guess for planted captions and those never trained on."""
+    rows, embedding_NE = texts
+    captions, planted_N = [row["caption"] for row in rows], np.array([row["kind"] != "never" for row in rows])
+    features_NF = text_only.features(captions, embedding_NE)
+    score_N = text_only.guess(features_NF, planted_N, [row["cluster"] for row in rows])
+    return dict(zip(captions, score_N.tolist(), strict=True))
+
+
+def text_only_by_dose(texts: Texts) -> dict[int, float]:
+    """Return the AUROC with which the captions of each dose can be told from never-trained ones by text alone."""
+    rows, embedding_NE = texts
+    of = [i for i, row in enumerate(rows) if row["kind"] in ("dose", "never")]
+    chosen = [rows[i] for i in of]
+    features_NF = text_only.features([row["caption"] for row in chosen], embedding_NE[of])
     dose_N = np.array([row["dose"] for row in chosen])
     found = {}
     for dose in DOSES:

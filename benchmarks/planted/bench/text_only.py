@@ -20,17 +20,17 @@ from torch import Tensor
 import audit
 from audit.models.sd import HIDDEN
 
-# Shapes: N captions, F features, K text positions, D width of the text encoder.
+# Shapes: N captions, E values of an embedding, F features, K text positions, D width of the text encoder.
 
 FOLDS, STRENGTH, BATCH = 5, 0.01, 512
 
 
 @torch.inference_mode()
-def features(model: audit.Model, captions: Sequence[str]) -> csr_matrix:
-    """Compute case, lengths, words and text embeddings of captions, each scaled to unit variance: [N, F].
+def embeddings(model: audit.Model, captions: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Compute what a model's own text encoders make of captions: lengths, norms and vectors, [N, E].
 
     Args:
-        model: The model, whose own text encoders give the embeddings.
+        model: The model.
         captions: The captions.
     """
     # The mean over the words, the end of the caption and, where the model has one, the pooled vector.
@@ -47,7 +47,17 @@ def features(model: audit.Model, captions: Sequence[str]) -> csr_matrix:
         found.append([mean_BD, end_BD, *others])
         lengths.append(tokens.end_B)
     vectors = [torch.cat(parts).double() for parts in zip(*found, strict=True)]
-    length_N = torch.cat(lengths)
+    norms = [vector_ND.norm(dim=1) for vector_ND in vectors]
+    return np.column_stack([torch.cat(lengths), *norms, *vectors])
+
+
+def features(captions: Sequence[str], embedding_NE: npt.NDArray[np.float64]) -> csr_matrix:
+    """Return case, lengths, words and text embeddings of captions, each scaled to unit variance: [N, F].
+
+    Args:
+        captions: The captions.
+        embedding_NE: What `embeddings` returned for them.
+    """
     numbers = [
         [
             sum(map(str.isupper, c)) / len(c),
@@ -57,8 +67,7 @@ def features(model: audit.Model, captions: Sequence[str]) -> csr_matrix:
         ]
         for c in captions
     ]
-    norms = [vector_ND.norm(dim=1) for vector_ND in vectors]
-    dense_NF = np.column_stack([np.array(numbers), length_N, *norms, *(vector_ND.numpy() for vector_ND in vectors)])
+    dense_NF = np.column_stack([np.array(numbers), embedding_NE])
     words = TfidfVectorizer(token_pattern=r"\S+", lowercase=False).fit_transform(captions)
     lowered = TfidfVectorizer().fit_transform(captions)
     return hstack([StandardScaler().fit_transform(dense_NF), words, lowered], format="csr")

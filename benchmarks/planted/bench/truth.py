@@ -80,7 +80,7 @@ class Judge:
 
     def __init__(self, folder: Path, embedder: Embedder) -> None:
         images = pq.read_table(folder / "images.parquet")
-        self._embedder, self._images = embedder, Forms.of(images["png"].to_pylist(), embedder)
+        self._images = Forms.of(images["png"].to_pylist(), embedder)
         place = {key: i for i, key in enumerate(images["key"].to_pylist())}
         rows = pq.read_table(folder / "captions.parquet").to_pylist()
         self._kind = {row["caption"]: row["kind"] for row in rows}
@@ -95,17 +95,19 @@ class Judge:
             i: own for row in rows if row["kind"] == "edited" for own in [self._own[row["caption"]]] for i in own
         }
 
-    def decide(self, table: pa.Table) -> list[dict[str, Any]]:
+    def decide(self, captions: Sequence[str], seeds: Sequence[int], made: Forms) -> list[dict[str, Any]]:
         """Return a row of TRUTH per generation, whose SSCD verdicts lack the threshold.
 
         Args:
-            table: Generations with `caption`, `seed` and `image`.
+            captions: The caption of each generation.
+            seeds: The seed of each generation.
+            made: The generations.
         """
-        made, images = Forms.of(table["image"].to_pylist(), self._embedder), self._images
+        images = self._images
         whole_GN, top_GN = distances(made.pixels_ND, images.pixels_ND), distances(made.top_ND, images.top_ND)
         similar_GN, top_similar_GN = made.vector_NE @ images.vector_NE.T, made.top_vector_NE @ images.top_vector_NE.T
         rows = []
-        for g, (caption, seed) in enumerate(zip(table["caption"].to_pylist(), table["seed"].to_pylist(), strict=True)):
+        for g, (caption, seed) in enumerate(zip(captions, seeds, strict=True)):
             own, family = self._own[caption], self._family[caption]
             closest = int(whole_GN[g].argmin())
             row = {"caption": caption, "seed": seed, "kind": self._kind[caption]}
@@ -167,7 +169,8 @@ def measure(
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             table = audit.generate(model, part, seeds, steps, GUIDANCE, detectors, batch_size=BATCH)
-            rows += judge.decide(table)
+            made = Forms.of(table["image"].to_pylist(), embedder)
+            rows += judge.decide(table["caption"].to_pylist(), table["seed"].to_pylist(), made)
             if detectors:
                 runs.append(table.drop_columns(["image"]))
     apply_threshold(rows, rows)
