@@ -1,6 +1,6 @@
 """Measure mitigation methods on a model of PlantedBench: copies left, CLIP score, diversity and time.
 
-Shapes: N captions, S seeds.
+Shapes: N captions, S seeds, G generations, D values of a vector.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.model import load
 from benchmarks.planted.bench.screens import calibrated
-from benchmarks.planted.bench.train import DEVELOPMENT, MODELS
-from benchmarks.planted.bench.truth import GUIDANCE, Forms, Judge, apply_threshold, some
+from benchmarks.planted.bench.train import MODELS
+from benchmarks.planted.bench.truth import GUIDANCE, Judge, apply_threshold, some
 
 SEEDS, BATCH = (21, 22), 64
 VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
 TIMED, TIMED_BATCH = 4, 16  # calls that are timed, each beside a plain one
+CHOOSING = ("dev-1", "dev-2")
 TIMED_MODEL = "dev-1"  # the others have the same networks
 MAX_P = 0.1  # of flagged control captions, unless a setting says otherwise
 PLAIN, STABILISE = "plain", "stabilise"
@@ -69,8 +70,7 @@ class Setting:
         return cls(method, only or ALL, float(max_p or MAX_P))
 
 
-# What each method is measured with. The sealed models are measured with the plain model, the paper's setting, and what
-# the development models chose.
+# What each method is measured with, on one development model of each kind of text encoder.
 SETTINGS = tuple(
     map(
         Setting.parse,
@@ -93,7 +93,8 @@ SETTINGS = tuple(
         ),
     )
 )
-SEALED = tuple(
+# The plain model, the paper's setting, and what those two models chose: for the other models.
+FINALISTS = tuple(
     map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.4", "dilute:share=0.4@run:0.1"))
 )
 # Models of other families. In sdxl and sd3 the caption also enters the network by a pooled vector; a share of 1 leaves
@@ -119,7 +120,7 @@ def settings_of(model: str) -> tuple[Setting, ...]:
     Args:
         model: The name of the model.
     """
-    return FAMILY_SETTINGS.get(model, SETTINGS if model in DEVELOPMENT else SEALED)
+    return FAMILY_SETTINGS.get(model, SETTINGS if model in CHOOSING else FINALISTS)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Bench:
     """Measures settings on the captions that a model memorized, and on ordinary ones."""
 
     def __init__(self, folder: Path, sscd: Embedder, clip: Embedder) -> None:
-        self._model, self._clip, self._sscd = load(folder), clip, sscd
+        self._model, self._clip = load(folder), clip
         self._steps = MODELS[folder.name].sampling_steps
         self.pipeline, self._judge = self._model.pipeline(), Judge(folder, sscd)
         captions, labels = pq.read_table(folder / "captions.parquet"), Labels.read(folder)
@@ -231,17 +232,15 @@ class Bench:
         found = {"nothing": int(self._plain["verbatim"].copied_SN[0].sum())}
         for part in PARTS:
             images = self._generate(captions, SEEDS[:1], partial(audit.mitigated, method=Replaced(part)))
-            found[part] = int(self._copied(captions, SEEDS[:1], self._forms(images))[0].sum())
+            copied_SN, *_ = self._judged(captions, SEEDS[:1], images)
+            found[part] = int(copied_SN.sum())
         return found
 
     def _make(self, kind: str, apply: Apply) -> Made:
         captions = self.captions[kind]
         images = self._generate(captions, SEEDS, apply)
-        forms = self._forms(images)
-        copied_SN, similar_SN = self._copied(captions, SEEDS, forms)
-        image_SND, vector_SND = (
-            vectors.reshape(len(SEEDS), len(captions), -1) for vectors in (self._clip.embed(images), forms.vector_NE)
-        )
+        copied_SN, similar_SN, vector_SND = self._judged(captions, SEEDS, images)
+        image_SND = self._clip.embed(images).reshape(len(SEEDS), len(captions), -1)
         return Made(copied_SN, similar_SN, (image_SND * self._clip.embed_texts(captions)).sum(2), vector_SND)
 
     def _generate(self, captions: Sequence[str], seeds: Sequence[int], apply: Apply) -> list[Image.Image]:
@@ -264,15 +263,19 @@ class Bench:
             )
         return list(found.images)
 
-    def _forms(self, images: Sequence[Image.Image]) -> Forms:
-        return Forms.of([png(image) for image in images], self._sscd)
-
-    def _copied(self, captions: Sequence[str], seeds: Sequence[int], made: Forms) -> npt.NDArray[np.bool_]:
-        """Tell which images reproduce an own image: by pixels, then by SSCD, [2, S, N]."""
-        rows = self._judge.decide([*captions] * len(seeds), np.repeat(seeds, len(captions)).tolist(), made)
+    def _judged(
+        self, captions: Sequence[str], seeds: Sequence[int], images: Sequence[Image.Image]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """Tell which images reproduce an own image, by pixels and by SSCD, [S, N], and return their vectors."""
+        shape = len(seeds), len(captions)
+        of_image = [*captions] * len(seeds), np.repeat(seeds, len(captions)).tolist()
+        rows, vector_GD = self._judge.decide(*of_image, [png(image) for image in images])
         apply_threshold(rows, self._truth)
-        found = [[bool(row[f"{by}_whole"] or row[f"{by}_region"]) for row in rows] for by in ("pixels", "sscd")]
-        return np.array(found).reshape(2, len(seeds), len(captions))
+        by_pixels_SN, by_sscd_SN = (
+            np.array([bool(row[f"{by}_whole"] or row[f"{by}_region"]) for row in rows]).reshape(shape)
+            for by in ("pixels", "sscd")
+        )
+        return by_pixels_SN, by_sscd_SN, vector_GD.reshape(*shape, -1)
 
     def _applied(self, setting: Setting) -> Apply:
         if setting.method == PLAIN:

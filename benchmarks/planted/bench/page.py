@@ -64,7 +64,7 @@ def all_tables(folder: Path) -> dict[str, str]:
 
 
 def tables(results: Results, mitigated: Results) -> dict[str, str]:
-    """Render all tables, by the name of their marker: `NAME-dev` and `NAME-sealed`, and one for each mitigated model.
+    """Render all tables by the name of their marker: most as `NAME-dev` and `NAME-sealed`, some per mitigated model.
 
     Args:
         results: The results of each model.
@@ -75,7 +75,6 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
         "text-only": text_only,
         "half": lambda part: detectors(part, "tpr_at_1_percent", HALF_MEMORIZED, "never"),
         "by-sscd": lambda part: detectors(part, "tpr_at_1_percent", BY_SSCD, "never"),
-        "seeds": seeds,
         "timesteps": timesteps,
         "masks": masks,
         "by-dose": by_dose,
@@ -88,6 +87,8 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
     for group in ("dev", "sealed"):
         part = {name: result for name, result in results.items() if name.startswith(group)}
         found |= {f"{name}-{group}": make(part) if part else NOT_YET for name, make in render.items()}
+    development = {name: result for name, result in results.items() if name in DEVELOPMENT}
+    found["seeds"] = seeds(development) if development else NOT_YET
     for model in DEVELOPMENT | SEALED:
         rows = mitigated[model]["settings"] if model in mitigated else []
         found[f"copies-left-{model}"] = copies_left(rows) if rows else NOT_YET

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.planted.bench import curves, masks, tables, timesteps
 from benchmarks.planted.bench.labels import Labels
-from benchmarks.planted.bench.train import MODELS
+from benchmarks.planted.bench.train import DEVELOPMENT, MODELS
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -19,13 +19,13 @@ def collect(folder: Path) -> dict[str, Any]:
     """
     texts, labels = tables.embedded_texts(folder), Labels.read(folder)
     scores = tables.all_scores(folder, texts)
-    return {
+    seeds = {"seeds": tables.seeds(folder, labels)} if folder.name in DEVELOPMENT else {}
+    return seeds | {
         "model": folder.name,
         "frozen": MODELS[folder.name].frozen,
         "dose_response": tables.dose_response(labels),
         "text_only": tables.text_only_by_dose(texts),
         "detectors": tables.detector_rates(labels, scores),
-        "seeds": tables.seeds(folder, labels),
         "timesteps": timesteps.compare(folder, labels),
         "masks": masks.compare(folder),
         "by_dose": tables.by_dose(labels, scores),

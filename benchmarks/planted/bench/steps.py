@@ -21,8 +21,8 @@ from benchmarks.planted.bench.train import train as train_model
 
 BUNDLE = Path("pipelines/demo/bundle")
 MOST_BY_TEXT = 0.6  # AUROC of the text-only guess for dose 2, above which the benchmark measures its captions
-SCREENS = {
-    "screen": screens.measure,
+SCREEN = {"screen": screens.measure}
+SCREENS = SCREEN | {
     "half": screens.measure_half,
     "seeds": screens.measure_seeds,
     "sharpness": screens.measure_sharpness,
@@ -54,7 +54,9 @@ def measure(name: str, work: Path) -> None:
     torch.set_num_threads(1)
     embedder = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
     folder, model = work / name, load(work / name)
-    parts, chosen = (truth.few_parts, FEW_SCREENS) if name in OTHER_FAMILIES else (truth.all_parts, SCREENS)
+    parts, chosen = truth.all_parts, SCREENS if name in DEVELOPMENT else SCREEN
+    if name in OTHER_FAMILIES:
+        parts, chosen = truth.few_parts, FEW_SCREENS
     if not (folder / "truth.parquet").exists():
         captions = pq.read_table(folder / "captions.parquet")
         found, runs = truth.measure(model, folder, embedder, parts(captions), MODELS[name].sampling_steps)
@@ -125,7 +127,7 @@ def run_all(names: Sequence[str], work: Path, out: Path, processes: int) -> list
         The models of which a step failed, each with its exception.
     """
     os.environ |= ALLOCATOR
-    later: tuple[Callable[[str, Path, Path], None], ...] = (tabulate, mitigate)
+    later: tuple[Callable[[str, Path, Path], None], ...] = (mitigate, tabulate)  # the shorter one last
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         prepared: dict[Future[None], str] = {pool.submit(_prepare, name, work): name for name in names}
         started = dict(prepared)

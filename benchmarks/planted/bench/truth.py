@@ -1,6 +1,6 @@
 """Find out by generation alone what a model reproduces: by pixels and by SSCD, the whole image and its region apart.
 
-Shapes: G generations, N training images, D values of an image or of its vector.
+Shapes: G generations, R those whose region is compared, N training images, D values of an image or of its vector.
 """
 
 from __future__ import annotations
@@ -42,37 +42,35 @@ TRUTH = pa.schema(
         ("sscd_whole", pa.bool_()),  # null for a caption without an image
         ("sscd_region", pa.bool_()),
         ("sscd", pa.float64()),  # similarity to the own image, or to the nearest one if the caption has none
-        ("sscd_top", pa.float64()),  # the same for the region, and the images of the family
+        ("sscd_top", pa.float64()),  # the same for the region, of template families and captions never trained on
     ]
 )
 
 
 @dataclass(frozen=True)
 class Forms:
-    """Hold images in the forms in which they are compared: whole, and the region that a template family shares.
+    """Hold images in the forms in which they are compared.
 
     Attributes:
         pixels_ND: Pixels, 0 to 1.
-        top_ND: Pixels of the region.
         vector_NE: SSCD vectors.
-        top_vector_NE: SSCD vectors of the region.
     """
 
     pixels_ND: Floats
-    top_ND: Floats
     vector_NE: Floats
-    top_vector_NE: Floats
 
     @classmethod
-    def of(cls, png: Sequence[bytes], embedder: Embedder) -> Forms:
-        """Decode and embed images."""
-        pixels_NHWC = np.stack([decoded(content) for content in png])
-        top_NHWC = pixels_NHWC[:, :TEMPLATE_ROWS]
-        vectors = [
-            embedder.embed([Image.fromarray((image_HWC * 255).round().astype(np.uint8)) for image_HWC in images_NHWC])
-            for images_NHWC in (pixels_NHWC, top_NHWC)
-        ]
-        return cls(pixels_NHWC.reshape(len(png), -1), top_NHWC.reshape(len(png), -1), vectors[0], vectors[1])
+    def of(cls, png: Sequence[bytes], embedder: Embedder, rows: int | None = None) -> Forms:
+        """Decode and embed images.
+
+        Args:
+            png: The images.
+            embedder: The copy descriptor.
+            rows: How many rows of pixels from the top to look at, by default all.
+        """
+        pixels_NHWC = np.stack([decoded(content)[:rows] for content in png])
+        images = [Image.fromarray((image_HWC * 255).round().astype(np.uint8)) for image_HWC in pixels_NHWC]
+        return cls(pixels_NHWC.reshape(len(png), -1), embedder.embed(images))
 
 
 class Judge:
@@ -80,7 +78,8 @@ class Judge:
 
     def __init__(self, folder: Path, embedder: Embedder) -> None:
         images = pq.read_table(folder / "images.parquet")
-        self._images = Forms.of(images["png"].to_pylist(), embedder)
+        self._embedder, png = embedder, images["png"].to_pylist()
+        self._images, self._tops = Forms.of(png, embedder), Forms.of(png, embedder, TEMPLATE_ROWS)
         place = {key: i for i, key in enumerate(images["key"].to_pylist())}
         rows = pq.read_table(folder / "captions.parquet").to_pylist()
         self._kind = {row["caption"]: row["kind"] for row in rows}
@@ -95,30 +94,45 @@ class Judge:
             i: own for row in rows if row["kind"] == "edited" for own in [self._own[row["caption"]]] for i in own
         }
 
-    def decide(self, captions: Sequence[str], seeds: Sequence[int], made: Forms) -> list[dict[str, Any]]:
-        """Return a row of TRUTH per generation, whose SSCD verdicts lack the threshold.
+    def decide(
+        self, captions: Sequence[str], seeds: Sequence[int], png: Sequence[bytes]
+    ) -> tuple[list[dict[str, Any]], Floats]:
+        """Decide which generations reproduce a training image, by pixels and by SSCD without its threshold.
 
         Args:
             captions: The caption of each generation.
             seeds: The seed of each generation.
-            made: The generations.
+            png: The generations.
+
+        Returns:
+            A row of TRUTH per generation, and the SSCD vectors of the generations, [G, E].
         """
-        images = self._images
-        whole_GN, top_GN = distances(made.pixels_ND, images.pixels_ND), distances(made.top_ND, images.top_ND)
-        similar_GN, top_similar_GN = made.vector_NE @ images.vector_NE.T, made.top_vector_NE @ images.top_vector_NE.T
+        made, images = Forms.of(png, self._embedder), self._images
+        whole_GN, similar_GN = distances(made.pixels_ND, images.pixels_ND), made.vector_NE @ images.vector_NE.T
         rows = []
         for g, (caption, seed) in enumerate(zip(captions, seeds, strict=True)):
-            own, family = self._own[caption], self._family[caption]
-            closest = int(whole_GN[g].argmin())
-            row = {"caption": caption, "seed": seed, "kind": self._kind[caption]}
+            own, closest = self._own[caption], int(whole_GN[g].argmin())
+            row: dict[str, Any] = {"caption": caption, "seed": seed, "kind": self._kind[caption]}
             row["pixels_whole"] = nearest(whole_GN[g], own or self._same.get(closest, [closest]))
-            row["pixels_region"] = nearest(top_GN[g], family) if family else None
             row["sscd"] = float(similar_GN[g][own].max() if own else similar_GN[g].max())
-            row["sscd_top"] = float(top_similar_GN[g][family].max() if family else top_similar_GN[g].max())
             row["sscd_whole"] = int(similar_GN[g].argmax()) in own if own else None
-            row["sscd_region"] = int(top_similar_GN[g].argmax()) in family if family else None
-            rows.append(row)
-        return rows
+            rows.append(row | {"pixels_region": None, "sscd_top": None, "sscd_region": None})
+        self._decide_regions(rows, png)
+        return rows, made.vector_NE
+
+    def _decide_regions(self, rows: Sequence[dict[str, Any]], png: Sequence[bytes]) -> None:
+        """Complete the rows of template families, and the similarity of captions that give the threshold."""
+        of = [g for g, row in enumerate(rows) if self._family[row["caption"]] or row["kind"] == "never"]
+        if not of:
+            return
+        made, tops = Forms.of([png[g] for g in of], self._embedder, TEMPLATE_ROWS), self._tops
+        distance_RN, similar_RN = distances(made.pixels_ND, tops.pixels_ND), made.vector_NE @ tops.vector_NE.T
+        for g, distance_N, similar_N in zip(of, distance_RN, similar_RN, strict=True):
+            row, family = rows[g], self._family[rows[g]["caption"]]
+            row["sscd_top"] = float(similar_N[family].max() if family else similar_N.max())
+            if family:
+                row["pixels_region"] = nearest(distance_N, family)
+                row["sscd_region"] = int(similar_N.argmax()) in family
 
 
 # Captions, the seeds from which they are generated, and the trajectory detectors that follow.
@@ -169,8 +183,8 @@ def measure(
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             table = audit.generate(model, part, seeds, steps, GUIDANCE, detectors, batch_size=BATCH)
-            made = Forms.of(table["image"].to_pylist(), embedder)
-            rows += judge.decide(table["caption"].to_pylist(), table["seed"].to_pylist(), made)
+            columns = (table[name].to_pylist() for name in ("caption", "seed", "image"))
+            rows += judge.decide(*columns)[0]
             if detectors:
                 runs.append(table.drop_columns(["image"]))
     apply_threshold(rows, rows)

@@ -12,7 +12,7 @@ import pytest
 import audit
 from audit.mitigation.inference import check_mitigation
 from audit.mitigation.methods.registry import parse
-from benchmarks.planted.bench.mitigation import MAX_P, PLAIN, SEALED, SETTINGS, Made, Setting, figures, settings_of
+from benchmarks.planted.bench.mitigation import FINALISTS, MAX_P, PLAIN, SETTINGS, Made, Setting, figures, settings_of
 from benchmarks.planted.bench.train import MODELS, OTHER_FAMILIES
 from tests.support.paths import DATA
 from tests.support.tiny_mmdit import tiny_sd3
@@ -40,7 +40,7 @@ def test_a_setting_names_the_method_the_prompts_and_the_level(text: str, setting
 
 
 def test_the_sealed_models_are_measured_with_settings_of_the_development_models() -> None:
-    assert set(SEALED) <= set(SETTINGS)
+    assert set(FINALISTS) <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("name", MODELS)
