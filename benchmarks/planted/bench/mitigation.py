@@ -31,13 +31,12 @@ from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.model import load
 from benchmarks.planted.bench.screens import calibrated
-from benchmarks.planted.bench.train import MODELS
+from benchmarks.planted.bench.train import CHOOSING, MODELS
 from benchmarks.planted.bench.truth import GUIDANCE, Judge, apply_threshold, some
 
 SEEDS, BATCH = (21, 22), 64
 VERBATIM, TEMPLATES, ORDINARY, CONTROL = 60, 20, 80, 400
 TIMED, TIMED_BATCH = 4, 16  # calls that are timed, each beside a plain one
-CHOOSING = ("dev-1", "dev-2")
 TIMED_MODEL = "dev-1"  # the others have the same networks
 MAX_P = 0.1  # of flagged control captions, unless a setting says otherwise
 PLAIN, STABILISE = "plain", "stabilise"
@@ -93,10 +92,11 @@ SETTINGS = tuple(
         ),
     )
 )
-# The plain model, the paper's setting, and what those two models chose: for the other models.
+# The plain model, the paper's setting, and what these two models chose: for the other models.
 FINALISTS = tuple(
     map(Setting.parse, (PLAIN, "rescale:bos_scale=1.25,keep=eos", "dilute:share=0.4", "dilute:share=0.4@run:0.1"))
 )
+TIMED_SETTINGS = {setting for setting in SETTINGS if setting.only == ALL} | set(FINALISTS)
 # Models of other families. In sdxl and sd3 the caption also enters the network by a pooled vector; a share of 1 leaves
 # everything else as it is. PixArt hides padding itself and has no BOS, so that END is all that can be masked.
 WITH_POOLED = (
@@ -253,7 +253,7 @@ class Bench:
 
     def _call(self, pairs: Sequence[tuple[int, str]], apply: Apply) -> list[Image.Image]:
         noise_BCHW = torch.stack([initial_latent(seed, self._model.latent_shape) for seed, _ in pairs])
-        with apply(self.pipeline):
+        with torch.inference_mode(), apply(self.pipeline):
             found = self.pipeline(
                 [caption for _, caption in pairs],
                 latents=noise_BCHW,

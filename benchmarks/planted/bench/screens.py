@@ -18,6 +18,7 @@ from benchmarks.planted.sharpness import sharpness
 SEED, BATCH = 0, 128
 SEVERAL = (0, 1, 2, 3)
 FOUR_SEEDS = ("caption_response", "attention_profile", "noise_magnitude", "seed_agreement")
+SCREENED_NEVER, SCREENED_CONTROL = 5000, 2000  # a rate of 0.1 % needs as many
 FEW_NEVER, FEW_CONTROL = 600, 500
 ONE_SEED = tuple(name for name in SCREEN if name != "seed_agreement")
 
@@ -56,10 +57,10 @@ def measure_half(model: audit.Model, folder: Path) -> pa.Table:
 
 
 def _captions(folder: Path) -> list[str]:
-    """Return all captions of a model, but only some of the ordinary ones."""
+    """Return all captions of a model, but only some of the ordinary, control and never-trained ones."""
     captions = pq.read_table(folder / "captions.parquet")
-    rest: list[str] = captions.filter(pc.field("kind") != "ordinary")["caption"].to_pylist()
-    return some(captions, "ordinary", ORDINARY) + rest
+    counts = {"ordinary": ORDINARY, "control": SCREENED_CONTROL, "never": SCREENED_NEVER}
+    return [c for kind in pc.unique(captions["kind"]).to_pylist() for c in some(captions, kind, counts.get(kind))]
 
 
 def measure_seeds(model: audit.Model, folder: Path) -> pa.Table:

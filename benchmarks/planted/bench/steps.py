@@ -16,7 +16,7 @@ from audit.embedding.loading import load_embedder
 from audit.errors import AuditError
 from benchmarks.planted.bench import mitigation, results, screens, truth
 from benchmarks.planted.bench.model import load
-from benchmarks.planted.bench.train import DEVELOPMENT, MODELS, OTHER_FAMILIES
+from benchmarks.planted.bench.train import CHOOSING, MODELS, OTHER_FAMILIES
 from benchmarks.planted.bench.train import train as train_model
 
 BUNDLE = Path("pipelines/demo/bundle")
@@ -54,7 +54,7 @@ def measure(name: str, work: Path) -> None:
     torch.set_num_threads(1)
     embedder = load_embedder("sscd", BUNDLE / "embedders/sscd.safetensors")
     folder, model = work / name, load(work / name)
-    parts, chosen = truth.all_parts, SCREENS if name in DEVELOPMENT else SCREEN
+    parts, chosen = truth.all_parts, SCREENS if name in CHOOSING else SCREEN
     if name in OTHER_FAMILIES:
         parts, chosen = truth.few_parts, FEW_SCREENS
     if not (folder / "truth.parquet").exists():
@@ -105,12 +105,12 @@ def mitigate(name: str, work: Path, out: Path, methods: Sequence[str] = ()) -> N
     rows: list[dict[str, Any]] = []
     for setting in chosen:
         found = bench.measure(setting)
-        if name == mitigation.TIMED_MODEL:
+        if name == mitigation.TIMED_MODEL and setting in mitigation.TIMED_SETTINGS:
             found[0]["time"] = bench.time(setting)
         rows += found
         print(name, *found, sep="\n  ", flush=True)
     if not methods:
-        carriers = {"carriers": bench.carriers()} if name in DEVELOPMENT else {}
+        carriers = {"carriers": bench.carriers()} if name in CHOOSING else {}
         results.write({"model": name, "settings": rows} | carriers, out / f"mitigation-{name}.json")
 
 
