@@ -35,8 +35,8 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy audit pipelines reports benchmarks examples
 
-# The tables and plots of docs/evidence.md: trains what work/bench lacks (90 minutes), then measures (75 minutes on two
-# slow cores). The three models of other families take as long again.
+# The tables and plots of docs/evidence.md: trains what work/bench lacks (90 minutes), then measures (51 minutes on two
+# cores). The three models of other families have a target of their own.
 evidence: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.planted.bench evidence
 

@@ -153,7 +153,7 @@ class Bench:
     """Measures settings on the captions that a model memorized, and on ordinary ones."""
 
     def __init__(self, folder: Path, sscd: Embedder, clip: Embedder) -> None:
-        self._model, self._clip = load(folder), clip
+        self._folder, self._model, self._clip = folder, load(folder), clip
         self._steps = MODELS[folder.name].sampling_steps
         self.pipeline, self._judge = self._model.pipeline(), Judge(folder, sscd)
         captions, labels = pq.read_table(folder / "captions.parquet"), Labels.read(folder)
@@ -201,7 +201,8 @@ class Bench:
     def time(self, setting: Setting) -> dict[str, float]:
         """Return the median and the quartiles of the ratio of mitigated to plain CPU time, over paired calls.
 
-        Half of the captions of a call are ordinary, half memorized.
+        Half of the captions of a call are ordinary, half memorized. The model is timed as it is served: `make_fast`
+        gains less where a method changes the embeddings in every step.
 
         Args:
             setting: The setting.
@@ -213,9 +214,11 @@ class Bench:
             for number in range(TIMED + 1)  # the first pair warms up
         ]
 
+        served = audit.load_model(self._folder / "model").pipeline()
+
         def calls(apply: Apply) -> Callable[[], Any]:
             left = iter(parts)
-            return lambda: self._call([(SEEDS[0], caption) for caption in next(left)], apply)
+            return lambda: self._call(served, [(SEEDS[0], caption) for caption in next(left)], apply)
 
         pair = {PLAIN: calls(lambda _: nullcontext()), "other": calls(self._applied(setting))}
         seconds = rounds(pair, "cpu", TIMED, time.process_time)
@@ -248,13 +251,13 @@ class Bench:
         pairs = [(seed, caption) for seed in seeds for caption in captions]
         images: list[Image.Image] = []
         for start in range(0, len(pairs), BATCH):
-            images += self._call(pairs[start : start + BATCH], apply)
+            images += self._call(self.pipeline, pairs[start : start + BATCH], apply)
         return images
 
-    def _call(self, pairs: Sequence[tuple[int, str]], apply: Apply) -> list[Image.Image]:
+    def _call(self, pipeline: Any, pairs: Sequence[tuple[int, str]], apply: Apply) -> list[Image.Image]:
         noise_BCHW = torch.stack([initial_latent(seed, self._model.latent_shape) for seed, _ in pairs])
-        with torch.inference_mode(), apply(self.pipeline):
-            found = self.pipeline(
+        with torch.inference_mode(), apply(pipeline):
+            found = pipeline(
                 [caption for _, caption in pairs],
                 latents=noise_BCHW,
                 num_inference_steps=self._steps,

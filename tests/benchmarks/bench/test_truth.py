@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.planted.bench.truth import FEW_SEEDS, PLANTED, apply_threshold, distances, few_parts, nearest
+from benchmarks.planted.bench.truth import (
+    FEW_SEEDS,
+    PLANTED,
+    SEEDS,
+    Part,
+    all_parts,
+    apply_threshold,
+    distances,
+    few_parts,
+    nearest,
+)
 
 
 def test_distances_are_those_of_a_loop_in_float64() -> None:
@@ -48,11 +60,23 @@ def test_sscd_must_exceed_what_captions_never_trained_on_reach() -> None:
     assert not any(row["sscd_region"] for row in rows)
 
 
-def test_models_of_other_families_generate_planted_captions_from_more_seeds_and_no_control_captions() -> None:
-    kinds = (*PLANTED, "ordinary", "never", "control")
-    captions = pa.table({"caption": [f"{kind} caption" for kind in kinds], "kind": list(kinds)})
-    seeds: dict[str, int] = {}
-    for chosen, part_seeds, _ in few_parts(captions):
+@pytest.mark.parametrize(
+    ("parts", "planted", "others"),
+    [
+        (all_parts, len(SEEDS), ("near", "odd", "ordinary", "never", "control")),
+        (few_parts, len(FEW_SEEDS), ("ordinary", "never")),
+    ],
+    ids=["Stable Diffusion", "another family"],
+)
+def test_planted_captions_are_generated_from_all_seeds_and_others_from_one(
+    parts: Callable[[pa.Table], list[Part]], planted: int, others: tuple[str, ...]
+) -> None:
+    kinds = [*PLANTED, "near", "odd", "ordinary", "never", "control"]
+    seeds: dict[str, list[int]] = {}
+    for chosen, part_seeds, _ in parts(pa.table({"caption": kinds, "kind": kinds})):
         for caption in chosen:
-            seeds[caption.split()[0]] = seeds.get(caption.split()[0], 0) + len(part_seeds)
-    assert seeds == dict.fromkeys(PLANTED, len(FEW_SEEDS)) | {"ordinary": 1, "never": 1}
+            seeds.setdefault(caption, []).extend(part_seeds)
+    assert {caption: len(set(found)) for caption, found in seeds.items()} == (
+        dict.fromkeys(PLANTED, planted) | dict.fromkeys(others, 1)
+    )
+    assert all(len(set(found)) == len(found) for found in seeds.values())
