@@ -125,9 +125,14 @@ def dose_response(results: Results) -> str:
 
 
 def text_only(results: Results) -> str:
-    """Render the AUROC of the text-only guess, by dose."""
+    """Render the AUROC of the text-only guess by dose; in parentheses without embeddings, where that is measured."""
+
+    def cell(found: dict[str, Any], dose: str) -> str:
+        words = f" ({found['words_only'][dose]:.2f})" if "words_only" in found else ""
+        return f"{found['text_only'][dose]:.2f}{words}"
+
     doses = list(next(iter(results.values()))["text_only"])
-    return _table(["dose", *results], [[d, *(f"{r['text_only'][d]:.2f}" for r in results.values())] for d in doses])
+    return _table(["dose", *results], [[dose, *(cell(found, dose) for found in results.values())] for dose in doses])
 
 
 def detectors(results: Results, figure: str, positives: str, negatives: str) -> str:

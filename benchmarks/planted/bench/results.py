@@ -18,13 +18,14 @@ def collect(folder: Path) -> dict[str, Any]:
         folder: The folder of the model, with `truth.parquet`, `runs.parquet` and `screen.parquet`.
     """
     texts, labels = tables.embedded_texts(folder), Labels.read(folder)
-    scores = tables.all_scores(folder, texts)
+    scores, words = tables.all_scores(folder, texts), tables.without_embeddings(texts)
     seeds = {"seeds": tables.seeds(folder, labels)} if folder.name in CHOOSING else {}
     return seeds | {
         "model": folder.name,
         "frozen": MODELS[folder.name].frozen,
         "dose_response": tables.dose_response(labels),
         "text_only": tables.text_only_by_dose(texts),
+        "words_only": tables.text_only_by_dose(words),
         "detectors": tables.detector_rates(labels, scores),
         "timesteps": timesteps.compare(folder, labels),
         "masks": masks.compare(folder),

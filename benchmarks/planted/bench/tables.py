@@ -89,6 +89,12 @@ def embedded_texts(folder: Path) -> Texts:
     return rows, text_only.embeddings(audit.load_model(folder / "model"), [row["caption"] for row in rows])
 
 
+def without_embeddings(texts: Texts) -> Texts:
+    """Return the captions without their embeddings: a guess sees case, lengths and words alone."""
+    rows, embedding_NE = texts
+    return rows, embedding_NE[:, :0]
+
+
 def text_only_scores(texts: Texts) -> Scores:
     """Return the text-only guess for planted captions and those never trained on."""
     rows, embedding_NE = texts
