@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import torch
 import typer
 
+from audit.errors import AuditError
 from benchmarks.markers import insert
 from benchmarks.planted.bench import early, page, plots, screens, steps, truth
 from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.model import load
 from benchmarks.planted.bench.train import DEVELOPMENT, MODELS, OTHER_FAMILIES, SEALED
 
-app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 PAGE = Path("docs/evidence.md")
 WORK, RESULTS = Path("work/bench"), Path("benchmarks/planted/bench/results")
 Work = Annotated[Path, typer.Option(help="Folder of the artwork, the models and what is measured on them.")]
@@ -26,6 +27,12 @@ Models = Annotated[list[str], typer.Argument(help=", ".join(MODELS))]
 StableDiffusionModels = Annotated[
     list[str], typer.Argument(help=", ".join(name for name in MODELS if name not in OTHER_FAMILIES))
 ]
+
+
+@app.callback(help=__doc__)
+def use_one_thread() -> None:
+    """Run each command on one core: several can run side by side."""
+    torch.set_num_threads(1)
 
 
 @app.command()
@@ -50,7 +57,11 @@ def measure(models: Models, work: Work = WORK) -> None:
 def tables(models: Models, work: Work = WORK, out: Out = RESULTS) -> None:
     """Compute the tables and curves of measured models."""
     for name in models:
-        steps.tabulate(name, work, out)
+        try:
+            steps.tabulate(name, work, out)
+        except AuditError as refused:
+            typer.echo(refused, err=True)
+            raise typer.Exit(1) from None
 
 
 @app.command()
@@ -71,7 +82,6 @@ def mitigate(
 @app.command("early")
 def print_early(models: StableDiffusionModels, work: Work = WORK) -> None:
     """Print what the response of the caption inside the UNet finds on measured models."""
-    torch.set_num_threads(1)
     for name in models:
         folder = work / name
         captions = pq.read_table(folder / "captions.parquet")
@@ -110,8 +120,11 @@ def evidence(
 
     failures = steps.run_all(chosen, work, out, processes)
     for model, failure in failures:
-        typer.echo(f"{model}:", err=True)
-        traceback.print_exception(failure)
+        if isinstance(failure, AuditError):
+            typer.echo(failure, err=True)
+        else:
+            typer.echo(f"{model}:", err=True)
+            traceback.print_exception(failure)
     if failures:
         raise typer.Exit(1)
     write_page(out, PAGE)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from benchmarks.planted.bench.data import png
 from benchmarks.planted.bench.labels import Labels
 from benchmarks.planted.bench.model import load
 from benchmarks.planted.bench.screens import calibrated
-from benchmarks.planted.bench.train import CHOOSING, MODELS
+from benchmarks.planted.bench.train import MODELS, ONE_PER_ENCODER
 from benchmarks.planted.bench.truth import GUIDANCE, Judge, apply_threshold, some
 
 SEEDS, BATCH = (21, 22), 64
@@ -120,7 +120,7 @@ def settings_of(model: str) -> tuple[Setting, ...]:
     Args:
         model: The name of the model.
     """
-    return FAMILY_SETTINGS.get(model, SETTINGS if model in CHOOSING else FINALISTS)
+    return FAMILY_SETTINGS.get(model, SETTINGS if model in ONE_PER_ENCODER else FINALISTS)
 
 
 @dataclass(frozen=True)
@@ -214,16 +214,18 @@ class Bench:
             for number in range(TIMED + 1)  # the first pair warms up
         ]
 
-        served = audit.load_model(self._folder / "model").pipeline()
-
         def calls(apply: Apply) -> Callable[[], Any]:
             left = iter(parts)
-            return lambda: self._call(served, [(SEEDS[0], caption) for caption in next(left)], apply)
+            return lambda: self._call(self._served, [(SEEDS[0], caption) for caption in next(left)], apply)
 
         pair = {PLAIN: calls(lambda _: nullcontext()), "other": calls(self._applied(setting))}
         seconds = rounds(pair, "cpu", TIMED, time.process_time)
         low, median, high = np.quantile(np.divide(seconds["other"], seconds[PLAIN]), [0.25, 0.5, 0.75])
         return {"median": float(median), "low": float(low), "high": float(high)}
+
+    @cached_property
+    def _served(self) -> Any:
+        return audit.load_model(self._folder / "model").pipeline()
 
     def carriers(self) -> dict[str, int]:
         """Count the verbatim captions that still reproduce, when a part of the prompt is replaced by the empty prompt.

@@ -17,7 +17,7 @@ import audit
 
 
 def load(folder: Path) -> audit.Model:
-    """Load a trained model, so that a CPU generates and screens faster, with the same results up to rounding.
+    """Load a trained model and make it faster on a CPU. Its results stay the same up to rounding.
 
     The networks get the memory layout that suits their convolutions, and layers that are slow in that layout or on a
     CPU are replaced.
@@ -57,7 +57,7 @@ class Remembered(nn.Linear):
     _last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, hidden_BKD: Tensor) -> Tensor:
-        """Return the output for the hidden states of the text: [B, K, E]."""
+        """Project the hidden states of the text: [B, K, E]."""
         if torch.is_grad_enabled():
             return super().forward(hidden_BKD)
         if self._last is None or hidden_BKD is not self._last[0]:
@@ -70,7 +70,7 @@ class ChannelsLastGroupNorm(nn.GroupNorm):
     """A group normalisation that reads images as they lie in memory: torch's takes five times as long on a CPU."""
 
     def forward(self, input_BCHW: Tensor) -> Tensor:
-        """Normalise each group of channels: [B, C, H, W]."""
+        """Return the images with each group of channels normalised: [B, C, H, W]."""
         if input_BCHW.ndim != 4:
             return super().forward(input_BCHW)
         batch, channels, height, width = input_BCHW.shape

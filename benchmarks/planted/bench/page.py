@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF_MEMORIZED
 from benchmarks.planted.bench.masks import MASKS
 from benchmarks.planted.bench.tables import TEXT_ONLY
-from benchmarks.planted.bench.train import CHOOSING, DEVELOPMENT, OTHER_FAMILIES, SEALED
+from benchmarks.planted.bench.train import DEVELOPMENT, ONE_PER_ENCODER, OTHER_FAMILIES, SEALED
 
 Results = dict[str, dict[str, Any]]
 KINDS = {
@@ -87,8 +87,8 @@ def tables(results: Results, mitigated: Results) -> dict[str, str]:
     for group in ("dev", "sealed"):
         part = {name: result for name, result in results.items() if name.startswith(group)}
         found |= {f"{name}-{group}": make(part) if part else NOT_YET for name, make in render.items()}
-    choosing = {name: result for name, result in results.items() if name in CHOOSING}
-    found["seeds"] = seeds(choosing) if choosing else NOT_YET
+    answered = {name: result for name, result in results.items() if name in ONE_PER_ENCODER}
+    found["seeds"] = seeds(answered) if answered else NOT_YET
     for model in DEVELOPMENT | SEALED:
         rows = mitigated[model]["settings"] if model in mitigated else []
         found[f"copies-left-{model}"] = copies_left(rows) if rows else NOT_YET

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.planted.bench import curves, masks, tables, timesteps
 from benchmarks.planted.bench.labels import Labels
-from benchmarks.planted.bench.train import CHOOSING, MODELS
+from benchmarks.planted.bench.train import MODELS, ONE_PER_ENCODER
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def collect(folder: Path) -> dict[str, Any]:
     """
     texts, labels = tables.embedded_texts(folder), Labels.read(folder)
     scores, words = tables.all_scores(folder, texts), tables.without_embeddings(texts)
-    seeds = {"seeds": tables.seeds(folder, labels)} if folder.name in CHOOSING else {}
+    seeds = {"seeds": tables.seeds(folder, labels)} if folder.name in ONE_PER_ENCODER else {}
     return seeds | {
         "model": folder.name,
         "frozen": MODELS[folder.name].frozen,

@@ -20,7 +20,7 @@ from audit.statistics.intervals import clopper_pearson
 from benchmarks.planted.bench import screens, text_only
 from benchmarks.planted.bench.data import DOSES
 from benchmarks.planted.bench.labels import ANY, BY_SSCD, HALF_MEMORIZED, Labels
-from benchmarks.planted.bench.train import CHOOSING
+from benchmarks.planted.bench.train import ONE_PER_ENCODER
 from benchmarks.planted.bench.truth import PLANTED
 
 TEXT_ONLY, SHARPNESS = "text only", "sharpness (Jeon et al.)"
@@ -59,7 +59,7 @@ def all_scores(folder: Path, texts: Texts) -> dict[str, Scores]:
         texts: What `embedded_texts` returned for it.
     """
     found = {name: screens.scores(folder, name) for name in SCORES if name != "seed_agreement"}
-    if folder.name in CHOOSING:
+    if folder.name in ONE_PER_ENCODER:
         found[HALF_SIZE] = screens.scored(folder, pq.read_table(folder / "half.parquet"), DEFAULT_DETECTOR)
         baseline = pq.read_table(folder / "sharpness.parquet")
         found[SHARPNESS] = dict(zip(baseline["caption"].to_pylist(), baseline["sharpness"].to_pylist(), strict=True))

@@ -27,7 +27,7 @@ FOLDS, STRENGTH, BATCH = 5, 0.01, 512
 
 @torch.inference_mode()
 def embeddings(model: audit.Model, captions: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Compute what a model's own text encoders make of captions: lengths, norms and vectors, [N, E].
+    """Embed captions with a model's own text encoders, and return lengths, norms and vectors: [N, E].
 
     Args:
         model: The model.

@@ -58,8 +58,8 @@ DEVELOPMENT = {
     "dev-2": Recipe(12, StableDiffusion),
     "dev-3": Recipe(13, StableDiffusion),
 }
-# One of each kind of text encoder: for questions that need no third answer, and methods that lose.
-CHOOSING = ("dev-1", "dev-2")
+# One model of each kind of text encoder, for secondary questions and for methods of mitigation that lose.
+ONE_PER_ENCODER = ("dev-1", "dev-2")
 # Nothing may be chosen by these.
 SEALED = {"sealed-1": Recipe(14, TrainedAlong), "sealed-2": Recipe(15, StableDiffusion)}
 # All three have the same data, about a third of that of the others.

@@ -49,7 +49,7 @@ TRUTH = pa.schema(
 
 @dataclass(frozen=True)
 class Forms:
-    """Hold images in the forms in which they are compared.
+    """Hold the pixels and the SSCD vectors of images.
 
     Attributes:
         pixels_ND: Pixels, 0 to 1.
@@ -60,17 +60,10 @@ class Forms:
     vector_NE: Floats
 
     @classmethod
-    def of(cls, png: Sequence[bytes], embedder: Embedder, rows: int | None = None) -> Forms:
-        """Decode and embed images.
-
-        Args:
-            png: The images.
-            embedder: The copy descriptor.
-            rows: How many rows of pixels from the top to look at, by default all.
-        """
-        pixels_NHWC = np.stack([decoded(content)[:rows] for content in png])
+    def of(cls, pixels_NHWC: Floats, embedder: Embedder) -> Forms:
+        """Embed images, given their pixels."""
         images = [Image.fromarray((image_HWC * 255).round().astype(np.uint8)) for image_HWC in pixels_NHWC]
-        return cls(pixels_NHWC.reshape(len(png), -1), embedder.embed(images))
+        return cls(pixels_NHWC.reshape(len(pixels_NHWC), -1), embedder.embed(images))
 
 
 class Judge:
@@ -78,8 +71,9 @@ class Judge:
 
     def __init__(self, folder: Path, embedder: Embedder) -> None:
         images = pq.read_table(folder / "images.parquet")
-        self._embedder, png = embedder, images["png"].to_pylist()
-        self._images, self._tops = Forms.of(png, embedder), Forms.of(png, embedder, TEMPLATE_ROWS)
+        pixels_NHWC = np.stack([decoded(png) for png in images["png"].to_pylist()])
+        self._embedder, self._images = embedder, Forms.of(pixels_NHWC, embedder)
+        self._tops = Forms.of(pixels_NHWC[:, :TEMPLATE_ROWS], embedder)
         place = {key: i for i, key in enumerate(images["key"].to_pylist())}
         rows = pq.read_table(folder / "captions.parquet").to_pylist()
         self._kind = {row["caption"]: row["kind"] for row in rows}
@@ -107,7 +101,8 @@ class Judge:
         Returns:
             A row of TRUTH per generation, and the SSCD vectors of the generations, [G, E].
         """
-        made, images = Forms.of(png, self._embedder), self._images
+        pixels_GHWC = np.stack([decoded(content) for content in png])
+        made, images = Forms.of(pixels_GHWC, self._embedder), self._images
         whole_GN, similar_GN = distances(made.pixels_ND, images.pixels_ND), made.vector_NE @ images.vector_NE.T
         rows = []
         for g, (caption, seed) in enumerate(zip(captions, seeds, strict=True)):
@@ -117,15 +112,15 @@ class Judge:
             row["sscd"] = float(similar_GN[g][own].max() if own else similar_GN[g].max())
             row["sscd_whole"] = int(similar_GN[g].argmax()) in own if own else None
             rows.append(row | {"pixels_region": None, "sscd_top": None, "sscd_region": None})
-        self._decide_regions(rows, png)
+        self._decide_regions(rows, pixels_GHWC[:, :TEMPLATE_ROWS])
         return rows, made.vector_NE
 
-    def _decide_regions(self, rows: Sequence[dict[str, Any]], png: Sequence[bytes]) -> None:
+    def _decide_regions(self, rows: Sequence[dict[str, Any]], top_GHWC: Floats) -> None:
         """Complete the rows of template families, and the similarity of captions that give the threshold."""
         of = [g for g, row in enumerate(rows) if self._family[row["caption"]] or row["kind"] == "never"]
         if not of:
             return
-        made, tops = Forms.of([png[g] for g in of], self._embedder, TEMPLATE_ROWS), self._tops
+        made, tops = Forms.of(top_GHWC[of], self._embedder), self._tops
         distance_RN, similar_RN = distances(made.pixels_ND, tops.pixels_ND), made.vector_NE @ tops.vector_NE.T
         for g, distance_N, similar_N in zip(of, distance_RN, similar_RN, strict=True):
             row, family = rows[g], self._family[rows[g]["caption"]]
