@@ -26,7 +26,7 @@ soak: .venv/installed
 	$(PYTEST) --hypothesis-profile soak tests/pipelines/engine/test_schedule.py tests/end_to_end/test_chaos.py
 	$(PYTEST) --hypothesis-profile soak -m soak
 
-# The inner loop: lint, types and the unit tests, without the files that took over 5 s (tests/durations.csv).
+# The inner loop: lint, types and the unit tests, without the files that took over 3 s (tests/durations.csv).
 check: lint
 	$(PYTEST) -q -m "not slow" --at-most 3 --ignore tests/end_to_end
 
