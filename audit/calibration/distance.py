@@ -13,6 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 TAIL = 0.05  # fraction of the control captions to fit the tail on,
 MIN_TAIL = 10  # but at least this many points
+MAX_LOG_RATIO = 14.0  # the ratio of shape to scale times the mean excess is at most a million, or its reciprocal
 
 
 def robust_scale(control_MF: Floats) -> tuple[Floats, Floats]:
@@ -130,12 +131,7 @@ class Survival:
         excess = excess[excess > 0]
         if not len(excess):
             return cls(sorted_M, threshold, 0.0, 1.0)
-        from scipy.stats import genpareto
-
-        shape, _, scale = genpareto.fit(excess, floc=0)
-        if shape <= 0:
-            shape, scale = 0.0, excess.mean()
-        return cls(sorted_M, threshold, float(shape), float(scale))
+        return cls(sorted_M, threshold, *_fit_tail(excess))
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Survival:
@@ -158,3 +154,31 @@ class Survival:
         tail_N = np.log1p(self.shape * excess_N) / self.shape if self.shape > 0 else excess_N
         at_threshold = float(np.interp(self.threshold, knots, minus_log_knots))
         return np.where(excess_N > 0, at_threshold + tail_N, value_N)
+
+
+def _fit_tail(excess_T: Floats) -> tuple[float, float]:
+    """Fit a generalised Pareto distribution with a shape >= 0 to excesses [T] > 0 by maximum likelihood.
+
+    Given the ratio of shape to scale, the likelihood is greatest at one shape, which leaves one dimension to search
+    (Grimshaw, 1993, Technometrics 35).
+
+    Returns:
+        Shape and scale. If no shape above 0 is more likely, the shape is 0 and the distribution exponential.
+    """
+    from scipy.optimize import minimize_scalar
+
+    mean = float(excess_T.mean())
+
+    def shape_at(log_ratio: float) -> float:
+        return float(np.log1p(np.exp(log_ratio) * excess_T / mean).mean())
+
+    def minus_log_likelihood(log_ratio: float) -> float:
+        """Per excess, compared with the exponential distribution."""
+        shape = shape_at(log_ratio)
+        return float(np.log(shape) - log_ratio + shape)
+
+    found = minimize_scalar(minus_log_likelihood, bounds=(-MAX_LOG_RATIO, MAX_LOG_RATIO), options={"xatol": 1e-8})
+    if found.fun >= 0.0:
+        return 0.0, mean
+    shape = shape_at(found.x)
+    return shape, shape * mean / float(np.exp(found.x))

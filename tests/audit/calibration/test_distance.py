@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import genpareto
 
 from audit.calibration.distance import Distance, Survival
 
@@ -88,3 +89,21 @@ def test_a_heavy_tail_is_not_taken_for_an_exponential_one() -> None:
     control_M = RNG.pareto(3, size=20_000)
     far = np.quantile(RNG.pareto(3, size=2_000_000), 1 - 1e-4)
     assert Survival.fit(control_M).minus_log(np.array([far]))[0] == pytest.approx(-np.log(1e-4), rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [0.1, 0.5, 1.5])
+@pytest.mark.parametrize("scale", [1e-6, 1e3])
+def test_the_tail_is_at_least_as_likely_as_that_of_scipy_and_nearly_the_same(shape: float, scale: float) -> None:
+    survival = Survival.fit(genpareto.rvs(shape, scale=scale, size=4_000, random_state=np.random.default_rng(3)))
+    excess = survival.distances[survival.distances > survival.threshold] - survival.threshold
+    theirs, _, their_scale = genpareto.fit(excess, floc=0)
+    likelihood = genpareto.logpdf(excess, survival.shape, scale=survival.scale).mean()
+    assert likelihood >= genpareto.logpdf(excess, theirs, scale=their_scale).mean() - 1e-12
+    assert (survival.shape, survival.scale) == (pytest.approx(theirs, abs=1e-3), pytest.approx(their_scale, rel=1e-3))
+
+
+def test_a_bounded_tail_is_taken_for_an_exponential_one() -> None:
+    control_M = np.sort(RNG.uniform(size=2_000))
+    survival = Survival.fit(control_M)
+    assert survival.shape == 0
+    assert survival.scale == pytest.approx((control_M[-100:] - control_M[-101]).mean())
