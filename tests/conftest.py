@@ -10,7 +10,7 @@ pytest_plugins = [
 ]
 
 # Deadlines would fail tests on a busy machine.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=40)
 # For `make soak`, which passes --hypothesis-profile.
-settings.register_profile("soak", settings.get_profile("untimed"), max_examples=2000)
-settings.load_profile("untimed")
+settings.register_profile("soak", settings.get_profile("quick"), max_examples=2000)
+settings.load_profile("quick")
