@@ -1,4 +1,8 @@
-"""Provide a valid dataset and a finished run of it, each made once for all tests."""
+"""Provide a valid dataset and a finished run of it, each made once for all tests.
+
+Torch and the engine are imported by the functions that need them: with xdist, the process that hands out the tests
+loads this module, too, and the others wait for it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import audit
-from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
-from pipelines.configuration.settings import load_config
-from pipelines.runs.audit import run_audit
 from tests.support.shared import shared
 from tests.support.toy import (
     CONTROL_CAPTIONS,
@@ -43,6 +43,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_dataset(folder: Path) -> None:
+    import torch
+
+    from audit.embedding.descriptor import CopyDescriptor, DescriptorConfig
+
     torch.manual_seed(0)
     CopyDescriptor(DescriptorConfig(image_size=32, channels=(8, 16), width=16)).save(
         folder / "sscd.safetensors", FLOORS
@@ -107,6 +111,9 @@ def audited() -> Callable[..., str]:
     """Return a function that runs an audit.yaml in this process, and returns the path of the run."""
 
     def run(path: Path, *overrides: str, out: str | None = None) -> str:
+        from pipelines.configuration.settings import load_config
+        from pipelines.runs.audit import run_audit
+
         config, given = load_config(path, overrides, out)
         run_audit(config, given)
         return config.out
