@@ -28,13 +28,14 @@ from tests.support.called import Called, crossaudit
 from tests.support.comparison import same
 from tests.support.paths import ROOT
 from tests.support.processes import descendants, until
+from tests.support.toy import FEW
 
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 DRIVER = (str(BIN), "-m", "pipelines.cli", "run", "audit.yaml")
 WORKER = "ray::RemoteWorker"
-CHOSEN = ("--set", "engine.workers=1")
+CHOSEN = [word for setting in ("engine.workers=1", *FEW) for word in ("--set", setting)]
 
 
 def free_ports(count: int) -> list[int]:
@@ -114,7 +115,7 @@ def stop(address: str) -> bool:
 
 
 def test_a_submission_that_is_killed_or_stopped_is_finished_by_the_next(
-    cluster: str, dataset: Path, finished: Path, tmp_path: Path
+    cluster: str, dataset: Path, few: Path, tmp_path: Path
 ) -> None:
     run = str(tmp_path / "run")
     first = submit(dataset, cluster, run)
@@ -152,7 +153,7 @@ def test_a_submission_that_is_killed_or_stopped_is_finished_by_the_next(
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == f"{run}/report.html"
     assert "embed: 40 images" in again.stderr
-    same(Ledger(run), Ledger(str(finished)))
+    same(Ledger(run), Ledger(str(few)))
     assert [result for result in check(run) if not result.ok] == []
     manifest = json.loads(Path(run, "manifest.json").read_text())
     assert [job["address"] for job in manifest["jobs"]] == [cluster] * 2
