@@ -37,7 +37,7 @@ from reports.exclusions import write_exclusions
 from reports.query import query
 from tests.support.called import crossaudit
 from tests.support.comparison import same_but_for_rounding
-from tests.support.toy import MEMORIZED, MODEL, settings_of
+from tests.support.toy import FEW_GENERATIONS, MEMORIZED, MODEL, settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -76,9 +76,10 @@ def uploaded(s3: pafs.S3FileSystem, toy: Path, tmp_path_factory: pytest.TempPath
     """The dataset in the bucket, with the model and the weights, and its audit.yaml."""
     pafs.copy_files(str(toy), f"{BUCKET}/data")
     pafs.copy_files(str(MODEL), f"{BUCKET}/model")
-    confirm = settings_of()["confirm"]
+    confirm = settings_of()["confirm"] | FEW_GENERATIONS["confirm"]
     there = {
         "model": f"{BUCKET}/model",
+        "select": FEW_GENERATIONS["select"],
         "confirm": confirm | {"sscd": confirm["sscd"] | {"weights": f"{BUCKET}/data/sscd.safetensors"}},
         "captions": f"{BUCKET}/data/captions/*.parquet",
         "images": f"{BUCKET}/data/images/*.tar",
@@ -91,22 +92,22 @@ def uploaded(s3: pafs.S3FileSystem, toy: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def here(finished: Path) -> Ledger:
-    return Ledger(str(finished))
+def here(few: Path) -> Ledger:
+    return Ledger(str(few))
 
 
 @pytest.fixture(scope="module")
 def index(uploaded: Path) -> str:
-    """An index in the bucket, which a Ray worker has read and written."""
-    config, given = load_config(uploaded, ["index.type=ivf", "engine.workers=1"])
+    """An index in the bucket."""
+    config, given = load_config(uploaded, ["index.type=ivf"])
     return build_index(config, given, out=f"{BUCKET}/index")
 
 
 @pytest.fixture(scope="module")
 def run(uploaded: Path, index: str, audited: Callable[..., str]) -> Ledger:
-    """An audit that was stopped, lost a part and was resumed. Its vectors and its inverted file are from the index."""
+    """An audit that was begun by a Ray worker, stopped, lost a part and was resumed, with the vectors of the index."""
     chosen = ["index.type=ivf", f"index.path={index}"]
-    config, given = load_config(uploaded, chosen)
+    config, given = load_config(uploaded, [*chosen, "engine.workers=1"])
     config, ledger = resolved(config), Ledger(config.out)
     inputs = find_inputs(config)
     with Run(config, ledger, Manifest.open(ledger, config, given), Reporter()) as begun:
