@@ -122,9 +122,11 @@ class Worker:
         try:
             return step.work(self, shard)
         except Exception as error:
+            if "CUDA error" not in str(error):
+                raise
             from audit.scoring.memory import out_of_memory
 
-            if "CUDA error" not in str(error) or out_of_memory(error):
+            if out_of_memory(error):
                 raise
             # After other CUDA errors, nothing works in this process. The pool sees a dead worker and starts a new one.
             if self._own_process:
