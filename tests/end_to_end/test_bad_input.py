@@ -19,7 +19,16 @@ from pipelines.reading.images import image_id
 from pipelines.runs.audit import run_audit
 from reports.check import check
 from tests.support.damage import corrupt
-from tests.support.toy import MEMORIZED, MODEL, png, settings_of, write_config, write_parquet, write_tar
+from tests.support.toy import (
+    FEW_GENERATIONS,
+    MEMORIZED,
+    MODEL,
+    png,
+    settings_of,
+    write_config,
+    write_parquet,
+    write_tar,
+)
 
 LONG = "a very long story of a thing, " * 334
 
@@ -61,7 +70,7 @@ def messy(
     path = write_config(
         folder,
         select={"budget": 100, "audit_sample": 0},
-        confirm=settings_of()["confirm"] | {"max_unreadable_fraction": 1.0},
+        confirm=settings_of()["confirm"] | FEW_GENERATIONS["confirm"] | {"max_unreadable_fraction": 1.0},
         images=["images/*.tar", "images/*.parquet"],
     )
     return Ledger(audited(path))

@@ -106,16 +106,16 @@ def test_planted_captions_repeat_and_ordinary_ones_do_not(folder: Path, labels: 
 
 def test_diffusers_gives_the_same_latents(folder: Path, labels: list[dict[str, str | None]]) -> None:
     model = audit.load_model(folder / "model")
-    captions = [str(row["caption"]) for row in labels[:3]]
-    table = audit.generate(model, captions, seeds=[1], steps=10, guidance_scale=4, output="latents")
+    captions = [str(row["caption"]) for row in labels[:2]]
+    table = audit.generate(model, captions, seeds=[1], steps=4, guidance_scale=4, output="latents")
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "model", torch_dtype=torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    noise = initial_latent(1, model.latent_shape).expand(3, -1, -1, -1)
+    noise = initial_latent(1, model.latent_shape).expand(2, -1, -1, -1)
     theirs = pipeline(
-        captions, latents=noise, num_inference_steps=10, guidance_scale=4, output_type="latent"
+        captions, latents=noise, num_inference_steps=4, guidance_scale=4, output_type="latent"
     ).images.numpy()
-    np.testing.assert_allclose(np.array(table["latents"].to_pylist()), theirs.reshape(3, -1), atol=2e-4, rtol=0)
+    np.testing.assert_allclose(np.array(table["latents"].to_pylist()), theirs.reshape(2, -1), atol=2e-4, rtol=0)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from audit.record.ledger import Ledger
 from audit.schema import MATCHES
 from reports.check import check
 from tests.support.called import crossaudit
-from tests.support.toy import CONTROL_CAPTIONS, CONTROL_TWIN, MEMORIZED, png, write_config
+from tests.support.toy import CONTROL_CAPTIONS, CONTROL_TWIN, FEW, MEMORIZED, png, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -37,9 +37,9 @@ def turned(content: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def kohya(tmp_path_factory: pytest.TempPathFactory, weights: Path, planted: bytes, control_screen: pa.Table) -> Path:
-    """Forty images in two subfolders, each beside its caption; returns the audit.yaml."""
+    """Images in two subfolders, each beside its caption of the toy dataset; returns the audit.yaml."""
     tmp_path = tmp_path_factory.mktemp("kohya")
-    captions = [MEMORIZED, *(f"picture {row} of a thing" for row in range(1, 40))]
+    captions = [MEMORIZED, *(f"picture {row} of a thing" for row in range(1, 38))]
     for row, caption in enumerate(captions):
         place = tmp_path / f"train/{row % 2 + 1}_thing"
         place.mkdir(parents=True, exist_ok=True)
@@ -54,15 +54,15 @@ def kohya(tmp_path_factory: pytest.TempPathFactory, weights: Path, planted: byte
 @pytest.fixture(scope="module")
 def out(kohya: Path, audited: Callable[..., str]) -> str:
     """The run."""
-    return audited(kohya)
+    return audited(kohya, *FEW)
 
 
 def test_pixels_as_stored_are_found_and_the_accounting_closes(out: str) -> None:
     assert [result for result in check(out) if not result.ok] == []
     manifest = json.loads(Path(out, "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["accounting"]["pairs"] == {"rows": 40, "paired": 40, "applies": True}
+    assert manifest["accounting"]["pairs"] == {"rows": 38, "paired": 38, "applies": True}
     report = Path(out, "report.html").read_text("utf-8")
-    assert "40 of 40 rows of the dataset are paired with their own image" in report
+    assert "38 of 38 rows of the dataset are paired with their own image" in report
     matches = Ledger(out).dataset("matches", MATCHES).to_table()
     own = matches.filter(pc.equal(matches["caption_id"], audit.caption_id(MEMORIZED))).sort_by(
         [("similarity", "descending")]
@@ -79,12 +79,12 @@ def test_the_clean_copy_lacks_only_the_excluded_images_and_their_captions(kohya:
     rows = pq.read_table(Path(out, "exclusions.parquet")).to_pylist()
     captions = {row["file"] for row in rows if row["action"] == "drop"}
     assert "1_thing/0.txt" in captions
-    assert len(captions) < 40
+    assert len(captions) < 38
     applied = crossaudit("clean", f"{out}/exclusions.parquet", str(train), "--out", str(clean))
     assert applied.returncode == 0, applied.stderr
     gone = captions | {str(Path(name).with_suffix(".png")) for name in captions}
     before, after = contents(train), contents(clean)
-    assert len(before) == 80
+    assert len(before) == 76
     assert after == {name: content for name, content in before.items() if name not in gone}
 
 
