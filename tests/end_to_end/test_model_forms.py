@@ -34,7 +34,7 @@ VELOCITY = {key: value for key, value in VELOCITY.items() if key != "skip_prk_st
 SCHEDULERS = {
     "SD v1-4 in fp16": EARLY,
     "SD 2.1": VELOCITY,
-    "zero terminal SNR": VELOCITY | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    "single file of zero terminal SNR": VELOCITY | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
 }
 
 
@@ -58,7 +58,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.mark.parametrize("form", ["single file", *SCHEDULERS])
+@pytest.mark.parametrize("form", SCHEDULERS)
 def test_a_form_runs_from_audit_yaml_to_the_report(
     make_dataset: Callable[[Path], Path],
     audited: Callable[..., str],
@@ -68,8 +68,8 @@ def test_a_form_runs_from_audit_yaml_to_the_report(
 ) -> None:
     make_dataset(tmp_path)
     model: dict[str, object]
-    if form == "single file":
-        file, config = single_file(MODEL, tmp_path)
+    if form.startswith("single file"):
+        file, config = single_file(with_scheduler(tmp_path, form), tmp_path)
         embedding = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
         save_file({"picture": embedding}, tmp_path / "picture.safetensors")
         model = {"path": file.name, "config": config.name, "textual_inversion": "picture.safetensors"}
