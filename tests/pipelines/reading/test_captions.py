@@ -107,7 +107,7 @@ def test_of_a_truncated_file_the_rows_before_the_cut_are_read_and_the_rest_is_of
 ) -> None:
     name, write = FORMATS[format]
     rng = np.random.default_rng(0)
-    texts = ["".join(chr(97 + letter) for letter in rng.integers(0, 26, 2000)) for _ in range(400)]
+    texts = [rng.integers(ord("a"), ord("z"), 2000, np.uint8, endpoint=True).tobytes().decode() for _ in range(400)]
     write(tmp_path / name, texts)
     cut_short(tmp_path / name, 0.6)
     rows, errors, planned = read(tmp_path / name)
