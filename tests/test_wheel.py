@@ -71,6 +71,7 @@ def test_a_tiny_audit_of_the_bundled_model(environment: Path) -> None:
         "generate.steps": 2,
         "engine.workers": 0,
         "confirm.embedders": "[sscd]",
+        "confirm.sscd.min_similarity_duplicate": 0.9,
         "confirm.control_captions": 4,
         "confirm.control_rate": 0.5,
         "confirm.fresh_seeds": 1,
