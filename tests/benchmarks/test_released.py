@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model() -> audit.Model:
-    return audit.load_model(MODEL)
+    return audit.load_model(MODEL, resolution=16)
 
 
 CAPTION = "a serene beach at sunrise, 35mm"

@@ -62,7 +62,7 @@ def test_one_sided_several_features_count_by_the_mean_of_their_z_scores() -> Non
         assert value == pytest.approx(z / 3)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(arrays(np.float64, st.integers(30, 300), elements=st.floats(0, 50, allow_subnormal=False)))
 def test_minus_log_survival_is_continuous_increasing_and_strictly_so_beyond_the_null(control_M: np.ndarray) -> None:
     survival = Survival.fit(control_M)

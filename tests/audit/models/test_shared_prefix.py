@@ -16,7 +16,7 @@ CAPTIONS = [f"a picture of {number} ships" for number in range(4)]
 
 @pytest.fixture(scope="module", params=["tiny-sd1", "tiny-sd2"])
 def model(data: Path, request: pytest.FixtureRequest) -> audit.Model:
-    return audit.load_model(data / request.param, dtype=torch.float64)
+    return audit.load_model(data / request.param, dtype=torch.float64, resolution=16)
 
 
 def repeating(model: audit.Model, seeds: int) -> Tensor:

@@ -108,7 +108,7 @@ def test_a_tensor_of_another_shape_in_the_folder_is_named_with_both(folder: Path
         audit.load_model(folder)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(part=st.sampled_from(PARTS), number=st.integers(0, 10_000), rename=st.booleans())
 def test_no_tensor_can_be_missing_or_renamed(refused: Refused, part: str, number: int, rename: bool) -> None:
     left = 0
