@@ -225,7 +225,6 @@ def published(kind: str) -> dict[str, Tensor]:
             latent_channels=4,
         )
         text = CLIPTextModel(CLIPTextConfig(**(clip_h if kind == "v2" else clip_l))).state_dict()
-        second = CLIPTextModelWithProjection(CLIPTextConfig(**clip_g, projection_dim=1280)).state_dict()
     text = {f"text_model.{name}": tensor for name, tensor in text.items()}
     tensors = {original_name(name, plain=plain): tensor for name, tensor in unet.state_dict().items()}
     for name, tensor in vae.state_dict().items():
@@ -237,6 +236,8 @@ def published(kind: str) -> dict[str, Tensor]:
         projection = {"cond_stage_model.model.text_projection": torch.empty(1024, 1024, device="meta")}
         return tensors | original_open_clip(text) | projection
     first = {f"conditioner.embedders.0.transformer.{name}": tensor for name, tensor in text.items()}
+    with torch.device("meta"), no_init_weights():
+        second = CLIPTextModelWithProjection(CLIPTextConfig(**clip_g, projection_dim=1280)).state_dict()
     return tensors | first | original_open_clip(second, "conditioner.embedders.1")
 
 

@@ -53,7 +53,7 @@ def test_latents_of_a_v_prediction_model_are_those_of_diffusers(
     np.testing.assert_allclose(latents_of(table), their_latents(pipeline, ["a dog"], 0, 4, 7.5), atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [7.5, 1.0])
+@pytest.mark.parametrize("scale", [7.5, pytest.param(1.0, marks=pytest.mark.soak)])
 def test_latents_are_those_of_the_models_own_pipeline(tiny: audit.Model, scale: float) -> None:
     table = audit.generate(tiny, CAPTIONS[:2], seeds=[3], steps=3, guidance_scale=scale, output="latents")
     theirs = their_latents(tiny.pipeline(), CAPTIONS[:2], 3, 3, scale)
@@ -120,7 +120,7 @@ def test_nothing_to_generate_gives_the_same_schema(small: audit.Model) -> None:
 
 
 def test_a_caption_gets_the_same_latents_and_scores_in_any_batch(small: audit.Model) -> None:
-    call: dict[str, Any] = {"seeds": [0, 1], "steps": 4, "output": "latents", "detectors": TRAJECTORY}
+    call: dict[str, Any] = {"seeds": [0, 1], "steps": 2, "output": "latents", "detectors": TRAJECTORY}
     whole = audit.generate(small, CAPTIONS, **call, batch_size=6)
     for batch_size in (1, 4):
         split = audit.generate(small, CAPTIONS, **call, batch_size=batch_size)
