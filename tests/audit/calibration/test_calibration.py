@@ -85,7 +85,7 @@ def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibrat
 def trials() -> list[tuple[pa.Table, pa.Table]]:
     """Screens of control captions, and of as unremarkable new ones."""
     groups = pa.array(np.repeat(caption_groups(CONTROL[:140]), 2))
-    controls = [table(CONTROL[:140], seed=2 * trial).append_column("caption_group", groups) for trial in range(20)]
+    controls = [table(CONTROL[:140], seed=2 * trial).append_column("caption_group", groups) for trial in range(12)]
     return [(control, table(FRESH[:200], seed=2 * trial + 1)) for trial, control in enumerate(controls)]
 
 

@@ -27,17 +27,17 @@ def shipped() -> list[str]:
 @pytest.fixture(scope="module")
 def data() -> list[str]:
     captions = pq.read_table(bundle() / "captions.parquet", columns=["caption"])["caption"].to_pylist()
-    return random.Random(0).sample(sorted(set(captions)), 1500)
+    return random.Random(0).sample(sorted(set(captions)), 1000)
 
 
 def test_shipped_controls_are_accepted(shipped: list[str], data: list[str]) -> None:
-    found = compare(table_of(random.Random(0).sample(shipped, 800)), table_of(data))
+    found = compare(table_of(random.Random(0).sample(shipped, 500)), table_of(data))
     assert not found.unlike
     assert found.high < LIMIT
 
 
 def test_newspaper_like_controls_are_refused(data: list[str]) -> None:
-    found = compare(table_of(newspaper(400)), table_of(data))
+    found = compare(table_of(newspaper(200)), table_of(data[:500]))
     assert found.unlike
     assert found.auc > 0.999
     assert "officials" in [telltale.word for telltale in found.of_controls]
@@ -101,7 +101,7 @@ def test_the_auc_is_that_of_scikit_learn_within_folds() -> None:
 
 def test_the_interval_covers_at_its_level() -> None:
     """Two normal distributions one apart have the AUC Phi(1 / sqrt(2)). Each cluster has four equal scores."""
-    truth, covered, rng, draws = 0.7602499, 0, np.random.default_rng(0), 2000
+    truth, covered, rng, draws = 0.7602499, 0, np.random.default_rng(0), 1000
     positive, cluster = np.repeat(np.arange(120) < 60, 4), np.repeat(np.arange(120), 4)
     fold = np.repeat(np.arange(120) % 3, 4)
     for _ in range(draws):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,25 +42,32 @@ class Family(NamedTuple):
     folder: Path
     model: audit.Model
 
-    @classmethod
-    def make(cls, name: str, tmp_path_factory: pytest.TempPathFactory) -> Family:
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    """Return a function that makes a family by its name, once."""
+
+    @cache
+    def make(name: str) -> Family:
         folder = FAMILIES[name](tmp_path_factory.mktemp("lora") / "model", TOKENIZER)
-        return cls(folder, audit.load_model(folder, dtype=torch.float64))
+        return Family(folder, audit.load_model(folder, dtype=torch.float64))
+
+    return make
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Family.make(request.param, tmp_path_factory)
+def family(request: pytest.FixtureRequest, made: Callable[[str], Family]) -> Family:
+    return made(request.param)
 
 
 @pytest.fixture(scope="module")
-def xl(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Family.make("xl", tmp_path_factory)
+def xl(made: Callable[[str], Family]) -> Family:
+    return made("xl")
 
 
 @pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Family.make("flux", tmp_path_factory)
+def flux(made: Callable[[str], Family]) -> Family:
+    return made("flux")
 
 
 def layers(model: audit.Model) -> dict[str, nn.Module]:

@@ -50,7 +50,7 @@ def with_unet(model: audit.Model, unet: UNet2DConditionModel) -> audit.Model:
 
 @pytest.fixture(scope="module")
 def small(data: Path) -> audit.Model:
-    model = audit.load_model(data / "tiny-sd1", dtype=torch.float64)
+    model = audit.load_model(data / "toy-model", dtype=torch.float64)
     return with_unet(model, small_unet(model))
 
 
