@@ -32,8 +32,14 @@ def place_networks(networks: Mapping[str, nn.Module], denoiser: str, device: tor
         take_turns(t5[0], networks[denoiser], device)
     for network in networks.values():
         if not turns or network not in (t5[0], networks[denoiser]):
-            network.to(device)
+            _move(network, device)
     return turns
+
+
+def _move(network: nn.Module, device: torch.device) -> None:
+    """Move a network unless it is there: to move nothing takes a while too."""
+    if any(each.device != device for each in (*network.parameters(), *network.buffers())):
+        network.to(device)
 
 
 def weights(networks: Mapping[str, nn.Module]) -> int:

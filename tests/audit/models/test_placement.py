@@ -52,6 +52,14 @@ def test_on_the_cpu_nothing_takes_turns(plain: Model) -> None:
     assert not place_networks(plain.networks, plain.DENOISER, torch.device("cpu"))
 
 
+def test_a_network_is_moved_if_any_of_its_tensors_is_elsewhere() -> None:
+    network, device = nn.BatchNorm1d(3), torch.device("meta")
+    for name in ("weight", "bias"):
+        setattr(network, name, nn.Parameter(getattr(network, name).to(device)))
+    place_networks({"one": network}, "one", device)
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
+
+
 def test_the_size_of_weights_is_in_bytes() -> None:
     assert weights({"one": nn.Linear(3, 5), "two": nn.Linear(2, 2).half()}) == 4 * (3 * 5 + 5) + 2 * (2 * 2 + 2)
 
