@@ -280,8 +280,9 @@ def test_the_order_of_the_control_captions_does_not_matter(calibration: audit.Ca
 
 
 def test_a_real_screen_calibrates_and_scores(small: audit.Model) -> None:
-    control = audit.screen(small, CONTROL[:120], detectors=["attention_profile"], batch_size=40)
-    new = audit.screen(small, FRESH[:5], detectors=["attention_profile"])
+    call: dict[str, Any] = {"detectors": ["attention_profile"], "resolution": 16}
+    control = audit.screen(small, CONTROL[:120], **call, batch_size=40)
+    new = audit.screen(small, FRESH[:5], **call)
     scores = audit.calibrate(control, "attention_profile").score(new)
     assert scores["caption"].to_pylist() == FRESH[:5]
     assert np.isfinite(scores["score"]).all()

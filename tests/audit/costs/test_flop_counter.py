@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import audit
 from audit.costs.flop_counter import FlopCounter
 from audit.costs.meta_networks import META, outline_model
 from tests.support.toy import MODEL
@@ -17,10 +18,14 @@ from tests.support.toy import MODEL
 DEVICES = pytest.mark.parametrize("device", [torch.device("cpu"), META], ids=str)
 
 
+@pytest.fixture(scope="module")
+def model() -> audit.Model:
+    return outline_model(MODEL)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=lambda mode: mode.__name__)
-def test_a_forward_costs_what_torch_counts(mode: type) -> None:
+def test_a_forward_costs_what_torch_counts(mode: type, model: audit.Model) -> None:
     """In inference mode, the counter is given composed operations; otherwise, those that they consist of."""
-    model = outline_model(MODEL)
     sample_BCHW, conditioning = torch.empty(2, *model.latent_shape, device=META), model.encode(["x"]).expand(2)
     with mode(), FlopCounterMode(display=False) as torchs:
         model.predict(sample_BCHW, 5, conditioning)

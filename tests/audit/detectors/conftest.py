@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,8 +80,9 @@ def check_rows(small: audit.Model) -> Callable[[str], None]:
 
     def check(detector: str) -> None:
         captions = ["a dog", "", "a serene beach at sunrise, 35mm", "word " * 200, "a red boat"]
-        together = audit.screen(small, captions, [3, 8], [detector], batch_size=10)[detector].to_pylist()
-        other = audit.screen(small, captions[::-1], [3, 8], [detector], batch_size=3)[detector].to_pylist()
+        call: dict[str, Any] = {"seeds": [3, 8], "detectors": [detector], "resolution": 16}
+        together = audit.screen(small, captions, **call, batch_size=10)[detector].to_pylist()
+        other = audit.screen(small, captions[::-1], **call, batch_size=3)[detector].to_pylist()
         backwards = [other[2 * (4 - caption) + seed] for caption in range(5) for seed in range(2)]
         torch.testing.assert_close(
             torch.tensor(together).double(), torch.tensor(backwards).double(), rtol=2e-5, atol=2e-5

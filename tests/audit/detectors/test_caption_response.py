@@ -59,8 +59,8 @@ def test_it_is_the_fifth_value_of_the_noise_profile(small: audit.Model) -> None:
 
 @pytest.fixture(scope="module")
 def control(small: audit.Model) -> pa.Table:
-    """A screen without any choice."""
-    return audit.screen(small, CONTROL, batch_size=96)
+    """A screen without a choice of detectors."""
+    return audit.screen(small, CONTROL, batch_size=96, resolution=16)
 
 
 def test_by_default_it_is_measured_and_calibrated(control: pa.Table) -> None:
@@ -70,7 +70,7 @@ def test_by_default_it_is_measured_and_calibrated(control: pa.Table) -> None:
 
 
 def test_a_score_is_one_sided_a_robust_z_score_against_control_captions(small: audit.Model, control: pa.Table) -> None:
-    new = audit.screen(small, ["a boat", "x y z", CAPTION])
+    new = audit.screen(small, ["a boat", "x y z", CAPTION], resolution=16)
     calibration = audit.calibrate(control)
     halves = [in_fitting_half(group) for group in caption_groups(CONTROL)]
     values = control["caption_response"].to_pylist()

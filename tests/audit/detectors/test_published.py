@@ -153,7 +153,7 @@ def attention_in_float64(model: audit.Model, seed: int, steps: int, last: int) -
 
 
 def test_the_trajectory_profile_is_the_mean_over_the_last_fifth(small: audit.Model) -> None:
-    table = audit.generate(small, [CAPTION, "a dog"], [2], 10, detectors=["trajectory_profile"], output="latents")
+    table = audit.generate(small, [CAPTION], [2], 10, detectors=["trajectory_profile"], output="latents")
     last, found = attention_in_float64(small, 2, steps=10, last=2), table.to_pylist()[0]
     means_TLK = torch.stack([torch.cat(step.means[len(small.layers) :]) for step in last])
     entropy_TL = -(means_TLK * means_TLK.log()).sum(-1)

@@ -64,12 +64,14 @@ def test_tokens_are_left_out_one_at_a_time(small: audit.Model) -> None:
 
 @pytest.fixture(scope="module")
 def calibration(small: audit.Model) -> audit.Calibration:
-    return audit.calibrate(audit.screen(small, MANY, [4], ["noise_magnitude"], batch_size=90), "noise_magnitude")
+    table = audit.screen(small, MANY, [4], ["noise_magnitude"], batch_size=90, resolution=16)
+    return audit.calibrate(table, "noise_magnitude")
 
 
 def test_a_calibration_gives_score_and_p(small: audit.Model, calibration: audit.Calibration) -> None:
     found = explain(small, CAPTION, steps=2, calibration=calibration)
-    scored = calibration.score(audit.screen(small, [CAPTION], [4], ["noise_magnitude"])).to_pylist()[0]
+    table = audit.screen(small, [CAPTION], [4], ["noise_magnitude"], resolution=16)
+    scored = calibration.score(table).to_pylist()[0]
     assert (found.score, found.p_unseen) == pytest.approx((scored["score"], scored["p_unseen"]), abs=1e-4)
 
 

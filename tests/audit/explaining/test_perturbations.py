@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,12 +47,11 @@ def test_content_words_are_the_long_ones_once() -> None:
 
 def test_the_margin_is_the_score_less_the_median_of_the_variants(small: audit.Model) -> None:
     control = [f"a {colour} {thing} {n}" for colour in ("red", "blue") for thing in ("cat", "boat") for n in range(20)]
-    calibration = audit.calibrate(
-        audit.screen(small, control, detectors=["noise_magnitude"], batch_size=80), "noise_magnitude"
-    )
+    call: dict[str, Any] = {"detectors": ["noise_magnitude"], "resolution": 16}
+    calibration = audit.calibrate(audit.screen(small, control, **call, batch_size=80), "noise_magnitude")
     table = perturbation_margin(small, calibration, ["a red house", "", "a red house"], WORDS)
     assert table["caption"].to_pylist() == ["a red house", ""]
     texts = ["a red house", *variants("a red house", WORDS)]
-    score, *others = calibration.score(audit.screen(small, texts, detectors=["noise_magnitude"]))["score"].to_pylist()
+    score, *others = calibration.score(audit.screen(small, texts, **call))["score"].to_pylist()
     middle = sum(sorted(others)[3:5]) / 2
     assert table["perturbation_margin"].to_pylist() == [pytest.approx(score - middle, abs=1e-3), None]

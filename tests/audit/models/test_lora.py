@@ -70,8 +70,19 @@ def kohya(name: str) -> tuple[str, str]:
     return f"{prefix}.lora_down.weight", f"{prefix}.lora_up.weight"
 
 
-@pytest.mark.parametrize("spelling", [peft, diffusers, older_diffusers, kohya])
-@pytest.mark.parametrize("alpha", [None, ALPHA])
+@pytest.mark.parametrize(
+    ("spelling", "alpha"),
+    [
+        (peft, ALPHA),
+        (diffusers, None),
+        (older_diffusers, ALPHA),
+        (kohya, None),
+        (kohya, ALPHA),
+        pytest.param(peft, None, marks=pytest.mark.soak),
+        pytest.param(diffusers, ALPHA, marks=pytest.mark.soak),
+        pytest.param(older_diffusers, None, marks=pytest.mark.soak),
+    ],
+)
 def test_the_layers_are_w_plus_alpha_over_rank_times_up_times_down(
     plain: audit.Model, factors: Factors, spelling, alpha: float | None, tmp_path: Path
 ) -> None:

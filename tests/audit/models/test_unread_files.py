@@ -13,7 +13,7 @@ from audit.models.unread_files import files_not_read
 
 def test_what_is_not_read_is_listed_and_a_folder_of_it_is_one_entry(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(data / "tiny-sd1", folder)
+    shutil.copytree(data / "toy-model", folder)
     assert audit.load_model(folder).about["files_not_read"] == []
     for name in (
         "safety_checker/config.json",

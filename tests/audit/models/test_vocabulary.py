@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,9 +26,9 @@ CAPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["<|endoftext|>", "!"])
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CLIPTokenizer, ...]:
-    """(ours, that of a tokenizer folder as it is published with SD 1.x and 2.x)."""
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The vocabulary of a tokenizer folder as it is published with SD 1.x and 2.x."""
     folder = tmp_path_factory.mktemp("tokenizer")
     reference = SimpleTokenizer()
     with gzip.open(default_bpe()) as file:
@@ -36,11 +37,17 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     vocabulary = {tokens.get(token, token): number for token, number in reference.encoder.items()}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["<|endoftext|>", "!"])
+def both(request: pytest.FixtureRequest, published: Path) -> tuple[CLIPTokenizer, ...]:
+    """(ours, that of the published folder)."""
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special | {"pad_token": request.param}))
+    (published / "special_tokens_map.json").write_text(json.dumps(special | {"pad_token": request.param}))
     config = {"do_lower_case": True, "model_max_length": 77, "pad_token": "<|endoftext|>", "errors": "replace"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "CLIPTokenizer"}))
-    return clip_tokenizer(request.param), CLIPTokenizer.from_pretrained(folder)
+    (published / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "CLIPTokenizer"}))
+    return clip_tokenizer(request.param), CLIPTokenizer.from_pretrained(published)
 
 
 def ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
