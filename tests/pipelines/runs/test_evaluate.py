@@ -17,6 +17,15 @@ from tests.support.changed_run import change_table
 from tests.support.toy import MODEL
 
 
+@pytest.fixture(scope="module")
+def many(toy: Path, audited: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run with detectors of screens and of generations."""
+    overrides = (f"model={{path: {MODEL}, resolution: 16}}", "calibration.screen=null", "engine.shard_rows=256")
+    overrides += ("screen.detectors=[profile]", "generate.detectors=[entropy_trajectory]")
+    overrides += ("confirm.control_captions=72", "confirm.fresh_seeds=0")
+    return Path(audited(toy / "audit.yaml", *overrides, out=str(tmp_path_factory.mktemp("many") / "run")))
+
+
 @pytest.fixture
 def labels(finished: Path, tmp_path: Path) -> Path:
     """Labels of the first 12 captions, of which 6 are verbatim and 4 partial, and of two captions of other data."""
@@ -58,18 +67,14 @@ def test_the_figures_are_those_of_the_scores_of_the_run(finished: Path, labels: 
         assert rates.tpr_at_1_percent.value is None
 
 
-def test_every_detector_that_the_run_has_is_measured_for_every_label(
-    toy: Path, audited: Callable[..., str], labels: Path, tmp_path: Path
-) -> None:
-    overrides = ("screen.detectors=[profile]", "screen.resolution=16", "calibration.screen=null")
-    overrides += ("images=null", "select.budget=1", "select.audit_sample=0")
-    run = audited(toy / "audit.yaml", *overrides, out=str(tmp_path / "run"))
-    found = evaluate(run, str(labels))
+@pytest.mark.slow
+def test_every_detector_that_the_run_has_is_measured_for_every_label(many: Path, labels: Path) -> None:
+    found = evaluate(str(many), str(labels))
     measured = {(one.detector, one.label) for one in found.measured}
     detectors = {detector for detector, _ in measured}
-    assert {"profile", "attention_profile", "noise_profile"} <= detectors
+    assert {"profile", "attention_profile", "noise_profile", "entropy_trajectory"} <= detectors
     assert measured == {(name, label) for name in detectors for label in ("verbatim", "partial", "near", "ordinary")}
-    only = evaluate(run, str(labels), detectors=["noise_profile"])
+    only = evaluate(str(many), str(labels), detectors=["noise_profile"])
     assert {one.detector for one in only.measured} == {"noise_profile"}
 
 
@@ -129,18 +134,14 @@ def test_what_cannot_be_measured_is_refused(finished: Path, labels: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_detectors_of_generations_are_measured_on_the_generated_captions(
-    toy: Path, audited: Callable[..., str], labels: Path, tmp_path: Path
-) -> None:
-    overrides = (f"model={{path: {MODEL}, resolution: 16}}", "calibration.screen=null", "engine.shard_rows=256")
-    overrides += ("generate.detectors=[entropy_trajectory]", "confirm.control_captions=72", "confirm.fresh_seeds=0")
-    run = Path(audited(toy / "audit.yaml", *overrides, out=str(tmp_path / "run")))
+def test_detectors_of_generations_are_measured_on_the_generated_captions(many: Path, labels: Path) -> None:
     sql = "select caption from captions semi join (from generations where purpose = 'discover') using (caption_id)"
-    made = query(run, sql)
+    made = query(many, sql)
     generated = set(made["caption"].to_pylist())
-    measured = of(evaluate(str(run), str(labels)), "entropy_trajectory", "verbatim")
+    found = evaluate(str(many), str(labels), detectors=["entropy_trajectory"])
+    measured = of(found, "entropy_trajectory", "verbatim")
     assert measured.rates is not None, measured.reason
-    positives = [text for text in captions(run)[:6] if text in generated]
+    positives = [text for text in captions(many)[:6] if text in generated]
     assert measured.rates.positives == len(positives)
     assert measured.without_score[0] == 6 - len(positives)
     assert measured.rates.auroc.value is not None
