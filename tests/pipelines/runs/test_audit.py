@@ -415,14 +415,11 @@ def test_a_reference_model_is_screened_beside_the_model_and_written_down(
     assert any("reference" in item for item in calibration.load_calibration(other).context)
 
 
-@pytest.mark.usefixtures("divided")
 def test_the_default_caption_column_is_the_same_from_the_run_to_the_clean_copy(
-    renamed: Path, audited: Callable[..., str], tmp_path: Path
+    renamed: Path, divided: Ledger, tmp_path: Path
 ) -> None:
-    out = audited(renamed, *DIVIDED)  # resumed
-    resolved = json.loads(Path(out, "manifest.json").read_text())["resolved"]
-    assert resolved["captions"]["caption"] == "text"
-    exclusions, clean = write_exclusions(Path(out), out=str(tmp_path / "x.parquet")).path, tmp_path / "clean"
+    assert manifest(divided)["resolved"]["captions"]["caption"] == "text"
+    exclusions, clean = write_exclusions(divided.uri, out=str(tmp_path / "x.parquet")).path, tmp_path / "clean"
     counts = write_clean_copies(exclusions, [str(renamed.parent / "captions")], str(clean), lambda line: None)
     assert counts.rows_in == 40
     assert counts.rows_in - counts.dropped == counts.rows_out < 40

@@ -102,7 +102,8 @@ def test_the_command_accepts_the_shipped_controls_and_refuses_a_newspaper(tmp_pa
     good = crossaudit("controls", "check", captions, "--controls", bundle() / "calibration.txt")
     assert (good.returncode, "like the dataset" in good.stdout) == (0, True), good
     (tmp_path / "news.txt").write_text("\n".join(newspaper(300)), "utf-8")
-    bad = crossaudit("controls", "check", captions, "--controls", tmp_path / "news.txt")
+    pq.write_table(pq.read_table(captions).slice(0, 600), tmp_path / "some.parquet")
+    bad = crossaudit("controls", "check", tmp_path / "some.parquet", "--controls", tmp_path / "news.txt")
     assert bad.returncode == 1
     assert "unlike the dataset" in bad.stderr
     assert "words that tell control captions: " in bad.stderr
