@@ -99,6 +99,7 @@ def test_a_finished_run_closes(run: Path, faulty: Faulty) -> None:
     [
         ("rows", without_first, "every input row"),
         ("rows", without_first, "as many rows as its row_count"),
+        ("rows", twice, "as many rows as its row_count"),
         ("captions", twice, "occurs once"),
         ("captions", without_first, "as many rows as its row_count"),
         ("captions", lambda table: replaced(table, "row_count", 7), "as many rows as its row_count"),
@@ -146,6 +147,7 @@ def test_a_finished_run_closes(run: Path, faulty: Faulty) -> None:
         ("matches", lambda table: replaced(table, "image_id", "nowhere"), "match is an image in `embeddings_sscd`"),
         ("matches", lambda table: replaced(table, "embedder", "eye"), "matches.embedder"),
         ("embeddings_sscd", without_first, "has a vector from every embedder"),
+        ("embeddings_sscd", twice, "has a vector from every embedder"),
         ("embeddings_clip", twice, "has a vector from every embedder"),
         ("copied_images", twice, "listed once per caption"),
         ("copied_images", lambda table: replaced(table, "caption_id", "another"), "only for confirmed captions"),
@@ -232,7 +234,7 @@ def first_half(table: pa.Table) -> pa.Table:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda rows: pa.concat_tables([rows, first_half(rows)]),
+        pytest.param(lambda rows: pa.concat_tables([rows, first_half(rows)]), marks=pytest.mark.soak),
         pytest.param(first_half, marks=pytest.mark.soak),
         lambda rows: rows[:0],
     ],
