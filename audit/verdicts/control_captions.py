@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from audit.duplicates.captions import overlap
 from audit.verdicts.regions import WHOLE
@@ -72,16 +72,15 @@ class Tail:
         z_M = _fisher(maxima_M[~np.isnan(maxima_M)])
         if len(z_M) < LEAST_FOR_TAIL or z_M.std() < 1e-9:
             return None
-        mean, deviation = stats.norm.fit(z_M)
-        return cls(float(mean), float(deviation), len(z_M))
+        return cls(float(z_M.mean()), float(z_M.std()), len(z_M))
 
     def survival(self, similarity: float) -> float:
         """Compute the probability that a control caption reaches a given similarity."""
-        return float(stats.norm.sf(_fisher(np.array([similarity]))[0], self.mean, self.deviation))
+        return float(ndtr(-(_fisher(np.array([similarity]))[0] - self.mean) / self.deviation))
 
     def quantile(self, rate: float) -> float:
         """Compute the similarity that a fraction `rate` of control captions reaches."""
-        return float(np.tanh(stats.norm.isf(rate, self.mean, self.deviation)))
+        return float(np.tanh(self.mean - self.deviation * ndtri(rate)))
 
 
 def alike(matches: pa.Table, embedder: str, column: str, floor: float) -> dict[str, list[dict[str, Any]]]:
