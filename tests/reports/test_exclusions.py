@@ -252,19 +252,25 @@ def test_out_replaces_exclusions_and_nothing_else(tmp_path: Path) -> None:
     assert Path(write_exclusions(run, "drop", str(tmp_path / "new/here.parquet")).path).is_file()
 
 
+@pytest.fixture(scope="module")
+def of_quotes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """A run whose confirmed caption has quotes, and its exclusions."""
+    rows, verdicts = rows_of('a "cat", é', "a dog"), [reproduced('a "cat", é', IMAGES[0], 0.9)]
+    run = write_run(tmp_path_factory.mktemp("quotes") / "run", rows, verdicts, IMAGES)
+    return run, pq.read_table(write_exclusions(run, "dedup").path)
+
+
 @pytest.mark.parametrize(
     ("name", "read"),
     [("here.csv", pacsv.read_csv), ("here.JSONL", pajson.read_json), ("here.parquet", pq.read_table)],
 )
 def test_out_is_written_in_the_format_of_its_suffix_and_replaced_by_the_next(
-    tmp_path: Path, name: str, read: Callable[[Path], pa.Table]
+    of_quotes: tuple[Path, pa.Table], tmp_path: Path, name: str, read: Callable[[Path], pa.Table]
 ) -> None:
-    rows = rows_of('a "cat", é', "a dog")
-    run = write_run(tmp_path / "run", rows, [reproduced('a "cat", é', IMAGES[0], 0.9)], IMAGES)
+    run, wanted = of_quotes
     out = tmp_path / name
     write_exclusions(run, "drop", str(out))
     assert write_exclusions(run, "dedup", str(out)).path == str(out)
-    wanted = pq.read_table(write_exclusions(run, "dedup").path)
     assert wanted["action"].to_pylist() == ["keep"]
     assert read(out).select(["file", "row", "why"]).to_pylist() == wanted.select(["file", "row", "why"]).to_pylist()
     assert read(out).column_names == wanted.column_names

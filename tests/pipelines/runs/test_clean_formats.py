@@ -23,9 +23,9 @@ from tests.support.toy import png, write_parquet, write_tar
 TEXTS = ["a cat", "a dog", "a fox", "a cat", "a cow"]
 
 
-def listed(tmp_path: Path, name: str, texts: list[str] = TEXTS) -> str:
-    """The exclusions of a run that read one file of captions, in which `a cat` is to go."""
-    rows = [row(name, number, text) for number, text in enumerate(texts)]
+def listed(tmp_path: Path, *names: str) -> str:
+    """The exclusions of a run that read files of the same captions, of which `a cat` is to go."""
+    rows = [row(name, number, text) for name in names for number, text in enumerate(TEXTS)]
     return write_exclusions(write_run(tmp_path / "run", rows, [reproduced("a cat", place("0.tar", 0, "k"), 0.9)])).path
 
 
@@ -58,11 +58,19 @@ LINES: list[tuple[str, bytes, list[bytes]]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def exclusions(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The exclusions of a run that read all these files."""
+    return listed(tmp_path_factory.mktemp("texts"), *(name for name, _, _ in LINES))
+
+
 @pytest.mark.parametrize(("name", "header", "lines"), LINES, ids=[line[0] for line in LINES])
-def test_text_keeps_every_byte_of_what_stays(name: str, header: bytes, lines: list[bytes], tmp_path: Path) -> None:
+def test_text_keeps_every_byte_of_what_stays(
+    exclusions: str, name: str, header: bytes, lines: list[bytes], tmp_path: Path
+) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / name).write_bytes(packed(name, header + b"".join(lines)))
-    counts, said = cleaned(listed(tmp_path, name), tmp_path / "data", tmp_path / "clean")
+    counts, said = cleaned(exclusions, tmp_path / "data", tmp_path / "clean")
     assert counts == Counts(5, 2, 3, 2)
     assert unpacked(tmp_path / "clean" / name) == header + b"".join(lines[n] for n in (1, 2, 4))
     assert said[0] == f"{name}: 5 rows in, 2 dropped, 3 out"
@@ -76,12 +84,12 @@ def test_text_keeps_every_byte_of_what_stays(name: str, header: bytes, lines: li
     ],
 )
 def test_text_other_than_the_one_audited_is_an_error_and_leaves_no_copy(
-    lines: list[str], message: str, tmp_path: Path
+    exclusions: str, lines: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/0.txt").write_text("\n".join(lines))
     with pytest.raises(AuditError, match=message):
-        cleaned(listed(tmp_path, "0.txt"), tmp_path / "data", tmp_path / "clean")
+        cleaned(exclusions, tmp_path / "data", tmp_path / "clean")
     assert not list(tmp_path.glob("clean/*")) + list(tmp_path.glob("clean/.*"))
 
 
@@ -113,8 +121,7 @@ def test_of_a_kohya_folder_image_and_text_both_go_or_stay(tmp_path: Path) -> Non
     assert "1 files were not part of the audit and are not copied, such as" in said[-1]
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".caption"])
-@pytest.mark.parametrize("order", [1, -1], ids=["texts first", "images first"])
+@pytest.mark.parametrize(("suffix", "order"), [(".txt", 1), (".caption", -1)], ids=["texts first", "images first"])
 def test_the_texts_of_a_kohya_folder_may_be_given_apart_from_its_images(
     suffix: str, order: int, tmp_path: Path
 ) -> None:

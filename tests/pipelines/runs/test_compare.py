@@ -59,7 +59,8 @@ def generated(run: Path) -> list[str]:
 
 def with_copies(run: Path, numbers: Any) -> Path:
     """Let some generated captions copy the nearest training image, and the others none."""
-    copying = {generated(run)[number] for number in numbers}
+    ids = generated(run)
+    copying = {ids[number] for number in numbers}
     [[nearest]] = query(run, "select min(rank) as rank from matches").to_pydict().values()
 
     def change(row: dict[str, Any]) -> dict[str, Any]:
