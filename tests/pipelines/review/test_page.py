@@ -54,6 +54,12 @@ def review(own_run: Path) -> Review:
 
 
 @pytest.fixture
+def short(own_run: Path) -> Review:
+    """A review of seven pairs."""
+    return open_review(str(own_run), most_cases=3, decoys=3)
+
+
+@pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     """A page that fails the test if the browser reports an error, such as a breach of the page's policy."""
     opened = chromium.new_page(viewport={"width": 1200, "height": 800})
@@ -141,19 +147,19 @@ def test_two_raters_with_planted_errors_are_judged_rightly(
 
 @pytest.mark.slow
 def test_a_rater_who_stops_goes_on_later_in_the_same_order_and_may_change_an_answer(
-    own_run: Path, review: Review, page: Page, serve: Callable
+    own_run: Path, short: Review, page: Page, serve: Callable
 ) -> None:
-    with serve(review) as server:
+    with serve(short) as server:
         enter(page, server.address, "anna")
-        judge(page, review, "anna", {}, stop=4)
+        judge(page, short, "anna", {}, stop=4)
         shows(page, 4)
         page.reload()
         shows(page, 4)
-    stored = review.answers.of("anna")
+    stored = short.answers.of("anna")
     assert None not in stored[:4]
-    assert stored[4:] == [None] * (len(review.pairs) - 4)
+    assert stored[4:] == [None] * (len(short.pairs) - 4)
     again = open_review(str(own_run))
-    assert again.pairs.equals(review.pairs)
+    assert again.pairs.equals(short.pairs)
     with serve(again) as server:
         enter(page, server.address, "anna")
         shows(page, 4)
@@ -173,27 +179,25 @@ def test_a_rater_who_stops_goes_on_later_in_the_same_order_and_may_change_an_ans
     assert again.answers.of("anna")[:4] == [stored[0], stored[1], "unsure", stored[3]]
 
 
-def test_the_page_does_not_tell_what_a_pair_is(review: Review, page: Page, serve: Callable) -> None:
+def test_the_page_does_not_tell_what_a_pair_is(short: Review, page: Page, serve: Callable) -> None:
     seen: list[str] = []
     page.on(
         "response", lambda response: seen.append(response.url + (response.text() if "state" in response.url else ""))
     )
-    with serve(review, rater="anna") as server:
+    with serve(short, rater="anna") as server:
         page.goto(server.address)
         sides = set()
-        for number in range(len(review.pairs)):
+        for number in range(len(short.pairs)):
             shows(page, number)
             sizes = page.evaluate("['left', 'right'].map((side) => document.getElementById(side).naturalWidth)")
             assert sizes[0] == sizes[1]
-            sides.add(
-                review.pictures[review.answers.order("anna")[number]][0] == server.picture("anna", number, "left")
-            )
+            sides.add(short.pictures[short.answers.order("anna")[number]][0] == server.picture("anna", number, "left"))
             page.get_by_role("button", name="Unsure").click()
         expect(page.locator("body[data-state=done]")).to_be_visible()
         shown = page.content() + "".join(seen)
     assert sides == {True, False}
     for column in ("pair", "pair_type", "caption_id", "image_id"):
-        assert not [value for value in review.pairs[column].drop_null().to_pylist() if value in shown]
+        assert not [value for value in short.pairs[column].drop_null().to_pylist() if value in shown]
     assert not [text for text in CAPTIONS if text in shown]
 
 
