@@ -15,7 +15,7 @@ from audit.verdicts.copies import copied_images
 from audit.verdicts.thresholds import COLUMNS, threshold_of_json
 from pipelines.console.numbers import rate
 from pipelines.runs.status import state, where
-from reports.causes import causes
+from reports.causes import causes_sql
 from reports.record.source import Source
 
 SHOWN = 50  # confirmed captions, and causes of errors
@@ -77,7 +77,7 @@ def progress(source: Source, ledger: Ledger) -> Progress:
         done=now.done if now else None,
         total=now.total if now else 0,
         stages=[{"stage": name, "rate": _rate(stage)} | stage.model_dump() for name, stage in manifest.stages.items()],
-        causes=causes(ledger.uri).slice(0, SHOWN).to_pylist(),
+        causes=source.rows(f"{causes_sql()} limit {SHOWN}"),
         verdicts={word: counted.get(word, 0) for word in VERDICT_WORDS} if counted else {},
         claims=manifest.claims.sentences,
         confirmed=None if copied is None else _confirmed(source, copied),
