@@ -25,13 +25,13 @@ def small_unet(cross_attention_dim: int = 24, seed: int = 0) -> UNet2DConditionM
     )
 
 
-def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNet2DConditionModel:
-    """Return a UNet that compiles soon: with one resolution, no middle block, and convolutions as residual blocks.
+def flat_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNet2DConditionModel:
+    """Return a UNet with one resolution and no middle block.
 
     It has one cross-attention layer on the way "down", or two on the way "up".
     """
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=16,
         cross_attention_dim=cross_attention_dim,
         down_block_types=("DownBlock2D" if on_the_way == "up" else "CrossAttnDownBlock2D",),
@@ -42,6 +42,11 @@ def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNe
         norm_num_groups=8,
         layers_per_block=1,
     )
+
+
+def shallow_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNet2DConditionModel:
+    """Return a `flat_unet` that compiles soon as a whole: its residual blocks are convolutions."""
+    unet = flat_unet(cross_attention_dim, on_the_way)
     for block in (*unet.down_blocks, *unet.up_blocks):
         block.resnets = nn.ModuleList(
             [_Convolution(resnet.in_channels, resnet.out_channels) for resnet in block.resnets]

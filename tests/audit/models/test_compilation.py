@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,14 +13,22 @@ from torch._dynamo.testing import CompileCounter
 import audit
 from audit.errors import UsageError
 from audit.models.compilation import compile_blocks
+from tests.support.small_unet import flat_unet
 from tests.support.toy import MODEL
 
 CAPTIONS = ["a red dog", "table"]
 
 
 @pytest.fixture(scope="module")
-def compiled() -> audit.Model:
-    model, counter = audit.load_model(MODEL), CompileCounter()
+def plain() -> audit.Model:
+    """A model with three residual blocks, and one feed-forward layer."""
+    model = audit.load_model(MODEL, resolution=16)
+    return replace(model, unet=flat_unet(model.unet.config.cross_attention_dim).eval())
+
+
+@pytest.fixture(scope="module")
+def compiled(plain: audit.Model) -> audit.Model:
+    model, counter = replace(plain, unet=copy.deepcopy(plain.unet)), CompileCounter()
     compile_blocks(model.unet, backend=counter)
     audit.screen(model, CAPTIONS)
     assert counter.frame_count > 0
@@ -25,8 +36,10 @@ def compiled() -> audit.Model:
 
 
 @pytest.mark.parametrize("detector", ["caption_response", "entropy_single_step"])
-def test_scores_and_the_end_of_a_forward_do_not_change(compiled: audit.Model, detector: str) -> None:
-    expected, ends = audit.screen(audit.load_model(MODEL), CAPTIONS, detectors=[detector]), list[nn.Module]()
+def test_scores_and_the_end_of_a_forward_do_not_change(
+    plain: audit.Model, compiled: audit.Model, detector: str
+) -> None:
+    expected, ends = audit.screen(plain, CAPTIONS, detectors=[detector]), list[nn.Module]()
     handle = compiled.unet.conv_out.register_forward_hook(lambda module, *_: ends.append(module))
     found = audit.screen(compiled, CAPTIONS, detectors=[detector])
     handle.remove()
@@ -40,5 +53,5 @@ def test_a_model_without_such_blocks_is_refused() -> None:
 
 
 def test_more_variants_than_usual_are_compiled() -> None:
-    compile_blocks(audit.load_model(MODEL).unet, backend="eager")
+    compile_blocks(flat_unet(), backend="eager")
     assert torch._dynamo.config.recompile_limit >= 256
