@@ -155,8 +155,8 @@ def test_a_processor_that_a_callback_sets_is_noticed(pipe: StableDiffusionPipeli
     ("how", "warm"),
     [
         ("whole", True),
-        ("repeated blocks", False),
         pytest.param("whole", False, marks=pytest.mark.soak),
+        pytest.param("repeated blocks", False, marks=pytest.mark.soak),
         pytest.param("repeated blocks", True, marks=pytest.mark.soak),
     ],
 )
