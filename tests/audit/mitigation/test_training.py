@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from audit.mitigation.guard_rules import mean_entropy
 from tests.support.adapted import Adapted
 from tests.support.explicit import Explicit
 from tests.support.paths import DATA
+from tests.support.ranks import one_of_two_ranks, train_as_the_other
 from tests.support.small_unet import LAYERS, shallow_unet, small_unet
 
 
@@ -39,9 +39,9 @@ def whole_unet() -> UNet2DConditionModel:
     return model.train()
 
 
-def inputs(unet: UNet2DConditionModel, size: int = 4, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(unet: UNet2DConditionModel, size: int = 4, seed: int = 0, side: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    noisy = torch.randn(size, 4, 8, 8, generator=generator)
+    noisy = torch.randn(size, 4, side, side, generator=generator)
     timesteps = torch.randint(1000, (size,), generator=generator)
     return noisy, timesteps, torch.randn(size, 12, unet.config.cross_attention_dim, generator=generator)
 
@@ -130,8 +130,8 @@ def test_autocast(unet: UNet2DConditionModel) -> None:
 @pytest.mark.parametrize(
     ("checkpointing", "backend"), [pytest.param(False, "eager", marks=pytest.mark.soak), (True, "aot_eager")]
 )
-def test_torch_compile(shallow: UNet2DConditionModel, checkpointing: bool, backend: str) -> None:
-    batches = [inputs(shallow, seed=seed) for seed in range(3)]
+def test_torch_compile_with_either_rule(shallow: UNet2DConditionModel, checkpointing: bool, backend: str) -> None:
+    batches = [inputs(shallow, seed=seed, side=4) for seed in range(3)]
     limit = median_entropy(shallow, batches[0])
     truth = [(true_entropies(shallow, batch) <= limit).tolist() for batch in batches]
     if checkpointing:
@@ -139,6 +139,11 @@ def test_torch_compile(shallow: UNet2DConditionModel, checkpointing: bool, backe
     guard = audit.TrainingGuard(shallow, max_entropy=limit)
     compiled = torch.compile(shallow, backend=backend)
     assert [weights_of(guard, compiled, batch).tolist() for batch in batches] == truth
+    guard.close()
+    control_captions = ControlCaptions(shallow)
+    guard = audit.TrainingGuard(shallow, max_quantile=0.95, control_captions=control_captions)
+    assert [weights_of(guard, compiled, batch).tolist() for batch in batches] == [[1.0] * 4] * 3
+    assert control_captions.asked == 1
 
 
 @pytest.mark.parametrize("change", ["adapter", "fused", "sliced"])
@@ -207,6 +212,7 @@ def test_a_unet_that_was_compiled_in_place_before(shallow: UNet2DConditionModel,
     truth = true_entropies(shallow, batch)
     if checkpointing:
         shallow.enable_gradient_checkpointing()
+    torch._dynamo.reset()
     shallow.compile(backend="eager", fullgraph=True)
     loss_of(shallow, batch).mean().backward()
     guard = audit.TrainingGuard(shallow, max_entropy=float(np.sort(truth)[1:3].mean()))
@@ -216,25 +222,20 @@ def test_a_unet_that_was_compiled_in_place_before(shallow: UNet2DConditionModel,
     (guard.weights() * loss).mean().backward()
 
 
-def _rank(_: int, rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    patience = timedelta(minutes=5)
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=patience)
-    unet = small_unet().train()
-    batch = inputs(unet, seed=rank)
-    guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch), log=Path(folder) / "log")
-    parallel = torch.nn.parallel.DistributedDataParallel(unet)
-    loss = loss_of(parallel, batch)
-    (guard.weights(ids=[f"{rank}-{i}" for i in range(4)]) * loss).mean().backward()
-    guard.close()
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_each_rank_of_ddp_weighs_its_own_samples(unet: UNet2DConditionModel, tmp_path: Path) -> None:
-    other = torch.multiprocessing.spawn(_rank, (1, str(tmp_path)), nprocs=1, join=False)
-    _rank(0, 0, str(tmp_path))
+    groups = [tmp_path / "first", tmp_path / "second"]
+    for folder in groups:
+        folder.mkdir()
+    given = list(unet.parameters()), {1 - rank: folder for rank, folder in enumerate(groups)}
+    other = torch.multiprocessing.spawn(train_as_the_other, given, nprocs=1, join=False)
+    for rank, folder in enumerate(groups):
+        with one_of_two_ranks(rank, folder):
+            batch = inputs(unet, seed=rank)
+            guard = audit.TrainingGuard(unet, max_entropy=median_entropy(unet, batch), log=tmp_path / "log")
+            loss = loss_of(torch.nn.parallel.DistributedDataParallel(unet), batch)
+            (guard.weights(ids=[f"{rank}-{i}" for i in range(4)]) * loss).mean().backward()
+            guard.close()
     other.join()
     parts = sorted((tmp_path / "log").iterdir())
     assert [part.name for part in parts] == ["000-0000000000.parquet", "001-0000000000.parquet"]
@@ -328,9 +329,10 @@ def test_control_captions_take_the_place_of_the_captions_once_in_fifty_steps(sha
 
 
 def test_what_attends_unlike_control_captions_gets_no_weight(
-    unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch
+    shallow: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audit.mitigation.training.CONTROL_EVERY", 1)
+    unet = shallow
     guard = audit.TrainingGuard(unet, max_quantile=0.95, control_captions=ControlCaptions(unet))
     shares = {}
     for name, spread, steps in (("learning", 0.1, 12), ("like control captions", 0.1, 4), ("unlike", 1.0, 4)):
@@ -363,15 +365,6 @@ def test_the_forward_of_control_captions_leaves_gradients_alone(
     plain = gradients(None)
     guarded = gradients(audit.TrainingGuard(unet, max_quantile=0.95, control_captions=ControlCaptions(unet)))
     assert all(torch.equal(a, b) for a, b in zip(plain, guarded, strict=True))
-
-
-@pytest.mark.slow
-def test_control_captions_beside_torch_compile(shallow: UNet2DConditionModel) -> None:
-    control_captions = ControlCaptions(shallow)
-    guard = audit.TrainingGuard(shallow, max_quantile=0.95, control_captions=control_captions)
-    compiled = torch.compile(shallow, backend="eager")
-    assert [weights_of(guard, compiled, inputs(shallow, seed=seed)).tolist() for seed in range(3)] == [[1.0] * 4] * 3
-    assert control_captions.asked == 1
 
 
 def test_a_fixed_entropy_does_not_go_with_control_captions(unet: UNet2DConditionModel) -> None:
