@@ -46,7 +46,7 @@ def tiny_sd3(folder: Path, tokenizer: Path, t5: bool = True, **transformer: Any)
             "sample_size": 8,
             "in_channels": 4,
             "out_channels": 4,
-            "num_layers": 3,
+            "num_layers": 2,
             "attention_head_dim": 8,
             "num_attention_heads": 2,
             "joint_attention_dim": T5_WIDTH,
@@ -84,7 +84,7 @@ def tiny_flux(folder: Path, tokenizer: Path, **changes: Any) -> Path:
         **{
             "in_channels": 16,
             "num_layers": 2,
-            "num_single_layers": 2,
+            "num_single_layers": 1,
             "attention_head_dim": 16,
             "num_attention_heads": 2,
             "joint_attention_dim": T5_WIDTH,
@@ -123,7 +123,7 @@ def _clip(tokenizer: Path) -> tuple[CLIPTokenizer, CLIPTextConfig]:
 
 def tiny_t5() -> T5EncoderModel:
     """Make a text encoder for `tiny_t5_tokenizer`."""
-    return T5EncoderModel(T5Config(d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=64)).eval()
+    return T5EncoderModel(T5Config(d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=64)).eval()
 
 
 def tiny_vae(**config: Any) -> AutoencoderKL:

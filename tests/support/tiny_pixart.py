@@ -25,7 +25,7 @@ def tiny_pixart(folder: Path, pipeline: type = PixArtSigmaPipeline, **transforme
             "sample_size": 8,
             "in_channels": 4,
             "out_channels": 8,
-            "num_layers": 3,
+            "num_layers": 2,
             "attention_head_dim": 8,
             "num_attention_heads": 2,
             "cross_attention_dim": 16,

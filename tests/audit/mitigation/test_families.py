@@ -39,7 +39,7 @@ MAKE: dict[str, Callable[[Path], Path]] = {
     "pixart": tiny_pixart,
     "sana": tiny_sana,
     "sd3": partial(tiny_sd3, tokenizer=TOKENIZER),
-    "sd3 with QK norm": partial(tiny_sd3, tokenizer=TOKENIZER, qk_norm="rms_norm", dual_attention_layers=(0, 1)),
+    "sd3 with QK norm": partial(tiny_sd3, tokenizer=TOKENIZER, qk_norm="rms_norm", dual_attention_layers=(0,)),
     "sd3 without T5": partial(tiny_sd3, tokenizer=TOKENIZER, t5=False),
     "sd3 of one layer": partial(tiny_sd3, tokenizer=TOKENIZER, t5=False, num_layers=1),
     "flux": partial(tiny_flux, tokenizer=TOKENIZER),

@@ -28,7 +28,7 @@ class TestStableDiffusion3(Conformance):
 class TestMedium(Conformance):
     """With query and key norms, and blocks that also have image self-attention, as in 3.5 medium."""
 
-    make = staticmethod(partial(tiny_sd3, tokenizer=TOKENIZER, qk_norm="rms_norm", dual_attention_layers=(0, 1)))
+    make = staticmethod(partial(tiny_sd3, tokenizer=TOKENIZER, qk_norm="rms_norm", dual_attention_layers=(0,)))
 
 
 class TestWithoutT5(Conformance):
