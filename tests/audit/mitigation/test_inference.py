@@ -33,7 +33,10 @@ def latents(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("keep", "name", "caption"), [("eos", "keep_eos", 0), ("words", "drop_eos", 1)])
+@pytest.mark.parametrize(
+    ("keep", "name", "caption"),
+    [("eos", "keep_eos", 0), pytest.param("words", "drop_eos", 1, marks=pytest.mark.soak)],
+)
 def test_latents_are_those_of_the_papers_code(
     plain: StableDiffusionPipeline,
     data: Path,
