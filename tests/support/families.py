@@ -19,8 +19,8 @@ CAPTIONS = ["a red dog on a table", "zebra", ""]
 STEPS, GUIDANCE = 3, 5.0
 
 
-class Conformance:
-    """Tests of a family. A subclass has a static method `make`, which saves a tiny folder with random weights."""
+class Predictions:
+    """Tests of what a family predicts. A subclass has a static method `make`, which saves a tiny random folder."""
 
     make: Callable[[Path], Path]
     RESOLUTION: int | tuple[int, int] | None = None
@@ -73,6 +73,10 @@ class Conformance:
         for position in range(50):
             alpha = float(alphas[981 - 20 * position])
             assert schedule.alpha(position) == pytest.approx(alpha, rel=0.02)
+
+
+class Conformance(Predictions):
+    """Tests of a family: also of its attention, its words, and the scores and images that come of all this."""
 
     def test_attention_is_that_of_an_independent_computation(self, float64: Any) -> None:
         conditioning = float64.encode(CAPTIONS)

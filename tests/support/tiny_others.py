@@ -46,7 +46,7 @@ def tiny_cogview4(folder: Path) -> Path:
         patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_layers=2,
+        num_layers=1,
         attention_head_dim=4,
         num_attention_heads=4,
         text_embed_dim=WIDTH,
@@ -113,7 +113,7 @@ def tiny_zimage(folder: Path) -> Path:
     network = ZImageTransformer2DModel(
         in_channels=4,
         dim=WIDTH,
-        n_layers=2,
+        n_layers=1,
         n_refiner_layers=1,
         n_heads=2,
         n_kv_heads=2,

@@ -16,12 +16,12 @@ from audit.costs.flops import generation_cost, screen_cost
 from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError
 from tests.support.checkpoints import set_config
-from tests.support.families import GUIDANCE, STEPS, Conformance
+from tests.support.families import GUIDANCE, STEPS, Conformance, Predictions
 from tests.support.paths import TOKENIZER
 from tests.support.tiny_mmdit import tiny_flux
 
 
-class Flux(Conformance):
+class Flux(Predictions):
     RESOLUTION = (16, 24)
 
     def latents(self, model: Any, caption: str, noise_1CHW: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Flux(Conformance):
         return unpacked
 
 
-class TestDev(Flux):
+class TestDev(Flux, Conformance):
     make = staticmethod(partial(tiny_flux, tokenizer=TOKENIZER))
 
 

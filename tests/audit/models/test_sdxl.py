@@ -17,7 +17,7 @@ from audit.costs.meta_networks import outline_model
 from audit.errors import AuditError
 from audit.models.noise import initial_latents
 from tests.support.checkpoints import set_config
-from tests.support.families import Conformance
+from tests.support.families import Conformance, Predictions
 from tests.support.paths import TOKENIZER
 from tests.support.tiny_xl import tiny_xl
 
@@ -38,7 +38,7 @@ class TestStableDiffusionXL(Conformance):
     make = staticmethod(partial(tiny_xl, tokenizer=TOKENIZER))
 
 
-class TestWithAnEncodedEmptyPrompt(Conformance):
+class TestWithAnEncodedEmptyPrompt(Predictions):
     make = staticmethod(partial(tiny_xl, tokenizer=TOKENIZER, force_zeros_for_empty_prompt=False))
 
 

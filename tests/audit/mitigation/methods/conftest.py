@@ -11,7 +11,7 @@ import audit
 from audit.mitigation.run_bands import fit_run_bands
 from tests.support.toy import MODEL
 
-STEPS, GUIDANCE = 4, 5.0
+STEPS, GUIDANCE = 3, 5.0
 Latents = Callable[..., np.ndarray]
 
 

@@ -13,7 +13,7 @@ from audit.errors import AuditError, UsageError
 from tests.support.sampler import encoded, sampled
 
 PROMPT, COUNT, PAD_FROM = "a dog", 4, 4  # BOS, a, dog, EOS
-STEPS, GUIDANCE = 4, 5.0
+STEPS, GUIDANCE = 3, 5.0
 NEUTRAL = "the</w>"
 
 

@@ -11,7 +11,7 @@ import audit
 from audit.errors import UsageError
 from tests.support.sampler import encoded, sampled
 
-PROMPT, STEPS, GUIDANCE = "a serene beach at sunrise", 4, 5.0
+PROMPT, STEPS, GUIDANCE = "a serene beach at sunrise", 3, 5.0
 
 
 @pytest.mark.parametrize("tail", [0.0, 0.3, 0.49])
