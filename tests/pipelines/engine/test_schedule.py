@@ -225,6 +225,7 @@ class Runs(RuleBasedStateMachine):
 @pytest.mark.slow
 class TestRuns(Runs.TestCase):  # type: ignore[name-defined, misc]
     settings = settings(
+        max_examples=max(100, settings.default.max_examples),  # rare bugs need so many
         stateful_step_count=30,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
