@@ -25,10 +25,10 @@ def small_unet(cross_attention_dim: int = 24, seed: int = 0) -> UNet2DConditionM
     )
 
 
-def flat_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNet2DConditionModel:
+def flat_unet(cross_attention_dim: int = 24, on_the_way: str = "down", layers: int = 1) -> UNet2DConditionModel:
     """Return a UNet with one resolution and no middle block.
 
-    It has one cross-attention layer on the way "down", or two on the way "up".
+    It has `layers` cross-attention layers on the way "down", or one more on the way "up".
     """
     torch.manual_seed(0)
     return UNet2DConditionModel(
@@ -40,7 +40,7 @@ def flat_unet(cross_attention_dim: int = 24, on_the_way: str = "down") -> UNet2D
         block_out_channels=(16,),
         attention_head_dim=4,
         norm_num_groups=8,
-        layers_per_block=1,
+        layers_per_block=layers,
     )
 
 

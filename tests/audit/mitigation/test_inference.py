@@ -33,10 +33,7 @@ def latents(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("keep", "name", "caption"),
-    [("eos", "keep_eos", 0), pytest.param("words", "drop_eos", 1, marks=pytest.mark.soak)],
-)
+@pytest.mark.parametrize(("keep", "name", "caption"), [("eos", "keep_eos", 0), ("words", "drop_eos", 1)])
 def test_latents_are_those_of_the_papers_code(
     plain: StableDiffusionPipeline,
     data: Path,

@@ -21,9 +21,9 @@ CAPTIONS = ["a red dog", "table"]
 
 @pytest.fixture(scope="module")
 def plain() -> audit.Model:
-    """A model with three residual blocks, and one feed-forward layer."""
+    """A model with four cross-attention layers, and residual blocks of two shapes."""
     model = audit.load_model(MODEL, resolution=16)
-    return replace(model, unet=flat_unet(model.unet.config.cross_attention_dim).eval())
+    return replace(model, unet=flat_unet(model.unet.config.cross_attention_dim, "up", layers=3).eval())
 
 
 @pytest.fixture(scope="module")
