@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class ShardedWork(Protocol):
-    """The driver's side of one map."""
+    """What the driver needs to know about the work that it maps over shards."""
 
     @property
     def needs(self) -> tuple[str, ...]:

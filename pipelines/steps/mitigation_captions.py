@@ -59,7 +59,7 @@ def confirmed_captions(run: Run, plan: MitigationPlan) -> pa.Table:
         raise AuditError(f"the table {embeddings.table(embedder)} is missing", where=run.ledger.uri, hint=hint)
     rows = _drawn(found, plan.confirmed, SEED).to_pylist()
     images = verdicts.evidence_of(run.ledger, [row["image_id"] for row in rows])
-    shown = _one_a_family(rows, PICTURED["confirmed"])
+    shown = _one_per_family(rows, PICTURED["confirmed"])
     copied = verdicts.copies_of(run.ledger, rows)
     more = []
     for row in rows:
@@ -105,7 +105,7 @@ def _drawn(captions: pa.Table, most: int, seed: int) -> pa.Table:
     return captions.sort_by("caption_id").take(pa.array(order))
 
 
-def _one_a_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
+def _one_per_family(rows: Sequence[dict[str, Any]], most: int) -> set[str]:
     """Return the captions to show: the first of each family, then others."""
     first = {row["family"] or row["caption_id"]: row["caption_id"] for row in reversed(rows)}
     order = sorted(rows, key=lambda row: row["caption_id"] not in first.values())

@@ -48,7 +48,7 @@ ASKED: list[str] = []  # the method of each request
 @pytest.fixture(scope="module", autouse=True)
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pafs.S3FileSystem]:
     """An empty bucket, and an empty cache; workers and child processes inherit how to get there."""
-    logging.getLogger("werkzeug").setLevel("ERROR")  # else a line a request
+    logging.getLogger("werkzeug").setLevel("ERROR")  # otherwise it prints a line per request
     # Moto's own server looks for the service of each request, which takes longer than most of the answers.
     backend = create_backend_app("s3")
 

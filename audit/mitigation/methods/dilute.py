@@ -18,7 +18,7 @@ from audit.mitigation.methods.method import Effect, Forward, Method, Prompts, wh
 class Dilute(Method):
     """Replace the embeddings e of a prompt by e0 + share (e - e0), e0 being those of the empty prompt (our method).
 
-    Memorization is a sharp function of the embedding, the subject a smooth one. Meant for flagged prompts (`only=`).
+    A small change of the embedding ends a memorized image but keeps the subject. Meant for flagged prompts (`only=`).
 
     Attributes:
         share: What is left of the prompt, from 0 (the empty prompt) to 1 (no change).

@@ -67,7 +67,7 @@ def test_withheld_p_values_are_null_and_scores_stay(calibration: audit.Calibrati
     assert scores["p_unseen"].null_count == len(scores)
 
 
-def test_one_row_a_caption_with_seeds_averaged_first(calibration: audit.Calibration) -> None:
+def test_one_row_per_caption_with_seeds_averaged_first(calibration: audit.Calibration) -> None:
     scores = calibration.score(table(FRESH, seed=1))
     assert scores.column_names == ["caption", "score", "p_unseen"]
     assert scores["caption"].to_pylist() == FRESH

@@ -66,7 +66,7 @@ def test_noise_alignment_is_the_mean_cosine_at_the_third_to_last_timestep(model:
     a, b = (
         unconditional[0].flatten(1).T,
         (conditional - unconditional)[0].flatten(1).T,
-    )  # a row a position, a column a channel
+    )  # one row per position, one column per channel
     cosines = [float(x @ y) / float(x.norm() * y.norm()) for x, y in zip(a, b, strict=True)]
     found = audit.screen(model, [CAPTION], seeds=[5], detectors=["noise_alignment"])["noise_alignment"][0].as_py()
     assert found == pytest.approx(np.mean(cosines), abs=1e-5)

@@ -104,7 +104,7 @@ def test_a_decoder_that_runs_out_of_memory_does_not_repeat_the_run(
         assert np.abs(pixels - wanted).max() <= 1
 
 
-def test_one_row_a_caption_and_seed_caption_major(small: audit.Model) -> None:
+def test_one_row_per_caption_and_seed_caption_major(small: audit.Model) -> None:
     table = audit.generate(small, ["b", "a"], seeds=[7, 3], steps=2, detectors=TRAJECTORY)
     assert table["caption"].to_pylist() == ["b", "b", "a", "a"]
     assert table["seed"].to_pylist() == [7, 3, 7, 3]

@@ -55,7 +55,7 @@ def forwards_of(model: audit.Model, **call: Any) -> list[int]:
     return sizes
 
 
-def test_one_row_a_caption_and_seed_caption_major(small: audit.Model) -> None:
+def test_one_row_per_caption_and_seed_caption_major(small: audit.Model) -> None:
     table = audit.screen(small, ["b", "a", "b"], seeds=[7, 3], detectors=EVERYTHING, resolution=16)
     assert table["caption"].to_pylist() == ["b", "b", "a", "a", "b", "b"]
     assert table["seed"].to_pylist() == [7, 3] * 3

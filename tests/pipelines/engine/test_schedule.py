@@ -60,7 +60,7 @@ class Disk(LocalFileSystem):
 
 
 def tables(numbers: list[int], status: str, kind: str | None) -> Tables:
-    """Two tables with a row a number; 0, and what is lost, has a row of `errors`."""
+    """Two tables with one row per number; 0, and what is lost, has a row of `errors`."""
     failed = [n for n in numbers if kind or n == 0]
     errors = [{"stage": "s", "row": n, "kind": kind or "odd", "message": "m"} for n in failed]
     main = pa.table({"n": pa.array(numbers, pa.int64()), "status": pa.repeat(status, len(numbers))})

@@ -135,7 +135,7 @@ def test_clip_scores_tell_captions_apart(run: Ledger) -> None:
     assert len(set(scores)) == len(scores)
 
 
-def test_the_summary_has_a_row_a_group_and_setting(run: Ledger) -> None:
+def test_the_summary_has_one_row_per_group_and_setting(run: Ledger) -> None:
     summary = run.read("mitigation_summary")
     assert summary.schema.equals(schema.MITIGATION_SUMMARY)
     assert len(summary) == 2 * len(SETTINGS)
@@ -162,7 +162,7 @@ def test_the_report_has_the_section(run: Ledger, few: Path) -> None:
     assert '<h2 id="mitigation">' not in (few / "report.html").read_text("utf-8")
 
 
-def test_the_command_prints_a_line_a_setting_and_where_the_report_is(run: Ledger, clip: Path) -> None:
+def test_the_command_prints_one_line_per_setting_and_where_the_report_is(run: Ledger, clip: Path) -> None:
     """All is there from before: nothing is computed, the same comes out."""
     before = run.read("mitigation")
     asked = [word for method in ASKED for word in ("--method", method)]
