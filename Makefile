@@ -24,7 +24,7 @@ tests: .venv/installed
 # tries a handful, and the tests that are marked `soak`: combinations beyond those of `make test`.
 soak: .venv/installed
 	$(PYTEST) --hypothesis-profile soak tests/end_to_end/test_chaos.py
-	$(PYTEST) --hypothesis-profile soak -m "hypothesis or soak"
+	$(PYTEST) --hypothesis-profile soak -m "hypothesis or soak" --ignore tests/end_to_end/test_chaos.py
 
 # The inner loop: lint, types and the unit tests, without the files that took over 2 s (tests/durations.csv).
 check: .venv/installed

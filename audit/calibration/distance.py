@@ -157,9 +157,9 @@ class Survival:
 
 
 def _fit_tail(excess_T: Floats) -> tuple[float, float]:
-    """Fit a generalised Pareto distribution with a shape >= 0 to excesses [T] > 0 by maximum likelihood.
+    """Fit a generalised Pareto distribution of shape >= 0 to positive excesses [T] by maximum likelihood.
 
-    Given the ratio of shape to scale, the likelihood is greatest at one shape, which leaves one dimension to search
+    For each ratio of shape to scale, the most likely shape has a closed form, so only the ratio is searched for
     (Grimshaw, 1993, Technometrics 35).
 
     Returns:

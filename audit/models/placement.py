@@ -37,7 +37,7 @@ def place_networks(networks: Mapping[str, nn.Module], denoiser: str, device: tor
 
 
 def _move(network: nn.Module, device: torch.device) -> None:
-    """Move a network unless it is there: to move nothing takes a while too."""
+    """Move a network to a device, unless it is there: `to` takes a while even if it moves nothing."""
     if any(each.device != device for each in (*network.parameters(), *network.buffers())):
         network.to(device)
 

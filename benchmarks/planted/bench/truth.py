@@ -49,7 +49,7 @@ TRUTH = pa.schema(
 
 @dataclass(frozen=True)
 class Forms:
-    """Hold the pixels and the SSCD vectors of images.
+    """Pixels and SSCD vectors of images, to compare them by.
 
     Attributes:
         pixels_ND: Pixels, 0 to 1.
